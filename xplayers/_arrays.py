@@ -1,0 +1,297 @@
+"""What the arrays say: their namespace, device and dtype, and the checks that hold them together.
+
+Everything the library knows about array libraries is in this room. No array library but NumPy is
+imported here: a type that is seen for the first time is looked up by ``array_api_compat``, which
+asks only modules that are already loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import array_api_compat
+import numpy as np
+
+Array: TypeAlias = Any  # an array of any library; the standard has no type for it
+Namespace: TypeAlias = Any
+DType: TypeAlias = Any
+
+# One dictionary look-up (0.1 us) where array_namespace() takes 0.8 us. Keyed by type alone, so it
+# also holds for JAX tracers and inside torch.compile. Only successes are kept.
+_NAMESPACES: dict[type, Namespace] = {}
+_FLOATING: dict[tuple[type, DType], bool] = {}
+_DTYPE_NAMES: dict[tuple[type, DType], str] = {}
+
+
+def namespace(x: Array, owner: object = "xplayers", name: str = "x") -> Namespace:
+    """Return the Array API namespace of `x`, or raise the TypeError that says what to pass."""
+    try:
+        return _NAMESPACES[type(x)]
+    except KeyError:
+        return _first_sight(x, owner, name)
+
+
+def _first_sight(x: Array, owner: object, name: str) -> Namespace:
+    if isinstance(x, (np.matrix, np.ma.MaskedArray)):  # their `*` and sums mean something else
+        message = (
+            f"{owner}: {name} is a {type(x).__name__}; pass a plain array: np.asarray({name})."
+        )
+        raise TypeError(message)
+    if not array_api_compat.is_array_api_obj(x):
+        raise TypeError(_not_an_array(x, owner, name))
+    xp = array_api_compat.array_namespace(x)
+    _NAMESPACES[type(x)] = xp
+    return xp
+
+
+def _not_an_array(x: Any, owner: object, name: str) -> str:
+    return (
+        f"{owner}: {name} is a {type(x).__name__}; expected an array of numpy, cupy, torch, jax or "
+        f"another Array API library, for example np.asarray({name}, dtype='float32')."
+    )
+
+
+def as_namespace(xp: Namespace) -> Namespace:
+    """Return the namespace that arrays made by the module `xp` have (``torch`` -> compat's)."""
+    return namespace(xp.zeros(1))
+
+
+def is_floating(x: Array) -> bool:
+    """Whether `x` is of a real floating-point dtype (float16, bfloat16, float32, float64)."""
+    key = (type(x), x.dtype)
+    try:
+        return _FLOATING[key]
+    except KeyError:
+        _FLOATING[key] = kind = is_floating_dtype(namespace(x), x.dtype)
+        return kind
+
+
+def is_floating_dtype(xp: Namespace, dtype: DType) -> bool:
+    """Whether `dtype` of the namespace `xp` is real floating-point."""
+    if dtype_name(dtype) == "bfloat16":  # not in the standard, so isdtype may refuse it (CuPy does)
+        return True
+    return bool(xp.isdtype(dtype, "real floating"))
+
+
+def is_integer(x: Array) -> bool:
+    """Whether `x` holds integers (bool does not count)."""
+    return bool(namespace(x).isdtype(x.dtype, "integral"))
+
+
+def is_half(x: Array) -> bool:
+    """Whether `x` is float16 or bfloat16: sums of such values belong in float32."""
+    return dtype_name(x.dtype) in ("float16", "bfloat16")
+
+
+def widened(xp: Namespace, x: Array) -> Array:
+    """Return `x` in at least float32: 16-bit sums overflow at 65504 and lose digits long before."""
+    return xp.astype(x, xp.float32) if is_half(x) else x
+
+
+def device(x: Array) -> Any:
+    """Return the device of `x`; None for a JAX tracer, which has none yet."""
+    return "cpu" if type(x) is np.ndarray else array_api_compat.device(x)
+
+
+def on_host(x: Array) -> bool:
+    """Whether the values of `x` can be looked at without a transfer: no GPU, no JAX tracer."""
+    if isinstance(x, np.ndarray):
+        return True
+    where = str(device(x)).lower()
+    return "cpu" in where or namespace(x).__name__ == "array_api_strict"
+
+
+def size(x: Array) -> int:
+    """Return the number of elements (``x.size`` is a method in torch)."""
+    return math.prod(x.shape)
+
+
+def dtype_name(dtype: DType) -> str:
+    """Return the name that `dtype` has in the standard: ``float32``, ``int64``, ``bfloat16``."""
+    key = (type(dtype), dtype)  # the type first: dtypes of two libraries may refuse comparison
+    try:
+        return _DTYPE_NAMES[key]
+    except KeyError:
+        pass
+    try:
+        name = np.dtype(dtype).name
+    except TypeError:  # torch and array-api-strict have dtypes of their own
+        name = str(dtype).rpartition(".")[2]
+    _DTYPE_NAMES[key] = name
+    return name
+
+
+def library(x: Array) -> str:
+    """Return the name of the library of `x`, as people write it: ``numpy``, ``torch``, ``jax``."""
+    return library_name(namespace(x))
+
+
+def library_name(xp: Namespace) -> str:
+    """Return the name of the library whose namespace `xp` is."""
+    return xp.__name__.removeprefix("array_api_compat.").removesuffix(".numpy")
+
+
+def place(x: Array) -> str:
+    """Say in words what `x` is and where: ``a cupy array on cuda:0``."""
+    where = device(x)
+    name = f"cuda:{where.id}" if array_api_compat.is_cupy_array(x) else str(where)
+    name = name.rpartition("Device(")[2].strip("')")  # array-api-strict's
+    on = "the CPU" if name.lower() in ("cpu", "cpu:0", "cpu_device", "none") else name
+    return f"a {library(x)} array on {on}"
+
+
+def requires_grad(x: Array) -> bool:
+    """Whether `x` is a torch tensor on the autograd tape."""
+    return getattr(x, "requires_grad", False) is True
+
+
+def check_input(
+    owner: object,
+    x: Array,
+    arrays: Mapping[str, Array],
+    *,
+    integers: bool = False,
+    name: str = "x",
+) -> None:
+    """Check that `x` can meet `arrays`: same library, device and dtype, and floating-point.
+
+    Called before any arithmetic on every call of a layer, so the common case is a few comparisons.
+    """
+    xp = namespace(x, owner, name)
+    if integers:
+        if not is_integer(x):
+            message = f"{owner}: {name} is {x.dtype}; expected integers."
+            raise TypeError(message)
+    elif not is_floating(x):
+        message = (
+            f"{owner}: {name} is {x.dtype}; expected floating-point values. "
+            f"Convert it: xp.astype({name}, xp.float32)."
+        )
+        raise TypeError(message)
+    kind, dtype = type(x), x.dtype
+    if kind is np.ndarray:  # one device, no tape
+        for a in arrays.values():
+            if type(a) is not kind or a.dtype != dtype:
+                break
+        else:
+            return
+    if isinstance(x, np.generic):
+        raise TypeError(_not_an_array(x, owner, name))
+    if requires_grad(x):
+        message = (
+            f"{owner}: {name} is a torch tensor that requires grad; xplayers computes "
+            f"the gradients itself, so autograd must not record. Pass {name}.detach()."
+        )
+        raise TypeError(message)
+    where = device(x)
+    for key, a in arrays.items():
+        if namespace(a) is not xp or elsewhere(device(a), where):
+            message = f"{owner}: {name} is {place(x)}, {key} is {place(a)}. Call layer.to(like=x)."
+            raise TypeError(message)
+        if a.dtype != dtype and not integers:
+            message = (
+                f"{owner}: {name} is {dtype}, {key} is {a.dtype}. "
+                f"Pass {name} as {a.dtype}, or call layer.to(like=x)."
+            )
+            raise TypeError(message)
+
+
+def elsewhere(a: Any, b: Any) -> bool:
+    """Whether the devices `a` and `b` differ."""
+    return a is not None and b is not None and a != b  # None: a tracer, which follows its arguments
+
+
+def check_same(owner: object, name: str, a: Array, like: Array, *, like_name: str = "x") -> None:
+    """Check that the array `a` is of the library and on the device of `like`."""
+    if namespace(a, owner, name) is not namespace(like) or elsewhere(device(a), device(like)):
+        message = (
+            f"{owner}: {name} is {place(a)}, {like_name} is {place(like)}. Nothing is transferred "
+            f"silently: make {name} where {like_name} is, or move it with xplayers.move."
+        )
+        raise TypeError(message)
+
+
+def to_numpy(x: Array) -> np.ndarray:
+    """Return the values of `x`, of any library, as a NumPy array on the host (a transfer).
+
+    bfloat16, which NumPy does not have, comes as float32.
+    """
+    if isinstance(x, np.ndarray):
+        return x
+    xp = namespace(x)
+    if array_api_compat.is_torch_array(x):
+        x = x.detach()
+    if dtype_name(x.dtype) == "bfloat16":
+        x = xp.astype(x, xp.float32)
+    if array_api_compat.is_cupy_array(x):
+        return x.get()
+    if array_api_compat.is_torch_array(x):
+        return x.cpu().numpy()
+    try:
+        return np.asarray(x)
+    except (RuntimeError, TypeError):  # array-api-strict away from its CPU device
+        return np.from_dlpack(x)
+
+
+def asarray(values: np.ndarray, like: Array, dtype: DType = None) -> Array:
+    """Return host `values` as an array of the library and device of `like` (an upload)."""
+    return _upload(values, namespace(like), device(like), dtype or like.dtype)
+
+
+def move(
+    x: Array, *, like: Array = None, xp: Namespace = None, device: Any = None, dtype: DType = None
+) -> Array:
+    """Return a copy of `x` in another library, on another device or of another dtype.
+
+    Parameters
+    ----------
+    x : array
+        Of any library.
+    like : array, optional
+        Take library and device from this array, and its dtype where both are floating-point.
+    xp : module, optional
+        The library to go to, for example ``numpy``, ``cupy``, ``torch`` or ``jax.numpy``.
+    device : optional
+        A device of that library.
+    dtype : optional
+        A dtype of that library, or its name.
+
+    Returns
+    -------
+    array
+        Never shares memory with `x`.
+
+    Notes
+    -----
+    The values go through the host, which is right for every pair of libraries. DLPack would save
+    a copy, but it shares memory where a copy was asked for (``jnp.from_dlpack(copy=True)``) and
+    aborts the process on negative strides (``torch.from_dlpack``).
+    """
+    floating = is_floating(x)
+    if like is not None:
+        xp, device = (
+            namespace(like),
+            device if device is not None else array_api_compat.device(like),
+        )
+        if dtype is None and floating and is_floating(like):
+            dtype = like.dtype
+    target = namespace(x) if xp is None else as_namespace(xp)
+    if device is None and target is namespace(x):
+        device = array_api_compat.device(x)
+    if dtype is None:
+        dtype = dtype_name(x.dtype)  # by name: the target may be another library
+    if isinstance(dtype, str):
+        dtype = getattr(target, dtype)
+    return _upload(to_numpy(x), target, device, dtype)
+
+
+def _upload(values: np.ndarray, xp: Namespace, device: Any, dtype: DType) -> Array:
+    name = dtype_name(dtype)
+    if name != "bfloat16":  # cast on the host: the device may not have the dtype of the values
+        values = np.asarray(values, dtype=name)
+    if any(stride < 0 for stride in values.strides) or not values.flags.writeable:
+        values = values.copy()  # torch refuses the first and warns of the second
+    there = xp.asarray(values, device=device, copy=True)
+    return there if there.dtype == dtype else xp.astype(there, dtype)

@@ -1,0 +1,71 @@
+"""Mini-batches of arrays of any library."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from xplayers._arrays import Array, asarray, check_same, device, namespace
+from xplayers.initializers import Rng
+
+__all__ = ["minibatches"]
+
+
+def minibatches(
+    x: Array, t: Array, batch_size: int, rng: Rng = None, drop_last: bool = False
+) -> Iterator[tuple[Array, Array]]:
+    """Go once through the samples, without replacement.
+
+    Parameters
+    ----------
+    x, t : array
+        Samples and targets, of one library and device; their first axes agree.
+    batch_size : int
+        Samples in a batch.
+    rng : int, numpy.random.Generator or None
+        Shuffles; an int is a seed. None keeps the order. The order is drawn on the host, so it is
+        the same on every library, and goes to the device once.
+    drop_last : bool
+        Whether to leave out a last batch that is smaller.
+
+    Yields
+    ------
+    x, t : array
+        New arrays, one batch of each.
+
+    Raises
+    ------
+    ValueError
+        If the lengths differ or `batch_size` is not positive.
+    TypeError
+        If `x` and `t` are of different libraries or devices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, t = np.arange(10.0).reshape(5, 2), np.arange(5)
+    >>> [labels.tolist() for _, labels in minibatches(x, t, 2)]
+    [[0, 1], [2, 3], [4]]
+    """
+    xp = namespace(x, "minibatches")
+    check_same("minibatches", "t", t, x)
+    if batch_size < 1:
+        message = f"minibatches: batch_size is {batch_size}; expected 1 or more."
+        raise ValueError(message)
+    n = x.shape[0]
+    if t.shape[0] != n:
+        message = f"minibatches: x has {n} samples, t has {t.shape[0]}."
+        raise ValueError(message)
+    if rng is None:
+        order = xp.arange(n, device=device(x))
+    else:
+        order = asarray(np.random.default_rng(rng).permutation(n), x, xp.arange(0).dtype)
+    return _batches(x, t, order, batch_size, n - n % batch_size if drop_last else n)
+
+
+def _batches(x: Array, t: Array, order: Array, size: int, n: int) -> Iterator[tuple[Array, Array]]:
+    xp = namespace(x)
+    for start in range(0, n, size):
+        index = order[start : min(start + size, n)]
+        yield xp.take(x, index, axis=0), xp.take(t, index, axis=0)

@@ -1,0 +1,474 @@
+"""Small data sets as NumPy arrays: one in the package, two from files or the network, one made up.
+
+Every function returns host arrays. Move them to a device once, before training
+(``x_train = xp.asarray(x_train)``); the parameters of a network follow the arrays they are given.
+"""
+
+import gzip
+import math
+import os
+import struct
+import sys
+import zlib
+from numbers import Integral, Real
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+
+__all__ = ["load_digits", "load_fashion_mnist", "load_mnist", "read_idx", "spiral"]
+
+AnyPath = str | os.PathLike[str]
+Split = tuple[np.ndarray, np.ndarray]
+
+
+# Ready-made data ------------------------------------------------------------------------------
+
+
+def load_digits(
+    normalize: bool = True, flatten: bool = True, one_hot_label: bool = False
+) -> tuple[Split, Split]:
+    """Load 1,797 handwritten digits of 8 x 8 pixels, which come with the package.
+
+    Parameters
+    ----------
+    normalize : bool
+        True: pixels are float32 in [0, 1]. False: uint8 in 0..16, as published.
+    flatten : bool
+        True: images are rows, ``(n, 64)``. False: images are ``(n, 1, 8, 8)``.
+    one_hot_label : bool
+        True: labels are float32 rows with a single 1, ``(n, 10)``. False: int64, ``(n,)``.
+
+    Returns
+    -------
+    (x_train, t_train), (x_test, t_test) : tuple of tuple of ndarray
+        1,438 samples to learn from and 359 held out: every fifth one (``index % 5 == 4``).
+
+    References
+    ----------
+    E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
+    Repository, 1998 (the test part). https://doi.org/10.24432/C50P49. Licence: CC BY 4.0.
+    """
+    with np.load(Path(__file__).with_name("digits.npz")) as file:
+        images, labels = file["images"], file["labels"]
+    held_out = np.arange(len(labels)) % 5 == 4
+    train, test = (
+        _as_asked(images[rows], labels[rows], 16, normalize, flatten, one_hot_label)
+        for rows in (~held_out, held_out)
+    )
+    return train, test
+
+
+@overload
+def load_mnist(
+    path=None, normalize=True, flatten=True, one_hot_label=False, subset: None = None
+) -> tuple[Split, Split]: ...
+@overload
+def load_mnist(
+    path=None, normalize=True, flatten=True, one_hot_label=False, *, subset: str
+) -> Split: ...
+def load_mnist(
+    path: AnyPath | None = None,
+    normalize: bool = True,
+    flatten: bool = True,
+    one_hot_label: bool = False,
+    subset: str | None = None,
+) -> tuple[Split, Split] | Split:
+    """Load MNIST: 60,000 + 10,000 handwritten digits of 28 x 28 pixels.
+
+    Parameters
+    ----------
+    path : str or path-like, optional
+        Folder with the four IDX files, gzipped (``train-images-idx3-ubyte.gz``) or not. None: the
+        user's cache folder, where files that are missing are downloaded once, and their SHA-256
+        sums checked.
+    normalize : bool
+        True: pixels are float32 in [0, 1]. False: uint8 in 0..255, as published.
+    flatten : bool
+        True: images are rows, ``(n, 784)``. False: images are ``(n, 1, 28, 28)``.
+    one_hot_label : bool
+        True: labels are float32 rows with a single 1, ``(n, 10)``. False: int64, ``(n,)``.
+    subset : {"train", "test"}, optional
+        Load this part only; the two files of the other part are not needed then.
+
+    Returns
+    -------
+    (x_train, t_train), (x_test, t_test) : tuple of tuple of ndarray
+        Or one pair ``x, t`` where `subset` is given.
+
+    Raises
+    ------
+    FileNotFoundError
+        Files are missing in the folder `path`.
+    OSError
+        A file could neither be found in the cache nor downloaded.
+    ValueError
+        A file is damaged or is not what its name says, or an argument is out of range.
+
+    References
+    ----------
+    Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-Based Learning Applied to Document
+    Recognition", Proceedings of the IEEE 86(11), 1998.
+    """
+    return _load(_MNIST, path, subset, normalize, flatten, one_hot_label)
+
+
+@overload
+def load_fashion_mnist(
+    path=None, normalize=True, flatten=True, one_hot_label=False, subset: None = None
+) -> tuple[Split, Split]: ...
+@overload
+def load_fashion_mnist(
+    path=None, normalize=True, flatten=True, one_hot_label=False, *, subset: str
+) -> Split: ...
+def load_fashion_mnist(
+    path: AnyPath | None = None,
+    normalize: bool = True,
+    flatten: bool = True,
+    one_hot_label: bool = False,
+    subset: str | None = None,
+) -> tuple[Split, Split] | Split:
+    """Load Fashion-MNIST: 60,000 + 10,000 pictures of clothes, of 28 x 28 pixels.
+
+    Arguments, results and errors are those of `load_mnist`. The labels 0..9 are T-shirt/top,
+    trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
+
+    Parameters
+    ----------
+    path : str or path-like, optional
+        Folder with the four IDX files, gzipped or not. None: the user's cache folder.
+    normalize : bool
+        True: pixels are float32 in [0, 1]. False: uint8 in 0..255, as published.
+    flatten : bool
+        True: images are rows, ``(n, 784)``. False: images are ``(n, 1, 28, 28)``.
+    one_hot_label : bool
+        True: labels are float32 rows with a single 1, ``(n, 10)``. False: int64, ``(n,)``.
+    subset : {"train", "test"}, optional
+        Load this part only.
+
+    Returns
+    -------
+    (x_train, t_train), (x_test, t_test) : tuple of tuple of ndarray
+        Or one pair ``x, t`` where `subset` is given.
+
+    References
+    ----------
+    H. Xiao, K. Rasul and R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
+    Machine Learning Algorithms", 2017. https://arxiv.org/abs/1708.07747. Licence: MIT.
+    """
+    return _load(_FASHION_MNIST, path, subset, normalize, flatten, one_hot_label)
+
+
+def spiral(
+    n_per_class: int = 100,
+    n_classes: int = 3,
+    noise: float = 0.2,
+    rng: "int | np.random.Generator | None" = 0,  # quoted: numpy.random is loaded when it is used
+) -> Split:
+    """Make points in the plane on spiral arms, one arm for each class: no line separates them.
+
+    The arms start at the origin, end at radius 1 and turn by 4 radians on the way; they are evenly
+    spaced, so any number of classes stays apart.
+
+    Parameters
+    ----------
+    n_per_class : int
+        Points on each arm.
+    n_classes : int
+        Number of arms.
+    noise : float
+        Standard deviation of the angle, in radians.
+    rng : int or numpy.random.Generator or None
+        Seed or source of the noise. None: other points in every call.
+
+    Returns
+    -------
+    x : ndarray of float32, shape (n_per_class * n_classes, 2)
+        The points, arm after arm: shuffle them before cutting off a part.
+    t : ndarray of int64, shape (n_per_class * n_classes,)
+        The number of the arm.
+    """
+    for name, value in (("n_per_class", n_per_class), ("n_classes", n_classes)):
+        if not isinstance(value, Integral) or value < 1:
+            raise ValueError(f"spiral: {name} is {value!r}; expected an integer of at least 1.")
+    if not isinstance(noise, Real) or not 0 <= noise < math.inf:
+        raise ValueError(f"spiral: noise is {noise!r}; expected a finite number of at least 0.")
+    try:
+        rng = np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        expected = "an integer seed of at least 0, a numpy Generator or None"
+        raise ValueError(f"spiral: rng is {rng!r}; expected {expected}.") from error
+
+    radius = np.arange(n_per_class) / n_per_class
+    start = np.arange(n_classes)[:, None] * (2 * np.pi / n_classes)
+    angle = start + 4 * radius + noise * rng.standard_normal((n_classes, n_per_class))
+    x = np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=-1)
+    t = np.repeat(np.arange(n_classes, dtype=np.int64), n_per_class)
+    return x.reshape(-1, 2).astype(np.float32), t
+
+
+# The IDX format -------------------------------------------------------------------------------
+
+_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_MAX_AXES = 32  # what every NumPy can hold
+_MAX_BYTES = 2**30  # twenty times the largest file of MNIST
+
+
+def read_idx(path: AnyPath) -> np.ndarray:
+    """Read an IDX file, the format of MNIST and its relatives, gzipped or not.
+
+    Two zero bytes, the type of the elements, the number of axes, their sizes as big-endian uint32,
+    then the elements, big-endian, the last axis fastest. A header is not believed: never more than
+    it announces is unpacked, and no more than 1 GiB.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. Whether it is gzipped is told from its first bytes, not from its name.
+
+    Returns
+    -------
+    ndarray
+        uint8, int8, int16, int32, float32 or float64, in the byte order of the machine.
+
+    Raises
+    ------
+    ValueError
+        The file is not an IDX file, or it is shorter or longer than its header says.
+    """
+    with open(path, "rb") as file:
+        gzipped = file.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path, "rb") if gzipped else open(path, "rb") as file:
+            return _parse_idx(file, os.fspath(path))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{os.fspath(path)}: damaged gzip file ({error}).") from error
+
+
+def _parse_idx(file, name):
+    start = file.read(4)
+    if start[:2] != b"\0\0" or len(start) < 4 or start[2] not in _IDX_TYPES or start[3] > _MAX_AXES:
+        raise ValueError(
+            f"{name}: not an IDX file; it starts with the bytes '{start.hex(' ')}', "
+            f"expected '00 00', a type (08 to 0e) and the number of axes (at most {_MAX_AXES})."
+        )
+    dtype, ndim = np.dtype(_IDX_TYPES[start[2]]), start[3]
+    sizes = file.read(4 * ndim)
+    if len(sizes) < 4 * ndim:
+        raise ValueError(f"{name}: header says {ndim} axes; file ends before their sizes do.")
+    shape = struct.unpack(f">{ndim}I", sizes)
+    # Axes of size 0 are left out here: NumPy refuses such a shape if the others are too large.
+    if dtype.itemsize * math.prod(filter(None, shape)) > _MAX_BYTES:
+        raise ValueError(f"{name}: header says {shape}; expected at most {_MAX_BYTES} bytes.")
+    expected = dtype.itemsize * math.prod(shape)
+
+    # In pieces, so that memory is taken for what is there and not for what the header promises;
+    # one byte more than promised, so that a longer file is noticed.
+    data = bytearray()
+    while piece := file.read(min(2**20, expected + 1 - len(data))):
+        data += piece
+    if len(data) != expected:
+        held = f"{len(data)}" if len(data) < expected else "more"
+        raise ValueError(f"{name}: header says {shape}, {expected} bytes; file holds {held}.")
+    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
+
+
+# MNIST and Fashion-MNIST ----------------------------------------------------------------------
+
+
+class _Collection(NamedTuple):
+    """Four IDX files: where they are and what they must be."""
+
+    loader: str  # the public function, for messages
+    folder: str  # in the cache
+    mirrors: tuple[str, ...]
+    files: dict[str, tuple[int, str]]  # name without .gz -> bytes and SHA-256 of the gzipped file
+
+
+_MNIST = _Collection(
+    "load_mnist",
+    "mnist",
+    (
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    ),
+    {
+        "train-images-idx3-ubyte": (
+            9912422,
+            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        ),
+        "train-labels-idx1-ubyte": (
+            28881,
+            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        ),
+        "t10k-images-idx3-ubyte": (
+            1648877,
+            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        ),
+        "t10k-labels-idx1-ubyte": (
+            4542,
+            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        ),
+    },
+)
+
+_FASHION_MNIST = _Collection(
+    "load_fashion_mnist",
+    "fashion-mnist",
+    (
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    ),
+    {
+        "train-images-idx3-ubyte": (
+            26421880,
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        ),
+        "train-labels-idx1-ubyte": (
+            29515,
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        ),
+        "t10k-images-idx3-ubyte": (
+            4422102,
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        ),
+        "t10k-labels-idx1-ubyte": (
+            5148,
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        ),
+    },
+)
+
+_SUBSETS = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+_N_CLASSES = 10
+_TIMEOUT = 15  # seconds without a sign of life
+
+
+def _load(collection, path, subset, *form):
+    if subset not in (None, *_SUBSETS):
+        raise ValueError(
+            f"{collection.loader}: subset is {subset!r}; expected 'train', 'test' or None."
+        )
+    subsets = list(_SUBSETS) if subset is None else [subset]
+    folder = _cache_folder() / collection.folder if path is None else Path(path).expanduser()
+    files = {name: _find(folder, name) for each in subsets for name in _SUBSETS[each]}
+    missing = [name for name, file in files.items() if file is None]
+    if missing and path is not None:
+        what = "lacks" if folder.is_dir() else "is not a folder; expected one with"
+        raise FileNotFoundError(
+            f"{collection.loader}: {folder} {what} {', '.join(missing)} (or the same with .gz)."
+        )
+    for name in missing:
+        files[name] = _download(collection, name, folder)
+
+    loaded = {}
+    for each in subsets:
+        images, labels = _read_pair(collection.loader, *(files[name] for name in _SUBSETS[each]))
+        loaded[each] = _as_asked(images, labels, 255, *form)
+    return (loaded["train"], loaded["test"]) if subset is None else loaded[subset]
+
+
+def _find(folder, name):
+    """Return the path of the file `name` in one of its spellings, or None."""
+    for spelling in (name, name.replace("-idx", ".idx")):
+        for file in (folder / spelling, folder / f"{spelling}.gz"):
+            if file.is_file():
+                return file
+    return None
+
+
+def _read_pair(loader, images_file, labels_file):
+    """Read images and their labels, and check that they can be that."""
+    images, labels = read_idx(images_file), read_idx(labels_file)
+    for file, array, axes in (
+        (images_file, images, "(n, rows, columns)"),
+        (labels_file, labels, "(n,)"),
+    ):
+        if array.dtype != np.uint8 or array.ndim != len(axes.split()):
+            raise ValueError(
+                f"{loader}: {file} holds {array.dtype} of shape {array.shape}; "
+                f"expected uint8 of shape {axes}."
+            )
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{loader}: {images_file} holds {len(images)} images, "
+            f"{labels_file} {len(labels)} labels; expected one for each."
+        )
+    if labels.max(initial=0) >= _N_CLASSES:
+        raise ValueError(
+            f"{loader}: {labels_file} holds the label {labels.max()}; expected 0..{_N_CLASSES - 1}."
+        )
+    return images, labels
+
+
+def _as_asked(images, labels, white, normalize, flatten, one_hot_label):
+    """Return one pair ``x, t`` in the form that the caller of a loader asks for."""
+    n, rows, columns = images.shape
+    x = images.reshape((n, rows * columns) if flatten else (n, 1, rows, columns))
+    if normalize:
+        x = np.divide(x, white, dtype=np.float32)  # one pass: no float copy of the bytes first
+    t = np.eye(_N_CLASSES, dtype=np.float32)[labels] if one_hot_label else labels.astype(np.int64)
+    return x, t
+
+
+def _cache_folder():
+    """Return the folder where this user's programs keep what they can fetch again."""
+    given = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(given):  # the XDG specification: ignore it where it is relative
+        base = Path(given)
+    elif sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    elif sys.platform == "darwin":
+        base = Path.home() / "Library" / "Caches"
+    else:
+        base = Path.home() / ".cache"
+    return base / "xplayers"
+
+
+def _download(collection, name, folder):
+    """Fetch a file from the first mirror that has it, and return its path."""
+    from http.client import HTTPException  # see _fetch
+
+    file, failures = folder / f"{name}.gz", []
+    for mirror in collection.mirrors:
+        url = mirror + file.name
+        try:
+            _fetch(url, file, *collection.files[name])
+        except (OSError, HTTPException) as error:
+            failures.append(f"  {url}: {str(error) or type(error).__name__}")
+        else:
+            return file
+    names = ", ".join(f"{each}.gz" for each in collection.files)
+    by_hand = (
+        f"Put {names} into {folder} by hand, or give the folder that holds them: "
+        f"{collection.loader}(path). load_digits() needs no network."
+    )
+    raise OSError(
+        "\n".join([f"{collection.loader}: could not download {file.name}.", *failures, by_hand])
+    )
+
+
+def _fetch(url, file, size, sha256):
+    """Make `file` from what is at `url`: whole and checked, or not at all."""
+    # Imported here: only the first use of a data set needs them, and they would be a large part of
+    # the time that `import xplayers` takes.
+    import hashlib
+    import tempfile
+    import urllib.request
+
+    with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
+        data = response.read(size + 1)
+    got = hashlib.sha256(data).hexdigest()
+    if got != sha256:
+        raise OSError(
+            f"got {len(data)} bytes with SHA-256 {got}; expected {size} bytes with SHA-256 {sha256}"
+        )
+    # Renaming is atomic within one file system: another process sees the whole file or none.
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=file.parent) as scratch:
+        part = Path(scratch, file.name)
+        part.write_bytes(data)
+        os.replace(part, file)

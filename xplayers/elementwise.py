@@ -1,0 +1,204 @@
+"""One pass over memory for functions that work element by element.
+
+An activation, its derivative and an optimizer's rule are written as plain functions of a namespace
+and arrays. Called, such a function runs as it stands on every library, with two differences: NumPy
+evaluates it in blocks that stay in the cache and, where the arrays are large, in threads; and it
+takes ``out=``. The plain function remains the definition, and both give the same bits.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import is_floating, namespace
+from xplayers._trace import Program, Untraceable, trace
+
+# Measured. In one thread the blocks of a rule's operands should stay in a second-level cache of
+# 1 MB, and be long enough that the call of a ufunc (1 us) is small beside its work. Threads want
+# longer ones: a thread that has to wait for the interpreter lock wakes up some 100 us later.
+BLOCK = 65_536
+BLOCK_IN_THREADS = 524_288
+THREADED = 262_144  # below this a hand-over to another thread costs more than it gains
+
+
+def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = False) -> Any:
+    """Make a pure element-by-element function of a namespace and arrays one pass over memory.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(xp, *operands, **options) -> array or tuple of arrays``. Operands are arrays of
+        one shape, and scalars (Python numbers or 0-d arrays) that may change from call to call;
+        options are constants. It uses ``xp`` and operators only, never the shape of an array.
+    integers : bool
+        Whether integer arrays are accepted too; else they raise a TypeError.
+
+    Returns
+    -------
+    callable
+        ``call(*operands, out=None, **options)``. With ``out`` (an array or a tuple, one for each
+        result) the results are written there where the library allows it, and returned; rebind
+        them, since libraries without mutation return new arrays. An array of ``out`` may be one of
+        the operands, and must not overlap any operand otherwise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> @elementwise
+    ... def square(xp, x):
+    ...     return x * x
+    >>> square(np.asarray([1.0, -3.0]))
+    array([1., 9.])
+    """
+    if function is None:
+        return functools.partial(elementwise, integers=integers)
+    return _Elementwise(function, integers)
+
+
+class _Elementwise:
+    """The callable that `elementwise` returns."""
+
+    def __init__(self, function: Callable[..., Any], integers: bool) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self.__name__, self.__qualname__ = function.__name__, function.__qualname__
+        self.integers = integers
+        parameters = list(inspect.signature(function).parameters.values())
+        self.__signature__ = inspect.Signature(parameters[1:])  # without xp, for help()
+        self._programs: dict[Any, Program | None] = {}
+
+    def __repr__(self) -> str:
+        return f"<elementwise {self.__name__}{self.__signature__}>"
+
+    def __reduce__(self) -> str:
+        return self.__qualname__  # pickled by name, as functions are
+
+    def __call__(self, *operands: Any, out: Any = None, **options: Any) -> Any:
+        first = operands[0]
+        xp = namespace(first, self.__name__, "the first operand")
+        if not self.integers and not is_floating(first):
+            message = (
+                f"{self.__name__}: the array is {first.dtype}; expected floating-point values. "
+                "Convert it: xp.astype(x, xp.float32)."
+            )
+            raise TypeError(message)
+        if type(first) is np.ndarray and first.size > BLOCK // 16:
+            done, results = self._in_blocks(operands, out, options)
+            if done:
+                return results
+        results = self.function(xp, *operands, **options)
+        return results if out is None else _write(xp, results, out)
+
+    def _in_blocks(self, operands: tuple, out: Any, options: dict[str, Any]) -> tuple[bool, Any]:
+        """Evaluate over blocks of the flattened operands; ``(False, None)`` where that is unfit."""
+        shape = operands[0].shape
+        arrays = [a for a in operands if isinstance(a, np.ndarray) and a.ndim]
+        outs = () if out is None else out if isinstance(out, tuple) else (out,)
+        for a in (*arrays, *outs):
+            if type(a) is not np.ndarray or a.shape != shape or not a.flags.c_contiguous:
+                return False, None
+        for o in outs:
+            if not o.flags.writeable:
+                return False, None
+        values = [
+            a.reshape(-1) if isinstance(a, np.ndarray) and a.ndim else _scalar(a) for a in operands
+        ]
+        aliases = tuple(_position(o, operands) for o in outs)
+        kinds = tuple(a.dtype if isinstance(a, np.ndarray) else type(a) for a in values)
+        key = (kinds, aliases, tuple(options.items()))
+        try:
+            program = self._programs[key]
+        except KeyError:
+            program = self._programs[key] = self._trace(values, aliases, options)
+        if program is None:
+            return False, None
+        if not outs:
+            outs = tuple(np.empty(shape, dtype) for dtype in program.result_dtypes)
+        elif tuple(o.dtype for o in outs) != program.result_dtypes:
+            return False, None
+        _run(program, values, [o.reshape(-1) for o in outs])
+        return True, outs if program.many else outs[0]
+
+    def _trace(self, values: list, aliases: tuple, options: dict[str, Any]) -> Program | None:
+        samples = [a[:1] if isinstance(a, np.ndarray) else a for a in values]
+        try:
+            return trace(functools.partial(self.function, **options), samples, aliases)
+        except Untraceable:
+            return None
+
+
+def _scalar(a: Any) -> Any:
+    """Return a Python number, which takes part in arithmetic without changing the dtype."""
+    return a.item() if isinstance(a, (np.ndarray, np.generic)) else a
+
+
+def _position(o: np.ndarray, operands: tuple) -> int | None:
+    return next((i for i, a in enumerate(operands) if a is o), None)
+
+
+def _run(program: Program, operands: list, outs: list[np.ndarray]) -> None:
+    """Run `program` over the flat `operands` into the flat `outs`, in threads where it pays."""
+    n = outs[0].shape[0]
+    workers = _usable_cores() if n >= THREADED else 1
+    if workers == 1:
+        return program.run(operands, outs, 0, n, BLOCK)
+    step = -(-n // (workers * 16)) * 16  # cut at cache lines
+    cuts = [min(i * step, n) for i in range(workers + 1)]
+    parts = [
+        _pool().submit(program.run, operands, outs, cuts[i], cuts[i + 1], BLOCK_IN_THREADS)
+        for i in range(1, workers)
+    ]
+    program.run(operands, outs, cuts[0], cuts[1], BLOCK_IN_THREADS)
+    for part in parts:
+        part.result()
+    return None
+
+
+def _write(xp: Any, results: Any, out: Any) -> Any:
+    """Put `results` into `out` where the arrays can be written, else return them as they are."""
+    if isinstance(out, tuple):
+        return tuple(_write(xp, r, o) for r, o in zip(results, out, strict=True))
+    if out is results:
+        return out
+    try:
+        out[...] = results
+    except (TypeError, ValueError, RuntimeError):  # JAX; read-only NumPy; torch inference tensors
+        return results
+    return out
+
+
+@functools.cache
+def _usable_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # as BLAS does; same results
+    return max(1, min(cores, int(limit))) if limit.isdigit() else cores
+
+
+_threads: ThreadPoolExecutor | None = None
+_lock = threading.Lock()
+
+
+def _pool() -> ThreadPoolExecutor:
+    global _threads
+    with _lock:
+        if _threads is None:
+            _threads = ThreadPoolExecutor(_usable_cores() - 1, thread_name_prefix="xplayers")
+        return _threads
+
+
+def _forget_pool() -> None:
+    global _threads, _lock
+    _threads, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_forget_pool)

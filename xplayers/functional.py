@@ -1,0 +1,402 @@
+"""Plain functions of arrays: array in, new array out, dtype kept, the input never changed.
+
+Every function takes an array of any shape and of any library, and computes there.
+"""
+
+from __future__ import annotations
+
+import math
+
+from xplayers._arrays import Array, check_same, dtype_name, is_half, is_integer, namespace, widened
+from xplayers.elementwise import elementwise
+
+__all__ = [
+    "cross_entropy_error", "elu", "elu_derivative", "gelu", "gelu_derivative", "leaky_relu",
+    "leaky_relu_derivative", "log_softmax", "relu", "relu_derivative", "sigmoid",
+    "sigmoid_derivative", "silu", "silu_derivative", "softmax", "softplus", "softplus_derivative",
+    "tanh", "tanh_derivative",
+]  # fmt: skip
+
+# The largest arguments of exp: exp(x) of float16 overflows above 11.09, of float32 (and bfloat16,
+# which has its range) above 88.72, of float64 above 709.78.
+_LARGEST_EXPONENT = {"float16": 11.0, "float64": 709.0}
+
+
+@elementwise(integers=True)
+def relu(xp, x):
+    """Rectified linear unit, ``y = max(x, 0)``.
+
+    Parameters
+    ----------
+    x : array
+        Any shape, any real dtype.
+
+    Returns
+    -------
+    array
+        A fresh array of the shape and dtype of `x`. NaN stays NaN.
+
+    See Also
+    --------
+    relu_derivative
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> relu(np.asarray([5, 1, -4, 0]))
+    array([5, 1, 0, 0])
+    """
+    return xp.maximum(x, 0)
+
+
+@elementwise(integers=True)
+def relu_derivative(xp, x):
+    """Derivative of `relu`, ``1 where x > 0 else 0``.
+
+    At 0, where ReLU has none, it is 0: the value that the layer `Relu` and PyTorch, JAX and Keras
+    use (``relu_grad`` of *Deep Learning from Scratch* has 1 there, its layer 0).
+
+    Parameters
+    ----------
+    x : array
+        Any shape, any real dtype: the input of ReLU, or its output, which has the same sign.
+
+    Returns
+    -------
+    array
+        A fresh array of the shape and dtype of `x`; `x` is as before.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> y = relu(np.asarray([5.0, 1.0, -4.0, 0.0]))
+    >>> relu_derivative(y)
+    array([1., 1., 0., 0.])
+    >>> y
+    array([5., 1., 0., 0.])
+    """
+    return xp.astype(x > 0, x.dtype)
+
+
+@elementwise
+def leaky_relu(xp, x, *, alpha=0.01):
+    """Leaky rectified linear unit, ``y = max(x, 0) + alpha * min(x, 0)``.
+
+    Parameters
+    ----------
+    x : array
+        Any shape, floating-point.
+    alpha : float
+        The slope below 0.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`.
+    """
+    return xp.maximum(x, 0.0) + alpha * xp.minimum(x, 0.0)
+
+
+@elementwise
+def leaky_relu_derivative(xp, x, *, alpha=0.01):
+    """Derivative of `leaky_relu`, ``1 where x > 0 else alpha``."""
+    return alpha + (1.0 - alpha) * xp.astype(x > 0, x.dtype)
+
+
+@elementwise
+def elu(xp, x, *, alpha=1.0):
+    """Exponential linear unit, ``y = max(x, 0) + alpha * (exp(min(x, 0)) - 1)``.
+
+    Parameters
+    ----------
+    x : array
+        Any shape, floating-point.
+    alpha : float
+        ``-alpha`` is the limit for large negative `x`.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`.
+
+    References
+    ----------
+    Clevert, Unterthiner, Hochreiter, "Fast and Accurate Deep Network Learning by Exponential
+    Linear Units", ICLR 2016, equation 15.
+    """
+    return xp.maximum(x, 0.0) + alpha * xp.expm1(xp.minimum(x, 0.0))
+
+
+@elementwise
+def elu_derivative(xp, x, *, alpha=1.0):
+    """Derivative of `elu`, ``1 where x > 0 else alpha * exp(x)``."""
+    positive = xp.astype(x > 0, x.dtype)
+    return positive + (1.0 - positive) * (alpha * xp.exp(xp.minimum(x, 0.0)))
+
+
+@elementwise
+def sigmoid(xp, x):
+    """Logistic sigmoid, ``y = 1 / (1 + exp(-x))``.
+
+    Parameters
+    ----------
+    x : array
+        Any shape, floating-point.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`.
+
+    Notes
+    -----
+    ``exp`` is kept from overflowing, so there is no warning for any `x`, and the relative error is
+    that of ``exp`` wherever the result is a normal number. The form ``tanh(x / 2) / 2 + 1 / 2``,
+    which some libraries use, has no correct digit left below x = -17 in float32.
+    """
+    largest = _LARGEST_EXPONENT.get(dtype_name(x.dtype), 88.0)
+    return 1.0 / (1.0 + xp.exp(xp.minimum(-x, largest)))
+
+
+@elementwise
+def sigmoid_derivative(xp, x):
+    """Derivative of `sigmoid` at `x`, ``s * (1 - s)`` with ``s = sigmoid(x)``.
+
+    Takes the input of the sigmoid. Where its output ``y`` is at hand, ``y * (1 - y)`` is the same
+    and needs no exponential; that is what the layer `Sigmoid` does.
+    """
+    # 1 - sigmoid(x) = sigmoid(-x), without the cancellation for large x
+    return sigmoid.function(xp, x) * sigmoid.function(xp, -x)
+
+
+@elementwise
+def tanh(xp, x):
+    """Hyperbolic tangent, ``y = tanh(x)``."""
+    return xp.tanh(x)
+
+
+@elementwise
+def tanh_derivative(xp, x):
+    """Derivative of `tanh` at `x`, ``1 - tanh(x) ** 2``."""
+    y = xp.tanh(x)
+    return 1.0 - y * y
+
+
+@elementwise
+def softplus(xp, x):
+    """Smooth rectifier, ``y = log(1 + exp(x))``, computed as ``max(x, 0) + log1p(exp(-abs(x)))``.
+
+    The same function as in PyTorch with ``beta=1``; there it becomes ``x`` itself above a
+    threshold of 20.
+    """
+    return xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
+
+
+@elementwise
+def softplus_derivative(xp, x):
+    """Derivative of `softplus`: the logistic sigmoid of `x`."""
+    return sigmoid.function(xp, x)
+
+
+@elementwise
+def silu(xp, x):
+    """Sigmoid-weighted linear unit (also called swish), ``y = x * sigmoid(x)``.
+
+    References
+    ----------
+    Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function
+    approximation in reinforcement learning", Neural Networks 107, 2018, equation 1.
+    """
+    return x * sigmoid.function(xp, x)
+
+
+@elementwise
+def silu_derivative(xp, x):
+    """Derivative of `silu`, ``s * (1 + x * (1 - s))`` with ``s = sigmoid(x)``."""
+    s = sigmoid.function(xp, x)
+    return s * (1.0 + x * (1.0 - s))
+
+
+@elementwise
+def gelu(xp, x, *, approximate="tanh"):
+    """Gaussian error linear unit, ``y = x * P(Z <= x)`` for a standard normal ``Z``.
+
+    Parameters
+    ----------
+    x : array
+        Any shape, floating-point.
+    approximate : {"tanh", "none"}
+        ``"tanh"``: ``x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))``, within 5e-4 of the
+        exact function and several times cheaper. ``"none"``: the exact function.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `approximate` is neither of the two.
+
+    Notes
+    -----
+    The default is that of JAX; PyTorch and Keras compute the exact function by default.
+
+    References
+    ----------
+    Hendrycks, Gimpel, "Gaussian Error Linear Units (GELUs)", arXiv:1606.08415, equation 2.
+    """
+    if gelu_by_tanh(approximate):
+        return 0.5 * x * (1.0 + xp.tanh(x * (_GELU_A + _GELU_B * (x * x))))
+    # max(x, 0) - |x| P(Z > |x|): no cancellation in the tail
+    a = xp.abs(x)
+    return xp.maximum(x, 0.0) - a * _upper_tail(xp, a)
+
+
+@elementwise
+def gelu_derivative(xp, x, *, approximate="tanh"):
+    """Derivative of `gelu`: exactly ``P(Z <= x) + x * exp(-x**2 / 2) / sqrt(2 * pi)``."""
+    if gelu_by_tanh(approximate):
+        square = x * x
+        t = xp.tanh(x * (_GELU_A + _GELU_B * square))
+        return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * (_GELU_A + 3.0 * _GELU_B * square)
+    # P(Z <= x) is the tail of -|x|, or 1 minus it
+    tail = _upper_tail(xp, xp.abs(x))
+    positive = xp.astype(x > 0, x.dtype)
+    density = xp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
+    return positive + (1.0 - 2.0 * positive) * tail + x * density
+
+
+_GELU_A = math.sqrt(2.0 / math.pi)
+_GELU_B = 0.044715 * _GELU_A
+
+
+def gelu_by_tanh(approximate: str) -> bool:
+    """Whether `approximate` asks for the tanh form; raises where it asks for none of the two."""
+    if approximate not in ("tanh", "none"):
+        message = f"gelu: approximate is {approximate!r}; expected 'tanh' or 'none'."
+        raise ValueError(message)
+    return approximate == "tanh"
+
+
+# erfc(z) = t exp(P(2t - 1) - z^2) with t = 2 / (2 + z), for z >= 0: the form of Press et al.,
+# "Numerical Recipes", 3rd edition, section 6.2.2. The standard has no erf. The coefficients are
+# those of the Chebyshev series of P, computed with 50 digits; cut after 11 terms the relative error
+# of erfc is 1e-7, after all 28 it is 3e-15.
+_ERFC = (
+    -0.65132685989085472, 0.64196979235649026, 0.019476473204185836, -0.0095615147868086317,
+    -0.00094659534448203683, 0.00036683949785276145, 4.252332480690773e-5, -2.0278578112534167e-5,
+    -1.6242900046471291e-6, 1.3036558355806437e-6, 1.5626441721940729e-8, -8.5238095914808798e-8,
+    6.5290544390005436e-9, 5.0593434956205362e-9, -9.9136415652600068e-10, -2.2736512229954573e-10,
+    9.6467911065129198e-11, 2.3940380040415155e-12, -6.8860274214680051e-12, 8.9448780683500118e-13,
+    3.1309226373737033e-13, -1.127083383217741e-13, 3.8118465500948883e-16, 7.106033453749959e-15,
+    -1.5230003696797118e-15, -9.456375684914869e-17, 1.2097474612716912e-16,
+    -2.8084907584142141e-17,
+)  # fmt: skip
+
+
+def _upper_tail(xp, a):
+    """P(Z > a) of a standard normal Z for a >= 0: erfc(a / sqrt(2)) / 2."""
+    coefficients = _ERFC if dtype_name(a.dtype) == "float64" else _ERFC[:12]
+    z = a * math.sqrt(0.5)
+    t = 2.0 / (2.0 + z)
+    u = 4.0 * t - 2.0  # twice the argument of the Chebyshev polynomials
+    b, after = 0.0 * t, 0.0 * t  # Clenshaw's recurrence
+    for c in reversed(coefficients[1:]):
+        b, after = u * b - after + c, b
+    return 0.5 * t * xp.exp(coefficients[0] + 0.5 * u * b - after - z * z)
+
+
+def softmax(x: Array, *, axis: int = -1) -> Array:
+    """Softmax, ``y = exp(x) / sum(exp(x))`` along `axis`.
+
+    Parameters
+    ----------
+    x : array
+        Any shape of at least one axis, floating-point.
+    axis : int
+        The axis along which the results add up to 1.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`. The largest value of the axis is subtracted first, so nothing
+        overflows; sums of 16-bit values are taken in float32.
+    """
+    xp = namespace(x, "softmax")
+    e = xp.exp(widened(xp, x) - xp.max(widened(xp, x), axis=axis, keepdims=True))
+    e /= xp.sum(e, axis=axis, keepdims=True)
+    return xp.astype(e, x.dtype) if is_half(x) else e
+
+
+def log_softmax(x: Array, *, axis: int = -1) -> Array:
+    """Logarithm of `softmax`, ``y = x - log(sum(exp(x)))`` along `axis`; finite where `x` is.
+
+    Parameters
+    ----------
+    x : array
+        Any shape of at least one axis, floating-point.
+    axis : int
+        The axis of the sum.
+
+    Returns
+    -------
+    array
+        Shape and dtype of `x`.
+    """
+    xp = namespace(x, "log_softmax")
+    z = widened(xp, x) - xp.max(widened(xp, x), axis=axis, keepdims=True)
+    z -= xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
+    return xp.astype(z, x.dtype) if is_half(x) else z
+
+
+def cross_entropy_error(y: Array, t: Array) -> Array:
+    """Mean cross entropy of the probabilities `y` and the targets `t`, ``-mean(sum(t * log(y)))``.
+
+    For scores before the softmax, `xplayers.SoftmaxWithLoss` is exact where this is not: a
+    probability that has been rounded to 0 has lost its logarithm.
+
+    Parameters
+    ----------
+    y : array
+        Probabilities of shape ``(n, c)``, or ``(c,)`` for one sample.
+    t : array
+        Integer labels of shape ``(n,)`` (or ``()``), or probabilities of the shape of `y`.
+
+    Returns
+    -------
+    array
+        A 0-d array of the dtype of `y`.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not match.
+    TypeError
+        If labels are not integers.
+
+    Notes
+    -----
+    *Deep Learning from Scratch* adds 1e-7 inside the logarithm, which makes the loss of a perfect
+    prediction negative and caps every loss at 16.1. Here a probability is taken to be at least the
+    smallest normal number, so the loss of a perfect prediction is 0 and none is infinite.
+    """
+    xp = namespace(y, "cross_entropy_error", "y")
+    check_same("cross_entropy_error", "t", t, y, like_name="y")
+    logs = xp.log(xp.maximum(widened(xp, y), 1.2e-38))
+    if t.shape == y.shape:
+        total = xp.sum(logs * xp.astype(t, logs.dtype))
+    elif t.shape == y.shape[:-1] and is_integer(t):
+        total = xp.sum(xp.take_along_axis(logs, xp.expand_dims(t, axis=-1), axis=-1))
+    elif t.shape == y.shape[:-1]:
+        message = f"cross_entropy_error: t is {t.dtype}; labels are integers."
+        raise TypeError(message)
+    else:
+        message = (
+            f"cross_entropy_error: t has shape {t.shape}; expected {y.shape[:-1]} integer labels "
+            f"or {y.shape} probabilities."
+        )
+        raise ValueError(message)
+    samples = math.prod(y.shape[:-1])
+    return xp.astype(-total / max(samples, 1), y.dtype)

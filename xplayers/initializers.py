@@ -1,0 +1,129 @@
+"""Initial values of parameters: float64 on the host, from a NumPy generator.
+
+They are drawn on the host so that one seed gives the same bits on every library. The shape decides
+the fans: ``(n_in, n_out)`` for two axes, ``(n_out, n_in, *kernel)`` for a convolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+__all__ = [
+    "he_normal", "he_uniform", "lecun_normal", "normal", "orthogonal", "xavier_normal",
+    "xavier_uniform", "zeros",
+]  # fmt: skip
+
+Rng: TypeAlias = "int | np.random.Generator | None"
+Shape: TypeAlias = Sequence[int]
+
+
+def _fans(shape: Shape) -> tuple[int, int]:
+    if len(shape) < 2:
+        message = f"initializers: shape {tuple(shape)} has no fans; expected two axes or more."
+        raise ValueError(message)
+    if len(shape) == 2:
+        return shape[0], shape[1]
+    kernel = math.prod(shape[2:])
+    return shape[1] * kernel, shape[0] * kernel
+
+
+def _normal(shape: Shape, rng: Rng, variance: float) -> np.ndarray:
+    return np.random.default_rng(rng).normal(0.0, math.sqrt(variance), tuple(shape))
+
+
+def _uniform(shape: Shape, rng: Rng, variance: float) -> np.ndarray:
+    limit = math.sqrt(3.0 * variance)
+    return np.random.default_rng(rng).uniform(-limit, limit, tuple(shape))
+
+
+def he_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
+    """Normal values of variance ``2 / n_in``, for layers that a ReLU follows.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Two axes or more.
+    rng : int, numpy.random.Generator or None
+        The source of the values; an int is a seed, None is fresh entropy.
+
+    Returns
+    -------
+    numpy.ndarray
+        float64 values of that shape.
+
+    Raises
+    ------
+    ValueError
+        If the shape has fewer than two axes.
+
+    References
+    ----------
+    He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, equation 10.
+    """
+    return _normal(shape, rng, 2.0 / _fans(shape)[0])
+
+
+def he_uniform(shape: Shape, rng: Rng = None) -> np.ndarray:
+    """Uniform values of variance ``2 / n_in``; see `he_normal`."""
+    return _uniform(shape, rng, 2.0 / _fans(shape)[0])
+
+
+def xavier_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
+    """Normal values of variance ``2 / (n_in + n_out)``, for sigmoid and tanh; also called Glorot.
+
+    *Deep Learning from Scratch* uses ``1 / n_in`` under this name, which is `lecun_normal`.
+
+    References
+    ----------
+    Glorot, Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+    AISTATS 2010, equation 12.
+    """
+    return _normal(shape, rng, 2.0 / sum(_fans(shape)))
+
+
+def xavier_uniform(shape: Shape, rng: Rng = None) -> np.ndarray:
+    """Uniform values of variance ``2 / (n_in + n_out)``; equation 16 of the same paper."""
+    return _uniform(shape, rng, 2.0 / sum(_fans(shape)))
+
+
+def lecun_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
+    """Normal values of variance ``1 / n_in``.
+
+    References
+    ----------
+    LeCun, Bottou, Orr, Mueller, "Efficient BackProp", 1998, section 4.6.
+    """
+    return _normal(shape, rng, 1.0 / _fans(shape)[0])
+
+
+def normal(shape: Shape, rng: Rng = None, *, std: float = 0.01) -> np.ndarray:
+    """Normal values of standard deviation `std`: ``functools.partial(normal, std=0.02)``."""
+    return _normal(shape, rng, std * std)
+
+
+def zeros(shape: Shape, rng: Rng = None) -> np.ndarray:
+    """Zeros. `rng` is there because every initializer is called in the same way."""
+    del rng
+    return np.zeros(tuple(shape))
+
+
+def orthogonal(shape: Shape, rng: Rng = None, *, gain: float = 1.0) -> np.ndarray:
+    """Rows or columns (whichever are fewer) that are orthonormal, times `gain`.
+
+    Axes after the first are taken together. The distribution is uniform (Haar measure).
+
+    References
+    ----------
+    Saxe, McClelland, Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear
+    neural networks", ICLR 2014.
+    """
+    _fans(shape)
+    rows, columns = shape[0], math.prod(shape[1:])
+    values = np.random.default_rng(rng).normal(size=(max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(values)
+    q *= np.sign(np.diagonal(r))  # makes the factorisation, and so the distribution, unique
+    return gain * (q if rows >= columns else q.T).reshape(tuple(shape))

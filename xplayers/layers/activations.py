@@ -1,0 +1,247 @@
+"""Activations: each a forward, and under it its derivative applied to the upstream gradient.
+
+Forward is the function of the same name in `xplayers.functional`. The derivatives are written with
+products rather than ``where``: a selection by an unpredictable mask takes the CPU ten times as
+long. An infinite upstream gradient where the derivative is 0 is therefore NaN, not 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from xplayers import functional
+from xplayers._arrays import Array, is_half, namespace, widened
+from xplayers.elementwise import elementwise
+from xplayers.layers.base import Cache, Layer
+
+
+class Relu(Layer):
+    """Rectified linear unit, ``y = max(x, 0)``.
+
+    Backward: ``dx = dy * (y > 0)``; the gradient at 0 is 0.
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        y = functional.relu(x)
+        return y, (y,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (y,) = cache
+        return _relu_vjp(dy, y), {}
+
+
+@elementwise
+def _relu_vjp(xp, dy, y):
+    return dy * xp.astype(y > 0, dy.dtype)
+
+
+class LeakyRelu(Layer):
+    """Leaky rectified linear unit, ``y = max(x, 0) + alpha * min(x, 0)``.
+
+    Backward: ``dx = dy * (1 where x > 0 else alpha)``.
+
+    Parameters
+    ----------
+    alpha : float
+        The slope below 0. The default is that of PyTorch and JAX; Keras has 0.3.
+
+    References
+    ----------
+    Maas, Hannun, Ng, "Rectifier Nonlinearities Improve Neural Network Acoustic Models", 2013,
+    equation 3.
+    """
+
+    def __init__(self, alpha: float = 0.01) -> None:
+        self.alpha = float(alpha)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        return functional.leaky_relu(x, alpha=self.alpha), (x,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (x,) = cache
+        return _leaky_relu_vjp(dy, x, alpha=self.alpha), {}
+
+
+@elementwise
+def _leaky_relu_vjp(xp, dy, x, *, alpha):
+    return dy * functional.leaky_relu_derivative.function(xp, x, alpha=alpha)
+
+
+class Elu(Layer):
+    """Exponential linear unit, ``y = max(x, 0) + alpha * (exp(min(x, 0)) - 1)``.
+
+    Backward: ``dx = dy * (1 where x > 0 else alpha * exp(x))``.
+
+    Parameters
+    ----------
+    alpha : float
+        ``-alpha`` is the limit for large negative `x`.
+
+    References
+    ----------
+    Clevert, Unterthiner, Hochreiter, ICLR 2016, equation 15.
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = float(alpha)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        return functional.elu(x, alpha=self.alpha), (x,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (x,) = cache
+        return _elu_vjp(dy, x, alpha=self.alpha), {}
+
+
+@elementwise
+def _elu_vjp(xp, dy, x, *, alpha):
+    return dy * functional.elu_derivative.function(xp, x, alpha=alpha)
+
+
+class Sigmoid(Layer):
+    """Logistic sigmoid, ``y = 1 / (1 + exp(-x))``.
+
+    Backward: ``dx = dy * y * (1 - y)``.
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        y = functional.sigmoid(x)
+        return y, (y,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (y,) = cache
+        return _sigmoid_vjp(dy, y), {}
+
+
+@elementwise
+def _sigmoid_vjp(xp, dy, y):
+    return dy * (y * (1.0 - y))
+
+
+class Tanh(Layer):
+    """Hyperbolic tangent, ``y = tanh(x)``.
+
+    Backward: ``dx = dy * (1 - y**2)``.
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        y = functional.tanh(x)
+        return y, (y,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (y,) = cache
+        return _tanh_vjp(dy, y), {}
+
+
+@elementwise
+def _tanh_vjp(xp, dy, y):
+    return dy * (1.0 - y * y)
+
+
+class Softplus(Layer):
+    """Smooth rectifier, ``y = log(1 + exp(x))``.
+
+    Backward: ``dx = dy * sigmoid(x)``. PyTorch's has a `beta`, 1 by default, and is ``x`` above 20.
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        return functional.softplus(x), (x,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (x,) = cache
+        return _softplus_vjp(dy, x), {}
+
+
+@elementwise
+def _softplus_vjp(xp, dy, x):
+    return dy * functional.sigmoid.function(xp, x)
+
+
+class Silu(Layer):
+    """Sigmoid-weighted linear unit, also called swish, ``y = x * s`` with ``s = sigmoid(x)``.
+
+    Backward: ``dx = dy * s * (1 + x * (1 - s))``.
+
+    References
+    ----------
+    Elfwing, Uchibe, Doya, Neural Networks 107, 2018, equations 1 and 3.
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        return functional.silu(x), (x,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (x,) = cache
+        return _silu_vjp(dy, x), {}
+
+
+@elementwise
+def _silu_vjp(xp, dy, x):
+    return dy * functional.silu_derivative.function(xp, x)
+
+
+class Gelu(Layer):
+    """Gaussian error linear unit, ``y = x * P(Z <= x)`` for a standard normal ``Z``.
+
+    Backward: ``dx = dy * (P(Z <= x) + x * exp(-x**2 / 2) / sqrt(2 * pi))``, or the derivative of
+    the approximation.
+
+    Parameters
+    ----------
+    approximate : {"tanh", "none"}
+        The tanh form of the paper, as JAX has it by default, or the exact function, which is the
+        default of PyTorch and Keras. They differ by at most 5e-4.
+
+    Raises
+    ------
+    ValueError
+        If `approximate` is neither of the two.
+
+    References
+    ----------
+    Hendrycks, Gimpel, arXiv:1606.08415, equation 2.
+    """
+
+    def __init__(self, approximate: str = "tanh") -> None:
+        functional.gelu_by_tanh(approximate)
+        self.approximate = approximate
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        return functional.gelu(x, approximate=self.approximate), (x,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (x,) = cache
+        return _gelu_vjp(dy, x, approximate=self.approximate), {}
+
+
+@elementwise
+def _gelu_vjp(xp, dy, x, *, approximate):
+    return dy * functional.gelu_derivative.function(xp, x, approximate=approximate)
+
+
+class Softmax(Layer):
+    """Softmax, ``y = exp(x) / sum(exp(x))`` along an axis.
+
+    Backward: ``dx = y * (dy - sum(dy * y))``. In front of a cross entropy use `SoftmaxWithLoss`
+    instead, which is exact where this loses digits.
+
+    Parameters
+    ----------
+    axis : int
+        The axis along which the results add up to 1.
+    """
+
+    def __init__(self, axis: int = -1) -> None:
+        self.axis = axis
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        y = functional.softmax(x, axis=self.axis)
+        return y, (y,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (y,) = cache
+        xp = namespace(y)
+        wide = widened(xp, dy)
+        inner = xp.sum(wide * y, axis=self.axis, keepdims=True)
+        dx = y * (wide - inner)
+        return (xp.astype(dx, y.dtype) if is_half(y) else dx), {}

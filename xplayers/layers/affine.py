@@ -1,0 +1,162 @@
+"""The affine map, also called fully connected, dense or linear layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import numpy as np
+
+from xplayers._arrays import Array, check_same, namespace
+from xplayers.initializers import Rng, he_normal
+from xplayers.layers.base import Cache, Gradient, Layer, Parameter
+
+
+class Affine(Layer):
+    """Affine map, ``y = x @ W + b``.
+
+    Backward: ``dx = dy @ W.T``, ``dW = x.T @ dy``, ``db = sum(dy, axis=0)``.
+
+    Parameters
+    ----------
+    W : array of shape (n_in, n_out)
+        Weights; one row for each input, as in *Deep Learning from Scratch* (the transpose of
+        PyTorch's).
+    b : array of shape (n_out,)
+        Bias, of the library, device and dtype of `W`.
+    flatten : bool
+        True: `x` of any shape ``(n, ...)`` is flattened to ``(n, n_in)``, as in the book, and the
+        gradient has its shape again. False: the last axis of `x`, of shape ``(..., n_in)``, is
+        mapped, as sequences need it (and as PyTorch and Keras do).
+
+    Raises
+    ------
+    ValueError
+        If the shapes of `W` and `b`, or later of `x`, do not fit.
+    TypeError
+        If the arrays are of different libraries, devices or dtypes.
+
+    See Also
+    --------
+    Affine.init : makes `W` and `b`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = Affine(np.asarray([[1.0, 2.0], [3.0, 4.0]]), np.asarray([10.0, 20.0]))
+    >>> layer.forward(np.asarray([[1.0, 1.0]]))
+    array([[14., 26.]])
+    >>> layer.backward(np.asarray([[1.0, 0.0]]))
+    array([[1., 3.]])
+    >>> layer.dW
+    array([[1., 0.],
+           [1., 0.]])
+    """
+
+    W, dW = Parameter(), Gradient()
+    b, db = Parameter(), Gradient()
+
+    def __init__(self, W: Array, b: Array, flatten: bool = True) -> None:
+        self.W, self.b, self.flatten = W, b, flatten
+        if len(W.shape) != 2:
+            message = f"Affine: W has shape {tuple(W.shape)}; expected (n_in, n_out)."
+            raise ValueError(message)
+        check_same("Affine", "b", b, W, like_name="W")
+        if b.dtype != W.dtype:
+            message = f"Affine: b is {b.dtype}, W is {W.dtype}; they must agree."
+            raise TypeError(message)
+        if tuple(b.shape) != (W.shape[1],):
+            message = f"Affine: b has shape {tuple(b.shape)}; expected {(W.shape[1],)} for W."
+            raise ValueError(message)
+
+    @classmethod
+    def init(
+        cls,
+        n_in: int,
+        n_out: int,
+        *,
+        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = he_normal,
+        flatten: bool = True,
+        rng: Rng = None,
+        dtype: str = "float32",
+        like: Array = None,
+    ) -> Self:
+        """Make a layer with initial values: `W` from `initializer`, `b` zero.
+
+        Parameters
+        ----------
+        n_in, n_out : int
+            Sizes.
+        initializer : callable
+            ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
+        flatten : bool
+            As in `Affine`.
+        rng : int, numpy.random.Generator or None
+            The source of the values; an int is a seed.
+        dtype : str
+            Floating dtype of the values.
+        like : array, optional
+            Make the parameters of its library, on its device and of its floating dtype. Without it
+            they follow the first input in all three.
+
+        Returns
+        -------
+        Affine
+        """
+        W = initializer((n_in, n_out), rng).astype(dtype)
+        return cls(W, np.zeros(n_out, dtype), flatten)._follow(like)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        W = arrays["W"]
+        y = self._rows(x, W) @ W
+        y += arrays["b"]  # y is ours: half the memory traffic of a new array
+        if not self.flatten and len(x.shape) > 2:
+            y = namespace(x).reshape(y, (*x.shape[:-1], W.shape[1]))
+        return y, (x, W)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        x, W = cache
+        dx = _matrix(dy) @ W.mT
+        if len(x.shape) > 2:
+            dx = namespace(x).reshape(dx, x.shape)
+        return dx, self.param_grads(cache, dy)
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        x, W = cache
+        dy = _matrix(dy)
+        return {"W": self._rows(x, W).mT @ dy, "b": namespace(dy).sum(dy, axis=0)}
+
+    def _rows(self, x: Array, W: Array) -> Array:
+        """Return `x` with two axes, ``(n, n_in)``."""
+        shape, n_in = x.shape, W.shape[0]
+        if len(shape) == 2 and shape[1] == n_in:
+            return x
+        split = 1 if self.flatten else -1  # samples before, features after
+        if len(shape) < 2 or math.prod(shape[split:]) != n_in:
+            raise ValueError(self._misfit(shape))
+        return namespace(x).reshape(x, (math.prod(shape[:split]), n_in))
+
+    def _misfit(self, shape: tuple[int, ...]) -> str:
+        expected = f"(n, {self.W.shape[0]})" if self.flatten else f"(..., {self.W.shape[0]})"
+        got = f"x has shape {tuple(shape)}"
+        if len(shape) < 2:
+            return f"{self}: {got}; expected {expected}. A single sample is x[None, :]."
+        if self.flatten and len(shape) > 2:
+            got += f", which flattens to {(shape[0], math.prod(shape[1:]))}"
+        return f"{self}: {got}; expected {expected}."
+
+    def __str__(self) -> str:
+        n_in, n_out = self.W.shape
+        return f"Affine({n_in} -> {n_out})"
+
+    def __repr__(self) -> str:
+        n_in, n_out = self.W.shape
+        return f"Affine.init({n_in}, {n_out}{'' if self.flatten else ', flatten=False'})"
+
+
+def _matrix(dy: Array) -> Array:
+    """Return `dy` with two axes, the last one kept."""
+    if len(dy.shape) == 2:
+        return dy
+    return namespace(dy).reshape(dy, (math.prod(dy.shape[:-1]), dy.shape[-1]))

@@ -1,0 +1,475 @@
+"""What every layer and loss remembers, written once: parameters, gradients and pending passes.
+
+A layer says what it computes in pure functions (`Layer.apply`, `Layer.vjp`). The verbs that people
+call (`forward`, `backward`, `predict`) are here, and no layer writes them again.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any, Self, final
+
+from xplayers._arrays import (
+    Array,
+    check_input,
+    device,
+    dtype_name,
+    elsewhere,
+    is_floating,
+    library_name,
+    move,
+    namespace,
+    place,
+    requires_grad,
+)
+
+Cache = tuple  # a nested tuple of arrays, self-contained
+
+
+class Store:
+    """The arrays of one layer. Several containers may share it; they then share the parameters."""
+
+    __slots__ = ("buffers", "fresh", "grads", "params", "placed")
+
+    def __init__(self) -> None:
+        self.params: dict[str, Array] = {}
+        self.buffers: dict[str, Array] = {}
+        self.grads: dict[str, Array] = {}
+        self.placed = True  # False: host values that will follow the first input
+        self.fresh = True  # the next backward starts the gradients afresh
+
+    def add(self, name: str, grad: Array) -> None:
+        """Add to a gradient; the first backward after a forward has set `fresh`."""
+        self.grads[name] = self.grads[name] + grad if name in self.grads else grad
+
+    def move(self, **where: Any) -> None:
+        for arrays in (self.params, self.buffers):
+            for name, a in arrays.items():
+                arrays[name] = move(a, **where)
+        self.placed = True
+
+
+class Parameter:
+    """A parameter of a layer, declared in its class: ``W = Parameter()``."""
+
+    kind = "params"
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        return self if layer is None else getattr(layer._store, self.kind).get(self.name)
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        arrays = getattr(layer._store, self.kind)
+        if value is None:
+            if self.name in arrays:
+                message = f"{type(layer).__name__}: {self.name} cannot become None."
+                raise TypeError(message)
+            return  # a parameter that this layer goes without, as a convolution without b
+        namespace(value, type(layer).__name__, self.name)
+        if self.kind == "params" and not is_floating(value):
+            message = (
+                f"{type(layer).__name__}: {self.name} is {value.dtype}; "
+                "expected floating-point values."
+            )
+            raise TypeError(message)
+        if self.name in arrays:
+            check_shape(self.name, value, arrays[self.name])
+        arrays[self.name] = value
+
+
+class Buffer(Parameter):
+    """An array that a layer keeps but does not learn, as running statistics."""
+
+    kind = "buffers"
+
+
+class Gradient:
+    """The gradient of a parameter by attribute, declared in its class: ``dW = Gradient()``."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name.removeprefix("d")
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        return self if layer is None else layer._store.grads.get(self.name)
+
+
+def check_shape(name: str, value: Array, old: Array) -> None:
+    """Check that `value` may take the place of `old`."""
+    if value.shape != old.shape:
+        message = f"{name} has shape {tuple(old.shape)}; got {tuple(value.shape)}."
+        raise ValueError(message)
+
+
+class Live(MutableMapping[str, Array]):
+    """A flat view of the arrays of one or many layers; what is written goes to the layers."""
+
+    def __init__(self, stores: Mapping[str, Store], kind: str) -> None:
+        self._stores, self._kind = stores, kind  # prefix -> store
+
+    def _find(self, name: str) -> tuple[dict[str, Array], str]:
+        prefix, _, key = name.rpartition(".")
+        arrays = getattr(self._stores[prefix], self._kind) if prefix in self._stores else {}
+        if key not in arrays:
+            message = f"no {name!r} in {self._kind}; there are {', '.join(self) or 'none'}"
+            raise KeyError(message)
+        return arrays, key
+
+    def __getitem__(self, name: str) -> Array:
+        arrays, key = self._find(name)
+        return arrays[key]
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        arrays, key = self._find(name)
+        check_shape(name, value, arrays[key])
+        arrays[key] = value
+
+    def __delitem__(self, name: str) -> None:
+        message = f"cannot delete {name!r}: the layers need all their {self._kind}."
+        raise TypeError(message)
+
+    def __iter__(self) -> Iterator[str]:
+        for prefix, store in self._stores.items():
+            for key in getattr(store, self._kind):
+                yield f"{prefix}.{key}" if prefix else key
+
+    def __len__(self) -> int:
+        return sum(len(getattr(store, self._kind)) for store in self._stores.values())
+
+    def __repr__(self) -> str:
+        rows = (f"{k!r}: {dtype_name(a.dtype)}{tuple(a.shape)}" for k, a in self.items())
+        return "{" + ", ".join(rows) + "}"
+
+
+class Pending:
+    """The passes that have gone forward and not yet backward: a stack of caches.
+
+    Parameters
+    ----------
+    limit : int
+        How many may wait. A network that is evaluated with ``forward`` would keep the caches of
+        every call for ever; the limit turns that leak into an error which names ``predict``.
+    """
+
+    __slots__ = ("limit", "stack")
+
+    def __init__(self, limit: int = 64) -> None:
+        self.limit = limit
+        self.stack: list[tuple[Any, ...]] = []  # cache; shape, dtype, namespace, device of y
+
+    def push(self, owner: object, cache: Any, y: Array) -> None:
+        if len(self.stack) >= self.limit:
+            message = (
+                f"{owner}.forward: {self.limit} forward passes wait for their backward. To "
+                "evaluate, call predict, which keeps nothing; zero_grads() forgets what waits."
+            )
+            raise RuntimeError(message)
+        self.stack.append((cache, y.shape, y.dtype, namespace(y), device(y)))
+
+    def pop(self, owner: object, dy: Array | None) -> Any:
+        """Take the last cache, after a check that `dy` fits the output it belongs to."""
+        if not self.stack:
+            message = (
+                f"{owner}.backward: no forward to undo. Call forward first; "
+                "each forward allows one backward."
+            )
+            raise RuntimeError(message)
+        cache, *output = self.stack[-1]
+        if dy is not None:
+            self._check(owner, dy, *output)
+        self.stack.pop()
+        return cache
+
+    @staticmethod
+    def _check(owner: object, dy: Array, shape: Any, dtype: Any, xp: Any, where: Any) -> None:
+        if namespace(dy, owner, "dy") is not xp or elsewhere(device(dy), where):
+            there = f"of {library_name(xp)} on {where}"
+            message = f"{owner}.backward: dy is {place(dy)}; the output of forward was {there}."
+            raise TypeError(message)
+        if dy.shape != shape:
+            message = f"{owner}.backward: dy has shape {tuple(dy.shape)}; expected {tuple(shape)}."
+            raise ValueError(message)
+        if dy.dtype != dtype:
+            message = (
+                f"{owner}.backward: dy is {dy.dtype}; the output of forward was {dtype}. "
+                "Convert it: xp.astype(dy, y.dtype)."
+            )
+            raise TypeError(message)
+        if requires_grad(dy):
+            message = f"{owner}.backward: dy requires grad. Pass dy.detach()."
+            raise TypeError(message)
+
+
+class Remembering:
+    """What layers and losses have in common: a store, pending passes, and where the arrays are."""
+
+    _store: Store
+    _stores: dict[str, Store]  # prefix -> store, each once
+    _pending: Pending
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        # Here rather than in __init__, so that a subclass may leave out super().__init__().
+        self = super().__new__(cls)
+        self._store = Store()
+        self._stores = {"": self._store}
+        self._pending = Pending()
+        return self
+
+    @property
+    def params(self) -> Live:
+        """The parameters by name; what is written here goes to the layers."""
+        return Live(self._stores, "params")
+
+    @property
+    def grads(self) -> Live:
+        """The gradients of the last backward, by the names of `params`."""
+        return Live(self._stores, "grads")
+
+    @property
+    def buffers(self) -> Live:
+        """The arrays that are kept but not learnt (running statistics, counters), by name."""
+        return Live(self._stores, "buffers")
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """Parameters and buffers in one new dict: what the pure functions take."""
+        return {**self.params, **self.buffers}
+
+    @final
+    def to(
+        self, *, like: Array = None, xp: Any = None, device: Any = None, dtype: Any = None
+    ) -> Self:
+        """Move the parameters and buffers to another library, device or dtype, and nothing else.
+
+        Parameters
+        ----------
+        like : array, optional
+            Take library, device and floating dtype from this array.
+        xp : module, optional
+            The library: ``numpy``, ``cupy``, ``torch``, ``jax.numpy``.
+        device : optional
+            A device of that library.
+        dtype : optional
+            A floating dtype of that library, or its name; integer buffers keep theirs.
+
+        Returns
+        -------
+        Self
+            The layer itself, with new arrays. Gradients and pending passes are forgotten.
+        """
+        for store in self._stores.values():
+            for arrays in (store.params, store.buffers):
+                for name, a in arrays.items():
+                    to = dtype if is_floating(a) else None
+                    arrays[name] = move(a, like=like, xp=xp, device=device, dtype=to)
+            store.placed = True
+        self.zero_grads()
+        return self
+
+    @final
+    def zero_grads(self) -> None:
+        """Forget the gradients and the passes that wait for their backward."""
+        self._pending.stack.clear()
+        for store in self._stores.values():
+            store.grads.clear()
+            store.fresh = True
+
+    def _place(self, x: Array) -> None:
+        """Let host values that have no place yet follow `x`."""
+        for store in self._stores.values():
+            if not store.placed:
+                store.move(like=x)
+
+    def _follow(self, like: Array) -> Self:
+        """Let the host values follow `like` now, or without it the first input."""
+        if like is not None:
+            return self.to(like=like)
+        self._store.placed = False
+        return self
+
+    def __str__(self) -> str:
+        """Return what the errors call this layer; `repr` is code."""
+        return type(self).__name__
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pending": Pending(self._pending.limit)}  # no caches in a pickle
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(options(self))})"
+
+
+def options(layer: Any) -> list[str]:
+    """Return the constructor arguments that are not arrays and differ from their defaults."""
+    found = []
+    for name, p in inspect.signature(type(layer).__init__).parameters.items():
+        value = layer.__dict__.get(name, p.default)
+        if value is not p.default and value != p.default:
+            found.append(f"{name}={value!r}")
+    return found
+
+
+class Layer(Remembering):
+    """Base of all layers: a pair of pure functions, and the shell that remembers.
+
+    A subclass writes `apply` and `vjp`, and declares its parameters in the class body::
+
+        class Scale(Layer):
+            s, ds = Parameter(), Gradient()
+
+            def __init__(self, s):
+                self.s = s
+
+            def apply(self, arrays, x):
+                return x * arrays["s"], (x, arrays["s"])
+
+            def vjp(self, cache, dy):
+                x, s = cache
+                return dy * s, {"s": namespace(x).sum(dy * x, axis=0)}
+
+    It may override `infer`, `param_grads` and `updated_buffers`; `forward`, `backward`, `predict`,
+    `to` and `zero_grads` are final. Constructor arguments never change.
+    """
+
+    integer_input = False  # whether x holds integers, as for an embedding
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("forward", "backward", "predict", "to", "zero_grads", "__call__"):
+            if name in cls.__dict__:
+                message = (
+                    f"{cls.__name__} overrides {name}, which is final: a layer defines what it "
+                    "computes in apply and vjp; the shell that remembers is in Layer."
+                )
+                raise TypeError(message)
+
+    # What a layer computes: pure functions of arrays.
+
+    def apply(
+        self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **options: Any
+    ) -> tuple[Array, Cache]:
+        """Return the output for training, and the cache: the arrays which `vjp` needs."""
+        message = f"{type(self).__name__} defines no apply(self, arrays, x)."
+        raise NotImplementedError(message)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
+        """Return the gradient of the input and those of the parameters by name.
+
+        vjp: vector-Jacobian product, the transposed derivative applied to `dy`.
+        """
+        message = f"{type(self).__name__} defines no vjp(self, cache, dy)."
+        raise NotImplementedError(message)
+
+    def infer(self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **options: Any) -> Array:
+        """Return the output for inference."""
+        return self.apply(arrays, x, *inputs)[0]
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        """Return the gradients of the parameters alone, for the first layer of a network."""
+        return self.vjp(cache, dy)[1]
+
+    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+        """Return the buffers that a training step changes."""
+        return {}
+
+    # What a layer remembers.
+
+    @final
+    def forward(self, x: Array, *inputs: Any, train: bool = True) -> Array:
+        """Compute the output for training, and remember what `backward` needs.
+
+        Parameters
+        ----------
+        x : array
+            The input; its library, device and dtype are those of the parameters.
+        *inputs : array
+            Further inputs of a layer that has them.
+        train : bool
+            False: the same as `predict`.
+
+        Returns
+        -------
+        array
+            The output.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit.
+        TypeError
+            If library, device or dtype do not fit.
+        RuntimeError
+            If 64 passes wait for their backward already: evaluation is `predict`.
+        """
+        if not train:
+            return self.predict(x, *inputs)
+        arrays = self._ready(x)
+        y, cache = self.apply(arrays, x, *inputs)
+        self._pending.push(self, cache, y)
+        for store in self._stores.values():
+            store.fresh = True
+        buffers = self.updated_buffers(arrays, cache)
+        if buffers:
+            self.buffers.update(buffers)
+        return y
+
+    @final
+    def backward(self, dy: Array, *, input_grad: bool = True) -> Any:
+        """Undo the last forward: set `grads` and return the gradient of the input.
+
+        The first backward after a forward sets the gradients; further ones, of a layer that was
+        used several times, add to them.
+
+        Parameters
+        ----------
+        dy : array
+            The gradient of the output, with its shape and dtype. It is not written to.
+        input_grad : bool
+            False: return None, and save the work, as at the bottom of a network.
+
+        Returns
+        -------
+        array
+            The gradient of the input.
+
+        Raises
+        ------
+        RuntimeError
+            If no forward is pending.
+        ValueError, TypeError
+            If `dy` does not fit the output.
+        """
+        cache = self._pending.pop(self, dy)
+        if input_grad:
+            dx, grads = self.vjp(cache, dy)
+        else:
+            dx, grads = None, self.param_grads(cache, dy)
+        for store in self._stores.values():
+            if store.fresh:
+                store.grads.clear()
+                store.fresh = False
+        for name, grad in grads.items():
+            prefix, _, key = name.rpartition(".")
+            self._stores[prefix].add(key, grad)
+        return dx
+
+    @final
+    def predict(self, x: Array, *inputs: Any) -> Array:
+        """Compute the output for inference. Records nothing; safe from any thread."""
+        return self.infer(self._ready(x), x, *inputs)
+
+    @final
+    def __call__(self, x: Array, *inputs: Any) -> Array:
+        """Compute the output for inference: the same as `predict`."""
+        return self.predict(x, *inputs)
+
+    def _ready(self, x: Array) -> dict[str, Array]:
+        """Check `x` against the arrays, and return them by the names the pure functions use."""
+        store = self._store
+        if not store.placed:
+            namespace(x, self)
+            store.move(like=x)
+        params = store.params
+        check_input(self, x, params, integers=self.integer_input)
+        return {**params, **store.buffers} if store.buffers else params

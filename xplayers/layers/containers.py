@@ -1,0 +1,250 @@
+"""Containers: layers made of layers. They record once for a whole pass."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xplayers._arrays import Array, check_input
+from xplayers.initializers import Rng, he_normal, xavier_normal
+from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh
+from xplayers.layers.affine import Affine
+from xplayers.layers.base import Cache, Layer, Store
+
+
+class Part(NamedTuple):
+    """A layer of a container, and what the container calls its arrays."""
+
+    name: str
+    layer: Layer
+    names: tuple[tuple[str, str], ...]  # (name in the layer, name in the container)
+
+
+class Container(Layer):
+    """Base of layers made of layers: collects their arrays under dotted names.
+
+    A part that occurs twice is one set of parameters, under the name of its first place.
+
+    Parameters
+    ----------
+    parts : mapping of str to Layer
+        The layers by name.
+    """
+
+    def __init__(self, parts: Mapping[str, Layer]) -> None:
+        prefixes: dict[int, str] = {}
+        self._stores: dict[str, Store] = {}
+        self._parts: list[Part] = []
+        for name, layer in parts.items():
+            if not isinstance(layer, Layer):
+                hint = f" Call the class: {layer.__name__}()." if isinstance(layer, type) else ""
+                message = f"{self}: part {name!r} is {layer!r}; expected a layer.{hint}"
+                raise TypeError(message)
+            names = []
+            for inner, store in layer._stores.items():
+                prefix = prefixes.setdefault(id(store), f"{name}.{inner}" if inner else name)
+                self._stores[prefix] = store
+                for key in (*store.params, *store.buffers):
+                    names.append((f"{inner}.{key}" if inner else key, f"{prefix}.{key}"))
+            self._parts.append(Part(name, layer, tuple(names)))
+
+        # Where each array lies, so that a call does not build names.
+        stores = self._stores.items()
+        self._params = [(f"{p}.{k}", s.params, k) for p, s in stores for k in s.params]
+        self._buffers = [(f"{p}.{k}", s.buffers, k) for p, s in stores for k in s.buffers]
+
+    def _ready(self, x: Array) -> dict[str, Array]:
+        self._place(x)
+        arrays = {name: params[key] for name, params, key in self._params}
+        check_input(self, x, arrays, integers=self.integer_input)
+        for name, buffers, key in self._buffers:
+            arrays[name] = buffers[key]
+        return arrays
+
+    def __getattr__(self, name: str) -> Any:
+        for part in self.__dict__.get("_parts", ()):
+            if part.name == name:
+                return part.layer
+        message = f"{type(self).__name__} has no attribute or part {name!r}."
+        raise AttributeError(message)
+
+
+class Sequential(Container):
+    """Layers one after the other, ``y = f_n(... f_2(f_1(x)))``.
+
+    Backward applies their backward in reverse order.
+
+    Parameters
+    ----------
+    *layers : Layer
+        Layers in order, named ``"0"``, ``"1"``, ...
+    **named_layers : Layer
+        Further layers by name, after those: ``Sequential(fc1=..., relu=..., fc2=...)``.
+
+    Notes
+    -----
+    ``net[0]`` and ``net["fc1"]`` are layers, ``net[:2]`` is a new container of the same layers,
+    which shares their parameters. The same layer at two places is one set of parameters.
+
+    Examples
+    --------
+    >>> from xplayers import Affine, Relu, Sequential
+    >>> net = Sequential(Affine.init(2, 3, rng=0), Relu(), Affine.init(3, 1, rng=1))
+    >>> list(net.params)
+    ['0.W', '0.b', '2.W', '2.b']
+    >>> net[:2]
+    Sequential(
+        Affine.init(2, 3),
+        Relu(),
+    )
+    """
+
+    def __init__(self, *layers: Layer, **named_layers: Layer) -> None:
+        super().__init__({**{str(i): layer for i, layer in enumerate(layers)}, **named_layers})
+        self.integer_input = bool(self._parts) and self._parts[0].layer.integer_input
+        # The first part with parameters: below it, no gradient is needed for a parameter.
+        self._lowest = next((i for i, p in enumerate(self._parts) if p.layer.params), len(self))
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        caches = []
+        for part in self._parts:
+            x, cache = self._call(part.layer.apply, part, arrays, x)
+            caches.append(cache)
+        return x, tuple(caches)
+
+    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        for part in self._parts:
+            x = self._call(part.layer.infer, part, arrays, x)
+        return x
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        grads: dict[str, Array] = {}
+        dx = self._back(cache, dy, grads, down_to=0)
+        return dx, grads
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        grads: dict[str, Array] = {}
+        if self._lowest < len(self):
+            lowest = self._parts[self._lowest]
+            dy = self._back(cache, dy, grads, down_to=self._lowest + 1)
+            _collect(grads, lowest, lowest.layer.param_grads(cache[self._lowest], dy))
+        return grads
+
+    def _back(self, cache: Cache, dy: Array, grads: dict[str, Array], *, down_to: int) -> Array:
+        for i in reversed(range(down_to, len(self))):
+            dy, part_grads = self._parts[i].layer.vjp(cache[i], dy)
+            _collect(grads, self._parts[i], part_grads)
+        return dy
+
+    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+        updated: dict[str, Array] = {}
+        for part, part_cache in zip(self._parts, cache, strict=True):
+            if part.names:
+                # A layer that occurs twice goes on from what its first use has left.
+                mine = {inner: updated.get(name, arrays[name]) for inner, name in part.names}
+                names = dict(part.names)
+                for inner, value in part.layer.updated_buffers(mine, part_cache).items():
+                    updated[names[inner]] = value
+        return updated
+
+    def _call(
+        self, verb: Callable[..., Any], part: Part, arrays: Mapping[str, Array], x: Array
+    ) -> Any:
+        try:
+            return verb({inner: arrays[name] for inner, name in part.names}, x)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"In part {part.name!r} of {type(self).__name__}.")
+            raise
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return (part.layer for part in self._parts)
+
+    def __getitem__(self, index: int | str | slice) -> Any:
+        if isinstance(index, str):
+            return getattr(self, index)
+        if isinstance(index, slice):
+            parts = self._parts[index]
+            named = {p.name: p.layer for p in parts if not p.name.isdigit()}
+            return Sequential(*(p.layer for p in parts if p.name.isdigit()), **named)
+        return self._parts[index].layer
+
+    def __repr__(self) -> str:
+        if not self._parts:
+            return "Sequential()"
+        rows = [
+            (f"{p.name}=" if not p.name.isdigit() else "") + repr(p.layer).replace("\n", "\n    ")
+            for p in self._parts
+        ]
+        return "Sequential(\n" + "".join(f"    {row},\n" for row in rows) + ")"
+
+
+def _collect(grads: dict[str, Array], part: Part, part_grads: Mapping[str, Array]) -> None:
+    names = dict(part.names)
+    for inner, grad in part_grads.items():
+        name = names[inner]
+        grads[name] = grads[name] + grad if name in grads else grad
+
+
+def mlp(
+    sizes: Sequence[int],
+    activation: Callable[[], Layer] = Relu,
+    rng: Rng = None,
+    *,
+    dtype: str = "float32",
+    like: Array = None,
+) -> Sequential:
+    """Make a multilayer perceptron: affine maps with an activation between them.
+
+    Parameters
+    ----------
+    sizes : sequence of int
+        Width of the input, of each hidden layer, and of the output.
+    activation : callable
+        Makes the activation: a class as `Relu`, or ``lambda: LeakyRelu(0.1)``.
+    rng : int, numpy.random.Generator or None
+        The source of the initial values; an int is a seed.
+    dtype : str
+        Floating dtype of the parameters.
+    like : array, optional
+        Make the parameters where this array is, as in `Affine.init`.
+
+    Returns
+    -------
+    Sequential
+        The values are `xavier_normal` for `Sigmoid`, `Tanh` and `Softmax`, `he_normal` else.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two sizes, or one is not positive.
+
+    Examples
+    --------
+    >>> from xplayers import mlp
+    >>> mlp([784, 50, 10], rng=0)
+    Sequential(
+        Affine.init(784, 50),
+        Relu(),
+        Affine.init(50, 10),
+    )
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        message = f"mlp: sizes is {list(sizes)}; expected two positive widths or more."
+        raise ValueError(message)
+    rng = np.random.default_rng(rng)
+    layers: list[Layer] = []
+    for n_in, n_out in itertools.pairwise(sizes):
+        layers.append(activation())
+        initializer = (
+            xavier_normal if isinstance(layers[-1], Sigmoid | Tanh | Softmax) else he_normal
+        )
+        layers.append(
+            Affine.init(n_in, n_out, initializer=initializer, rng=rng, dtype=dtype, like=like)
+        )
+    return Sequential(*layers[1:])
