@@ -280,18 +280,19 @@ def move(
     target = namespace(x) if xp is None else as_namespace(xp)
     if device is None and target is namespace(x):
         device = array_api_compat.device(x)
-    if dtype is None:
-        dtype = dtype_name(x.dtype)  # by name: the target may be another library
+    if dtype is None and dtype_name(x.dtype) == "bfloat16":
+        dtype = "bfloat16"  # which the host values are not
     if isinstance(dtype, str):
         dtype = getattr(target, dtype)
     return _upload(to_numpy(x), target, device, dtype)
 
 
 def _upload(values: np.ndarray, xp: Namespace, device: Any, dtype: DType) -> Array:
-    name = dtype_name(dtype)
-    if name != "bfloat16":  # cast on the host: the device may not have the dtype of the values
+    """Return host `values` as a new array of `xp`; `dtype` None: as `values` (JAX: its 32 bits)."""
+    name = None if dtype is None else dtype_name(dtype)
+    if name not in (None, "bfloat16"):  # on the host: the device may not have the dtype of `values`
         values = np.asarray(values, dtype=name)
     if any(stride < 0 for stride in values.strides) or not values.flags.writeable:
         values = values.copy()  # torch refuses the first and warns of the second
     there = xp.asarray(values, device=device, copy=True)
-    return there if there.dtype == dtype else xp.astype(there, dtype)
+    return there if dtype is None or there.dtype == dtype else xp.astype(there, dtype)

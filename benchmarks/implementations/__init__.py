@@ -1,0 +1,57 @@
+"""Who is measured. An implementation is a class with a method for each kind of workload.
+
+``method(data, lr) -> Task`` builds the workload from host arrays (see ``workloads.data``). What
+``Task.run`` returns is compared between implementations:
+
+    relu, sigmoid       y, dx
+    affine              y, dx, dW, db
+    softmax_with_loss   loss, dx
+    step                loss
+    adam                every parameter
+
+A class without a method does not take part in that kind of workload.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+IMPLEMENTATIONS = {
+    "xplayers-numpy": "benchmarks.implementations.ours:Plain",
+    "xplayers-numpy-step": "benchmarks.implementations.ours:Step",
+    "xplayers-torch": "benchmarks.implementations.ours:Torch",
+    "xplayers-jax": "benchmarks.implementations.ours:Jax",
+    "book": "benchmarks.implementations.book:Book",
+    "torch-eager": "benchmarks.implementations.with_torch:Eager",
+    "torch-compile": "benchmarks.implementations.with_torch:Compiled",
+    "jax": "benchmarks.implementations.with_jax:Jitted",
+}
+SLOW_TO_START = {"torch-compile"}  # left out by --quick
+
+
+class NotRun(Exception):
+    """The implementation cannot run here; the message says why."""
+
+
+@dataclass
+class Task:
+    """One repetition, and how to wait for its result where the library computes asynchronously."""
+
+    run: Callable[[], Any]
+    wait: Callable[[Any], Any] = lambda result: None
+    figures: Callable[[int], dict[str, float]] | None = None  # of a task that times itself
+
+
+def load(name: str) -> type:
+    """Return the class of an implementation: of the list above, or ``module:Class``."""
+    module, _, attribute = IMPLEMENTATIONS.get(name, name).partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name in ("torch", "jax"):
+            message = f"{error.name} is not installed"
+            raise NotRun(message) from error
+        raise

@@ -1,0 +1,111 @@
+"""The machine: its facts for the header, and an environment in which all workers are equal."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Variables that choose machine code, thread counts or waiting for one library and not for another.
+# Workers start from the defaults of their libraries, whatever the caller's shell has set.
+STEERING = re.compile(
+    r".*_CORETYPE|.*DEBUG_CPU_TYPE|NPROC"
+    r"|(OPENBLAS|GOTO|BLIS|MKL|NVPL|OMP|GOMP|KMP|VECLIB|ONEDNN|DNNL|ATEN|TORCH|TORCHINDUCTOR"
+    r"|XLA|JAX|NPY)_.*"
+)
+
+
+def usable_cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def worker_environment(threads: int, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the environment of a worker: nothing that steers, and `threads` for every library."""
+    env = {name: value for name, value in environ.items() if not STEERING.fullmatch(name)}
+    for name in ("OMP", "OPENBLAS", "MKL", "VECLIB_MAXIMUM"):
+        env[f"{name}_NUM_THREADS".replace("MAXIMUM_NUM", "MAXIMUM")] = str(threads)
+    env["NPROC"] = str(threads)  # the size of XLA's thread pool
+    env["JAX_PLATFORMS"] = "cpu"
+    return env
+
+
+def removed_variables() -> list[str]:
+    return sorted(name for name in os.environ if STEERING.fullmatch(name))
+
+
+def cpu_model() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return found[1] if found else platform.machine()
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in ("numpy", "torch", "jax", "jaxlib"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def load() -> float | None:
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def facts(threads: int) -> dict[str, object]:
+    """Return what the header and the JSON say about the machine."""
+    # In a process of its own: which kernels BLAS takes depends on the environment of the workers.
+    probe = subprocess.run(
+        [sys.executable, "-m", "benchmarks.machine"],
+        env=worker_environment(threads),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {
+        "cpu": cpu_model(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": usable_cores(),
+        "threads": threads,
+        "load": load(),
+        "removed_variables": removed_variables(),
+        "versions": versions() | json.loads(probe.stdout),
+    }
+
+
+def blas() -> str:
+    """Return the BLAS that NumPy has loaded, with the kernels it has chosen."""
+    import numpy as np
+
+    np.ones((64, 64)) @ np.ones((64, 64))
+    try:
+        from threadpoolctl import threadpool_info
+    except ImportError:
+        built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
+        return f"{built['name']} {built['version']} (install threadpoolctl to see its kernels)"
+    found = [i for i in threadpool_info() if i["user_api"] == "blas"]
+    return ", ".join(
+        f"{i['internal_api']} {i['version']}, {i.get('architecture', 'unknown')} kernels, "
+        f"{i['num_threads']} threads"
+        for i in found
+    )
+
+
+if __name__ == "__main__":
+    import xplayers
+
+    print(json.dumps({"xplayers": xplayers.__version__, "blas": blas()}))

@@ -1,0 +1,164 @@
+"""One workload: start the workers, let them agree, time them by turns, and sum up."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from statistics import median, quantiles
+from typing import Any
+
+from benchmarks.machine import load
+from benchmarks.pool import Process
+from benchmarks.workloads import Workload
+
+TOLERANCE = 1e-3
+# Between two workers: the threads of a pool go on spinning for up to 30 ms after their work.
+REST = 0.1
+REFERENCE = "book"
+
+
+class Disagreement(Exception):
+    """Two implementations of a workload do not compute the same thing."""
+
+
+def run(
+    workload: Workload,
+    implementations: Sequence[str],
+    *,
+    threads: int,
+    rounds: int,
+    seconds: float,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Measure a workload, and return its entry of the JSON.
+
+    Parameters
+    ----------
+    workload : Workload
+        What to measure.
+    implementations : sequence of str
+        Whom to measure; those without this kind of workload are left out.
+    threads : int
+        For every library the same.
+    rounds : int
+        How often each worker has its turn.
+    seconds : float
+        Length of a turn, about.
+    say : callable
+        Takes progress messages.
+    """
+    entry: dict[str, Any] = {"title": workload.title, "load_before": load(), "not_run": {}}
+    with _workers(workload.name, implementations, threads) as processes:
+        say("starting")
+        workers = _started(processes, entry["not_run"])
+        say("checking")
+        for worker in workers:
+            worker.send("check")
+        values = {worker.name: worker.receive()["values"] for worker in workers}
+        check_agreement(workload.name, values)
+        for worker in workers:  # one after the other from here on
+            say(f"preparing {worker.name}")
+            worker.ask("prepare", seconds=seconds)
+        replies: dict[str, list[dict[str, Any]]] = {worker.name: [] for worker in workers}
+        for number in range(rounds):
+            say(f"round {number + 1} of {rounds}")
+            # Each round begins with another worker, so that none always follows the same one.
+            for i in range(len(workers)):
+                worker = workers[(i + number) % len(workers)]
+                time.sleep(REST)
+                replies[worker.name].append(worker.ask("time"))
+    entry["load_after"] = load()
+    if workload.kind == "shell":
+        entry["microseconds"] = {
+            name: summary([reply["figures"][name] for reply in found])
+            for found in replies.values()
+            for name in found[0]["figures"]
+        }
+        return entry
+    times = {name: [reply["seconds"] for reply in found] for name, found in replies.items()}
+    return entry | compared(times)
+
+
+@contextlib.contextmanager
+def _workers(workload: str, implementations: Sequence[str], threads: int) -> Iterator[list]:
+    processes: list[Process] = []
+    try:
+        for name in implementations:
+            processes.append(Process(workload, name, threads))
+        yield processes
+    finally:
+        for process in processes:
+            process.close()
+
+
+def _started(processes: Sequence[Process], not_run: dict[str, str]) -> list[Process]:
+    """Return the workers that have something to run; the reasons of others go to `not_run`."""
+    for process in processes:
+        process.send("start")
+    started = []
+    for process in processes:
+        reply = process.receive()
+        if "not_run" in reply:
+            not_run[process.name] = reply["not_run"]
+        elif "skipped" not in reply:
+            started.append(process)
+    return started
+
+
+def check_agreement(workload: str, values: dict[str, list[tuple[float, float]]]) -> None:
+    """Raise `Disagreement` unless all implementations have computed the same numbers."""
+    if not values:
+        return
+    reference = REFERENCE if REFERENCE in values else next(iter(values))
+    expected = values[reference]
+    for name, found in values.items():
+        pairs = list(zip(found, expected, strict=False))
+        wrong = [(a, b) for (a, _), (b, scale) in pairs if not abs(a - b) <= TOLERANCE * scale]
+        if wrong or len(found) != len(expected):
+            a, b = wrong[0] if wrong else (len(found), len(expected))
+            message = (
+                f"{workload}: {name} does not compute what {reference} computes: "
+                f"{a:.6g} instead of {b:.6g} ({len(wrong)} of {len(expected)} numbers differ by "
+                f"more than {TOLERANCE}). Nothing is reported for this workload."
+            )
+            raise Disagreement(message)
+
+
+def compared(times: dict[str, list[float]]) -> dict[str, Any]:
+    """Return times and ratios by implementation, and the two ratios of the workload.
+
+    A ratio is the median of the ratios of the rounds: what slows the machine down for a while slows
+    both sides of it.
+    """
+    ours = [name for name in times if name.startswith("xplayers")]
+    peers = [name for name in times if name not in ours]
+    fastest = min(peers, key=lambda name: median(times[name]), default=None)
+    found: dict[str, Any] = {"implementations": {}, "ratios": {}}
+    for name, rounds in times.items():
+        row = found["implementations"][name] = summary(rounds) | {"rounds": rounds}
+        if fastest:
+            row["over_fastest_peer"] = ratio(rounds, times[fastest])
+        if "book" in times:
+            row["book_over_this"] = ratio(times["book"], rounds)
+    if ours and fastest:
+        best = min(ours, key=lambda name: median(times[name]))
+        found["ratios"] = {
+            "ours": best,
+            "fastest_peer": fastest,
+            "ours_over_fastest_peer": ratio(times[best], times[fastest]),
+        }
+        if "book" in times:
+            found["ratios"]["book_over_ours"] = ratio(times["book"], times[best])
+    return found
+
+
+def ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    return median(x / y for x, y in zip(a, b, strict=True))
+
+
+def summary(values: Sequence[float]) -> dict[str, float]:
+    low, high = min(values), max(values)
+    if len(values) > 1:
+        low, _, high = quantiles(values, n=4, method="inclusive")
+    return {"median": median(values), "min": min(values), "quartiles": [low, high]}

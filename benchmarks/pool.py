@@ -1,0 +1,63 @@
+"""The parent's side of the workers: one process for each implementation of a workload."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+from benchmarks.machine import ROOT, worker_environment
+
+
+class WorkerFailed(Exception):
+    """A worker raised, or is gone; the message has its traceback."""
+
+
+class Process:
+    """A worker process, and the conversation with it."""
+
+    def __init__(self, workload: str, implementation: str, threads: int) -> None:
+        self.name = implementation
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.worker", workload, implementation],
+            env=worker_environment(threads),
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def send(self, do: str, **arguments: Any) -> None:
+        assert self.process.stdin is not None
+        try:
+            print(json.dumps({"do": do, **arguments}), file=self.process.stdin, flush=True)
+        except BrokenPipeError:
+            self._gone()
+
+    def receive(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            self._gone()
+        reply = json.loads(line)
+        if "error" in reply:
+            message = f"{self.name}:\n{reply['error']}"
+            raise WorkerFailed(message)
+        return reply
+
+    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        self.send(do, **arguments)
+        return self.receive()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.kill()  # it has nothing to save
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait()
+
+    def _gone(self) -> None:
+        message = f"{self.name}: the worker ended with status {self.process.wait()}"
+        raise WorkerFailed(message)

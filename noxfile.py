@@ -1,0 +1,91 @@
+"""The checks, one session each; `nox` runs the default ones, `nox --list` names all.
+
+Every session makes its own environment with pip and installs what it needs, no more. What follows
+`--` goes to pytest: nox -s "tests(numpy)" -- -k relu
+"""
+
+import sys
+from pathlib import Path
+
+import nox
+
+sys.path.append(str(Path(__file__).parent / "tests"))
+from backends import BACKENDS
+
+nox.needs_version = ">=2025.2.9"
+# Not uv: it ignores pip's configuration, which says where a CPU build of torch is.
+nox.options.default_venv_backend = "virtualenv"
+nox.options.error_on_external_run = True
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+DEFAULT = list(dict.fromkeys(b.group for b in BACKENDS if b.default))
+
+
+def group(*names: str) -> list[str]:
+    """Return the requirements of dependency groups of pyproject.toml."""
+    return list(nox.project.dependency_groups(PROJECT, *names))
+
+
+def libraries(*groups: str) -> str:
+    """Return the option that names the libraries of the groups, so that they must be usable."""
+    return "--xp=" + ",".join(b.name for b in BACKENDS if b.group in groups)
+
+
+@nox.session
+@nox.parametrize("library", DEFAULT, ids=DEFAULT)
+def tests(session: nox.Session, library: str) -> None:
+    """Run the tests on one library; with NumPy also the examples in the docstrings."""
+    session.install("-e", ".", *group("test", library))
+    doctests = ["--doctest-modules", "-o", "testpaths=tests xplayers"]
+    session.run(
+        "pytest",
+        libraries(library),
+        "--ignore=tests/test_examples.py",  # the session `examples`
+        *(doctests if library == "numpy" else []),
+        *session.posargs,
+    )
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Run every example and the code in the README against the package as it is shipped."""
+    session.install(".", *group("test", "jax"))
+    session.run("pytest", "-s", "-v", "tests/test_examples.py", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and layout of all code."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Check the types of the package."""
+    session.install("-e", ".", *group("typing"))
+    session.run("pyright", *session.posargs)
+
+
+@nox.session(default=False)
+def gpu(session: nox.Session) -> None:
+    """Run the tests on CuPy; fails without an NVIDIA GPU."""
+    session.install("-e", ".", *group("test", "cupy"))
+    session.run("pytest", libraries("cupy"), "--ignore=tests/test_examples.py", *session.posargs)
+
+
+@nox.session(default=False)
+def minimums(session: nox.Session) -> None:
+    """Run the tests with the lowest versions that pyproject.toml allows."""
+    groups = ("numpy", "strict", "jax")
+    lowest = [*PROJECT["project"]["dependencies"], *group("test", *groups)]
+    session.install("-e", ".", *(each.replace(">=", "==") for each in lowest))
+    session.run("pytest", libraries(*groups), "--ignore=tests/test_examples.py", *session.posargs)
+
+
+@nox.session(default=False)
+def bench(session: nox.Session) -> None:
+    """Measure; `nox -s bench -- OPTIONS` in place of --quick."""
+    session.install("-e", ".")
+    session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))

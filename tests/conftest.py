@@ -1,0 +1,88 @@
+"""Run every test that takes `xpv` on every library that is there, or on those asked for by name."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from backends import BACKENDS, Variant, installed, variants
+
+_passed: Counter[str] = Counter()
+_chosen: list[Variant] = []
+_named: list[str] = []
+_absent: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    names = ", ".join(b.name for b in BACKENDS)
+    parser.addoption(
+        "--xp",
+        default="auto",
+        help=f"libraries to test, separated by commas ({names}); 'auto': those that are there, "
+        "'all': every one. A library asked for by name that cannot be used is an error.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    asked = config.getoption("--xp")
+    by_name = {b.name: b for b in BACKENDS}
+    names = list(by_name) if asked in ("auto", "all") else asked.split(",")
+    for name in names:
+        if name not in by_name:
+            message = f"--xp: there is no {name!r}; choose from {', '.join(by_name)}."
+            raise pytest.UsageError(message)
+        try:
+            if asked == "auto" and not installed(by_name[name]):
+                _absent.append(f"{name} (not installed)")
+                continue
+            _chosen.extend(variants(by_name[name]))
+        except Exception as error:
+            if asked == "auto":
+                _absent.append(f"{name} ({error})")
+                continue
+            message = f"--xp={name}: cannot be used: {type(error).__name__}: {error}"
+            raise pytest.UsageError(message) from error
+    if asked != "auto":
+        _named.extend(names)
+
+
+def pytest_report_header() -> list[str]:
+    return [
+        "xp: " + ", ".join(v.name for v in _chosen),
+        "NOT tested: " + (", ".join(_absent) or "nothing"),
+    ]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "xpv" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("only")
+        doubles = metafunc.definition.get_closest_marker("doubles")
+        chosen = [
+            v
+            for v in _chosen
+            if (marker is None or v.backend in marker.args) and (doubles or not v.doubles)
+        ]
+        metafunc.parametrize("xpv", chosen, ids=[v.name for v in chosen], indirect=True)
+
+
+@pytest.fixture
+def xpv(request: pytest.FixtureRequest) -> Iterator[Variant]:
+    variant = request.param
+    with variant.context():
+        yield variant
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        _passed.update(v.backend for v in _chosen if f"[{v.name}" in report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if session.config.option.collectonly or session.testscollected == 0:
+        return
+    whole = not session.config.option.keyword and not session.config.option.file_or_dir
+    silent = [name for name in _named if not _passed[name]]
+    if exitstatus == 0 and whole and silent:
+        print(f"\n--xp: no test passed on {', '.join(silent)}.")  # noqa: T201 - the report is over
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

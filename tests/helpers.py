@@ -1,0 +1,65 @@
+"""What several test files need: references, tolerances, comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import device, dtype_name, namespace, to_numpy
+
+# Relative to the largest value, as rounding is: what a result may differ from float64.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
+
+
+def values(shape: tuple[int, ...], seed: int = 0, scale: float = 2.0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0.0, scale, shape)
+
+
+def assert_close(got: Any, expected: Any, tolerance: float, what: str = "result") -> None:
+    got, expected = to_numpy(got).astype("float64"), np.asarray(expected, "float64")
+    assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"
+    if not got.size:
+        return
+    scale = max(float(np.max(np.abs(expected))), 1e-30)
+    error = float(np.max(np.abs(got - expected))) / scale
+    assert error <= tolerance, f"{what}: relative error {error:.3g} is above {tolerance:g}"
+
+
+def assert_same_bits(a: Any, b: Any, what: str = "values") -> None:
+    a, b = to_numpy(a), to_numpy(b)
+    assert a.dtype == b.dtype
+    assert a.shape == b.shape
+    assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes(), f"{what} differ"
+
+
+def assert_at_home(a: Any, like: Any, dtype: Any = None) -> None:
+    """Check library, device and dtype of a result."""
+    assert namespace(a) is namespace(like)
+    assert str(device(a)) == str(device(like))
+    assert dtype_name(a.dtype) == dtype_name(dtype or like.dtype)
+
+
+def host_params(layer: Any) -> dict[str, np.ndarray]:
+    return {name: to_numpy(a).astype("float64") for name, a in layer.params.items()}
+
+
+def complex_step(f: Callable[[Any], Any], x: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return the derivative of `f` at `x` along `v`, exact to the last digits."""
+    h = 1e-30
+    return np.imag(f(x + 1j * h * v)) / h
+
+
+def share_memory(a: Any, b: Any) -> bool:
+    """Whether two arrays share memory, where the library can tell."""
+    name = namespace(a).__name__
+    if "torch" in name:
+        return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() and a.numel() > 0
+    if "jax" in name:
+        return False  # immutable: sharing cannot be seen
+    if "strict" in name:
+        return np.shares_memory(a._array, b._array)
+    if "cupy" in name:
+        return a.data.ptr == b.data.ptr and a.size > 0
+    return np.shares_memory(a, b)

@@ -1,0 +1,342 @@
+"""The contract of a layer, for every row of the table on every library."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+from cases import LAYERS, Case
+from helpers import (
+    TOLERANCE,
+    assert_at_home,
+    assert_close,
+    assert_same_bits,
+    complex_step,
+    host_params,
+    share_memory,
+    values,
+)
+
+import xplayers as xl
+from xplayers._arrays import namespace, to_numpy
+
+EVERY = pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)
+
+
+def run(layer: xl.Layer, x, dy):
+    """Forward and backward through the shell: output, input gradient, gradients by name."""
+    y = layer.forward(x)
+    dx = layer.backward(dy)
+    return y, dx, dict(layer.grads)
+
+
+def in_float64(case: Case):
+    """The same in NumPy's float64, against which the others are held."""
+    layer = case.make()
+    x = values(case.shape)
+    dy = values(layer(x).shape, seed=1)
+    return x, dy, *run(layer, x, dy)
+
+
+def test_the_table_has_every_layer():
+    shown = {type(c.make()) for c in LAYERS}
+    abstract = {xl.Layer, xl.Container}
+    public = {v for v in vars(xl).values() if inspect.isclass(v) and issubclass(v, xl.Layer)}
+    assert public - abstract <= shown, f"not in the table: {public - abstract - shown}"
+
+
+@EVERY
+def test_forward_is_the_reference(case, xpv):
+    for dtype in xpv.floats:
+        layer, x = case.make(), xpv.asarray(values(case.shape), dtype)
+        y = layer.forward(x)
+        expected = case.reference(to_numpy(x).astype("float64"), host_params(layer))
+        assert_at_home(y, x)
+        assert_close(y, expected, 3 * TOLERANCE[dtype] if "16" in dtype else TOLERANCE[dtype])
+
+
+@EVERY
+@pytest.mark.doubles
+def test_gradients_are_those_of_the_reference(case, xpv):
+    """In float64, along random directions, to 1e-12."""
+    if "float64" not in xpv.floats or not case.analytic:
+        pytest.skip("no float64 here" if case.analytic else "the reference is real")
+    layer, x = case.make(), values(case.shape)
+    at = xpv.asarray(x, "float64")
+    dy = values(tuple(layer.predict(at).shape), seed=1)
+    _, dx, grads = run(layer, at, xpv.asarray(dy, "float64"))
+    params = host_params(layer)
+    assert grads.keys() == params.keys()
+    for seed in range(2, 5):
+        v = values(case.shape, seed)
+        expected = np.sum(dy * complex_step(lambda x: case.reference(x, params), x, v))
+        assert_along(dx, v, expected, "dx")
+        for name in params:
+            v = values(params[name].shape, seed)
+            expected = np.sum(
+                dy * complex_step(lambda p: case.reference(x, {**params, name: p}), params[name], v)
+            )
+            assert_along(grads[name], v, expected, name)
+
+
+def assert_along(gradient, v, expected, what):
+    """Compare derivatives along `v`; rounding is relative to the norms, not to their product."""
+    gradient = to_numpy(gradient)
+    assert gradient.shape == v.shape
+    scale = np.linalg.norm(gradient) * np.linalg.norm(v)
+    assert abs(np.sum(gradient * v) - expected) <= 1e-12 * scale, what
+
+
+@EVERY
+def test_gradients_in_each_dtype(case, xpv):
+    x, dy, _, dx, grads = in_float64(case)
+    for dtype in xpv.floats:
+        at = xpv.asarray(x, dtype)
+        y, got, got_grads = run(case.make(), at, xpv.asarray(dy, dtype))
+        assert_at_home(got, at)
+        # the gradient at the rounded input, in float64
+        _, exact, exact_grads = run(
+            case.make().to(xp=np, dtype="float64"),
+            to_numpy(at).astype("float64"),
+            to_numpy(xpv.asarray(dy, dtype)).astype("float64"),
+        )
+        tolerance = TOLERANCE[dtype] * (4 if "16" in dtype else 1)
+        assert_close(got, exact, tolerance, f"dx in {dtype}")
+        assert got_grads.keys() == exact_grads.keys()
+        for name, gradient in got_grads.items():
+            assert_at_home(gradient, at)
+            assert_close(gradient, exact_grads[name], tolerance, f"{name} in {dtype}")
+
+
+@EVERY
+@pytest.mark.only("numpy", "torch", "cupy")
+def test_torch_autograd_agrees(case, xpv):
+    torch = pytest.importorskip("torch")
+    layer, x = case.make(), xpv.asarray(values(case.shape), "float64")
+    dy = values(tuple(layer(x).shape), seed=1)
+    y, dx, grads = run(layer, x, xpv.asarray(dy, "float64"))
+    tx = torch.tensor(to_numpy(x), requires_grad=True)
+    tp = {k: torch.tensor(v, requires_grad=True) for k, v in host_params(layer).items()}
+    ty = case.torch(torch, tx, tp)
+    ty.backward(torch.tensor(dy))
+    assert_close(y, ty.detach().numpy(), 1e-12, "y")
+    assert_close(dx, tx.grad.numpy(), 1e-12, "dx")
+    for name, p in tp.items():
+        assert_close(grads[name], p.grad.numpy(), 1e-12, name)
+
+
+@EVERY
+@pytest.mark.doubles
+@pytest.mark.only("jax")
+def test_jax_vjp_agrees_and_jit_is_equal(case, xpv):
+    import jax
+
+    dtype = xpv.floats[-1]
+    layer, x = case.make(), xpv.asarray(values(case.shape), dtype)
+    layer.predict(x)
+    arrays = layer.arrays
+    y, pullback = jax.vjp(lambda a, x: layer.apply(a, x)[0], arrays, x)
+    dy = xpv.asarray(values(y.shape, seed=1), dtype)
+    expected_grads, expected_dx = pullback(dy)
+    plain_y, cache = layer.apply(arrays, x)
+    dx, grads = layer.vjp(cache, dy)
+    assert_close(dx, expected_dx, TOLERANCE[dtype], "dx")
+    for name, gradient in grads.items():
+        assert_close(gradient, expected_grads[name], TOLERANCE[dtype], name)
+    # across the border of a compiled function, the cache included
+    jit_y, jit_cache = jax.jit(layer.apply)(arrays, x)
+    jit_dx, jit_grads = jax.jit(layer.vjp)(jit_cache, dy)
+    assert_close(jit_y, plain_y, TOLERANCE[dtype], "y, compiled")
+    assert_close(jit_dx, dx, TOLERANCE[dtype], "dx, compiled")
+    assert_close(jax.jit(layer.infer)(arrays, x), plain_y, TOLERANCE[dtype], "infer, compiled")
+    for name, gradient in jit_grads.items():
+        assert_close(gradient, grads[name], TOLERANCE[dtype], f"{name}, compiled")
+
+
+@EVERY
+def test_nothing_received_is_written_to_or_returned(case, xpv):
+    dtype = "float32"
+    layer, x = case.make(), xpv.asarray(values(case.shape), dtype)
+    layer.predict(x)
+    dy = xpv.asarray(values(tuple(layer(x).shape), seed=1), dtype)
+    received = {"x": x, "dy": dy, **layer.arrays}
+    before = {name: to_numpy(a).copy() for name, a in received.items()}
+    y, dx, grads = run(layer, x, dy)
+    for name, a in received.items():
+        assert_same_bits(a, before[name], name)
+    if not case.view:
+        results = {"y": y, "dx": dx, **grads}
+        for made, result in results.items():
+            for name, a in received.items():
+                assert not share_memory(result, a), f"{made} shares memory with {name}"
+
+
+@EVERY
+def test_the_backward_of_a_pure_pair_can_be_repeated(case, xpv):
+    layer, x = case.make(), xpv.asarray(values(case.shape), "float32")
+    layer.predict(x)
+    y, cache = layer.apply(layer.arrays, x)
+    dy = xpv.asarray(values(tuple(y.shape), seed=1), "float32")
+    dx, grads = layer.vjp(cache, dy)
+    again, grads_again = layer.vjp(cache, dy)
+    assert_same_bits(dx, again)
+    for name, gradient in layer.param_grads(cache, dy).items():
+        assert_same_bits(gradient, grads[name], name)
+        assert_same_bits(gradient, grads_again[name], name)
+
+
+@EVERY
+@pytest.mark.parametrize("n", [0, 1])
+def test_an_empty_batch_and_a_batch_of_one(case, xpv, n):
+    layer = case.make()
+    x = xpv.asarray(values((n, *case.shape[1:])), "float32")
+    y = layer.forward(x)
+    dy = xpv.asarray(values(tuple(y.shape), seed=1), "float32")
+    dx = layer.backward(dy)
+    assert dx.shape == x.shape
+    assert y.shape[0] == n
+    for name, gradient in layer.grads.items():
+        assert gradient.shape == layer.params[name].shape
+        if n == 0:
+            assert not to_numpy(gradient).any()
+
+
+@EVERY
+def test_odd_layouts_give_the_same(case, xpv):
+    """Strided, reversed, Fortran-ordered and transposed arrays."""
+    plain = values(case.shape).astype("float32")
+    doubled = np.repeat(np.repeat(plain, 2, 0), 2, -1)
+    layouts = {
+        "strided": xpv.asarray(doubled)[::2, ..., ::2],
+        "permuted": _permuted(xpv, plain),
+    }
+    if xpv.xp is np:
+        layouts["reversed"] = plain[::-1].copy()[::-1]
+        layouts["fortran"] = np.asfortranarray(plain)
+    layer = case.make()
+    y = layer.forward(xpv.asarray(plain))
+    dy = values(tuple(y.shape), seed=1).astype("float32")
+    dx = layer.backward(xpv.asarray(dy))
+    grads = dict(layer.grads)
+    for name, x in layouts.items():
+        odd_dy = xpv.asarray(np.repeat(dy, 2, 0))[::2, ...]
+        assert_close(layer.forward(x), to_numpy(y), 1e-6, name)
+        assert_close(layer.backward(odd_dy), to_numpy(dx), 1e-6, name)
+        for key, gradient in layer.grads.items():
+            assert_close(gradient, to_numpy(grads[key]), 1e-6, f"{name} {key}")
+
+
+def _permuted(xpv, plain):
+    xp = namespace(xpv.asarray(plain))
+    axes = tuple(reversed(range(plain.ndim)))
+    return xp.permute_dims(xpv.asarray(plain.transpose(axes).copy()), axes)
+
+
+@EVERY
+def test_used_twice_in_one_pass_the_gradients_add_up(case, xpv):
+    layer = case.make()
+    a, b = (xpv.asarray(values(case.shape, seed), "float32") for seed in (0, 5))
+    ya, yb = layer.forward(a), layer.forward(b)
+    dya, dyb = (xpv.asarray(values(tuple(y.shape), 7), "float32") for y in (ya, yb))
+    layer.backward(dyb)
+    layer.backward(dya)
+    both = dict(layer.grads)
+    _, dxa, grads_a = run(layer, a, dya)
+    _, dxb, grads_b = run(layer, b, dyb)
+    for name, gradient in both.items():
+        expected = to_numpy(grads_a[name]).astype("float64") + to_numpy(grads_b[name])
+        assert_close(gradient, expected, 1e-6, name)
+
+
+@EVERY
+def test_predict_computes_the_same_and_keeps_nothing(case, xpv):
+    layer, x = case.make(), xpv.asarray(values(case.shape), "float32")
+    expected = layer.forward(x)
+    layer.zero_grads()
+    for y in (layer.predict(x), layer(x), layer.forward(x, train=False)):
+        assert_same_bits(y, expected)
+    assert not layer._pending.stack
+    with pytest.raises(RuntimeError, match="no forward to undo"):
+        layer.backward(expected)
+
+
+@EVERY
+def test_input_grad_can_be_left_out(case, xpv):
+    layer, x = case.make(), xpv.asarray(values(case.shape), "float32")
+    y = layer.forward(x)
+    dy = xpv.asarray(values(tuple(y.shape), 1), "float32")
+    layer.backward(dy)
+    grads = dict(layer.grads)
+    layer.forward(x)
+    assert layer.backward(dy, input_grad=False) is None
+    assert dict(layer.grads).keys() == grads.keys()
+    for name, gradient in layer.grads.items():
+        assert_same_bits(gradient, grads[name], name)
+
+
+@EVERY
+def test_a_copy_and_a_pickle_compute_the_same(case, xpv):
+    if xpv.backend in ("strict", "cupy"):
+        pytest.skip("its arrays or devices cannot be pickled")
+    layer, x = case.make(), xpv.asarray(values(case.shape), "float32")
+    y = layer.forward(x)
+    for other in (pickle.loads(pickle.dumps(layer)), copy.deepcopy(layer)):
+        assert_same_bits(other(x), y)
+        assert not other._pending.stack, "a pickle carries no caches"
+        for name in other.params:
+            assert other.params[name] is not layer.params[name]
+
+
+@EVERY
+def test_nan_in_nan_out(case, xpv):
+    x = values(case.shape)
+    x[(0,) * x.ndim] = np.nan
+    layer = case.make()
+    y = to_numpy(layer.forward(xpv.asarray(x, "float32")))
+    assert np.isnan(y[0]).any()
+    dy = values(y.shape, 1)
+    dy[(0,) * dy.ndim] = np.nan
+    layer.zero_grads()
+    layer.forward(xpv.asarray(values(case.shape), "float32"))
+    assert np.isnan(to_numpy(layer.backward(xpv.asarray(dy, "float32")))[0]).any()
+
+
+@EVERY
+def test_large_values_stay_finite_without_a_warning(case, xpv):
+    x = np.resize(np.asarray([1e4, -1e4, 88.0, -88.0, 0.0, -0.0]), case.shape)
+    layer = case.make()
+    y = layer.forward(xpv.asarray(x, "float32"))
+    assert np.isfinite(to_numpy(y)).all()
+    dx = layer.backward(xpv.asarray(np.ones(y.shape), "float32"))
+    assert np.isfinite(to_numpy(dx)).all()
+
+
+@EVERY
+def test_check_gradients_passes(case, xpv):
+    xl.check_gradients(case.make(), xpv.asarray(values(case.shape), "float32"))
+
+
+@EVERY
+def test_to_moves_the_layer_to_another_dtype_and_back(case, xpv):
+    layer = case.make()
+    x = xpv.asarray(values(case.shape), "float32")
+    y = layer.forward(x)
+    host = values(case.shape)
+    assert layer.to(xp=np, dtype="float64") is layer
+    assert_close(layer(host), to_numpy(y), 1e-5)
+    layer.to(like=x)
+    assert_same_bits(layer(x), y)
+
+
+@EVERY
+def test_repr_is_code(case):
+    layer = case.make()
+    text = repr(layer)
+    again = eval(text, vars(xl).copy())
+    assert repr(again) == text
+    assert {k: v.shape for k, v in again.params.items()} == {
+        k: v.shape for k, v in layer.params.items()
+    } or case.id == "Sequential-shared"  # code cannot say that two parts are one

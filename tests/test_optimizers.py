@@ -1,0 +1,245 @@
+"""The contract of an optimizer, for every row of the table on every library."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+from cases import OPTIMIZERS
+from helpers import TOLERANCE, assert_at_home, assert_close, assert_same_bits, values
+
+import xplayers as xl
+from xplayers._arrays import namespace, to_numpy
+
+EVERY = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda c: c.id)
+STEPS = 10
+
+
+def start():
+    return {"W": values((3, 4), 0), "b": values((4,), 1)}
+
+
+def gradients(step):
+    return {"W": values((3, 4), 10 + step), "b": values((4,), 30 + step, scale=1e-3)}
+
+
+def reference(case):
+    params, states = start(), {"W": {}, "b": {}}
+    for i in range(STEPS):
+        for k, g in gradients(i).items():
+            params[k] = case.reference(params[k], g, states[k], i + 1)
+    return params
+
+
+def test_the_table_has_every_optimizer():
+    shown = {type(c.make()) for c in OPTIMIZERS}
+    public = {v for v in vars(xl).values() if inspect.isclass(v) and issubclass(v, xl.Optimizer)}
+    assert public - {xl.Optimizer} <= shown
+
+
+@EVERY
+@pytest.mark.doubles
+def test_ten_steps_are_those_of_the_reference(case, xpv):
+    expected = reference(case)
+    for dtype in xpv.floats:
+        optimizer = case.make()
+        params = {k: xpv.asarray(v, dtype) for k, v in start().items()}
+        first = dict(params)
+        for i in range(STEPS):
+            grads = {k: xpv.asarray(v, dtype) for k, v in gradients(i).items()}
+            optimizer.update(params, grads)
+        for k, p in params.items():
+            assert_at_home(p, first[k])
+            assert_close(p, expected[k], {"float64": 1e-13, "float32": 1e-6}.get(dtype, 0.03), k)
+        wide = "float64" if dtype == "float64" else "float32"
+        for m in optimizer.moments:
+            for k, moment in optimizer.state[m].items():
+                assert_at_home(moment, first[k], dtype=getattr(namespace(first[k]), wide))
+
+
+@EVERY
+@pytest.mark.only("numpy", "torch")
+def test_torch_agrees(case, xpv):
+    torch = pytest.importorskip("torch")
+    if case.torch is None:
+        pytest.skip("torch has not this form")
+    tensors = {k: torch.tensor(v, requires_grad=True) for k, v in start().items()}
+    theirs = case.torch(torch, list(tensors.values()))
+    params, optimizer = {k: xpv.asarray(v, "float64") for k, v in start().items()}, case.make()
+    for i in range(STEPS):
+        for k, g in gradients(i).items():
+            tensors[k].grad = torch.tensor(g)
+        theirs.step()
+        optimizer.update(params, {k: xpv.asarray(g, "float64") for k, g in gradients(i).items()})
+    for k, p in params.items():
+        assert_close(p, tensors[k].detach().numpy(), 1e-12, k)
+
+
+@EVERY
+def test_step_is_pure(case, xpv):
+    optimizer = case.make()
+    params = {k: xpv.asarray(v, "float32") for k, v in start().items()}
+    grads = {k: xpv.asarray(v, "float32") for k, v in gradients(0).items()}
+    state = optimizer.init(params)
+    _, state = optimizer.step(params, grads, state)  # so that the moments are not zero
+    moments = {(m, k): to_numpy(a).copy() for m in optimizer.moments for k, a in state[m].items()}
+    before = {k: to_numpy(a).copy() for k, a in (params | grads).items()}
+    new, after = optimizer.step(params, grads, state)
+    again, _ = optimizer.step(params, grads, state)
+    for k, a in (params | grads).items():
+        assert_same_bits(a, before[k], k)
+    for (m, k), a in moments.items():
+        assert_same_bits(state[m][k], a, m)
+    for k in params:
+        assert_same_bits(new[k], again[k], k)
+    assert int(after["count"]) == int(state["count"]) + 1 == 2
+
+
+@EVERY
+def test_update_is_step(case, xpv):
+    optimizer = case.make()
+    params = {k: xpv.asarray(v, "float32") for k, v in start().items()}
+    pure, state = dict(params), optimizer.init(params)
+    for i in range(3):
+        grads = {k: xpv.asarray(v, "float32") for k, v in gradients(i).items()}
+        pure, state = optimizer.step(pure, grads, state)
+    mine = {k: xpv.asarray(v, "float32") for k, v in start().items()}
+    for i in range(3):
+        optimizer.update(mine, {k: xpv.asarray(v, "float32") for k, v in gradients(i).items()})
+    for k in pure:
+        assert_same_bits(mine[k], pure[k], k)
+
+
+@EVERY
+def test_the_learning_rate_is_an_argument(case, xpv):
+    optimizer = case.make()
+    params = {k: xpv.asarray(v, "float32") for k, v in start().items()}
+    grads = {k: xpv.asarray(v, "float32") for k, v in gradients(0).items()}
+    state = optimizer.init(params)
+    by_number, _ = optimizer.step(params, grads, state, lr=0.25)
+    lr = xpv.asarray(np.asarray(0.25), "float32")
+    by_array, _ = optimizer.step(params, grads, state, lr=lr)
+    default, _ = optimizer.step(params, grads, state)
+    for k in params:
+        assert_close(by_array[k], to_numpy(by_number[k]), 1e-6, k)
+        assert not np.array_equal(to_numpy(by_number[k]), to_numpy(default[k]))
+
+
+def test_large_parameters_go_through_the_blocks_in_place():
+    """NumPy's blocked path gives the bits of the plain rule, and writes where the parameter is."""
+    n = 700_001
+    p, g = values((n,), 0).astype("float32"), values((n,), 1).astype("float32")
+    for case in OPTIMIZERS:
+        optimizer = case.make()
+        mine, plain = {"p": p.copy()}, {"p": p.copy()}
+        place, state = mine["p"], optimizer.init(plain)
+        for _ in range(2):
+            optimizer.update(mine, {"p": g})
+            plain, state = optimizer.step(plain, {"p": g}, state)
+        assert mine["p"] is place
+        assert_same_bits(mine["p"], plain["p"], case.id)
+        rule, moments = type(optimizer).rule, [np.zeros_like(p) for _ in optimizer.moments]
+        constants = [
+            float(c) if isinstance(c, np.generic) else c
+            for c in (optimizer.lr, *optimizer.constants(np.asarray(1.0, "float32")[()]))
+        ]
+        once = rule.function(
+            np, p, g, *moments, *constants, weight_decay=optimizer.weight_decay
+        )[0]
+        fresh = case.make()
+        new, _ = fresh.step({"p": p}, {"p": g}, fresh.init({"p": p}))
+        assert_same_bits(new["p"], once, case.id)
+
+
+def test_the_book_s_aliased_parameters_are_trained():
+    """In the book a dict and the layers hold the same arrays; both must see the update."""
+    params = {"W1": values((4, 3)), "b1": np.zeros(3)}
+    layer = xl.Affine(params["W1"], params["b1"])
+    layer.forward(values((5, 4), 2))
+    layer.backward(values((5, 3), 3))
+    before = params["W1"].copy()
+    xl.SGD(lr=0.1).update(params, {"W1": layer.dW, "b1": layer.db})
+    assert np.array_equal(layer.W, params["W1"])
+    assert not np.array_equal(before, layer.W)
+
+
+def test_update_through_the_net_is_seen_by_the_layers(xpv):
+    net = xl.mlp([4, 3, 2], rng=0)
+    x, t = xpv.asarray(values((5, 4)), "float32"), xpv.asarray([0, 1, 0, 1, 1])
+    loss, optimizer = xl.SoftmaxWithLoss(), xl.SGD(lr=0.5)
+    first = float(loss.forward(net.forward(x), t))
+    net.backward(loss.backward())
+    W = to_numpy(net[0].W).copy()
+    optimizer.update(net.params, net.grads)
+    assert not np.array_equal(to_numpy(net[0].W), W)
+    assert float(loss(net(x), t)) < first
+
+
+def test_update_without_gradients_says_what_to_call(xpv):
+    net = xl.mlp([2, 1], rng=0).to(like=xpv.asarray([0.0], "float32"))
+    with pytest.raises(ValueError, match=r"Adam: no gradient for 0\.W, 0\.b\. Call backward"):
+        xl.Adam().update(net.params, net.grads)
+    with pytest.raises(ValueError, match="SGD: no parameter for the gradient c"):
+        xl.SGD().update({}, {"c": xpv.asarray([0.0], "float32")})
+
+
+def test_init_without_parameters_raises():
+    with pytest.raises(ValueError, match="there are no parameters"):
+        xl.Adam().init({})
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda c: c.id)
+def test_repr_is_code_and_a_pickle_goes_on(case):
+    optimizer = case.make()
+    assert repr(eval(repr(optimizer), vars(xl).copy())) == repr(optimizer)
+    params = {k: v.copy() for k, v in start().items()}
+    optimizer.update(params, gradients(0))
+    other, others = pickle.loads(pickle.dumps(optimizer)), {k: v.copy() for k, v in params.items()}
+    optimizer.update(params, gradients(1))
+    other.update(others, gradients(1))
+    for k in params:
+        assert_same_bits(params[k], others[k])
+
+
+def test_read_only_parameters_are_replaced():
+    params = {"W": values((3, 4))}
+    params["W"].flags.writeable = False
+    before = params["W"]
+    xl.Adam().update(params, {"W": values((3, 4), 1)})
+    assert params["W"] is not before
+    assert np.array_equal(before, values((3, 4)))
+
+
+class TestClipByNorm:
+    def test_a_large_norm_becomes_the_limit(self, xpv):
+        grads = {k: xpv.asarray(g, "float32") for k, g in gradients(0).items()}
+        clipped = xl.clip_by_norm(grads, 0.5)
+        flat = np.concatenate([to_numpy(g).ravel() for g in clipped.values()])
+        assert np.linalg.norm(flat) == pytest.approx(0.5, rel=1e-6)
+        whole = np.concatenate([to_numpy(g).ravel() for g in grads.values()])
+        assert_close(flat, whole * (0.5 / np.linalg.norm(whole)), TOLERANCE["float32"])
+        for k, g in clipped.items():
+            assert_at_home(g, grads[k])
+
+    def test_a_small_norm_is_left(self, xpv):
+        grads = {k: xpv.asarray(g, "float32") for k, g in gradients(0).items()}
+        for k, g in xl.clip_by_norm(grads, 1e3).items():
+            assert_same_bits(g, grads[k])
+
+    def test_zero_gradients_stay_zero(self, xpv):
+        clipped = xl.clip_by_norm({"W": xpv.asarray(np.zeros(3), "float32")}, 1.0)
+        assert not to_numpy(clipped["W"]).any()
+
+    def test_sixteen_bits_do_not_overflow(self, xpv):
+        if "float16" not in xpv.floats:
+            pytest.skip("no float16 here")
+        big = {"W": xpv.asarray(np.full(1000, 300.0), "float16")}  # the sum of squares is 9e7
+        got = to_numpy(xl.clip_by_norm(big, 1.0)["W"]).astype("float64")
+        assert np.linalg.norm(got) == pytest.approx(1.0, rel=1e-2)
+
+    def test_nothing_and_nonsense(self):
+        assert xl.clip_by_norm({}, 1.0) == {}
+        with pytest.raises(ValueError, match="expected a positive number"):
+            xl.clip_by_norm({}, 0.0)
