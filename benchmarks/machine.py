@@ -65,6 +65,16 @@ def load() -> float | None:
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
+def busy_seconds() -> float | None:
+    """Return the CPU time of all processes since the start of the machine, or None."""
+    try:
+        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+    except OSError:
+        return None
+    user, nice, system, _idle, _iowait, *interrupts_and_steal = map(int, fields)
+    return (user + nice + system + sum(interrupts_and_steal)) / os.sysconf("SC_CLK_TCK")
+
+
 def facts(threads: int) -> dict[str, object]:
     """Return what the header and the JSON say about the machine."""
     # In a process of its own: which kernels BLAS takes depends on the environment of the workers.

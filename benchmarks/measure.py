@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from statistics import median, quantiles
 from typing import Any
 
-from benchmarks.machine import load
+from benchmarks.machine import busy_seconds, usable_cores
 from benchmarks.pool import Process
 from benchmarks.workloads import Workload
 
 TOLERANCE = 1e-3
 # Between two workers: the threads of a pool go on spinning for up to 30 ms after their work.
 REST = 0.1
+DISTURBED = 0.05  # share of the cores that others took; such a turn is taken again
 REFERENCE = "book"
 
 
@@ -29,6 +30,7 @@ def run(
     threads: int,
     rounds: int,
     seconds: float,
+    attempts: int = 1,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Measure a workload, and return its entry of the JSON.
@@ -45,10 +47,12 @@ def run(
         How often each worker has its turn.
     seconds : float
         Length of a turn, about.
+    attempts : int
+        How often a turn is taken while others disturb it; the calmest one counts.
     say : callable
         Takes progress messages.
     """
-    entry: dict[str, Any] = {"title": workload.title, "load_before": load(), "not_run": {}}
+    entry: dict[str, Any] = {"title": workload.title, "not_run": {}}
     with _workers(workload.name, implementations, threads) as processes:
         say("starting")
         workers = _started(processes, entry["not_run"])
@@ -66,9 +70,9 @@ def run(
             # Each round begins with another worker, so that none always follows the same one.
             for i in range(len(workers)):
                 worker = workers[(i + number) % len(workers)]
-                time.sleep(REST)
-                replies[worker.name].append(worker.ask("time"))
-    entry["load_after"] = load()
+                replies[worker.name].append(_turn(worker, attempts))
+    others = [r["others"] for found in replies.values() for r in found]
+    entry["others"] = None if None in others or not others else summary(others)
     if workload.kind == "shell":
         entry["microseconds"] = {
             name: summary([reply["figures"][name] for reply in found])
@@ -78,6 +82,24 @@ def run(
         return entry
     times = {name: [reply["seconds"] for reply in found] for name, found in replies.items()}
     return entry | compared(times)
+
+
+def _turn(worker: Process, attempts: int) -> dict[str, Any]:
+    """Let a worker time a batch; `others` of its reply is what other processes took meanwhile."""
+    turns = []
+    for _ in range(attempts):
+        time.sleep(REST)
+        start, busy = time.perf_counter(), busy_seconds()
+        reply = worker.ask("time")
+        reply["others"] = None
+        if busy is not None:
+            took = time.perf_counter() - start
+            elsewhere = busy_seconds() - busy - reply["cpu_seconds"]
+            reply["others"] = max(0.0, elsewhere / (took * usable_cores()))
+        turns.append(reply)
+        if busy is None or reply["others"] < DISTURBED:
+            break
+    return min(turns, key=lambda reply: reply["others"] or 0.0)
 
 
 @contextlib.contextmanager
@@ -161,4 +183,9 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     low, high = min(values), max(values)
     if len(values) > 1:
         low, _, high = quantiles(values, n=4, method="inclusive")
-    return {"median": median(values), "min": min(values), "quartiles": [low, high]}
+    return {
+        "median": median(values),
+        "min": min(values),
+        "max": max(values),
+        "quartiles": [low, high],
+    }

@@ -22,7 +22,11 @@ def header(facts: dict[str, Any]) -> str:
 
 
 def table(name: str, entry: dict[str, Any]) -> str:
-    return "\n".join([f"{name}: {entry['title']}", *_rows(entry)])
+    lines = [f"{name}: {entry['title']}", *_rows(entry)]
+    if entry.get("others"):
+        share, most = entry["others"]["median"], entry["others"]["max"]
+        lines.append(f"  other processes took {share:.0%} of the cores, {most:.0%} at most")
+    return "\n".join(lines)
 
 
 def _rows(entry: dict[str, Any]) -> Iterator[str]:
@@ -67,7 +71,6 @@ def _ratio(row: dict[str, Any], key: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    for factor, unit in ((1.0, "s"), (1e3, "ms"), (1e6, "us")):
-        if seconds * factor >= 1.0:
-            break
-    return f"{seconds * factor:.3g} {unit}"
+    if seconds >= 1.0:
+        return f"{seconds:.3g} s"
+    return f"{seconds * 1e3:.3g} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.3g} us"

@@ -96,6 +96,7 @@ class TestKinds:
         with pytest.raises(TypeError, match="bool; expected floating-point"):
             xl.Relu().forward(xpv.asarray(np.asarray([True])))
 
+    @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")  # of np.matrix itself
     @pytest.mark.parametrize("make", [np.matrix, np.ma.masked_array])
     def test_arrays_that_compute_otherwise(self, make):
         with pytest.raises(TypeError, match=r"Relu: x is a .*; pass a plain array: np\.asarray"):
@@ -155,7 +156,7 @@ class TestKinds:
             xl.Relu().forward(x)
         layer = xl.Relu()
         layer.forward(x.detach())
-        with pytest.raises(TypeError, match=r"dy requires grad\. Pass dy\.detach\(\)"):
+        with pytest.raises(TypeError, match=r"dy is a torch tensor that requires grad.*dy\.detach"):
             layer.backward(x)
         with pytest.raises(TypeError, match=r"W is a torch tensor that requires grad"):
             xl.Affine(x, x32(xpv, (3,)))

@@ -142,9 +142,14 @@ def place(x: Array) -> str:
     return f"a {library(x)} array on {on}"
 
 
-def requires_grad(x: Array) -> bool:
-    """Whether `x` is a torch tensor on the autograd tape."""
-    return getattr(x, "requires_grad", False) is True
+def check_off_tape(owner: object, name: str, x: Array) -> None:
+    """Check that `x` is no torch tensor which autograd records."""
+    if getattr(x, "requires_grad", False) is True:
+        message = (
+            f"{owner}: {name} is a torch tensor that requires grad; xplayers computes the gradients "
+            f"itself, so autograd must not record. Pass {name}.detach()."
+        )
+        raise TypeError(message)
 
 
 def check_input(
@@ -179,12 +184,7 @@ def check_input(
             return
     if isinstance(x, np.generic):
         raise TypeError(_not_an_array(x, owner, name))
-    if requires_grad(x):
-        message = (
-            f"{owner}: {name} is a torch tensor that requires grad; xplayers computes "
-            f"the gradients itself, so autograd must not record. Pass {name}.detach()."
-        )
-        raise TypeError(message)
+    check_off_tape(owner, name, x)
     where = device(x)
     for key, a in arrays.items():
         if namespace(a) is not xp or elsewhere(device(a), where):
@@ -281,8 +281,11 @@ def move(
     if device is None and target is namespace(x):
         device = array_api_compat.device(x)
     if dtype is None and dtype_name(x.dtype) == "bfloat16":
-        dtype = "bfloat16"  # which the host values are not
+        dtype = getattr(target, "bfloat16", target.float32)  # the host values are float32
     if isinstance(dtype, str):
+        if not hasattr(target, dtype):
+            message = f"move: {library_name(target)} has no dtype {dtype!r}."
+            raise TypeError(message)
         dtype = getattr(target, dtype)
     return _upload(to_numpy(x), target, device, dtype)
 

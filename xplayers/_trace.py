@@ -124,6 +124,9 @@ def trace(
     values = results if many else (results,)
     if not all(isinstance(v, _Value) and not v.scalar for v in values):
         raise Untraceable
+    if any(v is o for v in values for o in tape.operands):
+        message = "an elementwise function returned an operand; its results are new values."
+        raise RuntimeError(message)
     return Program(tape, [v.register for v in values], many, aliases)
 
 
@@ -141,20 +144,19 @@ class Program:
         self.result_dtypes = tuple(tape.registers[r].dtype for r in results)
         last_use = {r: at for at, (_, inputs, _) in enumerate(tape.steps) for r in inputs}
         made_at = {made: at for at, (_, _, made) in enumerate(tape.steps)}
-        operands = {v.register for v in tape.operands}
 
         # A result is made where it belongs, unless that memory is an operand which a later step
-        # still reads (or the result is an operand, or appears twice): then it is copied at the end.
+        # still reads (or the result appears twice): then it is copied at the end of the block.
         home: dict[int, int] = {}  # register -> index of the result array
         self.copies: list[tuple[int, int]] = []
         for k, r in enumerate(results):
             alias = aliases[k] if aliases else None
-            at = made_at.get(r, -1)
-            ufunc = at >= 0 and isinstance(tape.steps[at][0], np.ufunc)  # may write over its input
+            at = made_at[r]
+            ufunc = isinstance(tape.steps[at][0], np.ufunc)  # may write over its input
             free = alias is None or last_use.get(alias, -1) < at + ufunc
-            if at >= 0 and r not in home and free and alias not in results:
+            if r not in home and free:
                 home[r] = k
-            elif not (r in operands and alias == r):
+            else:
                 self.copies.append((r, k))
 
         # NumPy's loops for these two are four times as fast between arrays as with a scalar.

@@ -37,7 +37,8 @@ def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = 
     function : callable
         ``function(xp, *operands, **options) -> array or tuple of arrays``. Operands are arrays of
         one shape, and scalars (Python numbers or 0-d arrays) that may change from call to call;
-        options are constants. It uses ``xp`` and operators only, never the shape of an array.
+        options are constants. It uses ``xp`` and operators only, never the shape of an array, and
+        each result is a new value, not an operand.
     integers : bool
         Whether integer arrays are accepted too; else they raise a TypeError.
 

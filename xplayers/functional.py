@@ -385,17 +385,18 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
     xp = namespace(y, "cross_entropy_error", "y")
     check_same("cross_entropy_error", "t", t, y, like_name="y")
     logs = xp.log(xp.maximum(widened(xp, y), 1.2e-38))
-    if t.shape == y.shape:
+    shape, given = tuple(y.shape), tuple(t.shape)
+    if given == shape:
         total = xp.sum(logs * xp.astype(t, logs.dtype))
-    elif t.shape == y.shape[:-1] and is_integer(t):
+    elif given == shape[:-1] and is_integer(t):
         total = xp.sum(xp.take_along_axis(logs, xp.expand_dims(t, axis=-1), axis=-1))
-    elif t.shape == y.shape[:-1]:
+    elif given == shape[:-1]:
         message = f"cross_entropy_error: t is {t.dtype}; labels are integers."
         raise TypeError(message)
     else:
         message = (
-            f"cross_entropy_error: t has shape {t.shape}; expected {y.shape[:-1]} integer labels "
-            f"or {y.shape} probabilities."
+            f"cross_entropy_error: t has shape {given}; expected {shape[:-1]} integer labels "
+            f"or {shape} probabilities."
         )
         raise ValueError(message)
     samples = math.prod(y.shape[:-1])

@@ -1,7 +1,8 @@
-"""JAX as its users write it: a pure step, ``value_and_grad``, one jitted function, donated state."""
+"""JAX as its users write it: a pure step, ``value_and_grad``, one jit, donated state."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -95,9 +96,7 @@ class Jitted:
         params = {name: jnp.asarray(p) for name, p in data["params"].items()}
         grads = {name: jnp.asarray(g) for name, g in data["grads"].items()}
         state = zero_state(params)
-        step = jax.jit(
-            lambda params, grads, state: adam(params, grads, state, lr), donate_argnums=(0, 2)
-        )
+        step = jax.jit(functools.partial(adam, lr=lr), donate_argnums=(0, 2))
 
         def run():
             nonlocal params, state

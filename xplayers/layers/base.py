@@ -13,6 +13,7 @@ from typing import Any, Self, final
 from xplayers._arrays import (
     Array,
     check_input,
+    check_off_tape,
     device,
     dtype_name,
     elsewhere,
@@ -21,7 +22,6 @@ from xplayers._arrays import (
     move,
     namespace,
     place,
-    requires_grad,
 )
 
 Cache = tuple  # a nested tuple of arrays, self-contained
@@ -69,6 +69,7 @@ class Parameter:
                 raise TypeError(message)
             return  # a parameter that this layer goes without, as a convolution without b
         namespace(value, type(layer).__name__, self.name)
+        check_off_tape(type(layer).__name__, self.name, value)
         if self.kind == "params" and not is_floating(value):
             message = (
                 f"{type(layer).__name__}: {self.name} is {value.dtype}; "
@@ -197,9 +198,7 @@ class Pending:
                 "Convert it: xp.astype(dy, y.dtype)."
             )
             raise TypeError(message)
-        if requires_grad(dy):
-            message = f"{owner}.backward: dy requires grad. Pass dy.detach()."
-            raise TypeError(message)
+        check_off_tape(f"{owner}.backward", "dy", dy)
 
 
 class Remembering:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -112,13 +113,17 @@ class TrainStep:
         lr: Any,
         *,
         donate: bool = False,
+        check: bool = False,
     ) -> tuple[Array, Arrays, Arrays, dict[str, Any]]:
         """Return loss, parameters, buffers and optimizer state after one step; no side effect.
 
-        `loss_arrays` are ``loss.arrays``. With `donate`, parameters and state may be written over.
+        `loss_arrays` are ``loss.arrays``. With `donate`, parameters and state may be written over;
+        with `check`, the values of the targets are looked at.
         """
         arrays = {**params, **buffers}
         y, cache = self.net.apply(arrays, x)
+        if check:
+            self.loss.check(y, t)
         value, loss_cache = self.loss.apply(loss_arrays, y, t)
         grads: Mapping[str, Array] = self.net.param_grads(cache, self.loss.vjp(loss_cache, 1.0))
         if self.reduce_grads is not None:
@@ -147,8 +152,4 @@ class TrainStep:
         if self.compile is True:
             message = f"TrainStep: there is no compiler for {name} arrays; use compile='auto'."
             raise ValueError(message)
-        return self._in_place
-
-    def _in_place(self, *args: Any) -> tuple[Array, Arrays, Arrays, dict[str, Any]]:
-        self.loss.check(args[4], args[5])
-        return self.pure(*args, donate=True)
+        return functools.partial(self.pure, donate=True, check=True)

@@ -1,0 +1,130 @@
+"""The gradient check finds what is wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import assert_at_home, assert_close, assert_same_bits, values
+
+import xplayers as xl
+from xplayers._arrays import namespace, to_numpy
+
+
+class TestNumericalGradient:
+    def test_of_a_polynomial(self, xpv):
+        for dtype in set(xpv.floats) & {"float32", "float64"}:
+            x = xpv.asarray(values((2, 3)), dtype)
+            before = to_numpy(x).copy()
+            xp = namespace(x)
+            gradient = xl.numerical_gradient(lambda a: xp.sum(a * a * a), x)  # noqa: B023
+            assert_at_home(gradient, x)
+            assert_close(gradient, 3 * before**2, 1e-9 if dtype == "float64" else 1e-3)
+            assert_same_bits(x, before)
+
+    def test_f_gets_copies(self):
+        x = values((3,))
+        before = x.copy()
+
+        def f(a):
+            a[:] = 0
+            return 1.0
+
+        xl.numerical_gradient(f, x)
+        assert_same_bits(x, before)
+
+    def test_of_a_scalar_array_and_of_nothing(self):
+        assert float(xl.numerical_gradient(lambda a: a * a, np.asarray(3.0))) == pytest.approx(6.0)
+        assert xl.numerical_gradient(lambda a: 0.0, np.zeros((0, 2))).shape == (0, 2)
+
+    def test_integers_are_refused(self):
+        with pytest.raises(TypeError, match="x is int64; expected float64 or float32"):
+            xl.numerical_gradient(np.sum, np.asarray([1, 2]))
+
+
+class Right(xl.Layer):
+    """Two inputs of a product; faults are put into copies of it."""
+
+    W = xl.Parameter()
+    fault = ""
+
+    def __init__(self, W):
+        self.W = W
+
+    def apply(self, arrays, x):
+        y = namespace(x).tanh(x @ arrays["W"])
+        return y, (x, arrays["W"], y)
+
+    def vjp(self, cache, dy):
+        x, W, y = cache
+        xp = namespace(x)
+        dz = dy * (1.0 - y * y)
+        dx, dW = dz @ W.mT, x.mT @ dz
+        match self.fault:
+            case "sign":
+                dx = -dx
+            case "factor":
+                dW = 2.0 * dW
+            case "transpose":
+                dx = dz @ W
+            case "slope":
+                dW = x.mT @ dy
+            case "mask":
+                dx = dx * xp.astype(x > 0, x.dtype)
+            case "shape":
+                dW = xp.sum(dW, axis=0)
+            case "off by one":
+                dx = xp.roll(dx, 1, axis=0)
+            case "small":
+                dW = dW * (1 + 1e-5)
+        return dx, {"W": dW}
+
+
+FAULTS = ["sign", "factor", "transpose", "slope", "mask", "shape", "off by one", "small"]
+
+
+def test_a_right_layer_passes(xpv):
+    xl.check_gradients(Right(xpv.asarray(values((3, 3), 1), "float32")), xpv.asarray(
+        values((4, 3)), "float32"))  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_layer_fails_with_the_name_and_both_numbers(fault):
+    layer = Right(values((3, 3), 1))
+    layer.fault = fault
+    name = "x" if fault in ("sign", "transpose", "mask", "off by one") else "parameter W"
+    if fault == "shape":
+        message = r"Right: the gradient of parameter W has shape \(3,\); expected \(3, 3\)"
+    else:
+        number = r"-?[\d.e+-]+"
+        message = (
+            f"Right: the gradient of {name} along a random direction is {number}; "
+            f"finite differences give {number}"
+        )
+    with pytest.raises(AssertionError, match=message):
+        xl.check_gradients(layer, values((4, 3)))
+
+
+def test_a_wrong_loss_fails():
+    class Doubled(xl.MeanSquaredError):
+        def slope(self, xp, arrays, x, t):
+            return 4.0 * (x - t)
+
+    with pytest.raises(AssertionError, match="Doubled: the gradient of x"):
+        xl.check_gradients(Doubled(), values((2, 3)), values((2, 3), 1))
+
+
+def test_nan_gradients_fail():
+    class Nan(xl.Relu):
+        def vjp(self, cache, dy):
+            return dy * np.nan, {}
+
+    with pytest.raises(AssertionError, match="is nan"):
+        xl.check_gradients(Nan(), values((2, 3)))
+
+
+def test_the_layer_is_left_as_it_is():
+    net = xl.mlp([3, 4, 2], xl.Tanh, rng=0)
+    xl.check_gradients(net, values((5, 3)))
+    assert not net._pending.stack
+    assert net[0].W.dtype == "float32"
+    net(values((5, 3)).astype("float32"))

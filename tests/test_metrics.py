@@ -1,0 +1,98 @@
+"""Metrics, and mini-batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits, values
+
+import xplayers as xl
+from xplayers._arrays import to_numpy
+
+Y = np.asarray([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 3.0], [5.0, 0.0, 0.0]])
+T = np.asarray([1, 1, 2, 0])
+
+
+class TestAccuracy:
+    def test_of_labels_and_of_one_hot(self, xpv):
+        y = xpv.asarray(Y, "float32")
+        for t in (T, T.astype("uint8"), np.eye(3, dtype="float32")[T], np.eye(3, dtype=bool)[T]):
+            got = xl.accuracy(y, xpv.asarray(t))
+            assert got.shape == ()
+            assert float(got) == 0.75
+
+    def test_of_sequences_and_of_nothing(self, xpv):
+        y = xpv.asarray(Y.reshape(2, 2, 3), "float32")
+        assert float(xl.accuracy(y, xpv.asarray(T.reshape(2, 2)))) == 0.75
+        none = xpv.asarray(np.zeros((0, 3)), "float32")
+        assert float(xl.accuracy(none, xpv.asarray(np.zeros(0, "int64")))) == 0.0
+
+    def test_mistakes(self, xpv):
+        y = xpv.asarray(Y, "float32")
+        with pytest.raises(ValueError, match=r"t has shape \(4, 1\); expected \(4,\) integers"):
+            xl.accuracy(y, xpv.asarray(T[:, None]))
+        with pytest.raises(TypeError, match="labels are integers"):
+            xl.accuracy(y, xpv.asarray(T, "float32"))
+        with pytest.raises(ValueError, match=r"y has shape \(4,\); expected \(n, c\)"):
+            xl.accuracy(xpv.asarray(T, "float32"), xpv.asarray(T))
+
+
+class TestConfusionMatrix:
+    def test_counts(self, xpv):
+        expected = [[1, 0, 0], [1, 1, 0], [0, 0, 1]]
+        y = xpv.asarray(Y, "float32")
+        for t in (T, T.astype("uint8"), np.eye(3, dtype="float32")[T]):
+            assert to_numpy(xl.confusion_matrix(y, xpv.asarray(t))).tolist() == expected
+        labels = xpv.asarray(np.asarray([1, 0, 2, 0]))
+        assert to_numpy(xl.confusion_matrix(labels, xpv.asarray(T), 3)).tolist() == expected
+
+    def test_many(self, xpv):
+        rng = np.random.default_rng(0)
+        t, p = rng.integers(0, 7, 1000), rng.integers(0, 7, 1000)
+        expected = np.zeros((7, 7), int)
+        np.add.at(expected, (t, p), 1)
+        got = xl.confusion_matrix(xpv.asarray(p), xpv.asarray(t), classes=7)
+        assert to_numpy(got).tolist() == expected.tolist()
+
+    def test_mistakes(self, xpv):
+        with pytest.raises(ValueError, match=r"t has shape \(3,\); expected \(4,\)"):
+            xl.confusion_matrix(xpv.asarray(T), xpv.asarray(T[:3]), 3)
+        with pytest.raises(ValueError, match="confusion_matrix: t has shape"):
+            xl.confusion_matrix(xpv.asarray(Y, "float32"), xpv.asarray(T[:3]))
+
+
+class TestMinibatches:
+    def test_every_sample_once_in_order(self, xpv):
+        x, t = xpv.asarray(values((10, 2)), "float32"), xpv.asarray(np.arange(10))
+        batches = list(xl.minibatches(x, t, 4))
+        assert [b[1].shape[0] for b in batches] == [4, 4, 2]
+        assert np.concatenate([to_numpy(b[1]) for b in batches]).tolist() == list(range(10))
+        assert_same_bits(np.concatenate([to_numpy(b[0]) for b in batches]), to_numpy(x))
+
+    def test_shuffled_by_a_seed_alike_on_every_library(self, xpv):
+        x, t = xpv.asarray(values((10, 2)), "float32"), xpv.asarray(np.arange(10))
+        order = np.random.default_rng(5).permutation(10)
+        for rng in (5, np.random.default_rng(5)):
+            got = [to_numpy(b) for _, b in xl.minibatches(x, t, 4, rng=rng)]
+            assert np.concatenate(got).tolist() == order.tolist()
+        for batch, labels in xl.minibatches(x, t, 3, rng=1):
+            assert_same_bits(batch, to_numpy(x)[to_numpy(labels)])
+
+    def test_the_last_batch_may_be_dropped(self, xpv):
+        x = xpv.asarray(values((10, 2, 2)), "float32")
+        sizes = [b.shape[0] for b, _ in xl.minibatches(x, x, 4, drop_last=True)]
+        assert sizes == [4, 4]
+        assert not list(xl.minibatches(x, x, 11, drop_last=True))
+        assert len(list(xl.minibatches(x, x, 11))) == 1
+
+    def test_batches_are_copies(self):
+        x = np.zeros((4, 2))
+        for batch, _ in xl.minibatches(x, x, 2):
+            batch += 1
+        assert not x.any()
+
+    def test_mistakes_are_found_at_the_call(self):
+        with pytest.raises(ValueError, match="batch_size is 0; expected 1 or more"):
+            xl.minibatches(np.zeros((4, 2)), np.zeros(4), 0)
+        with pytest.raises(ValueError, match="x has 4 samples, t has 3"):
+            xl.minibatches(np.zeros((4, 2)), np.zeros(3), 2)

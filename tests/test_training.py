@@ -1,0 +1,169 @@
+"""Whole networks: the plain loop, TrainStep, and the same numbers on every library."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import pytest
+from helpers import assert_close, assert_same_bits, values
+
+import xplayers as xl
+from xplayers._arrays import to_numpy
+from xplayers.training import TrainStep
+
+STEPS = 100
+
+
+def losses(asarray, steps=STEPS, batch=50):
+    """Train on the digits with the plain loop and return the loss of each step."""
+    (x, t), _ = xl.data.load_digits()
+    x, t = asarray(x, "float32"), asarray(t)
+    net, loss, optimizer = xl.mlp([64, 50, 10], rng=0), xl.SoftmaxWithLoss(), xl.SGD(lr=0.1)
+    found = []
+    while len(found) < steps:
+        for batch_x, batch_t in xl.minibatches(x, t, batch, rng=len(found), drop_last=True):
+            found.append(float(loss.forward(net.forward(batch_x), batch_t)))
+            net.backward(loss.backward(), input_grad=False)
+            optimizer.update(net.params, net.grads)
+    return np.asarray(found[:steps])
+
+
+@functools.cache
+def losses_on_numpy():
+    return losses(lambda a, dtype=None: np.asarray(a, dtype))
+
+
+def test_the_loop_gives_the_same_losses_on_every_library(xpv):
+    expected = losses_on_numpy()
+    assert expected[-1] < 0.7 < 2 < expected[0]
+    assert np.max(np.abs(losses(xpv.asarray) / expected - 1)) < 1e-5
+
+
+@pytest.mark.parametrize("name", xl.optimizers.__all__[:-2])
+def test_a_network_learns_with_every_optimizer(name):
+    if name == "Optimizer":
+        pytest.skip("the base class")
+    x, t = xl.data.spiral(rng=0)
+    net, loss = xl.mlp([2, 50, 3], rng=0), xl.SoftmaxWithLoss()
+    rate = {"SGD": 1.0, "Momentum": 0.2, "Nesterov": 0.2}.get(name, 0.03)
+    optimizer = getattr(xl, name)(lr=rate)
+    for _ in range(300):
+        loss.forward(net.forward(x), t)
+        net.backward(loss.backward())
+        optimizer.update(net.params, net.grads)
+    assert float(xl.accuracy(net(x), t)) > 0.9
+
+
+@pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam", "AdamW"])
+def test_step_gives_the_numbers_of_the_loop(name, xpv):
+    if xpv.backend == "jax" and name not in ("SGD", "Adam"):
+        pytest.skip("each is compiled; two are enough")
+    x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
+    loss = xl.SoftmaxWithLoss()
+    loop, compiled = (xl.mlp([6, 5, 3], xl.Tanh, rng=0) for _ in range(2))
+    optimizer = getattr(xl, name)()
+    step = TrainStep(compiled, xl.SoftmaxWithLoss(), getattr(xl, name)())
+    for _ in range(5):
+        expected = loss.forward(loop.forward(x), t)
+        loop.backward(loss.backward(), input_grad=False)
+        optimizer.update(loop.params, loop.grads)
+        value = step(x, t)
+        if xpv.backend == "jax":
+            assert_close(value, to_numpy(expected), 1e-6)
+        else:
+            assert_same_bits(value, expected)
+    for key, p in loop.params.items():
+        if xpv.backend == "jax":
+            assert_close(compiled.params[key], to_numpy(p), 1e-6)
+        else:
+            assert_same_bits(compiled.params[key], p, key)
+
+
+@pytest.mark.only("jax")
+def test_jax_compiles_once(xpv):
+    x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
+    step = TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss([1.0, 2.0, 3.0]), xl.Adam())
+    for i in range(4):
+        step(x, t, lr=0.1 / (i + 1))
+    (function,) = step._compiled.values()
+    assert function._cache_size() == 1
+    step(x[:4, :], t[:4])
+    assert function._cache_size() == 2
+
+
+@pytest.mark.only("jax")
+def test_jax_without_compiler(xpv):
+    x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
+    nets = [xl.mlp([6, 3], rng=0) for _ in range(2)]
+    for net, how in zip(nets, (False, "auto"), strict=True):
+        step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(), compile=how)
+        step(x, t)
+        step(x, t)
+    for name in nets[0].params:
+        assert_close(nets[0].params[name], to_numpy(nets[1].params[name]), 1e-6)
+
+
+def test_step_checks_what_it_gets(xpv):
+    step = TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss(), xl.SGD())
+    x = xpv.asarray(values((8, 6)), "float32")
+    if xpv.backend not in ("jax", "cupy"):
+        with pytest.raises(ValueError, match="label 3 is out of range"):
+            step(x, xpv.asarray(np.full(8, 3)))
+    with pytest.raises(ValueError, match=r"labels have shape \(8, 1\)"):
+        step(x, xpv.asarray(np.zeros((8, 1), "int64")))
+    with pytest.raises(ValueError, match=r"Affine\(6 -> 3\): x has shape \(8, 5\)"):
+        step(x[:, :5], xpv.asarray(np.zeros(8, "int64")))
+    if xpv.xp is not np:
+        with pytest.raises(TypeError, match="t is a numpy array"):
+            step(x, np.zeros(8, "int64"))
+
+
+def test_step_options():
+    net, loss, sgd = xl.mlp([2, 1], rng=0), xl.MeanSquaredError(), xl.SGD()
+    with pytest.raises(ValueError, match="compile is 'fast'; expected 'auto', True or False"):
+        TrainStep(net, loss, sgd, compile="fast")
+    with pytest.raises(ValueError, match="reduction='none'; expected 'mean' or 'sum'"):
+        TrainStep(net, xl.MeanSquaredError(reduction="none"), sgd)
+    step = TrainStep(net, loss, sgd, compile=True)
+    with pytest.raises(ValueError, match="there is no compiler for numpy arrays"):
+        step(np.ones((1, 2), "float32"), np.ones((1, 1), "float32"))
+
+
+def test_gradients_pass_through_the_hook():
+    x, t = values((8, 6)).astype("float32"), np.arange(8) % 3
+    seen = []
+
+    def clip(grads):
+        seen.append(sorted(grads))
+        return xl.clip_by_norm(grads, 1e-3)
+
+    net = xl.mlp([6, 3], rng=0)
+    before = {k: p.copy() for k, p in net.params.items()}
+    TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(lr=1.0), reduce_grads=clip)(x, t)
+    assert seen == [["0.W", "0.b"]]
+    moved = np.concatenate([(net.params[k] - before[k]).ravel() for k in before])
+    assert np.linalg.norm(moved) == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_buffers_go_through_the_step():
+    class Count(xl.Layer):
+        n = xl.Buffer()
+
+        def __init__(self):
+            self.n = np.asarray(0)
+
+        def apply(self, arrays, x):
+            return x + 0.0, ()
+
+        def vjp(self, cache, dy):
+            return dy, {}
+
+        def updated_buffers(self, arrays, cache):
+            return {"n": arrays["n"] + 1}
+
+    net = xl.Sequential(Count(), xl.Affine.init(2, 2, rng=0))
+    step = TrainStep(net, xl.MeanSquaredError(), xl.SGD())
+    for _ in range(3):
+        step(np.ones((1, 2), "float32"), np.ones((1, 2), "float32"))
+    assert int(net.buffers["0.n"]) == 3
