@@ -257,7 +257,9 @@ def _cross_entropy(
     return sum(rows) / (norm if reduction == "mean" else 1.0)
 
 
-def _softmax_case(id: str, target: Any, shape: tuple[int, ...] = (6, 5), **options: Any) -> LossCase:
+def _softmax_case(
+    id: str, target: Any, shape: tuple[int, ...] = (6, 5), **options: Any
+) -> LossCase:
     names = {"class_weights": "weights", "ignore_index": "ignore", "label_smoothing": "smoothing"}
     torch_names = {"class_weights": "weight"}
 
@@ -303,7 +305,11 @@ LOSSES = [
         "everything", _labels, class_weights=_WEIGHTS, ignore_index=2, label_smoothing=0.2
     ),
     _softmax_case(
-        "everything-none", _labels, class_weights=_WEIGHTS, ignore_index=2, label_smoothing=0.2,
+        "everything-none",
+        _labels,
+        class_weights=_WEIGHTS,
+        ignore_index=2,
+        label_smoothing=0.2,
         reduction="none",
     ),
     _softmax_case("sequences", _labels, (3, 4, 5), ignore_index=1),
@@ -356,9 +362,7 @@ LOSSES = [
         (6, 5),
         _normal,
         lambda x, t: np.sum(
-            np.where(
-                np.abs((x - t).real) <= 0.7, (x - t) ** 2 / 2, 0.7 * (_abs(x - t) - 0.7 / 2)
-            )
+            np.where(np.abs((x - t).real) <= 0.7, (x - t) ** 2 / 2, 0.7 * (_abs(x - t) - 0.7 / 2))
         ),
         lambda torch, x, t: _functional(torch).huber_loss(x, t, delta=0.7, reduction="sum"),
     ),

@@ -70,7 +70,9 @@ def test_odd_host_arrays_move(xpv):
     readonly.flags.writeable = False
     for odd in (x[::-1], x[:, ::-2], x.T, np.asfortranarray(x), np.broadcast_to(x[0], (3, 6)),
                 readonly, x[:0], np.asarray(3.0, "float32")):  # fmt: skip
-        assert_same_bits(to_numpy(xl.move(odd, like=like)), np.ascontiguousarray(odd).reshape(odd.shape))
+        assert_same_bits(
+            to_numpy(xl.move(odd, like=like)), np.ascontiguousarray(odd).reshape(odd.shape)
+        )
 
 
 def test_move_to_a_dtype_by_name_or_object(xpv):
@@ -104,8 +106,9 @@ def test_place_in_words(xpv):
 def test_creation_on_the_device_of_the_input(xpv):
     """With torch's default device set to none that computes, nothing may be created without one."""
     torch = xpv.xp
-    net, loss = xl.Sequential(xl.mlp([4, 3], rng=0), xl.Gelu("none"), xl.Elu()), xl.SoftmaxWithLoss(
-        label_smoothing=0.1, ignore_index=1, class_weights=[1.0, 2.0, 3.0]
+    net, loss = (
+        xl.Sequential(xl.mlp([4, 3], rng=0), xl.Gelu("none"), xl.Elu()),
+        xl.SoftmaxWithLoss(label_smoothing=0.1, ignore_index=1, class_weights=[1.0, 2.0, 3.0]),
     )
     x, t = xpv.asarray(values((5, 4)), "float32"), xpv.asarray([0, 1, 2, 0, 1])
     torch.set_default_device("meta")

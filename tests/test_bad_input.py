@@ -175,14 +175,18 @@ class TestLabels:
             self.loss(xpv, np.zeros((32, 1), "int64"))
 
     def test_float_labels(self, xpv):
-        with pytest.raises(TypeError, match="SoftmaxWithLoss: labels are .*float32; expected integ"):
+        with pytest.raises(
+            TypeError, match="SoftmaxWithLoss: labels are .*float32; expected integ"
+        ):
             self.loss(xpv, np.zeros(32, "float32"))
 
     @pytest.mark.parametrize(("label", "classes"), [(10, 10), (-1, 10), (255, 3)])
     def test_labels_out_of_range(self, xpv, label, classes):
         target = np.zeros(32, "int64")
         target[7] = label
-        message = f"label {label} is out of range; expected 0 to {classes - 1} for {classes} classes"
+        message = (
+            f"label {label} is out of range; expected 0 to {classes - 1} for {classes} classes"
+        )
         with pytest.raises(ValueError, match=message):
             self.loss(xpv, target, (32, classes))
         with pytest.raises(ValueError, match=message):

@@ -145,9 +145,7 @@ def test_large_parameters_go_through_the_blocks_in_place():
             float(c) if isinstance(c, np.generic) else c
             for c in (optimizer.lr, *optimizer.constants(np.asarray(1.0, "float32")[()]))
         ]
-        once = rule.function(
-            np, p, g, *moments, *constants, weight_decay=optimizer.weight_decay
-        )[0]
+        once = rule.function(np, p, g, *moments, *constants, weight_decay=optimizer.weight_decay)[0]
         fresh = case.make()
         new, _ = fresh.step({"p": p}, {"p": g}, fresh.init({"p": p}))
         assert_same_bits(new["p"], once, case.id)

@@ -55,7 +55,9 @@ def test_a_network_learns_with_every_optimizer(name):
     assert float(xl.accuracy(net(x), t)) > 0.9
 
 
-@pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam", "AdamW"])
+@pytest.mark.parametrize(
+    "name", ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam", "AdamW"]
+)
 def test_step_gives_the_numbers_of_the_loop(name, xpv):
     if xpv.backend == "jax" and name not in ("SGD", "Adam"):
         pytest.skip("each is compiled; two are enough")

@@ -146,8 +146,8 @@ def check_off_tape(owner: object, name: str, x: Array) -> None:
     """Check that `x` is no torch tensor which autograd records."""
     if getattr(x, "requires_grad", False) is True:
         message = (
-            f"{owner}: {name} is a torch tensor that requires grad; xplayers computes the gradients "
-            f"itself, so autograd must not record. Pass {name}.detach()."
+            f"{owner}: {name} is a torch tensor that requires grad; xplayers computes "
+            f"the gradients itself, so autograd must not record. Pass {name}.detach()."
         )
         raise TypeError(message)
 
@@ -164,6 +164,14 @@ def check_input(
 
     Called before any arithmetic on every call of a layer, so the common case is a few comparisons.
     """
+    if type(x) is np.ndarray and not integers:  # the common case: one device, no tape
+        dtype = x.dtype
+        if dtype.kind == "f":
+            for a in arrays.values():
+                if type(a) is not np.ndarray or a.dtype is not dtype:
+                    break
+            else:
+                return
     xp = namespace(x, owner, name)
     if integers:
         if not is_integer(x):
@@ -175,17 +183,10 @@ def check_input(
             f"Convert it: xp.astype({name}, xp.float32)."
         )
         raise TypeError(message)
-    kind, dtype = type(x), x.dtype
-    if kind is np.ndarray:  # one device, no tape
-        for a in arrays.values():
-            if type(a) is not kind or a.dtype != dtype:
-                break
-        else:
-            return
     if isinstance(x, np.generic):
         raise TypeError(_not_an_array(x, owner, name))
     check_off_tape(owner, name, x)
-    where = device(x)
+    dtype, where = x.dtype, device(x)
     for key, a in arrays.items():
         if namespace(a) is not xp or elsewhere(device(a), where):
             message = f"{owner}: {name} is {place(x)}, {key} is {place(a)}. Call layer.to(like=x)."

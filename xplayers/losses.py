@@ -86,7 +86,7 @@ class Loss(Remembering):
             ``float(loss)`` fetches it.
         """
         value, cache = self._evaluate(scores, target)
-        self._pending.push(self, cache, value)
+        self._record(cache, value)
         return value
 
     @final
@@ -103,7 +103,9 @@ class Loss(Remembering):
         array
             Shape and dtype of the scores.
         """
-        return self.vjp(self._pending.pop(self, None), dout)
+        cache, _ = self._last()
+        self._pending.pop()
+        return self.vjp(cache, dout)
 
     @final
     def __call__(self, scores: Array, target: Array) -> Array:
@@ -111,10 +113,11 @@ class Loss(Remembering):
         return self._evaluate(scores, target)[0]
 
     def _evaluate(self, scores: Array, target: Array) -> tuple[Array, Cache]:
-        self._place(scores)
         check_input(self, scores, {}, name="scores")
-        for name, buffer in self._store.buffers.items():
-            check_same(self, name, buffer, scores, like_name="scores")
+        if self._store.buffers:
+            self._place(scores)
+            for name, buffer in self._store.buffers.items():
+                check_same(self, name, buffer, scores, like_name="scores")
         check_same(self, "target", target, scores, like_name="scores")
         self.check(scores, target)
         return self.apply(self._store.buffers, scores, target)

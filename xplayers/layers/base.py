@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Iterator, Mapping, MutableMapping
 from typing import Any, Self, final
 
+import numpy as np
+
 from xplayers._arrays import (
     Array,
     check_input,
@@ -18,7 +20,6 @@ from xplayers._arrays import (
     dtype_name,
     elsewhere,
     is_floating,
-    library_name,
     move,
     namespace,
     place,
@@ -39,9 +40,13 @@ class Store:
         self.placed = True  # False: host values that will follow the first input
         self.fresh = True  # the next backward starts the gradients afresh
 
-    def add(self, name: str, grad: Array) -> None:
-        """Add to a gradient; the first backward after a forward has set `fresh`."""
-        self.grads[name] = self.grads[name] + grad if name in self.grads else grad
+    def collect(self, grads: Mapping[str, Array]) -> None:
+        """Take the gradients of one backward; the first one after a forward starts afresh."""
+        if self.fresh:
+            self.grads.clear()
+            self.fresh = False
+        for name, grad in grads.items():
+            self.grads[name] = self.grads[name] + grad if name in self.grads else grad
 
     def move(self, **where: Any) -> None:
         for arrays in (self.params, self.buffers):
@@ -144,76 +149,24 @@ class Live(MutableMapping[str, Array]):
         return "{" + ", ".join(rows) + "}"
 
 
-class Pending:
-    """The passes that have gone forward and not yet backward: a stack of caches.
-
-    Parameters
-    ----------
-    limit : int
-        How many may wait. A network that is evaluated with ``forward`` would keep the caches of
-        every call for ever; the limit turns that leak into an error which names ``predict``.
-    """
-
-    __slots__ = ("limit", "stack")
-
-    def __init__(self, limit: int = 64) -> None:
-        self.limit = limit
-        self.stack: list[tuple[Any, ...]] = []  # cache; shape, dtype, namespace, device of y
-
-    def push(self, owner: object, cache: Any, y: Array) -> None:
-        if len(self.stack) >= self.limit:
-            message = (
-                f"{owner}.forward: {self.limit} forward passes wait for their backward. To "
-                "evaluate, call predict, which keeps nothing; zero_grads() forgets what waits."
-            )
-            raise RuntimeError(message)
-        self.stack.append((cache, y.shape, y.dtype, namespace(y), device(y)))
-
-    def pop(self, owner: object, dy: Array | None) -> Any:
-        """Take the last cache, after a check that `dy` fits the output it belongs to."""
-        if not self.stack:
-            message = (
-                f"{owner}.backward: no forward to undo. Call forward first; "
-                "each forward allows one backward."
-            )
-            raise RuntimeError(message)
-        cache, *output = self.stack[-1]
-        if dy is not None:
-            self._check(owner, dy, *output)
-        self.stack.pop()
-        return cache
-
-    @staticmethod
-    def _check(owner: object, dy: Array, shape: Any, dtype: Any, xp: Any, where: Any) -> None:
-        if namespace(dy, owner, "dy") is not xp or elsewhere(device(dy), where):
-            there = f"of {library_name(xp)} on {where}"
-            message = f"{owner}.backward: dy is {place(dy)}; the output of forward was {there}."
-            raise TypeError(message)
-        if dy.shape != shape:
-            message = f"{owner}.backward: dy has shape {tuple(dy.shape)}; expected {tuple(shape)}."
-            raise ValueError(message)
-        if dy.dtype != dtype:
-            message = (
-                f"{owner}.backward: dy is {dy.dtype}; the output of forward was {dtype}. "
-                "Convert it: xp.astype(dy, y.dtype)."
-            )
-            raise TypeError(message)
-        check_off_tape(f"{owner}.backward", "dy", dy)
-
-
 class Remembering:
     """What layers and losses have in common: a store, pending passes, and where the arrays are."""
 
+    # How many passes may wait for their backward. A network that is evaluated with forward would
+    # keep the caches of every call for ever; the limit turns that leak into an error. Set it on a
+    # layer to unroll it further by hand.
+    pending_limit = 64
+
     _store: Store
     _stores: dict[str, Store]  # prefix -> store, each once
-    _pending: Pending
+    _pending: list[tuple[Any, Array]]  # caches and outputs of the passes forward: a stack
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         # Here rather than in __init__, so that a subclass may leave out super().__init__().
         self = super().__new__(cls)
         self._store = Store()
         self._stores = {"": self._store}
-        self._pending = Pending()
+        self._pending = []
         return self
 
     @property
@@ -270,13 +223,34 @@ class Remembering:
     @final
     def zero_grads(self) -> None:
         """Forget the gradients and the passes that wait for their backward."""
-        self._pending.stack.clear()
+        self._pending.clear()
         for store in self._stores.values():
             store.grads.clear()
             store.fresh = True
 
+    def _record(self, cache: Any, y: Array) -> None:
+        """Remember a pass until its backward."""
+        if len(self._pending) >= self.pending_limit:
+            message = (
+                f"{self}.forward: {self.pending_limit} forward passes wait for their backward. To "
+                "evaluate, call predict, which keeps nothing; zero_grads() forgets what waits."
+            )
+            raise RuntimeError(message)
+        self._pending.append((cache, y))
+
+    def _last(self) -> tuple[Any, Array]:
+        """Return cache and output of the last pass that waits for its backward."""
+        if not self._pending:
+            message = (
+                f"{self}.backward: no forward to undo. Call forward first; "
+                "each forward allows one backward."
+            )
+            raise RuntimeError(message)
+        return self._pending[-1]
+
     def _place(self, x: Array) -> None:
         """Let host values that have no place yet follow `x`."""
+        namespace(x, self)
         for store in self._stores.values():
             if not store.placed:
                 store.move(like=x)
@@ -293,7 +267,7 @@ class Remembering:
         return type(self).__name__
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pending": Pending(self._pending.limit)}  # no caches in a pickle
+        return {**self.__dict__, "_pending": []}  # no caches in a pickle
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(options(self))})"
@@ -405,12 +379,8 @@ class Layer(Remembering):
             return self.predict(x, *inputs)
         arrays = self._ready(x)
         y, cache = self.apply(arrays, x, *inputs)
-        self._pending.push(self, cache, y)
-        for store in self._stores.values():
-            store.fresh = True
-        buffers = self.updated_buffers(arrays, cache)
-        if buffers:
-            self.buffers.update(buffers)
+        self._record(cache, y)
+        self._begin(arrays, cache)
         return y
 
     @final
@@ -439,18 +409,15 @@ class Layer(Remembering):
         ValueError, TypeError
             If `dy` does not fit the output.
         """
-        cache = self._pending.pop(self, dy)
+        cache, y = self._last()
+        if type(dy) is not np.ndarray or dy.shape != y.shape or dy.dtype is not y.dtype:
+            _check_gradient(f"{self}.backward", dy, y)
+        self._pending.pop()
         if input_grad:
             dx, grads = self.vjp(cache, dy)
         else:
             dx, grads = None, self.param_grads(cache, dy)
-        for store in self._stores.values():
-            if store.fresh:
-                store.grads.clear()
-                store.fresh = False
-        for name, grad in grads.items():
-            prefix, _, key = name.rpartition(".")
-            self._stores[prefix].add(key, grad)
+        self._collect(grads)
         return dx
 
     @final
@@ -467,8 +434,34 @@ class Layer(Remembering):
         """Check `x` against the arrays, and return them by the names the pure functions use."""
         store = self._store
         if not store.placed:
-            namespace(x, self)
-            store.move(like=x)
-        params = store.params
-        check_input(self, x, params, integers=self.integer_input)
-        return {**params, **store.buffers} if store.buffers else params
+            self._place(x)
+        check_input(self, x, store.params, integers=self.integer_input)
+        return {**store.params, **store.buffers} if store.buffers else store.params
+
+    def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
+        """Note that a forward has gone through: gradients start afresh, buffers go on."""
+        store = self._store
+        store.fresh = True
+        if store.buffers:
+            store.buffers.update(self.updated_buffers(arrays, cache))
+
+    def _collect(self, grads: Mapping[str, Array]) -> None:
+        """Keep the gradients of a backward."""
+        self._store.collect(grads)
+
+
+def _check_gradient(owner: str, dy: Array, y: Array) -> None:
+    """Check that the gradient `dy` fits the output `y`."""
+    if namespace(dy, owner, "dy") is not namespace(y) or elsewhere(device(dy), device(y)):
+        message = f"{owner}: dy is {place(dy)}; the output of forward was {place(y)}."
+        raise TypeError(message)
+    if dy.shape != y.shape:
+        message = f"{owner}: dy has shape {tuple(dy.shape)}; expected {tuple(y.shape)}."
+        raise ValueError(message)
+    if dy.dtype != y.dtype:
+        message = (
+            f"{owner}: dy is {dy.dtype}; the output of forward was {y.dtype}. "
+            "Convert it: xp.astype(dy, y.dtype)."
+        )
+        raise TypeError(message)
+    check_off_tape(owner, "dy", dy)

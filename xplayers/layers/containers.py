@@ -20,7 +20,7 @@ class Part(NamedTuple):
 
     name: str
     layer: Layer
-    names: tuple[tuple[str, str], ...]  # (name in the layer, name in the container)
+    names: dict[str, str]  # of its arrays: name in the layer -> name in the container
 
 
 class Container(Layer):
@@ -43,13 +43,13 @@ class Container(Layer):
                 hint = f" Call the class: {layer.__name__}()." if isinstance(layer, type) else ""
                 message = f"{self}: part {name!r} is {layer!r}; expected a layer.{hint}"
                 raise TypeError(message)
-            names = []
+            names = {}
             for inner, store in layer._stores.items():
                 prefix = prefixes.setdefault(id(store), f"{name}.{inner}" if inner else name)
                 self._stores[prefix] = store
                 for key in (*store.params, *store.buffers):
-                    names.append((f"{inner}.{key}" if inner else key, f"{prefix}.{key}"))
-            self._parts.append(Part(name, layer, tuple(names)))
+                    names[f"{inner}.{key}" if inner else key] = f"{prefix}.{key}"
+            self._parts.append(Part(name, layer, names))
 
         # Where each array lies, so that a call does not build names.
         stores = self._stores.items()
@@ -57,12 +57,27 @@ class Container(Layer):
         self._buffers = [(f"{p}.{k}", s.buffers, k) for p, s in stores for k in s.buffers]
 
     def _ready(self, x: Array) -> dict[str, Array]:
-        self._place(x)
+        if not all([store.placed for store in self._stores.values()]):
+            self._place(x)
         arrays = {name: params[key] for name, params, key in self._params}
         check_input(self, x, arrays, integers=self.integer_input)
         for name, buffers, key in self._buffers:
             arrays[name] = buffers[key]
         return arrays
+
+    def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
+        for store in self._stores.values():
+            store.fresh = True
+        if self._buffers:
+            self.buffers.update(self.updated_buffers(arrays, cache))
+
+    def _collect(self, grads: Mapping[str, Array]) -> None:
+        by_prefix: dict[str, dict[str, Array]] = {prefix: {} for prefix in self._stores}
+        for name, grad in grads.items():
+            prefix, _, key = name.rpartition(".")
+            by_prefix[prefix][key] = grad
+        for prefix, mine in by_prefix.items():
+            self._stores[prefix].collect(mine)
 
     def __getattr__(self, name: str) -> Any:
         for part in self.__dict__.get("_parts", ()):
@@ -144,17 +159,16 @@ class Sequential(Container):
         for part, part_cache in zip(self._parts, cache, strict=True):
             if part.names:
                 # A layer that occurs twice goes on from what its first use has left.
-                mine = {inner: updated.get(name, arrays[name]) for inner, name in part.names}
-                names = dict(part.names)
-                for inner, value in part.layer.updated_buffers(mine, part_cache).items():
-                    updated[names[inner]] = value
+                now = {k: updated.get(name, arrays[name]) for k, name in part.names.items()}
+                for inner, value in part.layer.updated_buffers(now, part_cache).items():
+                    updated[part.names[inner]] = value
         return updated
 
     def _call(
         self, verb: Callable[..., Any], part: Part, arrays: Mapping[str, Array], x: Array
     ) -> Any:
         try:
-            return verb({inner: arrays[name] for inner, name in part.names}, x)
+            return verb({inner: arrays[name] for inner, name in part.names.items()}, x)
         except (TypeError, ValueError) as error:
             error.add_note(f"In part {part.name!r} of {type(self).__name__}.")
             raise
@@ -185,9 +199,8 @@ class Sequential(Container):
 
 
 def _collect(grads: dict[str, Array], part: Part, part_grads: Mapping[str, Array]) -> None:
-    names = dict(part.names)
     for inner, grad in part_grads.items():
-        name = names[inner]
+        name = part.names[inner]
         grads[name] = grads[name] + grad if name in grads else grad
 
 
