@@ -26,7 +26,7 @@ def x32(xpv, shape):
 
 class TestShapes:
     def test_wrong_width(self, xpv):
-        message = says("Affine(784 -> 100): x has shape (32, 783); expected (n, 784).")
+        message = says("Affine(784 -> 100): x has shape (32, 783); expected (n, 784).") + "$"
         with pytest.raises(ValueError, match=message):
             affine(xpv).forward(x32(xpv, (32, 783)))
 
@@ -40,7 +40,9 @@ class TestShapes:
 
     @pytest.mark.parametrize("shape", [(784,), ()])
     def test_a_single_sample(self, xpv, shape):
-        message = says(f"x has shape {shape}; expected (n, 784). A single sample is x[None, :].")
+        message = (
+            says(f"x has shape {shape}; expected (n, 784). A single sample is x[None, :].") + "$"
+        )
         with pytest.raises(ValueError, match=message):
             affine(xpv).forward(x32(xpv, shape))
 

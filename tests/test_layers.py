@@ -8,7 +8,7 @@ import pickle
 
 import numpy as np
 import pytest
-from cases import LAYERS, Case
+from cases import LAYERS
 from helpers import (
     TOLERANCE,
     assert_at_home,

@@ -113,6 +113,21 @@ def test_update_is_step(case, xpv):
 
 
 @EVERY
+def test_weight_decay_is_a_part_of_the_gradient_or_before_the_step(case):
+    base = type(case.make())
+    params, grads = start(), gradients(0)
+    if base.decoupled:
+        shrunk = {k: p - base().lr * 0.5 * p for k, p in params.items()}
+        expected, _ = base(weight_decay=0.0).step(shrunk, grads, base().init(params))
+    else:
+        with_decay = {k: g + 0.5 * params[k] for k, g in grads.items()}
+        expected, _ = base(weight_decay=0.0).step(params, with_decay, base().init(params))
+    got, _ = base(weight_decay=0.5).step(params, grads, base().init(params))
+    for k in params:
+        assert_same_bits(got[k], expected[k], k)
+
+
+@EVERY
 def test_the_learning_rate_is_an_argument(case, xpv):
     optimizer = case.make()
     params = {k: xpv.asarray(v, "float32") for k, v in start().items()}
@@ -140,13 +155,10 @@ def test_large_parameters_go_through_the_blocks_in_place():
             plain, state = optimizer.step(plain, {"p": g}, state)
         assert mine["p"] is place
         assert_same_bits(mine["p"], plain["p"], case.id)
-        rule, moments = type(optimizer).rule, [np.zeros_like(p) for _ in optimizer.moments]
-        constants = [
-            float(c) if isinstance(c, np.generic) else c
-            for c in (optimizer.lr, *optimizer.constants(np.asarray(1.0, "float32")[()]))
-        ]
-        once = rule.function(np, p, g, *moments, *constants, weight_decay=optimizer.weight_decay)[0]
-        fresh = case.make()
+        fresh, moments = case.make(), [np.zeros_like(p) for _ in optimizer.moments]
+        constants = [float(c) for c in (fresh.lr, *fresh.constants(np.float32(1.0)))]
+        decay = 0.0 if fresh.decoupled else fresh.weight_decay
+        once = fresh.rule(np, p, g + decay * p if decay else g, *moments, *constants)[0]
         new, _ = fresh.step({"p": p}, {"p": g}, fresh.init({"p": p}))
         assert_same_bits(new["p"], once, case.id)
 

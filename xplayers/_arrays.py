@@ -41,7 +41,9 @@ def _first_sight(x: Array, owner: object, name: str) -> Namespace:
         raise TypeError(message)
     if not array_api_compat.is_array_api_obj(x):
         raise TypeError(_not_an_array(x, owner, name))
-    xp = array_api_compat.array_namespace(x)
+    # NumPy from 2.1 is the standard itself; the wrapper of it would import all of NumPy's tools.
+    native = isinstance(x, np.ndarray | np.generic)
+    xp = np if native else array_api_compat.array_namespace(x)
     _NAMESPACES[type(x)] = xp
     return xp
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import array_api_compat.numpy as xp
 import numpy as np
 
 
@@ -49,6 +48,17 @@ class _Value(np.lib.mixins.NDArrayOperatorsMixin):
 
     def __bool__(self) -> bool:
         raise Untraceable
+
+
+class _Namespace:
+    """NumPy, whose ``astype`` takes stand-ins too."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(np, name)
+
+    @staticmethod
+    def astype(x: _Value, dtype: Any, copy: bool = True) -> _Value:
+        return x.astype(dtype, copy=copy)
 
 
 def _cast(dtype: Any) -> Callable[..., None]:
@@ -117,7 +127,7 @@ def trace(
     """
     tape = _Tape(samples)
     try:
-        results = function(xp, *tape.operands)
+        results = function(_Namespace(), *tape.operands)
     except (TypeError, ValueError, AttributeError) as error:  # a function NumPy cannot dispatch
         raise Untraceable from error
     many = isinstance(results, tuple)

@@ -13,7 +13,6 @@ import inspect
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -184,11 +183,13 @@ def _usable_cores() -> int:
     return max(1, min(cores, int(limit))) if limit.isdigit() else cores
 
 
-_threads: ThreadPoolExecutor | None = None
+_threads: Any = None  # concurrent.futures takes 10 ms to import, and most never need it
 _lock = threading.Lock()
 
 
-def _pool() -> ThreadPoolExecutor:
+def _pool() -> Any:
+    from concurrent.futures import ThreadPoolExecutor
+
     global _threads
     with _lock:
         if _threads is None:

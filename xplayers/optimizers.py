@@ -36,8 +36,9 @@ class Optimizer:
         ``weight_decay / 2 * sum(p**2)``.
     """
 
-    rule: ClassVar[Callable[..., Any]]
+    rule: ClassVar[Callable[..., tuple[Array, ...]]]  # (xp, p, g, *moments, lr, *constants)
     moments: ClassVar[tuple[str, ...]] = ()
+    decoupled: ClassVar[bool] = False  # whether the rule itself takes care of the weight decay
 
     def __init__(self, lr: float = 0.01, weight_decay: float = 0.0) -> None:
         self.lr = lr
@@ -122,13 +123,14 @@ class Optimizer:
             xp = namespace(p)
             moments = [state[m][name] for m in self.moments]
             wide = widened(xp, p)
-            results = type(self).rule(
+            results = _apply(
                 wide,
                 widened(xp, grads[name]),
                 *moments,
                 *(_as_scalar(c, wide) for c in (lr, *constants)),
                 out=(wide, *moments) if donate else None,
-                weight_decay=self.weight_decay,
+                rule=self.rule,
+                weight_decay=0.0 if self.decoupled else self.weight_decay,
             )
             new[name] = xp.astype(results[0], p.dtype) if is_half(p) else results[0]
             for m, value in zip(self.moments, results[1:], strict=True):
@@ -176,6 +178,13 @@ class Optimizer:
         return f"{type(self).__name__}({', '.join(options(self))})"
 
 
+@elementwise
+def _apply(xp, p, g, *operands, rule, weight_decay):
+    if weight_decay:
+        g = g + weight_decay * p
+    return rule(xp, p, g, *operands)
+
+
 def _as_scalar(c: Any, p: Array) -> Any:
     """Return a 0-d array in the dtype of `p`, so that it does not decide the dtype of results."""
     return c if isinstance(c, float | int) else namespace(p).astype(c, p.dtype)
@@ -189,9 +198,7 @@ def _written(old: Array, value: Array) -> Array:
     return old
 
 
-@elementwise
-def _sgd(xp, p, g, lr, *, weight_decay):
-    g = g + weight_decay * p if weight_decay else g
+def _sgd(xp, p, g, lr):
     return (p - lr * g,)
 
 
@@ -206,12 +213,10 @@ class SGD(Optimizer):
         Factor of ``p`` that is added to ``g``.
     """
 
-    rule = _sgd
+    rule = staticmethod(_sgd)
 
 
-@elementwise
-def _momentum(xp, p, g, v, lr, momentum, *, weight_decay):
-    g = g + weight_decay * p if weight_decay else g
+def _momentum(xp, p, g, v, lr, momentum):
     v = momentum * v - lr * g
     return p + v, v
 
@@ -236,7 +241,7 @@ class Momentum(Optimizer):
     Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     """
 
-    rule = _momentum
+    rule = staticmethod(_momentum)
     moments = ("v",)
 
     def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
@@ -247,9 +252,7 @@ class Momentum(Optimizer):
         return (self.momentum,)
 
 
-@elementwise
-def _nesterov(xp, p, g, v, lr, momentum, *, weight_decay):
-    g = g + weight_decay * p if weight_decay else g
+def _nesterov(xp, p, g, v, lr, momentum):
     v = momentum * v - lr * g
     return p + (momentum * v - lr * g), v
 
@@ -271,12 +274,10 @@ class Nesterov(Momentum):
         Factor of ``p`` that is added to ``g``.
     """
 
-    rule = _nesterov
+    rule = staticmethod(_nesterov)
 
 
-@elementwise
-def _adagrad(xp, p, g, h, lr, eps, *, weight_decay):
-    g = g + weight_decay * p if weight_decay else g
+def _adagrad(xp, p, g, h, lr, eps):
     h = h + g * g
     return p - lr * g / (xp.sqrt(h) + eps), h
 
@@ -301,7 +302,7 @@ class AdaGrad(Optimizer):
     Duchi, Hazan, Singer, "Adaptive Subgradient Methods", JMLR 12, 2011.
     """
 
-    rule = _adagrad
+    rule = staticmethod(_adagrad)
     moments = ("h",)
 
     def __init__(self, lr: float = 0.01, eps: float = 1e-7, weight_decay: float = 0.0) -> None:
@@ -312,9 +313,7 @@ class AdaGrad(Optimizer):
         return (self.eps,)
 
 
-@elementwise
-def _rmsprop(xp, p, g, h, lr, decay_rate, eps, *, weight_decay):
-    g = g + weight_decay * p if weight_decay else g
+def _rmsprop(xp, p, g, h, lr, decay_rate, eps):
     h = decay_rate * h + (1.0 - decay_rate) * (g * g)
     return p - lr * g / (xp.sqrt(h) + eps), h
 
@@ -340,7 +339,7 @@ class RMSprop(Optimizer):
     Tieleman, Hinton, Coursera "Neural Networks for Machine Learning", lecture 6.5, 2012.
     """
 
-    rule = _rmsprop
+    rule = staticmethod(_rmsprop)
     moments = ("h",)
 
     def __init__(
@@ -358,9 +357,7 @@ class RMSprop(Optimizer):
         return (self.decay_rate, self.eps)
 
 
-@elementwise
-def _adam(xp, p, g, m, v, lr, beta1, beta2, eps, correction, eps_scale, *, weight_decay):
-    g = g + weight_decay * p if weight_decay else g
+def _adam(xp, p, g, m, v, lr, beta1, beta2, eps, correction, eps_scale):
     m = m + (1.0 - beta1) * (g - m)
     v = v + (1.0 - beta2) * (g * g - v)
     return p - (lr * correction) * m / (xp.sqrt(v) + eps * eps_scale), m, v
@@ -398,7 +395,7 @@ class Adam(Optimizer):
     Kingma, Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
     """
 
-    rule = _adam
+    rule = staticmethod(_adam)
     moments = ("m", "v")
 
     def __init__(
@@ -425,12 +422,9 @@ class Adam(Optimizer):
         return (self.beta1, self.beta2, self.eps, correction, eps_scale)
 
 
-@elementwise
-def _adamw(xp, p, g, m, v, lr, beta1, beta2, eps, correction, eps_scale, *, weight_decay):
+def _adamw(xp, p, g, m, v, lr, beta1, beta2, eps, correction, eps_scale, weight_decay):
     p = p - lr * weight_decay * p
-    return _adam.function(
-        xp, p, g, m, v, lr, beta1, beta2, eps, correction, eps_scale, weight_decay=0.0
-    )
+    return _adam(xp, p, g, m, v, lr, beta1, beta2, eps, correction, eps_scale)
 
 
 class AdamW(Adam):
@@ -455,7 +449,8 @@ class AdamW(Adam):
     Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2.
     """
 
-    rule = _adamw
+    rule = staticmethod(_adamw)
+    decoupled = True
 
     def __init__(
         self,
@@ -467,6 +462,9 @@ class AdamW(Adam):
         weight_decay: float = 0.01,
     ) -> None:
         super().__init__(lr, beta1, beta2, eps, eps_hat, weight_decay)
+
+    def constants(self, t: Array) -> tuple[Any, ...]:
+        return (*super().constants(t), self.weight_decay)
 
 
 def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:

@@ -1,0 +1,72 @@
+"""What can be checked of the CuPy path where CuPy is installed and there is no GPU.
+
+CuPy arrays over host memory need no driver: dispatch, checks and words work on them, kernels do not
+run. With a GPU, the whole table runs on CuPy: ``pytest --xp=cupy``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import xplayers as xl
+from xplayers._arrays import (
+    check_input,
+    device,
+    dtype_name,
+    is_floating,
+    is_integer,
+    on_host,
+    place,
+)
+
+cupy = pytest.importorskip("cupy")
+
+
+def fabricated(values):
+    memory = cupy.cuda.memory.UnownedMemory(values.ctypes.data, values.nbytes, values, 0)
+    pointer = cupy.cuda.memory.MemoryPointer(memory, 0)
+    return cupy.ndarray(values.shape, values.dtype, pointer)
+
+
+@pytest.fixture
+def x():
+    return fabricated(np.ones((32, 784), "float32"))
+
+
+def test_what_the_array_says(x):
+    assert xl.namespace(x).__name__ == "array_api_compat.cupy"
+    assert is_floating(x)
+    assert not is_integer(x)
+    assert dtype_name(x.dtype) == "float32"
+    assert not on_host(x)
+    assert place(x) == "a cupy array on cuda:0"
+    assert device(x).id == 0
+
+
+def test_the_parameters_of_the_caller_are_not_moved(x):
+    layer = xl.Affine(np.ones((784, 100), "float32"), np.ones(100, "float32"))
+    message = (
+        r"Affine\(784 -> 100\): x is a cupy array on cuda:0, W is a numpy array on the CPU\. "
+        r"Call layer\.to\(like=x\)\."
+    )
+    with pytest.raises(TypeError, match=message):
+        layer.forward(x)
+
+
+def test_numpy_into_a_layer_on_the_gpu(x):
+    check_input("Affine", x, {"W": fabricated(np.ones((784, 2), "float32"))})
+    with pytest.raises(
+        TypeError, match=r"x is a numpy array on the CPU, W is a cupy array on cuda"
+    ):
+        check_input("Affine", np.ones((1, 784), "float32"), {"W": x})
+    with pytest.raises(TypeError, match="target is a numpy array on the CPU, scores is a cupy"):
+        xl.SoftmaxWithLoss().forward(x, np.zeros(32, "int64"))
+    with pytest.raises(TypeError, match="minibatches: t is a numpy array on the CPU"):
+        xl.minibatches(x, np.zeros(32), 4)
+
+
+def test_labels_on_a_gpu_are_not_looked_at(x, monkeypatch):
+    """A look would wait for the device in every step."""
+    monkeypatch.setattr("xplayers.losses.check_labels", lambda *a, **k: pytest.fail("a look"))
+    xl.SoftmaxWithLoss().check(x, fabricated(np.zeros(32, "int64")))
