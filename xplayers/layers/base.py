@@ -40,13 +40,11 @@ class Store:
         self.placed = True  # False: host values that will follow the first input
         self.fresh = True  # the next backward starts the gradients afresh
 
-    def collect(self, grads: Mapping[str, Array]) -> None:
-        """Take the gradients of one backward; the first one after a forward starts afresh."""
+    def begin_grads(self) -> None:
+        """Forget the gradients of an earlier pass: the first backward after a forward is afresh."""
         if self.fresh:
             self.grads.clear()
             self.fresh = False
-        for name, grad in grads.items():
-            self.grads[name] = self.grads[name] + grad if name in self.grads else grad
 
     def move(self, **where: Any) -> None:
         for arrays in (self.params, self.buffers):
@@ -447,7 +445,10 @@ class Layer(Remembering):
 
     def _collect(self, grads: Mapping[str, Array]) -> None:
         """Keep the gradients of a backward."""
-        self._store.collect(grads)
+        mine = self._store.grads
+        self._store.begin_grads()
+        for name, grad in grads.items():
+            mine[name] = mine[name] + grad if name in mine else grad
 
 
 def _check_gradient(owner: str, dy: Array, y: Array) -> None:

@@ -22,6 +22,10 @@ class Part(NamedTuple):
     layer: Layer
     names: dict[str, str]  # of its arrays: name in the layer -> name in the container
 
+    def pick(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """Return the arrays of the layer by its own names."""
+        return {k: arrays[name] for k, name in self.names.items()} if self.names else {}
+
 
 class Container(Layer):
     """Base of layers made of layers: collects their arrays under dotted names.
@@ -43,18 +47,20 @@ class Container(Layer):
                 hint = f" Call the class: {layer.__name__}()." if isinstance(layer, type) else ""
                 message = f"{self}: part {name!r} is {layer!r}; expected a layer.{hint}"
                 raise TypeError(message)
-            names = {}
+            names: dict[str, str] = {}
             for inner, store in layer._stores.items():
                 prefix = prefixes.setdefault(id(store), f"{name}.{inner}" if inner else name)
-                self._stores[prefix] = store
-                for key in (*store.params, *store.buffers):
+                keys = (*store.params, *store.buffers)
+                if keys:
+                    self._stores[prefix] = store
+                for key in keys:
                     names[f"{inner}.{key}" if inner else key] = f"{prefix}.{key}"
             self._parts.append(Part(name, layer, names))
-
-        # Where each array lies, so that a call does not build names.
+        # Where each array and gradient lies, so that a call does not build names.
         stores = self._stores.items()
         self._params = [(f"{p}.{k}", s.params, k) for p, s in stores for k in s.params]
         self._buffers = [(f"{p}.{k}", s.buffers, k) for p, s in stores for k in s.buffers]
+        self._grads = {f"{p}.{k}": (s.grads, k) for p, s in stores for k in s.params}
 
     def _ready(self, x: Array) -> dict[str, Array]:
         if not all([store.placed for store in self._stores.values()]):
@@ -72,12 +78,11 @@ class Container(Layer):
             self.buffers.update(self.updated_buffers(arrays, cache))
 
     def _collect(self, grads: Mapping[str, Array]) -> None:
-        by_prefix: dict[str, dict[str, Array]] = {prefix: {} for prefix in self._stores}
+        for store in self._stores.values():
+            store.begin_grads()
         for name, grad in grads.items():
-            prefix, _, key = name.rpartition(".")
-            by_prefix[prefix][key] = grad
-        for prefix, mine in by_prefix.items():
-            self._stores[prefix].collect(mine)
+            mine, key = self._grads[name]
+            mine[key] = mine[key] + grad if key in mine else grad
 
     def __getattr__(self, name: str) -> Any:
         for part in self.__dict__.get("_parts", ()):
@@ -126,13 +131,21 @@ class Sequential(Container):
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         caches = []
         for part in self._parts:
-            x, cache = self._call(part.layer.apply, part, arrays, x)
+            try:
+                x, cache = part.layer.apply(part.pick(arrays), x)
+            except (TypeError, ValueError) as error:
+                self._locate(error, part)
+                raise
             caches.append(cache)
         return x, tuple(caches)
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         for part in self._parts:
-            x = self._call(part.layer.infer, part, arrays, x)
+            try:
+                x = part.layer.infer(part.pick(arrays), x)
+            except (TypeError, ValueError) as error:
+                self._locate(error, part)
+                raise
         return x
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
@@ -164,14 +177,8 @@ class Sequential(Container):
                     updated[part.names[inner]] = value
         return updated
 
-    def _call(
-        self, verb: Callable[..., Any], part: Part, arrays: Mapping[str, Array], x: Array
-    ) -> Any:
-        try:
-            return verb({inner: arrays[name] for inner, name in part.names.items()}, x)
-        except (TypeError, ValueError) as error:
-            error.add_note(f"In part {part.name!r} of {type(self).__name__}.")
-            raise
+    def _locate(self, error: Exception, part: Part) -> None:
+        error.add_note(f"In part {part.name!r} of {type(self).__name__}.")
 
     def __len__(self) -> int:
         return len(self._parts)
