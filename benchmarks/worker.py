@@ -93,6 +93,7 @@ class Worker:
         # into the queue of a library that computes asynchronously.
         start = time.perf_counter()
         for _ in range(repetitions):
+            result = None  # given back before the next, as a training loop does
             result = self.task.run()
         self.task.wait(result)
         return time.perf_counter() - start

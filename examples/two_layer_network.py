@@ -18,12 +18,13 @@ class TwoLayerNet:
 
     def __init__(self, input_size, hidden_size, output_size, weight_init_std=0.01, rng=0):
         rng = np.random.default_rng(rng)
-        self.build({
+        params = {
             "W1": weight_init_std * rng.standard_normal((input_size, hidden_size)),
             "b1": np.zeros(hidden_size),
             "W2": weight_init_std * rng.standard_normal((hidden_size, output_size)),
             "b2": np.zeros(output_size),
-        })  # fmt: skip
+        }
+        self.build(params)
 
     def build(self, params):
         self.params = params

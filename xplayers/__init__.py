@@ -50,6 +50,7 @@ from xplayers.optimizers import (
     RMSprop,
     clip_by_norm,
 )
+from xplayers.training import TrainStep
 
 __version__ = "0.1.0"
 
@@ -85,6 +86,7 @@ __all__ = [
     "SoftmaxWithLoss",
     "Softplus",
     "Tanh",
+    "TrainStep",
     "accuracy",
     "check_gradients",
     "check_labels",

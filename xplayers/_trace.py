@@ -80,8 +80,8 @@ class _Tape:
         self.operands = [_Value(self, i, s) for i, s in enumerate(samples)]
         self.registers: list[Any] = list(samples)  # a sample each
         self.constants: dict[int, Any] = {}
-        self.once: list[tuple[Any, tuple[int, ...], int]] = []  # scalars only: once a call
-        self.steps: list[tuple[Any, tuple[int, ...], int]] = []  # once a block
+        self.once: list[Step] = []  # scalars only: once a call
+        self.steps: list[Step] = []  # once a block
 
     def record(self, operation: Any, inputs: Sequence[Any], sample: Any) -> _Value:
         values = [i if isinstance(i, _Value) else self.constant(i) for i in inputs]
@@ -140,75 +140,43 @@ def trace(
     return Program(tape, [v.register for v in values], many, aliases)
 
 
+# NumPy's loops of maximum and minimum are four times as fast between two arrays as with a scalar.
+# So a scalar is spread over one row, which stays in the cache, and the blocks are seen as rows of
+# that length. Rows shorter than the buffer of NumPy's iterator (8192) would be copied.
+ROW = 16_384
+
+Step = tuple[Any, tuple[int, ...], int]  # operation, registers of its inputs, register it makes
+
+
 class Program:
-    """The steps of one elementwise function for given dtypes, with its scratch memory planned."""
+    """The steps of one elementwise function for given dtypes, with its memory planned."""
 
     def __init__(
         self, tape: _Tape, results: list[int], many: bool, aliases: tuple[int | None, ...]
     ) -> None:
         self.many = many
         self.constants, self.once = tape.constants, tape.once
-        self.n_registers = len(tape.registers)
-        scalar = [not isinstance(sample, np.ndarray) for sample in tape.registers]
         self.arrays = [v.register for v in tape.operands if not v.scalar]
         self.result_dtypes = tuple(tape.registers[r].dtype for r in results)
-        last_use = {r: at for at, (_, inputs, _) in enumerate(tape.steps) for r in inputs}
-        made_at = {made: at for at, (_, _, made) in enumerate(tape.steps)}
+        self.n_registers = len(tape.registers)
+        self.home, self.copies = _homes(tape.steps, results, aliases)
+        _lodge(tape, self.home, self.copies, aliases)
+        self.scratch, self.scratch_dtypes = _scratch(tape, self.home, self.copies)
+        self.rows: list[tuple[int, int, Any]] = []  # register, that of the scalar, dtype
+        self.steps = [self._with_rows(tape, step) for step in tape.steps]
 
-        # A result is made where it belongs, unless that memory is an operand which a later step
-        # still reads (or the result appears twice): then it is copied at the end of the block.
-        home: dict[int, int] = {}  # register -> index of the result array
-        self.copies: list[tuple[int, int]] = []
-        for k, r in enumerate(results):
-            alias = aliases[k] if aliases else None
-            at = made_at[r]
-            ufunc = isinstance(tape.steps[at][0], np.ufunc)  # may write over its input
-            free = alias is None or last_use.get(alias, -1) < at + ufunc
-            if r not in home and free:
-                home[r] = k
-            else:
-                self.copies.append((r, k))
-
-        # NumPy's loops for these two are four times as fast between arrays as with a scalar.
-        self.filled: list[tuple[int, int, Any]] = []  # register, the scalar's register, dtype
-        for at, (operation, inputs, made) in enumerate(tape.steps):
-            if operation in (np.maximum, np.minimum) and len({scalar[r] for r in inputs}) == 2:
-                with_arrays = []
-                for r in inputs:
-                    if scalar[r]:
-                        self.filled.append((self.n_registers, r, tape.registers[made].dtype))
-                        r, self.n_registers = self.n_registers, self.n_registers + 1
-                    with_arrays.append(r)
-                tape.steps[at] = (operation, tuple(with_arrays), made)
-
-        # Scratch blocks are used again as soon as nobody reads them any more.
-        kept = {r for r, _ in self.copies} | set(home)
-        self.scratch_dtypes: list[Any] = []
-        free_blocks: list[int] = []
-        block_of: dict[int, int] = {}
-        self.steps = []
-        for at, (operation, inputs, made) in enumerate(tape.steps):
-            released = [
-                block_of[r]
-                for r in set(inputs)
-                if r in block_of and last_use[r] == at and r not in kept
-            ]
-            dtype = tape.registers[made].dtype
-            if made not in home:
-                # Only a ufunc may write over its own input: a cast and `where` may not.
-                ready = free_blocks + (released if isinstance(operation, np.ufunc) else [])
-                fit = next((b for b in ready if self.scratch_dtypes[b] == dtype), None)
-                if fit is None:
-                    fit = len(self.scratch_dtypes)
-                    self.scratch_dtypes.append(dtype)
-                elif fit in free_blocks:
-                    free_blocks.remove(fit)
-                else:
-                    released.remove(fit)
-                block_of[made] = fit
-            free_blocks += released
-            self.steps.append((operation, inputs, made))
-        self.home, self.block_of = home, block_of
+    def _with_rows(self, tape: _Tape, step: Step) -> Step:
+        operation, inputs, made = step
+        scalar = [not isinstance(tape.registers[r], np.ndarray) for r in inputs]
+        if operation not in (np.maximum, np.minimum) or not any(scalar):
+            return step
+        spread = []
+        for r, is_scalar in zip(inputs, scalar, strict=True):
+            if is_scalar:
+                self.rows.append((self.n_registers, r, tape.registers[made].dtype))
+                self.n_registers += 1
+            spread.append(self.n_registers - 1 if is_scalar else r)
+        return operation, tuple(spread), made
 
     def run(
         self, operands: list, outs: list[np.ndarray], start: int, stop: int, block: int
@@ -219,22 +187,116 @@ class Program:
             registers[r] = value
         for operation, inputs, made in self.once:
             registers[made] = operation(*[registers[i] for i in inputs]).item()
+        if not self.scratch_dtypes:
+            block = stop - start  # each value is touched once: there is nothing to keep in a cache
         block = min(block, stop - start)
-        scratch = [np.empty(block, dtype) for dtype in self.scratch_dtypes]
-        whole = [(r, scratch[b]) for r, b in self.block_of.items()]
-        whole += [(r, np.full(block, registers[s], dtype)) for r, s, dtype in self.filled]
-        for r, values in whole:
-            registers[r] = values
-        for lo in range(start, stop, block or 1):
+        memory = [np.empty(block, dtype) for dtype in self.scratch_dtypes]
+        rows = [(r, np.full(min(ROW, block), registers[s], dtype)) for r, s, dtype in self.rows]
+
+        lo = start
+        while lo < stop:
             hi = min(lo + block, stop)
+            in_rows = bool(rows) and hi - lo > ROW
+            if in_rows:
+                hi -= (hi - lo) % ROW  # what is left comes as a block of its own
             for r in self.arrays:
-                registers[r] = operands[r][lo:hi]
+                registers[r] = _view(operands[r][lo:hi], in_rows)
             for r, k in self.home.items():
-                registers[r] = outs[k][lo:hi]
-            if hi - lo < block:
-                for r, values in whole:
-                    registers[r] = values[: hi - lo]
+                registers[r] = _view(outs[k][lo:hi], in_rows)
+            for r, b in self.scratch.items():
+                registers[r] = _view(memory[b][: hi - lo], in_rows)
+            for r, row in rows:
+                registers[r] = row if in_rows else row[: hi - lo]
             for operation, inputs, made in self.steps:
                 operation(*[registers[i] for i in inputs], out=registers[made])
             for r, k in self.copies:
-                outs[k][lo:hi] = registers[r]
+                _view(outs[k][lo:hi], in_rows)[...] = registers[r]
+            lo = hi
+
+
+def _view(a: np.ndarray, in_rows: bool) -> np.ndarray:
+    return a.reshape(-1, ROW) if in_rows else a
+
+
+def _homes(
+    steps: list[Step], results: list[int], aliases: tuple[int | None, ...]
+) -> tuple[dict[int, int], list[tuple[int, int]]]:
+    """Return which results are made where they belong, and which are copied there afterwards.
+
+    A result is made in place, unless that memory is an operand which a later step still reads, or
+    the result appears twice. Both map a register to the index of the result.
+    """
+    last_use = {r: at for at, (_, inputs, _) in enumerate(steps) for r in inputs}
+    made_at = {made: at for at, (_, _, made) in enumerate(steps)}
+    home: dict[int, int] = {}
+    copies: list[tuple[int, int]] = []
+    for k, r in enumerate(results):
+        alias = aliases[k] if aliases else None
+        at = made_at[r]
+        over_its_input = isinstance(
+            steps[at][0], np.ufunc
+        )  # a cast and `where` may not write there
+        if r not in home and (alias is None or last_use.get(alias, -1) < at + over_its_input):
+            home[r] = k
+        else:
+            copies.append((r, k))
+    return home, copies
+
+
+def _lodge(
+    tape: _Tape,
+    home: dict[int, int],
+    copies: list[tuple[int, int]],
+    aliases: tuple[int | None, ...],
+) -> None:
+    """Let intermediate values stay where a result will be, until it is made: less memory to touch.
+
+    Adds them to `home`. Memory that is an operand's too is left alone.
+    """
+    steps = tape.steps
+    last_use = {r: at for at, (_, inputs, _) in enumerate(steps) for r in inputs}
+    ufunc = [isinstance(operation, np.ufunc) for operation, _, _ in steps]
+    settled = set(home) | {r for r, _ in copies}  # results
+    for made_last, (_, _, result) in enumerate(steps):
+        k = home.get(result)
+        if k is None or (aliases and aliases[k] is not None):
+            continue
+        vacant = -1  # the step that reads the lodger for the last time
+        for at, (_, _, made) in enumerate(steps[:made_last]):
+            until = last_use.get(made, at)
+            fits = at + ufunc[at] > vacant and until < made_last + ufunc[made_last]
+            same = tape.registers[made].dtype == tape.registers[result].dtype
+            if made not in settled and made not in home and fits and same:
+                home[made], vacant = k, until
+
+
+def _scratch(
+    tape: _Tape, home: dict[int, int], copies: list[tuple[int, int]]
+) -> tuple[dict[int, int], list[Any]]:
+    """Return the block of scratch memory of each register that needs one, and the blocks' dtypes.
+
+    A block is used again as soon as nobody reads it any more.
+    """
+    last_use = {r: at for at, (_, inputs, _) in enumerate(tape.steps) for r in inputs}
+    kept = {r for r, _ in copies}
+    block_of: dict[int, int] = {}
+    dtypes: list[Any] = []
+    free: list[int] = []
+    for at, (operation, inputs, made) in enumerate(tape.steps):
+        released = [
+            block_of[r]
+            for r in set(inputs)
+            if r in block_of and last_use[r] == at and r not in kept
+        ]
+        if made not in home:
+            dtype = tape.registers[made].dtype
+            ready = free + (released if isinstance(operation, np.ufunc) else [])
+            fit = next((b for b in ready if dtypes[b] == dtype), None)
+            if fit is None:
+                fit = len(dtypes)
+                dtypes.append(dtype)
+            else:
+                (free if fit in free else released).remove(fit)
+            block_of[made] = fit
+        free += released
+    return block_of, dtypes

@@ -1,0 +1,74 @@
+"""Every example and all code of the README, each in an interpreter of its own."""
+
+import importlib.metadata
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LOOP, LAYER = re.findall(r"```python\n(.+?)```", README, re.S)
+
+
+def python(*arguments):
+    """Run Python with warnings as errors, show what it prints, and return it."""
+    run = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    print(run.stdout)  # noqa: T201 - with `pytest -s` the figures are seen
+    assert run.returncode == 0, run.stdout
+    return run.stdout
+
+
+def need(module):
+    if importlib.util.find_spec(module.partition(".")[0]) is None:
+        pytest.skip(f"{module} is not installed")
+
+
+@pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
+def test_example(script):
+    if re.search(r"^import jax$", script.read_text(encoding="utf-8"), re.M):
+        need("jax")
+    assert python(str(script))
+
+
+@pytest.mark.parametrize("module", ["numpy", "torch", "jax.numpy"])
+def test_the_loop_of_the_readme(module):
+    need(module)
+    assert len([line for line in LOOP.splitlines() if line]) == 10
+    code = LOOP.replace("import numpy as xp", f"import {module} as xp")
+    accuracy = float(re.search(r"held-out digits: ([\d.]+)", python("-c", code))[1])
+    assert accuracy >= 0.95
+
+
+def test_the_layer_of_the_readme():
+    python("-c", LAYER)
+
+
+def test_the_wheel_has_everything():
+    """In the session `examples` of nox the package is installed as a wheel."""
+    try:
+        installed = importlib.metadata.files("xplayers")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("xplayers is not installed")
+    if not any(file.as_posix() == "xplayers/__init__.py" for file in installed):
+        pytest.skip("xplayers is installed in editable form")
+    shipped = {f.as_posix() for f in installed if f.parts[0] == "xplayers" and f.suffix != ".pyc"}
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "xplayers").rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert shipped == there
+    assert {"xplayers/py.typed", "xplayers/data/digits.npz"} <= shipped

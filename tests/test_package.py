@@ -1,0 +1,194 @@
+"""The package as a whole: what it imports and names, and whether the papers beside it are true."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import types
+from pathlib import Path
+
+import pytest
+
+import xplayers as xl
+from xplayers import gradient_check, layers, losses, metrics, optimizers, training
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "xplayers"
+
+
+def read(name):
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def python(code):
+    """Run `code` in a new interpreter on this package, and return the words it prints."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(xl.__file__).parents[1])}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling is no part of an import
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return run.stdout.split()
+
+
+# What is imported
+
+
+def test_import_loads_no_array_library_but_numpy():
+    libraries = ("torch", "jax", "jaxlib", "cupy", "array_api_strict", "tensorflow", "scipy")
+    loaded = python("import sys, xplayers; print(*{m.partition('.')[0] for m in sys.modules})")
+    assert "numpy" in loaded
+    assert not set(libraries) & set(loaded)
+
+
+def test_import_is_quick():
+    """It takes some 25 ms on top of NumPy; the bound leaves room for a busy machine."""
+    code = "import time, numpy; a = time.perf_counter(); import xplayers; b = time.perf_counter()"
+    seconds = min(float(python(f"{code}; print(b - a)")[0]) for _ in range(5))
+    print(f"import xplayers: {1e3 * seconds:.0f} ms on top of NumPy")  # noqa: T201 - a figure
+    assert seconds < 0.15
+
+
+def module_name(path):
+    """Return `layers.base` for layers/base.py, and `layers` for layers/__init__.py."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {module_name(p): p for p in PACKAGE.rglob("*.py")}
+
+
+def table():
+    """Return the rows of the tree in ARCHITECTURE.md: file name -> what it may import."""
+    rows = re.findall(r"^\| `([\w/]+\.py)` \|.*\| *([^|]*?) *\|$", read("ARCHITECTURE.md"), re.M)
+    return {name: imports for name, imports in rows}
+
+
+def imported(node):
+    """Return the modules of the package that an import statement asks for."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif node.level:
+        pytest.fail("a relative import; the package names its modules in full")
+    else:
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+    for name in names:
+        if name.partition(".")[0] == "xplayers":
+            module = name.removeprefix("xplayers").removeprefix(".")
+            # a module, or a name from a module
+            yield module if module in FILES else module.rpartition(".")[0] or "__init__"
+
+
+def statements(path, at_import_time=False):
+    """Return the import statements of a file; those in functions run when they are needed."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+    later = {n for f in functions for n in ast.walk(f)} if at_import_time else set()
+    found = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return [n for n in found if n not in later]
+
+
+def test_the_tree_in_the_papers_is_the_tree():
+    assert sorted(table()) == sorted(p.relative_to(PACKAGE).as_posix() for p in FILES.values())
+
+
+def test_imports_point_downwards_as_the_tree_says():
+    below = set()
+    for name, allowed in table().items():
+        module = module_name(PACKAGE / name)
+        allowed = below if allowed == "all" else set(re.findall(r"`([\w.]+)`", allowed))
+        inside = {m for m in below for a in allowed if m == a or m.startswith(f"{a}.")}
+        package = {module} if name.endswith("__init__.py") else set()
+        assert allowed <= below | package, f"{name} may import only from above it in the table"
+        for node in statements(PACKAGE / name):
+            for other in imported(node):
+                assert other in inside, f"{name}, line {node.lineno}: imports {other}"
+        below.add(module)
+
+
+def test_the_package_needs_numpy_and_array_api_compat_only():
+    for path in FILES.values():
+        for node in statements(path, at_import_time=True):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module]
+            tops = {name.partition(".")[0] for name in names}
+            needed = {"xplayers", "numpy", "array_api_compat"}
+            assert tops <= sys.stdlib_module_names | needed, f"{path.name}, line {node.lineno}"
+
+
+# What is named
+
+
+def test_all_is_exactly_the_public_names():
+    public = {
+        name
+        for name, value in vars(xl).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType)
+    }
+    modules = {n for n in xl.__all__ if isinstance(getattr(xl, n), types.ModuleType)}
+    assert set(xl.__all__) - modules == public
+    assert modules == {"data", "functional", "initializers"}
+
+
+def test_all_is_sorted_and_names_nothing_twice():
+    """Constants, classes, functions, as `ruff` sorts them."""
+
+    def key(name):
+        return not name.isupper(), not name[0].isupper(), name
+
+    assert xl.__all__ == sorted(set(xl.__all__), key=key)
+
+
+@pytest.mark.parametrize("module", [layers, losses, optimizers, metrics, gradient_check, training])
+def test_what_a_module_offers_the_package_offers(module):
+    assert set(module.__all__) <= set(xl.__all__)
+
+
+# The papers
+
+
+def test_the_version_is_one():
+    project = tomllib.loads(read("pyproject.toml"))
+    assert "version" not in project["project"]  # it is read from xplayers/__init__.py
+    assert project["tool"]["hatch"]["version"]["path"] == "xplayers/__init__.py"
+    assert re.search(r"^version: (.+)$", read("CITATION.cff"), re.M)[1] == xl.__version__
+    assert re.search(r"^## \[(.+?)\]", read("CHANGELOG.md"), re.M)[1] == xl.__version__
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+    (command,) = re.findall(r"<!-- test -->\n```sh\n(.+)\n```", read("README.md"))
+    lines = read(".ci/run").splitlines()
+    assert lines[0] == "#!/usr/bin/env bash"
+    code = [line for line in lines if line and not line.startswith("#")]
+    assert code == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', command]
+    assert os.name == "nt" or os.access(ROOT / ".ci/run", os.X_OK)
+
+
+def test_files_that_the_papers_name_exist():
+    for paper in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md"):
+        for name in re.findall(r"`((?:examples|tests|benchmarks|\.ci)/[\w./]*)`", read(paper)):
+            assert (ROOT / name).exists(), f"{paper}: {name}"
+    for name in re.findall(r"`(\w+\.py)`", read("README.md")):
+        assert (ROOT / "examples" / name).exists(), f"README.md: {name}"
+    assert {p.name for p in (ROOT / "examples").glob("*.py")} <= set(
+        re.findall(r"`(\w+\.py)`", read("README.md"))
+    )
+
+
+def test_extras_and_groups_agree():
+    """What a user installs is what the tests install, where both name a library."""
+    project = tomllib.loads(read("pyproject.toml"))
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
+    assert extras["jax"] == groups["jax"]
+    assert extras["cuda13"] == groups["cupy"]
+
+
+def test_no_file_names_a_place_on_somebodys_machine():
+    place = re.compile(r"(?<![\w.~])/(?:home|root|Users|tmp|work|opt)/")
+    for folder in ("xplayers", "tests", "examples", "benchmarks", ".ci"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix in (".py", ".md", ".json", "") and path.is_file():
+                found = place.search(path.read_text(encoding="utf-8"))
+                assert not found, f"{path.relative_to(ROOT)}: {found and found[0]}"
+    for name in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "pyproject.toml", "noxfile.py"):
+        assert not place.search(read(name)), name
