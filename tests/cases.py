@@ -30,6 +30,7 @@ class Case:
     torch: Callable[[Any, Any, Any], Any]  # (torch, x, parameters) -> y
     view: bool = False  # whether the results may be views of the inputs
     analytic: bool = True  # whether the reference takes complex arguments
+    training: bool = False  # whether training and inference compute different things
 
 
 def _where(condition: Any, a: Any, b: Any) -> Any:
@@ -87,8 +88,124 @@ def _torch_shared(torch: Any, x: Any, p: Any) -> Any:
     return torch.tanh(torch.sigmoid(x @ p["fc.W"] + p["fc.b"]) @ p["fc.W"] + p["fc.b"])
 
 
+def _normalized(x: Any, axes: tuple[int, ...], eps: float = 1e-5) -> Any:
+    c = x - x.mean(axis=axes, keepdims=True)
+    return c / np.sqrt((c * c).mean(axis=axes, keepdims=True) + eps)
+
+
+def _channels(a: Any, x: Any) -> Any:
+    return a.reshape(1, -1, *[1] * (x.ndim - 2))
+
+
+def _batch_norm(x: Any, p: Arrays) -> Any:
+    xh = _normalized(x, tuple(a for a in range(x.ndim) if a != 1))
+    return _channels(p["gamma"], x) * xh + _channels(p["beta"], x)
+
+
+def _group_norm(x: Any, p: Arrays) -> Any:
+    xh = _normalized(x.reshape(x.shape[0], 2, -1), (2,)).reshape(x.shape)
+    return _channels(p["gamma"], x) * xh + _channels(p["beta"], x)
+
+
+def _scaled(layer: xl.Layer) -> xl.Layer:
+    """Give gamma and beta values that are not 1 and 0."""
+    rng = np.random.default_rng(11)
+    for name, a in layer.params.items():
+        layer.params[name] = rng.normal(1.0, 0.5, a.shape).astype(a.dtype)
+    return layer
+
+
+def _keep(shape: tuple[int, ...], rate: float, seed: int, count: int = 0) -> np.ndarray:
+    """The mask of Dropout, by unsigned arithmetic in Python integers."""
+
+    def mix(h: int) -> int:
+        h = (h ^ (h >> 16)) * 0x85EBCA6B % 2**32
+        h = (h ^ (h >> 13)) * 0xC2B2AE35 % 2**32
+        return h ^ (h >> 16)
+
+    key = mix((count * 0x9E3779B9 + seed * 0x85EBCA77) % 2**32)
+    n = math.prod(shape)
+    bits = [mix(mix((i + key) % 2**32) ^ key) % 2**24 for i in range(n)]
+    return (np.asarray(bits) >= round(rate * 2**24)).reshape(shape)
+
+
+def _dropped(rate: float, seed: int) -> Callable[..., Any]:
+    return lambda x, p: x * _keep(x.shape, rate, seed) / (1 - rate)
+
+
+def _torch_dropped(rate: float, seed: int) -> Callable[..., Any]:
+    return lambda t, x, p: x * t.tensor(_keep(tuple(x.shape), rate, seed)) / (1 - rate)
+
+
+def _parallel_reference(x: Any, p: Arrays) -> Any:
+    return np.concatenate([x @ p["0.W"] + p["0.b"], np.tanh(x)], axis=1)
+
+
+def _residual_reference(x: Any, p: Arrays) -> Any:
+    return x + np.tanh(x @ p["0.W"] + p["0.b"])
+
+
 def _functional(torch: Any) -> Any:
     return torch.nn.functional
+
+
+def _step(kind: str, a: Any, h: Any, c: Any, p: Arrays, s: str) -> tuple[Any, Any]:
+    """One step in time: `a` is the input's part of the gates, `s` the suffix of the names."""
+    Wh, n = p["Wh" + s], len(h)
+    if kind == "Rnn":
+        return np.tanh(a + h @ Wh), c
+    if kind == "Lstm":
+        a = a + h @ Wh
+        i, f, o = (_sigmoid(a[k * n : (k + 1) * n]) for k in (0, 1, 3))
+        c = f * c + i * np.tanh(a[2 * n : 3 * n])
+        return o * np.tanh(c), c
+    q = h @ Wh + p.get("bh" + s, 0)
+    r, z = (_sigmoid(a[k * n : (k + 1) * n] + q[k * n : (k + 1) * n]) for k in (0, 1))
+    last = r * q[2 * n :] if "bh" + s in p else (r * h) @ Wh[:, 2 * n :]
+    return (1 - z) * np.tanh(a[2 * n :] + last) + z * h, c
+
+
+def _recurrent(kind: str, x: Any, p: Arrays) -> Any:
+    """A recurrent layer, sample by sample and step by step."""
+    n_hidden = p["Wh"].shape[0]
+    ys = []
+    for s in ["", "_reverse"] if "Wx_reverse" in p else [""]:
+        y: dict[tuple[int, int], Any] = {}
+        for i in range(x.shape[0]):
+            h = c = np.zeros(n_hidden)
+            for t in range(x.shape[1])[:: -1 if s else 1]:
+                h, c = _step(kind, x[i, t] @ p["Wx" + s] + p["b" + s], h, c, p, s)
+                y[i, t] = h
+        ys.append([[y[i, t] for t in range(x.shape[1])] for i in range(x.shape[0])])
+    return np.concatenate([np.asarray(y) for y in ys], axis=-1)
+
+
+def _torch_recurrent(name: str) -> Any:
+    """torch.lstm, torch.gru, torch.rnn_tanh: what the modules of torch.nn call."""
+
+    def run(torch: Any, x: Any, p: Any) -> Any:
+        weights = []
+        suffixes = ["", "_reverse"] if "Wx_reverse" in p else [""]
+        for s in suffixes:
+            bias = p.get("bh" + s, torch.zeros_like(p["b" + s]))
+            weights += [p["Wx" + s].T, p["Wh" + s].T, p["b" + s], bias]
+        zeros = torch.zeros(len(suffixes), x.shape[0], p["Wh"].shape[0], dtype=x.dtype)
+        state = (zeros, zeros) if name == "lstm" else zeros
+        options = (True, 1, 0.0, False, len(suffixes) == 2, True)
+        return getattr(torch, name)(x, state, weights, *options)[0]
+
+    return run
+
+
+def _torch_published_gru(torch: Any, x: Any, p: Any) -> Any:
+    h, hs = torch.zeros(x.shape[0], p["Wh"].shape[0], dtype=x.dtype), []
+    Wr, Wz, Wn = p["Wh"].chunk(3, 1)
+    for t in range(x.shape[1]):
+        r, z, n = (x[:, t] @ p["Wx"] + p["b"]).chunk(3, 1)
+        r, z = torch.sigmoid(r + h @ Wr), torch.sigmoid(z + h @ Wz)
+        h = (1 - z) * torch.tanh(n + (r * h) @ Wn) + z * h
+        hs.append(h)
+    return torch.stack(hs, 1)
 
 
 LAYERS = [
@@ -184,6 +301,144 @@ LAYERS = [
         lambda x, p: x * 1,
         lambda t, x, p: x * 1,
         view=True,
+    ),
+    Case(
+        "BatchNormalization",
+        lambda: _scaled(xl.BatchNormalization.init(5)),
+        (7, 5),
+        _batch_norm,
+        lambda t, x, p: _functional(t).batch_norm(x, None, None, p["gamma"], p["beta"], True),
+        training=True,
+    ),
+    Case(
+        "BatchNormalization-images",
+        lambda: _scaled(xl.BatchNormalization.init(3)),
+        (4, 3, 2, 5),
+        _batch_norm,
+        lambda t, x, p: _functional(t).batch_norm(x, None, None, p["gamma"], p["beta"], True),
+        training=True,
+    ),
+    Case(
+        "LayerNormalization",
+        lambda: _scaled(xl.LayerNormalization.init(6)),
+        (3, 4, 6),
+        lambda x, p: p["gamma"] * _normalized(x, (-1,)) + p["beta"],
+        lambda t, x, p: _functional(t).layer_norm(x, (6,), p["gamma"], p["beta"]),
+    ),
+    Case(
+        "LayerNormalization-2",
+        lambda: _scaled(xl.LayerNormalization.init(4, 6)),
+        (3, 4, 6),
+        lambda x, p: p["gamma"] * _normalized(x, (-2, -1)) + p["beta"],
+        lambda t, x, p: _functional(t).layer_norm(x, (4, 6), p["gamma"], p["beta"]),
+    ),
+    Case(
+        "GroupNormalization",
+        lambda: _scaled(xl.GroupNormalization.init(4, 2)),
+        (3, 4, 2, 5),
+        _group_norm,
+        lambda t, x, p: _functional(t).group_norm(x, 2, p["gamma"], p["beta"]),
+    ),
+    Case(
+        "RmsNormalization",
+        lambda: _scaled(xl.RmsNormalization.init(6)),
+        (3, 4, 6),
+        lambda x, p: p["gamma"] * x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-6),
+        lambda t, x, p: _functional(t).rms_norm(x, (6,), p["gamma"], 1e-6),
+    ),
+    Case(
+        "Dropout",
+        lambda: xl.Dropout(0.3, seed=5),
+        (7, 5),
+        _dropped(0.3, 5),
+        _torch_dropped(0.3, 5),
+        training=True,
+    ),
+    Case(
+        "Dropout-none",
+        lambda: xl.Dropout(0.0),
+        (7, 5),
+        lambda x, p: x * 1,
+        lambda t, x, p: x * 1,
+    ),
+    Case(
+        "Reshape",
+        lambda: xl.Reshape(3, -1),
+        (4, 2, 6),
+        lambda x, p: x.reshape(x.shape[0], 3, 4),
+        lambda t, x, p: x.reshape(-1, 3, 4),
+        view=True,
+    ),
+    Case(
+        "Transpose",
+        lambda: xl.Transpose(3, 1, 2),
+        (4, 2, 3, 5),
+        lambda x, p: x.transpose(0, 3, 1, 2),
+        lambda t, x, p: x.permute(0, 3, 1, 2),
+        view=True,
+    ),
+    Case(
+        "Residual",
+        lambda: xl.Residual(xl.Affine.init(5, 5, rng=0), xl.Tanh()),
+        (7, 5),
+        _residual_reference,
+        lambda t, x, p: x + t.tanh(x @ p["0.W"] + p["0.b"]),
+    ),
+    Case(
+        "Recompute",
+        lambda: xl.Recompute(xl.Affine.init(5, 4, rng=0), xl.Tanh(), xl.Affine.init(4, 3, rng=1)),
+        (7, 5),
+        _mlp,
+        _torch_mlp,
+    ),
+    Case(
+        "Map",
+        lambda: xl.Map(xl.Affine.init(6, 3, rng=0)),
+        (2, 4, 2, 3),
+        lambda x, p: x.reshape(*x.shape[:2], 6) @ p["0.W"] + p["0.b"],
+        lambda t, x, p: x.flatten(2) @ p["0.W"] + p["0.b"],
+    ),
+    Case(
+        "Parallel",
+        lambda: xl.Parallel(xl.Affine.init(5, 3, rng=0), xl.Tanh(), combine="concatenate"),
+        (7, 5),
+        _parallel_reference,
+        lambda t, x, p: t.cat([x @ p["0.W"] + p["0.b"], t.tanh(x)], 1),
+    ),
+    Case(
+        "Parallel-sum",
+        lambda: xl.Parallel(xl.Relu(), xl.Tanh(), xl.Sigmoid()),
+        (7, 5),
+        lambda x, p: _where(x, x, 0) + np.tanh(x) + _sigmoid(x),
+        lambda t, x, p: t.relu(x) + t.tanh(x) + t.sigmoid(x),
+    ),
+    Case(
+        "Rnn",
+        lambda: xl.Rnn.init(4, 3, rng=0),
+        (2, 3, 4),
+        lambda x, p: _recurrent("Rnn", x, p),
+        _torch_recurrent("rnn_tanh"),
+    ),
+    Case(
+        "Lstm",
+        lambda: xl.Lstm.init(4, 3, bidirectional=True, rng=0),
+        (2, 3, 4),
+        lambda x, p: _recurrent("Lstm", x, p),
+        _torch_recurrent("lstm"),
+    ),
+    Case(
+        "Gru",
+        lambda: xl.Gru.init(4, 3, rng=0),
+        (2, 3, 4),
+        lambda x, p: _recurrent("Gru", x, p),
+        _torch_recurrent("gru"),
+    ),
+    Case(
+        "Gru-published",
+        lambda: xl.Gru.init(4, 3, reset_after=False, rng=0),
+        (2, 3, 4),
+        lambda x, p: _recurrent("Gru", x, p),
+        _torch_published_gru,
     ),
 ]
 

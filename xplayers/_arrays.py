@@ -206,13 +206,16 @@ def elsewhere(a: Any, b: Any) -> bool:
     return a is not None and b is not None and a != b  # None: a tracer, which follows its arguments
 
 
-def check_same(owner: object, name: str, a: Array, like: Array, *, like_name: str = "x") -> None:
+def check_same(
+    owner: object, name: str, a: Array, like: Array, *, like_name: str = "x", fix: str = ""
+) -> None:
     """Check that the array `a` is of the library and on the device of `like`."""
     if namespace(a, owner, name) is not namespace(like) or elsewhere(device(a), device(like)):
-        message = (
-            f"{owner}: {name} is {place(a)}, {like_name} is {place(like)}. Nothing is transferred "
-            f"silently: make {name} where {like_name} is, or move it with xplayers.move."
+        fix = fix or (
+            f"Nothing is transferred silently: make {name} where {like_name} is, or move it with "
+            "xplayers.move."
         )
+        message = f"{owner}: {name} is {place(a)}, {like_name} is {place(like)}. {fix}"
         raise TypeError(message)
 
 

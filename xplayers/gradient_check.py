@@ -131,6 +131,8 @@ def check_gradients(
         dx, grads = layer.vjp(cache, dy)
         gradients = {"x": dx} | {shown: grads[name] for shown, name in names.items()}
 
+    h = 1e-5
+    rounding = 4 * float(np.finfo("float64").eps) / h * float(np.linalg.norm(to_numpy(y)))
     for name, gradient in gradients.items():
         if tuple(gradient.shape) != tuple(point[name].shape):
             message = (
@@ -139,12 +141,11 @@ def check_gradients(
             )
             raise AssertionError(message)
         v = direction(point[name])
-        h = 1e-5
         up, down = (run(point | {name: point[name] + s * v})[0] for s in (h, -h))
         numerical = float(namespace(y).sum((up - down) * dy)) / (2 * h)
         computed = float(namespace(y).sum(gradient * v))
         scale = max(abs(numerical), abs(computed), 1e-3 * float(np.linalg.norm(to_numpy(gradient))))
-        if not abs(numerical - computed) <= rtol * scale + 1e-12:
+        if not abs(numerical - computed) <= rtol * scale + rounding:
             message = (
                 f"{layer}: the gradient of {name} along a random direction is {computed:.12g}; "
                 f"finite differences give {numerical:.12g}."

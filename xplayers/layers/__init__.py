@@ -13,26 +13,56 @@ from xplayers.layers.activations import (
 )
 from xplayers.layers.affine import Affine
 from xplayers.layers.base import Buffer, Gradient, Layer, Parameter
+from xplayers.layers.combinators import Map, Parallel, Recompute, Residual
 from xplayers.layers.containers import Container, Sequential, mlp
-from xplayers.layers.shape import Flatten
+from xplayers.layers.convolution import Convolution, ConvolutionTranspose
+from xplayers.layers.dropout import Dropout
+from xplayers.layers.normalization import (
+    BatchNormalization,
+    GroupNormalization,
+    LayerNormalization,
+    RmsNormalization,
+)
+from xplayers.layers.pooling import AveragePooling, GlobalAveragePooling, MaxPooling
+from xplayers.layers.recurrent import Gru, Lstm, Rnn
+from xplayers.layers.shape import Flatten, Reshape, Transpose
 
 __all__ = [
     "Affine",
+    "AveragePooling",
+    "BatchNormalization",
     "Buffer",
     "Container",
+    "Convolution",
+    "ConvolutionTranspose",
+    "Dropout",
     "Elu",
     "Flatten",
     "Gelu",
+    "GlobalAveragePooling",
     "Gradient",
+    "GroupNormalization",
+    "Gru",
     "Layer",
+    "LayerNormalization",
     "LeakyRelu",
+    "Lstm",
+    "Map",
+    "MaxPooling",
+    "Parallel",
     "Parameter",
+    "Recompute",
     "Relu",
+    "Reshape",
+    "Residual",
+    "RmsNormalization",
+    "Rnn",
     "Sequential",
     "Sigmoid",
     "Silu",
     "Softmax",
     "Softplus",
     "Tanh",
+    "Transpose",
     "mlp",
 ]

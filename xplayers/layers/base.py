@@ -16,6 +16,7 @@ from xplayers._arrays import (
     Array,
     check_input,
     check_off_tape,
+    check_same,
     device,
     dtype_name,
     elsewhere,
@@ -434,7 +435,11 @@ class Layer(Remembering):
         if not store.placed:
             self._place(x)
         check_input(self, x, store.params, integers=self.integer_input)
-        return {**store.params, **store.buffers} if store.buffers else store.params
+        if not store.buffers:
+            return store.params
+        for name, buffer in store.buffers.items():
+            check_same(self, name, buffer, x, fix="Call layer.to(like=x).")
+        return {**store.params, **store.buffers}
 
     def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
         """Note that a forward has gone through: gradients start afresh, buffers go on."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, check_input
+from xplayers._arrays import Array, check_input, check_same
 from xplayers.initializers import Rng, he_normal, xavier_normal
 from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh
 from xplayers.layers.affine import Affine
@@ -69,6 +69,7 @@ class Container(Layer):
         check_input(self, x, arrays, integers=self.integer_input)
         for name, buffers, key in self._buffers:
             arrays[name] = buffers[key]
+            check_same(self, name, buffers[key], x, fix="Call layer.to(like=x).")
         return arrays
 
     def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
@@ -83,6 +84,14 @@ class Container(Layer):
         for name, grad in grads.items():
             mine, key = self._grads[name]
             mine[key] = mine[key] + grad if key in mine else grad
+
+    def _rows(self) -> str:
+        """Return the parts as code, one a line."""
+        rows = [
+            (f"{p.name}=" if not p.name.isdigit() else "") + repr(p.layer).replace("\n", "\n    ")
+            for p in self._parts
+        ]
+        return "".join(f"    {row},\n" for row in rows)
 
     def __getattr__(self, name: str) -> Any:
         for part in self.__dict__.get("_parts", ()):
@@ -125,6 +134,9 @@ class Sequential(Container):
     def __init__(self, *layers: Layer, **named_layers: Layer) -> None:
         super().__init__({**{str(i): layer for i, layer in enumerate(layers)}, **named_layers})
         self.integer_input = bool(self._parts) and self._parts[0].layer.integer_input
+        # A layer with buffers that occurs twice goes on from what its first use has left.
+        used = [name for p in self._parts for name in p.names.values()]
+        self._goes_on = any(used.count(name) > 1 for name in self.buffers)
         # The first part with parameters: below it, no gradient is needed for a parameter.
         self._lowest = next((i for i, p in enumerate(self._parts) if p.layer.params), len(self))
 
@@ -137,6 +149,8 @@ class Sequential(Container):
                 self._locate(error, part)
                 raise
             caches.append(cache)
+            if self._goes_on:
+                arrays = {**arrays, **moved_on(part, arrays, cache)}
         return x, tuple(caches)
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
@@ -158,23 +172,19 @@ class Sequential(Container):
         if self._lowest < len(self):
             lowest = self._parts[self._lowest]
             dy = self._back(cache, dy, grads, down_to=self._lowest + 1)
-            _collect(grads, lowest, lowest.layer.param_grads(cache[self._lowest], dy))
+            collect(grads, lowest, lowest.layer.param_grads(cache[self._lowest], dy))
         return grads
 
     def _back(self, cache: Cache, dy: Array, grads: dict[str, Array], *, down_to: int) -> Array:
         for i in reversed(range(down_to, len(self))):
             dy, part_grads = self._parts[i].layer.vjp(cache[i], dy)
-            _collect(grads, self._parts[i], part_grads)
+            collect(grads, self._parts[i], part_grads)
         return dy
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         updated: dict[str, Array] = {}
         for part, part_cache in zip(self._parts, cache, strict=True):
-            if part.names:
-                # A layer that occurs twice goes on from what its first use has left.
-                now = {k: updated.get(name, arrays[name]) for k, name in part.names.items()}
-                for inner, value in part.layer.updated_buffers(now, part_cache).items():
-                    updated[part.names[inner]] = value
+            updated |= moved_on(part, {**arrays, **updated}, part_cache)
         return updated
 
     def _locate(self, error: Exception, part: Part) -> None:
@@ -196,16 +206,18 @@ class Sequential(Container):
         return self._parts[index].layer
 
     def __repr__(self) -> str:
-        if not self._parts:
-            return "Sequential()"
-        rows = [
-            (f"{p.name}=" if not p.name.isdigit() else "") + repr(p.layer).replace("\n", "\n    ")
-            for p in self._parts
-        ]
-        return "Sequential(\n" + "".join(f"    {row},\n" for row in rows) + ")"
+        name = type(self).__name__
+        return f"{name}(\n{self._rows()})" if self._parts else f"{name}()"
 
 
-def _collect(grads: dict[str, Array], part: Part, part_grads: Mapping[str, Array]) -> None:
+def moved_on(part: Part, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+    """Return the buffers that one use of a part changes."""
+    updated = part.layer.updated_buffers(part.pick(arrays), cache) if part.names else {}
+    return {part.names[inner]: value for inner, value in updated.items()}
+
+
+def collect(grads: dict[str, Array], part: Part, part_grads: Mapping[str, Array]) -> None:
+    """Add the gradients of one use of a part, by the names of the container."""
     for inner, grad in part_grads.items():
         name = part.names[inner]
         grads[name] = grads[name] + grad if name in grads else grad

@@ -24,3 +24,85 @@ class Flatten(Layer):
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache  # the array, not its shape: a cache holds arrays only
         return namespace(x).reshape(dy, x.shape), {}
+
+
+class Reshape(Layer):
+    """Give each sample another shape, ``(n, ...)`` to ``(n, *shape)``.
+
+    Backward restores the shape. Both may be views of their input, as the name says.
+
+    Parameters
+    ----------
+    *shape : int
+        The shape of a sample; one may be -1, for what is left.
+
+    Raises
+    ------
+    ValueError
+        If the sizes do not agree.
+    """
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+        if shape.count(-1) > 1 or any(s < -1 for s in shape):
+            message = f"Reshape: shape is {shape}; expected sizes, of which one may be -1."
+            raise ValueError(message)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        given, known = math.prod(x.shape[1:]), math.prod(s for s in self.shape if s != -1)
+        fits = given == known if -1 not in self.shape else known and given % known == 0
+        if len(x.shape) < 1 or not fits:
+            message = f"{self}: x has shape {tuple(x.shape)}; a sample is {given} values."
+            raise ValueError(message)
+        shape = tuple(given // known if s == -1 else s for s in self.shape)
+        return namespace(x).reshape(x, (x.shape[0], *shape)), (x,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (x,) = cache
+        return namespace(x).reshape(dy, x.shape), {}
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"Reshape({', '.join(map(str, self.shape))})"
+
+
+class Transpose(Layer):
+    """Permute the axes of each sample.
+
+    Backward permutes them back. Both may be views of their input, as the name says.
+
+    Parameters
+    ----------
+    *axes : int
+        The new order of axes 1, 2, ...: ``Transpose(2, 1)`` exchanges the axes of ``(n, a, b)``.
+        The batch stays first.
+
+    Raises
+    ------
+    ValueError
+        If `axes` is no permutation of 1, 2, ..., or the input has another number of axes.
+    """
+
+    def __init__(self, *axes: int) -> None:
+        self.axes = axes
+        if sorted(axes) != list(range(1, len(axes) + 1)):
+            message = f"Transpose: axes are {axes}; expected an order of 1, 2, ... {len(axes)}."
+            raise ValueError(message)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        if len(x.shape) != len(self.axes) + 1:
+            message = f"{self}: x has shape {tuple(x.shape)}; expected {len(self.axes) + 1} axes."
+            raise ValueError(message)
+        return namespace(x).permute_dims(x, (0, *self.axes)), ()
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        back = tuple(self.axes.index(a) + 1 for a in range(1, len(self.axes) + 1))
+        return namespace(dy).permute_dims(dy, (0, *back)), {}
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    def __repr__(self) -> str:
+        return f"Transpose({', '.join(map(str, self.axes))})"

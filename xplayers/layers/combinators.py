@@ -1,0 +1,231 @@
+"""Layers made of layers in other ways than one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xplayers._arrays import Array, namespace
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.containers import Container, Sequential, collect, moved_on
+
+
+class Residual(Sequential):
+    """Layers beside a connection around them, ``y = x + f(x)``.
+
+    Backward: ``dx = dy + df(dy)``, with the backward of the layers in reverse order.
+
+    Parameters
+    ----------
+    *layers, **named_layers : Layer
+        As in `Sequential`; together they keep the shape.
+
+    Raises
+    ------
+    ValueError
+        If the layers change the shape.
+
+    References
+    ----------
+    He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, equation 1.
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        y, cache = super().apply(arrays, x)
+        return self._sum(x, y), cache
+
+    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        return self._sum(x, super().infer(arrays, x))
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        dx, grads = super().vjp(cache, dy)
+        return dx + dy, grads
+
+    def _sum(self, x: Array, y: Array) -> Array:
+        if tuple(x.shape) != tuple(y.shape):
+            message = (
+                f"{self}: the layers make {tuple(y.shape)} of x, which has shape {tuple(x.shape)}; "
+                "expected the same shape."
+            )
+            raise ValueError(message)
+        return x + y
+
+
+class Recompute(Sequential):
+    """Layers one after the other, whose caches are computed again in backward, to save memory.
+
+    Forward keeps the input alone; backward runs the forward once more. The numbers are those of
+    `Sequential`: masks of dropout are a function of a counter.
+
+    Parameters
+    ----------
+    *layers, **named_layers : Layer
+        As in `Sequential`.
+
+    References
+    ----------
+    Chen, Xu, Zhang, Guestrin, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        y, _ = super().apply(arrays, x)
+        return y, (x, tuple(arrays[name] for name in self._names()))
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        return super().vjp(self._again(cache), dy)
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        grads: dict[str, Array] = {}
+        if self._lowest < len(self):
+            grads = super().param_grads(self._again(cache), dy)
+        return grads
+
+    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+        if not self._buffers:
+            return {}
+        return super().updated_buffers(arrays, self._again(cache))
+
+    def _again(self, cache: Cache) -> Cache:
+        x, values = cache
+        return super().apply(dict(zip(self._names(), values, strict=True)), x)[1]
+
+    def _names(self) -> list[str]:
+        return [name for name, _, _ in (*self._params, *self._buffers)]
+
+
+class Map(Sequential):
+    """Layers applied to each element of a sequence: axes 0 and 1, batch and time, are taken as one.
+
+    ``(n, time, ...)`` goes through the layers as ``(n * time, ...)``. Backward does the same.
+
+    Parameters
+    ----------
+    *layers, **named_layers : Layer
+        As in `Sequential`.
+
+    Raises
+    ------
+    ValueError
+        If the input has fewer than three axes.
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        y, cache = super().apply(arrays, self._merged(x))
+        return self._split(y, x), (cache, x, y)
+
+    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        return self._split(super().infer(arrays, self._merged(x)), x)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        inner, x, y = cache
+        dx, grads = super().vjp(inner, namespace(dy).reshape(dy, y.shape))
+        return namespace(dy).reshape(dx, x.shape), grads
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        inner, _, y = cache
+        return super().param_grads(inner, namespace(dy).reshape(dy, y.shape))
+
+    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+        return super().updated_buffers(arrays, cache[0])
+
+    def _merged(self, x: Array) -> Array:
+        if len(x.shape) < 3:
+            message = f"{self}: x has shape {tuple(x.shape)}; expected (n, time, ...)."
+            raise ValueError(message)
+        return namespace(x).reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]))
+
+    def _split(self, y: Array, x: Array) -> Array:
+        return namespace(y).reshape(y, (*x.shape[:2], *y.shape[1:]))
+
+
+class Parallel(Container):
+    """Layers side by side, which all get the input; their outputs are added or concatenated.
+
+    Forward: ``y = f_1(x) + f_2(x) + ...``, or the outputs one after the other along `axis`.
+    Backward: ``dx`` is the sum of the backward of all layers.
+
+    Parameters
+    ----------
+    *layers : Layer
+        Layers, named ``"0"``, ``"1"``, ...
+    combine : {"sum", "concatenate"}
+        What becomes of the outputs.
+    axis : int
+        Along which they are concatenated; 1 is features, or channels of images.
+    **named_layers : Layer
+        Further layers by name.
+
+    Raises
+    ------
+    ValueError
+        If there is no layer, or the outputs do not fit.
+    """
+
+    def __init__(
+        self, *layers: Layer, combine: str = "sum", axis: int = 1, **named_layers: Layer
+    ) -> None:
+        if combine not in ("sum", "concatenate"):
+            message = f"Parallel: combine is {combine!r}; expected 'sum' or 'concatenate'."
+            raise ValueError(message)
+        if not layers and not named_layers:
+            message = "Parallel: there are no layers."
+            raise ValueError(message)
+        super().__init__({**{str(i): layer for i, layer in enumerate(layers)}, **named_layers})
+        self.combine, self.axis = combine, axis
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        ys, caches = zip(*(p.layer.apply(p.pick(arrays), x) for p in self._parts), strict=True)
+        return self._combined(ys), (caches, ys if self.combine == "concatenate" else ())
+
+    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        return self._combined([p.layer.infer(p.pick(arrays), x) for p in self._parts])
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        caches, ys = cache
+        grads: dict[str, Array] = {}
+        dx: Any = None
+        for part, part_cache, dy_part in zip(
+            self._parts, caches, self._shares(dy, ys), strict=True
+        ):
+            dx_part, part_grads = part.layer.vjp(part_cache, dy_part)
+            dx = dx_part if dx is None else dx + dx_part
+            collect(grads, part, part_grads)
+        return dx, grads
+
+    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+        updated: dict[str, Array] = {}
+        for part, part_cache in zip(self._parts, cache[0], strict=True):
+            updated |= moved_on(part, {**arrays, **updated}, part_cache)
+        return updated
+
+    def _combined(self, ys: Sequence[Array]) -> Array:
+        shapes = [list(y.shape) for y in ys]
+        if self.combine == "concatenate":
+            for shape in shapes:
+                shape[self.axis] = 0
+        if any(shape != shapes[0] for shape in shapes):
+            message = f"{self}: the outputs have shapes {[tuple(y.shape) for y in ys]}."
+            raise ValueError(message)
+        if self.combine == "concatenate":
+            return namespace(ys[0]).concat(list(ys), axis=self.axis)
+        total = ys[0]
+        for y in ys[1:]:
+            total = total + y
+        return total
+
+    def _shares(self, dy: Array, ys: Sequence[Array]) -> list[Array]:
+        """Return the part of `dy` that belongs to each output."""
+        if self.combine == "sum":
+            return [dy] * len(self._parts)
+        axis, shares, start = self.axis % len(dy.shape), [], 0
+        for y in ys:
+            place = slice(start, start + y.shape[axis])
+            shares.append(dy[(*[slice(None)] * axis, place, ...)])
+            start += y.shape[axis]
+        return shares
+
+    def __repr__(self) -> str:
+        options = (
+            "" if self.combine == "sum" else f"    combine='concatenate',\n    axis={self.axis},\n"
+        )
+        return "Parallel(\n" + self._rows() + options + ")"

@@ -1,0 +1,522 @@
+"""Convolution and its transpose, for sequences, images and volumes, channels first.
+
+The windows of the input are copied into columns, block by block of the batch, and one matrix
+product does the rest (im2col). The gradient of the input is the way back: a matrix product, then
+the columns are added to where they came from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from xplayers._arrays import Array, Namespace, check_same, is_half, namespace, widened
+from xplayers.initializers import Rng, he_normal
+from xplayers.layers.base import Cache, Gradient, Layer, Parameter, options
+from xplayers.layers.windows import (
+    Numbers,
+    Sizes,
+    Window,
+    blocks,
+    in_blocks,
+    named_axes,
+    per_axis,
+    plain,
+    times,
+)
+
+
+class Convolution(Layer):
+    """Convolution, as networks have it: the filters are not flipped (cross-correlation).
+
+    For images ``y[n, f, i, j] = b[f] + sum over c, k, l of
+    W[f, c, k, l] * xp[n, c, s * i + d * k, s * j + d * l]`` with the stride s, the dilation d and
+    `xp`, which is `x` with zeros around it. Along each axis there are as many outputs as windows
+    fit: ``(size + padding before and after - d * (kernel - 1) - 1) // s + 1``; what is left over
+    at the end is not seen.
+
+    Backward: ``dW`` is the sum over samples and positions of `dy` times the window of `x`, ``db``
+    that of `dy`, and `dx` has for every window ``W`` times `dy`, added up where windows overlap.
+
+    Parameters
+    ----------
+    W : array of shape (n_out, n_in / groups, height, width)
+        Filters, for images `x` of shape ``(n, n_in, h, w)``. With one axis fewer, ``(n_out,
+        n_in / groups, length)``, for sequences ``(n, n_in, l)``; with one more for volumes.
+    b : array of shape (n_out,), optional
+        Bias, of the library, device and dtype of `W`. None: there is no parameter `b`.
+    stride : int or tuple of int
+        Step between windows, for all axes or one for each.
+    padding : int, tuple of int or "same"
+        Zeros on either side of each axis. ``"same"``: as many outputs as inputs, for stride 1; if
+        the number of zeros is odd, the extra one is at the end, as in PyTorch and Keras.
+    dilation : int or tuple of int
+        Step between the elements of a window.
+    groups : int
+        The channels are dealt out to that many convolutions side by side; `n_in` groups make a
+        depthwise convolution.
+
+    Raises
+    ------
+    ValueError
+        If the shapes of `W` and `b`, or later of `x`, or the options do not fit.
+    TypeError
+        If the arrays are of different libraries, devices or dtypes.
+
+    See Also
+    --------
+    Convolution.init : makes `W` and `b`.
+
+    Notes
+    -----
+    The bias is ``(n_out,)`` and the options are called `padding` and `dilation`, as in PyTorch;
+    *Deep Learning from Scratch* has `pad`, and no dilation, groups or "same".
+
+    References
+    ----------
+    Chellapilla, Puri, Simard, "High Performance Convolutional Neural Networks for Document
+    Processing", 2006 (the columns). Dumoulin, Visin, arXiv:1603.07285 (the sizes).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> edges = Convolution(np.asarray([[[-1.0, 1.0]]]))
+    >>> edges.forward(np.asarray([[[0.0, 0.0, 5.0, 5.0]]]))
+    array([[[0., 5., 0.]]])
+    >>> edges.backward(np.asarray([[[0.0, 1.0, 0.0]]]))
+    array([[[ 0., -1.,  1.,  0.]]])
+    >>> edges.dW
+    array([[[0., 5.]]])
+    """
+
+    W, dW = Parameter(), Gradient()
+    b, db = Parameter(), Gradient()
+
+    def __init__(
+        self,
+        W: Array,
+        b: Array = None,
+        stride: Numbers = 1,
+        padding: Numbers | str = 0,
+        dilation: Numbers = 1,
+        groups: int = 1,
+    ) -> None:
+        self.W, self.b = W, b
+        _check_weights("Convolution", W, b, ("n_out", "n_in / groups"), filters=0)
+        self.stride, self.padding, self.dilation = plain(stride), plain(padding), plain(dilation)
+        (self.groups,) = per_axis("Convolution", "groups", groups, 1, 1)
+        if W.shape[0] % self.groups:
+            message = (
+                f"Convolution: groups is {groups}, W has {W.shape[0]} filters; "
+                "the number of filters must be a multiple of groups."
+            )
+            raise ValueError(message)
+        self._window = _window("Convolution", W, stride, padding, dilation)
+
+    @classmethod
+    def init(
+        cls,
+        n_in: int,
+        n_out: int,
+        size: Numbers,
+        *,
+        stride: Numbers = 1,
+        padding: Numbers | str = 0,
+        dilation: Numbers = 1,
+        groups: int = 1,
+        bias: bool = True,
+        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = he_normal,
+        rng: Rng = None,
+        dtype: str = "float32",
+        like: Array = None,
+    ) -> Self:
+        """Make a layer with initial values: `W` from `initializer`, `b` zero.
+
+        Parameters
+        ----------
+        n_in, n_out : int
+            Channels.
+        size : int or tuple of int
+            Of the filters. An int is a square for images; ``(5,)`` is for sequences.
+        stride, padding, dilation, groups
+            As in `Convolution`.
+        bias : bool
+            Whether there is a `b`.
+        initializer : callable
+            ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
+        rng : int, numpy.random.Generator or None
+            The source of the values; an int is a seed.
+        dtype : str
+            Floating dtype of the values.
+        like : array, optional
+            Make the parameters of its library, on its device and of its floating dtype. Without it
+            they follow the first input in all three.
+
+        Returns
+        -------
+        Convolution
+        """
+        size = _filter_size("Convolution", size)
+        per_axis("Convolution", "groups", groups, 1, 1)
+        if n_in % groups:
+            message = (
+                f"Convolution: groups is {groups}, n_in is {n_in}; "
+                "the number of channels must be a multiple of groups."
+            )
+            raise ValueError(message)
+        W = initializer((n_out, n_in // groups, *size), rng).astype(dtype)
+        b = np.zeros(n_out, dtype) if bias else None
+        return cls(W, b, stride, padding, dilation, groups)._follow(like)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        W = arrays["W"]
+        _check_images(self, x, W.shape[1] * self.groups, self._window)
+        y = _correlate(namespace(x), x, W, arrays.get("b"), self._window, self.groups)
+        return y, (x, W)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        x, W = cache
+        dx = _spread(namespace(dy), dy, W, None, self._window, self.groups, x.shape[2:])
+        return dx, self.param_grads(cache, dy)
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        x, W = cache
+        xp = namespace(dy)
+        grads = {"W": _filter_grads(xp, x, dy, W.shape, self._window, self.groups)}
+        return grads if self.b is None else {**grads, "b": _bias_grad(xp, dy)}
+
+    def __str__(self) -> str:
+        n_out, n_in = self.W.shape[0], self.W.shape[1] * self.groups
+        return f"Convolution({n_in} -> {n_out}, {times(self.W.shape[2:])})"
+
+    def __repr__(self) -> str:
+        return _code(self, self.W.shape[1] * self.groups, self.W.shape[0])
+
+
+class ConvolutionTranspose(Layer):
+    """Transposed convolution: forward is what backward of `Convolution` does to the gradient.
+
+    It enlarges: every input adds its filter, times its value, to the window of the output that
+    belongs to it. Along each axis the output has ``(size - 1) * stride + kernel - 2 * padding +
+    output_padding`` elements. It is no inverse of a convolution; it restores the shape. Also called
+    fractionally strided convolution and, wrongly, deconvolution.
+
+    Backward: `dx` is the convolution of `dy` with `W`, ``dW`` the sum over samples and positions
+    of `x` times the window of `dy`, and ``db`` the sum of `dy`.
+
+    Parameters
+    ----------
+    W : array of shape (n_in, n_out, height, width)
+        Filters, for images `x` of shape ``(n, n_in, h, w)``: those of the convolution from `n_out`
+        to `n_in` channels which this is the transpose of, as in PyTorch. With one axis fewer for
+        sequences, with one more for volumes.
+    b : array of shape (n_out,), optional
+        Bias. None: there is no parameter `b`.
+    stride : int or tuple of int
+        Step between windows of the output.
+    padding : int or tuple of int
+        Elements to leave out on either side of each axis of the output.
+    output_padding : int or tuple of int
+        Elements more at the end of each axis, fewer than `stride`: a convolution with a stride
+        maps several sizes to one, and this says which of them is meant.
+
+    Raises
+    ------
+    ValueError
+        If the shapes of `W` and `b`, or later of `x`, or the options do not fit.
+    TypeError
+        If the arrays are of different libraries, devices or dtypes.
+
+    See Also
+    --------
+    ConvolutionTranspose.init : makes `W` and `b`.
+
+    References
+    ----------
+    Dumoulin, Visin, arXiv:1603.07285, section 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> double = ConvolutionTranspose(np.asarray([[[1.0, 1.0]]]), stride=2)
+    >>> double(np.asarray([[[3.0, 4.0]]]))
+    array([[[3., 3., 4., 4.]]])
+    """
+
+    W, dW = Parameter(), Gradient()
+    b, db = Parameter(), Gradient()
+
+    def __init__(
+        self,
+        W: Array,
+        b: Array = None,
+        stride: Numbers = 1,
+        padding: Numbers = 0,
+        output_padding: Numbers = 0,
+    ) -> None:
+        owner = "ConvolutionTranspose"
+        self.W, self.b = W, b
+        _check_weights(owner, W, b, ("n_in", "n_out"), filters=1)
+        self.stride, self.padding = plain(stride), plain(padding)
+        self.output_padding = plain(output_padding)
+        if padding == "same":
+            message = f"{owner}: padding is 'same'; expected numbers, as (kernel - 1) // 2."
+            raise ValueError(message)
+        self._window = _window(owner, W, stride, padding, 1)
+        self._more = per_axis(owner, "output_padding", output_padding, self._window.axes, 0)
+        if any(more >= s for more, s in zip(self._more, self._window.stride, strict=True)):
+            message = (
+                f"{owner}: output_padding is {output_padding}, stride is {stride}; "
+                "output_padding must be smaller than stride."
+            )
+            raise ValueError(message)
+
+    @classmethod
+    def init(
+        cls,
+        n_in: int,
+        n_out: int,
+        size: Numbers,
+        *,
+        stride: Numbers = 1,
+        padding: Numbers = 0,
+        output_padding: Numbers = 0,
+        bias: bool = True,
+        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = he_normal,
+        rng: Rng = None,
+        dtype: str = "float32",
+        like: Array = None,
+    ) -> Self:
+        """Make a layer with initial values: `W` from `initializer`, `b` zero.
+
+        Parameters
+        ----------
+        n_in, n_out : int
+            Channels.
+        size : int or tuple of int
+            Of the filters. An int is a square for images; ``(5,)`` is for sequences.
+        stride, padding, output_padding
+            As in `ConvolutionTranspose`.
+        bias : bool
+            Whether there is a `b`.
+        initializer : callable
+            ``initializer((n_out, n_in, *size), rng)``: the shape of a convolution, so that an
+            output counts as the sum of `n_in` filters, whatever the stride; the first two axes
+            are exchanged afterwards. (PyTorch takes `n_out` for the number of inputs.)
+        rng : int, numpy.random.Generator or None
+            The source of the values; an int is a seed.
+        dtype : str
+            Floating dtype of the values.
+        like : array, optional
+            Make the parameters where this array is, as in `Convolution.init`.
+
+        Returns
+        -------
+        ConvolutionTranspose
+        """
+        size = _filter_size("ConvolutionTranspose", size)
+        values = initializer((n_out, n_in, *size), rng).astype(dtype)
+        W = np.ascontiguousarray(values.swapaxes(0, 1))
+        b = np.zeros(n_out, dtype) if bias else None
+        return cls(W, b, stride, padding, output_padding)._follow(like)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        W = arrays["W"]
+        _check_images(self, x, W.shape[0])
+        sizes = self._outputs(x)
+        y = _spread(namespace(x), x, W, arrays.get("b"), self._window, 1, sizes)
+        return y, (x, W)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        _, W = cache
+        dx = _correlate(namespace(dy), dy, W, None, self._window, 1)
+        return dx, self.param_grads(cache, dy)
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        x, W = cache
+        xp = namespace(dy)
+        grads = {"W": _filter_grads(xp, dy, x, W.shape, self._window, 1)}
+        return grads if self.b is None else {**grads, "b": _bias_grad(xp, dy)}
+
+    def _outputs(self, x: Array) -> Sizes:
+        window = self._window
+        sizes = tuple(
+            (n - 1) * s + k - sum(p) + more
+            for n, s, k, p, more in zip(
+                x.shape[2:], window.stride, window.size, window.padding, self._more, strict=True
+            )
+        )
+        if min(sizes) < 1 or min(x.shape[2:]) < 1:
+            message = (
+                f"{self}: x has shape {tuple(x.shape)}, so the output would be {times(sizes)}. "
+                "Use larger inputs or less padding."
+            )
+            raise ValueError(message)
+        return sizes
+
+    def __str__(self) -> str:
+        n_in, n_out, *size = self.W.shape
+        return f"ConvolutionTranspose({n_in} -> {n_out}, {times(size)})"
+
+    def __repr__(self) -> str:
+        return _code(self, self.W.shape[0], self.W.shape[1])
+
+
+# What both layers compute
+
+
+def _correlate(xp: Namespace, x: Array, W: Array, b: Array, window: Window, groups: int) -> Array:
+    """Return the convolution of `x` with the filters `W`."""
+    n_out, depth = W.shape[0], math.prod(W.shape[1:])
+    outputs = window.outputs(x.shape[2:])
+    places = math.prod(outputs)
+    lead = () if groups == 1 else (groups,)
+    matrix = xp.reshape(W, (*lead, n_out // groups, depth))
+    if b is not None:
+        b = xp.reshape(b, (n_out, 1))
+
+    def block(x: Array) -> Array:
+        n = x.shape[0]
+        columns = window.columns(xp, window.pad(xp, x), 2)
+        y = matrix @ xp.reshape(columns, (n, *lead, depth, places))
+        y = xp.reshape(y, (n, n_out, places))
+        if b is not None:
+            y += b  # y is ours
+        return xp.reshape(y, (n, n_out, *outputs))
+
+    return in_blocks(xp, block, groups * depth * places, x)
+
+
+def _spread(
+    xp: Namespace,
+    dy: Array,
+    W: Array,
+    b: Array,
+    window: Window,
+    groups: int,
+    sizes: Sequence[int],
+) -> Array:
+    """Return the transpose of `_correlate` applied to `dy`: an array of those sizes."""
+    n_out, depth = W.shape[0], math.prod(W.shape[1:])
+    outputs = tuple(dy.shape[2:])
+    places = math.prod(outputs)
+    lead = () if groups == 1 else (groups,)
+    matrix = xp.reshape(W, (*lead, n_out // groups, depth)).mT
+    n_in = W.shape[1] * groups
+    if b is not None:
+        b = xp.reshape(b, (n_in,) + (1,) * window.axes)
+
+    def block(dy: Array) -> Array:
+        n = dy.shape[0]
+        columns = matrix @ xp.reshape(dy, (n, *lead, n_out // groups, places))
+        pieces = xp.reshape(columns, (n, n_in, *window.size, *outputs))
+        dx = window.scatter(xp, pieces, sizes)
+        if b is not None:
+            dx += b  # dx is ours
+        return dx
+
+    return in_blocks(xp, block, groups * depth * places, dy)
+
+
+def _filter_grads(
+    xp: Namespace, x: Array, dy: Array, shape: Sizes, window: Window, groups: int
+) -> Array:
+    """Return the gradient of the filters: one product of `dy` and the columns for each block."""
+    n_out, depth = shape[0], math.prod(shape[1:])
+    places = math.prod(dy.shape[2:])
+    lead = () if groups == 1 else (groups,)
+    swap = (1, 0, *range(2, len(shape)))  # channels before samples
+
+    def block(part: slice) -> Array:
+        dys = xp.permute_dims(dy[part, ...], swap)
+        rows = dys.shape[1] * places
+        columns = window.columns(xp, xp.permute_dims(window.pad(xp, x[part, ...]), swap), 1)
+        columns = xp.reshape(columns, (*lead, depth, rows))
+        return xp.reshape(dys, (*lead, n_out // groups, rows)) @ columns.mT
+
+    total, *rest = map(block, blocks(x, groups * depth * places))
+    dtype = total.dtype
+    if rest and is_half(total):
+        total = widened(xp, total)
+    for part in rest:
+        total = total + part
+    return xp.reshape(xp.astype(total, dtype, copy=False), shape)
+
+
+def _bias_grad(xp: Namespace, dy: Array) -> Array:
+    """Return the sum of `dy` over samples and positions."""
+    total = xp.sum(widened(xp, dy), axis=(0, *range(2, len(dy.shape))))
+    return xp.astype(total, dy.dtype, copy=False)
+
+
+# What both layers check
+
+
+def _check_weights(owner: str, W: Array, b: Array, names: tuple[str, str], filters: int) -> None:
+    """Check `W` and `b`; `filters` is the axis of `W` that `b` goes along."""
+    if not 3 <= len(W.shape) <= 5 or 0 in W.shape:
+        message = (
+            f"{owner}: W has shape {tuple(W.shape)}; expected ({', '.join(names)}, height, width), "
+            "or (..., length) for sequences."
+        )
+        raise ValueError(message)
+    if b is None:
+        return
+    check_same(owner, "b", b, W, like_name="W")
+    if b.dtype != W.dtype:
+        message = f"{owner}: b is {b.dtype}, W is {W.dtype}; they must agree."
+        raise TypeError(message)
+    if tuple(b.shape) != (W.shape[filters],):
+        message = f"{owner}: b has shape {tuple(b.shape)}; expected {(W.shape[filters],)} for W."
+        raise ValueError(message)
+
+
+def _check_images(owner: object, x: Array, n_in: int, window: Window | None = None) -> None:
+    """Check the input of `owner`; with `window` also that it fits."""
+    axes = len(owner.W.shape) - 2  # type: ignore[attr-defined]
+    if len(x.shape) != axes + 2 or x.shape[1] != n_in:
+        hint = " A single sample is x[None, ...]." if len(x.shape) == axes + 1 else ""
+        message = (
+            f"{owner}: x has shape {tuple(x.shape)}; "
+            f"expected (n, {n_in}, {named_axes(axes)}).{hint}"
+        )
+        raise ValueError(message)
+    if window is not None:
+        window.check(owner, x)
+
+
+def _window(owner: str, W: Array, stride: Any, padding: Any, dilation: Any) -> Window:
+    """Return the geometry, or raise ValueError where an option does not fit."""
+    size = tuple(W.shape[2:])
+    axes = len(size)
+    strides = per_axis(owner, "stride", stride, axes, 1)
+    dilations = per_axis(owner, "dilation", dilation, axes, 1)
+    if padding != "same":
+        if isinstance(padding, str):
+            message = f"{owner}: padding is {padding!r}; expected numbers or 'same'."
+            raise ValueError(message)
+        around = per_axis(owner, "padding", padding, axes, 0)
+        return Window(size, strides, dilations, tuple((p, p) for p in around))
+    if max(strides) > 1:
+        message = f"{owner}: padding is 'same', which needs stride 1; stride is {stride}."
+        raise ValueError(message)
+    total = [d * (k - 1) for k, d in zip(size, dilations, strict=True)]
+    return Window(size, strides, dilations, tuple((t // 2, t - t // 2) for t in total))
+
+
+def _filter_size(owner: str, size: Any) -> Sizes:
+    """Return the size of the filters; an int is a square."""
+    axes = len(size) if isinstance(size, Sequence) else 2
+    return per_axis(owner, "size", size, axes, 1)
+
+
+def _code(layer: Convolution | ConvolutionTranspose, n_in: int, n_out: int) -> str:
+    """Return the call of `init` that makes such a layer."""
+    size = tuple(layer.W.shape[2:])
+    square = len(size) == 2 and size[0] == size[1]
+    rest = [*options(layer), *(["bias=False"] if layer.b is None else [])]
+    words = [str(n_in), str(n_out), str(size[0] if square else size), *rest]
+    return f"{type(layer).__name__}.init({', '.join(words)})"

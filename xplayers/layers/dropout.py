@@ -1,0 +1,97 @@
+"""Dropout, with masks that are a function of a counter: the same on every library."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from xplayers._arrays import Array, Namespace, device, namespace, size
+from xplayers.layers.base import Buffer, Cache, Layer
+
+
+class Dropout(Layer):
+    """Set each value to 0 with probability `rate` in training, ``y = x * mask / (1 - rate)``.
+
+    Backward: ``dx = dy * mask / (1 - rate)``. Inference returns the values as they are (in a new
+    array): the scale is in training, "inverted" dropout. The book scales in inference instead.
+
+    Parameters
+    ----------
+    rate : float
+        Probability of 0, in ``[0, 1]``.
+    seed : int
+        Of the masks. Give each layer of a network its own: two layers with one seed drop the same
+        places.
+
+    Raises
+    ------
+    ValueError
+        If `rate` is not in ``[0, 1]``.
+
+    Notes
+    -----
+    The mask is a hash of (seed, counter, place), by 32-bit integer arithmetic which every library
+    has, so the same masks come out on each of them, nothing is transferred, and a compiled step
+    draws new masks. The buffer `count` is the counter: every training forward advances it.
+
+    References
+    ----------
+    Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout", JMLR 15, 2014, section 4.
+    The mixing function is the finalizer of MurmurHash3 (Appleby, public domain).
+    """
+
+    count = Buffer()
+
+    def __init__(self, rate: float = 0.5, seed: int = 0) -> None:
+        if not 0.0 <= rate <= 1.0:
+            message = f"Dropout: rate is {rate}; expected 0 to 1."
+            raise ValueError(message)
+        self.rate, self.seed = float(rate), int(seed)
+        self.count = np.zeros(1, "int32")  # an array of one: 0-d integers warn when they wrap
+        self._store.placed = False
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        keep = self._keep(namespace(x), arrays["count"], x)
+        return self._masked(keep, x), (keep,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (keep,) = cache
+        return self._masked(keep, dy), {}
+
+    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        return x * 1.0
+
+    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+        return {"count": arrays["count"] + 1}
+
+    def _masked(self, keep: Array, x: Array) -> Array:
+        scale = 0.0 if self.rate == 1.0 else 1.0 / (1.0 - self.rate)
+        y = namespace(x).astype(keep, x.dtype)
+        y *= scale
+        y *= x
+        return y
+
+    def _keep(self, xp: Namespace, count: Array, x: Array) -> Array:
+        """Return the mask: True with probability ``1 - rate``, drawn by 24 bits of a hash."""
+        key = _mixed(count * _wrapped(0x9E3779B9) + _wrapped(self.seed * 0x85EBCA77))
+        place = xp.arange(size(x), dtype=xp.int32, device=device(x))
+        bits = _mixed(_mixed(place + key) ^ key) & 0xFFFFFF
+        return xp.reshape(bits >= round(self.rate * 2**24), x.shape)
+
+
+def _wrapped(n: int) -> int:
+    """Return `n` as the 32-bit signed integer with its bits."""
+    return (n + 2**31) % 2**32 - 2**31
+
+
+def _mixed(h: Array) -> Array:
+    """Return the 32-bit finalizer of MurmurHash3 of each integer."""
+    h = (h ^ _shifted(h, 16)) * _wrapped(0x85EBCA6B)
+    h = (h ^ _shifted(h, 13)) * _wrapped(0xC2B2AE35)
+    return h ^ _shifted(h, 16)
+
+
+def _shifted(h: Array, bits: int) -> Array:
+    """Return a logical right shift: the arithmetic one, without the copies of the sign."""
+    return (h >> bits) & (2 ** (32 - bits) - 1)

@@ -1,0 +1,440 @@
+"""Normalization: over the batch, over the features, over groups of channels.
+
+They share one formula. With ``xh = (x - mean) * r``, ``r = 1 / sqrt(var + eps)`` and ``h`` the
+gradient of ``xh``, ``dx = r * (h - mean(h) - xh * mean(h * xh))``, the means over the axes that
+were normalized (Ioffe, Szegedy, 2015, section 3). The variance is that of the
+centred values: the mean of the squares minus the square of the mean has no digit left where the
+mean is large. For 16-bit inputs the statistics are float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from xplayers._arrays import Array, Namespace, check_same, is_half, namespace, widened
+from xplayers.layers.base import Buffer, Cache, Gradient, Layer, Parameter
+
+Axes = tuple[int, ...]
+
+
+def _normalized(
+    xp: Namespace, x: Array, axes: Axes, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """Return ``xh``, ``r``, mean and variance; `x` is in at least float32."""
+    mean = _mean(xp, x, axes)
+    xh = x - mean
+    var = _mean(xp, xh * xh, axes)
+    r = 1.0 / xp.sqrt(var + eps)
+    xh *= r
+    return xh, r, mean, var
+
+
+def _normalized_vjp(xp: Namespace, h: Array, xh: Array, r: Array, axes: Axes) -> Array:
+    """Return the gradient of the input, for the gradient `h` of `xh`."""
+    dx = h - _mean(xp, h, axes)
+    dx -= xh * _mean(xp, h * xh, axes)
+    dx *= r
+    return dx
+
+
+def _mean(xp: Namespace, x: Array, axes: Axes) -> Array:
+    """Return the mean over `axes`, which are kept; over nothing (an empty batch) it is 0."""
+    n = math.prod(x.shape[a] for a in axes)
+    return xp.sum(x, axis=axes, keepdims=True) / max(n, 1)
+
+
+def _as(a: Array, like: Array) -> Array:
+    return namespace(a).astype(a, like.dtype) if is_half(like) else a
+
+
+def _check_pair(name: str, gamma: Array, beta: Array) -> None:
+    check_same(name, "beta", beta, gamma, like_name="gamma")
+    if tuple(beta.shape) != tuple(gamma.shape) or beta.dtype != gamma.dtype:
+        message = (
+            f"{name}: beta is {beta.dtype} of shape {tuple(beta.shape)}; expected {gamma.dtype} of "
+            f"shape {tuple(gamma.shape)}, as gamma."
+        )
+        raise ValueError(message)
+
+
+def _check_vector(name: str, gamma: Array) -> None:
+    if len(gamma.shape) != 1:
+        message = f"{name}: gamma has shape {tuple(gamma.shape)}; expected (n_features,)."
+        raise ValueError(message)
+
+
+class BatchNormalization(Layer):
+    """Normalize each feature, or each channel, over the batch, ``y = gamma * xh + beta``.
+
+    In training ``xh = (x - mean) / sqrt(var + eps)`` with mean and variance of the batch; in
+    inference with the running statistics. Backward: ``dbeta = sum(dy)``,
+    ``dgamma = sum(dy * xh)``, ``dx = r * (h - mean(h) - xh * mean(h * xh))`` with
+    ``h = gamma * dy`` and ``r = 1 / sqrt(var + eps)``; sums and means over all axes but axis 1.
+
+    Parameters
+    ----------
+    gamma, beta : array of shape (n_features,)
+        Scale and shift of each feature (axis 1 of the input).
+    momentum : float
+        Memory of the running statistics:
+        ``running = momentum * running + (1 - momentum) * batch``.
+    eps : float
+        Added to the variance.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    Notes
+    -----
+    Input ``(n, n_features)`` or ``(n, n_features, ...)``. The buffers `running_mean` and
+    `running_var` start at 0 and 1, and every training forward moves them. Libraries differ: the
+    momentum of PyTorch is ``1 - momentum`` and its running variance divides by ``n - 1``; here, as
+    in the book, Keras and ONNX, it is that of the batch. The book's eps is 1e-6, and its statistics
+    of images are per pixel. An empty batch leaves the statistics as they are.
+
+    References
+    ----------
+    Ioffe, Szegedy, "Batch Normalization", ICML 2015, algorithms 1 and 2.
+    """
+
+    gamma, dgamma = Parameter(), Gradient()
+    beta, dbeta = Parameter(), Gradient()
+    running_mean, running_var = Buffer(), Buffer()
+
+    def __init__(self, gamma: Array, beta: Array, momentum: float = 0.9, eps: float = 1e-5) -> None:
+        self.gamma, self.beta, self.momentum, self.eps = gamma, beta, momentum, eps
+        _check_vector("BatchNormalization", gamma)
+        _check_pair("BatchNormalization", gamma, beta)
+        if not 0.0 <= momentum <= 1.0:
+            message = f"BatchNormalization: momentum is {momentum}; expected 0 to 1."
+            raise ValueError(message)
+        xp = namespace(gamma)
+        wide = widened(xp, gamma)
+        self.running_mean, self.running_var = xp.zeros_like(wide), xp.ones_like(wide)
+
+    @classmethod
+    def init(
+        cls,
+        n_features: int,
+        *,
+        momentum: float = 0.9,
+        eps: float = 1e-5,
+        dtype: str = "float32",
+        like: Array = None,
+    ) -> Self:
+        """Make a layer with `gamma` 1 and `beta` 0.
+
+        Parameters
+        ----------
+        n_features : int
+            Features or channels.
+        momentum, eps : float
+            As in `BatchNormalization`.
+        dtype : str
+            Floating dtype of the parameters.
+        like : array, optional
+            As in `Affine.init`.
+
+        Returns
+        -------
+        BatchNormalization
+        """
+        ones = np.ones(n_features, dtype)
+        return cls(ones, np.zeros_like(ones), momentum, eps)._follow(like)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        xp, (axes, column) = namespace(x), self._axes(x)
+        wide = widened(xp, x)
+        gamma = xp.reshape(widened(xp, arrays["gamma"]), column)
+        beta = xp.reshape(widened(xp, arrays["beta"]), column)
+        xh, r, mean, var = _normalized(xp, wide, axes, self.eps)
+        y = xh * gamma
+        y += beta
+        return _as(y, x), (xh, r, gamma, x, mean, var)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        xh, r, gamma, x, _, _ = cache
+        xp, (axes, _) = namespace(x), self._axes(x)
+        wide = widened(xp, dy)
+        dx = _normalized_vjp(xp, wide * gamma, xh, r, axes)
+        grads = {"gamma": xp.sum(wide * xh, axis=axes), "beta": xp.sum(wide, axis=axes)}
+        return _as(dx, x), {name: _as(g, x) for name, g in grads.items()}
+
+    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        xp, (_, column) = namespace(x), self._axes(x)
+        r = 1.0 / xp.sqrt(widened(xp, arrays["running_var"]) + self.eps)
+        scale = widened(xp, arrays["gamma"]) * r
+        shift = widened(xp, arrays["beta"]) - widened(xp, arrays["running_mean"]) * scale
+        y = widened(xp, x) * xp.reshape(scale, column)
+        y += xp.reshape(shift, column)
+        return _as(y, x)
+
+    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+        *_, x, mean, var = cache
+        if 0 in x.shape:
+            return {}
+        xp, m, updated = namespace(x), self.momentum, {}
+        for name, batch in (("running_mean", mean), ("running_var", var)):
+            old = arrays[name]
+            new = m * old + (1.0 - m) * xp.reshape(batch, old.shape)
+            updated[name] = xp.astype(new, old.dtype)
+        return updated
+
+    def _axes(self, x: Array) -> tuple[Axes, tuple[int, ...]]:
+        """Return the axes of the statistics, and the shape in which features meet `x`."""
+        shape, n_features = tuple(x.shape), self.gamma.shape[0]
+        if len(shape) < 2 or shape[1] != n_features:
+            message = (
+                f"{self}: x has shape {shape}; "
+                f"expected (n, {n_features}) or (n, {n_features}, ...)."
+            )
+            raise ValueError(message)
+        axes = tuple(a for a in range(len(shape)) if a != 1)
+        return axes, tuple(n_features if a == 1 else 1 for a in range(len(shape)))
+
+    def __str__(self) -> str:
+        return f"BatchNormalization({self.gamma.shape[0]})"
+
+    def __repr__(self) -> str:
+        return _code("BatchNormalization", self.gamma.shape[0], self, momentum=0.9, eps=1e-5)
+
+
+class LayerNormalization(Layer):
+    """Normalize each sample over its last axes, ``y = gamma * xh + beta``.
+
+    ``xh = (x - mean) / sqrt(var + eps)`` over the last axes, those of `gamma`. Backward:
+    ``dbeta = sum(dy)`` and ``dgamma = sum(dy * xh)`` over the other axes,
+    ``dx = r * (h - mean(h) - xh * mean(h * xh))`` with ``h = gamma * dy``.
+
+    Parameters
+    ----------
+    gamma, beta : array
+        Scale and shift, of the shape of the axes that are normalized: ``(n_features,)``, or more.
+    eps : float
+        Added to the variance.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    References
+    ----------
+    Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450, equation 3.
+    """
+
+    gamma, dgamma = Parameter(), Gradient()
+    beta, dbeta = Parameter(), Gradient()
+
+    def __init__(self, gamma: Array, beta: Array, eps: float = 1e-5) -> None:
+        self.gamma, self.beta, self.eps = gamma, beta, eps
+        _check_pair("LayerNormalization", gamma, beta)
+
+    @classmethod
+    def init(
+        cls, *shape: int, eps: float = 1e-5, dtype: str = "float32", like: Array = None
+    ) -> Self:
+        """Make a layer with `gamma` 1 and `beta` 0 of `shape`; the rest as in `Affine.init`."""
+        ones = np.ones(shape, dtype)
+        return cls(ones, np.zeros_like(ones), eps)._follow(like)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        xp, axes = namespace(x), _last_axes(self, x, self.gamma)
+        xh, r, _, _ = _normalized(xp, widened(xp, x), axes, self.eps)
+        gamma = widened(xp, arrays["gamma"])
+        y = xh * gamma
+        y += widened(xp, arrays["beta"])
+        return _as(y, x), (xh, r, gamma, x)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        xh, r, gamma, x = cache
+        xp, axes = namespace(x), _last_axes(self, x, gamma)
+        wide = widened(xp, dy)
+        dx = _normalized_vjp(xp, wide * gamma, xh, r, axes)
+        rest = tuple(range(len(x.shape) - len(axes)))
+        grads = {"gamma": xp.sum(wide * xh, axis=rest), "beta": xp.sum(wide, axis=rest)}
+        return _as(dx, x), {name: _as(g, x) for name, g in grads.items()}
+
+    def __str__(self) -> str:
+        return f"LayerNormalization({_shown(self.gamma)})"
+
+    def __repr__(self) -> str:
+        return _code("LayerNormalization", _shown(self.gamma), self, eps=1e-5)
+
+
+class GroupNormalization(Layer):
+    """Normalize each sample over groups of its channels, ``y = gamma * xh + beta``.
+
+    ``xh = (x - mean) / sqrt(var + eps)`` over the channels of a group and all axes after them.
+    Backward: ``dbeta = sum(dy)`` and ``dgamma = sum(dy * xh)`` for each channel,
+    ``dx = r * (h - mean(h) - xh * mean(h * xh))`` with ``h = gamma * dy``.
+
+    Parameters
+    ----------
+    gamma, beta : array of shape (n_channels,)
+        Scale and shift of each channel (axis 1 of the input).
+    groups : int
+        Number of groups; divides the channels. 1 is a layer normalization over all channels,
+        ``n_channels`` is instance normalization.
+    eps : float
+        Added to the variance.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit, or the groups do not divide the channels.
+
+    References
+    ----------
+    Wu, He, "Group Normalization", ECCV 2018, equations 1, 2 and 7.
+    """
+
+    gamma, dgamma = Parameter(), Gradient()
+    beta, dbeta = Parameter(), Gradient()
+
+    def __init__(self, gamma: Array, beta: Array, groups: int, eps: float = 1e-5) -> None:
+        self.gamma, self.beta, self.groups, self.eps = gamma, beta, groups, eps
+        _check_vector("GroupNormalization", gamma)
+        _check_pair("GroupNormalization", gamma, beta)
+        if groups < 1 or gamma.shape[0] % groups:
+            message = (
+                f"GroupNormalization: {groups} groups do not divide {gamma.shape[0]} channels."
+            )
+            raise ValueError(message)
+
+    @classmethod
+    def init(
+        cls,
+        n_channels: int,
+        groups: int,
+        *,
+        eps: float = 1e-5,
+        dtype: str = "float32",
+        like: Array = None,
+    ) -> Self:
+        """Make a layer with `gamma` 1 and `beta` 0; the rest as in `Affine.init`."""
+        ones = np.ones(n_channels, dtype)
+        return cls(ones, np.zeros_like(ones), groups, eps)._follow(like)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        shape, channels = tuple(x.shape), self.gamma.shape[0]
+        if len(shape) < 2 or shape[1] != channels:
+            message = f"{self}: x has shape {shape}; expected (n, {channels}, ...)."
+            raise ValueError(message)
+        xp = namespace(x)
+        xh, r, _, _ = _normalized(xp, self._grouped(xp, widened(xp, x)), (2,), self.eps)
+        gamma = xp.reshape(widened(xp, arrays["gamma"]), _column(shape))
+        y = xp.reshape(xh, shape) * gamma
+        y += xp.reshape(widened(xp, arrays["beta"]), _column(shape))
+        return _as(y, x), (xh, r, gamma, x)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        xh, r, gamma, x = cache
+        xp = namespace(x)
+        wide = widened(xp, dy)
+        h = self._grouped(xp, wide * gamma)
+        dx = xp.reshape(_normalized_vjp(xp, h, xh, r, (2,)), x.shape)
+        rest = tuple(a for a in range(len(x.shape)) if a != 1)
+        xh = xp.reshape(xh, x.shape)
+        grads = {"gamma": xp.sum(wide * xh, axis=rest), "beta": xp.sum(wide, axis=rest)}
+        return _as(dx, x), {name: _as(g, x) for name, g in grads.items()}
+
+    def _grouped(self, xp: Namespace, x: Array) -> Array:
+        size = math.prod(x.shape[1:]) // self.groups
+        return xp.reshape(x, (x.shape[0], self.groups, size))
+
+    def __str__(self) -> str:
+        return f"GroupNormalization({self.gamma.shape[0]}, {self.groups})"
+
+    def __repr__(self) -> str:
+        sizes = f"{self.gamma.shape[0]}, {self.groups}"
+        return _code("GroupNormalization", sizes, self, eps=1e-5)
+
+
+class RmsNormalization(Layer):
+    """Divide each sample by the root of its mean square over the last axes, ``y = gamma * xh``.
+
+    ``xh = x * r`` with ``r = 1 / sqrt(mean(x**2) + eps)``. Backward:
+    ``dgamma = sum(dy * xh)`` over the other axes, ``dx = r * (h - xh * mean(h * xh))`` with
+    ``h = gamma * dy``.
+
+    Parameters
+    ----------
+    gamma : array
+        Scale, of the shape of the axes that are normalized.
+    eps : float
+        Added to the mean square.
+
+    Raises
+    ------
+    ValueError
+        If the shapes do not fit.
+
+    References
+    ----------
+    Zhang, Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019, equation 4.
+    """
+
+    gamma, dgamma = Parameter(), Gradient()
+
+    def __init__(self, gamma: Array, eps: float = 1e-6) -> None:
+        self.gamma, self.eps = gamma, eps
+
+    @classmethod
+    def init(
+        cls, *shape: int, eps: float = 1e-6, dtype: str = "float32", like: Array = None
+    ) -> Self:
+        """Make a layer with `gamma` 1 of `shape`; the rest as in `Affine.init`."""
+        return cls(np.ones(shape, dtype), eps)._follow(like)
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        xp, axes = namespace(x), _last_axes(self, x, self.gamma)
+        wide, gamma = widened(xp, x), widened(xp, arrays["gamma"])
+        r = 1.0 / xp.sqrt(_mean(xp, wide * wide, axes) + self.eps)
+        xh = wide * r
+        return _as(xh * gamma, x), (xh, r, gamma, x)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        xh, r, gamma, x = cache
+        xp, axes = namespace(x), _last_axes(self, x, gamma)
+        wide = widened(xp, dy)
+        h = wide * gamma
+        dx = h - xh * _mean(xp, h * xh, axes)
+        dx *= r
+        rest = tuple(range(len(x.shape) - len(axes)))
+        return _as(dx, x), {"gamma": _as(xp.sum(wide * xh, axis=rest), x)}
+
+    def __str__(self) -> str:
+        return f"RmsNormalization({_shown(self.gamma)})"
+
+    def __repr__(self) -> str:
+        return _code("RmsNormalization", _shown(self.gamma), self, eps=1e-6)
+
+
+def _last_axes(layer: Layer, x: Array, gamma: Array) -> Axes:
+    """Return the axes of `x` that `gamma` has."""
+    n, expected = len(gamma.shape), tuple(gamma.shape)
+    if len(x.shape) <= n or tuple(x.shape[-n:]) != expected:
+        shown = ", ".join(map(str, expected))
+        message = f"{layer}: x has shape {tuple(x.shape)}; expected (..., {shown})."
+        raise ValueError(message)
+    return tuple(range(-n, 0))
+
+
+def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return (1, shape[1], *(1 for _ in shape[2:]))
+
+
+def _shown(gamma: Array) -> str:
+    return ", ".join(map(str, gamma.shape))
+
+
+def _code(name: str, sizes: Any, layer: Layer, **defaults: float) -> str:
+    given = [f"{k}={getattr(layer, k)!r}" for k, v in defaults.items() if getattr(layer, k) != v]
+    return f"{name}.init({', '.join([str(sizes), *given])})"

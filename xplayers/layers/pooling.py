@@ -1,0 +1,203 @@
+"""Pooling: the largest value or the mean of windows, channel by channel."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+
+from xplayers._arrays import Array, device, namespace, widened
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.windows import (
+    Numbers,
+    Window,
+    in_blocks,
+    named_axes,
+    per_axis,
+    plain,
+    times,
+)
+
+
+class _Pooling(Layer):
+    """What the poolings with windows have in common: their options."""
+
+    def __init__(self, size: Numbers, stride: Numbers | None = None, padding: Numbers = 0) -> None:
+        owner = type(self).__name__
+        self.size, self.stride, self.padding = plain(size), plain(stride), plain(padding)
+        axes = max([len(v) for v in (size, stride, padding) if isinstance(v, Sequence)], default=0)
+        self._axes = axes  # 0: as many as the input has
+        self._window(owner, axes or 1)
+
+    def _window(self, owner: str, axes: int) -> Window:
+        """Return the geometry for an input with that many axes after the channels."""
+        size = per_axis(owner, "size", self.size, axes, 1)
+        step = self.size if self.stride is None else self.stride
+        stride = per_axis(owner, "stride", step, axes, 1)
+        padding = per_axis(owner, "padding", self.padding, axes, 0)
+        if any(2 * p > k for p, k in zip(padding, size, strict=True)):
+            message = (
+                f"{owner}: padding is {self.padding}, size is {self.size}; padding must be at most "
+                "half of size, or windows would lie outside of x."
+            )
+            raise ValueError(message)
+        return Window(size, stride, (1,) * axes, tuple((p, p) for p in padding))
+
+    def _fitting(self, x: Array) -> Window:
+        """Check the shape of `x` and return the geometry for it."""
+        axes = self._axes or len(x.shape) - 2
+        if axes < 1 or len(x.shape) != axes + 2:
+            names = named_axes(self._axes) if self._axes else "..."
+            hint = " A single sample is x[None, ...]." if len(x.shape) == axes + 1 else ""
+            message = f"{self}: x has shape {tuple(x.shape)}; expected (n, c, {names}).{hint}"
+            raise ValueError(message)
+        window = self._window(str(self), axes)
+        window.check(self, x)
+        return window
+
+    def __str__(self) -> str:
+        size = times(self.size) if isinstance(self.size, tuple) else self.size
+        return f"{type(self).__name__}({size})"
+
+
+class MaxPooling(_Pooling):
+    """The largest value of each window, ``y[n, c, i, j] = max of x[n, c, s*i + k, s*j + l]``.
+
+    Along each axis there are as many outputs as windows fit, ``(size of x + 2 * padding - size) //
+    stride + 1``; what is left over at the end is not seen.
+
+    Backward: the place of the largest value gets the gradient; of equal ones the first in
+    row-major order, as in PyTorch. Where windows overlap, the gradients add up.
+
+    Parameters
+    ----------
+    size : int or tuple of int
+        Of the windows. An int is for all axes after ``(n, c)``, be it sequences ``(n, c, l)`` or
+        images ``(n, c, h, w)``; a tuple also says how many axes there are.
+    stride : int or tuple of int, optional
+        Step between windows; None: `size`, so that they lie side by side.
+    padding : int or tuple of int
+        Places on either side of each axis, at most half of `size`. They never win: their value is
+        minus infinity.
+
+    Raises
+    ------
+    ValueError
+        If the options, or later the shape of `x`, do not fit.
+
+    Notes
+    -----
+    A NaN in a window is its largest value, and no place of that window gets a gradient. The
+    gradient is given out with products, so an infinite one becomes NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = MaxPooling(2)
+    >>> layer.forward(np.asarray([[[1.0, 3.0, 2.0, 2.0]]]))
+    array([[[3., 2.]]])
+    >>> layer.backward(np.asarray([[[10.0, 20.0]]]))
+    array([[[ 0., 10., 20.,  0.]]])
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        xp, window = namespace(x), self._fitting(x)
+        y = window.fold(xp, window.pad(xp, x, -math.inf), xp.maximum)
+        if max(window.size) == 1:
+            y = xp.asarray(y, copy=True)  # no window has two values, so y is a view of x
+        return y, (x, y)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        x, y = cache
+        xp, window = namespace(dy), self._fitting(x)
+
+        def block(dy: Array, x: Array, y: Array) -> Array:
+            pieces, rest = [], dy  # rest: what no place has taken yet
+            for values in window.slices(window.pad(xp, x, -math.inf)):
+                taken = rest * xp.astype(values == y, dy.dtype)
+                rest = rest - taken
+                pieces.append(taken)
+            stacked = xp.reshape(
+                xp.stack(pieces, axis=2), (*dy.shape[:2], *window.size, *dy.shape[2:])
+            )
+            return window.scatter(xp, stacked, x.shape[2:])
+
+        elements = math.prod(window.size) * math.prod(dy.shape[1:])
+        return in_blocks(xp, block, elements, dy, x, y), {}
+
+
+class AveragePooling(_Pooling):
+    """The mean of each window, ``y[n, c, i, j] = mean of x[n, c, s*i + k, s*j + l]``.
+
+    The sizes are those of `MaxPooling`. Values of 16 bits are added up in float32.
+
+    Backward: each place gets the gradient of its window divided by the size of the window. Where
+    windows overlap, the gradients add up.
+
+    Parameters
+    ----------
+    size : int or tuple of int
+        Of the windows, as in `MaxPooling`.
+    stride : int or tuple of int, optional
+        Step between windows; None: `size`.
+    padding : int or tuple of int
+        Zeros on either side of each axis, at most half of `size`. They count: the mean is always
+        over `size` values, as PyTorch has it by default (``count_include_pad=True``). Keras does
+        not count them.
+
+    Raises
+    ------
+    ValueError
+        If the options, or later the shape of `x`, do not fit.
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        xp, window = namespace(x), self._fitting(x)
+        total = window.fold(xp, widened(xp, window.pad(xp, x)), operator.add)
+        y = total * (1.0 / math.prod(window.size))
+        return xp.astype(y, x.dtype, copy=False), (x,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (x,) = cache  # the array, not its shape: a cache holds arrays only
+        xp, window = namespace(dy), self._fitting(x)
+        each = widened(xp, dy) * (1.0 / math.prod(window.size))
+        ones = (1,) * window.axes
+        pieces = xp.broadcast_to(
+            xp.reshape(each, (*dy.shape[:2], *ones, *dy.shape[2:])),
+            (*dy.shape[:2], *window.size, *dy.shape[2:]),
+        )
+        return xp.astype(window.scatter(xp, pieces, x.shape[2:]), dy.dtype, copy=False), {}
+
+
+class GlobalAveragePooling(Layer):
+    """The mean of each channel, ``(n, c, ...)`` to ``(n, c)``.
+
+    Values of 16 bits are added up in float32. Backward: ``dx = dy / count`` at every place of the
+    channel.
+
+    References
+    ----------
+    Lin, Chen, Yan, "Network In Network", ICLR 2014, section 3.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> GlobalAveragePooling()(np.asarray([[[1.0, 3.0], [5.0, 5.0]]]))
+    array([[2., 5.]])
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        shape = x.shape
+        if len(shape) < 3 or 0 in shape[2:]:
+            hint = " A single sample is x[None, ...]." if len(shape) == 2 else ""
+            message = f"{self}: x has shape {tuple(shape)}; expected (n, c, ...).{hint}"
+            raise ValueError(message)
+        xp = namespace(x)
+        y = xp.mean(widened(xp, x), axis=tuple(range(2, len(shape))))
+        return xp.astype(y, x.dtype, copy=False), (x,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        (x,) = cache
+        xp, places = namespace(dy), x.shape[2:]
+        each = xp.reshape(dy * (1.0 / math.prod(places)), (*dy.shape, *(1,) * len(places)))
+        return xp.zeros(x.shape, dtype=x.dtype, device=device(x)) + each, {}

@@ -1,0 +1,242 @@
+"""Windows that slide over the last axes of an array: what convolution and pooling have in common.
+
+Arrays here are ``(n, c, *sizes)``. Everything is made of slices, `concat`, `stack` and `reshape`:
+nothing is written into an array, so it runs where arrays cannot be written to.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import operator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+from xplayers._arrays import Array, Namespace, device, dtype_name, is_half, widened
+
+# The windows of a whole batch, laid out as columns, take as many times the memory of the batch as
+# a window has elements. So the batch goes through in blocks whose columns take at most this much;
+# it is also what stays in the cache of a processor between the copy and the matrix product.
+COLUMN_BYTES = 32 * 2**20
+
+Sizes: TypeAlias = tuple[int, ...]
+Numbers: TypeAlias = "int | Sequence[int]"  # for every axis, or one for each
+
+
+class Window(NamedTuple):
+    """The geometry of windows, one entry for each axis that they slide along."""
+
+    size: Sizes
+    stride: Sizes
+    dilation: Sizes
+    padding: tuple[tuple[int, int], ...]  # before and after
+
+    @property
+    def axes(self) -> int:
+        return len(self.size)
+
+    @property
+    def span(self) -> Sizes:
+        """What a window covers, gaps included."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.size, self.dilation, strict=True))
+
+    def outputs(self, sizes: Sequence[int]) -> Sizes:
+        """Return how many windows there are along each axis: those that fit, rounded down."""
+        return self._counts([n + sum(p) for n, p in zip(sizes, self.padding, strict=True)])
+
+    def _counts(self, sizes: Sequence[int]) -> Sizes:
+        """Return how many windows there are in an array with its padding."""
+        geometry = zip(sizes, self.span, self.stride, strict=True)
+        return tuple((n - span) // s + 1 for n, span, s in geometry)
+
+    def positions(self) -> Iterator[Sizes]:
+        """Return the places in a window, in row-major order."""
+        return itertools.product(*map(range, self.size))
+
+    def check(self, owner: object, x: Array) -> None:
+        """Check that a window fits into `x`."""
+        padded = tuple(n + sum(p) for n, p in zip(x.shape[2:], self.padding, strict=True))
+        if any(n < k for n, k in zip(padded, self.span, strict=True)):
+            message = (
+                f"{owner}: x has shape {tuple(x.shape)}, which is {times(padded)} with padding; "
+                f"the window covers {times(self.span)}. Use larger inputs or more padding."
+            )
+            raise ValueError(message)
+
+    def pad(self, xp: Namespace, x: Array, value: float = 0.0) -> Array:
+        """Return `x` with its padding, or `x` itself where there is none."""
+        for axis, (before, after) in enumerate(self.padding, 2):
+            x = padded(xp, x, axis, before, after, value)
+        return x
+
+    def _slice(self, axis: int, offset: int, count: int) -> slice:
+        """Return where the windows have `offset` along one axis."""
+        start, step = offset * self.dilation[axis], self.stride[axis]
+        return slice(start, start + step * (count - 1) + 1, step)
+
+    def slices(self, x: Array) -> Iterator[Array]:
+        """Return, for each place in a window, what all windows have there: views of padded `x`."""
+        counts = self._counts(x.shape[2:])
+        for place in self.positions():
+            where = map(self._slice, range(self.axes), place, counts)
+            yield x[(slice(None), slice(None), *where)]
+
+    def columns(self, xp: Namespace, x: Array, axis: int) -> Array:
+        """Return the windows of padded `x`, with the places in a window as a new axis."""
+        views = list(self.slices(x))
+        return xp.stack(views, axis=axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
+
+    def fold(self, xp: Namespace, x: Array, combine: Callable[[Array, Array], Array]) -> Array:
+        """Return padded `x` combined over each window, axis by axis; a view if its size is 1."""
+        for axis, count in enumerate(self._counts(x.shape[2:])):
+            parts = (
+                x[_along(2 + axis, self._slice(axis, offset, count))]
+                for offset in range(self.size[axis])
+            )
+            x = functools.reduce(combine, parts)
+        return x
+
+    def scatter(self, xp: Namespace, pieces: Array, sizes: Sequence[int]) -> Array:
+        """Return the sum of what windows give back to the array that they were taken from.
+
+        The transpose of padding and `columns`.
+
+        Parameters
+        ----------
+        xp : module
+            The namespace.
+        pieces : array of shape (n, c, *size, *outputs)
+            A value for each place in each window. 16-bit values are summed in float32.
+        sizes : sequence of int
+            Of the array, without padding.
+
+        Returns
+        -------
+        array of shape (n, c, *sizes)
+            Of the dtype of `pieces`.
+        """
+        dtype = pieces.dtype
+        total = widened(xp, pieces)
+        for axis in reversed(range(self.axes)):  # the last one first: its elements are neighbours
+            total = self._scatter_axis(xp, total, axis, sizes[axis])
+        return xp.astype(total, dtype) if is_half(pieces) else total
+
+    def _scatter_axis(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
+        """Sum over the places in a window along one axis.
+
+        A stride s deals the elements of the array out to s phases, 0 to s - 1. Place i of window o
+        is element ``s * o + i * dilation - padding``, so a place always meets the same phase, and
+        there the windows are neighbours: shift, add up, and interleave the phases at the end.
+        """
+        stride, dilation, before = self.stride[axis], self.dilation[axis], self.padding[axis][0]
+        length = -(-size // stride)
+        where = 2 + 2 * axis  # of the axis, once that of the places is gone
+        phases: list[list[Array]] = [[] for _ in range(stride)]
+        for offset in range(self.size[axis]):
+            shift, phase = divmod(offset * dilation - before, stride)
+            piece = pieces[_along(2 + axis, offset)]
+            piece = shifted(xp, piece, where, shift, length)
+            if piece is not None:
+                phases[phase].append(piece)
+        shape = (*pieces.shape[: 2 + axis], *pieces.shape[3 + axis :])
+        shape = (*shape[:where], length, *shape[where + 1 :])
+        totals = [_sum(p) if p else _full(xp, pieces, shape, 0.0) for p in phases]
+        if stride == 1:
+            return totals[0]
+        whole = (*shape[:where], length * stride, *shape[where + 1 :])
+        total = xp.reshape(xp.stack(totals, axis=where + 1), whole)
+        return total if length * stride == size else total[_along(where, slice(0, size))]
+
+
+def _along(axis: int, index: Any) -> tuple[Any, ...]:
+    """Return the full index that is `index` on one axis and everything on the others."""
+    return (*(slice(None),) * axis, index, ...)
+
+
+def _sum(arrays: list[Array]) -> Array:
+    """Return the sum of arrays, which are not written to; one alone is returned as it is."""
+    if len(arrays) == 1:
+        return arrays[0]
+    total = arrays[0] + arrays[1]
+    for a in arrays[2:]:
+        total += a
+    return total
+
+
+def _full(xp: Namespace, like: Array, shape: Sequence[int], value: float) -> Array:
+    return xp.full(tuple(shape), value, dtype=like.dtype, device=device(like))
+
+
+def padded(xp: Namespace, x: Array, axis: int, before: int, after: int, value: float) -> Array:
+    """Return `x` with `value` before and after it along an axis, or `x` itself."""
+    if not before and not after:
+        return x
+    parts = [x]
+    if before:
+        parts.insert(0, _full(xp, x, (*x.shape[:axis], before, *x.shape[axis + 1 :]), value))
+    if after:
+        parts.append(_full(xp, x, (*x.shape[:axis], after, *x.shape[axis + 1 :]), value))
+    return xp.concat(parts, axis=axis)
+
+
+def shifted(xp: Namespace, x: Array, axis: int, shift: int, length: int) -> Array | None:
+    """Return y of that length with ``y[i] = x[i - shift]``, 0 elsewhere; None if that is all 0."""
+    start, stop = max(0, -shift), min(x.shape[axis], length - shift)
+    if stop <= start:
+        return None
+    if (start, stop) != (0, x.shape[axis]):
+        x = x[_along(axis, slice(start, stop))]
+    return padded(xp, x, axis, start + shift, length - stop - shift, 0.0)
+
+
+def blocks(x: Array, elements: int) -> list[slice]:
+    """Return slices of the batch `x`, so that each has columns of at most `COLUMN_BYTES`.
+
+    `elements` is the size of the columns of one sample. There is at least one slice, also of an
+    empty batch.
+    """
+    bits = int(dtype_name(x.dtype)[-2:])
+    step = max(1, COLUMN_BYTES * 8 // max(1, elements * bits))
+    n = x.shape[0]
+    return [slice(i, min(i + step, n)) for i in range(0, max(n, 1), step)]
+
+
+def in_blocks(
+    xp: Namespace, compute: Callable[..., Array], elements: int, *batches: Array
+) -> Array:
+    """Return ``compute(*batches)``, computed block by block of the batch; see `blocks`."""
+    parts = blocks(batches[0], elements)
+    if len(parts) == 1:
+        return compute(*batches)
+    return xp.concat([compute(*(a[part, ...] for a in batches)) for part in parts], axis=0)
+
+
+def per_axis(owner: str, name: str, value: Any, axes: int, least: int) -> Sizes:
+    """Return an int for each axis from an int or a sequence of them, or raise ValueError."""
+    try:
+        if isinstance(value, Sequence):
+            found = tuple(operator.index(v) for v in value)
+        else:
+            found = (operator.index(value),) * axes
+    except TypeError:
+        found = ()
+    if len(found) != axes or min(found) < least:
+        each = "" if axes == 1 else f", or {axes} of them"
+        message = f"{owner}: {name} is {value!r}; expected an int of {least} or more{each}."
+        raise ValueError(message)
+    return found
+
+
+def plain(value: Any) -> Any:
+    """Return an option as `repr` shows it: sequences as tuples."""
+    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+
+
+def times(sizes: Sequence[int]) -> str:
+    """Return sizes in words: ``3x3``."""
+    return "x".join(map(str, sizes))
+
+
+def named_axes(axes: int) -> str:
+    """Return what the errors call the axes that windows slide along: ``h, w``."""
+    return "l" if axes == 1 else ", ".join("dhw"[-axes:])
