@@ -208,6 +208,85 @@ def _torch_published_gru(torch: Any, x: Any, p: Any) -> Any:
     return torch.stack(hs, 1)
 
 
+def _places(shape: Any, size: Any, stride: Any, padding: Any, dilation: Any = 1) -> Any:
+    """Yield each output position, and where its window lies in the padded array."""
+    each = (np.resize(v, len(size)) for v in (size, stride, padding, dilation))
+    axes = [
+        [
+            slice(s * o, s * o + d * (k - 1) + 1, d)
+            for o in range((n + p - d * (k - 1) - 1) // s + 1)
+        ]
+        for n, k, s, p, d in zip(shape[2:], *each, strict=True)
+    ]
+    for position in np.ndindex(*map(len, axes)):
+        yield position, tuple(axis[o] for axis, o in zip(axes, position, strict=True))
+
+
+def _windows(shape: Any, *geometry: Any) -> tuple[list[Any], tuple[int, ...]]:
+    found = list(_places(shape, *geometry))
+    return found, tuple(o + 1 for o in found[-1][0])
+
+
+def _padded(x: Any, padding: Any, value: float = 0.0) -> Any:
+    """Pad the last axes; `padding` is a pair for each: before and after."""
+    return np.pad(x, [(0, 0), (0, 0), *padding], constant_values=value)
+
+
+def _convolution(
+    x: Any, p: Arrays, padding: Any, stride: Any = 1, dilation: Any = 1, groups: int = 1
+) -> Any:
+    """Convolution position by position, filter by filter."""
+    W, more = p["W"], [sum(pair) for pair in padding]
+    windows, sizes = _windows(x.shape, W.shape[2:], stride, more, dilation)
+    y = np.zeros((x.shape[0], W.shape[0], *sizes), np.result_type(x, W))
+    x, depth = _padded(x, padding), W.shape[1]
+    for f in range(W.shape[0]):
+        first = f * groups // W.shape[0] * depth  # of the channels of its group
+        for o, place in windows:
+            window = x[(slice(None), slice(first, first + depth), *place)]
+            y[(slice(None), f, *o)] = np.sum(window * W[f], axis=tuple(range(1, x.ndim)))
+    return y + _per_channel(p, y)
+
+
+def _per_channel(p: Arrays, y: Any) -> Any:
+    return p["b"].reshape(-1, *(1,) * (y.ndim - 2)) if "b" in p else 0.0
+
+
+def _transposed(x: Any, p: Arrays, stride: int, padding: int = 0, more: int = 0) -> Any:
+    """Transposed convolution: every input adds its filter to the output."""
+    W = p["W"]
+    whole = [(n - 1) * stride + k + more for n, k in zip(x.shape[2:], W.shape[2:], strict=True)]
+    y = np.zeros((x.shape[0], W.shape[1], *whole), np.result_type(x, W))
+    for o in np.ndindex(*x.shape[2:]):
+        place = tuple(
+            slice(stride * i, stride * i + k) for i, k in zip(o, W.shape[2:], strict=True)
+        )
+        y[(slice(None), slice(None), *place)] += np.tensordot(x[(..., *o)], W, 1)
+    inner = [slice(padding, n - padding) for n in whole]
+    y = y[(slice(None), slice(None), *inner)]
+    return y + _per_channel(p, y)
+
+
+def _pooled(x: Any, size: Any, stride: Any, padding: int, fill: float, combine: Any) -> Any:
+    windows, sizes = _windows(x.shape, size, stride, 2 * padding)
+    y = np.zeros((*x.shape[:2], *sizes), x.dtype)
+    x = _padded(x, [(padding, padding)] * len(size), fill)
+    for o, place in windows:
+        window = x[(slice(None), slice(None), *place)]
+        y[(slice(None), slice(None), *o)] = combine(window.reshape(*x.shape[:2], -1))
+    return y
+
+
+def _largest(rows: Any) -> Any:
+    """Return the largest of the last axis, by its real part."""
+    where = np.argmax(rows.real, axis=-1)
+    return np.take_along_axis(rows, where[..., None], -1)[..., 0]
+
+
+def _mean(rows: Any) -> Any:
+    return np.sum(rows, axis=-1) / rows.shape[-1]
+
+
 LAYERS = [
     Case("Relu", xl.Relu, (7, 5), lambda x, p: _where(x, x, 0), lambda t, x, p: t.relu(x)),
     Case(
@@ -439,6 +518,90 @@ LAYERS = [
         (2, 3, 4),
         lambda x, p: _recurrent("Gru", x, p),
         _torch_published_gru,
+    ),
+    Case(
+        "Convolution",
+        lambda: xl.Convolution.init(2, 3, 3, rng=0),
+        (3, 2, 5, 4),
+        lambda x, p: _convolution(x, p, [(0, 0), (0, 0)]),
+        lambda t, x, p: _functional(t).conv2d(x, p["W"], p["b"]),
+    ),
+    Case(
+        "Convolution-stride-padding",  # the last row and column of x are not seen
+        lambda: xl.Convolution.init(2, 3, (3, 2), stride=(2, 3), padding=(1, 0), rng=0),
+        (3, 2, 6, 6),
+        lambda x, p: _convolution(x, p, [(1, 1), (0, 0)], (2, 3)),
+        lambda t, x, p: _functional(t).conv2d(x, p["W"], p["b"], (2, 3), (1, 0)),
+    ),
+    Case(
+        "Convolution-same",
+        lambda: xl.Convolution.init(2, 3, (2, 3), padding="same", bias=False, rng=0),
+        (3, 2, 4, 3),
+        lambda x, p: _convolution(x, p, [(0, 1), (1, 1)]),
+        lambda t, x, p: _functional(t).conv2d(_functional(t).pad(x, (1, 1, 0, 1)), p["W"]),
+    ),
+    Case(
+        "Convolution-groups",
+        lambda: xl.Convolution.init(4, 6, 2, dilation=2, stride=2, groups=2, rng=0),
+        (3, 4, 5, 4),
+        lambda x, p: _convolution(x, p, [(0, 0), (0, 0)], 2, 2, 2),
+        lambda t, x, p: _functional(t).conv2d(x, p["W"], p["b"], 2, 0, 2, 2),
+    ),
+    Case(
+        "Convolution-sequences",
+        lambda: xl.Convolution.init(2, 3, (3,), padding=2, dilation=2, rng=0),
+        (3, 2, 7),
+        lambda x, p: _convolution(x, p, [(2, 2)], 1, 2),
+        lambda t, x, p: _functional(t).conv1d(x, p["W"], p["b"], 1, 2, 2),
+    ),
+    Case(
+        "ConvolutionTranspose",
+        lambda: xl.ConvolutionTranspose.init(2, 3, 3, stride=2, padding=1, output_padding=1, rng=0),
+        (3, 2, 4, 3),
+        lambda x, p: _transposed(x, p, 2, 1, 1),
+        lambda t, x, p: _functional(t).conv_transpose2d(x, p["W"], p["b"], 2, 1, 1),
+    ),
+    Case(
+        "ConvolutionTranspose-sequences",
+        lambda: xl.ConvolutionTranspose.init(2, 3, (2,), stride=3, bias=False, rng=0),
+        (3, 2, 4),
+        lambda x, p: _transposed(x, p, 3),
+        lambda t, x, p: _functional(t).conv_transpose1d(x, p["W"], None, 3),
+    ),
+    Case(
+        "MaxPooling",
+        lambda: xl.MaxPooling(2),
+        (3, 2, 4, 5),
+        lambda x, p: _pooled(x, (2, 2), 2, 0, 0.0, _largest),
+        lambda t, x, p: _functional(t).max_pool2d(x, 2),
+    ),
+    Case(
+        "MaxPooling-padding",
+        lambda: xl.MaxPooling((3, 2), stride=(2, 1), padding=1),
+        (3, 2, 5, 4),
+        lambda x, p: _pooled(x, (3, 2), (2, 1), 1, -np.inf, _largest),
+        lambda t, x, p: _functional(t).max_pool2d(x, (3, 2), (2, 1), 1),
+    ),
+    Case(
+        "AveragePooling",
+        lambda: xl.AveragePooling(3, stride=2, padding=1),
+        (3, 2, 5, 4),
+        lambda x, p: _pooled(x, (3, 3), 2, 1, 0.0, _mean),
+        lambda t, x, p: _functional(t).avg_pool2d(x, 3, 2, 1),
+    ),
+    Case(
+        "AveragePooling-sequences",
+        lambda: xl.AveragePooling(3, stride=1),
+        (3, 2, 6),
+        lambda x, p: _pooled(x, (3,), 1, 0, 0.0, _mean),
+        lambda t, x, p: _functional(t).avg_pool1d(x, 3, 1),
+    ),
+    Case(
+        "GlobalAveragePooling",
+        xl.GlobalAveragePooling,
+        (3, 2, 3, 4),
+        lambda x, p: x.reshape(*x.shape[:2], -1).sum(-1) / 12,
+        lambda t, x, p: x.mean((2, 3)),
     ),
 ]
 

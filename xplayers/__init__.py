@@ -4,20 +4,25 @@ Written once against the Array API: NumPy arrays run on the CPU, CuPy arrays on 
 JAX arrays where they are.
 """
 
-from xplayers import data, functional, initializers
+from xplayers import data, functional, initializers, schedules
 from xplayers._arrays import move, namespace, to_numpy
 from xplayers.data import minibatches
 from xplayers.elementwise import elementwise
 from xplayers.gradient_check import check_gradients, numerical_gradient
 from xplayers.layers import (
     Affine,
+    AveragePooling,
     BatchNormalization,
     Buffer,
     Container,
+    Convolution,
+    ConvolutionTranspose,
     Dropout,
     Elu,
+    Embedding,
     Flatten,
     Gelu,
+    GlobalAveragePooling,
     Gradient,
     GroupNormalization,
     Gru,
@@ -26,8 +31,11 @@ from xplayers.layers import (
     LeakyRelu,
     Lstm,
     Map,
+    MaxPooling,
+    MultiHeadAttention,
     Parallel,
     Parameter,
+    PositionalEmbedding,
     Recompute,
     Relu,
     Reshape,
@@ -69,9 +77,9 @@ from xplayers.training import TrainStep
 __version__ = "0.1.0"
 
 __all__ = [
-    "Gru",
-    "Lstm",
-    "Rnn",
+    "Embedding",
+    "MultiHeadAttention",
+    "PositionalEmbedding",
     "SGD",
     "AdaGrad",
     "Adam",
@@ -90,11 +98,13 @@ __all__ = [
     "GlobalAveragePooling",
     "Gradient",
     "GroupNormalization",
+    "Gru",
     "Huber",
     "Layer",
     "LayerNormalization",
     "LeakyRelu",
     "Loss",
+    "Lstm",
     "Map",
     "MaxPooling",
     "MeanAbsoluteError",
@@ -110,6 +120,7 @@ __all__ = [
     "Reshape",
     "Residual",
     "RmsNormalization",
+    "Rnn",
     "Sequential",
     "Sigmoid",
     "SigmoidWithLoss",
@@ -134,5 +145,6 @@ __all__ = [
     "move",
     "namespace",
     "numerical_gradient",
+    "schedules",
     "to_numpy",
 ]

@@ -25,6 +25,18 @@ _FLOATING: dict[tuple[type, DType], bool] = {}
 _DTYPE_NAMES: dict[tuple[type, DType], str] = {}
 
 
+def _numpy_is_standard() -> bool:
+    """Whether NumPy needs no wrapper, whose import of all of NumPy's tools takes 0.2 s."""
+    try:
+        np.astype(np.float32(0.0), np.float64)  # reductions give such scalars
+    except TypeError:
+        return False
+    return True
+
+
+_NUMPY_IS_STANDARD = _numpy_is_standard()
+
+
 def namespace(x: Array, owner: object = "xplayers", name: str = "x") -> Namespace:
     """Return the Array API namespace of `x`, or raise the TypeError that says what to pass."""
     try:
@@ -41,8 +53,7 @@ def _first_sight(x: Array, owner: object, name: str) -> Namespace:
         raise TypeError(message)
     if not array_api_compat.is_array_api_obj(x):
         raise TypeError(_not_an_array(x, owner, name))
-    # NumPy from 2.1 is the standard itself; the wrapper of it would import all of NumPy's tools.
-    native = isinstance(x, np.ndarray | np.generic)
+    native = _NUMPY_IS_STANDARD and isinstance(x, np.ndarray | np.generic)
     xp = np if native else array_api_compat.array_namespace(x)
     _NAMESPACES[type(x)] = xp
     return xp

@@ -22,6 +22,7 @@ __all__ = [
 
 Arrays = Mapping[str, Array]
 State = dict[str, Any]
+Rate = float | Callable[[Any], Any]
 
 
 class Optimizer:
@@ -29,8 +30,9 @@ class Optimizer:
 
     Parameters
     ----------
-    lr : float
-        Learning rate.
+    lr : float or callable
+        Learning rate; or a schedule of `xplayers.schedules`, or any function of the number of steps
+        before this one, a 0-d array.
     weight_decay : float
         Adds ``weight_decay * p`` to each gradient ``g``: the gradient of an L2 penalty
         ``weight_decay / 2 * sum(p**2)``.
@@ -40,7 +42,7 @@ class Optimizer:
     moments: ClassVar[tuple[str, ...]] = ()
     decoupled: ClassVar[bool] = False  # whether the rule itself takes care of the weight decay
 
-    def __init__(self, lr: float = 0.01, weight_decay: float = 0.0) -> None:
+    def __init__(self, lr: Rate = 0.01, weight_decay: float = 0.0) -> None:
         self.lr = lr
         self.weight_decay = weight_decay
         self.state: State | None = None
@@ -113,6 +115,8 @@ class Optimizer:
         """
         self._check(params, grads)
         lr = self.lr if lr is None else lr
+        if callable(lr):
+            lr = lr(state["count"])
         count = state["count"] + 1
         new: dict[str, Array] = {}
         after: State = {"count": count, **{m: {} for m in self.moments}}
@@ -244,7 +248,7 @@ class Momentum(Optimizer):
     rule = staticmethod(_momentum)
     moments = ("v",)
 
-    def __init__(self, lr: float = 0.01, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+    def __init__(self, lr: Rate = 0.01, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
         self.momentum = momentum
 
@@ -305,7 +309,7 @@ class AdaGrad(Optimizer):
     rule = staticmethod(_adagrad)
     moments = ("h",)
 
-    def __init__(self, lr: float = 0.01, eps: float = 1e-7, weight_decay: float = 0.0) -> None:
+    def __init__(self, lr: Rate = 0.01, eps: float = 1e-7, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
         self.eps = eps
 
@@ -344,7 +348,7 @@ class RMSprop(Optimizer):
 
     def __init__(
         self,
-        lr: float = 0.01,
+        lr: Rate = 0.01,
         decay_rate: float = 0.99,
         eps: float = 1e-7,
         weight_decay: float = 0.0,
@@ -400,7 +404,7 @@ class Adam(Optimizer):
 
     def __init__(
         self,
-        lr: float = 0.001,
+        lr: Rate = 0.001,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-7,
@@ -454,7 +458,7 @@ class AdamW(Adam):
 
     def __init__(
         self,
-        lr: float = 0.001,
+        lr: Rate = 0.001,
         beta1: float = 0.9,
         beta2: float = 0.999,
         eps: float = 1e-7,

@@ -12,11 +12,13 @@ from xplayers.layers.activations import (
     Tanh,
 )
 from xplayers.layers.affine import Affine
+from xplayers.layers.attention import MultiHeadAttention
 from xplayers.layers.base import Buffer, Gradient, Layer, Parameter
 from xplayers.layers.combinators import Map, Parallel, Recompute, Residual
 from xplayers.layers.containers import Container, Sequential, mlp
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
 from xplayers.layers.dropout import Dropout
+from xplayers.layers.embedding import Embedding, PositionalEmbedding
 from xplayers.layers.normalization import (
     BatchNormalization,
     GroupNormalization,
@@ -37,6 +39,7 @@ __all__ = [
     "ConvolutionTranspose",
     "Dropout",
     "Elu",
+    "Embedding",
     "Flatten",
     "Gelu",
     "GlobalAveragePooling",
@@ -49,8 +52,10 @@ __all__ = [
     "Lstm",
     "Map",
     "MaxPooling",
+    "MultiHeadAttention",
     "Parallel",
     "Parameter",
+    "PositionalEmbedding",
     "Recompute",
     "Relu",
     "Reshape",

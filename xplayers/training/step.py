@@ -94,7 +94,8 @@ class TrainStep:
             optimizer.state = optimizer.init(params)
             self.loss._place(next(iter(params.values())))
         function = self._function(x)
-        lr = optimizer.lr if lr is None else lr
+        if lr is None and not callable(optimizer.lr):
+            lr = optimizer.lr  # an argument of the compiled function, so that it may change
         value, params, buffers, optimizer.state = function(
             params, buffers, self.loss.arrays, optimizer.state, x, t, lr
         )

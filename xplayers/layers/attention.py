@@ -1,0 +1,319 @@
+"""Attention."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import numpy as np
+
+from xplayers._arrays import (
+    Array,
+    Namespace,
+    check_same,
+    device,
+    is_floating,
+    is_half,
+    is_integer,
+    namespace,
+    widened,
+)
+from xplayers.initializers import Rng, xavier_uniform
+from xplayers.layers.base import Cache, Gradient, Layer, Parameter
+
+# What the score of a masked key becomes: finite, so that a row of such keys is no inf - inf.
+_MASKED = -1e30
+
+
+class MultiHeadAttention(Layer):
+    """Attention of every position of `x` to the positions of a sequence, in several heads.
+
+    With ``q = x @ Wq + bq``, ``k = s @ Wk + bk``, ``v = s @ Wv + bv``, where ``s`` is `context`, or
+    `x` itself, each cut along the features into `n_heads` heads of size ``d``::
+
+        a = softmax(q @ k.T / sqrt(d));   o = a @ v;   y = concatenate(heads of o) @ Wo + bo
+
+    Backward::
+
+        do = dy @ Wo.T;   dv = a.T @ do;   da = do @ v.T;   ds = a * (da - sum(da * a, axis=-1))
+        dq = ds @ k / sqrt(d);   dk = ds.T @ q / sqrt(d);   dx = dq @ Wq.T
+        dcontext = dk @ Wk.T + dv @ Wv.T, which without a context is part of dx
+        dWq = x.T @ dq;  dWk = s.T @ dk;  dWv = s.T @ dv;  dWo = o.T @ dy
+        dbq = sum(dq);   dbk = 0;         dbv = sum(dv);   dbo = sum(dy)
+
+    `bk` adds the same to all scores of a row, which the softmax takes out again: its gradient is 0.
+
+    Parameters
+    ----------
+    Wq, Wk, Wv, Wo : array of shape (n_features, n_features)
+        Weights of queries, keys, values and of the output; one row for each input, the transpose of
+        PyTorch's.
+    bq, bk, bv, bo : array of shape (n_features,)
+        Biases.
+    n_heads : int
+        Number of heads; it divides `n_features`.
+    causal : bool
+        Whether position t attends to positions 0 to t only (of a context too).
+
+    Raises
+    ------
+    ValueError
+        If the heads do not divide the features, or the shapes do not fit.
+    TypeError
+        If the arrays are of different libraries, devices or dtypes.
+
+    Notes
+    -----
+    ``forward(x, context=None, key_mask=None)``: `x` is ``(n, time, n_features)``, `context`
+    ``(n, keys, n_features)``, `key_mask` ``(n, keys)`` of bool or integers, True where a key
+    counts (as in Keras; ``key_padding_mask`` of PyTorch is the opposite). ``backward`` returns
+    ``dx``, with a context ``(dx, dcontext)``. For self-attention with a mask:
+    ``forward(x, None, key_mask)``.
+
+    A query for which no key counts gets ``o = 0`` and so ``y = bo``, with gradient 0, where PyTorch
+    gives NaN. 16-bit arrays have their scores and the softmax in float32. There is no dropout of
+    the weights.
+
+    References
+    ----------
+    Vaswani et al., "Attention Is All You Need", NeurIPS 2017, equation 1 and section 3.2.2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = MultiHeadAttention.init(8, 2, causal=True, rng=0)
+    >>> x = np.ones((1, 5, 8), "float32")
+    >>> layer.forward(x).shape
+    (1, 5, 8)
+    >>> layer.backward(x).shape
+    (1, 5, 8)
+    """
+
+    Wq, dWq = Parameter(), Gradient()
+    bq, dbq = Parameter(), Gradient()
+    Wk, dWk = Parameter(), Gradient()
+    bk, dbk = Parameter(), Gradient()
+    Wv, dWv = Parameter(), Gradient()
+    bv, dbv = Parameter(), Gradient()
+    Wo, dWo = Parameter(), Gradient()
+    bo, dbo = Parameter(), Gradient()
+
+    def __init__(
+        self, Wq: Array, bq: Array, Wk: Array, bk: Array, Wv: Array, bv: Array, Wo: Array,
+        bo: Array, n_heads: int, causal: bool = False,
+    ) -> None:  # fmt: skip
+        self.Wq, self.bq, self.Wk, self.bk = Wq, bq, Wk, bk
+        self.Wv, self.bv, self.Wo, self.bo = Wv, bv, Wo, bo
+        self.n_heads, self.causal = n_heads, causal
+        features = (*Wq.shape, 0)[0]
+        for name, a in self.params.items():
+            check_same("MultiHeadAttention", name, a, Wq, like_name="Wq")
+            if a.dtype != Wq.dtype:
+                message = f"MultiHeadAttention: {name} is {a.dtype}, Wq is {Wq.dtype};"
+                raise TypeError(message + " they must agree.")
+            expected = (features, features) if name[0] == "W" else (features,)
+            if tuple(a.shape) != expected:
+                message = f"MultiHeadAttention: {name} has shape {tuple(a.shape)};"
+                raise ValueError(message + f" expected {expected}.")
+        _check_heads(features, n_heads)
+
+    @classmethod
+    def init(
+        cls,
+        n_features: int,
+        n_heads: int,
+        *,
+        causal: bool = False,
+        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = xavier_uniform,
+        rng: Rng = None,
+        dtype: str = "float32",
+        like: Array = None,
+    ) -> Self:
+        """Make a layer with initial values: weights from `initializer`, biases zero.
+
+        Parameters
+        ----------
+        n_features : int
+            Size of the last axis of `x`, of the context and of `y`.
+        n_heads : int
+            Number of heads; it divides `n_features`.
+        causal : bool
+            As in `MultiHeadAttention`.
+        initializer : callable
+            ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
+        rng : int, numpy.random.Generator or None
+            The source of the values; an int is a seed.
+        dtype : str
+            Floating dtype of the values.
+        like : array, optional
+            Make the parameters where this array is, as in `Affine.init`.
+
+        Returns
+        -------
+        MultiHeadAttention
+        """
+        _check_heads(n_features, n_heads)
+        rng = np.random.default_rng(rng)
+        made: dict[str, np.ndarray] = {}
+        for name in "qkvo":
+            made[f"W{name}"] = initializer((n_features, n_features), rng).astype(dtype)
+            made[f"b{name}"] = np.zeros(n_features, dtype)
+        return cls(**made, n_heads=n_heads, causal=causal)._follow(like)
+
+    def apply(
+        self,
+        arrays: Mapping[str, Array],
+        x: Array,
+        context: Array | None = None,
+        key_mask: Array | None = None,
+    ) -> tuple[Array, Cache]:
+        xp = namespace(x)
+        self._check_shapes(x, context, key_mask)
+        source = x if context is None else context
+        q, k, v = (
+            self._heads(xp, self._mapped(xp, arrays, name, s))
+            for name, s in (("q", x), ("k", source), ("v", source))
+        )
+        q = q * (1.0 / math.sqrt(q.shape[-1]))
+        a = self._weights(xp, q, k, key_mask)
+        o = self._merged(xp, a @ v)
+        y = self._mapped(xp, arrays, "o", o)
+        weights = tuple([arrays[f"W{name}"] for name in "qkvo"])
+        return y, (x, () if context is None else (context,), q, k, v, a, o, weights)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
+        context = cache[1]
+        (Wq, Wk, Wv, _) = cache
+        dq, dk, dv, grads = self._undo(cache, dy)
+        dx, dsource = dq @ Wq.mT, dk @ Wk.mT
+        dsource += dv @ Wv.mT
+        if context:
+            return (dx, dsource), grads
+        dx += dsource
+        return dx, grads
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        return self._undo(cache, dy)[3]
+
+    def _undo(self, cache: Cache, dy: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
+        """Return the gradients of queries, keys and values, and those of the parameters."""
+        x, context, q, k, v, a, o, (_, _, _, Wo) = cache
+        xp = namespace(dy)
+        source = context[0] if context else x
+        do = self._heads(xp, dy @ Wo.mT)
+        dv = a.mT @ do
+        wide = widened(xp, a)
+        da = widened(xp, do @ v.mT)
+        ds = wide * (da - xp.sum(da * wide, axis=-1, keepdims=True))
+        ds = xp.astype(ds, a.dtype) if is_half(a) else ds
+        dq = (ds @ k) * (1.0 / math.sqrt(q.shape[-1]))
+        dk = ds.mT @ q  # q is scaled already
+        dq, dk, dv = (self._merged(xp, d) for d in (dq, dk, dv))
+        grads = {}
+        for name, at, d in (("q", x, dq), ("k", source, dk), ("v", source, dv), ("o", o, dy)):
+            d = _rows(xp, d)
+            grads[f"W{name}"] = _rows(xp, at).mT @ d
+            if name == "k":  # 0 but for rounding, of which an optimizer as Adam would make steps
+                grads["bk"] = xp.zeros_like(grads["bq"])
+                continue
+            total = xp.sum(widened(xp, d), axis=0)
+            grads[f"b{name}"] = xp.astype(total, d.dtype) if is_half(d) else total
+        return dq, dk, dv, grads
+
+    def _weights(self, xp: Namespace, q: Array, k: Array, key_mask: Array | None) -> Array:
+        """Return the weights of the keys ``(n, heads, time, keys)``: softmax of the scores."""
+        scores = widened(xp, q) @ widened(xp, k).mT
+        counts = self._counts(xp, scores, key_mask)
+        if counts is None:
+            e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+            e /= xp.sum(e, axis=-1, keepdims=True)
+        else:
+            scores = xp.where(counts, scores, _MASKED)
+            e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+            e *= xp.astype(counts, e.dtype)
+            # the largest score adds 1 to the sum, so it is below 1 only where no key counts
+            e /= xp.maximum(xp.sum(e, axis=-1, keepdims=True), 1.0)
+        return xp.astype(e, q.dtype) if is_half(q) else e
+
+    def _counts(self, xp: Namespace, scores: Array, key_mask: Array | None) -> Array | None:
+        """Return which keys count for which query, to be broadcast to `scores`, or None: all."""
+        counts = None
+        if key_mask is not None:
+            counts = key_mask != 0 if is_integer(key_mask) else key_mask
+            counts = counts[:, None, None, :]
+        if self.causal:
+            time, keys = scores.shape[-2:]
+            t = xp.arange(time, device=device(scores))
+            s = xp.arange(keys, device=device(scores))
+            past = xp.reshape(s, (1, keys)) <= xp.reshape(t, (time, 1))
+            past = xp.reshape(past, (1, 1, time, keys))
+            counts = past if counts is None else counts & past
+        return counts
+
+    def _mapped(self, xp: Namespace, arrays: Mapping[str, Array], name: str, x: Array) -> Array:
+        """Return ``x @ W + b``."""
+        y = _rows(xp, x) @ arrays[f"W{name}"]
+        y += arrays[f"b{name}"]
+        return xp.reshape(y, (*x.shape[:-1], y.shape[1]))
+
+    def _heads(self, xp: Namespace, x: Array) -> Array:
+        """Return ``(n, time, features)`` as ``(n, heads, time, features / heads)``."""
+        n, time, features = x.shape
+        cut = xp.reshape(x, (n, time, self.n_heads, features // self.n_heads))
+        return xp.permute_dims(cut, (0, 2, 1, 3))
+
+    def _merged(self, xp: Namespace, x: Array) -> Array:
+        """Undo `_heads`."""
+        n, heads, time, size = x.shape
+        return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (n, time, heads * size))
+
+    def _check_shapes(self, x: Array, context: Array | None, key_mask: Array | None) -> None:
+        features = self.Wq.shape[0]
+        shapes = {"x": tuple(x.shape)}
+        if context is not None:
+            check_same(self, "context", context, x)
+            shapes["context"] = tuple(context.shape)
+            if context.dtype != x.dtype:
+                message = f"{self}: context is {context.dtype}, x is {x.dtype}; they must agree."
+                raise TypeError(message)
+        for name, shape in shapes.items():
+            if len(shape) != 3 or shape[2] != features or not shape[1]:
+                message = f"{self}: {name} has shape {shape}; expected (n, time, {features})"
+                message += " with one step of time or more." if 0 in shape[1:2] else "."
+                raise ValueError(message)
+            if shape[0] != x.shape[0]:
+                message = f"{self}: {name} has {shape[0]} samples, x has {x.shape[0]}."
+                raise ValueError(message)
+        if key_mask is None:
+            return
+        check_same(self, "key_mask", key_mask, x)
+        keys = (context if context is not None else x).shape[1]
+        if tuple(key_mask.shape) != (x.shape[0], keys):
+            message = f"{self}: key_mask has shape {tuple(key_mask.shape)};"
+            raise ValueError(message + f" expected {(x.shape[0], keys)}.")
+        if is_floating(key_mask):
+            message = f"{self}: key_mask is {key_mask.dtype}; expected bool or integers."
+            raise TypeError(message)
+
+    def __str__(self) -> str:
+        causal = ", causal" if self.causal else ""
+        return f"MultiHeadAttention({self.Wq.shape[0]}, {self.n_heads} heads{causal})"
+
+    def __repr__(self) -> str:
+        causal = ", causal=True" if self.causal else ""
+        return f"MultiHeadAttention.init({self.Wq.shape[0]}, {self.n_heads}{causal})"
+
+
+def _check_heads(n_features: int, n_heads: int) -> None:
+    if n_heads < 1 or n_features % n_heads:
+        message = (
+            f"MultiHeadAttention: {n_heads} heads do not divide {n_features} features; "
+            "each head has n_features / n_heads of them."
+        )
+        raise ValueError(message)
+
+
+def _rows(xp: Namespace, x: Array) -> Array:
+    """Return `x` with two axes, the last one kept."""
+    return xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))

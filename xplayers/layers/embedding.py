@@ -1,0 +1,250 @@
+"""Embeddings: rows of a table, by number or by position."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Self
+
+import numpy as np
+
+from xplayers._arrays import (
+    Array,
+    Namespace,
+    device,
+    dtype_name,
+    is_half,
+    namespace,
+    on_host,
+    widened,
+)
+from xplayers.initializers import Rng, normal
+from xplayers.layers.base import Cache, Gradient, Layer, Parameter
+
+# Up to this many rows the gradient of a table is a matrix product, beyond it sums of sorted rows,
+# whose cost does not grow with the table.
+_SMALL = 512
+_BLOCK = 1 << 22  # elements of the one-hot matrix that are there at a time
+
+
+class _Table(Layer):
+    """What embeddings share: a table `W`, one row for each number or position."""
+
+    W, dW = Parameter(), Gradient()
+
+    def __init__(self, W: Array) -> None:
+        self.W = W
+        if len(W.shape) != 2:
+            message = f"{type(self).__name__}: W has shape {tuple(W.shape)}; expected two axes."
+            raise ValueError(message)
+
+    @classmethod
+    def init(
+        cls,
+        n: int,
+        n_features: int,
+        *,
+        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = normal,
+        rng: Rng = None,
+        dtype: str = "float32",
+        like: Array = None,
+    ) -> Self:
+        """Make a layer with initial values.
+
+        Parameters
+        ----------
+        n : int
+            Number of rows: of different integers, or of positions.
+        n_features : int
+            Width of a row.
+        initializer : callable
+            ``initializer(shape, rng)``. By default normal values of standard deviation 0.01, as in
+            the book (PyTorch: 1).
+        rng : int, numpy.random.Generator or None
+            The source of the values; an int is a seed.
+        dtype : str
+            Floating dtype of the values.
+        like : array, optional
+            Make the table where this array is, as in `Affine.init`.
+
+        Returns
+        -------
+        Self
+        """
+        return cls(initializer((n, n_features), rng).astype(dtype))._follow(like)
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}{tuple(self.W.shape)}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}.init({self.W.shape[0]}, {self.W.shape[1]})"
+
+
+class Embedding(_Table):
+    """Rows of a table, ``y = W[x]`` for integers `x`.
+
+    Backward: ``dW[i] = sum(dy[j] for all j with x[j] == i)``; integers have no gradient, so
+    ``backward`` returns None.
+
+    Parameters
+    ----------
+    W : array of shape (n, n_features)
+        A row for each of the integers 0 to ``n - 1``.
+
+    Raises
+    ------
+    ValueError
+        If `W` has not two axes, or an integer is out of range and the values are on the host.
+    TypeError
+        If `x` does not hold integers, or is of another library or device than `W`.
+
+    Notes
+    -----
+    `x` is of any shape and integer dtype, `y` of shape ``(*x.shape, n_features)`` and the dtype of
+    `W`. On a GPU and in a compiled function a look at the values would wait for the device: there
+    an integer out of range, a negative one too, gives a row of NaN and no gradient.
+
+    The gradients of a repeated integer add up in an order that depends on `x` alone, so they are
+    the same bits in every run. There is no scatter: a small table takes a product with a one-hot
+    matrix, block by block; a large one has the rows of `dy` sorted by `x`, and the runs of equal
+    integers summed by doubling, in ``log2(x.size)`` steps.
+
+    ``PyTorch``'s ``padding_idx`` is left out.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = Embedding(np.asarray([[0.0, 1.0], [10.0, 11.0]]))
+    >>> layer.forward(np.asarray([1, 1]))
+    array([[10., 11.],
+           [10., 11.]])
+    >>> layer.backward(np.ones((2, 2)))
+    >>> layer.dW
+    array([[0., 0.],
+           [2., 2.]])
+    """
+
+    integer_input = True
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        W, xp = arrays["W"], namespace(x)
+        n = W.shape[0]
+        flat = xp.reshape(x, (math.prod(x.shape),))
+        if on_host(x):
+            self._check_range(xp, flat, n)
+            index = _as_index(xp, flat)
+            y = xp.take(W, index, axis=0)
+        else:
+            index = _as_index(xp, flat)
+            valid = (index >= 0) & (index < n)
+            y = xp.take(W, xp.where(valid, index, xp.zeros_like(index)), axis=0)
+            y = xp.where(valid[:, None], y, math.nan)
+        return xp.reshape(y, (*x.shape, W.shape[1])), (index, W)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[None, dict[str, Array]]:
+        index, W = cache
+        xp = namespace(dy)
+        d = widened(xp, xp.reshape(dy, (index.shape[0], W.shape[1])))
+        sums = _sums_by_product if W.shape[0] <= _SMALL else _sums_by_sorting
+        dW = sums(xp, index, d, W.shape[0])
+        return None, {"W": xp.astype(dW, W.dtype) if is_half(W) else dW}
+
+    def _check_range(self, xp: Namespace, x: Array, n: int) -> None:
+        if not x.shape[0]:
+            return
+        for extreme in (int(xp.min(x)), int(xp.max(x))):
+            if not 0 <= extreme < n:
+                message = f"{self}: x has {extreme}; expected 0 to {n - 1} for a table of {n} rows."
+                raise ValueError(message)
+
+
+def _as_index(xp: Namespace, x: Array) -> Array:
+    """Return `x` in an integer dtype by which every library indexes; it may be `x` itself."""
+    name = dtype_name(x.dtype)
+    if name in ("int32", "int64"):
+        return x
+    return xp.astype(x, xp.int64 if name == "uint64" else xp.int32)
+
+
+def _sums_by_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
+    """Return the sums of the rows of `d` by `index`: a product with the one-hot matrix."""
+    total = xp.zeros((n, d.shape[1]), dtype=d.dtype, device=device(d))
+    rows = xp.reshape(xp.arange(n, dtype=index.dtype, device=device(d)), (n, 1))
+    step = max(_BLOCK // max(n, 1), 1)
+    for start in range(0, index.shape[0], step):
+        one_hot = xp.astype(rows == index[None, start : start + step], d.dtype)
+        total += one_hot @ d[start : start + step, :]
+    return total
+
+
+def _sums_by_sorting(xp: Namespace, index: Array, d: Array, n: int) -> Array:
+    """Return the sums of the rows of `d` by `index`: sorted, runs of equal ones are summed."""
+    m = index.shape[0]
+    if m == 0:
+        return xp.zeros((n, d.shape[1]), dtype=d.dtype, device=device(d))
+    order = xp.argsort(index, stable=True)
+    keys, sums = xp.take(index, order, axis=0), xp.take(d, order, axis=0)
+    step = 1
+    while step < m:  # then each row is the sum of its run over the last `step` rows
+        same = (keys[step:] == keys[:-step])[:, None]
+        before = xp.where(same, sums[:-step, :], 0.0)
+        sums = xp.concat([sums[:step, :], sums[step:, :] + before], axis=0)
+        step *= 2
+    numbers = xp.arange(n, dtype=keys.dtype, device=device(d))
+    last = xp.searchsorted(keys, numbers, side="right") - 1
+    last = xp.where(last < 0, xp.zeros_like(last), last)
+    there = xp.take(keys, last, axis=0) == numbers
+    return xp.where(there[:, None], xp.take(sums, last, axis=0), 0.0)
+
+
+class PositionalEmbedding(_Table):
+    """A learnt row for each position, ``y = x + W[:time]``.
+
+    Backward: ``dx = dy``, ``dW[:time] = sum(dy, axis=0)``, 0 for the positions beyond.
+
+    Parameters
+    ----------
+    W : array of shape (n_positions, n_features)
+        A row for each position.
+
+    Raises
+    ------
+    ValueError
+        If `x` is not ``(n, time, n_features)``, or longer than the table.
+    TypeError
+        If the arrays are of different libraries, devices or dtypes.
+
+    References
+    ----------
+    Gehring et al., "Convolutional Sequence to Sequence Learning", ICML 2017, section 3.1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> layer = PositionalEmbedding(np.asarray([[1.0], [2.0], [3.0]]))
+    >>> layer.forward(np.zeros((1, 2, 1)))
+    array([[[1.],
+            [2.]]])
+    """
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        W, shape = arrays["W"], tuple(x.shape)
+        if len(shape) != 3 or shape[2] != W.shape[1]:
+            message = f"{self}: x has shape {shape}; expected (n, time, {W.shape[1]})."
+            raise ValueError(message)
+        if shape[1] > W.shape[0]:
+            message = f"{self}: x has {shape[1]} steps of time, the table {W.shape[0]} positions."
+            raise ValueError(message)
+        return x + W[: shape[1], :], (W,)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        return namespace(dy).asarray(dy, copy=True), self.param_grads(cache, dy)
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        (W,) = cache
+        xp = namespace(dy)
+        total = xp.sum(widened(xp, dy), axis=0)
+        total = xp.astype(total, dy.dtype) if is_half(dy) else total
+        rest = (W.shape[0] - dy.shape[1], W.shape[1])
+        zeros = xp.zeros(rest, dtype=dy.dtype, device=device(dy))
+        return {"W": xp.concat([total, zeros], axis=0)}

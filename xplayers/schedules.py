@@ -1,0 +1,216 @@
+"""Learning rates as functions of the step number.
+
+A schedule is called with the number of the step, from 0: a Python number gives a float, a 0-d array
+gives a 0-d array where it is, without a look at its value, so a schedule works inside a compiled
+step. It may stand in the place of a learning rate: ``Adam(lr=Cosine(1e-3, steps=1000))``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import Array, Namespace, namespace
+
+__all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Schedule", "Step", "WarmUp"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Base of all schedules. A subclass writes `rate`, a formula in the step number ``t``."""
+
+    def rate(self, xp: Namespace, t: Any) -> Any:
+        """Return the learning rate of step `t`, a floating-point scalar of `xp`."""
+        message = f"{type(self).__name__} defines no rate(self, xp, t)."
+        raise NotImplementedError(message)
+
+    def __call__(self, step: int | float | Array) -> Any:
+        """Return the learning rate of a step.
+
+        Parameters
+        ----------
+        step : int, float or 0-d array
+            The number of steps before this one.
+
+        Returns
+        -------
+        float or 0-d array
+        """
+        if isinstance(step, int | float):
+            return float(self.rate(np, np.float64(step)))
+        xp = namespace(step, type(self).__name__, "step")
+        return self.rate(xp, xp.astype(step, xp.float32))
+
+    def _check(self, **positive: float) -> None:
+        for name, value in positive.items():
+            if not value > 0:
+                message = f"{type(self).__name__}: {name} is {value}; expected a positive number."
+                raise ValueError(message)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate at every step, `lr`.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    """
+
+    lr: float
+
+    def rate(self, xp: Namespace, t: Any) -> Any:
+        return self.lr + 0.0 * t
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(Schedule):
+    """``lr * factor**floor(t / every)``: a drop by `factor` after every `every` steps.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate at the start.
+    every : int
+        Steps between two drops.
+    factor : float
+        What remains after a drop.
+    """
+
+    lr: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        self._check(every=self.every, factor=self.factor)
+
+    def rate(self, xp: Namespace, t: Any) -> Any:
+        return self.lr * xp.exp(math.log(self.factor) * xp.floor(t / self.every))
+
+
+@dataclasses.dataclass(frozen=True)
+class Exponential(Schedule):
+    """``lr * factor**(t / every)``: the same drop, smoothly.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate at the start.
+    every : int
+        Steps after which `factor` remains.
+    factor : float
+        What remains.
+    """
+
+    lr: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        self._check(every=self.every, factor=self.factor)
+
+    def rate(self, xp: Namespace, t: Any) -> Any:
+        return self.lr * xp.exp(math.log(self.factor) * (t / self.every))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cosine(Schedule):
+    """``final + (lr - final) * (1 + cos(pi * t / steps)) / 2``, and `final` after `steps`.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate at the start.
+    steps : int
+        Length.
+    final : float
+        Learning rate at the end.
+
+    References
+    ----------
+    Loshchilov, Hutter, "SGDR", ICLR 2017, equation 5, without restarts.
+    """
+
+    lr: float
+    steps: int
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check(steps=self.steps)
+
+    def rate(self, xp: Namespace, t: Any) -> Any:
+        part = xp.minimum(t / self.steps, 1.0)
+        return self.final + (0.5 * (self.lr - self.final)) * (1.0 + xp.cos(math.pi * part))
+
+
+@dataclasses.dataclass(frozen=True)
+class OneCycle(Schedule):
+    """Up from ``lr / start_factor`` to `lr`, then down to ``lr / final_factor``, along cosines.
+
+    Parameters
+    ----------
+    lr : float
+        The largest learning rate.
+    steps : int
+        Length.
+    rise : float
+        The part of the steps that goes up, between 0 and 1.
+    start_factor, final_factor : float
+        How many times smaller the rate is at the start and at the end.
+
+    References
+    ----------
+    Smith, Topin, "Super-Convergence", 2018, section 3; the shape with two cosines is PyTorch's
+    (whose final rate is ``lr / (start_factor * final_div_factor)``).
+    """
+
+    lr: float
+    steps: int
+    rise: float = 0.3
+    start_factor: float = 25.0
+    final_factor: float = 1e4
+
+    def __post_init__(self) -> None:
+        self._check(steps=self.steps, rise=self.rise, start_factor=self.start_factor)
+        self._check(final_factor=self.final_factor)
+        if not self.rise < 1:
+            message = f"OneCycle: rise is {self.rise}; expected a part between 0 and 1."
+            raise ValueError(message)
+
+    def rate(self, xp: Namespace, t: Any) -> Any:
+        top = self.rise * self.steps
+        # Each half is a cosine that is held at its ends, so their changes add up.
+        up = 0.5 - 0.5 * xp.cos(math.pi * xp.minimum(t / top, 1.0))
+        part = xp.minimum(xp.maximum((t - top) / (self.steps - top), 0.0), 1.0)
+        down = 0.5 - 0.5 * xp.cos(math.pi * part)
+        start, final = self.lr / self.start_factor, self.lr / self.final_factor
+        return start + (self.lr - start) * up - (self.lr - final) * down
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmUp(Schedule):
+    """Linear growth over the first `steps` steps, then any schedule, which counts from there.
+
+    ``then(0) * (t + 1) / steps`` for ``t < steps``, then ``then(t - steps)``.
+
+    Parameters
+    ----------
+    steps : int
+        Length of the growth.
+    then : Schedule
+        What follows.
+    """
+
+    steps: int
+    then: Schedule
+
+    def __post_init__(self) -> None:
+        self._check(steps=self.steps)
+
+    def rate(self, xp: Namespace, t: Any) -> Any:
+        part = xp.minimum((t + 1.0) / self.steps, 1.0)
+        return part * self.then.rate(xp, xp.maximum(t - self.steps, 0.0))
