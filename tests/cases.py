@@ -30,6 +30,8 @@ class Case:
     torch: Callable[[Any, Any, Any], Any]  # (torch, x, parameters) -> y
     view: bool = False  # whether the results may be views of the inputs
     analytic: bool = True  # whether the reference takes complex arguments
+    integers: int | None = None  # the input holds integers below this, and has no gradient
+    idle: tuple[str, ...] = ()  # parameters whose gradient is 0 exactly, as the output ignores them
     training: bool = False  # whether training and inference compute different things
 
 
@@ -285,6 +287,37 @@ def _largest(rows: Any) -> Any:
 
 def _mean(rows: Any) -> Any:
     return np.sum(rows, axis=-1) / rows.shape[-1]
+
+
+def _attention(x: Any, p: Arrays, heads: int, causal: bool) -> Any:
+    """Attention, sample by sample, head by head and query by query."""
+    n, time, features = x.shape
+    size = features // heads
+    q, k, v = (x @ p["W" + s] + p["b" + s] for s in "qkv")
+    o: Any = np.zeros((n, time, features), (q + k + v).dtype)
+    for i in range(n):
+        for j in range(heads):
+            f = slice(j * size, (j + 1) * size)
+            for t in range(time):
+                seen = t + 1 if causal else time
+                scores = k[i, :seen, f] @ q[i, t, f] / math.sqrt(size)
+                o[i, t, f] = _softmax(scores) @ v[i, :seen, f]
+    return o @ p["Wo"] + p["bo"]
+
+
+def _torch_attention(heads: int, causal: bool) -> Any:
+    def run(torch: Any, x: Any, p: Any) -> Any:
+        q, k, v = (
+            (x @ p["W" + s] + p["b" + s]).unflatten(-1, (heads, -1)).transpose(1, 2) for s in "qkv"
+        )
+        o = _functional(torch).scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return o.transpose(1, 2).flatten(2) @ p["Wo"] + p["bo"]
+
+    return run
+
+
+def _rows(x: Any, p: Arrays) -> Any:
+    return p["W"][np.real(x).astype(int)]
 
 
 LAYERS = [
@@ -602,6 +635,45 @@ LAYERS = [
         (3, 2, 3, 4),
         lambda x, p: x.reshape(*x.shape[:2], -1).sum(-1) / 12,
         lambda t, x, p: x.mean((2, 3)),
+    ),
+    Case(
+        "MultiHeadAttention",
+        lambda: xl.MultiHeadAttention.init(4, 2, rng=0),
+        (2, 3, 4),
+        lambda x, p: _attention(x, p, 2, causal=False),
+        _torch_attention(2, causal=False),
+        idle=("bk",),
+    ),
+    Case(
+        "MultiHeadAttention-causal",
+        lambda: xl.MultiHeadAttention.init(6, 3, causal=True, rng=0),
+        (2, 4, 6),
+        lambda x, p: _attention(x, p, 3, causal=True),
+        _torch_attention(3, causal=True),
+        idle=("bk",),
+    ),
+    Case(
+        "Embedding",
+        lambda: xl.Embedding.init(5, 3, rng=0),
+        (4, 3),
+        _rows,
+        lambda t, x, p: _functional(t).embedding(x, p["W"]),
+        integers=5,
+    ),
+    Case(
+        "Embedding-large",
+        lambda: xl.Embedding.init(600, 2, rng=0),
+        (40, 3),
+        _rows,
+        lambda t, x, p: _functional(t).embedding(x, p["W"]),
+        integers=30,
+    ),
+    Case(
+        "PositionalEmbedding",
+        lambda: xl.PositionalEmbedding.init(5, 3, rng=0),
+        (2, 4, 3),
+        lambda x, p: x + p["W"][: x.shape[1]],
+        lambda t, x, p: x + p["W"][: x.shape[1]],
     ),
 ]
 

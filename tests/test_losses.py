@@ -22,6 +22,7 @@ import xplayers as xl
 from xplayers._arrays import namespace, to_numpy
 
 EVERY = pytest.mark.parametrize("case", LOSSES, ids=lambda c: c.id)
+NOT_JAX = pytest.mark.only("numpy", "readonly", "strict", "torch", "cupy")  # see test_layers.py
 
 
 def inputs(case, xpv, dtype):
@@ -109,6 +110,7 @@ def test_jit_is_equal(case, xpv):
 
 
 @EVERY
+@NOT_JAX
 def test_nothing_received_is_written_to_or_returned(case, xpv):
     _, _, x, t = inputs(case, xpv, "float32")
     before = to_numpy(x).copy(), to_numpy(t).copy()
@@ -124,6 +126,7 @@ def test_nothing_received_is_written_to_or_returned(case, xpv):
 
 
 @EVERY
+@NOT_JAX
 def test_calling_it_evaluates_and_remembers_nothing(case, xpv):
     _, _, x, t = inputs(case, xpv, "float32")
     loss = case.make()

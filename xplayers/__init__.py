@@ -77,9 +77,6 @@ from xplayers.training import TrainStep
 __version__ = "0.1.0"
 
 __all__ = [
-    "Embedding",
-    "MultiHeadAttention",
-    "PositionalEmbedding",
     "SGD",
     "AdaGrad",
     "Adam",
@@ -93,6 +90,7 @@ __all__ = [
     "ConvolutionTranspose",
     "Dropout",
     "Elu",
+    "Embedding",
     "Flatten",
     "Gelu",
     "GlobalAveragePooling",
@@ -110,10 +108,12 @@ __all__ = [
     "MeanAbsoluteError",
     "MeanSquaredError",
     "Momentum",
+    "MultiHeadAttention",
     "Nesterov",
     "Optimizer",
     "Parallel",
     "Parameter",
+    "PositionalEmbedding",
     "RMSprop",
     "Recompute",
     "Relu",

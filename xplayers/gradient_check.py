@@ -76,9 +76,10 @@ def check_gradients(
 ) -> None:
     """Check the gradients of a layer or a loss against finite differences; raise where they differ.
 
-    For the input and for each parameter one derivative along a random direction is taken, in
-    float64, so the cost does not depend on the size. The layer is not changed: its pure functions
-    are called on float64 copies, in the library of `x` where it has float64, else in NumPy.
+    For each parameter, and each input that has a gradient, one derivative along a random direction
+    is taken, in float64, so the cost does not depend on the size. The layer is not changed: its
+    pure functions are called on float64 copies, in the library of `x` where it has float64, else in
+    NumPy.
 
     Parameters
     ----------
@@ -87,7 +88,7 @@ def check_gradients(
     x : array
         An input; away from kinks (0 for ReLU), as random values are.
     *inputs : array
-        Further inputs, as the target of a loss.
+        Further inputs, as the target of a loss, or None for one that is left out.
     seed : int
         Of the directions.
     rtol : float
@@ -117,11 +118,12 @@ def check_gradients(
     names = {f"parameter {name}": name for name in layer.params}
     point |= {shown: copy(layer.params[name]) for shown, name in names.items()}
     buffers = {name: copy(a) for name, a in layer.buffers.items()}
-    rest = [copy(a) for a in inputs]
+    rest = {f"input {i}": a for i, a in enumerate(inputs, 1)}
+    point |= {shown: a if a is None else copy(a) for shown, a in rest.items()}
 
     def run(at: dict[str, Array]) -> tuple[Array, Any]:
         arrays = {name: at[shown] for shown, name in names.items()} | buffers
-        return layer.apply(arrays, at["x"], *rest)
+        return layer.apply(arrays, at["x"], *[at[shown] for shown in rest])
 
     y, cache = run(point)
     dy = direction(y)
@@ -129,7 +131,9 @@ def check_gradients(
         gradients = {"x": layer.vjp(cache, dy)}
     else:
         dx, grads = layer.vjp(cache, dy)
-        gradients = {"x": dx} | {shown: grads[name] for shown, name in names.items()}
+        dinputs = zip(("x", *rest), dx if isinstance(dx, tuple) else (dx,), strict=False)
+        gradients = {shown: d for shown, d in dinputs if d is not None and point[shown] is not None}
+        gradients |= {shown: grads[name] for shown, name in names.items()}
 
     h = 1e-5
     rounding = 4 * float(np.finfo("float64").eps) / h * float(np.linalg.norm(to_numpy(y)))

@@ -183,8 +183,7 @@ class MultiHeadAttention(Layer):
         return y, (x, () if context is None else (context,), q, k, v, a, o, weights)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
-        context = cache[1]
-        (Wq, Wk, Wv, _) = cache
+        context, (Wq, Wk, Wv, _) = cache[1], cache[-1]
         dq, dk, dv, grads = self._undo(cache, dy)
         dx, dsource = dq @ Wq.mT, dk @ Wk.mT
         dsource += dv @ Wv.mT

@@ -21,6 +21,7 @@ from xplayers.layers.windows import (
     Sizes,
     Window,
     blocks,
+    geometry,
     in_blocks,
     named_axes,
     per_axis,
@@ -114,7 +115,7 @@ class Convolution(Layer):
                 "the number of filters must be a multiple of groups."
             )
             raise ValueError(message)
-        self._window = _window("Convolution", W, stride, padding, dilation)
+        self._window = geometry("Convolution", W.shape[2:], stride, padding, dilation)
 
     @classmethod
     def init(
@@ -265,7 +266,7 @@ class ConvolutionTranspose(Layer):
         if padding == "same":
             message = f"{owner}: padding is 'same'; expected numbers, as (kernel - 1) // 2."
             raise ValueError(message)
-        self._window = _window(owner, W, stride, padding, 1)
+        self._window = geometry(owner, W.shape[2:], stride, padding)
         self._more = per_axis(owner, "output_padding", output_padding, self._window.axes, 0)
         if any(more >= s for more, s in zip(self._more, self._window.stride, strict=True)):
             message = (
@@ -306,12 +307,8 @@ class ConvolutionTranspose(Layer):
             ``initializer((n_out, n_in, *size), rng)``: the shape of a convolution, so that an
             output counts as the sum of `n_in` filters, whatever the stride; the first two axes
             are exchanged afterwards. (PyTorch takes `n_out` for the number of inputs.)
-        rng : int, numpy.random.Generator or None
-            The source of the values; an int is a seed.
-        dtype : str
-            Floating dtype of the values.
-        like : array, optional
-            Make the parameters where this array is, as in `Convolution.init`.
+        rng, dtype, like
+            As in `Convolution.init`.
 
         Returns
         -------
@@ -486,25 +483,6 @@ def _check_images(owner: object, x: Array, n_in: int, window: Window | None = No
         raise ValueError(message)
     if window is not None:
         window.check(owner, x)
-
-
-def _window(owner: str, W: Array, stride: Any, padding: Any, dilation: Any) -> Window:
-    """Return the geometry, or raise ValueError where an option does not fit."""
-    size = tuple(W.shape[2:])
-    axes = len(size)
-    strides = per_axis(owner, "stride", stride, axes, 1)
-    dilations = per_axis(owner, "dilation", dilation, axes, 1)
-    if padding != "same":
-        if isinstance(padding, str):
-            message = f"{owner}: padding is {padding!r}; expected numbers or 'same'."
-            raise ValueError(message)
-        around = per_axis(owner, "padding", padding, axes, 0)
-        return Window(size, strides, dilations, tuple((p, p) for p in around))
-    if max(strides) > 1:
-        message = f"{owner}: padding is 'same', which needs stride 1; stride is {stride}."
-        raise ValueError(message)
-    total = [d * (k - 1) for k, d in zip(size, dilations, strict=True)]
-    return Window(size, strides, dilations, tuple((t // 2, t - t // 2) for t in total))
 
 
 def _filter_size(owner: str, size: Any) -> Sizes:

@@ -109,7 +109,7 @@ class Embedding(_Table):
     matrix, block by block; a large one has the rows of `dy` sorted by `x`, and the runs of equal
     integers summed by doubling, in ``log2(x.size)`` steps.
 
-    ``PyTorch``'s ``padding_idx`` is left out.
+    There is no ``padding_idx`` as in PyTorch.
 
     Examples
     --------
@@ -172,8 +172,9 @@ def _sums_by_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
     rows = xp.reshape(xp.arange(n, dtype=index.dtype, device=device(d)), (n, 1))
     step = max(_BLOCK // max(n, 1), 1)
     for start in range(0, index.shape[0], step):
-        one_hot = xp.astype(rows == index[None, start : start + step], d.dtype)
-        total += one_hot @ d[start : start + step, :]
+        stop = min(start + step, index.shape[0])
+        one_hot = xp.astype(rows == index[None, start:stop], d.dtype)
+        total += one_hot @ d[start:stop, :]
     return total
 
 

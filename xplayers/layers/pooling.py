@@ -11,6 +11,7 @@ from xplayers.layers.base import Cache, Layer
 from xplayers.layers.windows import (
     Numbers,
     Window,
+    geometry,
     in_blocks,
     named_axes,
     per_axis,
@@ -33,22 +34,22 @@ class _Pooling(Layer):
         """Return the geometry for an input with that many axes after the channels."""
         size = per_axis(owner, "size", self.size, axes, 1)
         step = self.size if self.stride is None else self.stride
-        stride = per_axis(owner, "stride", step, axes, 1)
-        padding = per_axis(owner, "padding", self.padding, axes, 0)
-        if any(2 * p > k for p, k in zip(padding, size, strict=True)):
+        window = geometry(owner, size, step, self.padding)
+        if any(2 * p > k for (p, _), k in zip(window.padding, size, strict=True)):
             message = (
                 f"{owner}: padding is {self.padding}, size is {self.size}; padding must be at most "
                 "half of size, or windows would lie outside of x."
             )
             raise ValueError(message)
-        return Window(size, stride, (1,) * axes, tuple((p, p) for p in padding))
+        return window
 
     def _fitting(self, x: Array) -> Window:
         """Check the shape of `x` and return the geometry for it."""
         axes = self._axes or len(x.shape) - 2
         if axes < 1 or len(x.shape) != axes + 2:
             names = named_axes(self._axes) if self._axes else "..."
-            hint = " A single sample is x[None, ...]." if len(x.shape) == axes + 1 else ""
+            single = len(x.shape) == (self._axes or 1) + 1
+            hint = " A single sample is x[None, ...]." if single else ""
             message = f"{self}: x has shape {tuple(x.shape)}; expected (n, c, {names}).{hint}"
             raise ValueError(message)
         window = self._window(str(self), axes)

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 from xplayers._arrays import Array, Namespace, device, dtype_name, is_half, widened
 
-# The windows of a whole batch, laid out as columns, take as many times the memory of the batch as
-# a window has elements. So the batch goes through in blocks whose columns take at most this much;
-# it is also what stays in the cache of a processor between the copy and the matrix product.
+# The windows of a batch, laid out as columns, take as many times the memory of the batch as a
+# window has elements. So the batch goes through in blocks whose columns take at most this much, or
+# sample by sample. From 1 MiB to 32 MiB the time on NumPy is the same.
 COLUMN_BYTES = 32 * 2**20
 
 Sizes: TypeAlias = tuple[int, ...]
@@ -209,6 +209,26 @@ def in_blocks(
     if len(parts) == 1:
         return compute(*batches)
     return xp.concat([compute(*(a[part, ...] for a in batches)) for part in parts], axis=0)
+
+
+def geometry(
+    owner: str, size: Sequence[int], stride: Any, padding: Any, dilation: Any = 1
+) -> Window:
+    """Return the windows that the options of a layer say, or raise ValueError."""
+    axes = len(size)
+    strides = per_axis(owner, "stride", stride, axes, 1)
+    dilations = per_axis(owner, "dilation", dilation, axes, 1)
+    if padding != "same":
+        if isinstance(padding, str):
+            message = f"{owner}: padding is {padding!r}; expected numbers or 'same'."
+            raise ValueError(message)
+        around = per_axis(owner, "padding", padding, axes, 0)
+        return Window(tuple(size), strides, dilations, tuple((p, p) for p in around))
+    if max(strides) > 1:
+        message = f"{owner}: padding is 'same', which needs stride 1; stride is {stride}."
+        raise ValueError(message)
+    total = [d * (k - 1) for k, d in zip(size, dilations, strict=True)]
+    return Window(tuple(size), strides, dilations, tuple((t // 2, t - t // 2) for t in total))
 
 
 def per_axis(owner: str, name: str, value: Any, axes: int, least: int) -> Sizes:

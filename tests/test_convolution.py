@@ -1,0 +1,392 @@
+"""Convolution and pooling beyond the contract: sizes, blocks, ties, 16 bits, and what is said."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import numpy as np
+import pytest
+from helpers import TOLERANCE, assert_at_home, assert_close, assert_same_bits, values
+
+import xplayers as xl
+from xplayers._arrays import to_numpy
+from xplayers.layers import windows
+
+
+def ones(*shape):
+    return np.ones(shape, "float32")
+
+
+def train(layer, x, dy=None):
+    """Forward and backward: output, input gradient, gradients of the parameters."""
+    y = layer.forward(x)
+    dx = layer.backward(y if dy is None else dy)
+    return {"y": y, "dx": dx, **layer.grads}
+
+
+LAYERS = {
+    "images": (lambda: xl.Convolution.init(4, 6, 3, stride=2, groups=2, rng=0), (5, 4, 7, 6)),
+    "sequences": (lambda: xl.Convolution.init(4, 6, (3,), padding="same", rng=0), (5, 4, 6)),
+    "transpose": (lambda: xl.ConvolutionTranspose.init(4, 2, 3, stride=2, rng=0), (5, 4, 3, 2)),
+    "maximum": (lambda: xl.MaxPooling(3, stride=2, padding=1), (5, 4, 7, 6)),
+    "average": (lambda: xl.AveragePooling(3, stride=2, padding=1), (5, 4, 7, 6)),
+}
+EVERY = pytest.mark.parametrize("kind", LAYERS)
+
+
+# Against PyTorch, in many geometries
+
+
+def compare(torch, layer, function, x, *more):
+    y = layer.forward(x)
+    tx = torch.tensor(x, requires_grad=True)
+    tp = [torch.tensor(a, requires_grad=True) for a in layer.params.values()]
+    ty = function(tx, *tp, *more)
+    assert_close(y, ty.detach().numpy(), 1e-12, f"y of {layer!r}")
+    dy = values(y.shape, 1)
+    dx = layer.backward(dy)
+    ty.backward(torch.tensor(dy))
+    assert_close(dx, tx.grad.numpy(), 1e-12, f"dx of {layer!r}")
+    for gradient, p in zip(layer.grads.values(), tp, strict=True):
+        assert_close(gradient, p.grad.numpy(), 1e-12, f"gradient of {layer!r}")
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_convolutions_of_every_geometry(axes):
+    torch = pytest.importorskip("torch")
+    function = getattr(torch.nn.functional, f"conv{axes}d")
+    shapes = [(7, 8, 7)[:axes], (8, 7, 9)[:axes]]
+    # a padding wider than the kernel and a stride longer than it are among them
+    for shape, *options in itertools.product(shapes, (1, 2, 4), (0, 1, 5), (1, 2), (1, 2)):
+        W = values((4, 4 // options[-1], *(3, 2, 2)[:axes]))
+        layer = xl.Convolution(W, values((4,)), *options)
+        compare(torch, layer, function, values((2, 4, *shape)), *options)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_transposed_convolutions_of_every_geometry(axes):
+    torch = pytest.importorskip("torch")
+    function = getattr(torch.nn.functional, f"conv_transpose{axes}d")
+    for stride, padding, more in itertools.product((1, 2, 4), (0, 1, 2), (0, 1)):
+        if more < stride:
+            options = stride, padding, more
+            layer = xl.ConvolutionTranspose(
+                values((2, 3, *(3, 4, 2)[:axes])), values((3,)), *options
+            )
+            compare(torch, layer, function, values((2, 2, *(4, 3, 5)[:axes])), *options)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize(("kind", "name"), [("Max", "max_pool"), ("Average", "avg_pool")])
+def test_poolings_of_every_geometry_and_with_ties(axes, kind, name):
+    torch = pytest.importorskip("torch")
+    function = getattr(torch.nn.functional, f"{name}{axes}d")
+    x = np.random.default_rng(0).integers(0, 3, (2, 3, *(7, 8, 6)[:axes])).astype("float64")
+    for size, stride, padding in itertools.product((1, 2, 3), (1, 2, 4), (0, 1)):
+        if 2 * padding <= size:
+            layer = getattr(xl, f"{kind}Pooling")(size, stride, padding)
+            compare(torch, layer, function, x, size, stride, padding)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 4, (2, 3)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_same_keeps_the_size_as_torch_does(kernel, dilation):
+    torch = pytest.importorskip("torch")
+    layer = xl.Convolution.init(2, 3, kernel, padding="same", dilation=dilation, dtype="float64")
+    x = values((2, 2, 6, 5))
+    y = layer(x)
+    assert y.shape == (2, 3, 6, 5)
+    odd = [d * (k - 1) % 2 for k, d in zip(layer.W.shape[2:], (dilation, dilation), strict=True)]
+    if not any(odd):  # torch warns where it has to copy
+        expected = torch.nn.functional.conv2d(
+            torch.tensor(x), torch.tensor(layer.W), padding="same", dilation=dilation
+        )
+        assert_close(y, expected.numpy(), 1e-12)
+
+
+def test_a_transposed_convolution_is_the_transpose():
+    """<conv(x), y> = <x, transpose(y)> for one and the same W."""
+    W, x, y = values((3, 2, 3, 2)), values((2, 2, 8, 7), 1), values((2, 3, 4, 4), 2)
+    forward = xl.Convolution(W, stride=2, padding=1)(x)
+    back = xl.ConvolutionTranspose(W, stride=2, padding=1, output_padding=(1, 1))(y)
+    assert back.shape == x.shape
+    assert np.sum(forward * y) == pytest.approx(np.sum(x * back), rel=1e-12)
+
+
+def test_a_depthwise_convolution_keeps_the_channels_apart():
+    layer = xl.Convolution.init(3, 3, 3, groups=3, padding=1, rng=0)
+    x = values((2, 3, 5, 5)).astype("float32")
+    y = layer(x)
+    x[:, 1, ...] = 0.0
+    changed = np.any(layer(x) != y, axis=(0, 2, 3))
+    assert changed.tolist() == [False, True, False]
+
+
+# Blocks
+
+
+@EVERY
+@pytest.mark.parametrize("limit", [1, 3000])
+def test_the_size_of_the_blocks_does_not_matter(kind, limit, xpv, monkeypatch):
+    make, shape = LAYERS[kind]
+    x = xpv.asarray(values(shape), "float32")
+    whole = train(make(), x)
+    used = []
+    count = windows.blocks
+
+    def counted(*arguments):
+        parts = count(*arguments)
+        used.append(len(parts))
+        return parts
+
+    monkeypatch.setattr(windows, "COLUMN_BYTES", limit)
+    monkeypatch.setattr(windows, "blocks", counted)
+    parts = train(make(), x)
+    for name, a in whole.items():
+        assert_close(parts[name], to_numpy(a), 1e-6, name)
+    if limit == 1 and kind != "average":
+        assert set(used) == {5}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_the_columns_of_a_block_stay_below_the_limit(dtype):
+    class Batch:
+        shape = (1000, 64, 28, 28)
+
+        def __init__(self):
+            self.dtype = type("DType", (), {"__str__": lambda _: f"lib.{dtype}"})()
+
+    elements = 64 * 9 * 28 * 28
+    parts = windows.blocks(Batch(), elements)
+    each = elements * {"float64": 8, "float32": 4}.get(dtype, 2)
+    assert max(p.stop - p.start for p in parts) * each <= windows.COLUMN_BYTES
+    assert (parts[0].stop + 1) * each > windows.COLUMN_BYTES
+    assert [p.start for p in parts[1:]] == [p.stop for p in parts[:-1]]
+    assert (parts[0].start, parts[-1].stop) == (0, 1000)
+
+
+# 16 bits
+
+
+@EVERY
+def test_16_bits_stay_16_bits(kind, xpv):
+    make, shape = LAYERS[kind]
+    for dtype in set(xpv.floats) & {"float16", "bfloat16"}:
+        x = xpv.asarray(values(shape), dtype)
+        exact = train(make(), to_numpy(x).astype("float32"))
+        dy = xpv.asarray(to_numpy(exact["y"]), dtype)
+        for name, a in train(make(), x, dy).items():
+            assert_at_home(a, x)
+            assert_close(a, exact[name], 4 * TOLERANCE[dtype], f"{name} in {dtype}")
+
+
+def test_sums_that_overflow_16_bits(xpv):
+    if "float16" not in xpv.floats:
+        pytest.skip("no float16 here")
+    x = xpv.asarray(np.full((2, 1, 16, 16), 3e4), "float16")
+    for layer in (xl.AveragePooling(16), xl.GlobalAveragePooling()):
+        y = to_numpy(layer.forward(x))
+        assert np.all(y.astype("float32") == np.float32(np.float16(3e4)))
+    layer = xl.Convolution.init(1, 1, 1, rng=0)
+    layer.forward(x * 0.0)
+    layer.backward(xpv.asarray(np.full((2, 1, 16, 16), 100.0), "float16"))
+    assert to_numpy(layer.db).item() == 51200.0
+
+
+# Maxima
+
+
+def test_the_first_of_equal_values_gets_the_gradient(xpv):
+    layer = xl.MaxPooling(2)
+    layer.forward(xpv.asarray(np.zeros((1, 1, 4, 4)), "float32"))
+    dx = to_numpy(layer.backward(xpv.asarray([[[[1.0, 2.0], [3.0, 4.0]]]], "float32")))
+    expected = np.zeros((4, 4))
+    expected[::2, ::2] = [[1, 2], [3, 4]]
+    assert_close(dx[0, 0], expected, 0.0)
+
+
+def test_padding_never_wins(xpv):
+    x = xpv.asarray(np.full((1, 1, 3, 3), -1e30), "float32")
+    layer = xl.MaxPooling(3, stride=1, padding=1)
+    y = layer.forward(x)
+    assert_same_bits(y, x)
+    assert to_numpy(layer.backward(y * 0.0 + 1.0)).sum() == 9.0
+
+
+@pytest.mark.parametrize("make", [xl.MaxPooling, xl.AveragePooling])
+def test_windows_of_one_element_are_a_copy(make, xpv):
+    x = xpv.asarray(values((2, 3, 4, 4)), "float32")
+    layer = make(1)
+    y = layer.forward(x)
+    assert_same_bits(y, x)
+    assert y is not x
+    assert not (isinstance(x, np.ndarray) and np.shares_memory(x, y))
+    assert_same_bits(layer.backward(x), x)
+
+
+# In a network
+
+
+def test_a_small_network_learns(xpv):
+    rng = np.random.default_rng(0)
+    t = rng.integers(0, 2, 16)
+    x = rng.normal(size=(16, 1, 6, 6)).astype("float32")
+    x[t == 1, :, 2:4, :] += 2.0  # a horizontal bar
+    x = xpv.asarray(x)
+    net = xl.Sequential(
+        xl.Convolution.init(1, 4, 3, padding="same", rng=1),
+        xl.Relu(),
+        xl.MaxPooling(2),
+        xl.Convolution.init(4, 4, 2, rng=2),
+        xl.Relu(),
+        xl.GlobalAveragePooling(),
+        xl.Affine.init(4, 2, rng=3),
+    )
+    step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(lr=0.03))
+    t = xpv.asarray(t)
+    losses = [float(step(x, t)) for _ in range(25)]
+    assert losses[-1] < losses[0] / 4
+
+
+# Initial values and code
+
+
+def test_initial_values():
+    layer = xl.Convolution.init(8, 64, 5, groups=2, rng=0)
+    assert layer.W.shape == (64, 4, 5, 5)
+    assert layer.W.std() == pytest.approx(np.sqrt(2 / (4 * 25)), rel=0.05)
+    assert not layer.b.any()
+    back = xl.ConvolutionTranspose.init(8, 64, 5, rng=0)
+    assert back.W.shape == (8, 64, 5, 5)
+    assert back.W.std() == pytest.approx(np.sqrt(2 / (8 * 25)), rel=0.05)
+    assert xl.Convolution.init(1, 2, (3,), like=np.ones(1)).W.dtype == "float64"
+    assert "b" not in xl.Convolution.init(1, 2, (3,), bias=False).params
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "Convolution.init(3, 16, 3)",
+        "Convolution.init(3, 16, (3, 5), stride=2, padding='same', dilation=(1, 2))",
+        "Convolution.init(4, 16, (7,), groups=4, bias=False)",
+        "ConvolutionTranspose.init(3, 16, 4, stride=(2, 1), padding=1, output_padding=(1, 0))",
+        "MaxPooling(size=2)",
+        "AveragePooling(size=(3, 2), stride=2, padding=(1, 0))",
+        "GlobalAveragePooling()",
+    ],
+)
+def test_repr_says_everything(code):
+    if "same" in code:
+        code = code.replace("stride=2, ", "")
+    assert repr(eval(code, vars(xl).copy())) == code
+
+
+def test_lists_are_taken_as_tuples():
+    layer = xl.Convolution(values((2, 2, 3, 3)), stride=[1, 2], padding=[0, 1])
+    assert repr(layer) == "Convolution.init(2, 2, 3, stride=(1, 2), padding=(0, 1), bias=False)"
+    assert repr(xl.MaxPooling([2, 3])) == "MaxPooling(size=(2, 3))"
+
+
+# What is said
+
+
+def convolution(shape=(16, 3, 3, 3), b=None, **options):
+    return xl.Convolution(ones(*shape), b, **options)
+
+
+def transposed(shape=(3, 16, 3, 3), b=None, **options):
+    return xl.ConvolutionTranspose(ones(*shape), b, **options)
+
+
+MISTAKES = [
+    # what is given to the constructor
+    (lambda: convolution((16, 3)), "Convolution: W has shape (16, 3); expected (n_out, n_in / gr"),
+    (lambda: convolution((0, 3, 3)), "Convolution: W has shape (0, 3, 3); expected (n_out"),
+    (lambda: convolution(b=ones(3)), "Convolution: b has shape (3,); expected (16,) for W."),
+    (lambda: convolution(stride=0), "stride is 0; expected an int of 1 or more, or 2 of them."),
+    (lambda: convolution(stride=(1, 2, 3)), "stride is (1, 2, 3); expected an int of 1 or more, o"),
+    (lambda: convolution(stride=1.5), "stride is 1.5; expected an int of 1 or more, or 2 of them."),
+    (lambda: convolution((1, 1, 3), dilation=0), "dilation is 0; expected an int of 1 or more."),
+    (lambda: convolution(padding=-1), "padding is -1; expected an int of 0 or more, or 2 of them."),
+    (lambda: convolution(padding="valid"), "padding is 'valid'; expected numbers or 'same'."),
+    (lambda: convolution(padding="same", stride=2), "padding is 'same', which needs stride 1; str"),
+    (lambda: convolution(groups=3), "groups is 3, W has 16 filters; the number of filters must be"),
+    (lambda: convolution(groups=0), "groups is 0; expected an int of 1 or more."),
+    (lambda: xl.Convolution.init(3, 4, 3, groups=2), "groups is 2, n_in is 3; the number of chan"),
+    (lambda: xl.Convolution.init(3, 4, 0), "Convolution: size is 0; expected an int of 1 or more"),
+    (lambda: transposed((16, 3)), "W has shape (16, 3); expected (n_in, n_out, height, width)"),
+    (lambda: transposed(b=ones(3)), "ConvolutionTranspose: b has shape (3,); expected (16,) for"),
+    (lambda: transposed(padding="same"), "ConvolutionTranspose: padding is 'same'; expected numb"),
+    (lambda: transposed(output_padding=1), "output_padding is 1, stride is 1; output_padding must"),
+    (lambda: transposed(output_padding=-1), "output_padding is -1; expected an int of 0 or more"),
+    (lambda: xl.MaxPooling(0), "MaxPooling: size is 0; expected an int of 1 or more."),
+    (lambda: xl.MaxPooling((2, 2), 0), "MaxPooling: stride is 0; expected an int of 1 or more, or"),
+    (
+        lambda: xl.MaxPooling((2, 2), (1, 1, 1)),
+        "size is (2, 2); expected an int of 1 or more, or 3",
+    ),
+    (lambda: xl.AveragePooling(2, padding=2), "AveragePooling: padding is 2, size is 2; padding m"),
+    # the input
+    (
+        lambda: convolution()(ones(2, 4, 8, 8)),
+        "Convolution(3 -> 16, 3x3): x has shape (2, 4, 8, 8); expected (n, 3, h, w).",
+    ),
+    (
+        lambda: convolution()(ones(3, 8, 8)),
+        "x has shape (3, 8, 8); expected (n, 3, h, w). A single sample is x[None, ...].",
+    ),
+    (
+        lambda: convolution((16, 3, 5))(ones(2, 3)),
+        "Convolution(3 -> 16, 5): x has shape (2, 3); expected (n, 3, l). A single sample",
+    ),
+    (
+        lambda: convolution((4, 2, 3, 3), groups=2)(ones(2, 2, 8, 8)),
+        "Convolution(4 -> 4, 3x3): x has shape (2, 2, 8, 8); expected (n, 4, h, w).",
+    ),
+    (
+        lambda: convolution(padding=(1, 0), dilation=2)(ones(2, 3, 3, 4)),
+        "x has shape (2, 3, 3, 4), which is 5x4 with padding; the window covers 5x5. Use larger",
+    ),
+    (
+        lambda: transposed()(ones(2, 4, 8, 8)),
+        "ConvolutionTranspose(3 -> 16, 3x3): x has shape (2, 4, 8, 8); expected (n, 3, h, w).",
+    ),
+    (
+        lambda: transposed(padding=2)(ones(2, 3, 2, 1)),
+        "x has shape (2, 3, 2, 1), so the output would be 0x-1. Use larger inputs or less padd",
+    ),
+    (
+        lambda: xl.MaxPooling((2, 2))(ones(3, 8, 8)),
+        "MaxPooling(2x2): x has shape (3, 8, 8); expected (n, c, h, w). A single sample is x[No",
+    ),
+    (
+        lambda: xl.AveragePooling(3)(ones(8, 8)),
+        "AveragePooling(3): x has shape (8, 8); expected (n, c, ...). A single sample is x[None",
+    ),
+    (
+        lambda: xl.MaxPooling(4, padding=1)(ones(2, 3, 8, 1)),
+        "MaxPooling(4): x has shape (2, 3, 8, 1), which is 10x3 with padding; the window covers",
+    ),
+    (
+        lambda: xl.GlobalAveragePooling()(ones(3, 8)),
+        "GlobalAveragePooling: x has shape (3, 8); expected (n, c, ...). A single sample is x[No",
+    ),
+    (
+        lambda: xl.GlobalAveragePooling()(ones(3, 8, 0)),
+        "GlobalAveragePooling: x has shape (3, 8, 0); expected (n, c, ...).",
+    ),
+]
+
+
+@pytest.mark.parametrize(("mistake", "message"), MISTAKES, ids=[m for _, m in MISTAKES])
+def test_mistakes_are_named(mistake, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        mistake()
+
+
+def test_a_bias_of_another_kind():
+    with pytest.raises(TypeError, match=r"Convolution: b is float64, W is float32; they must ag"):
+        convolution(b=np.ones(16))
+    with pytest.raises(TypeError, match=r"Convolution\(3 -> 16, 3x3\): x is float64, W is float32"):
+        convolution()(np.ones((1, 3, 4, 4)))
