@@ -161,10 +161,6 @@ def test_torch_autograd_agrees(case, xpv):
             assert not to_numpy(grads[name]).any()
             assert float(p.grad.abs().max()) <= 1e-12
             continue
-        if name in case.idle:
-            assert not to_numpy(grads[name]).any()
-            assert float(p.grad.abs().max()) <= 1e-12
-            continue
         assert_close(grads[name], p.grad.numpy(), 1e-12, name)
 
 
@@ -237,6 +233,7 @@ def test_the_backward_of_a_pure_pair_can_be_repeated(case, xpv):
 
 
 @EVERY
+@NOT_JAX
 @pytest.mark.parametrize("n", [0, 1])
 def test_an_empty_batch_and_a_batch_of_one(case, xpv, n):
     layer = case.make()

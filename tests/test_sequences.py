@@ -387,8 +387,8 @@ class TestShapes:
             xl.Rnn(one(4, 3), one(3, 3), np.ones(3))
         with pytest.raises(ValueError, match=says("PositionalEmbedding: W has shape (3,)")):
             xl.PositionalEmbedding(one(3))
+        four = [one(4, 4), one(4)]
         with pytest.raises(ValueError, match=says("MultiHeadAttention: bk has shape (3,); exp")):
-            four = [one(4, 4), one(4)]
             xl.MultiHeadAttention(*four, one(4, 4), one(3), *four, *four, n_heads=2)
 
     @pytest.mark.parametrize("heads", [3, 0, -2])

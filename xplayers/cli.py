@@ -30,8 +30,8 @@ OPTIMIZERS: dict[str, type[xl.Optimizer]] = {
     "adamw": xl.AdamW,
 }
 FROM_FILES = {"mnist": xl.data.load_mnist, "fashion": xl.data.load_fashion_mnist}
-# With batches of 32 the products of the digits are of at most 32 * 64 * 128 = 2**18 terms, for which
-# OpenBLAS starts no threads: such short ones win little, and wait long on a machine that is busy.
+# With batches of 32 the matrix products of the digits have at most 32 * 64 * 128 = 2**18 terms, for
+# which OpenBLAS starts no threads: they win little there, and wait long on a machine that is busy.
 HIDDEN = [128, 64]
 MOST_LINES = 20  # of progress, where there is no bar
 

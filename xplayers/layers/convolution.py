@@ -153,8 +153,7 @@ class Convolution(Layer):
         dtype : str
             Floating dtype of the values.
         like : array, optional
-            Make the parameters of its library, on its device and of its floating dtype. Without it
-            they follow the first input in all three.
+            Where to make the parameters, and of which dtype, as in `Affine.init`.
 
         Returns
         -------

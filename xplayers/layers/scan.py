@@ -216,13 +216,11 @@ class Recurrent(Layer):
         RuntimeError
             If no forward waits for its backward.
         """
-        if cache is None:
-            if not self._pending:
-                message = f"{self}.final_state: no forward waits for its backward; pass the cache."
-                raise RuntimeError(message)
-            cache = self._pending[-1][0]
-        ends = [states[-1] for _, states, _ in cache[1]]
-        return _joined(namespace(cache[0]), ends)
+        if cache is None and not self._pending:
+            message = f"{self}.final_state: no forward waits for its backward; pass the cache."
+            raise RuntimeError(message)
+        x, passes, _ = self._pending[-1][0] if cache is None else cache
+        return _joined(namespace(x), [states[-1] for _, states, _ in passes])
 
     def _check_shape(self, x: Array) -> None:
         shape, n_in = tuple(x.shape), self.Wx.shape[0]
