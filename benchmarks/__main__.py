@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "machine": facts,
         "rounds": args.rounds or (3 if args.quick else 15),
         "seconds": args.seconds or (0.1 if args.quick else 0.3),
-        "attempts": 1 if args.quick else 5,
+        "attempts": 1 if args.quick else 3,
         "workloads": {},
     }
     print(report.header(facts), flush=True)

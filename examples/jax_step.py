@@ -5,7 +5,6 @@ import jax.numpy as jnp
 
 import xplayers as xl
 from xplayers.data import load_digits
-from xplayers.training import TrainStep
 
 (x_train, t_train), (x_test, t_test) = jax.tree.map(jnp.asarray, load_digits())
 net = xl.mlp([64, 50, 10], rng=0).to(like=x_train)
@@ -38,7 +37,7 @@ for name in params:
 assert abs(value - value_by_jax) < 1e-6
 
 # 2. The whole step, forward to update, is one compiled function: no change to the loop but this.
-step = TrainStep(net, loss, xl.Adam(lr=0.01))
+step = xl.TrainStep(net, loss, xl.Adam(lr=0.01))
 for epoch in range(20):
     for x, t in xl.minibatches(x_train, t_train, 100, rng=epoch, drop_last=True):
         value = step(x, t)  # a 0-d array; nothing waits here

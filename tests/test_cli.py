@@ -68,10 +68,10 @@ def test_the_defaults_learn_the_digits_in_time():
     wall, after = time.perf_counter() - start, os.times()
     cpu = after.children_user + after.children_system
     cpu -= before.children_user + before.children_system
-    print(process.stdout, f"{wall:.1f} s, of the processor {cpu:.1f} s")
     assert (process.returncode, process.stderr) == (0, "")
-    assert accuracy(process.stdout) >= 0.97
-    assert cpu < 10  # of the processor: how long a busy machine lets it wait is not the command's
+    assert accuracy(process.stdout) >= 0.97, process.stdout
+    # Time of the processor: how long a busy machine lets the command wait is not its doing.
+    assert cpu < 10, f"{cpu:.1f} s of the processor, {wall:.1f} s on the clock"
 
 
 def test_a_seed_decides_the_result(capsys):
@@ -122,7 +122,6 @@ def test_data_from_a_folder(capsys, folder, name):
 
 @pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
 def test_other_libraries_compute_the_same(capsys, name):
-    pytest.importorskip(name)
     if (found := _devices.look(name)).why:
         pytest.skip(str(found))
     out = train(capsys, *TINY, "--backend", name)
@@ -226,7 +225,7 @@ def test_interrupt(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--version"], [f"xplayers {xl.__version__}\n"]),
+        (["--version"], [f"xplayers {xl.__version__}"]),
         (["--help"], ["train", "info"]),
         (["train", "--help"], ["(default: auto)", "(default: 128 64)", "adam 0.001", "IDX"]),
     ],
@@ -235,7 +234,7 @@ def test_version_and_help(capsys, arguments, words):
     with pytest.raises(SystemExit) as exit:
         main(arguments)
     assert exit.value.code == 0
-    out = " ".join(capsys.readouterr().out.split(" "))
+    out = " ".join(capsys.readouterr().out.split())
     assert all(word in out for word in words)
 
 
@@ -258,8 +257,6 @@ def test_auto_says_why_it_takes_the_cpu(capsys, monkeypatch):
 
 
 def test_auto_does_not_mention_a_library_that_is_absent(capsys, monkeypatch):
-    find = _devices.find_spec
-    monkeypatch.setattr(_devices, "find_spec", lambda name: name != "cupy" and find(name))
     absent(monkeypatch, "cupy")
     assert " on the CPU\n" in train(capsys, *TINY[2:])
 

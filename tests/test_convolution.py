@@ -141,6 +141,7 @@ def test_the_size_of_the_blocks_does_not_matter(kind, limit, xpv, monkeypatch):
         return parts
 
     monkeypatch.setattr(windows, "COLUMN_BYTES", limit)
+    monkeypatch.setattr(windows, "NUMPY_COLUMN_BYTES", limit)
     monkeypatch.setattr(windows, "blocks", counted)
     parts = train(make(), x)
     for name, a in whole.items():
