@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "attempts": 1 if args.quick else 3,
         "workloads": {},
     }
-    print(report.header(facts), flush=True)
+    print(report.header(results), flush=True)
     for workload in chosen:
         entry = _measured(workload, names, args.threads, results)
         results["workloads"][workload.name] = entry

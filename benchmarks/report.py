@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from typing import Any
 
 
-def header(facts: dict[str, Any]) -> str:
+def header(results: dict[str, Any]) -> str:
+    facts = results["machine"]
     versions = dict(facts["versions"])
     blas = versions.pop("blas")
     lines = [
+        f"date      {results['date']}, {results['rounds']} rounds of {results['seconds']} s",
         f"cpu       {facts['cpu']}, {facts['cores']} usable cores, {facts['system']}",
         f"threads   {facts['threads']} for every library; load at the start {facts['load']}",
         f"blas      {blas} (NumPy's)",

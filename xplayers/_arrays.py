@@ -96,7 +96,12 @@ def is_integer(x: Array) -> bool:
 
 def is_half(x: Array) -> bool:
     """Whether `x` is float16 or bfloat16: sums of such values belong in float32."""
-    return dtype_name(x.dtype) in ("float16", "bfloat16")
+    return dtype_is_half(x.dtype)
+
+
+def dtype_is_half(dtype: DType) -> bool:
+    """Whether `dtype`, a dtype or its name, is float16 or bfloat16."""
+    return dtype is not None and dtype_name(dtype) in ("float16", "bfloat16")
 
 
 def widened(xp: Namespace, x: Array) -> Array:
@@ -130,7 +135,7 @@ def dtype_name(dtype: DType) -> str:
     except KeyError:
         pass
     try:
-        name = np.dtype(dtype).name
+        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
     except TypeError:  # torch and array-api-strict have dtypes of their own
         name = str(dtype).rpartition(".")[2]
     _DTYPE_NAMES[key] = name

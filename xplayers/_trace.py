@@ -44,6 +44,8 @@ class _Value(np.lib.mixins.NDArrayOperatorsMixin):
         if func is not np.where or len(args) != 3 or kwargs:
             raise Untraceable
         samples = [i.sample if isinstance(i, _Value) else i for i in args]
+        if not any(isinstance(sample, np.ndarray) for sample in samples):
+            raise Untraceable
         return self.tape.record(_where, args, np.where(*samples))
 
     def __bool__(self) -> bool:

@@ -8,6 +8,7 @@ takes ``out=``. The plain function remains the definition, and both give the sam
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import inspect
 import os
@@ -90,6 +91,8 @@ class _Elementwise:
                 "Convert it: xp.astype(x, xp.float32)."
             )
             raise TypeError(message)
+        if isinstance(first, np.ndarray | np.generic):
+            operands = (first, *map(_scalar, operands[1:]))
         if type(first) is np.ndarray and first.size > BLOCK // 16:
             done, results = self._in_blocks(operands, out, options)
             if done:
@@ -108,12 +111,13 @@ class _Elementwise:
         for o in outs:
             if not o.flags.writeable:
                 return False, None
-        values = [
-            a.reshape(-1) if isinstance(a, np.ndarray) and a.ndim else _scalar(a) for a in operands
-        ]
-        aliases = tuple(_position(o, operands) for o in outs)
+        values = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in operands]
+        places = [[i for i, a in enumerate(operands) if a is o] for o in outs]
+        if any(len(found) > 1 for found in places):
+            return False, None
+        aliases = tuple(found[0] if found else None for found in places)
         kinds = tuple(a.dtype if isinstance(a, np.ndarray) else type(a) for a in values)
-        key = (kinds, aliases, tuple(options.items()))
+        key = (kinds, aliases, tuple((k, type(v), v) for k, v in options.items()))
         try:
             program = self._programs[key]
         except KeyError:
@@ -136,12 +140,8 @@ class _Elementwise:
 
 
 def _scalar(a: Any) -> Any:
-    """Return a Python number, which takes part in arithmetic without changing the dtype."""
-    return a.item() if isinstance(a, (np.ndarray, np.generic)) else a
-
-
-def _position(o: np.ndarray, operands: tuple) -> int | None:
-    return next((i for i, a in enumerate(operands) if a is o), None)
+    """Return a 0-d array as a Python number: it takes part in arithmetic without a dtype."""
+    return a.item() if isinstance(a, np.ndarray | np.generic) and a.ndim == 0 else a
 
 
 def _run(program: Program, operands: list, outs: list[np.ndarray]) -> None:
@@ -152,13 +152,17 @@ def _run(program: Program, operands: list, outs: list[np.ndarray]) -> None:
         return program.run(operands, outs, 0, n, BLOCK)
     step = -(-n // (workers * 16)) * 16  # cut at cache lines
     cuts = [min(i * step, n) for i in range(workers + 1)]
-    parts = [
-        _pool().submit(program.run, operands, outs, cuts[i], cuts[i + 1], BLOCK_IN_THREADS)
-        for i in range(1, workers)
-    ]
-    program.run(operands, outs, cuts[0], cuts[1], BLOCK_IN_THREADS)
-    for part in parts:
-        part.result()
+    parts = []
+    for i in range(1, workers):
+        run = functools.partial(contextvars.copy_context().run, program.run)  # numpy.errstate too
+        part = _pool().submit(run, operands, outs, cuts[i], cuts[i + 1], BLOCK_IN_THREADS)
+        parts.append(part)
+    try:
+        program.run(operands, outs, cuts[0], cuts[1], BLOCK_IN_THREADS)
+    finally:
+        errors = [part.exception() for part in parts]  # waits: they write to `outs`
+    for error in filter(None, errors):
+        raise error
     return None
 
 
@@ -168,6 +172,12 @@ def _write(xp: Any, results: Any, out: Any) -> Any:
         return tuple(_write(xp, r, o) for r, o in zip(results, out, strict=True))
     if out is results:
         return out
+    if tuple(out.shape) != tuple(results.shape) or out.dtype != results.dtype:
+        message = (
+            f"out is {out.dtype} of shape {tuple(out.shape)}; the result is {results.dtype} of "
+            f"shape {tuple(results.shape)}."
+        )
+        raise ValueError(message)
     try:
         out[...] = results
     except (TypeError, ValueError, RuntimeError):  # JAX; read-only NumPy; torch inference tensors

@@ -207,14 +207,19 @@ def silu(xp, x):
     Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function
     approximation in reinforcement learning", Neural Networks 107, 2018, equation 1.
     """
-    return x * sigmoid.function(xp, x)
+    return x * _sigmoid_to_zero(xp, x)
+
+
+def _sigmoid_to_zero(xp, x):
+    """Return the sigmoid, which goes to 0 exactly: it is going to be multiplied by large values."""
+    return xp.exp(xp.minimum(x, 0.0)) / (1.0 + xp.exp(-xp.abs(x)))
 
 
 @elementwise
 def silu_derivative(xp, x):
     """Derivative of `silu`, ``s * (1 + x * (1 - s))`` with ``s = sigmoid(x)``."""
-    s = sigmoid.function(xp, x)
-    return s * (1.0 + x * (1.0 - s))
+    s = _sigmoid_to_zero(xp, x)
+    return s * (1.0 + x * _sigmoid_to_zero(xp, -x))
 
 
 @elementwise
@@ -248,20 +253,23 @@ def gelu(xp, x, *, approximate="tanh"):
     Hendrycks, Gimpel, "Gaussian Error Linear Units (GELUs)", arXiv:1606.08415, equation 2.
     """
     if gelu_by_tanh(approximate):
-        return 0.5 * x * (1.0 + xp.tanh(x * (_GELU_A + _GELU_B * (x * x))))
+        c = xp.minimum(xp.maximum(x, -_GELU_END), _GELU_END)
+        return 0.5 * x * (1.0 + xp.tanh(c * (_GELU_A + _GELU_B * (c * c))))
     # max(x, 0) - |x| P(Z > |x|): no cancellation in the tail
     a = xp.abs(x)
-    return xp.maximum(x, 0.0) - a * _upper_tail(xp, a)
+    return xp.maximum(x, 0.0) - a * _upper_tail(xp, xp.minimum(a, _NORMAL_END))
 
 
 @elementwise
 def gelu_derivative(xp, x, *, approximate="tanh"):
     """Derivative of `gelu`: exactly ``P(Z <= x) + x * exp(-x**2 / 2) / sqrt(2 * pi)``."""
     if gelu_by_tanh(approximate):
+        x = xp.minimum(xp.maximum(x, -_GELU_END), _GELU_END)  # 0 and 1 beyond; squares overflow
         square = x * x
         t = xp.tanh(x * (_GELU_A + _GELU_B * square))
         return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * (_GELU_A + 3.0 * _GELU_B * square)
     # P(Z <= x) is the tail of -|x|, or 1 minus it
+    x = xp.minimum(xp.maximum(x, -_NORMAL_END), _NORMAL_END)
     tail = _upper_tail(xp, xp.abs(x))
     positive = xp.astype(x > 0, x.dtype)
     density = xp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
@@ -270,6 +278,8 @@ def gelu_derivative(xp, x, *, approximate="tanh"):
 
 _GELU_A = math.sqrt(2.0 / math.pi)
 _GELU_B = 0.044715 * _GELU_A
+_NORMAL_END = 40.0  # P(Z > 40) is 0 in float64
+_GELU_END = 20.0  # the derivative is 0 or 1 to the last digit from 10 on
 
 
 def gelu_by_tanh(approximate: str) -> bool:
@@ -384,7 +394,8 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
     """
     xp = namespace(y, "cross_entropy_error", "y")
     check_same("cross_entropy_error", "t", t, y, like_name="y")
-    logs = xp.log(xp.maximum(widened(xp, y), 1.2e-38))
+    smallest = 2.3e-308 if dtype_name(y.dtype) == "float64" else 1.2e-38
+    logs = xp.log(xp.maximum(widened(xp, y), smallest))
     shape, given = tuple(y.shape), tuple(t.shape)
     if given == shape:
         total = xp.sum(logs * xp.astype(t, logs.dtype))

@@ -17,6 +17,7 @@ from xplayers._arrays import (
     Array,
     Namespace,
     check_input,
+    check_off_tape,
     check_same,
     device,
     is_floating,
@@ -46,6 +47,8 @@ class Loss(Remembering):
         What becomes of the losses of the samples. The mean over nothing (an empty batch, or all
         labels ignored) is 0 with gradient 0, where PyTorch gives NaN.
     """
+
+    _evaluation = "call the loss itself, loss(scores, target)"
 
     def __init__(self, reduction: str = "mean") -> None:
         if reduction not in REDUCTIONS:
@@ -119,6 +122,7 @@ class Loss(Remembering):
             for name, buffer in self._store.buffers.items():
                 check_same(self, name, buffer, scores, like_name="scores")
         check_same(self, "target", target, scores, like_name="scores")
+        check_off_tape(self, "target", target)
         self.check(scores, target)
         return self.apply(self._store.buffers, scores, target)
 
@@ -214,7 +218,10 @@ class SoftmaxWithLoss(Loss):
         e = xp.exp(z)
         s = xp.sum(e, axis=-1, keepdims=True)
         total = xp.sum(t, axis=-1, keepdims=True)
-        rows = xp.squeeze(xp.log(s) * total, axis=-1) - xp.sum(t * z, axis=-1)
+        finite = xp.maximum(
+            z, -1e30
+        )  # a class that is masked by -inf has t = 0, and 0 * inf is NaN
+        rows = xp.squeeze(xp.log(s) * total, axis=-1) - xp.sum(t * finite, axis=-1)
         e *= total / s
         e -= t
         if target.shape != scores.shape and not on_host(target):
@@ -241,9 +248,9 @@ class SoftmaxWithLoss(Loss):
             index = xp.arange(classes, device=device(x))
             labels = xp.expand_dims(xp.astype(labels, index.dtype), axis=-1)
             t = xp.astype(labels == index, x.dtype)
-        if self.ignore_index is not None:
-            keep = xp.astype(target != self.ignore_index, x.dtype)
-            t = t * xp.expand_dims(keep, axis=-1)
+        if labels is not None and self.ignore_index is not None:
+            keep = xp.astype(labels != self.ignore_index, x.dtype)  # (..., 1)
+            t = t * keep
             norm = xp.maximum(xp.sum(keep), 1.0)
         if weights is not None:
             weights = xp.astype(weights, x.dtype)
@@ -253,7 +260,7 @@ class SoftmaxWithLoss(Loss):
         if self.label_smoothing:
             t = (1.0 - self.label_smoothing) * t + self.label_smoothing / classes
             if keep is not None:
-                t = t * xp.expand_dims(keep, axis=-1)
+                t = t * keep
         if weights is not None:
             t = t * weights
         return t, norm
@@ -299,6 +306,8 @@ class SoftmaxWithLoss(Loss):
             check_labels(target, scores.shape[-1], ignore_index=self.ignore_index)
 
     def _in_range(self, labels: Array, classes: int) -> Array:
+        xp = namespace(labels)
+        labels = xp.astype(labels, xp.arange(0).dtype)
         valid = (labels >= 0) & (labels < classes)
         return valid if self.ignore_index is None else valid | (labels == self.ignore_index)
 
@@ -326,6 +335,7 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
         return
     xp = namespace(labels, "check_labels", "labels")
     if ignore_index is not None:
+        labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare
         labels = xp.where(labels == ignore_index, xp.zeros_like(labels), labels)
     low, high = int(xp.min(labels)), int(xp.max(labels))
     if low < 0 or high >= classes:

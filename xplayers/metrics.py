@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xplayers._arrays import Array, check_same, device, is_integer, namespace, size
+from xplayers._arrays import Array, check_same, device, is_integer, namespace, on_host, size
 
 __all__ = ["accuracy", "confusion_matrix"]
 
@@ -56,15 +56,27 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
         If the shapes, or the kind of the labels, do not fit.
     """
     xp = namespace(y, "confusion_matrix", "y")
+    check_same("confusion_matrix", "t", t, y, like_name="y")
     if classes is not None and len(y.shape) == 1:
         predicted, target = y, t
+        if not (is_integer(y) and is_integer(t)):
+            message = f"confusion_matrix: y is {y.dtype}, t is {t.dtype}; labels are integers."
+            raise TypeError(message)
     else:
         classes = int(y.shape[-1]) if classes is None else classes
         predicted, target = _classes(y, y, "confusion_matrix"), _classes(t, y, "confusion_matrix")
     if tuple(predicted.shape) != tuple(target.shape):
         message = f"confusion_matrix: t has shape {tuple(t.shape)}; expected {tuple(y.shape)}."
         raise ValueError(message)
-    check_same("confusion_matrix", "t", t, y, like_name="y")
+    for name, labels in (("y", predicted), ("t", target)):
+        if size(labels) and on_host(labels):
+            low, high = int(xp.min(labels)), int(xp.max(labels))
+            if low < 0 or high >= classes:
+                message = (
+                    f"confusion_matrix: label {low if low < 0 else high} in {name} is out of "
+                    f"range; expected 0 to {classes - 1}."
+                )
+                raise ValueError(message)
     # Counts are the distances between the places where each pair begins in the sorted pairs.
     edges = xp.arange(classes * classes + 1, device=device(y))
     pairs = xp.astype(target, edges.dtype) * classes + xp.astype(predicted, edges.dtype)

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, ClassVar
 
+import numpy as np
+
 from xplayers._arrays import Array, device, is_half, namespace, widened
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import options
@@ -168,6 +170,13 @@ class Optimizer:
 
     def _check(self, params: Arrays, grads: Arrays) -> None:
         if params.keys() == grads.keys():
+            for name, p in params.items():
+                if tuple(grads[name].shape) != tuple(p.shape):
+                    message = (
+                        f"{type(self).__name__}: the gradient of {name} has shape "
+                        f"{tuple(grads[name].shape)}; expected {tuple(p.shape)}."
+                    )
+                    raise ValueError(message)
             return
         missing = sorted(params.keys() - grads.keys())
         extra = sorted(grads.keys() - params.keys())
@@ -191,7 +200,9 @@ def _apply(xp, p, g, *operands, rule, weight_decay):
 
 def _as_scalar(c: Any, p: Array) -> Any:
     """Return a 0-d array in the dtype of `p`, so that it does not decide the dtype of results."""
-    return c if isinstance(c, float | int) else namespace(p).astype(c, p.dtype)
+    if isinstance(c, float | int) or (isinstance(c, np.generic) and c.ndim == 0):
+        return float(c)  # of NumPy too: a np.float64 would make float32 arrays float64
+    return namespace(p).astype(c, p.dtype)
 
 
 def _written(old: Array, value: Array) -> Array:
@@ -361,6 +372,10 @@ class RMSprop(Optimizer):
         return (self.decay_rate, self.eps)
 
 
+def _log(beta: float) -> float:
+    return math.log(beta) if beta > 0 else -math.inf
+
+
 def _adam(xp, p, g, m, v, lr, beta1, beta2, eps, correction, eps_scale):
     m = m + (1.0 - beta1) * (g - m)
     v = v + (1.0 - beta2) * (g * g - v)
@@ -412,6 +427,10 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr, weight_decay)
+        for name, beta in (("beta1", beta1), ("beta2", beta2)):
+            if not 0.0 <= beta < 1.0:
+                message = f"{type(self).__name__}: {name} is {beta}; expected 0 to less than 1."
+                raise ValueError(message)
         self.beta1 = beta1
         self.beta2 = beta2
         self.eps = eps
@@ -420,8 +439,8 @@ class Adam(Optimizer):
     def constants(self, t: Array) -> tuple[Any, ...]:
         xp = namespace(t)
         # 1 - beta**t without the cancellation of the subtraction
-        root = xp.sqrt(-xp.expm1(t * math.log(self.beta2)))
-        correction = root / -xp.expm1(t * math.log(self.beta1))
+        root = xp.sqrt(-xp.expm1(t * _log(self.beta2)))
+        correction = root / -xp.expm1(t * _log(self.beta1))
         eps_scale = 1.0 if self.eps_hat else root
         return (self.beta1, self.beta2, self.eps, correction, eps_scale)
 
@@ -487,7 +506,7 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     -------
     dict of str to array
         New arrays by the same names. The norm stays on the device; a gradient that is not finite
-        makes all of them NaN, as it does in PyTorch.
+        makes the results 0 or NaN.
 
     Raises
     ------

@@ -210,6 +210,9 @@ class WarmUp(Schedule):
 
     def __post_init__(self) -> None:
         self._check(steps=self.steps)
+        if not isinstance(self.then, Schedule):
+            message = f"WarmUp: then is {self.then!r}; expected a schedule, as Constant(0.1)."
+            raise TypeError(message)
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         part = xp.minimum((t + 1.0) / self.steps, 1.0)

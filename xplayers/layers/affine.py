@@ -8,7 +8,7 @@ from typing import Self
 
 import numpy as np
 
-from xplayers._arrays import Array, check_same, namespace
+from xplayers._arrays import Array, check_same, is_half, namespace, widened
 from xplayers.initializers import Rng, he_normal
 from xplayers.layers.base import Cache, Gradient, Layer, Parameter
 
@@ -125,7 +125,7 @@ class Affine(Layer):
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
         dy = _matrix(dy)
-        return {"W": self._rows(x, W).mT @ dy, "b": namespace(dy).sum(dy, axis=0)}
+        return {"W": self._rows(x, W).mT @ dy, "b": _column_sums(dy)}
 
     def _rows(self, x: Array, W: Array) -> Array:
         """Return `x` with two axes, ``(n, n_in)``."""
@@ -153,6 +153,12 @@ class Affine(Layer):
     def __repr__(self) -> str:
         n_in, n_out = self.W.shape
         return f"Affine.init({n_in}, {n_out}{'' if self.flatten else ', flatten=False'})"
+
+
+def _column_sums(dy: Array) -> Array:
+    xp = namespace(dy)
+    total = xp.sum(widened(xp, dy), axis=0)
+    return xp.astype(total, dy.dtype) if is_half(dy) else total
 
 
 def _matrix(dy: Array) -> Array:

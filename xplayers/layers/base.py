@@ -18,9 +18,11 @@ from xplayers._arrays import (
     check_off_tape,
     check_same,
     device,
+    dtype_is_half,
     dtype_name,
     elsewhere,
     is_floating,
+    is_half,
     move,
     namespace,
     place,
@@ -47,10 +49,16 @@ class Store:
             self.grads.clear()
             self.fresh = False
 
-    def move(self, **where: Any) -> None:
-        for arrays in (self.params, self.buffers):
-            for name, a in arrays.items():
-                arrays[name] = move(a, **where)
+    def move(self, *, dtype: Any = None, **where: Any) -> None:
+        """Move the arrays; only floating-point ones change their dtype."""
+        for name, a in self.params.items():
+            self.params[name] = move(a, dtype=dtype, **where)
+        # Statistics and weights of losses stay in at least float32.
+        like = where.get("like")
+        to_half = is_half(like) if dtype is None and like is not None else dtype_is_half(dtype)
+        for name, a in self.buffers.items():
+            wide = "float32" if to_half else dtype
+            self.buffers[name] = move(a, dtype=wide if is_floating(a) else None, **where)
         self.placed = True
 
 
@@ -155,6 +163,7 @@ class Remembering:
     # keep the caches of every call for ever; the limit turns that leak into an error. Set it on a
     # layer to unroll it further by hand.
     pending_limit = 64
+    _evaluation = "call predict"  # how to go forward and remember nothing, in words
 
     _store: Store
     _stores: dict[str, Store]  # prefix -> store, each once
@@ -211,11 +220,7 @@ class Remembering:
             The layer itself, with new arrays. Gradients and pending passes are forgotten.
         """
         for store in self._stores.values():
-            for arrays in (store.params, store.buffers):
-                for name, a in arrays.items():
-                    to = dtype if is_floating(a) else None
-                    arrays[name] = move(a, like=like, xp=xp, device=device, dtype=to)
-            store.placed = True
+            store.move(like=like, xp=xp, device=device, dtype=dtype)
         self.zero_grads()
         return self
 
@@ -232,7 +237,8 @@ class Remembering:
         if len(self._pending) >= self.pending_limit:
             message = (
                 f"{self}.forward: {self.pending_limit} forward passes wait for their backward. To "
-                "evaluate, call predict, which keeps nothing; zero_grads() forgets what waits."
+                f"evaluate, {self._evaluation}, which keeps nothing; zero_grads() forgets what "
+                "waits."
             )
             raise RuntimeError(message)
         self._pending.append((cache, y))
@@ -433,6 +439,7 @@ class Layer(Remembering):
         """Check `x` against the arrays, and return them by the names the pure functions use."""
         store = self._store
         if not store.placed:
+            check_input(self, x, {}, integers=self.integer_input)
             self._place(x)
         check_input(self, x, store.params, integers=self.integer_input)
         if not store.buffers:

@@ -7,7 +7,7 @@ from typing import Any
 
 from xplayers._arrays import Array, namespace
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.containers import Container, Sequential, collect, moved_on
+from xplayers.layers.containers import Container, Sequential, collect, moved_on, named
 
 
 class Residual(Sequential):
@@ -170,7 +170,8 @@ class Parallel(Container):
         if not layers and not named_layers:
             message = "Parallel: there are no layers."
             raise ValueError(message)
-        super().__init__({**{str(i): layer for i, layer in enumerate(layers)}, **named_layers})
+        super().__init__(named(layers, named_layers))
+        self.integer_input = all(part.layer.integer_input for part in self._parts)
         self.combine, self.axis = combine, axis
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:

@@ -43,6 +43,9 @@ class Container(Layer):
         self._stores: dict[str, Store] = {}
         self._parts: list[Part] = []
         for name, layer in parts.items():
+            if hasattr(type(self), name):
+                message = f"{self}: a part cannot be called {name!r}, which is an attribute."
+                raise ValueError(message)
             if not isinstance(layer, Layer):
                 hint = f" Call the class: {layer.__name__}()." if isinstance(layer, type) else ""
                 message = f"{self}: part {name!r} is {layer!r}; expected a layer.{hint}"
@@ -64,6 +67,7 @@ class Container(Layer):
 
     def _ready(self, x: Array) -> dict[str, Array]:
         if not all([store.placed for store in self._stores.values()]):
+            check_input(self, x, {}, integers=self.integer_input)
             self._place(x)
         arrays = {name: params[key] for name, params, key in self._params}
         check_input(self, x, arrays, integers=self.integer_input)
@@ -101,6 +105,16 @@ class Container(Layer):
         raise AttributeError(message)
 
 
+def named(layers: Sequence[Layer], named_layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Return positional layers under their numbers, and after them the named ones."""
+    parts = {str(i): layer for i, layer in enumerate(layers)}
+    twice = parts.keys() & named_layers.keys()
+    if twice:
+        message = f"the name {twice.pop()!r} is that of a positional layer."
+        raise ValueError(message)
+    return {**parts, **named_layers}
+
+
 class Sequential(Container):
     """Layers one after the other, ``y = f_n(... f_2(f_1(x)))``.
 
@@ -132,7 +146,7 @@ class Sequential(Container):
     """
 
     def __init__(self, *layers: Layer, **named_layers: Layer) -> None:
-        super().__init__({**{str(i): layer for i, layer in enumerate(layers)}, **named_layers})
+        super().__init__(named(layers, named_layers))
         self.integer_input = bool(self._parts) and self._parts[0].layer.integer_input
         # A layer with buffers that occurs twice goes on from what its first use has left.
         used = [name for p in self._parts for name in p.names.values()]

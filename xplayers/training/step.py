@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from xplayers._arrays import Array, check_same, library, namespace
+from xplayers._arrays import Array, check_off_tape, check_same, library, namespace
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
@@ -49,8 +49,8 @@ class TrainStep:
 
     Notes
     -----
-    On JAX the arrays that were in ``net.params`` before a step are given up to it: copy what is to
-    be kept. A new shape of the batch compiles once more.
+    On JAX the arrays that were in ``net.params``, ``net.buffers`` and ``optimizer.state`` before a
+    step are given up to it: copy what is to be kept. A new shape of the batch compiles once more.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TrainStep:
             raise ValueError(message)
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.compile, self.reduce_grads = compile, reduce_grads
-        self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace
+        self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace, schedule
 
     def __call__(self, x: Array, t: Array, *, lr: Any = None) -> Array:
         """Take one step on a batch.
@@ -89,10 +89,11 @@ class TrainStep:
         net, optimizer = self.net, self.optimizer
         net._ready(x)
         check_same(self.loss, "t", t, x)
+        check_off_tape(self.loss, "t", t)
         params, buffers = dict(net.params), dict(net.buffers)
         if optimizer.state is None:
             optimizer.state = optimizer.init(params)
-            self.loss._place(next(iter(params.values())))
+        self.loss._place(next(iter(params.values())))
         function = self._function(x)
         if lr is None and not callable(optimizer.lr):
             lr = optimizer.lr  # an argument of the compiled function, so that it may change
@@ -135,10 +136,12 @@ class TrainStep:
 
     def _function(self, x: Array) -> Callable[..., Any]:
         xp = namespace(x)
+        # A schedule is a part of what is compiled; a rate is an argument.
+        schedule = self.optimizer.lr if callable(self.optimizer.lr) else None
         try:
-            return self._compiled[xp]
+            return self._compiled[xp, schedule]
         except KeyError:
-            function = self._compiled[xp] = self._compile(library(x))
+            function = self._compiled[xp, schedule] = self._compile(library(x))
             return function
 
     def _compile(self, name: str) -> Callable[..., Any]:
