@@ -218,9 +218,8 @@ class SoftmaxWithLoss(Loss):
         e = xp.exp(z)
         s = xp.sum(e, axis=-1, keepdims=True)
         total = xp.sum(t, axis=-1, keepdims=True)
-        finite = xp.maximum(
-            z, -1e30
-        )  # a class that is masked by -inf has t = 0, and 0 * inf is NaN
+        # A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
+        finite = xp.maximum(z, -1e30)
         rows = xp.squeeze(xp.log(s) * total, axis=-1) - xp.sum(t * finite, axis=-1)
         e *= total / s
         e -= t
