@@ -121,7 +121,8 @@ def assert_along(gradient, v, expected, what):
 def test_gradients_in_each_dtype(case, xpv):
     x = inputs(case)
     dy = values(tuple(case.make()(x).shape), seed=1)
-    for dtype in xpv.floats:
+    # On JAX a dtype more is as many compilations more; its 16 bits are tested forward.
+    for dtype in ("float32",) if xpv.jit else xpv.floats:
         at = place(case, xpv, x, dtype)
         home = xpv.asarray(np.zeros(1), dtype)
         _, got, got_grads = run(make(case, xpv, dtype), at, xpv.asarray(dy, dtype))
@@ -165,7 +166,6 @@ def test_torch_autograd_agrees(case, xpv):
 
 
 @EVERY
-@pytest.mark.doubles
 @pytest.mark.only("jax")
 def test_jax_vjp_agrees_and_jit_is_equal(case, xpv):
     import jax
