@@ -148,7 +148,8 @@ class TrainStep:
         if self.compile is not False and name == "jax":
             import jax
 
-            return jax.jit(self.pure, donate_argnums=(0, 1, 3))
+            # A new function each time: jit would share what it compiled for an equal one.
+            return jax.jit(functools.partial(self.pure), donate_argnums=(0, 1, 3))
         if self.compile is True and name == "torch":
             import torch
 
