@@ -88,6 +88,7 @@ def test_an_operand_that_is_needed_later_is_not_lost(n):
 def test_any_number_of_threads_gives_the_same(monkeypatch, cores):
     monkeypatch.setattr(engine, "_usable_cores", lambda: cores)
     monkeypatch.setattr(engine, "_threads", None)
+    monkeypatch.setattr(engine, "THREADED", 100_000)
     p, g, m = operands(1_000_003)
     expected = rule.function(np, p, g, m, 0.1, 0.9)
     for got, plain in zip(rule(p, g, m, 0.1, 0.9), expected, strict=True):

@@ -26,7 +26,9 @@ from xplayers._trace import Program, Untraceable, trace
 # longer ones: a thread that has to wait for the interpreter lock wakes up some 100 us later.
 BLOCK = 65_536
 BLOCK_IN_THREADS = 524_288
-THREADED = 262_144  # below this a hand-over to another thread costs more than it gains
+# Below this size a second thread costs more than it gains in a training step: after each matrix
+# product OpenBLAS keeps its threads spinning for some 25 ms, and they take the other cores.
+THREADED = 1_500_000
 
 
 def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = False) -> Any:

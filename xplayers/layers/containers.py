@@ -84,7 +84,8 @@ class Container(Layer):
 
     def _collect(self, grads: Mapping[str, Array]) -> None:
         for store in self._stores.values():
-            store.begin_grads()
+            if store.fresh:
+                store.begin_grads()
         for name, grad in grads.items():
             mine, key = self._grads[name]
             mine[key] = mine[key] + grad if key in mine else grad
