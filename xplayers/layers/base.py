@@ -415,7 +415,8 @@ class Layer(Remembering):
             If `dy` does not fit the output.
         """
         cache, y = self._last()
-        if type(dy) is not np.ndarray or dy.shape != y.shape or dy.dtype is not y.dtype:
+        plain = type(dy) is np.ndarray and type(y) is np.ndarray  # the common case, told fast
+        if not plain or dy.shape != y.shape or dy.dtype is not y.dtype:
             _check_gradient(f"{self}.backward", dy, y)
         self._pending.pop()
         if input_grad:
