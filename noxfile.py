@@ -18,6 +18,8 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+# The tests of one row stay together: JAX compiles each shape once in a process.
+IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup"]
 DEFAULT = list(dict.fromkeys(b.group for b in BACKENDS if b.default))
 
 
@@ -42,6 +44,7 @@ def tests(session: nox.Session, library: str) -> None:
         libraries(library),
         "--ignore=tests/test_examples.py",  # the session `examples`
         *(doctests if library == "numpy" else []),
+        *IN_PARALLEL,
         *session.posargs,
     )
 
@@ -81,7 +84,13 @@ def minimums(session: nox.Session) -> None:
     groups = ("numpy", "strict", "jax")
     lowest = [*PROJECT["project"]["dependencies"], *group("test", *groups)]
     session.install("-e", ".", *(each.replace(">=", "==") for each in lowest))
-    session.run("pytest", libraries(*groups), "--ignore=tests/test_examples.py", *session.posargs)
+    session.run(
+        "pytest",
+        libraries(*groups),
+        "--ignore=tests/test_examples.py",
+        *IN_PARALLEL,
+        *session.posargs,
+    )
 
 
 @nox.session(default=False)
@@ -89,3 +98,10 @@ def bench(session: nox.Session) -> None:
     """Measure; `nox -s bench -- OPTIONS` in place of --quick."""
     session.install("-e", ".")
     session.run("python", "-m", "benchmarks", *(session.posargs or ["--quick"]))
+
+
+@nox.session(default=False)
+def kill(session: nox.Session) -> None:
+    """Run what takes minutes: a hundred killed runs, ten thousand damaged files."""
+    session.install("-e", ".", *group("test", "numpy"))
+    session.run("pytest", "-s", "-v", "-m", "slow", libraries("numpy"), "tests", *session.posargs)

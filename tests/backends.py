@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,6 +100,9 @@ def _torch(torch: Any) -> Iterator[Variant]:
 
 
 def _jax(jax: Any) -> Iterator[Variant]:
+    # The tests compile thousands of small functions and run each once.
+    fast = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    os.environ.setdefault("XLA_FLAGS", fast)
     jax.config.update("jax_default_matmul_precision", "float32")
     small = ("bfloat16", "float32")  # each dtype is compiled anew: one of the 16-bit ones is enough
     yield Variant("jax", "jax", jax.numpy, None, small, jit=True)

@@ -66,6 +66,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("xpv", chosen, ids=[v.name for v in chosen], indirect=True)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a row in one process when they are distributed: JAX compiles per shape."""
+    for item in items:
+        case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
+        if case is not None:
+            item.add_marker(pytest.mark.xdist_group(case.id))
+
+
 @pytest.fixture
 def xpv(request: pytest.FixtureRequest) -> Iterator[Variant]:
     variant = request.param
@@ -79,6 +87,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if hasattr(session.config, "workerinput"):  # of pytest-xdist, whose parent counts
+        return
     if session.config.option.collectonly or session.testscollected == 0:
         return
     whole = not session.config.option.keyword and not session.config.option.file_or_dir

@@ -127,6 +127,7 @@ def test_a_depthwise_convolution_keeps_the_channels_apart():
 
 
 @EVERY
+@pytest.mark.only("numpy", "readonly", "strict", "torch", "cupy")
 @pytest.mark.parametrize("limit", [1, 3000])
 def test_the_size_of_the_blocks_does_not_matter(kind, limit, xpv, monkeypatch):
     make, shape = LAYERS[kind]

@@ -9,8 +9,8 @@ import pytest
 from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
-from xplayers.training import TrainStep
+from xplayers._arrays import dtype_name, to_numpy
+from xplayers.training import MixedPrecision, TrainStep
 
 STEPS = 100
 
@@ -169,3 +169,128 @@ def test_buffers_go_through_the_step():
     for _ in range(3):
         step(np.ones((1, 2), "float32"), np.ones((1, 2), "float32"))
     assert int(net.buffers["0.n"]) == 3
+
+
+# The state
+
+
+def snapshot(tree):
+    """Return a copy of a nested dict of arrays, as NumPy arrays: what a checkpoint holds."""
+    if isinstance(tree, dict):
+        return {name: snapshot(value) for name, value in tree.items()}
+    return np.array(to_numpy(tree))
+
+
+def policies(xpv):
+    """No policy, and on libraries with a 16-bit dtype one whose scale grows and falls."""
+    half = [d for d in ("float16", "bfloat16") if d in xpv.floats][:1]
+    return [None, *(MixedPrecision(d, "dynamic", growth_interval=2) for d in half)]
+
+
+def new_step(precision=None, optimizer=xl.Adam):
+    net = xl.Sequential(
+        xl.Affine.init(6, 5, rng=0),
+        xl.BatchNormalization.init(5),
+        xl.Dropout(0.2),
+        xl.Affine.init(5, 3, rng=1),
+    )
+    return TrainStep(net, xl.SoftmaxWithLoss(), optimizer(lr=0.01), precision=precision)
+
+
+def test_a_state_that_is_put_back_goes_on_with_the_same_bits(xpv):
+    x = values((5, 8, 6)).astype("float32")
+    batches = [(xpv.asarray(b), xpv.asarray(np.arange(8) % 3)) for b in x]
+    for precision in policies(xpv):
+        step = new_step(precision)
+        assert step.state == {}
+        for b in batches[:3]:
+            step(*b)
+        arrays, state = snapshot(step.net.arrays), snapshot(step.state)
+        assert list(state) == ["optimizer", "precision"][: 1 + (precision is not None)]
+        expected = [to_numpy(step(*b)) for b in batches[3:]]
+        ends = snapshot(step.state)
+
+        kept = snapshot(state)
+        other = step if xpv.backend == "jax" else new_step(precision)  # another one compiles again
+        for _ in range(2):  # the state that was put back is still what it was
+            other.state = state
+            for live in (other.net.params, other.net.buffers):
+                live.update({k: xl.move(arrays[k], like=a) for k, a in live.items()})
+            for b, value in zip(batches[3:], expected, strict=True):
+                assert_same_bits(other(*b), value)
+            compare(snapshot(other.state), ends)
+            compare(state, kept)
+
+
+def compare(a, b, name="state"):
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            compare(a[key], b[key], f"{name}.{key}")
+    else:
+        assert_same_bits(a, b, name)
+
+
+def test_a_state_follows_the_network_to_its_first_input(xpv):
+    """From a file it comes as NumPy arrays, while the network has no place yet."""
+    x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
+    for precision in policies(xpv)[-1:]:
+        host = new_step()
+        host(values((8, 6)).astype("float32"), np.arange(8) % 3)
+        state = snapshot(host.state)
+        step = new_step(precision)
+        step.state = state
+        assert int(step.optimizer.state["count"]) == 1
+        step(x, t)
+        assert int(step.state["optimizer"]["count"]) == 2
+        for name, m in step.state["optimizer"]["m"].items():
+            p = step.net.params[name]
+            assert xl.namespace(m) is xl.namespace(p)
+            assert dtype_name(m.dtype) == "float32"
+        # a part that was missing has started afresh
+        assert len(step.state) == 1 + (precision is not None)
+
+
+def test_a_state_is_put_back_in_the_dtypes_of_the_network():
+    x, t = values((8, 6)), np.arange(8) % 3
+    wide, narrow = new_step(), new_step()
+    wide(x, t)  # the parameters follow to float64
+    narrow(x.astype("float32"), t)
+    narrow.state = wide.state
+    assert {a.dtype.name for a in narrow.state["optimizer"]["v"].values()} == {"float32"}
+    assert narrow.state["optimizer"]["count"].dtype == "int32"
+
+
+def test_a_state_of_another_step():
+    x, t = values((8, 6)).astype("float32"), np.arange(8) % 3
+    adam, mixed = new_step(), new_step(MixedPrecision("float16"))
+    adam(x, t)
+    mixed(x, t)
+    good = snapshot(mixed.state)
+    optimizer = good["optimizer"]
+    for step, state, message in (
+        (new_step(), good, "has precision; expected optimizer. Pass precision=MixedPrecision(...)"),
+        (adam, {"optimiser": optimizer}, "has optimiser; expected optimizer."),
+        (
+            new_step(optimizer=xl.Momentum),
+            {"optimizer": optimizer},
+            "optimizer has count, m, v; expected count, v.",
+        ),
+        (adam, {"optimizer": {**optimizer, "m": {}}}, "optimizer.m has nothing; expected 0.W, 0.b"),
+        (adam, {"optimizer": optimizer["count"]}, "optimizer has ndarray; expected count, m, v."),
+        (
+            adam,
+            {"optimizer": {**optimizer, "count": np.zeros(1, "int32")}},
+            "optimizer.count has shape (1,); expected ().",
+        ),
+        (
+            mixed,
+            {"precision": {"scale": good["precision"]["scale"]}},
+            "precision has scale; expected good_steps, scale, skipped_steps.",
+        ),
+    ):
+        before = snapshot(step.state)
+        with pytest.raises(ValueError, match="TrainStep.state: ") as caught:
+            step.state = state
+        assert message in str(caught.value)
+        compare(snapshot(step.state), before)

@@ -72,7 +72,8 @@ from xplayers.optimizers import (
     RMSprop,
     clip_by_norm,
 )
-from xplayers.training import TrainStep
+from xplayers.saving import load, read_metadata, save
+from xplayers.training import Checkpoint, MixedPrecision, TrainStep
 
 __version__ = "0.1.0"
 
@@ -85,6 +86,7 @@ __all__ = [
     "AveragePooling",
     "BatchNormalization",
     "Buffer",
+    "Checkpoint",
     "Container",
     "Convolution",
     "ConvolutionTranspose",
@@ -107,6 +109,7 @@ __all__ = [
     "MaxPooling",
     "MeanAbsoluteError",
     "MeanSquaredError",
+    "MixedPrecision",
     "Momentum",
     "MultiHeadAttention",
     "Nesterov",
@@ -140,11 +143,14 @@ __all__ = [
     "elementwise",
     "functional",
     "initializers",
+    "load",
     "minibatches",
     "mlp",
     "move",
     "namespace",
     "numerical_gradient",
+    "read_metadata",
+    "save",
     "schedules",
     "to_numpy",
 ]

@@ -6,6 +6,7 @@ sample of one element, so dtypes come from NumPy itself and no promotion rule is
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ class _Value(np.lib.mixins.NDArrayOperatorsMixin):
         return not isinstance(self.sample, np.ndarray)
 
     def astype(self, dtype: Any, copy: bool = True) -> _Value:
-        return self.tape.record(_cast(dtype), (self,), self.sample.astype(dtype))
+        return self.tape.record(_Cast(), (self,), self.sample.astype(dtype))
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> _Value:
         if method != "__call__" or kwargs or ufunc.nout != 1:
@@ -63,11 +64,9 @@ class _Namespace:
         return x.astype(dtype, copy=copy)
 
 
-def _cast(dtype: Any) -> Callable[..., None]:
-    def cast(a: np.ndarray, out: np.ndarray) -> None:
+class _Cast:
+    def __call__(self, a: np.ndarray, out: np.ndarray) -> None:
         np.copyto(out, a, casting="unsafe")
-
-    return cast
 
 
 def _where(condition: Any, a: Any, b: Any, out: np.ndarray) -> None:
@@ -158,66 +157,136 @@ class Program:
     ) -> None:
         self.many = many
         self.constants, self.once = tape.constants, tape.once
-        self.arrays = [v.register for v in tape.operands if not v.scalar]
         self.result_dtypes = tuple(tape.registers[r].dtype for r in results)
-        self.n_registers = len(tape.registers)
-        self.home, self.copies = _homes(tape.steps, results, aliases)
-        _lodge(tape, self.home, self.copies, aliases)
-        self.scratch, self.scratch_dtypes = _scratch(tape, self.home, self.copies)
-        self.rows: list[tuple[int, int, Any]] = []  # register, that of the scalar, dtype
-        self.steps = [self._with_rows(tape, step) for step in tape.steps]
+        self.arrays = [v.register for v in tape.operands if not v.scalar]
+        tape.steps = _fused(tape, results)
+        home, copies = _homes(tape.steps, results, aliases)
+        _lodge(tape, home, copies, aliases)
+        scratch, self.scratch_dtypes = _scratch(tape, home, copies)
+        # What a register is called in the loop: x, y, w for the blocks of operands, results and
+        # scratch memory, s for a scalar.
+        names = {r: f"s{r}" for r in range(len(tape.registers))}
+        names |= {r: f"x{r}" for r in self.arrays}
+        names |= {r: f"y{k}" for r, k in home.items()} | {r: f"w{i}" for r, i in scratch.items()}
+        self.rows: dict[str, tuple[int, Any]] = {}  # name -> register of the scalar, dtype
+        calls = [self._call(tape, step, names) for step in tape.steps]
+        calls += [(_Cast(), [names[r]], f"y{k}") for r, k in copies]
+        self.single = len(calls) == 1
+        used = {name for _, inputs, _ in calls for name in inputs}
+        self.scalars = {name: r for r, name in names.items() if name[0] == "s" and name in used}
+        self.loop = _loop(
+            calls,
+            arrays=[f"x{r}" for r in self.arrays] + [f"y{k}" for k in range(len(results))],
+            scratch=[f"w{i}" for i in range(len(self.scratch_dtypes))],
+            scalars=[*self.rows, *self.scalars],
+        )
 
-    def _with_rows(self, tape: _Tape, step: Step) -> Step:
+    def _call(self, tape: _Tape, step: Step, names: dict[int, str]) -> Call:
         operation, inputs, made = step
-        scalar = [not isinstance(tape.registers[r], np.ndarray) for r in inputs]
-        if operation not in (np.maximum, np.minimum) or not any(scalar):
-            return step
-        spread = []
-        for r, is_scalar in zip(inputs, scalar, strict=True):
-            if is_scalar:
-                self.rows.append((self.n_registers, r, tape.registers[made].dtype))
-                self.n_registers += 1
-            spread.append(self.n_registers - 1 if is_scalar else r)
-        return operation, tuple(spread), made
+        given = [names[r] for r in inputs]
+        if operation in (np.maximum, np.minimum):
+            for i, r in enumerate(inputs):
+                if not isinstance(tape.registers[r], np.ndarray):
+                    given[i] = f"row{len(self.rows)}"
+                    self.rows[given[i]] = r, tape.registers[made].dtype
+        return operation, given, names[made]
 
     def run(
         self, operands: list, outs: list[np.ndarray], start: int, stop: int, block: int
     ) -> None:
         """Evaluate elements `start` to `stop` of the flat `operands` into the flat `outs`."""
-        registers: list[Any] = [*operands, *[None] * (self.n_registers - len(operands))]
-        for r, value in self.constants.items():
-            registers[r] = value
+        values = {**dict(enumerate(operands)), **self.constants}
         for operation, inputs, made in self.once:
-            registers[made] = operation(*[registers[i] for i in inputs]).item()
-        if not self.scratch_dtypes:
+            values[made] = operation(*[values[i] for i in inputs]).item()
+        if self.single:
             block = stop - start  # each value is touched once: there is nothing to keep in a cache
-        block = min(block, stop - start)
-        memory = [np.empty(block, dtype) for dtype in self.scratch_dtypes]
-        rows = [(r, np.full(min(ROW, block), registers[s], dtype)) for r, s, dtype in self.rows]
+        if self.rows and min(block, stop - start) > ROW:
+            whole = stop - (stop - start) % ROW
+            self._blocks(values, outs, slice(start, whole), block // ROW, (ROW,))
+            start = whole  # what is left is less than a row
+        if start < stop:
+            self._blocks(values, outs, slice(start, stop), block, ())
 
-        lo = start
-        while lo < stop:
-            hi = min(lo + block, stop)
-            in_rows = bool(rows) and hi - lo > ROW
-            if in_rows:
-                hi -= (hi - lo) % ROW  # what is left comes as a block of its own
-            for r in self.arrays:
-                registers[r] = _view(operands[r][lo:hi], in_rows)
-            for r, k in self.home.items():
-                registers[r] = _view(outs[k][lo:hi], in_rows)
-            for r, b in self.scratch.items():
-                registers[r] = _view(memory[b][: hi - lo], in_rows)
-            for r, row in rows:
-                registers[r] = row if in_rows else row[: hi - lo]
-            for operation, inputs, made in self.steps:
-                operation(*[registers[i] for i in inputs], out=registers[made])
-            for r, k in self.copies:
-                _view(outs[k][lo:hi], in_rows)[...] = registers[r]
-            lo = hi
+    def _blocks(
+        self,
+        values: dict[int, Any],
+        outs: list[np.ndarray],
+        part: slice,
+        block: int,
+        width: tuple[int, ...],
+    ) -> None:
+        """Run the loop over a part of the arrays, seen as rows of `width`, `block` at a time."""
+        named = {name: values[r] for name, r in self.scalars.items()}
+        for r in self.arrays:
+            named[f"X{r}"] = values[r][part].reshape(-1, *width)
+        for k, out in enumerate(outs):
+            named[f"Y{k}"] = out[part].reshape(-1, *width)
+        n = len(named["Y0"])
+        for i, dtype in enumerate(self.scratch_dtypes):
+            named[f"W{i}"] = np.empty((min(block, n), *width), dtype)
+        for name, (r, dtype) in self.rows.items():
+            named[name] = np.full(width or n, values[r], dtype)
+        self.loop(n, block, **named)
 
 
-def _view(a: np.ndarray, in_rows: bool) -> np.ndarray:
-    return a.reshape(-1, ROW) if in_rows else a
+Call = tuple[Any, list[str], str]  # operation, names of its inputs, and of what it makes
+
+
+def _loop(calls: list[Call], arrays: list[str], scratch: list[str], scalars: list[str]) -> Any:
+    """Return the loop of a program, compiled from source: a block costs its calls, and no more.
+
+    For ``y = maximum(x, 0) * 2``, with the 0 spread over a row, the source is ::
+
+        def loop(n, block, X0, Y0, row0, s2):
+            for lo in range(0, n, block):
+                hi = lo + block
+                x0 = X0[lo:hi]
+                y0 = Y0[lo:hi]
+                f0(x0, row0, out=y0)
+                f1(y0, s2, out=y0)
+    """
+    whole = [name.upper() for name in (*arrays, *scratch)]
+    lines = [
+        f"def loop({', '.join(['n', 'block', *whole, *scalars])}):",
+        "    for lo in range(0, n, block):",
+        "        hi = lo + block",
+    ]
+    lines += [f"        {name} = {name.upper()}[lo:hi]" for name in arrays]
+    lines += [f"        {name} = {name.upper()}[: n - lo]" for name in scratch]
+    defined: dict[str, Any] = {}
+    for i, (operation, inputs, made) in enumerate(calls):
+        lines.append(f"        f{i}({', '.join(inputs)}, out={made})")
+        defined[f"f{i}"] = operation
+    exec("\n".join(lines), defined)
+    return defined["loop"]
+
+
+COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)
+
+
+def _fused(tape: _Tape, results: list[int]) -> list[Step]:
+    """Leave casts between truth values and numbers to the ufunc before or after them.
+
+    ``astype(a > b, dtype)`` and ``c * astype(mask, dtype)`` are then one pass in place of two: the
+    ufunc casts while the values are in its buffer.
+    """
+    uses = [r for _, inputs, _ in tape.steps for r in inputs] + results
+    fused: list[Step] = []
+    for step in tape.steps:
+        operation, inputs, made = step
+        before, given, last = fused[-1] if fused else (None, (-1,), -1)
+        if uses.count(last) == 1 and last in inputs:
+            dtype = tape.registers[made].dtype
+            if isinstance(operation, _Cast) and before in COMPARISONS:
+                fused[-1] = functools.partial(before, casting="unsafe"), given, made
+                continue
+            of_truth = isinstance(before, _Cast) and tape.registers[given[0]].dtype == np.bool_
+            if of_truth and operation is np.multiply and dtype == tape.registers[last].dtype:
+                inputs = tuple(given[0] if r == last else r for r in inputs)
+                fused[-1] = functools.partial(np.multiply, dtype=dtype), inputs, made
+                continue
+        fused.append(step)
+    return fused
 
 
 def _homes(

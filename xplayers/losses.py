@@ -212,19 +212,31 @@ class SoftmaxWithLoss(Loss):
         self._check_shapes(arrays, scores, target)
         xp = namespace(scores)
         x = widened(xp, scores)
-        t, norm = self._distribution(xp, arrays, x, target)
-        # loss = sum(t * (log(s) - z)); d loss / d x = softmax(x) * sum(t) - t
         z = x - xp.max(x, axis=-1, keepdims=True)
         e = xp.exp(z)
         s = xp.sum(e, axis=-1, keepdims=True)
-        total = xp.sum(t, axis=-1, keepdims=True)
-        # A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
-        finite = xp.maximum(z, -1e30)
-        rows = xp.squeeze(xp.log(s) * total, axis=-1) - xp.sum(t * finite, axis=-1)
-        e *= total / s
+        # loss = sum(t * (log(s) - z)); d loss / d x = softmax(x) * sum(t) - t
+        labels = target.shape != scores.shape
+        # On the host they have been checked; elsewhere a label out of range makes the loss NaN.
+        valid = None if not labels or on_host(target) else self._in_range(target, x.shape[-1])
+        if labels and not (arrays or self.ignore_index is not None or self.label_smoothing):
+            # sum(t) is 1, and the one score that counts is looked up
+            at, t = _one_hot(xp, x, target)
+            norm: Any = max(size(target), 1)
+            if valid is not None:
+                at = at * xp.expand_dims(xp.astype(valid, at.dtype), axis=-1)
+            rows = xp.squeeze(xp.log(s) - xp.take_along_axis(z, at, axis=-1), axis=-1)
+            e /= s
+        else:
+            t, norm = self._distribution(xp, arrays, x, target)
+            total = xp.sum(t, axis=-1, keepdims=True)
+            # A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
+            finite = xp.maximum(z, -1e30)
+            rows = xp.squeeze(xp.log(s) * total, axis=-1) - xp.sum(t * finite, axis=-1)
+            e *= total / s
         e -= t
-        if target.shape != scores.shape and not on_host(target):
-            rows = xp.where(self._in_range(target, x.shape[-1]), rows, math.nan)
+        if valid is not None:
+            rows = xp.where(valid, rows, math.nan)
         if self.reduction == "mean":
             e /= norm
         return self._reduced(xp, rows, norm), (e, scores)
@@ -244,9 +256,7 @@ class SoftmaxWithLoss(Loss):
         if labels is None:
             t = xp.astype(target, x.dtype)
         else:
-            index = xp.arange(classes, device=device(x))
-            labels = xp.expand_dims(xp.astype(labels, index.dtype), axis=-1)
-            t = xp.astype(labels == index, x.dtype)
+            labels, t = _one_hot(xp, x, labels)
         if labels is not None and self.ignore_index is not None:
             keep = xp.astype(labels != self.ignore_index, x.dtype)  # (..., 1)
             t = t * keep
@@ -309,6 +319,13 @@ class SoftmaxWithLoss(Loss):
         labels = xp.astype(labels, xp.arange(0).dtype)
         valid = (labels >= 0) & (labels < classes)
         return valid if self.ignore_index is None else valid | (labels == self.ignore_index)
+
+
+def _one_hot(xp: Namespace, x: Array, labels: Array) -> tuple[Array, Array]:
+    """Return integer labels with an axis for the classes, and as one-hot vectors like `x`."""
+    index = xp.arange(x.shape[-1], device=device(x))
+    labels = xp.expand_dims(xp.astype(labels, index.dtype), axis=-1)
+    return labels, xp.astype(labels == index, x.dtype)
 
 
 def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None) -> None:

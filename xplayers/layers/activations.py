@@ -28,17 +28,23 @@ class Relu(Layer):
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        y = functional.relu(x)
-        return y, (y,)
+        y, mask = _relu_and_mask(x)
+        return y, (mask,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        (y,) = cache
-        return _relu_vjp(dy, y), {}
+        (mask,) = cache
+        return _relu_vjp(dy, mask), {}
 
 
 @elementwise
-def _relu_vjp(xp, dy, y):
-    return dy * xp.astype(y > 0, dy.dtype)
+def _relu_and_mask(xp, x):
+    y = xp.maximum(x, 0)
+    return y, y > 0
+
+
+@elementwise
+def _relu_vjp(xp, dy, mask):
+    return dy * xp.astype(mask, dy.dtype)
 
 
 class LeakyRelu(Layer):

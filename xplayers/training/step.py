@@ -6,14 +6,27 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from xplayers._arrays import Array, check_off_tape, check_same, library, namespace
+import numpy as np
+
+from xplayers._arrays import (
+    Array,
+    check_off_tape,
+    check_same,
+    device,
+    dtype_name,
+    library,
+    move,
+    namespace,
+)
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
+from xplayers.training.precision import MixedPrecision, all_finite, chosen
 
 __all__ = ["TrainStep"]
 
 Arrays = dict[str, Array]
+State = dict[str, Any]  # nested dicts of arrays
 
 
 class TrainStep:
@@ -41,16 +54,21 @@ class TrainStep:
     reduce_grads : callable, optional
         ``reduce_grads(grads) -> grads``, a pure function of the gradients by name, before the
         update: clipping, or the sum over the devices of data-parallel training.
+    precision : MixedPrecision, optional
+        Computes in 16 bits; by default in the dtype of the parameters.
 
     Raises
     ------
     ValueError
         If the loss is not one number, or there is no compiler for the arrays.
+    TypeError
+        If `precision` is not a `MixedPrecision`.
 
     Notes
     -----
-    On JAX the arrays that were in ``net.params``, ``net.buffers`` and ``optimizer.state`` before a
-    step are given up to it: copy what is to be kept. A new shape of the batch compiles once more.
+    The arrays that were in ``net.params``, ``net.buffers`` and `state` before a step are given up
+    to it: copy what is to be kept. NumPy, CuPy and PyTorch write over them, JAX deletes them. A new
+    shape of the batch compiles once more.
     """
 
     def __init__(
@@ -60,6 +78,7 @@ class TrainStep:
         optimizer: Optimizer,
         compile: str | bool = "auto",
         reduce_grads: Callable[[Arrays], Mapping[str, Array]] | None = None,
+        precision: MixedPrecision | None = None,
     ) -> None:
         if compile not in ("auto", True, False):
             message = f"TrainStep: compile is {compile!r}; expected 'auto', True or False."
@@ -67,8 +86,16 @@ class TrainStep:
         if loss.reduction == "none":
             message = "TrainStep: the loss has reduction='none'; expected 'mean' or 'sum'."
             raise ValueError(message)
+        if not isinstance(precision, MixedPrecision | None):
+            message = (
+                f"TrainStep: precision is {precision!r}; expected MixedPrecision('bfloat16'), "
+                "MixedPrecision('float16') or None."
+            )
+            raise TypeError(message)
         self.net, self.loss, self.optimizer = net, loss, optimizer
-        self.compile, self.reduce_grads = compile, reduce_grads
+        self.compile, self.reduce_grads, self.precision = compile, reduce_grads, precision
+        self._scaling: Arrays | None = None  # the state of `precision`
+        self._unplaced = False  # whether the state will follow the first input, as parameters do
         self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace, schedule
 
     def __call__(self, x: Array, t: Array, *, lr: Any = None) -> Array:
@@ -91,48 +118,107 @@ class TrainStep:
         check_same(self.loss, "t", t, x)
         check_off_tape(self.loss, "t", t)
         params, buffers = dict(net.params), dict(net.buffers)
+        if self._unplaced:
+            self.state = self.state
         if optimizer.state is None:
             optimizer.state = optimizer.init(params)
-        self.loss._place(next(iter(params.values())))
+        first = next(iter(params.values()))
+        if self.precision is not None and self._scaling is None:
+            self._scaling = self.precision.init(first)
+        self.loss._place(first)
         function = self._function(x)
         if lr is None and not callable(optimizer.lr):
             lr = optimizer.lr  # an argument of the compiled function, so that it may change
-        value, params, buffers, optimizer.state = function(
-            params, buffers, self.loss.arrays, optimizer.state, x, t, lr
+        value, params, buffers, state = function(
+            params, buffers, self.loss.arrays, self.state, x, t, lr
         )
+        optimizer.state, self._scaling = state["optimizer"], state.get("precision")
         net.params.update(params)
         net.buffers.update(buffers)
         return value
+
+    @property
+    def state(self) -> State:
+        """What a step leaves to the next one, beside parameters and buffers; for a checkpoint.
+
+        ``{"optimizer": ..., "precision": ...}``: ``optimizer.state``, and with mixed precision its
+        scale and counters; before the first step empty. The arrays are those that the next step
+        takes: copy what is to be kept.
+
+        What is assigned is copied to where the parameters are, in the dtypes that it has there; a
+        network that has no place yet takes the state along to its first input. A part that is
+        missing starts afresh.
+
+        Raises
+        ------
+        ValueError
+            If names or shapes are not those of this network, optimizer and precision.
+        """
+        parts = {"optimizer": self.optimizer.state, "precision": self._scaling}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @state.setter
+    def state(self, value: Mapping[str, Any]) -> None:
+        params = dict(self.net.params)
+        like: State = {"optimizer": self.optimizer.init(params)}
+        if self.precision is not None:
+            like["precision"] = self.precision.init(next(iter(params.values())))
+        unknown = sorted(value.keys() - like.keys())
+        if unknown:
+            fix = " Pass precision=MixedPrecision(...)." if unknown == ["precision"] else ""
+            message = f"TrainStep.state: has {', '.join(unknown)}; expected {', '.join(like)}.{fix}"
+            raise ValueError(message)
+        parts = {name: _copied(part, like[name], name) for name, part in value.items()}
+        self.optimizer.state, self._scaling = parts.get("optimizer"), parts.get("precision")
+        self._unplaced = not all(store.placed for store in self.net._stores.values())
 
     def pure(
         self,
         params: Arrays,
         buffers: Arrays,
         loss_arrays: Arrays,
-        state: dict[str, Any],
+        state: State,
         x: Array,
         t: Array,
         lr: Any,
         *,
         donate: bool = False,
         check: bool = False,
-    ) -> tuple[Array, Arrays, Arrays, dict[str, Any]]:
-        """Return loss, parameters, buffers and optimizer state after one step; no side effect.
+    ) -> tuple[Array, Arrays, Arrays, State]:
+        """Return loss, parameters, buffers and state after one step; no side effect.
 
-        `loss_arrays` are ``loss.arrays``. With `donate`, parameters and state may be written over;
-        with `check`, the values of the targets are looked at.
+        `loss_arrays` are ``loss.arrays``, `state` is as in `TrainStep.state`. With `donate`,
+        parameters and state may be written over; with `check`, the values of the targets are looked
+        at.
         """
-        arrays = {**params, **buffers}
+        precision, scale, rounded = self.precision, 1.0, params
+        if precision is not None:
+            scale = state["precision"]["scale"]
+            rounded, x = precision.cast(params, x)
+        arrays = {**rounded, **buffers}
         y, cache = self.net.apply(arrays, x)
         if check:
             self.loss.check(y, t)
         value, loss_cache = self.loss.apply(loss_arrays, y, t)
-        grads: Mapping[str, Array] = self.net.param_grads(cache, self.loss.vjp(loss_cache, 1.0))
+        grads: Mapping[str, Array] = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
+        if precision is not None:
+            grads = precision.unscaled(grads, params, scale)
         if self.reduce_grads is not None:
             grads = self.reduce_grads(dict(grads))
         changed = self.net.updated_buffers(arrays, cache)
-        params, state = self.optimizer.step(params, grads, state, lr=lr, donate=donate)
-        return value, params, {**buffers, **changed}, state
+        # A step that may be skipped must not write over what it would keep.
+        after, moments = self.optimizer.step(
+            params, grads, state["optimizer"], lr=lr, donate=donate and precision is None
+        )
+        if precision is None:
+            return value, after, {**buffers, **changed}, {"optimizer": moments}
+        good = all_finite(grads)
+        after = chosen(good, after, params, donate=donate)
+        changed = chosen(good, changed, buffers)
+        moments = chosen(good, moments, state["optimizer"], donate=donate)
+        scaling = precision.updated(state["precision"], good)
+        state = {"optimizer": moments, "precision": scaling}
+        return value, after, {**buffers, **changed}, state
 
     def _function(self, x: Array) -> Callable[..., Any]:
         xp = namespace(x)
@@ -157,4 +243,27 @@ class TrainStep:
         if self.compile is True:
             message = f"TrainStep: there is no compiler for {name} arrays; use compile='auto'."
             raise ValueError(message)
-        return functools.partial(self.pure, donate=True, check=True)
+        function = functools.partial(self.pure, donate=True, check=True)
+        if self.precision is None:
+            return function
+        # An overflow is what the scaling reckons with: NumPy need not warn of it.
+        return np.errstate(over="ignore", invalid="ignore")(function)
+
+
+def _copied(value: Any, like: Any, name: str) -> Any:
+    """Return a copy of the nested dict `value`, its arrays where and of what dtype `like`'s are."""
+    if isinstance(like, Mapping):
+        names = set(value) if isinstance(value, Mapping) else {type(value).__name__}
+        if names != like.keys():
+            message = (
+                f"TrainStep.state: {name} has {', '.join(sorted(names)) or 'nothing'}; "
+                f"expected {', '.join(sorted(like))}."
+            )
+            raise ValueError(message)
+        return {k: _copied(value[k], like[k], f"{name}.{k}") for k in like}
+    if tuple(value.shape) != tuple(like.shape):
+        message = (
+            f"TrainStep.state: {name} has shape {tuple(value.shape)}; expected {tuple(like.shape)}."
+        )
+        raise ValueError(message)
+    return move(value, xp=namespace(like), device=device(like), dtype=dtype_name(like.dtype))

@@ -1,0 +1,292 @@
+"""Networks in files: `save` and `load`, in the safetensors format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import Array, asarray, dtype_name
+from xplayers._files import AnyPath
+from xplayers._safetensors import Entry, Reader, reading, write
+from xplayers.layers.base import Layer
+
+__all__ = ["load", "read_metadata", "save"]
+
+# A checkpoint has the arrays of its network by their names, and everything else below this.
+APART = "checkpoint/"
+RECORD = APART + "record"  # JSON, in an array since it may be longer than a header
+_KINDS = {"step": int, "state": dict | None, "rng_state": dict | None, "metadata": dict}
+
+
+def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write the parameters and buffers of a network to a file, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file; ``net.safetensors``, for example. One that is there is replaced in the instant in
+        which the new one is complete: an error, a full disk or a kill leaves it as it was.
+    net : Layer
+        The network; its arrays may be of any library and on any device.
+    metadata : mapping, optional
+        What JSON can hold, and NumPy numbers. Tuples come back as lists, keys as strings. NaN and
+        infinities are written as Python's ``json`` does.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    ValueError
+        If `path` is a folder, a pipe or a device, or the metadata are longer than 2 MiB.
+    TypeError
+        If `net` is no layer, JSON has no form for the metadata, or the format none for a dtype.
+
+    See Also
+    --------
+    load, Checkpoint
+
+    Notes
+    -----
+    The format is safetensors, which holds no code: the ``safetensors`` library reads the file, so
+    that ``safetensors.torch.load_file(path)`` is a dict of torch tensors by the names of
+    ``net.params`` and ``net.buffers``. bfloat16 stays bfloat16. Beside the arrays there are
+    ``repr(net)``, for people; a version of the format; and a SHA-256 sum over names, dtypes,
+    shapes, values and metadata. The sum tells damage, not who wrote the file.
+
+    Examples
+    --------
+    >>> import tempfile, xplayers as xl
+    >>> from xplayers.saving import load, save
+    >>> net, other = xl.mlp([4, 8, 2], rng=0), xl.mlp([4, 8, 2], rng=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(f"{folder}/net.safetensors", net, {"accuracy": 0.98})
+    ...     load(f"{folder}/net.safetensors", other)
+    {'accuracy': 0.98}
+    >>> bool((net.params["0.W"] == other.params["0.W"]).all())
+    True
+    """
+    check_layer("save", net)
+    write(path, net.arrays, {"net": repr(net), "metadata": to_json(as_dict("save", metadata))})
+
+
+def load(path: AnyPath, net: Layer, *, cast: bool = False, verify: bool = True) -> dict[str, Any]:
+    """Read the parameters and buffers of a network from a file of `save` or `Checkpoint`.
+
+    Everything is checked before the network is touched. The values come to where the arrays of the
+    network are: library, device, and layout in memory. Gradients and pending passes are forgotten.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file.
+    net : Layer
+        A network with the names and shapes of the one that was saved, made by the same code.
+    cast : bool
+        Whether floating-point values may change to the dtype that the network has. Integers, whose
+        widths differ between libraries, always may where none of their values is lost.
+    verify : bool
+        Whether to insist on the checksum. False also reads a safetensors file which xplayers did
+        not write.
+
+    Returns
+    -------
+    dict
+        The metadata given to `save`. Of a file of others: its own, a dict of strings.
+
+    Raises
+    ------
+    ValueError
+        If the file is none of the format, damaged, cut off or not written by xplayers; or if names,
+        shapes or dtypes do not fit the network: all that do not are listed. It names the file.
+    OSError
+        If the file cannot be read.
+    TypeError
+        If `net` is no layer.
+
+    See Also
+    --------
+    save, read_metadata
+
+    Notes
+    -----
+    A network that has no place yet (from ``init``, before the first input) takes the values in the
+    dtype of the file, bfloat16 as float32, and follows its first input as before.
+
+    Loading a file runs no code, unlike ``torch.load`` or ``pickle``. Where PyTorch's
+    ``load_state_dict`` writes into the tensors of the module, here the network gets new arrays.
+    """
+    check_layer("load", net)
+    with reading(path, verify=verify) as file:
+        entries = entries_of_net(file)
+        check_fit(net, entries, cast=cast)
+        values = file.read({*entries, RECORD})
+        metadata = _metadata(file, values)
+        arrays = at_home(net, values)
+    put(net, arrays)
+    return metadata
+
+
+def read_metadata(path: AnyPath, *, verify: bool = True) -> dict[str, Any]:
+    """Return the metadata of a file of `save` or `Checkpoint`, without a network to load it into.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file. It is read whole, in pieces, and its checksum is checked.
+    verify : bool
+        As in `load`.
+
+    Returns
+    -------
+    dict
+        As from `load`.
+
+    Raises
+    ------
+    ValueError, OSError
+        As from `load`.
+    """
+    with reading(path, verify=verify) as file:
+        return _metadata(file, file.read({RECORD}))
+
+
+def check_layer(owner: str, net: Any) -> None:
+    """Check that `net` is a network."""
+    if not isinstance(net, Layer):
+        message = f"{owner}: net is a {type(net).__name__}; expected a layer, as Sequential."
+        raise TypeError(message)
+
+
+def as_dict(owner: str, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return metadata as a dict."""
+    if metadata is not None and not isinstance(metadata, Mapping):
+        message = f"{owner}: metadata is a {type(metadata).__name__}; expected a dict."
+        raise TypeError(message)
+    return dict(metadata or {})
+
+
+def to_json(value: Any) -> str:
+    """Return `value` as JSON; NumPy's numbers are numbers."""
+    return json.dumps(value, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    message = (
+        f"save: metadata has a {type(value).__name__}, which JSON cannot hold; "
+        "expected numbers, strings, lists and dicts."
+    )
+    raise TypeError(message)
+
+
+def _metadata(file: Reader, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    if RECORD in values:
+        return read_record(values)["metadata"]
+    if not file.own:
+        return dict(file.strings)
+    metadata = json.loads(file.strings.get("metadata", "{}"))
+    if not isinstance(metadata, dict):
+        message = "has metadata that are no dict."
+        raise ValueError(message)
+    return metadata
+
+
+def read_record(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return what a checkpoint has beside arrays: step, state, rng_state and metadata."""
+    record = json.loads(values[RECORD].tobytes()) if RECORD in values else None
+    if (
+        not isinstance(record, dict)
+        or record.keys() != _KINDS.keys()
+        or not all(isinstance(record[name], kind) for name, kind in _KINDS.items())
+    ):
+        message = "is no checkpoint."
+        raise ValueError(message)
+    return record
+
+
+def entries_of_net(file: Reader) -> dict[str, Entry]:
+    """Return the entries of a file without those that a checkpoint has beside the network."""
+    checkpoint = RECORD in file.entries
+    return {k: e for k, e in file.entries.items() if not (checkpoint and k.startswith(APART))}
+
+
+def check_fit(net: Layer, entries: Mapping[str, Entry], *, cast: bool = False) -> None:
+    """Check that a file holds the arrays of a network, and list all that does not fit."""
+    arrays, faults = net.arrays, []
+    both = [name for name in arrays if name in entries]
+    missing = [name for name in arrays if name not in entries]
+    unexpected = [name for name in entries if name not in arrays]
+    if missing:
+        faults.append(f"missing in the file: {', '.join(missing)}")
+    if unexpected:
+        faults.append(f"not in the network: {', '.join(unexpected)}")
+    for name in both:
+        there, here = entries[name].shape, tuple(arrays[name].shape)
+        if there != here:
+            faults.append(f"{name} has shape {there} in the file, {here} in the network")
+    other = []
+    for name in both:
+        there, here = entries[name].dtype, dtype_name(arrays[name].dtype)
+        if not _may_become(here, there, cast or not is_placed(net, name)):
+            other.append((here, there))
+            faults.append(f"{name} is {there} in the file, {here} in the network")
+    if any(_kind(here) == _kind(there) for here, there in other):
+        faults.append("call net.to(dtype=...) before, or load(path, net, cast=True)")
+    if faults:
+        message = f"does not fit the network: {'; '.join(faults)}."
+        raise ValueError(message)
+
+
+def _may_become(here: str, there: str, cast: bool) -> bool:
+    """Whether values of the dtype `there` may become those of `here`."""
+    kind = _kind(here)
+    return here == there or (kind == _kind(there) and (kind == "integer" or cast))
+
+
+def _kind(dtype: str) -> str:
+    return "floating" if "float" in dtype else "integer" if "int" in dtype else dtype
+
+
+def is_placed(net: Layer, name: str) -> bool:
+    """Whether an array of the network has its place; else it will follow the first input."""
+    return net._stores[name.rpartition(".")[0]].placed
+
+
+def at_home(net: Layer, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """Return the arrays of a network with the host `values`, where the present ones are."""
+    arrays = {}
+    for name, old in net.arrays.items():
+        new, dtype = _laid_out(values[name], old), dtype_name(old.dtype)
+        if _kind(dtype) == "integer":
+            if np.any(new.astype(dtype) != new):
+                message = f"{name} has values beyond the {dtype} of the network."
+                raise ValueError(message)
+            new = new.astype(dtype)
+        arrays[name] = asarray(new, old) if is_placed(net, name) else new
+    return arrays
+
+
+def _laid_out(values: np.ndarray, old: Array) -> np.ndarray:
+    """Return `values` with their axes in memory in the order of `old`.
+
+    Products of a matrix in another order differ in the last bits, and so would training that goes
+    on from a file.
+    """
+    strides = old.stride() if callable(getattr(old, "stride", None)) else _strides(old)
+    order = sorted(range(len(strides)), key=lambda axis: -abs(strides[axis]))
+    return np.asarray(values.transpose(order), order="C").transpose(np.argsort(order))
+
+
+def _strides(old: Array) -> tuple[int, ...]:
+    return getattr(old, "strides", (0,) * len(old.shape))  # JAX has none
+
+
+def put(net: Layer, arrays: Mapping[str, Array]) -> None:
+    """Give a network new arrays."""
+    net.params.update({name: arrays[name] for name in net.params})
+    net.buffers.update({name: arrays[name] for name in net.buffers})
+    net.zero_grads()

@@ -1,0 +1,380 @@
+"""Checkpoints: all that a run needs to go on, in files of which the last few are kept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import operator
+import re
+import time
+import warnings
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xplayers._arrays import Array, device, dtype_name, move, namespace, place
+from xplayers._files import TEMPORARY, AnyPath
+from xplayers._safetensors import Entry, naming, reading, write
+from xplayers.layers.base import Layer
+from xplayers.saving import (
+    APART,
+    RECORD,
+    as_dict,
+    at_home,
+    check_fit,
+    check_layer,
+    is_placed,
+    put,
+    read_record,
+    to_json,
+)
+
+__all__ = ["Checkpoint", "Saved"]
+
+State = Mapping[str, Any]  # nested mappings of arrays by name
+
+_NAME = re.compile(r"step-([0-9]+)\.safetensors")
+_STATE = APART + "state"
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What `Checkpoint.restore` gives back beside the arrays of the network.
+
+    Parameters
+    ----------
+    step : int
+        How many steps had been done.
+    state : dict or None
+        The nested dict of arrays that was saved, as ``TrainStep.state``.
+    rng_state : dict or None
+        Of the generator: ``rng.bit_generator.state = saved.rng_state`` lets it go on.
+    metadata : dict
+        What was given as such.
+    path : pathlib.Path
+        The file it comes from.
+    """
+
+    step: int
+    state: dict[str, Any] | None
+    rng_state: dict[str, Any] | None
+    metadata: dict[str, Any]
+    path: Path
+
+
+class Checkpoint:
+    """A folder of checkpoints of one run: files named by step, of which the last few are kept.
+
+    A file has the parameters and buffers of the network, the state of the optimizer, the step, the
+    state of a random generator, and metadata: a run that is killed goes on from it with the same
+    bits. It is written under another name, brought to the disk and renamed, so there are no halves.
+
+    Parameters
+    ----------
+    folder : str or path-like
+        Of this run alone. It is made when the first file is written.
+    every_steps : int, optional
+        A checkpoint is due whenever a multiple of this has been reached.
+    every_minutes : float, optional
+        A checkpoint is due when so many minutes have gone by since the last. With neither, none is
+        ever due: `save` is called as one likes.
+    keep : int
+        How many files are kept; older ones are deleted once a new one is complete.
+
+    Raises
+    ------
+    ValueError
+        If an option is not positive.
+
+    Notes
+    -----
+    The files are those of `save` with more in them: `load` takes a network out of one.
+
+    Examples
+    --------
+    A loop that can be killed at any time, and run again::
+
+        checkpoint = xl.Checkpoint("run", every_steps=100)
+        saved = checkpoint.restore(net)
+        if saved is not None:
+            step.state, done = saved.state, saved.step
+            rng.bit_generator.state = saved.rng_state
+        while done < steps:
+            step(*batch(rng))
+            done += 1
+            if checkpoint.due(done):
+                checkpoint.save(done, net, step.state, rng=rng)
+    """
+
+    def __init__(
+        self,
+        folder: AnyPath,
+        every_steps: int | None = None,
+        every_minutes: float | None = None,
+        keep: int = 3,
+    ) -> None:
+        options = {"every_steps": every_steps, "every_minutes": every_minutes, "keep": keep}
+        for name, value in options.items():
+            if value is not None and not value > 0:
+                message = f"Checkpoint: {name} is {value}; expected a positive number."
+                raise ValueError(message)
+        self.folder, self.keep = Path(folder), operator.index(keep)
+        self.every_steps = None if every_steps is None else operator.index(every_steps)
+        self.every_minutes = every_minutes
+        self._went_on(0)
+
+    def _went_on(self, step: int) -> None:
+        self._step, self._time = step, time.monotonic()
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for a checkpoint, when `step` steps have been done.
+
+        Counted from the last one that was saved or restored. Steps may be passed over: with
+        ``every_steps=10`` one is due at 21 if the last was at 19.
+        """
+        if self.every_steps and step // self.every_steps > self._step // self.every_steps:
+            return True
+        if self.every_minutes is None or step == self._step:
+            return False
+        return time.monotonic() - self._time >= 60 * self.every_minutes
+
+    def save(
+        self,
+        step: int,
+        net: Layer,
+        state: State | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """Write a checkpoint; then delete those that are no longer kept.
+
+        Parameters
+        ----------
+        step : int
+            How many steps have been done.
+        net : Layer
+            The network.
+        state : mapping, optional
+            Arrays of any library, in mappings by name that may be nested: ``TrainStep.state``, or
+            ``{"optimizer": optimizer.state}``.
+        rng : numpy.random.Generator, optional
+            Its state is kept; what it would `spawn` is not a part of that.
+        metadata : mapping, optional
+            As in `save`, of any length: the history of the run, for example.
+
+        Returns
+        -------
+        pathlib.Path
+            The file.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written. Earlier checkpoints are all still there then.
+        ValueError
+            If the folder has a checkpoint of a later step: that of another run.
+        TypeError
+            If something is not of the kind above.
+        """
+        check_layer("Checkpoint", net)
+        step = operator.index(step)
+        self._check_later(step)
+        record = {
+            "step": step,
+            "state": None if state is None else _structure(state),
+            "rng_state": None if rng is None else _rng_state(rng),
+            "metadata": as_dict("Checkpoint", metadata),
+        }
+        arrays = {**net.arrays, **dict(_flat(state or {}, _STATE))}
+        arrays[RECORD] = np.frombuffer(to_json(record).encode(), "uint8")
+        path = self.folder / f"step-{step:09d}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write(path, arrays, {"net": repr(net), "step": str(step)})
+        self._prune(step)
+        self._went_on(step)
+        return path
+
+    def latest(self) -> Path | None:
+        """Return the newest file that is complete, or None if there is none at all.
+
+        Warns
+        -----
+        RuntimeWarning
+            For each newer file that is damaged or cannot be read.
+
+        Raises
+        ------
+        ValueError
+            If there are files, and none is complete.
+        """
+        newest = self._newest({RECORD})
+        return newest and newest.path
+
+    def restore(self, net: Layer) -> Saved | None:
+        """Give the network the arrays of the newest complete checkpoint.
+
+        Parameters
+        ----------
+        net : Layer
+            A network like the one that was saved. It is not touched before all is checked.
+
+        Returns
+        -------
+        Saved or None
+            None if there is no file. The arrays of ``state`` are where those of the network are, in
+            the dtypes that were saved. If the network has no place yet they are NumPy's (bfloat16
+            as float32), and ``TrainStep.state`` takes them along to the first input.
+
+        Warns
+        -----
+        RuntimeWarning
+            For each newer file that is damaged or cannot be read.
+
+        Raises
+        ------
+        ValueError
+            If there are files, and none is complete; or if it does not fit the network, as in
+            `load`.
+        """
+        check_layer("Checkpoint", net)
+        newest = self._newest()
+        if newest is None:
+            return None
+        path, entries, values, record = newest
+        with naming(path):
+            check_fit(net, {k: e for k, e in entries.items() if not k.startswith(APART)})
+            arrays = at_home(net, values)
+            like = next((a for name, a in net.arrays.items() if is_placed(net, name)), None)
+            state = record["state"] and _rebuilt(record["state"], _STATE, entries, values, like)
+        put(net, arrays)
+        self._went_on(record["step"])
+        return Saved(record["step"], state, record["rng_state"], record["metadata"], path)
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """Return the files with their steps, in the order of these."""
+        try:
+            matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
+        except FileNotFoundError:
+            return []
+        return sorted((int(match[1]), path) for match, path in matches if match)
+
+    def _newest(self, names: Collection[str] | None = None) -> _File | None:
+        """Return the newest complete file, with the values called `names`, or all."""
+        files = self._files()
+        for _, path in reversed(files):
+            try:
+                return _read(path, names)
+            except (OSError, ValueError) as error:
+                warnings.warn(f"Checkpoint passes over {error}", RuntimeWarning, stacklevel=3)
+        if files:
+            message = f"Checkpoint: none of the {len(files)} files in {self.folder} is complete."
+            raise ValueError(message)
+        return None
+
+    def _check_later(self, step: int) -> None:
+        """Check that no later step is there, which would be taken for the newest."""
+        for later, path in reversed(self._files()):
+            if later > step:
+                with contextlib.suppress(OSError, ValueError):  # damaged: it is passed over
+                    _read(path, {RECORD})
+                    break
+        else:
+            return
+        message = (
+            f"Checkpoint: {self.folder} has step {later} of another run, and this one is at "
+            f"{step}. Go on from it with restore, or use another folder."
+        )
+        raise ValueError(message)
+
+    def _prune(self, step: int) -> None:
+        """Delete the files that are no longer kept, and what writes that were killed have left."""
+        known = [path for other, path in self._files() if other <= step]
+        for path in [*known[: -self.keep], *self.folder.glob(TEMPORARY)]:
+            path.unlink(missing_ok=True)
+
+
+class _File(NamedTuple):
+    path: Path
+    entries: dict[str, Entry]
+    values: dict[str, np.ndarray]
+    record: dict[str, Any]
+
+
+def _read(path: Path, names: Collection[str] | None = None) -> _File:
+    """Read a checkpoint whole, so that its checksum is checked; keep the values called `names`."""
+    with reading(path) as file:
+        values = file.read(names)
+        return _File(path, file.entries, values, read_record(values))
+
+
+def _structure(state: Any) -> dict[str, Any]:
+    """Return the names in nested mappings of arrays, with None for each array."""
+    if not isinstance(state, Mapping):
+        message = f"Checkpoint: state is a {type(state).__name__}; expected a dict of arrays."
+        raise TypeError(message)
+    for name in state:
+        if not isinstance(name, str):
+            message = f"Checkpoint: state has the name {name!r}; expected a string."
+            raise TypeError(message)
+    return {k: _structure(v) if isinstance(v, Mapping) else None for k, v in state.items()}
+
+
+def _flat(state: State, prefix: str) -> Iterator[tuple[str, Array]]:
+    """Yield the arrays of nested mappings by their paths, as in a JSON pointer (RFC 6901)."""
+    for name, value in state.items():
+        path = _path(prefix, name)
+        if isinstance(value, Mapping):
+            yield from _flat(value, path)
+        else:
+            yield path, value
+
+
+def _path(prefix: str, name: str) -> str:
+    return f"{prefix}/{name.replace('~', '~0').replace('/', '~1')}"
+
+
+def _rebuilt(
+    structure: Mapping[str, Any],
+    prefix: str,
+    entries: Mapping[str, Entry],
+    values: Mapping[str, np.ndarray],
+    like: Array,
+) -> dict[str, Any]:
+    """Return the nested dict of arrays again: where `like` is, or without it on the host."""
+    state = {}
+    for name, inner in structure.items():
+        path = _path(prefix, name)
+        if isinstance(inner, dict):
+            state[name] = _rebuilt(inner, path, entries, values, like)
+        elif path not in entries:
+            message = f"has no {path}."
+            raise ValueError(message)
+        else:
+            dtype = entries[path].dtype
+            state[name] = values[path] if like is None else _moved(values[path], dtype, like, path)
+    return state
+
+
+def _moved(values: np.ndarray, dtype: str, like: Array, name: str) -> Array:
+    """Return `values` where `like` is, in the dtype that they had when they were saved."""
+    xp = namespace(like)
+    half = dtype if dtype == "bfloat16" and hasattr(xp, dtype) else None  # others are as they are
+    there = move(values, xp=xp, device=device(like), dtype=half)
+    if dtype_name(there.dtype) != dtype:  # JAX without its 64-bit types, NumPy without bfloat16
+        message = f"{name} is {dtype}, which {place(like)} cannot be."
+        raise ValueError(message)
+    return there
+
+
+def _rng_state(rng: np.random.Generator) -> dict[str, Any]:
+    if not isinstance(rng, np.random.Generator):
+        message = (
+            f"Checkpoint: rng is a {type(rng).__name__}; expected numpy.random.default_rng(...)."
+        )
+        raise TypeError(message)
+    state = rng.bit_generator.state
+    return json.loads(json.dumps(state, default=np.ndarray.tolist))  # some have arrays

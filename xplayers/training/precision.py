@@ -1,0 +1,260 @@
+"""Mixed precision: a network computes in 16 bits, its parameters and the update are in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from xplayers._arrays import (
+    Array,
+    DType,
+    Namespace,
+    device,
+    is_floating,
+    is_half,
+    library_name,
+    namespace,
+)
+from xplayers.elementwise import elementwise
+
+__all__ = ["MixedPrecision"]
+
+Arrays = dict[str, Array]
+
+# Where a float32 number and its inverse are both normal. From a scale of 0 or inf, all gradients
+# would be NaN and all steps skipped for ever.
+_SMALLEST, _LARGEST = 2.0**-126, 2.0**126
+
+
+@dataclasses.dataclass(frozen=True)
+class MixedPrecision:
+    """How a `TrainStep` computes in 16 bits and learns in float32.
+
+    In each step the parameters (float32: the masters) and a floating-point input are rounded to
+    `dtype`, and the network goes forward and backward in it. Statistics, losses and running
+    buffers are float32 as always. The loss is multiplied by the scale ``S`` before the backward,
+    so that small gradients do not become 0 in 16 bits; the gradients are cast to float32 and
+    divided by ``S`` before `reduce_grads` and the optimizer see them.
+
+    Where any gradient is inf or NaN, the step is skipped: parameters, buffers and the optimizer's
+    state keep their bits, and it is counted. With a dynamic scale a skipped step makes
+    ``S = S * backoff_factor``, and ``growth_interval`` good steps in a row make
+    ``S = S * growth_factor``.
+
+    Parameters
+    ----------
+    dtype : {"bfloat16", "float16"}
+        What the network computes in. bfloat16 has the range of float32 and 8 significant bits,
+        float16 has 11 and overflows at 65504. NumPy has float16 only, and computes it slowly,
+        without BLAS: there it is to try things out.
+    loss_scale : float, "dynamic" or None
+        ``S``: a number, which stays; or one that adapts itself. None: "dynamic" for float16, and 1
+        for bfloat16, which needs no scaling.
+    init_scale : float
+        Where a dynamic scale starts.
+    growth_factor, backoff_factor : float
+        What a dynamic scale is multiplied by, above 1 and below 1. Powers of two make the scaling
+        exact.
+    growth_interval : int
+        Good steps in a row after which a dynamic scale grows.
+
+    Raises
+    ------
+    ValueError
+        If an option is out of range.
+    TypeError
+        In the step: if the library has no such dtype, or parameters are 16-bit already.
+
+    Notes
+    -----
+    ``step.state["precision"]`` has the 0-d arrays `scale`, `good_steps` (in a row, since the scale
+    last changed) and `skipped_steps`. They stay on the device: whether a step is skipped is chosen
+    by ``where``, and nothing waits for it. So a step needs memory for the new parameters and the
+    new optimizer's state beside the old ones.
+
+    A skipped step does not count for a schedule. Gradients are looked at after `reduce_grads`, so
+    in data-parallel training all devices come to one decision; what is not finite is handed to it
+    as NaN, which clipping does not hide.
+
+    Defaults are those of PyTorch's ``GradScaler``, which waits for the device in each step; Keras'
+    ``LossScaleOptimizer`` starts at ``2**15``. Their scales can fall to 0, from where no step finds
+    back; here the scale stays a normal number of float32. PyTorch's ``autocast`` chooses a dtype
+    for each operation; here the network computes in one. With float16 the first steps may be
+    skipped, until the scale has come down to what the loss allows.
+
+    In a loop of one's own, ``net.to(dtype="bfloat16")`` is the pure form: parameters in 16 bits
+    too, and no scaling.
+
+    References
+    ----------
+    Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import xplayers as xl
+    >>> precision = xl.MixedPrecision("float16")
+    >>> net = xl.mlp([2, 3], rng=0)
+    >>> step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(), precision=precision)
+    >>> loss = step(np.ones((1, 2), "float32"), np.asarray([0]))
+    >>> float(step.state["precision"]["scale"])
+    65536.0
+    >>> net.params
+    {'0.W': float32(2, 3), '0.b': float32(3,)}
+    """
+
+    dtype: str = "bfloat16"
+    loss_scale: float | str | None = None
+    init_scale: float = 2.0**16
+    growth_factor: float = 2.0
+    backoff_factor: float = 0.5
+    growth_interval: int = 2000
+
+    def __post_init__(self) -> None:
+        scale = self.loss_scale
+        number = isinstance(scale, int | float) and _SMALLEST <= scale <= _LARGEST
+        for name, expected, fits in (
+            ("dtype", "'bfloat16' or 'float16'", self.dtype in ("bfloat16", "float16")),
+            ("loss_scale", "a positive number, 'dynamic' or None",
+             number or scale is None or scale == "dynamic"),
+            ("init_scale", "a positive number", _SMALLEST <= self.init_scale <= _LARGEST),
+            ("growth_factor", "more than 1", 1.0 < self.growth_factor < math.inf),
+            ("backoff_factor", "between 0 and 1", 0.0 < self.backoff_factor < 1.0),
+            ("growth_interval", "1 or more", self.growth_interval >= 1),
+        ):  # fmt: skip
+            if not fits:
+                value = getattr(self, name)
+                message = f"MixedPrecision: {name} is {value!r}; expected {expected}."
+                raise ValueError(message)
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the scale adapts itself."""
+        return self.loss_scale == "dynamic" or (self.loss_scale is None and self.dtype == "float16")
+
+    def init(self, like: Array) -> Arrays:
+        """Return the state before the first step, where `like` is.
+
+        Parameters
+        ----------
+        like : array
+            One of the parameters.
+
+        Returns
+        -------
+        dict of str to array
+            `scale` (float32), `good_steps` and `skipped_steps` (int32), 0-d.
+        """
+        xp, where = namespace(like), device(like)
+        scale = self.init_scale if self.dynamic else self.loss_scale or 1.0
+        return {
+            "scale": xp.full((), float(scale), dtype=xp.float32, device=where),
+            "good_steps": xp.zeros((), dtype=xp.int32, device=where),
+            "skipped_steps": xp.zeros((), dtype=xp.int32, device=where),
+        }
+
+    def cast(self, params: Arrays, x: Array) -> tuple[Arrays, Array]:
+        """Return parameters and input as the network computes with them.
+
+        Parameters
+        ----------
+        params : dict of str to array
+            The masters, float32 (or float64).
+        x : array
+            The input. Integers stay as they are.
+
+        Returns
+        -------
+        params : dict of str to array
+            In `dtype`.
+        x : array
+            In `dtype`, where it is floating-point.
+        """
+        xp = namespace(x)
+        dtype = self._dtype(xp)
+        for name, p in params.items():
+            if is_half(p):
+                message = (
+                    f"MixedPrecision: {name} is {p.dtype}; expected float32, which is rounded to "
+                    f"{self.dtype} in each step. Call net.to(dtype='float32'), and pass x as "
+                    "float32."
+                )
+                raise TypeError(message)
+        x = xp.astype(x, dtype) if is_floating(x) else x
+        return {name: xp.astype(p, dtype) for name, p in params.items()}, x
+
+    def unscaled(self, grads: Mapping[str, Array], params: Arrays, scale: Array) -> Arrays:
+        """Return the gradients of the loss itself, in the dtype of the masters.
+
+        Parameters
+        ----------
+        grads : mapping of str to array
+            Gradients of the loss times `scale`.
+        params : dict of str to array
+            The masters.
+        scale : array
+            0-d.
+
+        Returns
+        -------
+        dict of str to array
+            What is not finite is NaN, so that no clipping makes a number of it.
+        """
+        after: Arrays = {}
+        for name, g in grads.items():
+            xp, dtype = namespace(g), params[name].dtype
+            g = xp.astype(g, dtype) * xp.astype(1.0 / scale, dtype)
+            after[name] = xp.where(xp.isfinite(g), g, math.nan)
+        return after
+
+    def updated(self, state: Arrays, good: Array) -> Arrays:
+        """Return the state after a step that was `good` (0-d bool) or skipped."""
+        xp = namespace(good)
+        scale, steps, skipped = state["scale"], state["good_steps"], state["skipped_steps"]
+        after = {"scale": scale, "skipped_steps": xp.where(good, skipped, skipped + 1)}
+        steps = steps + 1
+        if self.dynamic:
+            grown = steps >= self.growth_interval
+            larger = grown & (scale <= _LARGEST / self.growth_factor)
+            smaller = scale >= _SMALLEST / self.backoff_factor
+            larger = xp.where(larger, scale * self.growth_factor, scale)
+            smaller = xp.where(smaller, scale * self.backoff_factor, scale)
+            after["scale"] = xp.where(good, larger, smaller)
+            good = good & ~grown
+        after["good_steps"] = xp.where(good, steps, xp.zeros_like(steps))
+        return after
+
+    def _dtype(self, xp: Namespace) -> DType:
+        if not hasattr(xp, self.dtype):
+            fix = "use arrays of another library, as torch or jax"
+            if hasattr(xp, "float16"):
+                fix = f"use MixedPrecision('float16'), or {fix.removeprefix('use ')}"
+            message = f"MixedPrecision: {library_name(xp)} has no {self.dtype}; {fix}."
+            raise TypeError(message)
+        return getattr(xp, self.dtype)
+
+
+def all_finite(grads: Mapping[str, Array]) -> Array:
+    """Return whether every value of every gradient is finite, 0-d bool on their device."""
+    xp = namespace(next(iter(grads.values())))
+    return xp.all(xp.stack([xp.all(xp.isfinite(g)) for g in grads.values()]))
+
+
+def chosen(good: Array, new: Any, old: Any, *, donate: bool = False) -> Any:
+    """Return the arrays of `new` where `good` (0-d bool), else those of `old`, bit by bit.
+
+    `new` and `old` are nested dicts of one structure. With `donate` the results are written over
+    `old` where the library allows it.
+    """
+    if isinstance(new, Mapping):
+        return {k: chosen(good, new[k], old[k], donate=donate) for k in new}
+    if donate and old.shape:
+        return _choose(new, old, good, out=old)
+    return namespace(new).where(good, new, old)
+
+
+@elementwise(integers=True)
+def _choose(xp: Namespace, new: Array, old: Array, good: Any) -> Array:
+    return xp.where(good, new, old)
