@@ -25,7 +25,7 @@ from xplayers._trace import Program, Untraceable, trace
 # 1 MB, and be long enough that the call of a ufunc (1 us) is small beside its work. Threads want
 # longer ones: a thread that has to wait for the interpreter lock wakes up some 100 us later.
 BLOCK = 65_536
-BLOCK_IN_THREADS = 524_288
+BLOCK_IN_THREADS = 131_072
 # Below this size a second thread costs more than it gains in a training step: after each matrix
 # product OpenBLAS keeps its threads spinning for some 25 ms, and they take the other cores.
 THREADED = 1_500_000

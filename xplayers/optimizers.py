@@ -15,7 +15,7 @@ import numpy as np
 
 from xplayers._arrays import Array, device, is_half, namespace, widened
 from xplayers.elementwise import elementwise
-from xplayers.layers.base import options
+from xplayers.layers.base import Live, options
 
 __all__ = [
     "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop", "SGD",
@@ -124,16 +124,21 @@ class Optimizer:
         after: State = {"count": count, **{m: {} for m in self.moments}}
         first = next(iter(params.values()))
         xp = namespace(first)
-        constants = self.constants(xp.astype(count, widened(xp, first).dtype))
+        wide = widened(xp, first)
+        scalars = (lr, *self.constants(xp.astype(count, wide.dtype)))
+        like = None
         for name, p in params.items():
             xp = namespace(p)
             moments = [state[m][name] for m in self.moments]
             wide = widened(xp, p)
+            if like is None or wide.dtype != like:  # once for all parameters of a dtype
+                like = wide.dtype
+                scalars = tuple([_as_scalar(c, wide) for c in scalars])
             results = _apply(
                 wide,
                 widened(xp, grads[name]),
                 *moments,
-                *(_as_scalar(c, wide) for c in (lr, *constants)),
+                *scalars,
                 out=(wide, *moments) if donate else None,
                 rule=self.rule,
                 weight_decay=0.0 if self.decoupled else self.weight_decay,
@@ -159,19 +164,18 @@ class Optimizer:
         lr : float or 0-d array, optional
             Learning rate of this step.
         """
-        self._check(params, grads)
-        if self.state is None:
-            self.state = self.init(params)
-        new, self.state = self.step(params, grads, self.state, lr=lr, donate=True)
+        old, grads = _plain(params), _plain(grads)
+        self._check(old, grads)
+        state = self.init(old) if self.state is None else self.state
+        new, self.state = self.step(old, grads, state, lr=lr, donate=True)
         for name, value in new.items():
-            p = params[name]
-            if value is not p:  # 16-bit, read-only or immutable
-                params[name] = _written(p, value)
+            if value is not old[name]:  # 16-bit, read-only or immutable
+                params[name] = _written(old[name], value)
 
     def _check(self, params: Arrays, grads: Arrays) -> None:
         if params.keys() == grads.keys():
             for name, p in params.items():
-                if tuple(grads[name].shape) != tuple(p.shape):
+                if grads[name].shape != p.shape:
                     message = (
                         f"{type(self).__name__}: the gradient of {name} has shape "
                         f"{tuple(grads[name].shape)}; expected {tuple(p.shape)}."
@@ -200,9 +204,14 @@ def _apply(xp, p, g, *operands, rule, weight_decay):
 
 def _as_scalar(c: Any, p: Array) -> Any:
     """Return a 0-d array in the dtype of `p`, so that it does not decide the dtype of results."""
-    if isinstance(c, float | int) or (isinstance(c, np.generic) and c.ndim == 0):
+    if isinstance(c, float | int | np.generic | np.ndarray):
         return float(c)  # of NumPy too: a np.float64 would make float32 arrays float64
     return namespace(p).astype(c, p.dtype)
+
+
+def _plain(arrays: Arrays) -> dict[str, Array]:
+    """Return a dict, which is faster to look up than the live mapping of a network."""
+    return arrays.copy() if isinstance(arrays, Live) else dict(arrays)
 
 
 def _written(old: Array, value: Array) -> Array:

@@ -144,15 +144,21 @@ class Live(MutableMapping[str, Array]):
         raise TypeError(message)
 
     def __iter__(self) -> Iterator[str]:
-        for prefix, store in self._stores.items():
-            for key in getattr(store, self._kind):
-                yield f"{prefix}.{key}" if prefix else key
+        return iter(self.copy())
+
+    def copy(self) -> dict[str, Array]:
+        """Return the arrays by name as a plain dict, which does not follow the layers."""
+        return {
+            (f"{prefix}.{key}" if prefix else key): a
+            for prefix, store in self._stores.items()
+            for key, a in getattr(store, self._kind).items()
+        }
 
     def __len__(self) -> int:
         return sum(len(getattr(store, self._kind)) for store in self._stores.values())
 
     def __repr__(self) -> str:
-        rows = (f"{k!r}: {dtype_name(a.dtype)}{tuple(a.shape)}" for k, a in self.items())
+        rows = (f"{k!r}: {dtype_name(a.dtype)}{tuple(a.shape)}" for k, a in self.copy().items())
         return "{" + ", ".join(rows) + "}"
 
 
@@ -195,7 +201,7 @@ class Remembering:
     @property
     def arrays(self) -> dict[str, Array]:
         """Parameters and buffers in one new dict: what the pure functions take."""
-        return {**self.params, **self.buffers}
+        return {**self.params.copy(), **self.buffers.copy()}
 
     @final
     def to(
@@ -458,8 +464,12 @@ class Layer(Remembering):
 
     def _collect(self, grads: Mapping[str, Array]) -> None:
         """Keep the gradients of a backward."""
-        mine = self._store.grads
-        self._store.begin_grads()
+        store = self._store
+        if store.fresh:
+            store.begin_grads()
+            store.grads.update(grads)
+            return
+        mine = store.grads
         for name, grad in grads.items():
             mine[name] = mine[name] + grad if name in mine else grad
 

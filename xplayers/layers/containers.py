@@ -22,9 +22,15 @@ class Part(NamedTuple):
     layer: Layer
     names: dict[str, str]  # of its arrays: name in the layer -> name in the container
 
-    def pick(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+    def pick(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return the arrays of the layer by its own names."""
+        if type(arrays) is _Ready and self.layer._store.params:
+            return self.layer._store.params  # what would be picked, without a look-up by name
         return {k: arrays[name] for k, name in self.names.items()} if self.names else {}
+
+
+class _Ready(dict[str, Array]):
+    """The arrays of the layers of a container as they are now, when no layer has buffers."""
 
 
 class Container(Layer):
@@ -70,6 +76,8 @@ class Container(Layer):
             check_input(self, x, {}, integers=self.integer_input)
             self._place(x)
         arrays = {name: params[key] for name, params, key in self._params}
+        if not self._buffers:
+            arrays = _Ready(arrays)
         check_input(self, x, arrays, integers=self.integer_input)
         for name, buffers, key in self._buffers:
             arrays[name] = buffers[key]

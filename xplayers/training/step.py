@@ -117,7 +117,7 @@ class TrainStep:
         net._ready(x)
         check_same(self.loss, "t", t, x)
         check_off_tape(self.loss, "t", t)
-        params, buffers = dict(net.params), dict(net.buffers)
+        params, buffers = net.params.copy(), net.buffers.copy()
         if self._unplaced:
             self.state = self.state
         if optimizer.state is None:
