@@ -1,0 +1,116 @@
+"""What is done when training goes wrong: numbers that are not finite, Ctrl-C, no more memory."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from xplayers._arrays import Array, is_floating, namespace
+from xplayers.training.accumulation import AccumulatedStep, slices
+from xplayers.training.layerwise import layer_outputs
+from xplayers.training.step import TrainStep
+
+__all__ = ["NonFiniteLoss"]
+
+
+class NonFiniteLoss(FloatingPointError):
+    """The loss of a step was inf or NaN.
+
+    Attributes
+    ----------
+    step : int
+        The number of the step, from 1.
+    where : str
+        What went wrong first: the name of a layer as in ``layer_outputs``, of a parameter, or
+        ``"x"``, ``"t"``, ``"loss"``; ``""`` if the step could not be repeated.
+    """
+
+    def __init__(self, message: str, step: int = 0, where: str = "") -> None:
+        super().__init__(message)
+        self.step, self.where = step, where
+
+
+def first_nonfinite(step: TrainStep, x: Array, t: Array) -> tuple[str, str]:
+    """Find what is not finite first when a step goes forward: its name, and a sentence about it.
+
+    Waits for the device at each layer. Nothing is changed. The name is empty if all is finite.
+    """
+    for name, p in step.net.params.items():
+        if not all_finite(p):
+            return name, f"The parameter {name} is not finite; the update before has made it so."
+    if not all_finite(x):
+        return "x", "The batch is not finite: there is inf or NaN in x."
+    if not all_finite(t):
+        return "t", "The targets are not finite: there is inf or NaN in t."
+    # As the step computes: in its precision, with its masks and the statistics of its batch.
+    params = dict(step.net.params)
+    if step.precision is not None:
+        params, x = step.precision.cast(params, x)
+    arrays = {**params, **step.net.buffers}
+    parts = step.parts if isinstance(step, AccumulatedStep) else 1
+    for part in slices(int(x.shape[0]), parts):
+        outputs = layer_outputs(step.net, x[part, ...], train=True, arrays=arrays)
+        for name, layer, y in outputs:
+            if not all_finite(y):
+                who = f"layer {name!r}, {layer}" if name else f"{layer}"
+                return name or str(layer), f"The output of {who}, is the first that is not finite."
+        value, _ = step.loss.apply(step.loss.arrays, outputs[-1].y, t[part, ...])
+        if not all_finite(value):
+            return "loss", (
+                f"The output of the network is finite, its {step.loss} is not: look at the targets "
+                "(a label out of range gives NaN)."
+            )
+    return "", ""
+
+
+def all_finite(a: Array) -> bool:
+    """Whether all values of an array are finite. Waits for them."""
+    xp = namespace(a)
+    return not is_floating(a) or bool(xp.all(xp.isfinite(a)))
+
+
+def copied(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a nested dict of arrays, on their device."""
+    return {
+        name: copied(a) if isinstance(a, Mapping) else namespace(a).asarray(a, copy=True)
+        for name, a in arrays.items()
+    }
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library says that there is no more memory."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"MemoryError", "OutOfMemoryError"}:  # of Python, NumPy and CuPy; of PyTorch's GPUs
+        return True
+    said = (
+        "RESOURCE_EXHAUSTED",
+        "can't allocate memory",
+        "not enough memory",
+    )  # JAX; PyTorch's CPU
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+
+
+@contextlib.contextmanager
+def interrupts(stop: Callable[[], None]) -> Iterator[None]:
+    """Let Ctrl-C call `stop` in the place of raising; a second one raises KeyboardInterrupt.
+
+    Only in the main thread, where signals come, and only where nobody else listens to them.
+    """
+    default = signal.default_int_handler
+    mine = threading.current_thread() is threading.main_thread()
+    if not mine or signal.getsignal(signal.SIGINT) is not default:
+        yield
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, default)
+        stop()
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, default)

@@ -1,0 +1,269 @@
+"""What a run of training has measured: a table, one row an epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, overload
+
+import numpy as np
+
+__all__ = ["History"]
+
+Number = int | float
+Row = dict[str, Number]
+Path = str | os.PathLike[str]
+
+MOST_ROWS = 20  # that are printed; of a longer table its two ends are
+
+# JSON has no word for these three.
+_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+class History:
+    """A table of numbers with named columns, one row an epoch.
+
+    Parameters
+    ----------
+    rows : iterable of mapping of str to number
+        The rows; a column that a row goes without is NaN there.
+
+    Attributes
+    ----------
+    columns : tuple of str
+        Names of the columns, in the order in which they came.
+    stopped : str
+        Why the run ended: ``"finished"``; ``"patience"``, for early stopping; ``"interrupted"``;
+        ``"callback"``, for `Trainer.stop`; ``"nonfinite"``; ``""`` while it goes on. Not part of
+        the table.
+    best_epoch : int or None
+        The epoch with the best value of what the trainer monitors. Not part of the table.
+
+    Notes
+    -----
+    A `Trainer` makes the columns ``epoch`` (from 1), ``step`` (updates so far), ``loss`` (mean over
+    the samples of the epoch, while the parameters change), each metric where it was asked for,
+    ``val_loss`` and ``val_`` metrics (after the epoch, over the whole validation set), ``lr`` (of
+    the last step), ``seconds`` (of the epoch) and ``samples_per_s`` (of its training alone).
+
+    Examples
+    --------
+    >>> history = History([{"epoch": 1, "loss": 0.5}, {"epoch": 2, "loss": 0.25}])
+    >>> history
+    epoch  loss
+        1   0.5
+        2  0.25
+    >>> history["loss"]
+    array([0.5 , 0.25])
+    >>> history[-1]
+    {'epoch': 2, 'loss': 0.25}
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Number]] = ()) -> None:
+        # Columns rather than rows: a long run has as many rows as epochs, and a dict is 200 bytes.
+        self._columns: dict[str, list[Number | None]] = {}
+        self._length = 0
+        self.stopped = ""
+        self.best_epoch: int | None = None
+        for row in rows:
+            self.append(row)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(self._columns)
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether the run was ended by Ctrl-C."""
+        return self.stopped == "interrupted"
+
+    def append(self, row: Mapping[str, Number]) -> None:
+        """Add a row.
+
+        Parameters
+        ----------
+        row : mapping of str to number
+            Integers stay integers.
+
+        Raises
+        ------
+        TypeError
+            If a value is no number.
+        """
+        for name, value in row.items():
+            if isinstance(value, bool) or not isinstance(value, int | float | np.number):
+                message = (
+                    f"History: {name} is a {type(value).__name__}; expected a number. "
+                    "A 0-d array becomes one with float()."
+                )
+                raise TypeError(message)
+        for name, value in row.items():
+            number = value.item() if isinstance(value, np.number) else value
+            self._columns.setdefault(name, [None] * self._length).append(number)
+        self._length += 1
+        for values in self._columns.values():
+            if len(values) < self._length:
+                values.append(None)
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __iter__(self) -> Iterator[Row]:
+        return (self[i] for i in range(self._length))
+
+    @overload
+    def __getitem__(self, key: str) -> np.ndarray: ...
+    @overload
+    def __getitem__(self, key: int) -> Row: ...
+    def __getitem__(self, key: str | int) -> np.ndarray | Row:
+        """Return a column by its name, as a new array, or a row by its number, as a dict."""
+        if isinstance(key, str):
+            if key not in self._columns:
+                message = f"no column {key!r}; there are {', '.join(self._columns) or 'none'}"
+                raise KeyError(message)
+            return np.asarray([math.nan if v is None else v for v in self._columns[key]])
+        if not -self._length <= key < self._length:
+            message = f"History: row {key} of {self._length}."
+            raise IndexError(message)
+        row = {name: values[key] for name, values in self._columns.items()}
+        return {name: value for name, value in row.items() if value is not None}
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns
+
+    def __eq__(self, other: object) -> bool:
+        # As text, because NaN is not equal to itself.
+        return isinstance(other, History) and self._lines() == other._lines()
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def to_pandas(self) -> Any:
+        """Return the table as a ``pandas.DataFrame``.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError as error:
+            message = "History.to_pandas needs pandas: pip install pandas."
+            raise ImportError(message) from error
+        return pd.DataFrame({name: self[name] for name in self._columns})
+
+    def to_jsonl(self, path: Path) -> None:
+        """Write the table as JSON lines: one object a row, in UTF-8.
+
+        Numbers come back as they were, to the last bit; what JSON has no number for is the string
+        ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``.
+
+        Parameters
+        ----------
+        path : path
+            The file; what was in it is lost.
+        """
+        with open(path, "w", encoding="utf-8", newline="\n") as file:
+            file.writelines(line + "\n" for line in self._lines())
+
+    @classmethod
+    def from_jsonl(cls, path: Path) -> History:
+        """Read a table that `to_jsonl` has written.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Raises
+        ------
+        OSError
+            If it cannot be read.
+        ValueError
+            If a line is no JSON object of numbers; it is named.
+        """
+        history = cls()
+        with open(path, encoding="utf-8") as file:
+            try:
+                for number, line in enumerate(file, start=1):
+                    if line.strip():
+                        history.append(_row(line, f"{os.fspath(path)}, line {number}"))
+            except UnicodeDecodeError as error:
+                message = f"History.from_jsonl: {os.fspath(path)} is no UTF-8 text: {error}."
+                raise ValueError(message) from error
+        return history
+
+    def plot(self, path: Path | None = None) -> Any:
+        """Draw the curves of the losses and metrics, as `plot_curves`.
+
+        Parameters
+        ----------
+        path : path, optional
+            Write the picture there; the format follows from the suffix.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        from xplayers.training.plots import plot_curves
+
+        columns = {name: self[name] for name in self._columns}
+        return plot_curves(columns, path, best_epoch=self.best_epoch)
+
+    def _lines(self) -> list[str]:
+        words = {repr(value): word for word, value in _WORDS.items()}
+        return [
+            json.dumps({name: words.get(repr(value), value) for name, value in row.items()})
+            for row in self
+        ]
+
+    def __repr__(self) -> str:
+        if not self._length:
+            return "History()"
+        half = MOST_ROWS // 2
+        shown = list(range(self._length))
+        if self._length > MOST_ROWS:
+            shown = [*shown[:half], *shown[-half:]]
+        cells = [
+            [name, *(text(values[i]) for i in shown)] for name, values in self._columns.items()
+        ]
+        widths = [max(map(len, column)) for column in cells]
+        rows = [
+            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            for row in zip(*cells, strict=True)
+        ]
+        if self._length > MOST_ROWS:
+            rows.insert(half + 1, f"... {self._length - MOST_ROWS} more rows ...")
+        return "\n".join(rows)
+
+
+def text(value: Number | None) -> str:
+    """Return a number as people read it in a table: four digits, and large ones in full."""
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e12 else f"{value:.4g}"
+
+
+def _row(line: str, where: str) -> Row:
+    """Return the row that a line holds; `where` it stands, for the errors."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        message = f"History.from_jsonl: {where} is no JSON: {error}."
+        raise ValueError(message) from error
+    if not isinstance(found, dict):
+        message = f"History.from_jsonl: {where} is a JSON {type(found).__name__}, not an object."
+        raise ValueError(message)
+    row: dict[str, Any] = {
+        k: _WORDS.get(v, v) if isinstance(v, str) else v for k, v in found.items()
+    }
+    for name, value in row.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            message = f"History.from_jsonl: {where}: {name} is {value!r}; expected a number."
+            raise ValueError(message)
+    return row

@@ -1,0 +1,319 @@
+"""Pictures of training, drawn with matplotlib, which is loaded when the first one is."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import Array, to_numpy
+from xplayers.layers.base import Layer
+from xplayers.layers.containers import Container
+from xplayers.training.layerwise import layer_outputs
+from xplayers.training.surroundings import notebook
+
+__all__ = ["plot_activations", "plot_confusion_matrix", "plot_curves", "plot_mistakes"]
+
+Path = str | os.PathLike[str]
+Figure = Any  # matplotlib.figure.Figure; there are no types without matplotlib
+
+# Columns that are no curve of how good the network is.
+_BESIDE = ("epoch", "step", "lr", "seconds", "samples_per_s")
+
+
+def plot_curves(
+    columns: Mapping[str, Any], path: Path | None = None, *, best_epoch: int | None = None
+) -> Figure:
+    """Draw the curves of the losses and metrics over the epochs.
+
+    Each quantity has a panel, with the values of training (solid) and of validation (dashed).
+
+    Parameters
+    ----------
+    columns : mapping of str to sequence of float
+        Columns of a `History`: ``epoch``, and others by name; ``val_`` makes them validation.
+    path : path, optional
+        Write the picture there; the suffix decides on the format (``.png``, ``.pdf``, ``.svg``).
+        Without it the figure is one of pyplot, so that ``plt.show()`` shows it.
+    best_epoch : int, optional
+        Where to draw a line.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If there is nothing to draw.
+    """
+    names = [name for name in columns if name not in _BESIDE]
+    if not names or not len(columns[names[0]]):
+        message = "plot_curves: there is nothing in the history; train first."
+        raise ValueError(message)
+    epochs = columns["epoch"]
+    few = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
+    panels = list(dict.fromkeys(name.removeprefix("val_") for name in names))
+    figure = _figure(path, 4.8 * len(panels), 3.6)
+    for panel, axes in zip(panels, _grid(figure, 1, len(panels)), strict=True):
+        for name, label, style in ((panel, "training", "-"), (f"val_{panel}", "validation", "--")):
+            if name in columns:
+                axes.plot(epochs, columns[name], style, label=label, **few)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color="0.7", linewidth=1, zorder=0, label="best")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(panel)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return _done(figure, path)
+
+
+def plot_confusion_matrix(
+    matrix: Array, path: Path | None = None, *, labels: Sequence[str] | None = None
+) -> Figure:
+    """Draw a confusion matrix: counts in the cells, colours by the part of each row.
+
+    Parameters
+    ----------
+    matrix : array of shape (c, c)
+        Of `confusion_matrix`: entry ``[i, j]`` counts samples of class ``i`` that were taken for
+        ``j``.
+    path : path, optional
+        As in `plot_curves`.
+    labels : sequence of str, optional
+        What the classes are called; by default their numbers.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If the matrix is not square, or there is not one label a class.
+    """
+    counts = to_numpy(matrix)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        message = f"plot_confusion_matrix: matrix has shape {counts.shape}; expected (c, c)."
+        raise ValueError(message)
+    names = _labels("plot_confusion_matrix", labels, len(counts))
+    side = max(3.6, 0.45 * len(counts) + 1.6)
+    figure = _figure(path, side, side)
+    (axes,) = _grid(figure, 1, 1)
+    parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(parts, cmap="Blues", vmin=0.0, vmax=1.0)
+    for (i, j), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if parts[i, j] > 0.5 else "black"
+            axes.text(j, i, f"{count}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("target")
+    return _done(figure, path)
+
+
+def plot_mistakes(
+    x: Array,
+    y: Array,
+    t: Array,
+    path: Path | None = None,
+    *,
+    shape: Sequence[int] | None = None,
+    labels: Sequence[str] | None = None,
+    most: int = 25,
+) -> Figure:
+    """Draw images that were taken for another class, the most confident mistakes first.
+
+    Above each image stands ``target -> predicted``.
+
+    Parameters
+    ----------
+    x : array of shape (n, h, w), (n, 1, h, w), (n, 3, h, w) or (n, h * w)
+        Images. Each is drawn between its smallest and largest value.
+    y : array of shape (n, c)
+        Scores or probabilities: ``net.predict(x)``.
+    t : array of shape (n,) or (n, c)
+        Integer labels, or one-hot targets.
+    path : path, optional
+        As in `plot_curves`.
+    shape : sequence of int, optional
+        Of an image, where `x` has rows: ``(h, w)`` or ``(channels, h, w)``; by default a square.
+    labels : sequence of str, optional
+        What the classes are called; by default their numbers.
+    most : int
+        How many images at most.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Empty but for a title, if there is no mistake.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If the shapes do not fit.
+    """
+    images, scores, target = (to_numpy(a) for a in (x, y, t))
+    if scores.ndim != 2 or len(images) != len(scores) or len(target) != len(scores):
+        message = (
+            f"plot_mistakes: x has shape {images.shape}, y {scores.shape}, t {target.shape}; "
+            "expected n images, (n, c) scores and n targets."
+        )
+        raise ValueError(message)
+    names = _labels("plot_mistakes", labels, scores.shape[1])
+    target = target if target.ndim == 1 else target.argmax(axis=1)
+    predicted = scores.argmax(axis=1)
+    (wrong,) = np.nonzero(predicted != target)
+    rows = np.arange(len(scores))
+    margin = scores[rows, predicted] - scores[rows, target]
+    shown = wrong[np.argsort(-margin[wrong], kind="stable")][:most]
+    images = _images(images[shown], shape)
+    columns = max(math.ceil(math.sqrt(len(shown))), 1)
+    lines = max(math.ceil(len(shown) / columns), 1)
+    figure = _figure(path, max(1.3 * columns, 4), 1.55 * lines + 0.5)
+    figure.suptitle(f"{len(wrong)} of {len(scores)} wrong")
+    for axes in _grid(figure, lines, columns)[len(shown) :]:
+        axes.set_axis_off()
+    for i, image, axes in zip(shown, images, figure.axes, strict=False):
+        axes.imshow(image, cmap="gray")
+        axes.set_title(f"{names[target[i]]} \N{RIGHTWARDS ARROW} {names[predicted[i]]}", fontsize=9)
+        axes.set_axis_off()
+    return _done(figure, path)
+
+
+def plot_activations(
+    net: Layer,
+    x: Array,
+    path: Path | None = None,
+    *,
+    bins: int = 30,
+    layers: Sequence[str] | None = None,
+) -> Figure:
+    """Draw a histogram of the outputs of each layer, as in section 6.2 of the book.
+
+    Outputs that are all near 0 or at the ends of a sigmoid tell of initial values that are too
+    small or too large. The vertical axis is the part of the values.
+
+    Parameters
+    ----------
+    net : Layer
+        The network, which computes by inference; nothing in it is changed.
+    x : array
+        A batch.
+    path : path, optional
+        As in `plot_curves`.
+    bins : int
+        Of each histogram.
+    layers : sequence of str, optional
+        Names of the layers, as in `layer_outputs`; by default all but containers.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        Above each histogram stand the mean and the standard deviation.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    ValueError
+        If there is no layer of a name.
+
+    References
+    ----------
+    Saitoh, *Deep Learning from Scratch*, section 6.2.
+    """
+    outputs = {name: (layer, y) for name, layer, y in layer_outputs(net, x)}
+    if layers is None:
+        layers = [name for name, (layer, _) in outputs.items() if not isinstance(layer, Container)]
+    unknown = [name for name in layers if name not in outputs]
+    if unknown:
+        message = f"plot_activations: no layer {unknown[0]!r}; there are {', '.join(outputs)}."
+        raise ValueError(message)
+    columns = min(len(layers), 5)
+    lines = math.ceil(len(layers) / columns)
+    figure = _figure(path, 2.6 * columns, 2.4 * lines)
+    grid = _grid(figure, lines, columns)
+    for axes in grid[len(layers) :]:
+        axes.set_axis_off()
+    for name, axes in zip(layers, grid, strict=False):
+        layer, y = outputs[name]
+        values = to_numpy(y).astype(np.float64).ravel()
+        values = values[np.isfinite(values)]
+        axes.hist(values, bins=bins, weights=np.full(len(values), 1 / max(len(values), 1)))
+        title = f"{name} {type(layer).__name__}".strip()
+        if len(values):
+            title += f"\n{values.mean():.2g} \N{PLUS-MINUS SIGN} {values.std():.2g}"
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+    return _done(figure, path)
+
+
+def _figure(path: Path | None, width: float, height: float) -> Figure:
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        message = "Plots need matplotlib: pip install matplotlib."
+        raise ImportError(message) from error
+    size: Any = {"figsize": (width, height), "layout": "constrained"}
+    if path is not None:
+        return Figure(**size)  # pyplot would need a display, and keep it
+    import matplotlib.pyplot as plt
+
+    # A notebook shows what a cell returns, and would show a figure of pyplot once more.
+    return Figure(**size) if notebook() else plt.figure(**size)
+
+
+def _grid(figure: Figure, rows: int, columns: int) -> list[Any]:
+    return figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+
+
+def _done(figure: Figure, path: Path | None) -> Figure:
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
+
+
+def _labels(owner: str, labels: Sequence[str] | None, classes: int) -> list[str]:
+    names = list(map(str, range(classes) if labels is None else labels))
+    if len(names) != classes:
+        message = f"{owner}: there are {len(names)} labels; expected one for each of {classes}."
+        raise ValueError(message)
+    return names
+
+
+def _images(x: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
+    """Return images as ``(n, h, w)``, or with colours as ``(n, h, w, 3)`` between 0 and 1."""
+    given = x.shape
+    if shape is None and x.ndim == 2:
+        side = math.isqrt(x.shape[1])
+        shape = (side, side)
+    if shape is not None:
+        if x.size != len(x) * math.prod(shape):
+            message = f"plot_mistakes: x has shape {given}; a row is no image {tuple(shape)}."
+            raise ValueError(message + " Pass shape=(h, w).")
+        x = x.reshape(len(x), *shape)
+    if x.ndim == 4 and x.shape[1] == 1:
+        x = x[:, 0]
+    if x.ndim == 4 and x.shape[1] == 3:
+        x = np.moveaxis(x, 1, 3).astype(np.float64)
+        axes = (1, 2, 3)
+        low, high = x.min(axis=axes, keepdims=True), x.max(axis=axes, keepdims=True)
+        return (x - low) / np.where(high > low, high - low, 1)
+    if x.ndim != 3:
+        message = (
+            f"plot_mistakes: x has shape {given}; expected (n, h, w), (n, 1, h, w) or (n, 3, h, w)."
+        )
+        raise ValueError(message)
+    return x

@@ -1,0 +1,133 @@
+"""A network as a table: its layers, what shapes they make, how large they are."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from xplayers._arrays import Array, asarray, dtype_name, namespace, size
+from xplayers.layers.base import Layer
+from xplayers.layers.containers import Container
+from xplayers.training.layerwise import layer_outputs
+
+__all__ = ["Summary", "summary"]
+
+
+class Row(NamedTuple):
+    """A layer of a `Summary`.
+
+    Attributes
+    ----------
+    name : str
+        Names of the parts that lead to it, with dots.
+    layer : str
+        What it is.
+    shape : tuple of int
+        Of its output for a batch of one sample.
+    parameters : int
+        Values that it learns; 0 at the further places of a layer that occurs more than once.
+    bytes : int
+        Of its parameters and buffers, counted the same way.
+    """
+
+    name: str
+    layer: str
+    shape: tuple[int, ...]
+    parameters: int
+    bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """The table of `summary`; printed, it is one.
+
+    Attributes
+    ----------
+    rows : tuple of Row
+        The layers in the order in which they compute; containers are not among them.
+    parameters, bytes : int
+        Of the whole network.
+    """
+
+    rows: tuple[Row, ...]
+    parameters: int
+    bytes: int
+
+    def __str__(self) -> str:
+        table = [("name", "layer", "output", "parameters", "bytes")]
+        for row in self.rows:
+            first, *rest = row.shape or (1,)
+            shape = ", ".join(("n" if first == 1 else f"{first}n", *map(str, rest)))
+            table.append(
+                (row.name, row.layer, f"({shape})", f"{row.parameters:,}", f"{row.bytes:,}")
+            )
+        table.append(("", "", "total", f"{self.parameters:,}", f"{self.bytes:,}"))
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i < 3 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            for line in table
+        )
+
+    __repr__ = __str__
+
+
+def summary(net: Layer, input_shape: Sequence[int]) -> Summary:
+    """Return a table of the layers of a network, with output shapes, parameters and bytes.
+
+    Parameters
+    ----------
+    net : Layer
+        The network. One sample of zeros goes through it, by inference, in its own dtype and where
+        its arrays are; nothing in it is changed, and host values still follow their
+        first input.
+    input_shape : sequence of int
+        Of one sample, without the axis for the batch: ``(784,)``, ``(1, 28, 28)``.
+
+    Returns
+    -------
+    Summary
+        Its `repr` is the table. ``n`` is the number of samples.
+
+    Raises
+    ------
+    ValueError
+        If the input does not fit the network.
+
+    Examples
+    --------
+    >>> import xplayers as xl
+    >>> summary(xl.mlp([784, 50, 10], rng=0), (784,))
+    name  layer              output   parameters    bytes
+    0     Affine(784 -> 50)  (n, 50)      39,250  157,000
+    1     Relu               (n, 50)           0        0
+    2     Affine(50 -> 10)   (n, 10)         510    2,040
+                             total        39,760  159,040
+    """
+    like = next(iter(net.params.values()), np.empty(0, np.float32))
+    x = asarray(np.zeros((1, *input_shape)), like)
+    if net.integer_input:
+        xp = namespace(x)
+        x = xp.astype(x, xp.int32)
+    counted: set[int] = set()
+    rows = []
+    for name, layer, y in layer_outputs(net, x):
+        if not isinstance(layer, Container):
+            stores = [store for store in layer._stores.values() if id(store) not in counted]
+            counted |= {id(store) for store in stores}
+            parameters = [a for store in stores for a in store.params.values()]
+            buffers = [a for store in stores for a in store.buffers.values()]
+            sizes = sum(map(size, parameters)), sum(map(_bytes, parameters + buffers))
+            rows.append(Row(name, str(layer), tuple(y.shape), *sizes))
+    total = sum(row.parameters for row in rows), sum(row.bytes for row in rows)
+    return Summary(tuple(rows), *total)
+
+
+def _bytes(a: Array) -> int:
+    name = dtype_name(a.dtype)
+    return size(a) * (2 if name == "bfloat16" else np.dtype(name).itemsize)

@@ -1,0 +1,60 @@
+"""Training as TensorBoard shows it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from xplayers.training.events import Event
+
+__all__ = ["TensorBoard"]
+
+
+class TensorBoard:
+    """A callback that writes the loss of each step and the rows of the history for TensorBoard.
+
+    The loss of each step is ``step/loss``; the columns of the history go by their names, an epoch's
+    at the number of its last step. Losses are written as they come over from the device, in blocks.
+
+    Parameters
+    ----------
+    folder : path
+        Where the event files go; ``tensorboard --logdir FOLDER`` shows them.
+
+    Raises
+    ------
+    ImportError
+        At the start of training, if neither tensorboardX nor PyTorch's writer is there.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = os.fspath(folder)
+        self._writer: Any = None
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "begin":
+            self._writer = _writer()(self.folder)
+        elif event.losses is not None:
+            first = event.step - len(event.losses) + 1
+            for i, loss in enumerate(event.losses.tolist()):
+                self._writer.add_scalar("step/loss", loss, first + i)
+        elif event.row is not None:
+            for name, value in event.row.items():
+                if name not in ("epoch", "step"):
+                    self._writer.add_scalar(name, value, event.step)
+            self._writer.flush()
+        elif event.kind == "end" and self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+
+def _writer() -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            message = "TensorBoard: there is no writer: pip install tensorboardX."
+            raise ImportError(message) from error
+    return SummaryWriter

@@ -1,0 +1,340 @@
+"""Training from the first epoch to the last: `Trainer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Integral
+from typing import Any
+
+from xplayers._arrays import Array, check_same, is_floating, namespace
+from xplayers.layers.base import Layer
+from xplayers.losses import Loss
+from xplayers.optimizers import Optimizer, clip_by_norm
+from xplayers.training.accumulation import AccumulatedStep
+from xplayers.training.checkpoint import Checkpoint
+from xplayers.training.evaluation import Metrics, default_metrics, evaluate
+from xplayers.training.events import Event
+from xplayers.training.history import History
+from xplayers.training.progress import Progress
+from xplayers.training.run import Run, Source, is_pair
+from xplayers.training.step import TrainStep
+
+__all__ = ["Trainer"]
+
+
+class Trainer:
+    """Trains a network over epochs of batches, and watches over it.
+
+    ``Trainer(net, loss, optimizer, batch_size=32, epochs=10).fit(x, t, validation=(x_val, t_val))``
+    does what the loop does ::
+
+        step = TrainStep(net, loss, optimizer)
+        for epoch in range(epochs):
+            for batch in minibatches(x, t, batch_size, np.random.default_rng([seed, epoch])):
+                step(*batch)
+
+    with the same bits, and beside it what makes a loop long: evaluation, early stopping, progress,
+    checkpoints, a table of what was measured. Losses stay on the device and come over in blocks of
+    up to 128 steps, or once a second.
+
+    Parameters
+    ----------
+    net : Layer
+        The network. It is trained where it is.
+    loss : Loss
+        With ``reduction="mean"`` or ``"sum"``.
+    optimizer : Optimizer
+        Its learning rate may be a schedule, which counts steps.
+    batch_size : int
+        Samples of an update. The last batch of an epoch may be smaller; its samples count the same.
+    epochs : int
+        Passes over the samples.
+    seed : int
+        Of the order of the samples: that of an epoch depends on the seed and its number alone.
+    metrics : mapping of str to callable, optional
+        What is measured beside the loss, as in `evaluate`; by default the accuracy, for labels.
+    train_metrics : bool
+        Measure the metrics on the training samples too after each epoch, one more pass over them.
+    eval_batch_size : int, optional
+        Samples of a batch in evaluations; by default `batch_size`.
+    clip_norm : float, optional
+        The largest norm of all gradients together, as in `clip_by_norm`.
+    accumulate : int
+        How many parts a batch goes through the network in, to save memory: `AccumulatedStep`.
+    patience : int, optional
+        Stop after so many epochs without a better one, and go back to the best one.
+    monitor : str, optional
+        The column by which epochs are compared; by default ``"val_loss"``, without validation
+        ``"loss"``.
+    mode : {"auto", "min", "max"}
+        What is better; "auto": the smaller for columns whose name ends in "loss" or "error", the
+        larger for all others.
+    restore_best : bool, optional
+        Keep a copy of the parameters and buffers of the best epoch, and put it back at the end; by
+        default where there is a `patience`.
+    checkpoint : Checkpoint, optional
+        Where and how often to save; at the end it is saved in any case.
+    on_nonfinite : {"raise", "ignore"}
+        What to do about a loss that is inf or NaN. "raise": a copy of parameters and optimizer
+        state is taken every 128 steps; the steps from there are repeated, the layer is found whose
+        output went wrong first, and the network is left as it was before that step. (Gradients
+        that overflow are another thing: with a dynamic loss scale their steps are skipped.)
+    callbacks : iterable of callable
+        Functions of an `Event`, called in order.
+    progress : bool or str
+        What is shown on stderr: the style of a `Progress`, True for "auto", False for nothing.
+    **options
+        Of `TrainStep`: ``compile``, ``reduce_grads``, ``precision``.
+
+    Attributes
+    ----------
+    train_step : TrainStep
+        The step.
+    history : History
+        The table of the last run, also where an error has ended it.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If an argument is out of range or of the wrong kind.
+
+    Notes
+    -----
+    Ctrl-C ends a run after the step that is under way, with a checkpoint; a second Ctrl-C ends it
+    at once.
+
+    Examples
+    --------
+    >>> import xplayers as xl
+    >>> train, test = xl.data.load_digits()
+    >>> net = xl.mlp([64, 50, 10], rng=0)
+    >>> trainer = Trainer(net, xl.SoftmaxWithLoss(), xl.Adam(), epochs=3, progress=False)
+    >>> history = trainer.fit(*train, validation=test)
+    >>> history.columns
+    ('epoch', 'step', 'loss', 'val_loss', 'val_accuracy', 'lr', 'seconds', 'samples_per_s')
+    >>> bool(history["val_accuracy"][-1] > 0.8)
+    True
+    """
+
+    def __init__(
+        self,
+        net: Layer,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        batch_size: int = 32,
+        epochs: int = 10,
+        seed: int = 0,
+        metrics: Metrics | None = None,
+        train_metrics: bool = False,
+        eval_batch_size: int | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+        patience: int | None = None,
+        monitor: str | None = None,
+        mode: str = "auto",
+        restore_best: bool | None = None,
+        checkpoint: Checkpoint | None = None,
+        on_nonfinite: str = "raise",
+        callbacks: Iterable[Callable[[Event], Any]] = (),
+        progress: bool | str = True,
+        **options: Any,
+    ) -> None:
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("epochs", epochs, 0),
+            ("seed", seed, 0),
+            ("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1),
+            ("accumulate", accumulate, 1),
+            ("patience", 1 if patience is None else patience, 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+                message = f"Trainer: {name} is {value!r}; expected an integer of at least {least}."
+                raise ValueError(message)
+        for name, value, choices in (
+            ("mode", mode, ("auto", "min", "max")),
+            ("on_nonfinite", on_nonfinite, ("raise", "ignore")),
+        ):
+            if value not in choices:
+                message = f"Trainer: {name} is {value!r}; expected one of {choices}."
+                raise ValueError(message)
+        if not isinstance(checkpoint, Checkpoint | None):
+            message = f"Trainer: checkpoint is {checkpoint!r}; expected Checkpoint(folder, ...)."
+            raise TypeError(message)
+        if clip_norm is not None:
+            options["reduce_grads"] = _clipped(clip_norm, options.get("reduce_grads"))
+        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
+        self.metrics = dict(default_metrics(loss) if metrics is None else metrics)
+        self.train_metrics = train_metrics
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.accumulate = accumulate
+        self.patience, self.monitor, self.mode = patience, monitor, mode
+        self.restore_best = patience is not None if restore_best is None else restore_best
+        self.checkpoint, self.on_nonfinite = checkpoint, on_nonfinite
+        self.callbacks = list(callbacks)
+        if progress:
+            self.callbacks.append(Progress("auto" if progress is True else progress))
+        self.train_step = (
+            TrainStep(net, loss, optimizer, **options)
+            if accumulate == 1
+            else AccumulatedStep(net, loss, optimizer, parts=accumulate, **options)
+        )
+        self.history = History()
+        self._run: Run | None = None
+
+    def fit(
+        self,
+        x: Any,
+        t: Array | None = None,
+        validation: Any = None,
+        *,
+        resume: bool = False,
+    ) -> History:
+        """Train.
+
+        Parameters
+        ----------
+        x, t : array
+            Samples and targets, of one library and device; their first axes agree. Or in the place
+            of `x`, without `t`, batches ``(x, t)``: an iterable that can be gone through once an
+            epoch, as a list or a data loader, or a function ``batches(epoch)``, from 0, that
+            returns one.
+        validation : tuple of two arrays, or iterable of batches, optional
+            What to evaluate on after each epoch.
+        resume : bool
+            Go on from the last checkpoint, to the same bits as if nothing had happened; without one
+            begin. `epochs` may be larger than it was. Batches that are no arrays have to come in
+            the same order again.
+
+        Returns
+        -------
+        History
+            One row an epoch; ``history.stopped`` says why it ended.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, there are no samples, or the checkpoint is that of another run.
+        TypeError
+            If libraries, devices or dtypes do not fit.
+        NonFiniteLoss
+            If a loss is inf or NaN, unless ``on_nonfinite="ignore"``.
+        MemoryError
+            If memory runs out, of any library, with what to do about it.
+
+        Notes
+        -----
+        Called again, it goes through all epochs again, from the parameters that there are.
+        """
+        self._check(x, t, validation, again=self.epochs > 1 or resume)
+        source, checkpoint = Source(x, t, self.batch_size, self.seed), self.checkpoint
+        self.history = History()
+        self._run = Run(self, source, validation, self.history)
+        try:
+            if checkpoint is not None and resume:
+                self._run.resume(checkpoint)
+            elif resume:
+                message = "Trainer.fit: resume=True goes with Trainer(checkpoint=Checkpoint(...))."
+                raise ValueError(message)
+            elif checkpoint is not None and checkpoint.latest() is not None:
+                message = (
+                    f"Trainer.fit: {checkpoint.folder} has the checkpoints of another run; "
+                    "fit(..., resume=True) goes on from them, or use another folder."
+                )
+                raise ValueError(message)
+            return self._run.go()
+        finally:
+            self._run = None  # and with it the copies of the parameters
+
+    def evaluate(self, x: Any, t: Array | None = None) -> dict[str, float]:
+        """Return the loss and the metrics on a data set, as `evaluate` with this trainer's options.
+
+        Parameters
+        ----------
+        x, t : array
+            Samples and targets; or in the place of `x` an iterable of batches.
+
+        Returns
+        -------
+        dict of str to float
+            ``"loss"`` and the metrics.
+        """
+        return evaluate(
+            self.net, self.loss, x, t, metrics=self.metrics, batch_size=self.eval_batch_size
+        )
+
+    def stop(self) -> None:
+        """End the run after the step that is under way; for callbacks."""
+        if self._run is not None:
+            self._run.stopped = "callback"
+
+    def _check(self, x: Any, t: Array | None, validation: Any, *, again: bool) -> None:
+        """Check what would otherwise go wrong after the first epoch."""
+        if t is not None:
+            _check_pair("x", x, "t", t)
+            if x.shape[0] == 0:
+                message = f"Trainer.fit: x has shape {tuple(x.shape)}; there are no samples."
+                raise ValueError(message)
+        elif hasattr(x, "shape"):
+            message = "Trainer.fit: t is missing; expected fit(x, t) or fit(batches)."
+            raise TypeError(message)
+        elif not callable(x):
+            _check_batches("batches", x, again=again)
+        if is_pair(validation):
+            _check_pair("validation x", validation[0], "validation t", validation[1])
+            if t is not None:
+                _check_alike(validation[0], x)
+        elif validation is not None:
+            _check_batches("validation", validation, again=self.epochs > 1)
+        known = ["loss", *(self.metrics if self.train_metrics else ())]
+        if validation is not None:
+            known += [f"val_{name}" for name in ("loss", *self.metrics)]
+        if self.monitor not in (None, *known):
+            message = f"Trainer: monitor is {self.monitor!r}; expected one of {', '.join(known)}."
+            raise ValueError(message)
+
+
+def _check_pair(x_name: str, x: Array, t_name: str, t: Array) -> None:
+    namespace(x, "Trainer.fit", x_name)
+    check_same("Trainer.fit", t_name, t, x, like_name=x_name)
+    if x.shape[:1] != t.shape[:1]:
+        message = (
+            f"Trainer.fit: {x_name} has shape {tuple(x.shape)}, {t_name} has shape "
+            f"{tuple(t.shape)}; expected as many targets as samples."
+        )
+        raise ValueError(message)
+
+
+def _check_alike(x_val: Array, x: Array) -> None:
+    check_same("Trainer.fit", "validation x", x_val, x)
+    if is_floating(x) and x_val.dtype != x.dtype:
+        message = f"Trainer.fit: validation x is {x_val.dtype}; expected {x.dtype} as x."
+        raise TypeError(message)
+
+
+def _check_batches(name: str, batches: Any, *, again: bool) -> None:
+    if not isinstance(batches, Iterable):
+        message = (
+            f"Trainer.fit: {name} is a {type(batches).__name__}; expected a tuple of two arrays, "
+            "or an iterable of batches (x, t)."
+        )
+        raise TypeError(message)
+    if again and isinstance(batches, Iterator):
+        message = (
+            f"Trainer.fit: {name} is an iterator, which can be gone through once only; pass a "
+            "list, a data loader or a function batches(epoch)."
+        )
+        raise ValueError(message)
+
+
+def _clipped(
+    limit: float, then: Callable[[dict[str, Array]], Mapping[str, Array]] | None
+) -> Callable[[dict[str, Array]], Mapping[str, Array]]:
+    """Return a `reduce_grads` that clips what `then`, another one, returns."""
+    clip_by_norm({}, limit)  # checks the limit
+
+    def reduce_grads(grads: dict[str, Array]) -> Mapping[str, Array]:
+        return clip_by_norm(grads if then is None else then(grads), limit)
+
+    return reduce_grads
