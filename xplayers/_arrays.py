@@ -22,6 +22,7 @@ DType: TypeAlias = Any
 # also holds for JAX tracers and inside torch.compile. Only successes are kept.
 _NAMESPACES: dict[type, Namespace] = {}
 _FLOATING: dict[tuple[type, DType], bool] = {}
+_INTEGER: dict[tuple[type, DType], bool] = {}
 _DTYPE_NAMES: dict[tuple[type, DType], str] = {}
 
 
@@ -91,7 +92,12 @@ def is_floating_dtype(xp: Namespace, dtype: DType) -> bool:
 
 def is_integer(x: Array) -> bool:
     """Whether `x` holds integers (bool does not count)."""
-    return bool(namespace(x).isdtype(x.dtype, "integral"))
+    key = (type(x), x.dtype)
+    try:
+        return _INTEGER[key]
+    except KeyError:
+        _INTEGER[key] = kind = bool(namespace(x).isdtype(x.dtype, "integral"))
+        return kind
 
 
 def is_half(x: Array) -> bool:

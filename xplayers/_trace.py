@@ -200,10 +200,11 @@ class Program:
             values[made] = operation(*[values[i] for i in inputs]).item()
         if self.single:
             block = stop - start  # each value is touched once: there is nothing to keep in a cache
-        if self.rows and min(block, stop - start) > ROW:
+        if self.rows:
             whole = stop - (stop - start) % ROW
-            self._blocks(values, outs, slice(start, whole), block // ROW, (ROW,))
-            start = whole  # what is left is less than a row
+            if start < whole:
+                self._blocks(values, outs, slice(start, whole), max(block // ROW, 1), (ROW,))
+            start, block = whole, ROW  # what is left is less than a row, and one block
         if start < stop:
             self._blocks(values, outs, slice(start, stop), block, ())
 

@@ -224,7 +224,7 @@ class SoftmaxWithLoss(Loss):
             at, t = _one_hot(xp, x, target)
             norm: Any = max(size(target), 1)
             if valid is not None:
-                at = at * xp.expand_dims(xp.astype(valid, at.dtype), axis=-1)
+                at = at * xp.astype(valid, at.dtype)[..., None]
             rows = xp.squeeze(xp.log(s) - xp.take_along_axis(z, at, axis=-1), axis=-1)
             e /= s
         else:
@@ -324,7 +324,7 @@ class SoftmaxWithLoss(Loss):
 def _one_hot(xp: Namespace, x: Array, labels: Array) -> tuple[Array, Array]:
     """Return integer labels with an axis for the classes, and as one-hot vectors like `x`."""
     index = xp.arange(x.shape[-1], device=device(x))
-    labels = xp.expand_dims(xp.astype(labels, index.dtype), axis=-1)
+    labels = xp.astype(labels, index.dtype)[..., None]
     return labels, xp.astype(labels == index, x.dtype)
 
 
@@ -349,6 +349,11 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
     """
     if not size(labels):
         return
+    if type(labels) is np.ndarray and labels.dtype.kind == "i":
+        # A negative number is a huge one without its sign: mostly one pass over them says all.
+        unsigned = labels.view(labels.dtype.str.replace("i", "u"))
+        if unsigned.max() < classes:
+            return
     xp = namespace(labels, "check_labels", "labels")
     if ignore_index is not None:
         labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare
