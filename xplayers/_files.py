@@ -6,7 +6,6 @@ import contextlib
 import errno
 import io
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,7 +45,7 @@ def replacing(path: AnyPath) -> Iterator[io.BufferedWriter]:
         If `path` is a folder, a pipe or a device.
     """
     target = Path(os.path.realpath(path))  # where `path` is a link, it stays one
-    temporary = target.with_name(TEMPORARY.replace("*", secrets.token_hex(8)))
+    temporary = target.with_name(TEMPORARY.replace("*", os.urandom(8).hex()))
     try:
         with contextlib.suppress(FileNotFoundError):
             _check_regular(target)

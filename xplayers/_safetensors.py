@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import io
 import json
 import math
@@ -80,7 +79,7 @@ def write(path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]
         for name in entries:  # one at a time: only one is on the host twice
             data = _data(arrays[name])
             file.write(data)
-            digests[name] = hashlib.sha256(data).hexdigest()
+            digests[name] = _sha256(data).hexdigest()
         file.seek(0)
         file.write(_encoded(entries, {**strings, "sha256": _checksum(entries, strings, digests)}))
 
@@ -146,7 +145,7 @@ class Reader:
         found, digests = {}, {}
         self._file.seek(self._start)
         for name, entry in self.entries.items():
-            digest = hashlib.sha256()
+            digest = _sha256()
             if names is None or name in names:
                 data = _empty(entry.end - entry.begin)
                 self._fill(data)
@@ -223,7 +222,13 @@ def _checksum(
     """Return the SHA-256 sum over all but itself; the order in the file does not matter."""
     rows = {name: [e.dtype, e.shape, digests[name]] for name, e in entries.items()}
     covered = [rows, {k: v for k, v in strings.items() if k != "sha256"}]
-    return hashlib.sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
+    return _sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256(data: Any = b"") -> Any:
+    import hashlib  # it loads OpenSSL, which takes 5 ms, and most never need it
+
+    return hashlib.sha256(data)
 
 
 # Reading
