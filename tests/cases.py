@@ -797,7 +797,8 @@ LOSSES = [
         label_smoothing=0.2,
         reduction="none",
     ),
-    _softmax_case("sequences", _labels, (3, 4, 5), ignore_index=1),
+    _softmax_case("sequences", _labels, (3, 4, 5)),
+    _softmax_case("sequences-weights", _labels, (3, 4, 5), class_weights=_WEIGHTS, ignore_index=1),
     _softmax_case("sequences-soft", _soft, (3, 4, 5)),
     LossCase(
         "SigmoidWithLoss",

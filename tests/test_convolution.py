@@ -32,6 +32,12 @@ LAYERS = {
     "maximum": (lambda: xl.MaxPooling(3, stride=2, padding=1), (5, 4, 7, 6)),
     "average": (lambda: xl.AveragePooling(3, stride=2, padding=1), (5, 4, 7, 6)),
 }
+COLUMNS = {  # of a sample: values of a window, in all channels, times windows
+    "images": 4 * 3 * 3 * 3 * 2,
+    "sequences": 4 * 3 * 6,
+    "transpose": 2 * 3 * 3 * 3 * 2,
+    "maximum": 4 * 3 * 3 * 4 * 3,
+}
 EVERY = pytest.mark.parametrize("kind", LAYERS)
 
 
@@ -91,18 +97,15 @@ def test_poolings_of_every_geometry_and_with_ties(axes, kind, name):
 
 @pytest.mark.parametrize("kernel", [1, 2, 3, 4, (2, 3)])
 @pytest.mark.parametrize("dilation", [1, 2])
-def test_same_keeps_the_size_as_torch_does(kernel, dilation):
-    torch = pytest.importorskip("torch")
+def test_same_keeps_the_size(kernel, dilation):
+    """The odd one of the padding comes after, as in PyTorch."""
     layer = xl.Convolution.init(2, 3, kernel, padding="same", dilation=dilation, dtype="float64")
     x = values((2, 2, 6, 5))
     y = layer(x)
     assert y.shape == (2, 3, 6, 5)
-    odd = [d * (k - 1) % 2 for k, d in zip(layer.W.shape[2:], (dilation, dilation), strict=True)]
-    if not any(odd):  # torch warns where it has to copy
-        expected = torch.nn.functional.conv2d(
-            torch.tensor(x), torch.tensor(layer.W), padding="same", dilation=dilation
-        )
-        assert_close(y, expected.numpy(), 1e-12)
+    total = [dilation * (k - 1) for k in layer.W.shape[2:]]
+    padded = np.pad(x, [(0, 0), (0, 0), *((t // 2, -(-t // 2)) for t in total)])
+    assert_same_bits(y, xl.Convolution(layer.W, layer.b, dilation=dilation)(padded))
 
 
 def test_a_transposed_convolution_is_the_transpose():
@@ -112,6 +115,14 @@ def test_a_transposed_convolution_is_the_transpose():
     back = xl.ConvolutionTranspose(W, stride=2, padding=1, output_padding=(1, 1))(y)
     assert back.shape == x.shape
     assert np.sum(forward * y) == pytest.approx(np.sum(x * back), rel=1e-12)
+
+
+def test_a_transposed_convolution_may_make_one_value():
+    layer = xl.ConvolutionTranspose(values((2, 3, 1)))
+    assert layer(values((4, 2, 1))).shape == (4, 3, 1)
+    message = re.escape("x has shape (4, 2, 0), so the output would be 1. Use larger")
+    with pytest.raises(ValueError, match=message):
+        xl.ConvolutionTranspose(values((2, 3, 2)))(values((4, 2, 0)))
 
 
 def test_a_depthwise_convolution_keeps_the_channels_apart():
@@ -136,8 +147,9 @@ def test_the_size_of_the_blocks_does_not_matter(kind, limit, xpv, monkeypatch):
     used = []
     count = windows.blocks
 
-    def counted(*arguments):
-        parts = count(*arguments)
+    def counted(x, elements):
+        parts = count(x, elements)
+        assert elements == COLUMNS[kind]
         used.append(len(parts))
         return parts
 
@@ -166,6 +178,34 @@ def test_the_columns_of_a_block_stay_below_the_limit(dtype):
     assert (parts[0].stop + 1) * each > windows.COLUMN_BYTES
     assert [p.start for p in parts[1:]] == [p.stop for p in parts[:-1]]
     assert (parts[0].start, parts[-1].stop) == (0, 1000)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5])
+def test_a_block_at_a_time_is_computed(n, monkeypatch):
+    x, seen = values((n, 3, 4)), []
+
+    def compute(a, b):
+        seen.append(a.shape[0])
+        return a + b
+
+    for limit, expected in [(2 * 12 * 8, [2, 2, 1]), (10**6, [5])]:
+        seen.clear()
+        monkeypatch.setattr(windows, "NUMPY_COLUMN_BYTES", limit)
+        assert_same_bits(windows.in_blocks(np, compute, 12, x, x), x + x)
+        assert seen == (expected if n == 5 else [n])
+    monkeypatch.setattr(windows, "COLUMN_BYTES", 1)
+    assert len(windows.blocks(x, 12)) == 1, "NumPy has a limit of its own"
+
+
+def test_sums_over_blocks_are_wider_than_16_bits(monkeypatch):
+    monkeypatch.setattr(windows, "NUMPY_COLUMN_BYTES", 1)
+    layer = xl.Convolution.init(1, 1, (1,), rng=0)
+    layer.forward(np.ones((64, 1, 1), "float16"))
+    dy = np.ones((64, 1, 1), "float16")
+    dy[0] = 2048.0  # in float16, adding 1 to it is lost
+    layer.backward(dy)
+    assert layer.dW.dtype == "float16"
+    assert layer.dW.item() == np.float16(2048.0 + 63.0)
 
 
 # 16 bits
@@ -214,6 +254,13 @@ def test_padding_never_wins(xpv):
     y = layer.forward(x)
     assert_same_bits(y, x)
     assert to_numpy(layer.backward(y * 0.0 + 1.0)).sum() == 9.0
+
+
+def test_padding_does_not_win_over_infinity_either():
+    layer = xl.MaxPooling(2, stride=1, padding=1)
+    x = np.asarray([[[np.inf, 0.0]]])
+    assert layer.forward(x).tolist() == [[[np.inf, np.inf, 0.0]]]
+    assert layer.backward(np.ones((1, 1, 3))).tolist() == [[[2.0, 1.0]]]
 
 
 @pytest.mark.parametrize("make", [xl.MaxPooling, xl.AveragePooling])

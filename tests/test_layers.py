@@ -319,15 +319,17 @@ def test_used_twice_in_one_pass_the_gradients_add_up(case, xpv):
 @EVERY
 @NOT_JAX
 def test_predict_computes_the_same_and_keeps_nothing(case, xpv):
-    layer, x = case.make(), place(case, xpv, inputs(case), "float32")
-    layer.predict(x)  # so that the arrays are in place
-    expected = layer.infer(layer.arrays, x) if case.training else layer.forward(x)
-    layer.zero_grads()
-    for y in (layer.predict(x), layer(x), layer.forward(x, train=False)):
-        assert_same_bits(y, expected)
-    assert not layer._pending
-    with pytest.raises(RuntimeError, match="no forward to undo"):
-        layer.backward(expected)
+    for dtype in xpv.floats:
+        layer, x = make(case, xpv, dtype), place(case, xpv, inputs(case), dtype)
+        layer.predict(x)  # so that the arrays are in place
+        expected = layer.infer(layer.arrays, x) if case.training else layer.forward(x)
+        assert_at_home(expected, x, xpv.asarray(np.zeros(1), dtype).dtype)
+        layer.zero_grads()
+        for y in (layer.predict(x), layer(x), layer.forward(x, train=False)):
+            assert_same_bits(y, expected)
+        assert not layer._pending
+        with pytest.raises(RuntimeError, match="no forward to undo"):
+            layer.backward(expected)
 
 
 @EVERY
@@ -409,6 +411,8 @@ def test_repr_is_code(case):
     text = repr(layer)
     again = eval(text, vars(xl).copy())
     assert repr(again) == text
+    for name in inspect.signature(type(layer).__init__).parameters:
+        assert vars(again).get(name) == vars(layer).get(name), name
     assert {k: v.shape for k, v in again.params.items()} == {
         k: v.shape for k, v in layer.params.items()
     } or case.id == "Sequential-shared"  # code cannot say that two parts are one

@@ -153,6 +153,25 @@ def test_check_gradients_passes(case, xpv):
     xl.check_gradients(case.make(), x, t)
 
 
+@EVERY
+@NOT_JAX
+def test_a_batch_of_one(case, xpv):
+    shape = (1, *case.shape[1:])
+    target = case.target(np.random.default_rng(3), shape)
+    t = xpv.asarray(target) if target.dtype.kind == "i" else xpv.asarray(target, "float32")
+    loss, x = case.make(), values(shape)
+    value = loss.forward(xpv.asarray(x, "float32"), t)
+    assert_close(value, case.reference(x, target), 1e-6)
+    assert loss.backward().shape == shape
+
+
+def test_the_slope_of_an_absolute_error_of_zero_is_zero(xpv):
+    x, t = (xpv.asarray(a, "float32") for a in ([1.0, 2.0, 3.0], [2.0, 2.0, 2.0]))
+    loss = xl.MeanAbsoluteError(reduction="sum")
+    loss.forward(x, t)
+    assert to_numpy(loss.backward()).tolist() == [-1.0, 0.0, 1.0]
+
+
 def test_softmax_loss_is_exact_for_large_scores(xpv):
     """Loss and gradient, where a softmax followed by a logarithm gives infinity or a cap."""
     x = xpv.asarray([[1e4, -1e4, 0.0], [-1e4, 1e4, 1e4]], "float32")
@@ -202,6 +221,13 @@ def test_labels_of_any_integer_dtype(xpv, dtype):
     t = np.asarray([0, 5, 100])
     got = xl.SoftmaxWithLoss()(x, xpv.asarray(t.astype(dtype)))
     assert float(got) == float(xl.SoftmaxWithLoss()(x, xpv.asarray(t)))
+
+
+def test_weights_may_be_integers(xpv):
+    x, t = xpv.asarray(values((2, 3)), "float32"), xpv.asarray([0, 2])
+    whole, exact = (xl.SoftmaxWithLoss(class_weights=w) for w in ([1, 2, 3], [1.0, 2.0, 3.0]))
+    assert_same_bits(whole.forward(x, t), exact.forward(x, t))
+    assert_same_bits(whole.backward(), exact.backward())
 
 
 def test_all_labels_ignored_is_zero(xpv):

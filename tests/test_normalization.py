@@ -90,7 +90,37 @@ class TestBatchNormalization:
             xl.BatchNormalization.init(3, momentum=1.5)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "BatchNormalization.init(3)",
+        "BatchNormalization.init(3, momentum=0.5, eps=0.1)",
+        "LayerNormalization.init(2, 3)",
+        "LayerNormalization.init(4, eps=0.1)",
+        "GroupNormalization.init(6, 2)",
+        "GroupNormalization.init(6, 3, eps=0.1)",
+        "RmsNormalization.init(2, 3)",
+        "RmsNormalization.init(4, eps=0.1)",
+        "Dropout()",
+        "Dropout(rate=0.25, seed=3)",
+        "Parallel(\n    Relu(),\n)",
+        "Parallel(\n    Relu(),\n    combine='concatenate',\n    axis=2,\n)",
+        "Reshape(2, -1)",
+        "Transpose(2, 1)",
+    ],
+)
+def test_repr_says_everything(code):
+    assert repr(eval(code, vars(xl).copy())) == code
+
+
 class TestOthers:
+    def test_groups_of_features_without_places(self):
+        x = values((4, 6))
+        y = xl.GroupNormalization.init(6, 2, dtype="float64").forward(x)
+        g = x.reshape(4, 2, 3)
+        expected = (g - g.mean(2, keepdims=True)) / np.sqrt(g.var(2, keepdims=True) + 1e-5)
+        assert_close(y, expected.reshape(4, 6), 1e-12)
+
     def test_mistakes(self):
         x = np.ones((2, 4, 6), "float32")
         with pytest.raises(
@@ -209,6 +239,42 @@ class TestCombinators:
             assert_same_bits(g, grads2[name])
         _, cache = xl.Recompute(*parts).apply(xl.Recompute(*parts).arrays, x)
         assert cache[0] is x
+
+    @pytest.mark.parametrize(
+        "around", [xl.Sequential, xl.Residual, xl.Recompute, xl.Parallel, xl.Map]
+    )
+    def test_statistics_move_inside_of_every_container(self, around):
+        alone, inside = xl.BatchNormalization.init(3), xl.BatchNormalization.init(3)
+        net, x = around(inside, xl.Tanh()), values((4, 3)).astype("float32")
+        shape = (2, 2, 3) if around is xl.Map else (4, 3)
+        for _ in range(2):
+            alone.forward(x)
+            net.forward(x.reshape(shape))
+        for name, a in alone.buffers.items():
+            assert_same_bits(net.buffers[f"0.{name}"], a)
+        expected = np.tanh(alone.predict(x))
+        if around is xl.Parallel:
+            expected = alone.predict(x) + np.tanh(x)
+        elif around is xl.Residual:
+            expected = expected + x
+        assert_close(net.predict(x.reshape(shape)), expected.reshape(shape), 1e-6)
+
+    def test_layers_side_by_side_each_move_theirs(self):
+        drop = xl.Dropout(0.5)
+        norm, other = xl.BatchNormalization.init(3), xl.BatchNormalization.init(3, momentum=0.5)
+        xl.Parallel(norm, other, drop, drop).forward(1.0 + values((4, 3)).astype("float32"))
+        assert drop.count.tolist() == [2]
+        assert norm.running_mean.all()
+        assert_close(other.running_mean, 5.0 * norm.running_mean, 1e-6)
+
+    def test_what_a_sample_may_be_reshaped_to(self):
+        assert xl.Reshape(1).forward(values((4,))).shape == (4, 1)
+        assert xl.Reshape(-1, 2)(values((3, 6))).shape == (3, 3, 2)
+        for layer in (xl.Reshape(3), xl.Reshape(-1, 4), xl.Reshape(-1, 0)):
+            with pytest.raises(ValueError, match=r"x has shape \(2, 6\); a sample is 6 values"):
+                layer.forward(values((2, 6)))
+        with pytest.raises(ValueError, match=r"Reshape\(1\): x has shape \(\)"):
+            xl.Reshape(1).forward(np.asarray(1.0))
 
     def test_mistakes(self):
         x = np.ones((2, 4), "float32")

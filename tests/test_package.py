@@ -44,11 +44,16 @@ def test_import_loads_no_array_library_but_numpy():
 
 
 def test_import_is_quick():
-    """It takes some 25 ms on top of NumPy; the bound leaves room for a busy machine."""
-    code = "import time, numpy; a = time.perf_counter(); import xplayers; b = time.perf_counter()"
-    seconds = min(float(python(f"{code}; print(b - a)")[0]) for _ in range(5))
-    print(f"import xplayers: {1e3 * seconds:.0f} ms on top of NumPy")  # noqa: T201 - a figure
-    assert seconds < 0.15
+    """It takes some 35 ms on top of NumPy; a busy machine makes both slower."""
+    code = (
+        "import time; c = time.process_time\n"
+        "start = c(); import numpy; middle = c(); import xplayers; end = c()\n"
+        "print(middle - start, end - middle)"
+    )
+    times = [[float(t) for t in python(code)] for _ in range(5)]
+    numpy, ours = (min(column) for column in zip(*times, strict=True))
+    print(f"import xplayers: {1e3 * ours:.0f} ms on top of {1e3 * numpy:.0f} ms")  # noqa: T201
+    assert ours < 0.05 or ours < 0.6 * numpy
 
 
 def module_name(path):

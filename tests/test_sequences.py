@@ -82,6 +82,12 @@ class TestStates:
         for name, gradient in expected.items():
             assert_close(grads1[name] + grads2[name], gradient, 1e-12, name)
 
+    @KINDS
+    @BOTH
+    def test_one_step_of_time(self, kind, bidirectional):
+        layer = RECURRENT[kind](bidirectional=bidirectional, dtype="float64")
+        xl.check_gradients(layer, values((2, 1, 4)))
+
     def test_one_state_of_an_lstm(self, xpv):
         layer = RECURRENT["lstm"]()
         x, h = xpv.asarray(values((2, 3, 4)), "float32"), xpv.asarray(values((2, 3)), "float32")
@@ -257,6 +263,30 @@ class TestAttention:
         x = xpv.asarray(values((1, 3, 4), scale=1000.0), "float16")
         assert np.isfinite(to_numpy(layer.predict(x))).all()
 
+    @pytest.mark.parametrize("kind", [np.bool_, np.int64])
+    def test_causal_with_keys_that_do_not_count(self, kind, xpv):
+        """A query sees the keys that are neither later nor masked; integers of any size count."""
+        layer = xl.MultiHeadAttention.init(4, 2, causal=True, rng=0)
+        x = values((1, 4, 4)).astype("float32")
+        mask = (2 * np.asarray([[1, 0, 1, 1]])).astype(kind)
+        y = to_numpy(layer.predict(xpv.asarray(x), None, xpv.asarray(mask)))
+        seen = to_numpy(layer.predict(xpv.asarray(x[:, [0, 2, 3]])))
+        assert_close(y[:, [0, 2, 3]], seen, 1e-6)
+
+    def test_every_verb_takes_the_further_inputs(self, xpv):
+        layer = xl.MultiHeadAttention.init(4, 2, rng=0)
+        x, context = (xpv.asarray(values((2, n, 4), n), "float32") for n in (3, 5))
+        mask = xpv.asarray(np.asarray([[1, 0, 1, 1, 0], [1, 1, 1, 0, 0]]))
+        y = layer.forward(x, context, mask)
+        for other in (
+            layer.predict(x, context, mask),
+            layer(x, context, mask),
+            layer.forward(x, context, mask, train=False),
+        ):
+            assert_same_bits(other, y)
+        for fewer in (layer(x), layer(x, context)):
+            assert not np.allclose(to_numpy(fewer), to_numpy(y))
+
 
 class TestEmbedding:
     @pytest.mark.parametrize("n", [7, 700])
@@ -344,6 +374,24 @@ class TestEmbedding:
     def test_floats(self, xpv):
         with pytest.raises(TypeError, match=r"Embedding\(5, 3\): x is .*float32; expected integ"):
             xl.Embedding.init(5, 3).forward(xpv.asarray([0.0], "float32"))
+
+
+class TestInitialValues:
+    @KINDS
+    @BOTH
+    def test_recurrent_layers(self, kind, bidirectional):
+        """Orthogonal blocks for the state; zeros but for the gate of an Lstm that forgets."""
+        layer = RECURRENT[kind](bidirectional=bidirectional, dtype="float64")
+        for key, a in layer.params.items():
+            if key.startswith("Wh"):
+                for block in np.split(a, a.shape[1] // 3, axis=1):
+                    assert_close(block.T @ block, np.eye(3), 1e-12, key)
+            elif key.startswith("b"):
+                one = np.arange(a.size) // 3 == 1 if kind == "lstm" else np.zeros(a.size)
+                assert a.tolist() == one.tolist(), key
+        text = repr(layer)
+        assert ("bidirectional=True" in text) == bidirectional
+        assert repr(eval(text, vars(xl).copy())) == text
 
 
 class TestShapes:

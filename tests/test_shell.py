@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import inspect
 
 import numpy as np
 import pytest
@@ -148,11 +149,6 @@ class TestPlacement:
         for name, p in net.params.items():
             assert_same_bits(p, host[name], name)
 
-    def test_like_places_at_once(self, xpv):
-        x = xpv.asarray(values((5, 4)), "float32")
-        layer = xl.Affine.init(4, 3, rng=0, like=x)
-        assert_at_home(layer.W, x)
-
     def test_after_the_first_input_a_mismatch_raises(self):
         net = xl.mlp([4, 2], rng=0)
         net.predict(np.ones((1, 4), "float32"))
@@ -179,6 +175,14 @@ class TestPlacement:
         layer = Counting().to(dtype="float32")
         assert layer.n.dtype == "int64"
 
+    def test_to_moves_floating_buffers_with_the_parameters(self):
+        layer = xl.BatchNormalization.init(3)
+        for dtype, statistics in [("float64",) * 2, ("float16", "float32"), ("float32",) * 2]:
+            layer.to(dtype=dtype)
+            assert layer.gamma.dtype == dtype
+            assert layer.running_var.dtype == statistics
+            assert layer.to(like=layer.gamma).running_mean.dtype == statistics
+
     def test_to_forgets_gradients_and_passes(self):
         layer = xl.Affine.init(2, 2, rng=0)
         layer.backward(layer.forward(np.ones((1, 2), "float32")))
@@ -187,6 +191,163 @@ class TestPlacement:
         assert not layer.grads
         with pytest.raises(RuntimeError, match="no forward"):
             layer.backward(np.ones((1, 2)))
+
+
+INITS = {
+    "Affine": lambda **o: xl.Affine.init(4, 3, **o),
+    "Convolution": lambda **o: xl.Convolution.init(4, 6, 3, **o),
+    "ConvolutionTranspose": lambda **o: xl.ConvolutionTranspose.init(4, 6, 3, **o),
+    "BatchNormalization": lambda **o: xl.BatchNormalization.init(3, **o),
+    "LayerNormalization": lambda **o: xl.LayerNormalization.init(2, 3, **o),
+    "GroupNormalization": lambda **o: xl.GroupNormalization.init(4, 2, **o),
+    "RmsNormalization": lambda **o: xl.RmsNormalization.init(2, 3, **o),
+    "Rnn": lambda **o: xl.Rnn.init(4, 3, **o),
+    "Lstm": lambda **o: xl.Lstm.init(4, 3, bidirectional=True, **o),
+    "Gru": lambda **o: xl.Gru.init(4, 3, **o),
+    "MultiHeadAttention": lambda **o: xl.MultiHeadAttention.init(4, 2, **o),
+    "Embedding": lambda **o: xl.Embedding.init(5, 3, **o),
+    "PositionalEmbedding": lambda **o: xl.PositionalEmbedding.init(5, 3, **o),
+    "mlp": lambda **o: xl.mlp([4, 3, 2], **o),
+}
+DRAWN = sorted(INITS.keys() - {n for n in INITS if "Normalization" in n})
+
+
+class TestInit:
+    def test_the_table_has_every_init(self):
+        layers = {n for n, v in vars(xl).items() if inspect.isclass(v) and issubclass(v, xl.Layer)}
+        assert {n for n in layers if "init" in dir(getattr(xl, n))} <= INITS.keys()
+
+    @pytest.mark.parametrize("name", INITS)
+    def test_like_places_at_once(self, name, xpv):
+        like = xpv.asarray([0.0], xpv.floats[-1])
+        for a in INITS[name](like=like).params.values():
+            assert_at_home(a, like)
+
+    @pytest.mark.parametrize("name", INITS)
+    def test_the_dtype_is_that_of_the_parameters(self, name):
+        for options in ({}, {"dtype": "float16"}, {"dtype": "float64"}):
+            for a in INITS[name](**options).params.values():
+                assert a.dtype == options.get("dtype", "float32")
+
+    @pytest.mark.parametrize("name", DRAWN)
+    def test_a_seed_or_a_generator_draws_the_values(self, name):
+        one, same, other = (
+            INITS[name](rng=r) for r in (7, np.random.default_rng(7), np.random.default_rng(8))
+        )
+        for key, a in one.params.items():
+            assert_same_bits(a, same.params[key], key)
+            if a.any() and not np.isin(a, (0, 1)).all():
+                assert not np.array_equal(a, other.params[key]), key
+
+    @pytest.mark.parametrize("name", sorted(set(DRAWN) - {"mlp"}))
+    def test_the_initializer_makes_the_weights(self, name):
+        shapes = []
+
+        def sevens(shape, rng):
+            assert isinstance(rng, int | np.random.Generator)
+            shapes.append(shape)
+            return np.full(shape, 7.0)
+
+        layer = INITS[name](rng=3, initializer=sevens)
+        made = [a for k, a in layer.params.items() if k[0] == "W" and not k.startswith("Wh")]
+        assert all((a == 7.0).all() for a in made)
+        assert sum(map(np.prod, shapes)) == sum(a.size for a in made)
+        for key, a in layer.params.items():
+            if key[0] == "b" and name != "Lstm":
+                assert not a.any(), key
+
+
+DEFAULTS = [
+    (xl.LeakyRelu(), {"alpha": 0.01}),
+    (xl.Elu(), {"alpha": 1.0}),
+    (xl.Gelu(), {"approximate": "tanh"}),
+    (xl.Softmax(), {"axis": -1}),
+    (xl.Affine(np.ones((1, 1)), np.ones(1)), {"flatten": True}),
+    (xl.Affine.init(1, 1), {"flatten": True}),
+    (xl.Dropout(), {"rate": 0.5, "seed": 0}),
+    (xl.BatchNormalization(np.ones(1), np.ones(1)), {"momentum": 0.9, "eps": 1e-5}),
+    (xl.BatchNormalization.init(1), {"momentum": 0.9, "eps": 1e-5}),
+    (xl.LayerNormalization(np.ones(1), np.ones(1)), {"eps": 1e-5}),
+    (xl.LayerNormalization.init(1), {"eps": 1e-5}),
+    (xl.GroupNormalization(np.ones(1), np.ones(1), 1), {"eps": 1e-5}),
+    (xl.GroupNormalization.init(1, 1), {"eps": 1e-5}),
+    (xl.RmsNormalization(np.ones(1)), {"eps": 1e-6}),
+    (xl.RmsNormalization.init(1), {"eps": 1e-6}),
+    (
+        xl.Convolution(np.ones((1, 1, 1))),
+        {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "b": None},
+    ),
+    (
+        xl.Convolution.init(1, 1, 1),
+        {"stride": 1, "padding": 0, "dilation": 1, "groups": 1, "b": [0.0]},
+    ),
+    (
+        xl.ConvolutionTranspose(np.ones((1, 1, 1))),
+        {"stride": 1, "padding": 0, "output_padding": 0, "b": None},
+    ),
+    (
+        xl.ConvolutionTranspose.init(1, 1, 1),
+        {"stride": 1, "padding": 0, "output_padding": 0, "b": [0.0]},
+    ),
+    (xl.MaxPooling(2), {"stride": None, "padding": 0}),
+    (xl.AveragePooling(2), {"stride": None, "padding": 0}),
+    (xl.Parallel(xl.Relu()), {"combine": "sum", "axis": 1}),
+    (xl.Rnn.init(1, 1), {"bidirectional": False}),
+    (xl.Lstm.init(1, 1), {"bidirectional": False}),
+    (xl.Gru.init(1, 1), {"bidirectional": False, "reset_after": True}),
+    (xl.MultiHeadAttention.init(1, 1), {"causal": False}),
+    (
+        xl.MultiHeadAttention(*[np.ones((1, 1)), np.ones(1)] * 4, n_heads=1),
+        {"causal": False},
+    ),
+    (
+        xl.SoftmaxWithLoss(),
+        {
+            "class_weights": None,
+            "ignore_index": None,
+            "label_smoothing": 0.0,
+            "reduction": "mean",
+        },
+    ),
+    (xl.SigmoidWithLoss(), {"pos_weight": None, "reduction": "mean"}),
+    (xl.MeanSquaredError(), {"reduction": "mean"}),
+    (xl.MeanAbsoluteError(), {"reduction": "mean"}),
+    (xl.Huber(), {"delta": 1.0, "reduction": "mean"}),
+]
+
+
+@pytest.mark.parametrize(("made", "expected"), DEFAULTS, ids=lambda d: type(d).__name__)
+def test_the_defaults_are_those_of_the_docstrings(made, expected):
+    for name, value in expected.items():
+        assert getattr(made, name) == value, name
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (xl.Affine.init(4, 3), "Affine(4 -> 3)"),
+        (xl.Convolution.init(4, 6, (3, 2), groups=2), "Convolution(4 -> 6, 3x2)"),
+        (xl.ConvolutionTranspose.init(4, 6, (3,)), "ConvolutionTranspose(4 -> 6, 3)"),
+        (xl.MaxPooling(2), "MaxPooling(2)"),
+        (xl.AveragePooling((2, 3)), "AveragePooling(2x3)"),
+        (xl.BatchNormalization.init(3), "BatchNormalization(3)"),
+        (xl.LayerNormalization.init(2, 3), "LayerNormalization(2, 3)"),
+        (xl.GroupNormalization.init(6, 2), "GroupNormalization(6, 2)"),
+        (xl.RmsNormalization.init(2, 3), "RmsNormalization(2, 3)"),
+        (xl.Lstm.init(4, 3), "Lstm(4 -> 3)"),
+        (xl.Gru.init(4, 3, bidirectional=True), "Gru(4 -> 3, bidirectional)"),
+        (xl.MultiHeadAttention.init(4, 2), "MultiHeadAttention(4, 2 heads)"),
+        (xl.MultiHeadAttention.init(4, 2, causal=True), "MultiHeadAttention(4, 2 heads, causal)"),
+        (xl.Embedding.init(5, 3), "Embedding(5, 3)"),
+        (xl.Reshape(2, 3), "Reshape(2, 3)"),
+        (xl.Transpose(2, 1), "Transpose(2, 1)"),
+        (xl.Sequential(xl.Relu()), "Sequential"),
+        (xl.Huber(), "Huber"),
+    ],
+    ids=str,
+)
+def test_what_the_errors_call_a_layer(layer, name):
+    assert str(layer) == name
 
 
 class TestLayerOfOneSOwn:
@@ -214,12 +375,12 @@ class TestLayerOfOneSOwn:
         assert_close(layer.ds, to_numpy(y * x).sum(0), 1e-6)
         assert repr(layer).endswith("Scale()")
 
-    def test_the_shell_is_final(self):
-        with pytest.raises(TypeError, match="Own overrides forward, which is final"):
-
-            class Own(xl.Layer):
-                def forward(self, x):
-                    return x
+    @pytest.mark.parametrize(
+        "name", ["forward", "backward", "predict", "to", "zero_grads", "__call__"]
+    )
+    def test_the_shell_is_final(self, name):
+        with pytest.raises(TypeError, match=f"Own overrides {name}, which is final"):
+            type("Own", (xl.Layer,), {name: lambda self: None})
 
     def test_a_layer_without_its_functions_says_so(self):
         class Empty(xl.Layer):
@@ -294,9 +455,11 @@ class TestSequential:
 
     def test_errors_name_the_part(self):
         net = xl.Sequential(fc=xl.Affine.init(4, 3), out=xl.Affine.init(2, 1))
-        with pytest.raises(ValueError, match=r"Affine\(2 -> 1\): x has shape \(5, 3\)") as caught:
-            net.forward(np.ones((5, 4), "float32"))
-        assert caught.value.__notes__ == ["In part 'out' of Sequential."]
+        for verb in (net.forward, net.predict):
+            message = r"Affine\(2 -> 1\): x has shape \(5, 3\)"
+            with pytest.raises(ValueError, match=message) as caught:
+                verb(np.ones((5, 4), "float32"))
+            assert caught.value.__notes__ == ["In part 'out' of Sequential."]
 
     def test_parts_must_be_layers(self):
         with pytest.raises(TypeError, match=r"part '1' is .*Relu.*Call the class: Relu\(\)"):

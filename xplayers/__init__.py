@@ -6,7 +6,7 @@ JAX arrays where they are.
 
 from xplayers import data, functional, initializers, schedules
 from xplayers._arrays import move, namespace, to_numpy
-from xplayers.data import minibatches
+from xplayers.data import Batches, minibatches
 from xplayers.elementwise import elementwise
 from xplayers.gradient_check import check_gradients, numerical_gradient
 from xplayers.layers import (
@@ -103,6 +103,7 @@ __all__ = [
     "Affine",
     "AveragePooling",
     "BatchNormalization",
+    "Batches",
     "Buffer",
     "Checkpoint",
     "Container",

@@ -140,10 +140,14 @@ def dtype_name(dtype: DType) -> str:
         return _DTYPE_NAMES[key]
     except KeyError:
         pass
-    try:
-        name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
-    except TypeError:  # torch and array-api-strict have dtypes of their own
-        name = str(dtype).rpartition(".")[2]
+    text = str(dtype)
+    if text.startswith("torch."):  # without asking NumPy, which torch.compile cannot follow
+        name = text.removeprefix("torch.")
+    else:
+        try:
+            name = dtype if isinstance(dtype, str) else np.dtype(dtype).name
+        except TypeError:  # array-api-strict has dtypes of its own
+            name = text.rpartition(".")[2]
     _DTYPE_NAMES[key] = name
     return name
 

@@ -33,6 +33,8 @@ class Found(NamedTuple):
         Where to compute, as arguments of `xplayers.move`.
     devices : tuple of str
         All devices in words, the one to compute on first.
+    handles : tuple
+        For each of them what `take` makes `device`; none where there is one device only.
     why, fix : str
         Why it cannot be used, as the end of a sentence that begins with its name, and what to do.
     note : str
@@ -44,6 +46,7 @@ class Found(NamedTuple):
     xp: Any = None
     device: Any = None
     devices: tuple[str, ...] = ()
+    handles: tuple[Any, ...] = ()
     why: str = ""
     fix: str = ""
     note: str = ""
@@ -104,6 +107,43 @@ def choose(backend: str) -> tuple[Found, str]:
     return (look("numpy"), str(cupy)) if cupy.why else (cupy, "")
 
 
+def take(found: Found, device: str) -> Found:
+    """Take another device of a library that can be used.
+
+    Parameters
+    ----------
+    found : Found
+        The library.
+    device : str
+        The first word of one of its devices, as ``cuda:1``; ``cpu`` for the CPU.
+
+    Returns
+    -------
+    Found
+        With that device first.
+
+    Raises
+    ------
+    ValueError
+        If it has no such device.
+
+    Notes
+    -----
+    CuPy computes on the current device of the thread, which this changes.
+    """
+    names = ["cpu" if words == CPU else words.partition(" ")[0] for words in found.devices]
+    if device not in names:
+        message = f"{found.label} has {', '.join(names)}"
+        raise ValueError(message)
+    i = names.index(device)
+    others = (*found.devices[:i], *found.devices[i + 1 :])
+    handle = found.handles[i] if found.handles else found.device
+    if found.name == "cupy":
+        found.xp.cuda.Device(handle).use()
+        handle = found.device
+    return found._replace(device=handle, devices=(found.devices[i], *others), handles=())
+
+
 def _numpy(numpy: Any, found: Found) -> Found:
     blas = numpy.show_config("dicts").get("Build Dependencies", {}).get("blas", {})
     words = (blas.get("name", ""), blas.get("version", ""))
@@ -145,7 +185,7 @@ def _cupy(cupy: Any, found: Found) -> Found:
         why = f"sees {devices[0]} and cannot compute on it ({_brief(error)})"
         fix = f"if libraries of CUDA are missing: {_INSTALL['cupy']}"
         return found._replace(why=why, fix=fix)
-    return found._replace(xp=cupy, devices=devices)
+    return found._replace(xp=cupy, devices=devices, handles=tuple(range(count)))
 
 
 def _cuda(version: int) -> str:
@@ -161,16 +201,23 @@ def _cupy_wheels() -> list[str]:
 def _torch(torch: Any, found: Found) -> Found:
     if not torch.cuda.is_available():
         return found._replace(xp=torch, device="cpu", devices=(CPU,))
-    names = (torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     gpus = (f"cuda:{i} ({name})" for i, name in enumerate(names))
-    return found._replace(xp=torch, device="cuda:0", devices=(*gpus, CPU))
+    handles = (*(f"cuda:{i}" for i in range(len(names))), "cpu")
+    return found._replace(xp=torch, device="cuda:0", devices=(*gpus, CPU), handles=handles)
 
 
 def _jax(jax: Any, found: Found) -> Found:
     devices = jax.devices()
-    words = (CPU if d.platform == "cpu" else f"{d} ({d.device_kind})" for d in devices)
-    unique = tuple(dict.fromkeys(words))  # the CPU may be cut into many
-    return found._replace(xp=import_module("jax.numpy"), device=devices[0], devices=unique)
+    unique: dict[str, Any] = {}  # the CPU may be cut into many
+    for d in devices:
+        unique.setdefault(CPU if d.platform == "cpu" else f"{d} ({d.device_kind})", d)
+    return found._replace(
+        xp=import_module("jax.numpy"),
+        device=devices[0],
+        devices=tuple(unique),
+        handles=tuple(unique.values()),
+    )
 
 
 def _strict(strict: Any, found: Found) -> Found:

@@ -1,5 +1,6 @@
-"""Mini-batches and real data sets."""
+"""Mini-batches, real data sets, and images changed at random."""
 
+from xplayers.data.augmentation import random_flip, random_shift
 from xplayers.data.batches import minibatches
 from xplayers.data.datasets import (
     load_digits,
@@ -8,12 +9,16 @@ from xplayers.data.datasets import (
     read_idx,
     spiral,
 )
+from xplayers.data.loading import Batches
 
 __all__ = [
+    "Batches",
     "load_digits",
     "load_fashion_mnist",
     "load_mnist",
     "minibatches",
+    "random_flip",
+    "random_shift",
     "read_idx",
     "spiral",
 ]
