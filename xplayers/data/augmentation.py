@@ -1,0 +1,113 @@
+"""Images a little different each time they are seen, changed where they are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from xplayers._arrays import Array, asarray, device, namespace
+from xplayers.initializers import Rng
+
+__all__ = ["random_flip", "random_shift"]
+
+
+def random_shift(x: Array, largest: int, rng: Rng = None) -> Array:
+    """Shift each image by a random number of pixels along each axis; what comes in is zero.
+
+    The same as to pad the image by `largest` zeros on each side, and to cut the old size out of it
+    at a random place.
+
+    Parameters
+    ----------
+    x : array of shape (n, channels, height, width)
+        Images of any dtype.
+    largest : int
+        Shifts are from ``-largest`` to ``largest``, all alike.
+    rng : int, numpy.random.Generator or None
+        The source of the shifts, which are drawn on the host, two integers an image; an int is a
+        seed.
+
+    Returns
+    -------
+    array
+        A new array of the shape and dtype of `x`; the channels of an image move together.
+
+    Raises
+    ------
+    ValueError
+        If `x` has not four axes, or `largest` is negative.
+
+    Notes
+    -----
+    torchvision's ``RandomCrop(size, padding)`` draws one place for all images of a batch; here each
+    image has its own.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> random_shift(np.arange(1, 10).reshape(1, 1, 3, 3), 1, rng=2)[0, 0]
+    array([[0, 4, 5],
+           [0, 7, 8],
+           [0, 0, 0]])
+    """
+    xp = namespace(x, "random_shift")
+    n, channels, height, width = _images("random_shift", x)
+    if largest < 0:
+        message = f"random_shift: largest is {largest}; expected 0 or more."
+        raise ValueError(message)
+    here, integer = device(x), xp.arange(0).dtype
+    drawn = np.random.default_rng(rng).integers(-largest, largest, (2, n), endpoint=True)
+    shifts = asarray(drawn, x, integer)
+    down, right = xp.reshape(shifts[0, ...], (n, 1)), xp.reshape(shifts[1, ...], (n, 1))
+    # Where each pixel comes from; the place of one from outside is any, as it becomes zero.
+    rows = xp.arange(height, device=here) + down
+    columns = xp.arange(width, device=here) + right
+    inside = xp.reshape((rows >= 0) & (rows < height), (n, 1, height, 1)) & xp.reshape(
+        (columns >= 0) & (columns < width), (n, 1, 1, width)
+    )
+    rows = xp.reshape(rows % height, (n, 1, height, 1))
+    columns = xp.reshape(columns % width, (n, 1, 1, width))
+    planes = xp.reshape(xp.arange(n * channels, device=here), (n, channels, 1, 1))
+    index = xp.reshape((planes * height + rows) * width + columns, (-1,))
+    moved = xp.reshape(xp.take(xp.reshape(x, (-1,)), index, axis=0), tuple(x.shape))
+    return xp.where(inside, moved, xp.zeros_like(moved))
+
+
+def random_flip(x: Array, rng: Rng = None) -> Array:
+    """Mirror each image left to right, or leave it as it is, with equal chances.
+
+    Parameters
+    ----------
+    x : array of shape (n, channels, height, width)
+        Images of any dtype.
+    rng : int, numpy.random.Generator or None
+        The source of the choice, which is drawn on the host; an int is a seed.
+
+    Returns
+    -------
+    array
+        A new array of the shape and dtype of `x`.
+
+    Raises
+    ------
+    ValueError
+        If `x` has not four axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> random_flip(np.arange(6).reshape(2, 1, 1, 3), rng=0).tolist()
+    [[[[2, 1, 0]]], [[[5, 4, 3]]]]
+    """
+    xp = namespace(x, "random_flip")
+    n = _images("random_flip", x)[0]
+    chosen = asarray(np.random.default_rng(rng).integers(0, 2, n) == 1, x, xp.bool)
+    return xp.where(xp.reshape(chosen, (n, 1, 1, 1)), xp.flip(x, axis=-1), x)
+
+
+def _images(owner: str, x: Array) -> tuple[int, ...]:
+    if len(x.shape) != 4:
+        message = (
+            f"{owner}: x has shape {tuple(x.shape)}; expected images (n, channels, height, width)."
+        )
+        raise ValueError(message)
+    return tuple(x.shape)
