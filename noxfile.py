@@ -54,6 +54,8 @@ def examples(session: nox.Session) -> None:
     """Run every example and the code in the README against the package as it is shipped."""
     session.install(".", *group("test", "jax"))
     session.run("pytest", "-s", "-v", "tests/test_examples.py", *session.posargs)
+    with session.chdir(session.create_tmp()):  # away from the clone, which has the benchmarks too
+        session.run("xplayers", "bench", "--list")
 
 
 @nox.session
@@ -105,3 +107,10 @@ def kill(session: nox.Session) -> None:
     """Run what takes minutes: a hundred killed runs, ten thousand damaged files."""
     session.install("-e", ".", *group("test", "numpy"))
     session.run("pytest", "-s", "-v", "-m", "slow", libraries("numpy"), "tests", *session.posargs)
+
+
+@nox.session(default=False)
+def mutation(session: nox.Session) -> None:
+    """Put faults into layers and losses, and print those that no test notices; half an hour."""
+    session.install("-e", ".", *group("test", "torch", "mutation"))  # torch: for its oracles
+    session.run("python", "tests/mutation.py", *session.posargs)

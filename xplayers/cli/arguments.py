@@ -1,0 +1,81 @@
+"""The arguments of the command: kinds of numbers, and those that several parts have."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import math
+from typing import NoReturn
+
+from xplayers import _devices
+from xplayers._devices import Found
+from xplayers.cli.words import Mistake
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are like all others of the command."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong."""
+        message = f"{message} (see {self.prog} --help)"
+        raise Mistake(message)
+
+
+def positive_integer(text: str) -> int:
+    """Return an integer of at least 1."""
+    return _integer(text, least=1)
+
+
+def natural_number(text: str) -> int:
+    """Return an integer of at least 0."""
+    return _integer(text, least=0)
+
+
+def _integer(text: str, least: int) -> int:
+    with contextlib.suppress(ValueError):
+        if int(text) >= least:
+            return int(text)
+    message = f"{text!r} is not an integer of at least {least}"
+    raise argparse.ArgumentTypeError(message)
+
+
+def positive_number(text: str) -> float:
+    """Return a number above 0 that is finite."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    message = f"{text!r} is not a positive number"
+    raise argparse.ArgumentTypeError(message)
+
+
+def add_place(parser: argparse.ArgumentParser) -> None:
+    """Add where to compute."""
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "numpy", "cupy", "torch", "jax"),
+        default="auto",
+        help="library to compute with; auto: CuPy if it finds a GPU, else NumPy "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--device",
+        default="auto",
+        metavar="NAME",
+        help="device of that library, as `xplayers info` lists them: cpu, cuda:0, ...; auto: the "
+        "first (default: %(default)s)",
+    )
+
+
+def place(args: argparse.Namespace) -> tuple[Found, str]:
+    """Return the library and device that are asked for, and why it is not the GPU."""
+    found, why = _devices.choose(args.backend)
+    if found.why:
+        message = f"--backend {args.backend}: {found}; {found.fix}"
+        raise Mistake(message)
+    if args.device != "auto":
+        try:
+            found = _devices.take(found, args.device)
+        except ValueError as error:
+            message = f"--device {args.device}: {error}"
+            raise Mistake(message) from error
+    return found, why

@@ -1,0 +1,56 @@
+"""``xplayers bench``: the benchmarks of the repository, which come with the package."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import xplayers as xl
+from xplayers.cli.arguments import positive_integer
+from xplayers.cli.words import Mistake
+
+NAME = "bench"
+SUMMARY = "measure xplayers and its peers on this machine's CPU, in two minutes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add = parser.add_argument
+    add("--list", action="store_true", help="say what would be measured")
+    add("--full", action="store_true", help="measure all of it, longer: an hour or less")
+    add("--only", metavar="REGEX", help="the workloads whose name matches")
+    add("--implementations", metavar="REGEX", help="those whose name matches")
+    add("--threads", type=positive_integer, metavar="N", help="for all libraries (default: cores)")
+    add("--json", metavar="FILE", help="write the results there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``python -m benchmarks``."""
+    folder = _folder()
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+    benchmarks = importlib.import_module("benchmarks.__main__")
+    given = [flag for flag, on in (("--list", args.list), ("--quick", not args.full)) if on]
+    for name in ("only", "implementations", "threads", "json"):
+        if getattr(args, name) is not None:
+            given.append(f"--{name}={getattr(args, name)}")
+    return benchmarks.main(given)
+
+
+def _folder() -> Path:
+    """Return the folder with the package ``benchmarks``: a clone, or where it was installed to."""
+    clone = Path(xl.__file__).parents[1]
+    if (clone / "pyproject.toml").exists() and (clone / "benchmarks").exists():
+        return clone
+    try:
+        files = metadata.files("xplayers") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.as_posix().endswith("share/xplayers/benchmarks/__main__.py"):
+            return Path(str(file.locate())).resolve().parents[1]
+    message = "the benchmarks are not installed; in a clone of the repository: xplayers bench"
+    raise Mistake(message)

@@ -1,0 +1,104 @@
+"""``xplayers predict``."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+import xplayers as xl
+from xplayers._devices import Found
+from xplayers._files import replacing
+from xplayers.cli import models
+from xplayers.cli.arguments import add_place, place, positive_integer
+from xplayers.cli.arrays import read_samples
+from xplayers.cli.words import Mistake
+
+NAME = "predict"
+SUMMARY = "say what a saved model takes samples for"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="file that `xplayers train --save` has written")
+    add(
+        "input",
+        metavar="INPUT",
+        help="samples: an .npy file, of any size, or an .npz file with x or one array",
+    )
+    add(
+        "--output",
+        metavar="FILE.npy",
+        help="write an array there, in the place of CSV to the standard output",
+    )
+    add(
+        "--probabilities",
+        action="store_true",
+        help="the probability of each class: columns beside the class in CSV, in an array (n, "
+        "classes) in its place",
+    )
+    add(
+        "--batch-size",
+        type=positive_integer,
+        default=256,
+        metavar="N",
+        help="samples that are computed at once (default: %(default)s)",
+    )
+    add_place(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print or write the predictions, batch by batch."""
+    if args.output is not None and Path(args.output).suffix != ".npy":
+        message = f"--output {args.output}: expected a name that ends in .npy"
+        raise Mistake(message)
+    found, _ = place(args)
+    model, net, _ = models.load(args.model)
+    x = read_samples(args.input)
+    model.check(x, args.input)
+    parts = (
+        part
+        for i in range(0, len(x), models.ROWS)  # only so much of it is in memory at once
+        for part in scores(net, model.prepared(x[i : i + models.ROWS]), args.batch_size, found)
+    )
+    if args.output is not None:
+        _write(args.output, parts, len(x), model, args.probabilities)
+        return
+    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows.writerow(["class", *(model.classes if args.probabilities else ())])
+    for y in parts:
+        chosen = [model.classes[i] for i in np.argmax(y, axis=1)]
+        beside = _probabilities(y).tolist() if args.probabilities else [[]] * len(y)
+        for name, row in zip(chosen, beside, strict=True):
+            rows.writerow([name, *(f"{p:.6g}" for p in row)])
+
+
+def scores(net: xl.Layer, x: np.ndarray, batch_size: int, found: Found) -> Iterator[np.ndarray]:
+    """Yield the outputs of a network for host samples, batch by batch, on the host."""
+    for i in range(0, len(x), batch_size):
+        batch = xl.move(x[i : i + batch_size], xp=found.xp, device=found.device)
+        yield xl.to_numpy(net.predict(batch))
+
+
+def _write(
+    path: str, parts: Iterator[np.ndarray], n: int, model: models.Model, probabilities: bool
+) -> None:
+    """Write an ``.npy`` file in pieces; one that is there is replaced when all are written."""
+    classes = np.asarray(model.classes)
+    shape = (n, len(classes)) if probabilities else (n,)
+    dtype = np.dtype(np.float32) if probabilities else classes.dtype
+    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    with replacing(path) as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for y in parts:
+            found = _probabilities(y) if probabilities else classes[np.argmax(y, axis=1)]
+            file.write(np.ascontiguousarray(found, dtype).tobytes())
+
+
+def _probabilities(y: np.ndarray) -> np.ndarray:
+    return xl.functional.softmax(y, axis=-1)

@@ -1,0 +1,342 @@
+"""``xplayers train``."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import xplayers as xl
+from xplayers.cli import config, datasets, models
+from xplayers.cli.arguments import (
+    add_place,
+    natural_number,
+    place,
+    positive_integer,
+    positive_number,
+)
+from xplayers.cli.words import INTERRUPTED, Mistake, complain, say
+
+NAME = "train"
+SUMMARY = "train a network and measure it on held-out data"
+
+OPTIMIZERS: dict[str, type[xl.Optimizer]] = {
+    "sgd": xl.SGD,
+    "momentum": xl.Momentum,
+    "nesterov": xl.Nesterov,
+    "adagrad": xl.AdaGrad,
+    "rmsprop": xl.RMSprop,
+    "adam": xl.Adam,
+    "adamw": xl.AdamW,
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_place(parser)
+    _add_data(parser)
+    _add_network(parser)
+    _add_results(parser)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--dataset",
+        default="digits",
+        metavar="{digits,mnist,fashion,spiral,FILE.npz}",
+        help="digits comes with the package; mnist and fashion are downloaded once; spiral is "
+        "made up; a file has your own arrays: samples x and labels t, of which a fifth is held "
+        "out, or x_train, t_train, x_test and t_test (default: %(default)s)",
+    )
+    add(
+        "--data-dir",
+        metavar="FOLDER",
+        help="folder with the four IDX files of mnist or fashion (default: the user's cache)",
+    )
+    add(
+        "--epochs",
+        type=positive_integer,
+        default=30,
+        metavar="N",
+        help="passes over the data (default: %(default)s)",
+    )
+    add(
+        "--batch-size",
+        type=positive_integer,
+        default=32,
+        metavar="N",
+        help="samples in a step (default: %(default)s)",
+    )
+    add(
+        "--shift",
+        type=natural_number,
+        default=0,
+        metavar="PIXELS",
+        help="with --model cnn: shift each image by up to so many pixels at random, anew each time "
+        "(default: %(default)s)",
+    )
+    add(
+        "--flip",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="with --model cnn: mirror images left to right at random; not for digits",
+    )
+    add(
+        "--config",
+        metavar="FILE.toml",
+        help="take options from a file, as one is written beside the results of every run; those "
+        "of the command line come before it",
+    )
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--model",
+        choices=models.KINDS,
+        default="mlp",
+        help="a multilayer perceptron, or convolutions below it (default: %(default)s)",
+    )
+    widths = {kind: " ".join(map(str, hidden)) for kind, hidden in models.HIDDEN.items()}
+    add(
+        "--hidden",
+        type=positive_integer,
+        nargs="*",
+        metavar="N",
+        help="widths of the hidden layers; none: a linear model "
+        f"(default: {widths['mlp']}; cnn: {widths['cnn']})",
+    )
+    add(
+        "--channels",
+        type=positive_integer,
+        nargs="+",
+        metavar="N",
+        help="with --model cnn: channels of its convolutions, each of which is followed by ReLU "
+        f"and pooling (default: {' '.join(map(str, models.CHANNELS))})",
+    )
+    add(
+        "--optimizer",
+        choices=tuple(OPTIMIZERS),
+        default="adam",
+        help="rule of the update (default: %(default)s)",
+    )
+    rates = ", ".join(f"{name} {make().lr:g}" for name, make in OPTIMIZERS.items())
+    add(
+        "--lr",
+        type=positive_number,
+        metavar="RATE",
+        help=f"learning rate (default: that of the optimizer: {rates})",
+    )
+    add(
+        "--seed",
+        type=natural_number,
+        default=0,
+        metavar="N",
+        help="of the initial values and the order of the samples (default: %(default)s)",
+    )
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "--save",
+        metavar="FILE",
+        help="write the trained model there (safetensors), for `xplayers predict` and `evaluate`",
+    )
+    add("--log", metavar="FILE.jsonl", help="write the numbers of each epoch there, as JSON lines")
+    add(
+        "--plot",
+        metavar="FILE.png",
+        help="draw the curves of the run (.pdf and .svg too); needs matplotlib",
+    )
+    add(
+        "--checkpoint-dir",
+        metavar="FOLDER",
+        help="keep there what is needed to go on; of this run alone",
+    )
+    add(
+        "--checkpoint-every",
+        type=positive_integer,
+        metavar="STEPS",
+        help="how often (default: every ten minutes); at the end in any case",
+    )
+    add(
+        "--checkpoint-keep",
+        type=positive_integer,
+        default=3,
+        metavar="N",
+        help="how many checkpoints are kept (default: %(default)s)",
+    )
+    add(
+        "--resume",
+        action="store_true",
+        help="go on from the last checkpoint in --checkpoint-dir, with the options of that run",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure, and write the results."""
+    found, why = place(args)
+    say(f"xplayers {xl.__version__}, {found}" + (f" ({why})" if why else ""))
+    data = datasets.read(args.dataset, args.data_dir)
+    n = len(data.x)
+    say(f"{data.name}: {n} samples to train on, {len(data.x_test)} held out")
+    if args.batch_size > n:
+        message = f"--batch-size is {args.batch_size}; {data.name} has {n} samples"
+        raise Mistake(message)
+    model = models.Model.of(args.model, data, args.hidden, args.channels)
+    if args.model != "cnn" and (args.shift or args.flip):
+        message = "--shift and --flip go with --model cnn"
+        raise Mistake(message)
+    _check_results(args)
+    checkpoint = _checkpoint(args)
+
+    try:
+        net = model.build(args.seed)
+    except ValueError as error:  # more than an array can have
+        message = f"--hidden {' '.join(map(str, model.hidden))}: {error}"
+        raise Mistake(message) from error
+    make = OPTIMIZERS[args.optimizer]
+    optimizer = make() if args.lr is None else make(lr=args.lr)
+    # Smoothing is worth one percent on the digits: without it 1,438 samples are learnt by heart.
+    loss = xl.SoftmaxWithLoss(label_smoothing=0.1)
+    count = sum(math.prod(p.shape) for p in net.params.values())
+    say(f"network: {model}, {count} parameters; {args.optimizer}, lr {optimizer.lr:g}; {loss!r}")
+
+    trainer = xl.Trainer(
+        net,
+        loss,
+        optimizer,
+        batch_size=args.batch_size,
+        epochs=args.epochs,
+        seed=args.seed,
+        checkpoint=checkpoint,
+        callbacks=[_progress(), *([] if args.log is None else [Log(args.log)])],
+        progress=False,
+    )
+    for path in config.paths(args):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config.write(path, args, found.name)
+
+    start = time.perf_counter()
+    x, x_test = model.prepared(data.x), model.prepared(data.x_test)
+    test = tuple(xl.move(a, xp=found.xp, device=found.device) for a in (x_test, data.t_test))
+    if args.shift or args.flip:
+        source: Any = xl.Batches(
+            x, data.t, args.batch_size, args.seed, xp=found.xp, device=found.device,
+            transform=_augmentation(args),
+        )  # fmt: skip
+        history = trainer.fit(source, validation=test, resume=args.resume)
+    else:
+        train = (xl.move(a, xp=found.xp, device=found.device) for a in (x, data.t))
+        history = trainer.fit(*train, validation=test, resume=args.resume)
+    seconds = time.perf_counter() - start
+
+    results = xl.evaluate(net, xl.SoftmaxWithLoss(), *test, batch_size=args.batch_size)
+    say(
+        f"held out: loss {results['loss']:.4f}, accuracy {results['accuracy']:.4f}; "
+        f"trained in {seconds:.1f} s"
+    )
+    if args.save is not None:
+        about = {"dataset": args.dataset, "results": results, "xplayers": xl.__version__}
+        models.save(args.save, model, net, **about)
+        say(f"saved in {args.save}")
+    if args.plot is not None and len(history):
+        history.plot(args.plot)
+        say(f"drawn in {args.plot}")
+    if not history.interrupted:
+        return 0
+    on = "" if checkpoint is None else "; the same command with --resume goes on"
+    print(f"xplayers: interrupted{on}", file=sys.stderr)
+    return INTERRUPTED
+
+
+def _check_results(args: argparse.Namespace) -> None:
+    """Check before the work that its results can be written."""
+    for option, path in (("--save", args.save), ("--log", args.log), ("--plot", args.plot)):
+        if path is None:
+            continue
+        folder = Path(path).parent
+        if not os.access(folder, os.W_OK) or Path(path).is_dir():
+            what = "is a folder" if Path(path).is_dir() else f"cannot be written to {folder}"
+            message = f"{option} {path} {what}"
+            raise Mistake(message)
+    if args.plot is not None:
+        check_plot(args.plot)
+    for option, asked in (("resume", args.resume), ("checkpoint-every", args.checkpoint_every)):
+        if asked and args.checkpoint_dir is None:
+            message = f"--{option} goes with --checkpoint-dir"
+            raise Mistake(message)
+
+
+def check_plot(path: str) -> None:
+    """Check before the work that a picture can be drawn, and in that format."""
+    if importlib.util.find_spec("matplotlib") is None:
+        message = '--plot needs matplotlib: pip install "xplayers[train]"'
+        raise Mistake(message)
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if Path(path).suffix[1:].lower() not in formats:
+        message = f"--plot {path}: expected a name that ends in .{', .'.join(sorted(formats))}"
+        raise Mistake(message)
+
+
+def _checkpoint(args: argparse.Namespace) -> xl.Checkpoint | None:
+    folder, every = args.checkpoint_dir, args.checkpoint_every
+    if folder is None:
+        return None
+    minutes = 10.0 if every is None else None
+    checkpoint = xl.Checkpoint(folder, every, minutes, keep=args.checkpoint_keep)
+    if not args.resume and checkpoint.latest() is not None:
+        message = (
+            f"--checkpoint-dir {folder} has the checkpoints of another run; --resume goes on from "
+            "them"
+        )
+        raise Mistake(message)
+    return checkpoint
+
+
+def _augmentation(args: argparse.Namespace) -> Any:
+    def augmented(x: Any, rng: Any) -> Any:
+        if args.shift:
+            x = xl.data.random_shift(x, args.shift, rng)
+        return xl.data.random_flip(x, rng) if args.flip else x
+
+    return augmented
+
+
+def _progress() -> xl.Progress:
+    """Return a bar on a terminal; else, and without tqdm, lines among the others."""
+    if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
+        return xl.Progress("bar")
+    return xl.Progress("lines", file=sys.stdout)
+
+
+class Log:
+    """A callback that writes the rows of the history as they come, as JSON lines.
+
+    Parameters
+    ----------
+    path : str
+        The file; what was in it is lost.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __call__(self, event: xl.Event) -> None:
+        if event.kind == "begin":
+            event.history.to_jsonl(self.path)  # the rows of a run that goes on
+        elif event.kind == "epoch" and event.row is not None:
+            try:
+                with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+                    file.writelines(f"{line}\n" for line in xl.History([event.row])._lines())
+            except OSError as error:  # a full disk must not end a night's work
+                complain("warning", f"epoch {event.epoch} is not in the log: {error}")
