@@ -783,17 +783,17 @@ LOSSES = [
     _softmax_case("none-soft", _soft, reduction="none"),
     _softmax_case("weights", _labels, class_weights=_WEIGHTS),
     _softmax_case("weights-soft", _soft, class_weights=_WEIGHTS),
-    _softmax_case("ignore", _labels, ignore_index=2),
+    _softmax_case("ignore", _labels, ignore_index=0),
     _softmax_case("smoothing", _labels, label_smoothing=0.1),
     _softmax_case("smoothing-soft", _soft, label_smoothing=0.1),
     _softmax_case(
-        "everything", _labels, class_weights=_WEIGHTS, ignore_index=2, label_smoothing=0.2
+        "everything", _labels, class_weights=_WEIGHTS, ignore_index=0, label_smoothing=0.2
     ),
     _softmax_case(
         "everything-none",
         _labels,
         class_weights=_WEIGHTS,
-        ignore_index=2,
+        ignore_index=0,
         label_smoothing=0.2,
         reduction="none",
     ),

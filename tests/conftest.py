@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import pytest
 from backends import BACKENDS, Variant, installed, variants
 
+collect_ignore = ["mutation.py"]  # no tests: `nox -s mutation` runs it
+
 _passed: Counter[str] = Counter()
 _chosen: list[Variant] = []
 _named: list[str] = []

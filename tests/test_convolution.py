@@ -256,6 +256,12 @@ def test_padding_never_wins(xpv):
     assert to_numpy(layer.backward(y * 0.0 + 1.0)).sum() == 9.0
 
 
+def test_the_mean_of_sequences():
+    layer = xl.GlobalAveragePooling()
+    assert layer.forward(np.asarray([[[1.0, 3.0, 5.0]]])).tolist() == [[3.0]]
+    assert layer.backward(np.asarray([[6.0]])).tolist() == [[[2.0, 2.0, 2.0]]]
+
+
 def test_padding_does_not_win_over_infinity_either():
     layer = xl.MaxPooling(2, stride=1, padding=1)
     x = np.asarray([[[np.inf, 0.0]]])

@@ -88,6 +88,7 @@ def test_each_dtype(case, xpv):
         value, expected = loss.forward(x, t), reference.forward(exact, target)
         wide = "float32" if "16" in dtype else dtype
         assert_at_home(value, x, dtype=getattr(namespace(x), wide))
+        assert type(value) is type(x), "a 0-d array, not a scalar"
         assert_close(value, expected, TOLERANCE[wide], dtype)
         dx = loss.backward()
         assert_at_home(dx, x)
@@ -228,6 +229,7 @@ def test_weights_may_be_integers(xpv):
     whole, exact = (xl.SoftmaxWithLoss(class_weights=w) for w in ([1, 2, 3], [1.0, 2.0, 3.0]))
     assert_same_bits(whole.forward(x, t), exact.forward(x, t))
     assert_same_bits(whole.backward(), exact.backward())
+    assert whole.class_weights.dtype == exact.class_weights.dtype == x.dtype
 
 
 def test_all_labels_ignored_is_zero(xpv):
@@ -235,6 +237,43 @@ def test_all_labels_ignored_is_zero(xpv):
     loss = xl.SoftmaxWithLoss(ignore_index=-1)
     assert float(loss.forward(x, t)) == 0.0
     assert not to_numpy(loss.backward()).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1}, {"ignore_index": 0}])
+@pytest.mark.parametrize("kind", ["uint8", "int64"])
+def test_labels_that_cannot_be_looked_at(options, kind, xpv, monkeypatch):
+    """As on a GPU: the rows of labels that are out of range are NaN, the others as ever."""
+    x = values((5, 3))
+    labels = np.asarray([1, 2, 0, 3, 200 if kind == "uint8" else -1])
+    loss = xl.SoftmaxWithLoss(reduction="none", **options)
+    expected = to_numpy(loss(xpv.asarray(x[:3], "float32"), xpv.asarray(labels[:3])))
+    monkeypatch.setattr("xplayers.losses.on_host", lambda a: False)
+    x, t = xpv.asarray(x, "float32"), xpv.asarray(labels.astype(kind))
+    got = to_numpy(loss.forward(x, t))
+    assert_close(got[:3], expected, 1e-6)
+    assert np.isnan(got[3:]).all()
+    assert np.isfinite(to_numpy(loss.backward())[:3]).all()
+
+
+@NOT_JAX
+def test_an_ignored_label_need_not_be_in_range(xpv, monkeypatch):
+    monkeypatch.setattr("xplayers.losses.on_host", lambda a: False)
+    x, t = xpv.asarray(values((3, 3)), "float32"), xpv.asarray(np.asarray([1, -7, 3]))
+    got = to_numpy(xl.SoftmaxWithLoss(ignore_index=-7, reduction="none")(x, t))
+    assert np.isnan(got).tolist() == [False, False, True]
+    assert got[1] == 0.0
+
+
+def test_a_single_value(xpv):
+    x, t = (xpv.asarray([[a]], "float32") for a in (3.0, 1.0))
+    loss = xl.MeanSquaredError()
+    assert float(loss.forward(x, t)) == 4.0
+    assert to_numpy(loss.backward()).tolist() == [[4.0]]
+
+
+def test_arrays_that_are_given_stay_as_they_are(xpv):
+    weights = xpv.asarray([1.0, 2.0], "float32")
+    assert xl.SoftmaxWithLoss(class_weights=weights).class_weights is weights
 
 
 @pytest.mark.only("jax")

@@ -127,6 +127,8 @@ class TestOthers:
             ValueError, match=r"LayerNormalization\(5\): x has shape \(2, 4, 6\); ex"
         ):
             xl.LayerNormalization.init(5).forward(x)
+        with pytest.raises(ValueError, match=r"LayerNormalization\(4, 6\): x has shape \(4, 6\);"):
+            xl.LayerNormalization.init(4, 6).forward(x[0])
         with pytest.raises(ValueError, match=r"RmsNormalization\(4\): x has shape .*\(\.\.\., 4\)"):
             xl.RmsNormalization.init(4).forward(x)
         with pytest.raises(ValueError, match="3 groups do not divide 4 channels"):
@@ -270,6 +272,9 @@ class TestCombinators:
     def test_what_a_sample_may_be_reshaped_to(self):
         assert xl.Reshape(1).forward(values((4,))).shape == (4, 1)
         assert xl.Reshape(-1, 2)(values((3, 6))).shape == (3, 3, 2)
+        assert xl.Flatten().forward(values((4,))).shape == (4, 1)
+        with pytest.raises(ValueError, match=r"Reshape: shape is \(-2, 3\)"):
+            xl.Reshape(-2, 3)
         for layer in (xl.Reshape(3), xl.Reshape(-1, 4), xl.Reshape(-1, 0)):
             with pytest.raises(ValueError, match=r"x has shape \(2, 6\); a sample is 6 values"):
                 layer.forward(values((2, 6)))

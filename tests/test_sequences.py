@@ -358,6 +358,20 @@ class TestEmbedding:
         with pytest.raises(ValueError, match=message):
             layer.forward(xpv.asarray(np.asarray([0, bad, 1])))
 
+    @pytest.mark.only("numpy", "strict", "torch")
+    @pytest.mark.parametrize("n", [5, 700])
+    def test_values_that_cannot_be_looked_at(self, n, xpv, monkeypatch):
+        """As on a GPU: a row of NaN and no gradient for what is out of range."""
+        monkeypatch.setattr("xplayers.layers.embedding.on_host", lambda a: False)
+        layer = xl.Embedding.init(n, 2, rng=0)
+        y = to_numpy(layer.forward(xpv.asarray(np.asarray([1, -1, n, 0]))))
+        assert np.isnan(y).all(axis=1).tolist() == [False, True, True, False]
+        assert_same_bits(y[[0, 3]], to_numpy(layer.W)[[1, 0]])
+        layer.backward(xpv.asarray(np.ones((4, 2)), "float32"))
+        dW = to_numpy(layer.dW)
+        assert (dW[:2] == 1.0).all()
+        assert dW.sum() == 4.0
+
     @pytest.mark.only("jax")
     @pytest.mark.parametrize("n", [5, 700])
     def test_out_of_range_in_a_compiled_function(self, n, xpv):
