@@ -621,6 +621,7 @@ def test_interrupt(capsys, monkeypatch):
     assert capsys.readouterr().err == "xplayers: interrupted\n"
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_in_training_keeps_what_there_is(capsys, home, monkeypatch):
     class Interrupting(Log):
         def __call__(self, event):

@@ -811,6 +811,7 @@ def press_at(*steps):
     return [press]
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
 @pytest.mark.parametrize("step", [4, 5])
 def test_ctrl_c_ends_after_the_step(step, tmp_path):
@@ -825,6 +826,7 @@ def test_ctrl_c_ends_after_the_step(step, tmp_path):
     assert_same_network(resumed, expected)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.skipif(os.name == "nt", reason="signals differ")
 def test_a_second_ctrl_c_ends_at_once():
     def press_twice(event):
