@@ -16,7 +16,7 @@ from xplayers.elementwise import elementwise
 
 engine = sys.modules["xplayers.elementwise"]  # the module; the package shows the function
 
-SIZES = [0, 1, 7, 4097, 65_537, 262_144, 600_001]
+SIZES = [0, 1, 7, 4097, 49_153, 65_537, 262_144, 600_001]
 
 
 @elementwise

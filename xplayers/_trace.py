@@ -150,116 +150,157 @@ Step = tuple[Any, tuple[int, ...], int]  # operation, registers of its inputs, r
 
 
 class Program:
-    """The steps of one elementwise function for given dtypes, with its memory planned."""
+    """The steps of one elementwise function for given dtypes, with its memory planned.
+
+    Attributes
+    ----------
+    straight : callable
+        ``straight(operands, outs)`` evaluates arrays of one shape at once.
+    """
 
     def __init__(
         self, tape: _Tape, results: list[int], many: bool, aliases: tuple[int | None, ...]
     ) -> None:
         self.many = many
-        self.constants, self.once = tape.constants, tape.once
         self.result_dtypes = tuple(tape.registers[r].dtype for r in results)
         self.arrays = [v.register for v in tape.operands if not v.scalar]
         tape.steps = _fused(tape, results)
         home, copies = _homes(tape.steps, results, aliases)
         _lodge(tape, home, copies, aliases)
-        scratch, self.scratch_dtypes = _scratch(tape, home, copies)
-        # What a register is called in the loop: x, y, w for the blocks of operands, results and
-        # scratch memory, s for a scalar.
+        scratch, dtypes = _scratch(tape, home, copies)
+        # What a register is called in the source: x, y, w for operands, results and scratch memory,
+        # s for a scalar.
         names = {r: f"s{r}" for r in range(len(tape.registers))}
         names |= {r: f"x{r}" for r in self.arrays}
         names |= {r: f"y{k}" for r, k in home.items()} | {r: f"w{i}" for r, i in scratch.items()}
-        self.rows: dict[str, tuple[int, Any]] = {}  # name -> register of the scalar, dtype
-        calls = [self._call(tape, step, names) for step in tape.steps]
-        calls += [(_Cast(), [names[r]], f"y{k}") for r, k in copies]
-        self.single = len(calls) == 1
-        used = {name for _, inputs, _ in calls for name in inputs}
-        self.scalars = {name: r for r, name in names.items() if name[0] == "s" and name in used}
-        self.loop = _loop(
-            calls,
-            arrays=[f"x{r}" for r in self.arrays] + [f"y{k}" for k in range(len(results))],
-            scratch=[f"w{i}" for i in range(len(self.scratch_dtypes))],
-            scalars=[*self.rows, *self.scalars],
-        )
-
-    def _call(self, tape: _Tape, step: Step, names: dict[int, str]) -> Call:
-        operation, inputs, made = step
-        given = [names[r] for r in inputs]
-        if operation in (np.maximum, np.minimum):
-            for i, r in enumerate(inputs):
-                if not isinstance(tape.registers[r], np.ndarray):
-                    given[i] = f"row{len(self.rows)}"
-                    self.rows[given[i]] = r, tape.registers[made].dtype
-        return operation, given, names[made]
+        source = _Source(tape, names, dtypes, len(results))
+        for step in tape.steps:
+            source.add(tape, step)
+        for r, k in copies:
+            source.call(_Cast(), [names[r]], f"y{k}")
+        self.single = len(source.calls) == 1
+        self.has_rows = bool(source.rows)
+        self.straight, self._loop = source.compiled()
 
     def run(
         self, operands: list, outs: list[np.ndarray], start: int, stop: int, block: int
     ) -> None:
         """Evaluate elements `start` to `stop` of the flat `operands` into the flat `outs`."""
-        values = {**dict(enumerate(operands)), **self.constants}
-        for operation, inputs, made in self.once:
-            values[made] = operation(*[values[i] for i in inputs]).item()
         if self.single:
             block = stop - start  # each value is touched once: there is nothing to keep in a cache
-        if self.rows:
+        if self.has_rows:
             whole = stop - (stop - start) % ROW
             if start < whole:
-                self._blocks(values, outs, slice(start, whole), max(block // ROW, 1), (ROW,))
+                self._run(operands, outs, slice(start, whole), max(block // ROW, 1), (ROW,))
             start, block = whole, ROW  # what is left is less than a row, and one block
         if start < stop:
-            self._blocks(values, outs, slice(start, stop), block, ())
+            self._run(operands, outs, slice(start, stop), block, ())
 
-    def _blocks(
-        self,
-        values: dict[int, Any],
-        outs: list[np.ndarray],
-        part: slice,
-        block: int,
-        width: tuple[int, ...],
+    def _run(
+        self, operands: list, outs: list[np.ndarray], part: slice, block: int, width: tuple
     ) -> None:
         """Run the loop over a part of the arrays, seen as rows of `width`, `block` at a time."""
-        named = {name: values[r] for name, r in self.scalars.items()}
+        values = list(operands)
         for r in self.arrays:
-            named[f"X{r}"] = values[r][part].reshape(-1, *width)
-        for k, out in enumerate(outs):
-            named[f"Y{k}"] = out[part].reshape(-1, *width)
-        n = len(named["Y0"])
-        for i, dtype in enumerate(self.scratch_dtypes):
-            named[f"W{i}"] = np.empty((min(block, n), *width), dtype)
-        for name, (r, dtype) in self.rows.items():
-            named[name] = np.full(width or n, values[r], dtype)
-        self.loop(n, block, **named)
+            values[r] = values[r][part].reshape(-1, *width)
+        self._loop(values, [out[part].reshape(-1, *width) for out in outs], block, width)
 
 
-Call = tuple[Any, list[str], str]  # operation, names of its inputs, and of what it makes
+class _Source:
+    """The source of a program, twice: for arrays that are one block, and for a loop over blocks.
+
+    For ``y = maximum(x, 0) * k``, with the 0 spread over a row, it is ::
+
+        def straight(operands, outs):
+            (x0, s1,) = operands
+            (y0,) = outs
+            row0 = full(y0.shape, s2, d0)
+            f0(x0, row0, out=y0)
+            f1(y0, s1, out=y0)
 
 
-def _loop(calls: list[Call], arrays: list[str], scratch: list[str], scalars: list[str]) -> Any:
-    """Return the loop of a program, compiled from source: a block costs its calls, and no more.
-
-    For ``y = maximum(x, 0) * 2``, with the 0 spread over a row, the source is ::
-
-        def loop(n, block, X0, Y0, row0, s2):
+        def loop(operands, outs, block, width):
+            (X0, s1,) = operands
+            (Y0,) = outs
+            n = len(Y0)
+            row0 = full(width or n, s2, d0)
             for lo in range(0, n, block):
                 hi = lo + block
                 x0 = X0[lo:hi]
                 y0 = Y0[lo:hi]
                 f0(x0, row0, out=y0)
-                f1(y0, s2, out=y0)
+                f1(y0, s1, out=y0)
     """
-    whole = [name.upper() for name in (*arrays, *scratch)]
-    lines = [
-        f"def loop({', '.join(['n', 'block', *whole, *scalars])}):",
-        "    for lo in range(0, n, block):",
-        "        hi = lo + block",
-    ]
-    lines += [f"        {name} = {name.upper()}[lo:hi]" for name in arrays]
-    lines += [f"        {name} = {name.upper()}[: n - lo]" for name in scratch]
-    defined: dict[str, Any] = {}
-    for i, (operation, inputs, made) in enumerate(calls):
-        lines.append(f"        f{i}({', '.join(inputs)}, out={made})")
-        defined[f"f{i}"] = operation
-    exec("\n".join(lines), defined)
-    return defined["loop"]
+
+    def __init__(self, tape: _Tape, names: dict[int, str], dtypes: list, n_outs: int) -> None:
+        self.names = names
+        self.operands = [names[v.register] for v in tape.operands]
+        self.outs = [f"y{k}" for k in range(n_outs)]
+        self.scratch = [f"w{i}" for i in range(len(dtypes))]
+        # What the source speaks of beside its variables.
+        self.defined: dict[str, Any] = {"empty": np.empty, "full": np.full}
+        self.defined |= {f"d{i}": dtype for i, dtype in enumerate(dtypes)}
+        self.defined |= {names[r]: value for r, value in tape.constants.items()}
+        self.once: list[str] = []
+        self.rows: list[tuple[str, str, str]] = []  # names of row, scalar and dtype
+        self.calls: list[str] = []
+        for operation, inputs, made in tape.once:
+            given = ", ".join(names[r] for r in inputs)
+            self.once.append(f"{names[made]} = {self._define('f', operation)}({given}).item()")
+
+    def add(self, tape: _Tape, step: Step) -> None:
+        """Add one step."""
+        operation, inputs, made = step
+        given = [self.names[r] for r in inputs]
+        if operation in (np.maximum, np.minimum):
+            for i, r in enumerate(inputs):
+                if not isinstance(tape.registers[r], np.ndarray):
+                    dtype = self._define("d", tape.registers[made].dtype)
+                    self.rows.append((f"row{len(self.rows)}", given[i], dtype))
+                    given[i] = self.rows[-1][0]
+        self.call(operation, given, self.names[made])
+
+    def call(self, operation: Any, given: list[str], made: str) -> None:
+        """Add the call of `operation`, by the names of its inputs and of what it makes."""
+        self.calls.append(f"{self._define('f', operation)}({', '.join(given)}, out={made})")
+
+    def compiled(self) -> tuple[Any, Any]:
+        """Return the two functions."""
+        straight = [
+            *_unpacked(self.operands, self.outs),
+            *self.once,
+            *[f"{w} = empty(y0.shape, d{i})" for i, w in enumerate(self.scratch)],
+            *[f"{row} = full(y0.shape, {s}, {d})" for row, s, d in self.rows],
+            *self.calls,
+        ]
+        blocks = [x for x in self.operands if x[0] == "x"] + self.outs
+        operands = [x.upper() if x[0] == "x" else x for x in self.operands]
+        loop = [
+            *_unpacked(operands, [y.upper() for y in self.outs]),
+            "n = len(Y0)",
+            *self.once,
+            *[f"{w.upper()} = empty((min(block, n), *width), d{i})"
+              for i, w in enumerate(self.scratch)],
+            *[f"{row} = full(width or n, {s}, {d})" for row, s, d in self.rows],
+            "for lo in range(0, n, block):",
+            "    hi = lo + block",
+            *[f"    {x} = {x.upper()}[lo:hi]" for x in blocks],
+            *[f"    {w} = {w.upper()}[: n - lo]" for w in self.scratch],
+            *[f"    {call}" for call in self.calls],
+        ]  # fmt: skip
+        lines = ["def straight(operands, outs):", *[f"    {line}" for line in straight]]
+        lines += ["def loop(operands, outs, block, width):", *[f"    {line}" for line in loop]]
+        exec("\n".join(lines), self.defined)
+        return self.defined["straight"], self.defined["loop"]
+
+    def _define(self, letter: str, value: Any) -> str:
+        name = f"{letter}{len(self.defined)}"
+        self.defined[name] = value
+        return name
+
+
+def _unpacked(operands: list[str], outs: list[str]) -> list[str]:
+    return [f"({', '.join(operands)},) = operands", f"({', '.join(outs)},) = outs"]
 
 
 COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)

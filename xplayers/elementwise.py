@@ -24,11 +24,16 @@ from xplayers._trace import Program, Untraceable, trace
 # Measured. In one thread the blocks of a rule's operands should stay in a second-level cache of
 # 1 MB, and be long enough that the call of a ufunc (1 us) is small beside its work. Threads want
 # longer ones: a thread that has to wait for the interpreter lock wakes up some 100 us later.
-BLOCK = 65_536
+BLOCK = 32_768
 BLOCK_IN_THREADS = 131_072
+STRAIGHT = BLOCK * 3 // 2  # arrays up to this size are one block
+PLAIN = 4096  # up to this size the operators of the function itself cost less than a look-up
 # Below this size a second thread costs more than it gains in a training step: after each matrix
 # product OpenBLAS keeps its threads spinning for some 25 ms, and they take the other cores.
 THREADED = 1_500_000
+
+
+_NUMPY = (np.ndarray, np.generic)
 
 
 def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = False) -> Any:
@@ -93,48 +98,66 @@ class _Elementwise:
                 "Convert it: xp.astype(x, xp.float32)."
             )
             raise TypeError(message)
-        if isinstance(first, np.ndarray | np.generic):
+        if isinstance(first, _NUMPY):
+            if type(first) is np.ndarray and first.size > PLAIN:
+                done, results = self._in_one_pass(operands, out, options)
+                if done:
+                    return results
             operands = (first, *map(_scalar, operands[1:]))
-        if type(first) is np.ndarray and first.size > BLOCK // 16:
-            done, results = self._in_blocks(operands, out, options)
-            if done:
-                return results
         results = self.function(xp, *operands, **options)
         return results if out is None else _write(xp, results, out)
 
-    def _in_blocks(self, operands: tuple, out: Any, options: dict[str, Any]) -> tuple[bool, Any]:
-        """Evaluate over blocks of the flattened operands; ``(False, None)`` where that is unfit."""
+    def _in_one_pass(self, operands: tuple, out: Any, options: dict[str, Any]) -> tuple[bool, Any]:
+        """Evaluate the program of the function; ``(False, None)`` where that is unfit."""
         shape = operands[0].shape
-        arrays = [a for a in operands if isinstance(a, np.ndarray) and a.ndim]
+        values, kinds = [], []
+        for a in operands:
+            kind: Any = type(a)
+            if kind is np.ndarray and a.shape == shape:
+                if not a.flags.c_contiguous:
+                    return False, None
+                kind = a.dtype
+            elif kind is not float:
+                a = _scalar(a)
+                kind = type(a)
+                if kind is np.ndarray:
+                    return False, None
+            values.append(a)
+            kinds.append(kind)
         outs = () if out is None else out if isinstance(out, tuple) else (out,)
-        for a in (*arrays, *outs):
-            if type(a) is not np.ndarray or a.shape != shape or not a.flags.c_contiguous:
-                return False, None
+        ids = [*map(id, operands)] if outs else []
+        aliases = []
         for o in outs:
-            if not o.flags.writeable:
+            if type(o) is not np.ndarray or o.shape != shape:
                 return False, None
-        values = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in operands]
-        places = [[i for i, a in enumerate(operands) if a is o] for o in outs]
-        if any(len(found) > 1 for found in places):
-            return False, None
-        aliases = tuple(found[0] if found else None for found in places)
-        kinds = tuple(a.dtype if isinstance(a, np.ndarray) else type(a) for a in values)
-        key = (kinds, aliases, tuple((k, type(v), v) for k, v in options.items()))
+            flags = o.flags
+            if not (flags.c_contiguous and flags.writeable):
+                return False, None
+            times = ids.count(id(o))
+            if times > 1:
+                return False, None
+            aliases.append(ids.index(id(o)) if times else None)
+        key = (*kinds, None, *aliases, *[(k, type(v), v) for k, v in options.items()])
         try:
             program = self._programs[key]
         except KeyError:
-            program = self._programs[key] = self._trace(values, aliases, options)
+            program = self._programs[key] = self._trace(values, tuple(aliases), options)
         if program is None:
             return False, None
         if not outs:
-            outs = tuple(np.empty(shape, dtype) for dtype in program.result_dtypes)
-        elif tuple(o.dtype for o in outs) != program.result_dtypes:
+            outs = tuple([np.empty(shape, dtype) for dtype in program.result_dtypes])
+        elif tuple([o.dtype for o in outs]) != program.result_dtypes:
             return False, None
-        _run(program, values, [o.reshape(-1) for o in outs])
+        if outs[0].size <= STRAIGHT:
+            program.straight(values, outs)
+        else:
+            flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in values]
+            _run(program, flat, [o.reshape(-1) for o in outs])
         return True, outs if program.many else outs[0]
 
     def _trace(self, values: list, aliases: tuple, options: dict[str, Any]) -> Program | None:
-        samples = [a[:1] if isinstance(a, np.ndarray) else a for a in values]
+        # ones, as there may be no element
+        samples = [np.ones(1, a.dtype) if isinstance(a, np.ndarray) else a for a in values]
         try:
             return trace(functools.partial(self.function, **options), samples, aliases)
         except Untraceable:
@@ -143,7 +166,7 @@ class _Elementwise:
 
 def _scalar(a: Any) -> Any:
     """Return a 0-d array as a Python number: it takes part in arithmetic without a dtype."""
-    return a.item() if isinstance(a, np.ndarray | np.generic) and a.ndim == 0 else a
+    return a.item() if isinstance(a, _NUMPY) and a.ndim == 0 else a
 
 
 def _run(program: Program, operands: list, outs: list[np.ndarray]) -> None:

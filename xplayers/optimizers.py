@@ -202,9 +202,12 @@ def _apply(xp, p, g, *operands, rule, weight_decay):
     return rule(xp, p, g, *operands)
 
 
+_NUMBERS = (float, int, np.generic, np.ndarray)
+
+
 def _as_scalar(c: Any, p: Array) -> Any:
     """Return a 0-d array in the dtype of `p`, so that it does not decide the dtype of results."""
-    if isinstance(c, float | int | np.generic | np.ndarray):
+    if isinstance(c, _NUMBERS):
         return float(c)  # of NumPy too: a np.float64 would make float32 arrays float64
     return namespace(p).astype(c, p.dtype)
 
