@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import is_floating, namespace
+from xplayers._memory import empty
 from xplayers._trace import Program, Untraceable, trace
 
 # Measured. In one thread the blocks of a rule's operands should stay in a second-level cache of
@@ -145,7 +146,7 @@ class _Elementwise:
         if program is None:
             return False, None
         if not outs:
-            outs = tuple([np.empty(shape, dtype) for dtype in program.result_dtypes])
+            outs = tuple([empty(shape, dtype) for dtype in program.result_dtypes])
         elif tuple([o.dtype for o in outs]) != program.result_dtypes:
             return False, None
         if outs[0].size <= STRAIGHT:

@@ -25,6 +25,7 @@ IMPLEMENTATIONS = {
     "xplayers-torch": "benchmarks.implementations.ours:Torch",
     "xplayers-jax": "benchmarks.implementations.ours:Jax",
     "book": "benchmarks.implementations.book:Book",
+    "book-float64": "benchmarks.implementations.book:BookFloat64",
     "torch-eager": "benchmarks.implementations.with_torch:Eager",
     "torch-compile": "benchmarks.implementations.with_torch:Compiled",
     "jax": "benchmarks.implementations.with_jax:Jitted",

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from xplayers._arrays import Array, check_same, is_half, namespace, widened
+from xplayers._memory import product
 from xplayers.initializers import Rng, he_normal
 from xplayers.layers.base import Cache, Gradient, Layer, Parameter
 
@@ -109,7 +110,7 @@ class Affine(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
-        y = self._rows(x, W) @ W
+        y = product(self._rows(x, W), W)
         y += arrays["b"]  # y is ours: half the memory traffic of a new array
         if not self.flatten and len(x.shape) > 2:
             y = namespace(x).reshape(y, (*x.shape[:-1], W.shape[1]))
@@ -117,7 +118,7 @@ class Affine(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         x, W = cache
-        dx = _matrix(dy) @ W.mT
+        dx = product(_matrix(dy), W.mT)
         if len(x.shape) > 2:
             dx = namespace(x).reshape(dx, x.shape)
         return dx, self.param_grads(cache, dy)
@@ -125,7 +126,7 @@ class Affine(Layer):
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
         dy = _matrix(dy)
-        return {"W": self._rows(x, W).mT @ dy, "b": _column_sums(dy)}
+        return {"W": product(self._rows(x, W).mT, dy), "b": _column_sums(dy)}
 
     def _rows(self, x: Array, W: Array) -> Array:
         """Return `x` with two axes, ``(n, n_in)``."""

@@ -96,7 +96,6 @@ class TrainStep:
         self.compile, self.reduce_grads, self.precision = compile, reduce_grads, precision
         self._scaling: Arrays | None = None  # the state of `precision`
         self._unplaced = False  # whether the state will follow the first input, as parameters do
-        self._gradients: Mapping[str, Array] = {}  # of the last step
         self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace, schedule
 
     def __call__(self, x: Array, t: Array, *, lr: Any = None) -> Array:
@@ -206,10 +205,6 @@ class TrainStep:
             grads = precision.unscaled(grads, params, scale)
         if self.reduce_grads is not None:
             grads = self.reduce_grads(dict(grads))
-        if donate:
-            # Until there are new ones: memory of this size, given back, goes to the system at once,
-            # and NumPy then waits for its pages in the next step (a third of the time was that).
-            self._gradients = grads
         changed = self.net.updated_buffers(arrays, cache)
         # A step that may be skipped must not write over what it would keep.
         after, moments = self.optimizer.step(
