@@ -150,6 +150,35 @@ def test_on_every_library(xpv):
             assert new is p
 
 
+def test_tensors_on_the_cpu_go_through_numpy(monkeypatch):
+    torch = pytest.importorskip("torch")
+    calls = []
+    one_pass = type(rule)._in_one_pass
+
+    def counted(self, *args, **kwargs):
+        done = one_pass(self, *args, **kwargs)
+        calls.append(done[0])
+        return done
+
+    monkeypatch.setattr(type(rule), "_in_one_pass", counted)
+    for dtype in (torch.float32, torch.float64):
+        p, g, m = (torch.asarray(a, dtype=dtype) for a in operands(5000))
+        plain = [a.numpy().copy() for a in (p, g, m)]
+        expected = rule.function(np, *plain, 0.1, 0.9)
+        new, moment = rule(p, g, m, torch.asarray(0.1, dtype=torch.float64), 0.9, out=(p, m))
+        assert new is p
+        assert moment is m
+        for got, e in zip((new, moment), expected, strict=True):
+            assert_same_bits(got.numpy(), e)
+    assert calls == [True, True]
+    # Not where NumPy would round otherwise, or cannot see the values.
+    x = torch.linspace(-5, 5, 5000)
+    assert torch.equal(functional.sigmoid(x, out=torch.empty(5000)), functional.sigmoid(x))
+    half = [torch.ones(5000, dtype=torch.bfloat16) for _ in range(3)]
+    assert rule(*half, 0.1, 0.9, out=(half[0], half[2]))[0] is half[0]
+    assert not any(calls[2:])
+
+
 def test_it_pickles_by_name_and_prints_its_signature():
     assert pickle.loads(pickle.dumps(functional.relu)) is functional.relu
     assert repr(functional.leaky_relu) == "<elementwise leaky_relu(x, *, alpha=0.01)>"

@@ -161,9 +161,17 @@ class Program:
     def __init__(
         self, tape: _Tape, results: list[int], many: bool, aliases: tuple[int | None, ...]
     ) -> None:
-        self.many = many
+        self.many, self.results, self.aliases = many, results, aliases
         self.result_dtypes = tuple(tape.registers[r].dtype for r in results)
         self.arrays = [v.register for v in tape.operands if not v.scalar]
+        # What was written down, for a compiler.
+        self.n_operands = len(tape.operands)
+        self.samples, self.constants = tape.registers, tape.constants
+        self.once, self.recorded = tape.once, tape.steps
+        self.dtypes = {s.dtype for s in tape.registers if isinstance(s, np.ndarray)}
+        self.source: str | None = None  # for it, if all operations are exactly rounded
+        self.kernel: Any = None  # what it has made of that
+        self.work = 0  # elements so far
         tape.steps = _fused(tape, results)
         home, copies = _homes(tape.steps, results, aliases)
         _lodge(tape, home, copies, aliases)
@@ -186,6 +194,10 @@ class Program:
         self, operands: list, outs: list[np.ndarray], start: int, stop: int, block: int
     ) -> None:
         """Evaluate elements `start` to `stop` of the flat `operands` into the flat `outs`."""
+        if self.kernel is not None:
+            part = [a[start:stop] if isinstance(a, np.ndarray) else a for a in operands]
+            self.kernel(part, [out[start:stop] for out in outs])
+            return
         if self.single:
             block = stop - start  # each value is touched once: there is nothing to keep in a cache
         if self.has_rows:
@@ -195,6 +207,16 @@ class Program:
             start, block = whole, ROW  # what is left is less than a row, and one block
         if start < stop:
             self._run(operands, outs, slice(start, stop), block, ())
+
+    @staticmethod
+    def is_cast(operation: Any) -> bool:
+        """Whether a recorded operation is ``astype``."""
+        return isinstance(operation, _Cast)
+
+    @staticmethod
+    def is_where(operation: Any) -> bool:
+        """Whether a recorded operation is ``where``."""
+        return operation is _where
 
     def _run(
         self, operands: list, outs: list[np.ndarray], part: slice, block: int, width: tuple

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import is_floating, namespace
+from xplayers._arrays import is_floating, namespace, on_host
+from xplayers._jit import compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._trace import Program, Untraceable, trace
 
@@ -83,6 +84,7 @@ class _Elementwise:
         parameters = list(inspect.signature(function).parameters.values())
         self.__signature__ = inspect.Signature(parameters[1:])  # without xp, for help()
         self._programs: dict[Any, Program | None] = {}
+        self._plain = PLAIN
 
     def __repr__(self) -> str:
         return f"<elementwise {self.__name__}{self.__signature__}>"
@@ -100,16 +102,28 @@ class _Elementwise:
             )
             raise TypeError(message)
         if isinstance(first, _NUMPY):
-            if type(first) is np.ndarray and first.size > PLAIN:
+            if type(first) is np.ndarray and first.size > self._plain:
                 done, results = self._in_one_pass(operands, out, options)
                 if done:
                     return results
             operands = (first, *map(_scalar, operands[1:]))
+        elif (
+            out is not None
+            and xp.__name__ == "array_api_compat.torch"
+            and on_host(first)
+            and self._through_numpy(operands, out, options)
+        ):
+            return out
         results = self.function(xp, *operands, **options)
         return results if out is None else _write(xp, results, out)
 
-    def _in_one_pass(self, operands: tuple, out: Any, options: dict[str, Any]) -> tuple[bool, Any]:
-        """Evaluate the program of the function; ``(False, None)`` where that is unfit."""
+    def _in_one_pass(
+        self, operands: tuple, out: Any, options: dict[str, Any], exact: bool = False
+    ) -> tuple[bool, Any]:
+        """Evaluate the program of the function; ``(False, None)`` where that is unfit.
+
+        With `exact` only a program whose results every library has to round alike.
+        """
         shape = operands[0].shape
         values, kinds = [], []
         for a in operands:
@@ -143,26 +157,46 @@ class _Elementwise:
             program = self._programs[key]
         except KeyError:
             program = self._programs[key] = self._trace(values, tuple(aliases), options)
-        if program is None:
+        if program is None or (exact and program.source is None):
             return False, None
         if not outs:
             outs = tuple([empty(shape, dtype) for dtype in program.result_dtypes])
         elif tuple([o.dtype for o in outs]) != program.result_dtypes:
             return False, None
-        if outs[0].size <= STRAIGHT:
+        n = outs[0].size
+        if program.kernel is None and program.work <= elements_before():
+            program.work += n
+            if program.work > elements_before():
+                program.kernel = compiled(program)
+                self._plain = PLAIN if program.kernel is None else -1
+        if program.kernel is not None and n < THREADED:
+            program.kernel(values, outs)
+        elif n <= STRAIGHT:
             program.straight(values, outs)
         else:
             flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in values]
             _run(program, flat, [o.reshape(-1) for o in outs])
         return True, outs if program.many else outs[0]
 
+    def _through_numpy(self, operands: tuple, out: Any, options: dict[str, Any]) -> bool:
+        """Write into tensors on the CPU, where NumPy can see them and gives the same bits."""
+        outs = out if isinstance(out, tuple) else (out,)
+        try:
+            seen = {id(a): a.numpy() for a in (*operands, *outs) if hasattr(a, "numpy")}
+        except (TypeError, RuntimeError):  # bfloat16; a transformation of torch.func
+            return False
+        values = tuple([seen.get(id(a), a) for a in operands])
+        return self._in_one_pass(values, tuple([seen[id(o)] for o in outs]), options, exact=True)[0]
+
     def _trace(self, values: list, aliases: tuple, options: dict[str, Any]) -> Program | None:
         # ones, as there may be no element
         samples = [np.ones(1, a.dtype) if isinstance(a, np.ndarray) else a for a in values]
         try:
-            return trace(functools.partial(self.function, **options), samples, aliases)
+            program = trace(functools.partial(self.function, **options), samples, aliases)
         except Untraceable:
             return None
+        program.source = exact_source(program)
+        return program
 
 
 def _scalar(a: Any) -> Any:

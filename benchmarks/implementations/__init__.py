@@ -22,6 +22,7 @@ from typing import Any
 IMPLEMENTATIONS = {
     "xplayers-numpy": "benchmarks.implementations.ours:Plain",
     "xplayers-numpy-step": "benchmarks.implementations.ours:Step",
+    "xplayers-numba": "benchmarks.implementations.ours:Numba",
     "xplayers-torch": "benchmarks.implementations.ours:Torch",
     "xplayers-jax": "benchmarks.implementations.ours:Jax",
     "book": "benchmarks.implementations.book:Book",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import xplayers as xl
-from benchmarks.implementations import Task
+from benchmarks.implementations import NotRun, Task
 from benchmarks.shell import Figures
 from xplayers.training import TrainStep
 
@@ -30,6 +32,9 @@ class Plain:
     """The three verbs on NumPy arrays."""
 
     asarray = staticmethod(np.asarray)
+
+    def __init__(self) -> None:
+        os.environ["XPLAYERS_JIT"] = "0"  # that of Numba is a row of its own
 
     def both_ways(self, layer: xl.Layer, data: dict[str, Any]) -> Task:
         x, dy = self.asarray(data["x"]), self.asarray(data["dy"])
@@ -90,8 +95,23 @@ class Step:
 
     asarray = staticmethod(np.asarray)
 
+    def __init__(self) -> None:
+        os.environ["XPLAYERS_JIT"] = "0"
+
     def step(self, data: dict[str, Any], lr: float) -> Task:
         return Task(run_of(network(data, self.asarray), data, lr, self.asarray))
+
+
+class Numba(Step):
+    """The same where Numba is installed."""
+
+    def __init__(self) -> None:
+        if importlib.util.find_spec("numba") is None:
+            message = "numba is not installed"
+            raise NotRun(message)
+        os.environ["XPLAYERS_JIT"] = "1"  # from the first step, which is not timed
+
+    adam = Plain.adam
 
 
 class Torch(Plain):
