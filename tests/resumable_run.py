@@ -9,19 +9,18 @@ import os
 import signal
 import sys
 
-import numpy as np
-
 import xplayers as xl
 from xplayers import _files, _safetensors
 from xplayers.saving import save
 from xplayers.training import checkpoint
 from xplayers.training.checkpoint import Checkpoint
-from xplayers.training.step import TrainStep
+
+PER_EPOCH = 6
 
 
 def run(folder, result, steps):
     """Train with all that has a state: moments, running statistics, masks, a generator."""
-    (x, t), _ = xl.data.load_digits()
+    (x, t), (x_val, t_val) = xl.data.load_digits()
     net = xl.Sequential(
         xl.Affine.init(64, 16, rng=0),
         xl.BatchNormalization.init(16),
@@ -29,22 +28,25 @@ def run(folder, result, steps):
         xl.Dropout(0.2),
         xl.Affine.init(16, 10, rng=1),
     )
-    step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(lr=xl.schedules.Cosine(0.01, steps)))
-    rng = np.random.default_rng(0)
-    kept = Checkpoint(folder, every_steps=3)
-    done, losses = 0, []
-    saved = kept.restore(net)
-    if saved is not None:
-        done, losses, step.state = saved.step, saved.metadata["losses"], saved.state
-        rng.bit_generator.state = saved.rng_state
-    print("ready", done, flush=True)  # noqa: T201 - the test waits for it
-    while done < steps:
-        batch = rng.integers(0, len(x), 20)
-        losses.append(float(step(x[batch], t[batch])))
-        done += 1
-        if kept.due(done):
-            kept.save(done, net, step.state, rng=rng, metadata={"losses": losses})
-    save(result, net, {"losses": losses})
+    trainer = xl.Trainer(
+        net,
+        xl.SoftmaxWithLoss(),
+        xl.Adam(lr=xl.schedules.Cosine(0.01, steps)),
+        batch_size=20,
+        epochs=steps // PER_EPOCH,
+        checkpoint=Checkpoint(folder, every_steps=3),
+        callbacks=[ready],
+        progress=False,
+    )
+    n = 20 * PER_EPOCH
+    history = trainer.fit(x[:n], t[:n], validation=(x_val[:50], t_val[:50]), resume=True)
+    table = {name: history[name].tolist() for name in ("step", "loss", "val_loss", "val_accuracy")}
+    save(result, net, table)
+
+
+def ready(event):
+    if event.kind == "begin":
+        print("ready", flush=True)  # noqa: T201 - the test waits for it
 
 
 def kill_at(line):

@@ -94,7 +94,7 @@ def test_optimizers_take_the_same_steps(optimizer, dtype, monkeypatch):
 def test_in_threads(monkeypatch):
     monkeypatch.setattr(engine, "_usable_cores", lambda: 3)
     monkeypatch.setattr(engine, "_threads", None)
-    monkeypatch.setattr(engine, "THREADED", 100_000)
+    monkeypatch.setattr(engine, "THREADED_KERNEL", 100_000)
     x, y = values((300_001,)), values((300_001,), 1)
     for a, b in zip(everything(x, y, 0.7), everything.function(np, x, y, 0.7), strict=True):
         assert_same_bits(a, b)

@@ -207,27 +207,45 @@ def test_fetched(xpv):
     assert fetched([]).shape == (0,)
 
 
+def memory():
+    gc.collect()
+    here = tracemalloc.take_snapshot()
+    return sum(t.size for t in here.filter_traces([tracemalloc.Filter(True, "*xplayers*")]).traces)
+
+
 def test_memory_is_flat():
     net = xl.mlp([4, CLASSES], rng=0)
-    batches = [(X[:2], T[:2])] * 400
-    steps = trainer(net, epochs=3, callbacks=[lambda event: None])
     sizes = []
-
-    def watch(event):
-        if event.kind == "epoch":
-            gc.collect()
-            here = tracemalloc.take_snapshot().filter_traces(
-                [tracemalloc.Filter(True, "*xplayers*")]
-            )
-            sizes.append(sum(trace.size for trace in here.traces))
-
-    steps.callbacks.append(watch)
+    steps = trainer(net, epochs=3, callbacks=[lambda event: None])
+    steps.callbacks.append(lambda e: sizes.append(memory()) if e.kind == "epoch" else None)
     tracemalloc.start()
     try:
-        steps.fit(batches)
+        steps.fit([(X[:2], T[:2])] * 400)
     finally:
         tracemalloc.stop()
     assert sizes[-1] - sizes[0] < 20_000
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_is_flat_over_a_million_steps():
+    def resident():
+        gc.collect()
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    sizes = {}
+
+    def watch(event):
+        if event.kind == "step" and event.step in (1_000, 10_000, 100_000, 1_000_000):
+            sizes[event.step] = resident()
+
+    net, n = xl.mlp([4, CLASSES], rng=0), 100_000
+    steps = trainer(net, epochs=10, callbacks=[watch])
+    steps.fit(lambda epoch: ((X[:2], T[:2]) for _ in range(n)))
+    grown = {step: size - sizes[1_000] for step, size in sizes.items()}
+    print(f"bytes more than after 1,000 steps: {grown}")  # noqa: T201 - a figure
+    assert grown[1_000_000] < 1 << 20
 
 
 # Evaluation

@@ -33,6 +33,7 @@ PLAIN = 4096  # up to this size the operators of the function itself cost less t
 # Below this size a second thread costs more than it gains in a training step: after each matrix
 # product OpenBLAS keeps its threads spinning for some 25 ms, and they take the other cores.
 THREADED = 1_500_000
+THREADED_KERNEL = 500_000  # machine code needs no interpreter lock, and waits for memory alone
 
 
 _NUMPY = (np.ndarray, np.generic)
@@ -169,7 +170,7 @@ class _Elementwise:
             if program.work > elements_before():
                 program.kernel = compiled(program)
                 self._plain = PLAIN if program.kernel is None else -1
-        if program.kernel is not None and n < THREADED:
+        if program.kernel is not None and n < THREADED_KERNEL:
             program.kernel(values, outs)
         elif n <= STRAIGHT:
             program.straight(values, outs)
@@ -207,7 +208,8 @@ def _scalar(a: Any) -> Any:
 def _run(program: Program, operands: list, outs: list[np.ndarray]) -> None:
     """Run `program` over the flat `operands` into the flat `outs`, in threads where it pays."""
     n = outs[0].shape[0]
-    workers = _usable_cores() if n >= THREADED else 1
+    threshold = THREADED if program.kernel is None else THREADED_KERNEL
+    workers = _usable_cores() if n >= threshold else 1
     if workers == 1:
         return program.run(operands, outs, 0, n, BLOCK)
     step = -(-n // (workers * 16)) * 16  # cut at cache lines

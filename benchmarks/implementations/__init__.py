@@ -24,6 +24,7 @@ IMPLEMENTATIONS = {
     "xplayers-numpy-step": "benchmarks.implementations.ours:Step",
     "xplayers-numba": "benchmarks.implementations.ours:Numba",
     "xplayers-torch": "benchmarks.implementations.ours:Torch",
+    "xplayers-torch-numba": "benchmarks.implementations.ours:TorchNumba",
     "xplayers-jax": "benchmarks.implementations.ours:Jax",
     "book": "benchmarks.implementations.book:Book",
     "book-float64": "benchmarks.implementations.book:BookFloat64",

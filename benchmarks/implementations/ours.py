@@ -122,6 +122,17 @@ class Torch(Plain):
     def __init__(self) -> None:
         import torch
 
+        super().__init__()
+        self.asarray = torch.from_numpy
+
+
+class TorchNumba(Numba):
+    """`TrainStep` on PyTorch tensors, whose rules NumPy and Numba compute."""
+
+    def __init__(self) -> None:
+        import torch
+
+        super().__init__()
         self.asarray = torch.from_numpy
 
 
