@@ -21,9 +21,6 @@ import numpy as np
 from benchmarks import workloads
 from benchmarks.implementations import NotRun, Task, load
 
-# A few steps at this rate change the losses by more than the tolerance, and make none so large that
-# the book's logarithm of y + 1e-7, which ends at 16, is another function.
-CHECKED_RATE = 1e-4
 # So small that the parameters stay: the last of thousands of repetitions computes with numbers like
 # those of the first, not with the denormal gradients of a batch that has been learnt by heart.
 TIMED_RATE = 1e-7
@@ -50,7 +47,7 @@ class Worker:
 
     def check(self) -> dict[str, Any]:
         """Return fingerprints of the results of the first repetitions, for the self-check."""
-        task = self._build(CHECKED_RATE)
+        task = self._build(_checked_rate(self.workload))
         if task.figures:
             return {"values": []}
         values = []
@@ -99,6 +96,14 @@ class Worker:
             result = self.task.run()
         self.task.wait(result)
         return time.perf_counter() - start
+
+
+def _checked_rate(workload: workloads.Workload) -> float:
+    """Return a learning rate at which three steps change the loss by more than the tolerance.
+
+    And by so little that it stays below 16, where the book's logarithm of y + 1e-7 ends.
+    """
+    return min(1e-3, 0.2 / max(workload.sizes, default=1))
 
 
 def fingerprint(array: np.ndarray) -> list[tuple[float, float]]:
