@@ -1,7 +1,8 @@
 """Mutation testing: faults are put into layers and losses one by one; which do the tests let pass?
 
 `nox -s mutation` runs it. After `--` may follow files of the package (`layers/affine.py`) or names
-of mutants, to try these alone, and `--xp=NAMES`, the libraries, NumPy by default.
+of mutants, to try these alone, `--every=K`, to try each K-th mutant only, and `--xp=NAMES`, the
+libraries, NumPy by default.
 
 The mutants are those of mutmut, which writes all of them into a module, each behind a switch. The
 tests are collected once, not for every mutant as `mutmut run` does. A mutant is tried in a fork of
@@ -255,6 +256,7 @@ def files() -> Iterator[Path]:
 
 def main(arguments: list[str]) -> int:
     libraries = [a for a in arguments if a.startswith("--xp")] or ["--xp=numpy"]
+    every = next((int(a.partition("=")[2]) for a in arguments if a.startswith("--every=")), 1)
     asked = [a for a in arguments if not a.startswith("--")]
     RESULTS.parent.mkdir(exist_ok=True)
     names = []
@@ -273,6 +275,7 @@ def main(arguments: list[str]) -> int:
             place.write_text(code)
             found = [f"{module}.{name}" for name in found]
             names += [n for n in found if not asked or n in asked or str(place)[9:] in asked]
+        names = names[::every]
         chosen = [f"tests/test_{name}.py" for name in TESTS]
         options = ["-q", "-s", "-p", "no:cacheprovider", "--assert=plain", "--tb=short", *libraries]
         trials = Trials(names)
