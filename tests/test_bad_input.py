@@ -30,13 +30,14 @@ class TestShapes:
         with pytest.raises(ValueError, match=message):
             affine(xpv).forward(x32(xpv, (32, 783)))
 
-    def test_wrong_width_of_images(self, xpv):
+    @pytest.mark.parametrize("shape", [(32, 2, 28, 27), (32, 56, 27)])
+    def test_wrong_width_of_images(self, xpv, shape):
         message = says(
-            "Affine(784 -> 100): x has shape (32, 1, 28, 27), which flattens to (32, 756); "
+            f"Affine(784 -> 100): x has shape {shape}, which flattens to (32, 1512); "
             "expected (n, 784)."
         )
         with pytest.raises(ValueError, match=message):
-            affine(xpv).predict(x32(xpv, (32, 1, 28, 27)))
+            affine(xpv).predict(x32(xpv, shape))
 
     @pytest.mark.parametrize("shape", [(784,), ()])
     def test_a_single_sample(self, xpv, shape):

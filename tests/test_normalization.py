@@ -88,6 +88,8 @@ class TestBatchNormalization:
             xl.BatchNormalization(np.ones(3), np.ones(2))
         with pytest.raises(ValueError, match="momentum is 1.5; expected 0 to 1"):
             xl.BatchNormalization.init(3, momentum=1.5)
+        for momentum in (0.0, 1.0):
+            assert xl.BatchNormalization.init(3, momentum=momentum).momentum == momentum
 
 
 @pytest.mark.parametrize(
