@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import tracemalloc
 
 import numpy as np
 import pytest
 from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
+from xplayers import _memory
 from xplayers._arrays import dtype_name, to_numpy
 from xplayers.training import MixedPrecision, TrainStep
 
@@ -294,3 +296,23 @@ def test_a_state_of_another_step():
             step.state = state
         assert message in str(caught.value)
         compare(snapshot(step.state), before)
+
+
+def test_a_step_on_numpy_needs_no_memory_but_for_its_arrays(monkeypatch):
+    """Parameters, gradients, two moments, and for each layer what it makes and gets back."""
+    monkeypatch.setattr(_memory, "_kept", {})
+    n = 512
+    x, t = values((n, 784)).astype("float32"), np.arange(n) % 10
+    tracemalloc.start()
+    try:
+        net = xl.mlp([784, 1024, 1024, 10], rng=0)
+        step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam())
+        for _ in range(2):
+            step(x, t)
+        tracemalloc.reset_peak()
+        step(x, t)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    needed = 4 * sum(p.nbytes for p in net.params.values()) + 2 * n * (1024 + 1024) * 4
+    assert peak < 1.15 * needed, f"{peak / needed:.2f} times what is needed"
