@@ -128,6 +128,16 @@ def test_16_bits_are_left_to_numpy(monkeypatch):
     assert kernels(everything) == [None]
 
 
+def test_a_numba_that_cannot_be_imported_is_a_warning(monkeypatch):
+    monkeypatch.setattr(everything, "_programs", {})
+    monkeypatch.setitem(sys.modules, "numba", None)
+    x, y = values((10_000,)), values((10_000,), 1)
+    with pytest.warns(UserWarning, match="xplayers: numba cannot be used: "):
+        everything(x, y, 0.7)
+    for a, b in zip(everything(x, y, 0.7), everything.function(np, x, y, 0.7), strict=True):
+        assert_same_bits(a, b)
+
+
 @pytest.mark.parametrize(("setting", "expected"), [("0", "inf"), ("1", "0"), ("", "16777216")])
 def test_the_environment_decides(setting, expected):
     code = "from xplayers._jit import elements_before; print(elements_before())"

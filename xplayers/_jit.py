@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,11 @@ def compiled(program: Program) -> Kernel | None:
     """Return ``kernel(operands, outs)`` for arrays of one shape; None where there cannot be one."""
     if program.source is None:
         return None
-    import numba
+    try:
+        import numba
+    except ImportError as error:  # one that has not heard of this NumPy
+        warnings.warn(f"xplayers: numba cannot be used: {error}", stacklevel=2)
+        return None
 
     dtype = next(d for d in program.dtypes if d != np.bool_)
     defined: dict[str, Any] = {

@@ -35,7 +35,6 @@ PLAIN = 4096  # up to this size the operators of the function itself cost less t
 THREADED = 1_500_000
 THREADED_KERNEL = 500_000  # machine code needs no interpreter lock, and waits for memory alone
 
-
 _NUMPY = (np.ndarray, np.generic)
 
 
@@ -125,34 +124,10 @@ class _Elementwise:
 
         With `exact` only a program whose results every library has to round alike.
         """
-        shape = operands[0].shape
-        values, kinds = [], []
-        for a in operands:
-            kind: Any = type(a)
-            if kind is np.ndarray and a.shape == shape:
-                if not a.flags.c_contiguous:
-                    return False, None
-                kind = a.dtype
-            elif kind is not float:
-                a = _scalar(a)
-                kind = type(a)
-                if kind is np.ndarray:
-                    return False, None
-            values.append(a)
-            kinds.append(kind)
-        outs = () if out is None else out if isinstance(out, tuple) else (out,)
-        ids = [*map(id, operands)] if outs else []
-        aliases = []
-        for o in outs:
-            if type(o) is not np.ndarray or o.shape != shape:
-                return False, None
-            flags = o.flags
-            if not (flags.c_contiguous and flags.writeable):
-                return False, None
-            times = ids.count(id(o))
-            if times > 1:
-                return False, None
-            aliases.append(ids.index(id(o)) if times else None)
+        fit = _fit(operands, out)
+        if fit is None:
+            return False, None
+        values, outs, kinds, aliases = fit
         key = (*kinds, None, *aliases, *[(k, type(v), v) for k, v in options.items()])
         try:
             program = self._programs[key]
@@ -161,22 +136,15 @@ class _Elementwise:
         if program is None or (exact and program.source is None):
             return False, None
         if not outs:
-            outs = tuple([empty(shape, dtype) for dtype in program.result_dtypes])
+            outs = tuple([empty(values[0].shape, dtype) for dtype in program.result_dtypes])
         elif tuple([o.dtype for o in outs]) != program.result_dtypes:
             return False, None
-        n = outs[0].size
         if program.kernel is None and program.work <= elements_before():
-            program.work += n
+            program.work += outs[0].size
             if program.work > elements_before():
                 program.kernel = compiled(program)
                 self._plain = PLAIN if program.kernel is None else -1
-        if program.kernel is not None and n < THREADED_KERNEL:
-            program.kernel(values, outs)
-        elif n <= STRAIGHT:
-            program.straight(values, outs)
-        else:
-            flat = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in values]
-            _run(program, flat, [o.reshape(-1) for o in outs])
+        _run(program, values, outs)
         return True, outs if program.many else outs[0]
 
     def _through_numpy(self, operands: tuple, out: Any, options: dict[str, Any]) -> bool:
@@ -205,22 +173,62 @@ def _scalar(a: Any) -> Any:
     return a.item() if isinstance(a, _NUMPY) and a.ndim == 0 else a
 
 
-def _run(program: Program, operands: list, outs: list[np.ndarray]) -> None:
-    """Run `program` over the flat `operands` into the flat `outs`, in threads where it pays."""
-    n = outs[0].shape[0]
-    threshold = THREADED if program.kernel is None else THREADED_KERNEL
-    workers = _usable_cores() if n >= threshold else 1
+def _fit(operands: tuple, out: Any) -> tuple[list, tuple, list, list] | None:
+    """Return operands and outs as a program takes them, their kinds, and which is in whose place.
+
+    None, unless all arrays are contiguous and of one shape.
+    """
+    shape = operands[0].shape
+    values, kinds = [], []
+    for a in operands:
+        kind: Any = type(a)
+        if kind is np.ndarray and a.shape == shape:
+            if not a.flags.c_contiguous:
+                return None
+            kind = a.dtype
+        elif kind is not float:
+            a = _scalar(a)
+            kind = type(a)
+            if kind is np.ndarray:
+                return None
+        values.append(a)
+        kinds.append(kind)
+    outs = () if out is None else out if isinstance(out, tuple) else (out,)
+    ids = [*map(id, operands)] if outs else []
+    aliases = []  # for each of them the operand that it is
+    for o in outs:
+        if type(o) is not np.ndarray or o.shape != shape:
+            return None
+        flags = o.flags
+        times = ids.count(id(o))
+        if not (flags.c_contiguous and flags.writeable) or times > 1:
+            return None
+        aliases.append(ids.index(id(o)) if times else None)
+    return values, outs, kinds, aliases
+
+
+def _run(program: Program, values: list, outs: tuple) -> None:
+    """Run `program`, in blocks where the arrays are large, and in threads where it pays."""
+    n = outs[0].size
+    if program.kernel is not None and n < THREADED_KERNEL:
+        return program.kernel(values, outs)
+    if program.kernel is None and n <= STRAIGHT:
+        return program.straight(values, outs)
+    values = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in values]
+    flat = [o.reshape(-1) for o in outs]
+    threaded = program.kernel is not None or n >= THREADED
+    workers = _usable_cores() if threaded else 1
     if workers == 1:
-        return program.run(operands, outs, 0, n, BLOCK)
+        return program.run(values, flat, 0, n, BLOCK)
     step = -(-n // (workers * 16)) * 16  # cut at cache lines
     cuts = [min(i * step, n) for i in range(workers + 1)]
     parts = []
     for i in range(1, workers):
         run = functools.partial(contextvars.copy_context().run, program.run)  # numpy.errstate too
-        part = _pool().submit(run, operands, outs, cuts[i], cuts[i + 1], BLOCK_IN_THREADS)
+        part = _pool().submit(run, values, flat, cuts[i], cuts[i + 1], BLOCK_IN_THREADS)
         parts.append(part)
     try:
-        program.run(operands, outs, cuts[0], cuts[1], BLOCK_IN_THREADS)
+        program.run(values, flat, cuts[0], cuts[1], BLOCK_IN_THREADS)
     finally:
         errors = [part.exception() for part in parts]  # waits: they write to `outs`
     for error in filter(None, errors):
