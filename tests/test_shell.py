@@ -182,6 +182,9 @@ class TestPlacement:
             assert layer.gamma.dtype == dtype
             assert layer.running_var.dtype == statistics
             assert layer.to(like=layer.gamma).running_mean.dtype == statistics
+        layer.to(like=layer.gamma, dtype="float16")
+        assert layer.gamma.dtype == "float16"
+        assert layer.running_mean.dtype == "float32"
 
     def test_to_forgets_gradients_and_passes(self):
         layer = xl.Affine.init(2, 2, rng=0)
@@ -336,6 +339,11 @@ def test_what_the_errors_call_a_layer(layer, name):
 
 
 class TestLayerOfOneSOwn:
+    def test_the_class_shows_its_declarations(self):
+        assert isinstance(xl.Affine.W, xl.Parameter)
+        assert isinstance(xl.Affine.dW, xl.Gradient)
+        assert isinstance(xl.BatchNormalization.running_mean, xl.Buffer)
+
     def test_without_an_init_of_its_own_and_with(self, xpv):
         class Scale(xl.Layer):
             """The example of the docstring of Layer."""

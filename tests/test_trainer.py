@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import sys
+import time
 import tracemalloc
 
 import numpy as np
@@ -246,6 +247,34 @@ def test_memory_is_flat_over_a_million_steps():
     grown = {step: size - sizes[1_000] for step, size in sizes.items()}
     print(f"bytes more than after 1,000 steps: {grown}")  # noqa: T201 - a figure
     assert grown[1_000_000] < 1 << 20
+
+
+@pytest.mark.slow
+def test_its_own_cost_is_small():
+    """Beside a bare loop over `TrainStep`, of steps that take about a millisecond."""
+    x, t = values((6_400, 784)).astype("float32"), np.arange(6_400) % 10
+    net = xl.mlp([784, 64, 10], rng=0)
+    steps = xl.Trainer(
+        net, xl.SoftmaxWithLoss(), xl.Adam(1e-6), batch_size=128, epochs=8, seed=0, progress=False
+    )
+    step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(1e-6))
+
+    def bare():
+        for epoch in range(8):
+            for batch in xl.minibatches(x, t, 128, rng=epoch):
+                step(*batch)
+
+    def seconds(run):
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    bare(), steps.fit(x, t)
+    pairs = [(seconds(bare), seconds(lambda: steps.fit(x, t))) for _ in range(25)]
+    cost = np.median([fit / loop for loop, fit in pairs]) - 1
+    took = np.median([loop for loop, _ in pairs]) / 400
+    print(f"{cost:.2%} of a step of {took * 1e3:.2f} ms")  # noqa: T201 - a figure
+    assert cost < 0.03
 
 
 # Evaluation
