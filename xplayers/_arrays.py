@@ -24,6 +24,7 @@ _NAMESPACES: dict[type, Namespace] = {}
 _FLOATING: dict[tuple[type, DType], bool] = {}
 _INTEGER: dict[tuple[type, DType], bool] = {}
 _DTYPE_NAMES: dict[tuple[type, DType], str] = {}
+_WITH_DEVICE: set[type] = set()
 
 
 def _numpy_is_standard() -> bool:
@@ -117,7 +118,14 @@ def widened(xp: Namespace, x: Array) -> Array:
 
 def device(x: Array) -> Any:
     """Return the device of `x`; None for a JAX tracer, which has none yet."""
-    return "cpu" if type(x) is np.ndarray else array_api_compat.device(x)
+    kind = type(x)
+    if kind is np.ndarray:
+        return "cpu"
+    if kind in _WITH_DEVICE:
+        return x.device
+    if kind.__name__ in ("Tensor", "ArrayImpl"):  # of torch and JAX, whose tracers are others
+        _WITH_DEVICE.add(kind)
+    return array_api_compat.device(x)
 
 
 def on_host(x: Array) -> bool:

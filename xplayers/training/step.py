@@ -96,6 +96,7 @@ class TrainStep:
         self.compile, self.reduce_grads, self.precision = compile, reduce_grads, precision
         self._scaling: Arrays | None = None  # the state of `precision`
         self._unplaced = False  # whether the state will follow the first input, as parameters do
+        self._last_rate: tuple[float | None, Any] = None, None  # and as an array
         self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace, schedule
 
     def __call__(self, x: Array, t: Array, *, lr: Any = None) -> Array:
@@ -128,7 +129,7 @@ class TrainStep:
         self.loss._place(first)
         function = self._function(x)
         if lr is None and not callable(optimizer.lr):
-            lr = optimizer.lr  # an argument of the compiled function, so that it may change
+            lr = self._rate(x)
         value, new_params, new_buffers, state = function(
             params, buffers, self.loss.arrays, self.state, x, t, lr
         )
@@ -219,6 +220,15 @@ class TrainStep:
         scaling = precision.updated(state["precision"], good)
         state = {"optimizer": moments, "precision": scaling}
         return value, after, {**buffers, **changed}, state
+
+    def _rate(self, x: Array) -> Any:
+        """Return the learning rate, an argument of the compiled function, so that it may change."""
+        lr = self.optimizer.lr
+        if self.compile is False or library(x) != "jax" or not isinstance(lr, float):
+            return lr
+        if self._last_rate[0] != lr:  # brought over once, not in each step
+            self._last_rate = lr, namespace(x).asarray(lr)
+        return self._last_rate[1]
 
     def _function(self, x: Array) -> Callable[..., Any]:
         xp = namespace(x)
