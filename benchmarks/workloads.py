@@ -52,7 +52,7 @@ def data(workload: Workload) -> dict[str, Any]:
     rng = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
-        return rng.standard_normal(shape, dtype=np.float32)
+        return _aligned(rng.standard_normal(shape, dtype=np.float32))
 
     sizes = workload.sizes
     match workload.kind:
@@ -79,6 +79,18 @@ def data(workload: Workload) -> dict[str, Any]:
                 "grads": {name: _not_tiny(normal(*shape)) for name in names},
             }
     return {}
+
+
+def _aligned(a: np.ndarray) -> np.ndarray:
+    """Return a copy that begins with a line of the cache, as arrays of PyTorch and JAX do.
+
+    Large ones of NumPy begin in the middle, and whoever reads them is some 10 % slower.
+    """
+    memory = np.empty(a.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
+    copy[...] = a
+    return copy
 
 
 def _not_tiny(g: np.ndarray) -> np.ndarray:

@@ -39,6 +39,10 @@ def test_it_is_like_the_empty_of_numpy():
         assert a.flags.writeable
 
 
+def test_large_arrays_begin_with_a_line_of_the_cache():
+    assert address(empty((N, 3), "float32")) % 64 == 0
+
+
 def test_memory_that_nobody_holds_is_used_again():
     a = empty((N,), "float32")
     at = address(a)
