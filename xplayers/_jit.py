@@ -21,7 +21,6 @@ import numpy as np
 if TYPE_CHECKING:
     from xplayers._trace import Program
 
-# maximum and minimum are not here: which of the two zeros they return is up to the compiler.
 EXACT: dict[Any, str] = {
     np.add: "{} + {}",
     np.subtract: "{} - {}",
@@ -37,6 +36,9 @@ EXACT: dict[Any, str] = {
     np.less_equal: "{} <= {}",
     np.equal: "{} == {}",
     np.not_equal: "{} != {}",
+    # A value that is no number is passed on; of two equal ones it is the second, as SIMD has it.
+    np.maximum: "{0} if {0} > {1} or {0} != {0} else {1}",
+    np.minimum: "{0} if {0} < {1} or {0} != {0} else {1}",
 }
 
 Kernel = Callable[[Sequence[Any], Sequence[np.ndarray]], None]
