@@ -465,11 +465,12 @@ class Layer(Remembering):
     def _collect(self, grads: Mapping[str, Array]) -> None:
         """Keep the gradients of a backward."""
         store = self._store
-        if store.fresh:
-            store.begin_grads()
-            store.grads.update(grads)
-            return
         mine = store.grads
+        if store.fresh:
+            store.fresh = False
+            mine.clear()
+            mine.update(grads)
+            return
         for name, grad in grads.items():
             mine[name] = mine[name] + grad if name in mine else grad
 
