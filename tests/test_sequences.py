@@ -289,6 +289,16 @@ class TestAttention:
 
 
 class TestEmbedding:
+    @pytest.mark.only("numpy", "strict", "torch")
+    @pytest.mark.parametrize("rows", [10, 5000])
+    def test_no_index_is_no_gradient(self, xpv, rows):
+        layer = xl.Embedding.init(rows, 3, rng=0, like=xpv.asarray([0.0], "float32"))
+        y = layer.forward(xpv.asarray(np.zeros((2, 0), "int64")))
+        layer.backward(xpv.asarray(np.zeros((2, 0, 3)), "float32"))
+        assert tuple(y.shape) == (2, 0, 3)
+        assert_at_home(layer.dW, layer.W)
+        assert not to_numpy(layer.dW).any()
+
     @pytest.mark.parametrize("n", [7, 700])
     def test_gradients_of_repeated_integers_add_up(self, n, xpv, monkeypatch):
         monkeypatch.setattr(embedding, "_BLOCK", 4 * n)  # several blocks
