@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, measure, report
-from benchmarks.implementations import IMPLEMENTATIONS, SLOW_TO_START
+from benchmarks.implementations import IMPLEMENTATIONS, NOT_QUICK
 from benchmarks.pool import WorkerFailed
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -46,7 +46,7 @@ def selected(only: str | None, quick: bool) -> list[Workload]:
 def implementations(pattern: str | None, also: Sequence[str], quick: bool) -> list[str]:
     names = [n for n in IMPLEMENTATIONS if re.search(pattern or "", n)]
     if quick and not pattern:
-        names = [n for n in names if n not in SLOW_TO_START]
+        names = [n for n in names if n not in NOT_QUICK]
     return names + list(also)
 
 

@@ -175,7 +175,8 @@ def place(x: Array) -> str:
     where = device(x)
     name = f"cuda:{where.id}" if array_api_compat.is_cupy_array(x) else str(where)
     name = name.rpartition("Device(")[2].strip("')")  # array-api-strict's
-    on = "the CPU" if name.lower() in ("cpu", "cpu:0", "cpu_device", "none") else name
+    cpu = ("cpu", "cpu:0", "cpu_device", "tfrt_cpu_0", "none")  # the fourth is JAX 0.8's
+    on = "the CPU" if name.lower() in cpu else name
     return f"a {library(x)} array on {on}"
 
 

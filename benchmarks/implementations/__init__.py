@@ -32,7 +32,9 @@ IMPLEMENTATIONS = {
     "torch-compile": "benchmarks.implementations.with_torch:Compiled",
     "jax": "benchmarks.implementations.with_jax:Jitted",
 }
-SLOW_TO_START = {"torch-compile"}  # left out by --quick
+NOT_QUICK = {  # left out by --quick: slow to start, or close to another one
+    "torch-compile", "book-float64", "xplayers-numpy-step", "xplayers-torch-numba",
+}  # fmt: skip
 
 
 class NotRun(Exception):
