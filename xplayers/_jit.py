@@ -61,8 +61,6 @@ def compiled(program: Program) -> Kernel | None:
     exec(program.source, defined)
     loop: Any = numba.njit(defined["kernel"], nogil=True, error_model="numpy")
     places = [k for k, alias in enumerate(program.aliases) if alias is None]
-    if not program.aliases:
-        places = list(range(len(program.result_dtypes)))
 
     def kernel(operands: Sequence[Any], outs: Sequence[np.ndarray]) -> None:
         flat = [a.reshape(-1) if isinstance(a, np.ndarray) else float(a) for a in operands]
@@ -113,7 +111,7 @@ def exact_source(program: Program) -> str | None:
             return None
     parameters = [names[r] for r in range(program.n_operands)]
     for k, r in enumerate(program.results):
-        alias = program.aliases[k] if program.aliases else None
+        alias = program.aliases[k]
         if alias is None:
             parameters.append(f"y{k}")
         steps.append(f"{f'y{k}' if alias is None else f'x{alias}'}[i] = v{r}")

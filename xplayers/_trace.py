@@ -161,6 +161,7 @@ class Program:
     def __init__(
         self, tape: _Tape, results: list[int], many: bool, aliases: tuple[int | None, ...]
     ) -> None:
+        aliases = aliases or (None,) * len(results)  # no memory was given
         self.many, self.results, self.aliases = many, results, aliases
         self.result_dtypes = tuple(tape.registers[r].dtype for r in results)
         self.arrays = [v.register for v in tape.operands if not v.scalar]
@@ -366,7 +367,7 @@ def _homes(
     home: dict[int, int] = {}
     copies: list[tuple[int, int]] = []
     for k, r in enumerate(results):
-        alias = aliases[k] if aliases else None
+        alias = aliases[k]
         at = made_at[r]
         over_its_input = isinstance(
             steps[at][0], np.ufunc
@@ -394,7 +395,7 @@ def _lodge(
     settled = set(home) | {r for r, _ in copies}  # results
     for made_last, (_, _, result) in enumerate(steps):
         k = home.get(result)
-        if k is None or (aliases and aliases[k] is not None):
+        if k is None or aliases[k] is not None:
             continue
         vacant = -1  # the step that reads the lodger for the last time
         for at, (_, _, made) in enumerate(steps[:made_last]):

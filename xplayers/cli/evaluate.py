@@ -67,9 +67,8 @@ def run(args: argparse.Namespace) -> None:
         message = f"{data.name} has {len(data.classes)} classes, {args.model} {len(model.classes)}"
         raise Mistake(message)
 
-    y = np.concatenate([np.empty((0, len(model.classes)), np.float32)] + [
-        part for part in scores(net, x, args.batch_size, found)
-    ])  # fmt: skip
+    nothing = np.empty((0, len(model.classes)), np.float32)
+    y = np.concatenate([nothing, *scores(net, x, args.batch_size, found)])
     loss = float(xl.SoftmaxWithLoss()(y, t))
     accuracy = float(xl.accuracy(y, t))
     matrix = xl.confusion_matrix(y, t)

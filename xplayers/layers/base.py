@@ -43,12 +43,6 @@ class Store:
         self.placed = True  # False: host values that will follow the first input
         self.fresh = True  # the next backward starts the gradients afresh
 
-    def begin_grads(self) -> None:
-        """Forget the gradients of an earlier pass: the first backward after a forward is afresh."""
-        if self.fresh:
-            self.grads.clear()
-            self.fresh = False
-
     def move(self, *, dtype: Any = None, **where: Any) -> None:
         """Move the arrays; only floating-point ones change their dtype."""
         for name, a in self.params.items():

@@ -93,7 +93,8 @@ class Container(Layer):
     def _collect(self, grads: Mapping[str, Array]) -> None:
         for store in self._stores.values():
             if store.fresh:
-                store.begin_grads()
+                store.fresh = False
+                store.grads.clear()
         for name, grad in grads.items():
             mine, key = self._grads[name]
             mine[key] = mine[key] + grad if key in mine else grad
