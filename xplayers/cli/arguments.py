@@ -48,6 +48,19 @@ def positive_number(text: str) -> float:
     raise argparse.ArgumentTypeError(message)
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the saved model, and how much of the samples it is given at once."""
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="file that `xplayers train --save` has written")
+    add(
+        "--batch-size",
+        type=positive_integer,
+        default=256,
+        metavar="N",
+        help="samples that are computed at once (default: %(default)s)",
+    )
+
+
 def add_place(parser: argparse.ArgumentParser) -> None:
     """Add where to compute."""
     parser.add_argument(

@@ -8,7 +8,7 @@ import numpy as np
 
 import xplayers as xl
 from xplayers.cli import datasets, models
-from xplayers.cli.arguments import add_place, place, positive_integer
+from xplayers.cli.arguments import add_model, add_place, place
 from xplayers.cli.predict import scores
 from xplayers.cli.train import check_plot
 from xplayers.cli.words import Mistake, say
@@ -23,7 +23,7 @@ MOST_CLASSES = 20  # of which the whole confusion matrix is printed; of more the
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="file that `xplayers train --save` has written")
+    add_model(parser)
     add(
         "--dataset",
         metavar="{digits,mnist,fashion,spiral,FILE.npz}",
@@ -36,13 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="held-out",
         help="the samples that `xplayers train` holds out of the data set, those that it trains "
         "on, or all, for data that it has not seen (default: %(default)s)",
-    )
-    add(
-        "--batch-size",
-        type=positive_integer,
-        default=256,
-        metavar="N",
-        help="samples that are computed at once (default: %(default)s)",
     )
     add("--plot", metavar="FILE.png", help="draw the confusion matrix; needs matplotlib")
     add_place(parser)

@@ -14,7 +14,7 @@ import xplayers as xl
 from xplayers._devices import Found
 from xplayers._files import replacing
 from xplayers.cli import models
-from xplayers.cli.arguments import add_place, place, positive_integer
+from xplayers.cli.arguments import add_model, add_place, place
 from xplayers.cli.arrays import read_samples
 from xplayers.cli.words import Mistake
 
@@ -25,7 +25,7 @@ SUMMARY = "say what a saved model takes samples for"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="file that `xplayers train --save` has written")
+    add_model(parser)
     add(
         "input",
         metavar="INPUT",
@@ -41,13 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="the probability of each class: columns beside the class in CSV, in an array (n, "
         "classes) in its place",
-    )
-    add(
-        "--batch-size",
-        type=positive_integer,
-        default=256,
-        metavar="N",
-        help="samples that are computed at once (default: %(default)s)",
     )
     add_place(parser)
 
