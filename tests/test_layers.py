@@ -22,6 +22,9 @@ from helpers import (
 
 import xplayers as xl
 from xplayers._arrays import namespace, to_numpy
+from xplayers._recording import Recording
+from xplayers._replay import Places
+from xplayers._replay import compiled as replay_of
 
 EVERY = pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)
 # What is about memory, or about the shell alone. JAX arrays can be neither written to nor strided,
@@ -219,6 +222,44 @@ def test_jax_vjp_agrees_and_jit_is_equal(case, xpv):
         assert_close(jax.jit(layer.infer)(arrays, x), expected, TOLERANCE[dtype], "infer, compiled")
     for name, gradient in jit_grads.items():
         assert_close(gradient, grads[name], TOLERANCE[dtype], f"{name}, compiled")
+
+
+@EVERY
+@pytest.mark.only("numpy", "torch")
+def test_a_replay_gives_the_same_bits(case, xpv):
+    """Forward and backward recorded, and replayed on another input."""
+    dtype, seeds = xpv.floats[-1], (0, 1)
+    layer, x = make(case, xpv, dtype), place(case, xpv, inputs(case), dtype)
+    layer._ready(x)
+    arrays = layer.arrays
+
+    def passes(arrays, x, dy):
+        y, cache = layer.apply(arrays, x)
+        dx, grads = layer.vjp(cache, dy)
+        results = {"y": y, **grads, **layer.updated_buffers(arrays, cache)}
+        return results if dx is None else {**results, "dx": dx}
+
+    n = len(x.shape)
+    others = [place(case, xpv, np.roll(inputs(case), seed, axis=n - 1), dtype) for seed in seeds]
+    like = layer.apply(arrays, x)[0]
+    slopes = [xpv.asarray(values(tuple(like.shape), seed=seed), dtype) for seed in seeds]
+    recording = Recording()
+    given = [recording.input(a) for a in (x, slopes[0])]
+    kept = {name: recording.input(a) for name, a in arrays.items()}
+    made = passes(kept, *given)
+    # Every result is a state that the replay leaves, in memory of its own.
+    homes = {s.register: s.value for s in kept.values()}
+    updates, out = {}, {}
+    for name, a in made.items():
+        home = recording.input(xpv.xp.zeros_like(a.value))
+        homes[home.register], updates[home.register], out[name] = home.value, a.register, home.value
+    inputs_of_it = [s.register for s in given]
+    y = made["y"].register
+    replay = replay_of(recording, inputs_of_it, homes, updates, y, Places())
+    for other, dy in zip(others, slopes, strict=True):
+        replay(other, dy)
+        for name, expected in passes(arrays, other, dy).items():
+            assert_same_bits(out[name], expected, name)
 
 
 @EVERY

@@ -48,6 +48,11 @@ def namespace(x: Array, owner: object = "xplayers", name: str = "x") -> Namespac
         return _first_sight(x, owner, name)
 
 
+def introduce(kind: type, xp: Namespace) -> None:
+    """Let `namespace` know the namespace of a type that stands in for arrays."""
+    _NAMESPACES[kind] = xp
+
+
 def _first_sight(x: Array, owner: object, name: str) -> Namespace:
     if isinstance(x, (np.matrix, np.ma.MaskedArray)):  # their `*` and sums mean something else
         message = (

@@ -63,10 +63,14 @@ def compiled(program: Program) -> Kernel | None:
     places = [k for k, alias in enumerate(program.aliases) if alias is None]
 
     def kernel(operands: Sequence[Any], outs: Sequence[np.ndarray]) -> None:
-        flat = [a.reshape(-1) if isinstance(a, np.ndarray) else float(a) for a in operands]
-        loop(*flat, *[outs[k].reshape(-1) for k in places])
+        flat = [_flat(a) if isinstance(a, np.ndarray) else float(a) for a in operands]
+        loop(*flat, *[_flat(outs[k]) for k in places])
 
     return kernel
+
+
+def _flat(a: np.ndarray) -> np.ndarray:
+    return a if a.ndim == 1 else a.reshape(-1)
 
 
 def exact_source(program: Program) -> str | None:

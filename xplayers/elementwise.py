@@ -21,6 +21,7 @@ import numpy as np
 from xplayers._arrays import is_floating, namespace, on_host
 from xplayers._jit import compiled, elements_before, exact_source
 from xplayers._memory import empty
+from xplayers._recording import StandIn
 from xplayers._trace import Program, Untraceable, trace
 
 # Measured. In one thread the blocks of a rule's operands should stay in a second-level cache of
@@ -101,6 +102,8 @@ class _Elementwise:
                 "Convert it: xp.astype(x, xp.float32)."
             )
             raise TypeError(message)
+        if isinstance(first, StandIn):
+            return self._recorded(xp, operands, out, options)
         if isinstance(first, _NUMPY):
             if type(first) is np.ndarray and first.size > self._plain:
                 done, results = self._in_one_pass(operands, out, options)
@@ -128,24 +131,96 @@ class _Elementwise:
         if fit is None:
             return False, None
         values, outs, kinds, aliases = fit
-        key = (*kinds, None, *aliases, *[(k, type(v), v) for k, v in options.items()])
-        try:
-            program = self._programs[key]
-        except KeyError:
-            program = self._programs[key] = self._trace(values, tuple(aliases), options)
+        program = self._program(values, kinds, aliases, options)
         if program is None or (exact and program.source is None):
             return False, None
         if not outs:
             outs = tuple([empty(values[0].shape, dtype) for dtype in program.result_dtypes])
         elif tuple([o.dtype for o in outs]) != program.result_dtypes:
             return False, None
+        self._run(program, values, outs)
+        return True, outs if program.many else outs[0]
+
+    def _program(
+        self, values: list, kinds: list, aliases: list, options: dict[str, Any]
+    ) -> Program | None:
+        key = (*kinds, None, *aliases, *[(k, type(v), v) for k, v in options.items()])
+        try:
+            return self._programs[key]
+        except KeyError:
+            program = self._programs[key] = self._trace(values, tuple(aliases), options)
+            return program
+
+    def _run(self, program: Program, values: list, outs: tuple) -> None:
         if program.kernel is None and program.work <= elements_before():
             program.work += outs[0].size
             if program.work > elements_before():
                 program.kernel = compiled(program)
                 self._plain = PLAIN if program.kernel is None else -1
         _run(program, values, outs)
-        return True, outs if program.many else outs[0]
+
+    def prepared(
+        self, values: list, outs: tuple, options: dict[str, Any]
+    ) -> Callable[..., None] | None:
+        """Return ``run(*scalars)``, which writes into `outs` in each call; None if that is unfit.
+
+        `values` are the operands: NumPy arrays, whose values change, and numbers, which `run` takes
+        in their order. An array of `outs` may be one of `values`.
+        """
+        fit = _fit(tuple(values), outs)
+        if fit is None:
+            return None
+        given, outs, kinds, aliases = fit
+        program = self._program(given, kinds, aliases, options)
+        if program is None or tuple([o.dtype for o in outs]) != program.result_dtypes:
+            return None
+        arrays = [v for v in given if isinstance(v, np.ndarray)]
+        if any(isinstance(v, np.ndarray) for v in given[len(arrays) :]):
+            return None  # numbers come after the arrays
+        if outs[0].size <= PLAIN:
+            return functools.partial(_straight, program.straight, arrays, outs)
+        # contiguous arrays as vectors: what every call would do otherwise
+        arrays = [a.reshape(-1) for a in arrays]
+        flat = tuple([o.reshape(-1) for o in outs])
+
+        def run(*scalars: Any) -> None:
+            self._run(program, [*arrays, *scalars], flat)
+
+        return run
+
+    def _recorded(self, xp: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
+        """Evaluate stand-ins: as one operation of the recording, or as the function stands."""
+        operands = (operands[0], *map(_scalar_of_host, operands[1:]))
+        values = [a.value if isinstance(a, StandIn) else a for a in operands]
+        if not self._is_one_call(values, out, options):
+            return self.function(xp, *operands, **options)
+        recording = operands[0].recording
+        recording.has_written |= out is not None
+        given = tuple([o.value for o in out]) if isinstance(out, tuple) else out
+        given = given.value if isinstance(given, StandIn) else given
+        results = self(*values, out=given, **options)
+        many = isinstance(results, tuple)
+        made = [recording.fresh(r) for r in (results if many else (results,))]
+        # A 0-d tensor of the host takes part as a number, as it does without a recording.
+        operands = tuple(
+            [a.item() if isinstance(a, StandIn) and not a.shape else a for a in operands]
+        )
+        recording.add("elementwise", self, operands, options, made)
+        return tuple(made) if many else made[0]
+
+    def _is_one_call(self, values: list, out: Any, options: dict[str, Any]) -> bool:
+        """Whether a replay can leave the operands to a program, with the same bits."""
+        seen = as_numpy(values)
+        fit = _fit(tuple(seen), None) if seen is not None and values[0].shape else None
+        if fit is None:
+            return False
+        program = self._program(fit[0], fit[2], [], options)
+        if program is None or seen is values:
+            return program is not None
+        # Tensors: where they go through NumPy without a recording too, or where it is all one. A
+        # 0-d tensor has a dtype that results are rounded to, a number has none.
+        numbers = all(v.shape for v in values if hasattr(v, "shape"))
+        return program.source is not None and (out is not None or numbers)
 
     def _through_numpy(self, operands: tuple, out: Any, options: dict[str, Any]) -> bool:
         """Write into tensors on the CPU, where NumPy can see them and gives the same bits."""
@@ -166,6 +241,25 @@ class _Elementwise:
             return None
         program.source = exact_source(program)
         return program
+
+
+def as_numpy(values: list) -> list | None:
+    """Return the operands as NumPy sees them; None where there is one that it cannot."""
+    if isinstance(values[0], np.ndarray):
+        return values
+    if namespace(values[0]).__name__ != "array_api_compat.torch" or not on_host(values[0]):
+        return None
+    try:
+        return [a.numpy() if hasattr(a, "numpy") else a for a in values]
+    except (TypeError, RuntimeError):  # bfloat16; a transformation of torch.func
+        return None
+
+
+def _scalar_of_host(a: Any) -> Any:
+    """Return the stand-in for a NumPy scalar as that for a Python number, as `_scalar` does."""
+    if isinstance(a, StandIn) and isinstance(a.value, _NUMPY) and not a.shape:
+        return a.item()
+    return _scalar(a)
 
 
 def _scalar(a: Any) -> Any:
@@ -205,6 +299,10 @@ def _fit(operands: tuple, out: Any) -> tuple[list, tuple, list, list] | None:
             return None
         aliases.append(ids.index(id(o)) if times else None)
     return values, outs, kinds, aliases
+
+
+def _straight(function: Callable[..., None], arrays: list, outs: tuple, *scalars: Any) -> None:
+    function([*arrays, *scalars], outs)
 
 
 def _run(program: Program, values: list, outs: tuple) -> None:

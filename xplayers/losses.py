@@ -324,8 +324,11 @@ class SoftmaxWithLoss(Loss):
 def _one_hot(xp: Namespace, x: Array, labels: Array) -> tuple[Array, Array]:
     """Return integer labels with an axis for the classes, and as one-hot vectors like `x`."""
     index = xp.arange(x.shape[-1], device=device(x))
-    labels = xp.astype(labels, index.dtype)[..., None]
+    labels = xp.astype(labels, index.dtype, copy=False)[..., None]
     return labels, xp.astype(labels == index, x.dtype)
+
+
+_UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None) -> None:
@@ -349,11 +352,10 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
     """
     if not size(labels):
         return
-    if type(labels) is np.ndarray and labels.dtype.kind == "i":
-        # A negative number is a huge one without its sign: mostly one pass over them says all.
-        unsigned = labels.view(labels.dtype.str.replace("i", "u"))
-        if unsigned.max() < classes:
-            return
+    # A negative number is a huge one without its sign: mostly one pass over them says all.
+    native = type(labels) is np.ndarray and labels.dtype.kind == "i" and labels.dtype.isnative
+    if native and labels.view(_UNSIGNED[labels.dtype.itemsize]).max() < classes:
+        return
     xp = namespace(labels, "check_labels", "labels")
     if ignore_index is not None:
         labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare

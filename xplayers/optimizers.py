@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from xplayers._arrays import Array, device, is_half, namespace, widened
+from xplayers._recording import StandIn
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import Live, options
 
@@ -209,6 +210,8 @@ def _as_scalar(c: Any, p: Array) -> Any:
     """Return a 0-d array in the dtype of `p`, so that it does not decide the dtype of results."""
     if isinstance(c, _NUMBERS):
         return float(c)  # of NumPy too: a np.float64 would make float32 arrays float64
+    if isinstance(c, StandIn) and isinstance(c.value, _NUMBERS):
+        return c.item()
     return namespace(p).astype(c, p.dtype)
 
 

@@ -18,6 +18,7 @@ from xplayers._arrays import (
     on_host,
     widened,
 )
+from xplayers._recording import watch
 from xplayers.initializers import Rng, normal
 from xplayers.layers.base import Cache, Gradient, Layer, Parameter
 
@@ -131,7 +132,7 @@ class Embedding(_Table):
         n = W.shape[0]
         flat = xp.reshape(x, (math.prod(x.shape),))
         if on_host(x):
-            self._check_range(xp, flat, n)
+            watch(self._check_range, xp, flat, n)
             index = _as_index(xp, flat)
             y = xp.take(W, index, axis=0)
         else:

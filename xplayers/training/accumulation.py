@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xplayers._arrays import Array, namespace, widened
+from xplayers._recording import watch
 from xplayers.layers.base import Cache, Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
@@ -94,7 +95,7 @@ class _NetWithLoss(Layer):
             part_x, t = x[part, ...], self.t[part, ...]
             y, cache = self.net.apply(arrays, part_x)
             if self.check:
-                self.loss.check(y, t)
+                watch(self.loss.check, y, t)
             part_value, loss_cache = self.loss.apply(self.loss_arrays, y, t)
             weight: Any = 1.0
             if self.loss.reduction == "mean":

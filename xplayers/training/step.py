@@ -18,15 +18,20 @@ from xplayers._arrays import (
     move,
     namespace,
 )
+from xplayers._flat import flattened
+from xplayers._recording import is_ordered, watch
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.precision import MixedPrecision, all_finite, chosen
+from xplayers.training.replays import Replays
 
 __all__ = ["TrainStep"]
 
 Arrays = dict[str, Array]
 State = dict[str, Any]  # nested dicts of arrays
+
+_NUMBERS = (float, int, np.generic, np.ndarray)
 
 
 class TrainStep:
@@ -49,8 +54,10 @@ class TrainStep:
     optimizer : Optimizer
         Its state is kept in ``optimizer.state``.
     compile : {"auto", True, False}
-        ``"auto"``: ``jax.jit`` with donated state on JAX, plain execution elsewhere. True: also
-        ``torch.compile`` on PyTorch; an error where there is no compiler. False: plain execution.
+        ``"auto"``: ``jax.jit`` with donated state on JAX; on NumPy, and PyTorch on the CPU, the
+        first two steps of a kind of batch are recorded and the others replayed, with the same
+        numbers; plain execution elsewhere. True: also ``torch.compile`` on PyTorch; an error where
+        there is no compiler. False: plain execution.
     reduce_grads : callable, optional
         ``reduce_grads(grads) -> grads``, a pure function of the gradients by name, before the
         update: clipping, or the sum over the devices of data-parallel training.
@@ -67,8 +74,13 @@ class TrainStep:
     Notes
     -----
     The arrays that were in ``net.params``, ``net.buffers`` and `state` before a step are given up
-    to it: copy what is to be kept. NumPy, CuPy and PyTorch write over them, JAX deletes them. A new
-    shape of the batch compiles once more.
+    to it: copy what is to be kept. NumPy, CuPy and PyTorch write over them (the first step of a
+    replay takes views of one flat buffer in their place), JAX deletes them. A new shape of the
+    batch is compiled or recorded once more.
+
+    What is compiled or replayed must be pure: layers, loss, schedule and `reduce_grads` compute
+    from their arguments alone, and are not called again. Attributes of the optimizer may be
+    changed between steps. With ``compile=False`` everything is called in every step.
     """
 
     def __init__(
@@ -98,6 +110,8 @@ class TrainStep:
         self._unplaced = False  # whether the state will follow the first input, as parameters do
         self._last_rate: tuple[float | None, Any] = None, None  # and as an array
         self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace, schedule
+        self._replays = Replays(self._quiet) if compile == "auto" else None
+        self._marks: tuple[Any, Any] = None, None  # the states that replays know
 
     def __call__(self, x: Array, t: Array, *, lr: Any = None) -> Array:
         """Take one step on a batch.
@@ -115,6 +129,19 @@ class TrainStep:
             The loss before the update, 0-d. It stays on the device.
         """
         net, optimizer = self.net, self.optimizer
+        replays, key = self._replays_for(x), None
+        if replays is not None:
+            if lr is None and not callable(optimizer.lr):
+                lr = optimizer.lr
+            if isinstance(lr, _NUMBERS):
+                lr = float(lr)
+            marks = optimizer.state, self._scaling
+            if self._marks[0] is not marks[0] or self._marks[1] is not marks[1]:
+                replays.forget()
+            key = self._kind(x, t, lr)
+            value = replays.replay(key, x, t) if lr is None else replays.replay(key, x, t, lr)
+            if value is not None:
+                return value
         net._ready(x)
         check_same(self.loss, "t", t, x)
         check_off_tape(self.loss, "t", t)
@@ -127,16 +154,56 @@ class TrainStep:
         if self.precision is not None and self._scaling is None:
             self._scaling = self.precision.init(first)
         self.loss._place(first)
+        if replays is not None:
+            self._lay_flat(params)
         function = self._function(x)
         if lr is None and not callable(optimizer.lr):
             lr = self._rate(x)
-        value, new_params, new_buffers, state = function(
-            params, buffers, self.loss.arrays, self.state, x, t, lr
-        )
+        trees = params, buffers, self.loss.arrays, self.state
+        if replays is None:
+            value, new_params, new_buffers, state = function(*trees, x, t, lr)
+        else:
+            value, new_params, new_buffers, state = replays.record(key, function, trees, (x, t, lr))
         optimizer.state, self._scaling = state["optimizer"], state.get("precision")
-        net.params.update({k: a for k, a in new_params.items() if a is not params[k]})
-        net.buffers.update({k: a for k, a in new_buffers.items() if a is not buffers[k]})
+        net.params.update(new_params)
+        net.buffers.update(new_buffers)
+        if replays is not None:
+            replays.hold(self._holders())
+            self._marks = optimizer.state, self._scaling
         return value
+
+    def _lay_flat(self, params: Arrays) -> None:
+        """Put parameters and moments into one flat buffer each; the layers have views of it."""
+        state = self.optimizer.state or {}
+        moments = [m for m in state.values() if isinstance(m, dict)]
+        for arrays in (params, *moments):
+            by_dtype: dict[Any, list[str]] = {}
+            for name, a in arrays.items():
+                by_dtype.setdefault(a.dtype, []).append(name)
+            for names in by_dtype.values():
+                views = flattened([arrays[name] for name in names])
+                arrays |= zip(names, views, strict=True)
+        self.net.params.update(params)
+
+    def _replays_for(self, x: Array) -> Replays | None:
+        return self._replays if self._replays is not None and Replays.fit(x) else None
+
+    def _kind(self, x: Array, t: Array, lr: Any) -> Any:
+        """Return what a replay depends on beside values of arrays."""
+        # Attributes of the optimizer are no arguments of the step, but people change them.
+        options = [v for k, v in vars(self.optimizer).items() if k not in ("state", "lr")]
+        return (
+            type(x), x.shape, x.dtype, is_ordered(x), type(t), t.shape, t.dtype, is_ordered(t),
+            self.optimizer.lr if lr is None else float, *options,
+        )  # fmt: skip
+
+    def _holders(self) -> list[dict[str, Any]]:
+        """Return the dicts that hold what a step reads and writes."""
+        state = self.optimizer.state or {}
+        held = [self.loss._store.buffers, self._scaling or {}, state]
+        for store in self.net._stores.values():
+            held += [store.params, store.buffers]
+        return held + [m for m in state.values() if isinstance(m, dict)]
 
     @property
     def state(self) -> State:
@@ -199,7 +266,7 @@ class TrainStep:
         arrays = {**rounded, **buffers}
         y, cache = self.net.apply(arrays, x)
         if check:
-            self.loss.check(y, t)
+            watch(self.loss.check, y, t)
         value, loss_cache = self.loss.apply(loss_arrays, y, t)
         grads: Mapping[str, Array] = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
         if precision is not None:
@@ -254,9 +321,12 @@ class TrainStep:
             message = f"TrainStep: there is no compiler for {name} arrays; use compile='auto'."
             raise ValueError(message)
         function = functools.partial(self.pure, donate=True, check=True)
+        return function if self._replays is not None else self._quiet(function)
+
+    def _quiet(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """An overflow is what the scaling reckons with: NumPy need not warn of it."""
         if self.precision is None:
             return function
-        # An overflow is what the scaling reckons with: NumPy need not warn of it.
         return np.errstate(over="ignore", invalid="ignore")(function)
 
 

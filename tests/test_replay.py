@@ -1,0 +1,245 @@
+"""Steps that are replayed: the same bits as steps that are computed anew."""
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits, to_numpy, values
+
+import xplayers as xl
+from xplayers import AccumulatedStep, MixedPrecision, TrainStep
+
+
+def images(n):
+    return values((n, 2, 8, 8)).astype("float32")
+
+
+def vectors(n):
+    return values((n, 6)).astype("float32")
+
+
+def sequences(n):
+    return values((n, 5, 6)).astype("float32")
+
+
+def words(n):
+    return np.arange(n * 5).reshape(n, 5) * 7 % 11
+
+
+def labels(n):
+    return np.arange(n) % 3
+
+
+def dense(n):
+    return np.eye(3, dtype="float32")[labels(n)]
+
+
+def each_word(n):
+    return words(n) % 3
+
+
+class Noise(xl.Layer):
+    """Adds what no function of arrays can give: random numbers."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def apply(self, arrays, x):
+        noise = self.rng.standard_normal(tuple(x.shape)).astype("float32")
+        return x + xl.namespace(x).asarray(noise), ()
+
+    def vjp(self, cache, dy):
+        return dy, {}
+
+
+class Looking(xl.Layer):
+    """Does what depends on a value."""
+
+    def apply(self, arrays, x):
+        return (x * 2.0 if float(x[0, 0]) > 0 else x * 3.0), ()
+
+    def vjp(self, cache, dy):
+        return dy * 2.0, {}
+
+
+def mlp(*between):
+    return xl.Sequential(xl.Affine.init(6, 5, rng=0), *between, xl.Affine.init(5, 3, rng=1))
+
+
+def tied():
+    twice = xl.Affine.init(6, 6, rng=0)
+    return xl.Sequential(twice, xl.Tanh(), twice, xl.Affine.init(6, 3, rng=1))
+
+
+NETS = {
+    "mlp": (lambda: mlp(xl.Relu()), vectors, labels),
+    "dense targets": (lambda: mlp(xl.Gelu()), vectors, dense),
+    "activations": (
+        lambda: mlp(xl.Elu(), xl.Sigmoid(), xl.Silu(), xl.Softplus(), xl.LeakyRelu(), xl.Softmax()),
+        vectors, labels),
+    "normalization": (
+        lambda: mlp(xl.BatchNormalization.init(5), xl.LayerNormalization.init(5), xl.Dropout(0.3)),
+        vectors, labels),
+    "tied": (tied, vectors, labels),
+    "images": (
+        lambda: xl.Sequential(
+            xl.Convolution.init(2, 4, 3, padding="same", rng=0), xl.BatchNormalization.init(4),
+            xl.Relu(), xl.MaxPooling(2), xl.Convolution.init(4, 3, 3, stride=2, rng=1),
+            xl.Flatten(), xl.Affine.init(3, 3, rng=2)),
+        images, labels),
+    "means of images": (
+        lambda: xl.Sequential(
+            xl.Convolution.init(2, 3, 3, rng=0), xl.AveragePooling(2), xl.GlobalAveragePooling()),
+        images, labels),
+    "residual": (
+        lambda: xl.Sequential(xl.Residual(xl.Affine.init(6, 6, rng=0), xl.Relu()),
+                              xl.Affine.init(6, 3, rng=1)),
+        vectors, labels),
+    "recompute": (
+        lambda: xl.Sequential(xl.Recompute(mlp(xl.Relu()))), vectors, labels),
+    "lstm": (
+        lambda: xl.Sequential(xl.Lstm.init(6, 4, rng=0),
+                              xl.Affine.init(4, 3, rng=1, flatten=False)),
+        sequences, each_word),
+    "attention": (
+        lambda: xl.Sequential(
+            xl.Embedding.init(11, 8, rng=0), xl.MultiHeadAttention.init(8, 2, causal=True, rng=1),
+            xl.Affine.init(8, 3, rng=2, flatten=False)),
+        words, each_word),
+}  # fmt: skip
+
+
+def pair(net, optimizer=xl.Adam, loss=xl.SoftmaxWithLoss, make=TrainStep, **options):
+    """Return a step that is replayed, and one that is not."""
+    return [
+        make(net(), loss(), optimizer(), compile=how, **options) for how in ("auto", False)
+    ]  # fmt: skip
+
+
+def compare(xpv, steps, x, t, sizes=(4, 4, 4, 3, 3, 4, 3), kinds=2):
+    for n in sizes:
+        a, b = (step(xpv.asarray(x(n)), xpv.asarray(t(n))) for step in steps)
+        assert_same_bits(a, b, "loss")
+    arrays = [step.net.arrays for step in steps]
+    for name, a in arrays[0].items():
+        assert_same_bits(a, arrays[1][name], name)
+    assert len(steps[0]._replays._replays) == kinds
+
+
+@pytest.fixture(autouse=True)
+def only_where_arrays_can_be_written(xpv):
+    if xpv.backend not in ("numpy", "readonly", "torch"):
+        pytest.skip("steps are replayed on NumPy and PyTorch")
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks(name, xpv):
+    net, x, t = NETS[name]
+    compare(xpv, pair(net), x, t)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Momentum", "Nesterov", "AdaGrad", "RMSprop", "AdamW"])
+def test_optimizers(name, xpv):
+    net, x, t = NETS["mlp"]
+    compare(xpv, pair(net, getattr(xl, name)), x, t)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda: xl.SoftmaxWithLoss(class_weights=[1.0, 2.0, 0.5]),
+        lambda: xl.SoftmaxWithLoss(label_smoothing=0.1, reduction="sum"),
+        lambda: xl.SoftmaxWithLoss(ignore_index=1),
+    ],
+)
+def test_losses(loss, xpv):
+    net, x, t = NETS["mlp"]
+    compare(xpv, pair(net, loss=loss), x, t)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": lambda: xl.Adam(lr=xl.schedules.Cosine(0.1, 5))},
+        {"reduce_grads": lambda g: xl.clip_by_norm(g, 0.1)},
+        {"make": AccumulatedStep, "parts": 2},
+        {"precision": MixedPrecision("float16")},
+    ],
+    ids=["schedule", "clipping", "parts", "precision"],
+)
+def test_schedules_clipping_and_parts(options, xpv):
+    net, x, t = NETS["normalization"]
+    compare(xpv, pair(net, **options), x, t)
+
+
+def test_what_cannot_be_replayed_is_computed(xpv):
+    _, x, t = NETS["mlp"]
+    for layer in (Noise, Looking):
+        compare(xpv, pair(lambda layer=layer: mlp(layer())), x, t, kinds=0)
+
+
+def test_rate_and_options_may_change(xpv):
+    net, x, t = NETS["mlp"]
+    steps = pair(net)
+    for lr, decay in ((0.1, 0.0), (0.2, 0.0), (0.3, 0.5), (0.3, 0.5)):
+        for step in steps:
+            step.optimizer.lr, step.optimizer.weight_decay = lr, decay
+        compare(xpv, steps, x, t, sizes=(4, 4, 4), kinds=1 + (decay > 0))
+    for step in steps:
+        for _ in range(3):
+            step(xpv.asarray(x(4)), xpv.asarray(t(4)), lr=0.01)
+    compare(xpv, steps, x, t, sizes=(4,), kinds=2)
+
+
+def test_arrays_that_are_put_in_are_taken_up(xpv):
+    net, x, t = NETS["normalization"]
+    steps = pair(net)
+    compare(xpv, steps, x, t)
+    for step in steps:
+        step.net.params["0.b"] = xpv.asarray(np.ones(5, "float32"))
+        step.net.buffers["3.count"] = xpv.asarray(np.zeros(1, "int32"))
+    compare(xpv, steps, x, t)
+    for step in steps:
+        step.state = {}
+    compare(xpv, steps, x, t)
+    for step in steps:
+        step.optimizer.state["m"]["0.b"] = xpv.asarray(np.ones(5, "float32"))
+    compare(xpv, steps, x, t)
+
+
+def test_values_are_checked_in_each_step(xpv):
+    net, x, t = NETS["mlp"]
+    step, _ = pair(net)
+    for _ in range(3):
+        step(xpv.asarray(x(4)), xpv.asarray(t(4)))
+    before = {k: np.array(to_numpy(p)) for k, p in step.net.params.items()}
+    with pytest.raises(ValueError, match="label 3 is out of range"):
+        step(xpv.asarray(x(4)), xpv.asarray(t(4) + 1))
+    for k, p in step.net.params.items():
+        assert_same_bits(p, before[k], k)
+    net, x, t = NETS["attention"]
+    step, _ = pair(net)
+    for _ in range(3):
+        step(xpv.asarray(x(4)), xpv.asarray(t(4)))
+    with pytest.raises(ValueError, match="x has 11; expected 0 to 10 for a table of 11 rows"):
+        step(xpv.asarray(x(4) + 1), xpv.asarray(t(4)))
+
+
+def test_losses_are_arrays_of_their_own(xpv):
+    net, x, t = NETS["mlp"]
+    step, _ = pair(net)
+    kept = [step(xpv.asarray(x(4)), xpv.asarray(t(4))) for _ in range(5)]
+    assert len({float(v) for v in kept}) == 5
+
+
+def test_parameters_and_moments_are_flat(xpv):
+    from xplayers._flat import whole
+
+    net, x, t = NETS["mlp"]
+    step, _ = pair(net)
+    for _ in range(3):
+        step(xpv.asarray(x(4)), xpv.asarray(t(4)))
+    state = step.state["optimizer"]
+    for arrays in (step.net.params, state["m"], state["v"]):
+        flat = whole(list(arrays.values()))
+        assert flat is not None
+        flat[...] = 2.0
+        assert all(float(a.min()) == 2.0 for a in arrays.values())

@@ -1,0 +1,79 @@
+"""Arrays side by side in one flat buffer, so that one call does something to all of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from xplayers._arrays import Array, DType, device, namespace
+from xplayers._memory import LINE, empty
+
+Shapes = Sequence[tuple[int, ...]]
+
+
+def side_by_side(shapes: Shapes, dtype: DType, like: Array) -> tuple[Array, list[Array]]:
+    """Return a flat buffer of the library and on the device of `like`, and its parts.
+
+    Every part is a view of its shape and begins at a line of the cache; what lies between the parts
+    is 0, so that what is computed with all of the buffer stays finite.
+    """
+    xp = namespace(like)
+    if isinstance(like, np.ndarray):
+        step = LINE // np.dtype(dtype).itemsize
+        flat = empty((sum(_length(s, step) for s in shapes),), dtype)
+    else:
+        step = LINE // dtype.itemsize
+        n = sum(_length(s, step) for s in shapes)
+        flat = xp.empty((n,), dtype=dtype, device=device(like))
+    flat[...] = 0
+    parts, start = [], 0
+    for shape in shapes:
+        parts.append(xp.reshape(flat[start : start + math.prod(shape)], shape))
+        start += _length(shape, step)
+    return flat, parts
+
+
+def whole(parts: Sequence[Array]) -> Array | None:
+    """Return the flat buffer of which `parts` are the parts, one after the other; else None."""
+    first = parts[0]
+    address = _address(first)
+    if address is None:
+        return None
+    item = first.dtype.itemsize
+    step, at = LINE // item, 0
+    for a in parts:
+        if a.dtype != first.dtype or _address(a) != (address[0], address[1] + at * item):
+            return None
+        at += _length(a.shape, step)
+    if isinstance(first, np.ndarray):
+        return np.lib.stride_tricks.as_strided(first, (at,), (item,))
+    return first.as_strided((at,), (1,))  # of torch
+
+
+def flattened(arrays: Sequence[Array]) -> list[Array]:
+    """Return `arrays`, of one dtype, side by side; themselves if they are so already."""
+    if whole(arrays) is not None and all(_writable(a) for a in arrays):
+        return list(arrays)
+    _, parts = side_by_side([tuple(a.shape) for a in arrays], arrays[0].dtype, arrays[0])
+    for part, a in zip(parts, arrays, strict=True):
+        part[...] = a
+    return parts
+
+
+def _length(shape: tuple[int, ...], step: int) -> int:
+    return -(-math.prod(shape) // step) * step
+
+
+def _address(a: Array) -> tuple[int, int] | None:
+    """Return what owns the memory of a contiguous array, and where in the machine it begins."""
+    if isinstance(a, np.ndarray):
+        return (id(a.base), a.ctypes.data) if a.flags.c_contiguous and a.base is not None else None
+    if hasattr(a, "untyped_storage") and a.is_contiguous():
+        return a.untyped_storage().data_ptr(), a.data_ptr()
+    return None
+
+
+def _writable(a: Array) -> bool:
+    return not isinstance(a, np.ndarray) or a.flags.writeable

@@ -1,0 +1,416 @@
+"""What a pure function of arrays does, written down while it does it.
+
+The function gets stand-ins in the place of its arrays. A stand-in holds the array, computes with it
+as the library does, and adds every call to a list: the namespace that `xplayers` takes from it, the
+operators and the views all lead there. What depends on a value (`float`, `bool`, an `if`) or is not
+an operation of arrays cannot be written down, and raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xplayers._arrays import Array, Namespace, device, introduce, namespace, to_numpy
+
+_NUMPY: Any = np
+MOST = 20_000  # operations; a longer list takes seconds to compile
+
+
+class NotRecordable(TypeError):
+    """The function does something that a list of operations cannot say."""
+
+
+class Register(int):
+    """The number of a value in a recording: an input, a constant or a result."""
+
+
+class Operation(NamedTuple):
+    """One call. Where a value stands in `args` there is its `Register`."""
+
+    name: str  # as in the standard, ``getitem``, ``elementwise`` or ``call``
+    function: Callable[..., Any]
+    args: tuple
+    kwargs: dict[str, Any]
+    results: tuple[Register, ...]
+    writes: bool = False  # into the memory of its first argument, which is its result
+
+
+class Kind(NamedTuple):
+    """What a register holds, as far as the place of its memory is concerned."""
+
+    root: int  # the register in whose memory it lies; its own number if it has its own
+    number: bool  # a scalar of Python or NumPy, which has no memory
+    shape: tuple[int, ...]
+    dtype: Any
+    ordered: bool  # whether its elements lie in row-major order without gaps
+
+
+class Recording:
+    """The operations of one run, in order."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.kinds: list[Kind] = []
+        self.inputs: list[Register] = []
+        self.constants: dict[Register, Array] = {}
+        self.numbers: dict[Register, Any] = {}  # what `item` has returned
+        self._constant_of: dict[int, Register] = {}
+        self.has_written = False  # to arrays that were given up to the function
+
+    def input(self, value: Array) -> Any:
+        """Return the stand-in for an argument of the function: an array or a number."""
+        made = self._stand_in(value)
+        self.inputs.append(made.register)
+        return made
+
+    def call(self, name: str, function: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
+        """Call `function` with the values of `args`, and write that down."""
+        results = function(*_values(args), **_values(kwargs))
+        many, known = isinstance(results, (tuple, list)), len(self.kinds)
+        made = [self._result(r, args, kwargs) for r in (results if many else (results,))]
+        if len(self.kinds) == known:  # what came back are arguments themselves
+            return made[0]
+        self.add(name, function, args, kwargs, made)
+        return type(results)(made) if many and type(results) in (tuple, list) else made[0]
+
+    def add(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        args: tuple,
+        kwargs: dict,
+        made: list[Any],
+        *,
+        writes: bool = False,
+    ) -> None:
+        """Write down one call."""
+        if len(self.operations) >= MOST:
+            message = f"more than {MOST} operations"
+            raise NotRecordable(message)
+        given, named = self._referred(args), self._referred(kwargs)
+        results = tuple([m.register for m in made])
+        self.operations.append(Operation(name, function, given, named, results, writes))
+
+    def fresh(self, value: Any) -> Any:
+        """Return a stand-in for `value`, which has memory of its own."""
+        return self._stand_in(value)
+
+    def _result(self, value: Any, args: tuple, kwargs: dict) -> Any:
+        if isinstance(value, (bool, int, str)) or value is None:
+            message = f"a {type(value).__name__} was computed from an array"
+            raise NotRecordable(message)
+        seen = list(_stand_ins((args, kwargs)))
+        for s in seen:
+            if s.value is value and not _is_number(value):
+                return s
+        root = next((s for s in seen if _share(s.value, value)), None)
+        return self._stand_in(value, root)
+
+    def _stand_in(self, value: Any, view_of: Any = None) -> Any:
+        register = Register(len(self.kinds))
+        root = register if view_of is None else self.kinds[view_of.register].root
+        if _is_number(value):
+            self.kinds.append(Kind(root, True, (), None, True))
+            return _class_of(_NUMPY)(self, register, value)
+        shape = tuple(value.shape)
+        self.kinds.append(Kind(root, False, shape, value.dtype, is_ordered(value)))
+        return _class_of(namespace(value))(self, register, value)
+
+    def _referred(self, arg: Any) -> Any:
+        """Return `arg` with the registers of the arrays in it."""
+        if isinstance(arg, StandIn):
+            if arg.recording is not self:
+                message = "a value of another recording"
+                raise NotRecordable(message)
+            return arg.register
+        if type(arg) in (tuple, list):
+            return type(arg)([self._referred(a) for a in arg])
+        if type(arg) is dict:
+            return {k: self._referred(a) for k, a in arg.items()}
+        if isinstance(arg, RecordingNamespace):
+            return arg._real
+        if hasattr(arg, "shape") and hasattr(arg, "dtype") and not isinstance(arg, type):
+            if id(arg) not in self._constant_of:
+                made = self._stand_in(arg).register
+                self._constant_of[id(arg)], self.constants[made] = made, arg
+            return self._constant_of[id(arg)]
+        return arg
+
+
+class StandIn:
+    """An array that writes down what is done with it. One subclass for each namespace."""
+
+    __hash__ = object.__hash__
+    xp: Any
+
+    def __init__(self, recording: Recording, register: Register, value: Any) -> None:
+        self.recording, self.register, self.value = recording, register, value
+
+    def __array_namespace__(self, api_version: str | None = None) -> Any:
+        return self.xp
+
+    def __array_ufunc__(
+        self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any
+    ) -> Any:
+        """Take an operator of a NumPy array, or a function that was called as ``np.exp``."""
+        if method != "__call__" or next(_stand_ins(out), None) is not None:
+            message = f"{ufunc.__name__}.{method} writes to an array"
+            raise NotRecordable(message)
+        # `out` is an array of the function's own, in ``total += x``: the name gets a new value
+        return self.recording.call(ufunc.__name__, ufunc, inputs, kwargs)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        return self.recording.call(function.__name__, function, args, kwargs)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return getattr(self.value, "shape", ())
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def dtype(self) -> Any:
+        return self.value.dtype
+
+    @property
+    def device(self) -> Any:
+        return device(self.value)
+
+    @property
+    def T(self) -> Any:
+        return self.recording.call("T", _t, (self,), {})
+
+    @property
+    def mT(self) -> Any:
+        return self.recording.call("mT", _mt, (self,), {})
+
+    def item(self) -> Any:
+        """Return the stand-in for the value of a 0-d array of the host, a Python number."""
+        if not hasattr(self.value, "item"):
+            return self
+        made = self.recording.numbers.get(self.register)
+        if made is None:
+            made = self.recording.numbers[self.register] = self.recording.fresh(self.value.item())
+            self.recording.add("item", _item, (self,), {}, [made])
+        return made
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.recording.call("getitem", operator.getitem, (self, index), {})
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        self.value[index] = _values(value)
+        args = (self, index, value)
+        self.recording.add("setitem", operator.setitem, args, {}, [self], writes=True)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        message = "the function looks at a value"
+        raise NotRecordable(message)
+
+    __bool__ = __int__ = __float__ = __index__ = __complex__ = __array__ = _refuse
+
+
+def _t(a: Array) -> Array:
+    return a.T
+
+
+def _mt(a: Array) -> Array:
+    return a.mT
+
+
+def _item(a: Any) -> Any:
+    return a.item()
+
+
+BINARY = {
+    "add": operator.add, "subtract": operator.sub, "multiply": operator.mul,
+    "divide": operator.truediv, "floor_divide": operator.floordiv, "remainder": operator.mod,
+    "pow": operator.pow, "matmul": operator.matmul, "bitwise_and": operator.and_,
+    "bitwise_or": operator.or_, "bitwise_xor": operator.xor,
+    "bitwise_left_shift": operator.lshift, "bitwise_right_shift": operator.rshift,
+}  # fmt: skip
+COMPARISONS = {
+    "less": operator.lt, "less_equal": operator.le, "greater": operator.gt,
+    "greater_equal": operator.ge, "equal": operator.eq, "not_equal": operator.ne,
+}  # fmt: skip
+UNARY = {
+    "negative": operator.neg, "positive": operator.pos, "abs": operator.abs,
+    "bitwise_invert": operator.invert,
+}  # fmt: skip
+
+
+def _give_operators() -> None:
+    def binary(name: str, function: Any, swapped: bool) -> Any:
+        def method(self: StandIn, other: Any) -> Any:
+            args = (other, self) if swapped else (self, other)
+            return self.recording.call(name, function, args, {})
+
+        return method
+
+    def in_place(name: str, function: Any) -> Any:
+        def method(self: StandIn, other: Any) -> Any:
+            if _is_number(self.value):  # it cannot change: the name gets a new one
+                return self.recording.call(name, function, (self, other), {})
+            at = getattr(operator, f"i{function.__name__.strip('_')}")
+            at(self.value, _values(other))
+            self.recording.add(name, function, (self, other), {}, [self], writes=True)
+            return self
+
+        return method
+
+    def unary(name: str, function: Any) -> Any:
+        return lambda self: self.recording.call(name, function, (self,), {})
+
+    for name, function in {**BINARY, **COMPARISONS}.items():
+        plain = function.__name__.strip("_")
+        setattr(StandIn, f"__{plain}__", binary(name, function, swapped=False))
+        if name in BINARY:
+            setattr(StandIn, f"__r{plain}__", binary(name, function, swapped=True))
+            setattr(StandIn, f"__i{plain}__", in_place(name, function))
+    for name, function in UNARY.items():
+        setattr(StandIn, f"__{function.__name__.strip('_')}__", unary(name, function))
+
+
+_give_operators()
+
+
+class RecordingNamespace:
+    """The namespace of a library, whose functions take stand-ins too."""
+
+    def __init__(self, real: Namespace) -> None:
+        self._real, self.__name__ = real, real.__name__
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._real, name)
+        if not callable(value) or isinstance(value, type):
+            return value
+
+        def function(*args: Any, **kwargs: Any) -> Any:
+            seen = next(_stand_ins((args, kwargs)), None)
+            if seen is None:
+                return value(*args, **kwargs)
+            return seen.recording.call(name, value, args, kwargs)
+
+        self.__dict__[name] = function
+        return function
+
+
+@functools.cache
+def _class_of(xp: Any) -> type[StandIn]:
+    """Return the class of stand-ins for the arrays of `xp`, and let `namespace` know it."""
+    if isinstance(xp, RecordingNamespace):
+        message = "a recording inside a recording"
+        raise NotRecordable(message)
+    made = type("StandIn", (StandIn,), {"xp": RecordingNamespace(xp)})
+    introduce(made, made.xp)
+    return made
+
+
+def whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a pure function of arrays and options that is written down as one call."""
+
+    @functools.wraps(function)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        seen = next(_stand_ins((args, kwargs)), None)
+        if seen is None:
+            return function(*args, **kwargs)
+        return seen.recording.call("call", function, args, kwargs)
+
+    return wrapped
+
+
+def watch(check: Callable[..., None], *args: Any) -> None:
+    """Call ``check(*args)``, which raises if a value is wrong, now and in every replay."""
+    seen = next(_stand_ins(args), None)
+    check(*_values(args))
+    if seen is not None:
+        seen.recording.add("call", check, args, {}, [])
+
+
+def _stand_ins(arg: Any) -> Iterator[StandIn]:
+    if isinstance(arg, StandIn):
+        yield arg
+    elif type(arg) in (tuple, list):
+        for a in arg:
+            yield from _stand_ins(a)
+    elif type(arg) is dict:
+        for a in arg.values():
+            yield from _stand_ins(a)
+
+
+def _values(arg: Any) -> Any:
+    """Return `arg` with the arrays in the place of their stand-ins."""
+    if isinstance(arg, StandIn):
+        return arg.value
+    if isinstance(arg, RecordingNamespace):
+        return arg._real
+    if type(arg) in (tuple, list):
+        return type(arg)([_values(a) for a in arg])
+    if type(arg) is dict:
+        return {k: _values(a) for k, a in arg.items()}
+    return arg
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (bool, int, float, np.generic))
+
+
+def is_ordered(a: Array) -> bool:
+    """Whether the elements lie in row-major order without gaps, and autograd looks away."""
+    if isinstance(a, np.ndarray):
+        return a.flags.c_contiguous
+    if hasattr(a, "is_contiguous"):
+        return a.is_contiguous() and not a.requires_grad
+    return a.flags.c_contiguous
+
+
+def _share(a: Any, b: Any) -> bool:
+    """Whether two arrays of a library lie in one piece of memory."""
+    if _is_number(a) or _is_number(b):
+        return False
+    if isinstance(a, np.ndarray):
+        return isinstance(b, np.ndarray) and np.may_share_memory(a, b)
+    if hasattr(a, "untyped_storage"):
+        return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() != 0
+    return a.data.mem is b.data.mem  # CuPy
+
+
+def same(a: Recording, b: Recording) -> bool:
+    """Whether two recordings say the same, bit by bit of their constants."""
+    return (
+        a.kinds == b.kinds
+        and a.inputs == b.inputs
+        and _equal(tuple(a.operations), tuple(b.operations))
+        and a.constants.keys() == b.constants.keys()
+        and all(_same_bits(c, b.constants[r]) for r, c in a.constants.items())
+    )
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, (tuple, list)):
+        return len(a) == len(b) and all(map(_equal, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k]) for k in a)
+    return bool(a == b) or (a != a and b != b)
+
+
+def _same_bits(a: Array, b: Array) -> bool:
+    if a is b:
+        return True
+    return a.shape == b.shape and to_numpy(a).tobytes() == to_numpy(b).tobytes()
