@@ -108,6 +108,46 @@ def test_a_step_is_what_it_is_without_a_graph(make, trees, batch):
         assert same(plain(tree), {k: np.asarray(a) for k, a in right.items()})
 
 
+def test_batches_are_not_written_to(make, trees, batch):
+    step, given, batches = make(line), trees(), [batch(0), batch(1)]
+    for x, t in batches:
+        step(*given, x, t, 0.1)
+    for (x, t), (x0, t0) in zip(batches, [batch(0), batch(1)], strict=True):
+        assert same(plain(x), plain(x0))
+        assert same(plain(t), plain(t0))
+
+
+def test_targets_of_another_dtype_are_captured_by_themselves(cuda, make, trees, batch):
+    step, given = make(line), trees()
+    x, t = batch()
+    step(*given, x, t, 0.1)
+    step(*given, x, t.astype("float64"), 0.1)
+    assert cuda.log.count("begin") == 2
+
+
+def test_a_step_may_change_the_dicts_that_it_gets(make, trees, batch):
+    def changes(params, buffers, loss_arrays, state, x, t, lr):
+        value, after, buffers, state = line(params, buffers, loss_arrays, state, x, t, lr)
+        params.update(after)
+        return value, params, buffers, state
+
+    step, given = make(changes), trees()
+    right = expected(given, [batch()] * 2, [0.1] * 2)
+    for _ in range(2):
+        step(*given, *batch(), 0.1)
+    assert float(given[0]["w"]) == float(right[1][0]["w"])
+
+
+def test_a_product_that_was_not_planned_is_an_error(cuda, make, trees, batch):
+    def another(*arguments):
+        if cuda.tape is not None:
+            HostGemm.made[0].product(np.ones((2, 2)), np.ones((2, 2)))
+        return line(*arguments)
+
+    with pytest.raises(CaptureError, match="was not planned"):
+        make(another)(*trees(), *batch(), 0.1)
+
+
 def test_a_shape_is_captured_once(cuda, make, trees, batch):
     step, given = make(line, warmup=3), trees()
     ran = 0

@@ -158,7 +158,7 @@ def factor(a: Array) -> Factor | None:
         contiguous = near == size or length == 1
         if lines == 1:  # its stride means nothing
             far = size * max(length, 1)
-        if contiguous and far >= size * length and far % size == 0 and stride is not None:
+        if contiguous and far >= size * length and stride is not None:
             return Factor(transposed, far // size, stride, alignment(a.data.ptr))
     return None
 
@@ -172,7 +172,7 @@ def _distance(a: Array) -> int | None:
         if outer != n * inner:
             return None
     stride = lead[-1][1]
-    return stride // a.dtype.itemsize if stride >= 0 and stride % a.dtype.itemsize == 0 else None
+    return stride // a.dtype.itemsize if stride >= 0 else None
 
 
 def alignment(pointer: int) -> int:
