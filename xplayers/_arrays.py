@@ -71,7 +71,17 @@ def _not_an_array(x: Any, owner: object, name: str) -> str:
 
 def as_namespace(xp: Namespace) -> Namespace:
     """Return the namespace that arrays made by the module `xp` have (``torch`` -> compat's)."""
-    return namespace(xp.zeros(1))
+    try:
+        return namespace(xp.zeros(1))
+    except RuntimeError as error:
+        if library_name(xp) != "cupy":
+            raise
+        # CuPy says "driver version is insufficient" where there is none.
+        message = (
+            f"cupy cannot compute here ({error}). `xplayers info` says why and what to do; "
+            "without an NVIDIA GPU, compute with numpy."
+        )
+        raise RuntimeError(message) from error
 
 
 def is_floating(x: Array) -> bool:
