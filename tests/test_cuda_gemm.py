@@ -22,6 +22,10 @@ from xplayers.cuda import plans  # noqa: E402
 from xplayers.cuda.gemm import Gemm, NoAlgorithm, NotPlanned  # noqa: E402
 
 
+# Kernels of CuPy on the memory of the host would break its context for all that follows.
+without_gpu = pytest.mark.skipif(cupy.is_available(), reason="there is a GPU")
+
+
 @pytest.fixture
 def runtime():
     return HostRuntime()
@@ -281,6 +285,7 @@ def test_a_status_of_the_library_is_no_algorithm(monkeypatch, gemm, runtime):
 # The layers
 
 
+@without_gpu
 def test_layers_use_it_in_its_context_only(gemm, runtime):
     rng = np.random.default_rng(0)
     W, b = values(5, 3), rng.standard_normal(3).astype("float32")
@@ -300,6 +305,7 @@ def test_layers_use_it_in_its_context_only(gemm, runtime):
     assert len(runtime.lt.algorithms) == ran
 
 
+@without_gpu
 def test_a_bias_without_an_algorithm_is_added(monkeypatch, runtime):
     lt = HostCublasLt()
     ask = lt.matmul_algo_get_heuristic
@@ -319,6 +325,7 @@ def test_a_bias_without_an_algorithm_is_added(monkeypatch, runtime):
         assert [key.epilogue for key in gemm.plans] == ["none"]
 
 
+@without_gpu
 def test_products_it_does_not_have_stay_with_cupy(gemm, runtime):
     integers = fabricated(np.ones((2, 2), "int32"))
     with gemm.products(), pytest.raises(Exception, match="CUDA_ERROR|cuda"):
