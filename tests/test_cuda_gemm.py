@@ -21,7 +21,6 @@ cupy = pytest.importorskip("cupy")
 from xplayers.cuda import plans  # noqa: E402
 from xplayers.cuda.gemm import Gemm, NoAlgorithm, NotPlanned  # noqa: E402
 
-
 # Kernels of CuPy on the memory of the host would break its context for all that follows.
 without_gpu = pytest.mark.skipif(cupy.is_available(), reason="there is a GPU")
 
