@@ -76,7 +76,7 @@ def typing(session: nox.Session) -> None:
 @nox.session(default=False)
 def gpu(session: nox.Session) -> None:
     """Run the tests on CuPy; fails without an NVIDIA GPU."""
-    session.install("-e", ".", *group("test", "cupy"))
+    session.install("-e", ".[cublaslt]", *group("test", "cupy"))
     session.run("pytest", libraries("cupy"), "--ignore=tests/test_examples.py", *session.posargs)
 
 

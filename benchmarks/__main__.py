@@ -51,6 +51,11 @@ def implementations(pattern: str | None, also: Sequence[str], quick: bool) -> li
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] == "gpu":
+        from benchmarks.gpu import command
+
+        return command.main(arguments[1:])
     args = parser().parse_args(arguments)
     chosen = selected(args.only, args.quick)
     names = implementations(args.implementations, args.also, args.quick)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from host_gpu import fabricated
 
 import xplayers as xl
 from xplayers._arrays import (
@@ -16,17 +17,12 @@ from xplayers._arrays import (
     dtype_name,
     is_floating,
     is_integer,
+    is_out_of_memory,
     on_host,
     place,
 )
 
 cupy = pytest.importorskip("cupy")
-
-
-def fabricated(values):
-    memory = cupy.cuda.memory.UnownedMemory(values.ctypes.data, values.nbytes, values, 0)
-    pointer = cupy.cuda.memory.MemoryPointer(memory, 0)
-    return cupy.ndarray(values.shape, values.dtype, pointer)
 
 
 @pytest.fixture
@@ -70,3 +66,35 @@ def test_labels_on_a_gpu_are_not_looked_at(x, monkeypatch):
     """A look would wait for the device in every step."""
     monkeypatch.setattr("xplayers.losses.check_labels", lambda *a, **k: pytest.fail("a look"))
     xl.SoftmaxWithLoss().check(x, fabricated(np.zeros(32, "int64")))
+
+
+def test_arrays_on_two_gpus():
+    layer = xl.Affine(fabricated(np.ones((784, 2), "float32")), fabricated(np.ones(2, "float32")))
+    other = fabricated(np.ones((4, 784), "float32"), device=1)
+    message = (
+        r"x is a cupy array on cuda:1, W is a cupy array on cuda:0\. Call layer\.to\(like=x\)\."
+    )
+    with pytest.raises(TypeError, match=message):
+        layer.forward(other)
+    with pytest.raises(TypeError, match="b is a cupy array on cuda:1, W is a cupy array on cuda:0"):
+        xl.Affine(layer.W, fabricated(np.ones(2, "float32"), device=1))
+    step = xl.TrainStep(xl.Sequential(layer), xl.SoftmaxWithLoss(), xl.SGD())
+    with pytest.raises(TypeError, match="t is a cupy array on cuda:1, x is a cupy array on cuda:0"):
+        step(fabricated(np.ones((4, 784), "float32")), fabricated(np.zeros(4, "int64"), device=1))
+
+
+def test_memory_of_a_gpu_that_is_full():
+    assert is_out_of_memory(cupy.cuda.memory.OutOfMemoryError(1 << 40, 1 << 37))
+
+
+@pytest.mark.skipif(cupy.is_available(), reason="there is a GPU")
+def test_moving_to_a_gpu_that_is_not_there():
+    net = xl.Affine(np.ones((3, 2), "float32"), np.ones(2, "float32"))
+    message = (
+        r"cupy cannot compute here \(.*\)\. `xplayers info` says why and what to do; without an"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        net.to(xp=cupy)
+    assert isinstance(net.W, np.ndarray)
+    with pytest.raises(RuntimeError, match=message):
+        xl.move(np.ones(3), xp=cupy)

@@ -125,7 +125,9 @@ def test_step_checks_what_it_gets(xpv):
 
 def test_step_options():
     net, loss, sgd = xl.mlp([2, 1], rng=0), xl.MeanSquaredError(), xl.SGD()
-    with pytest.raises(ValueError, match="compile is 'fast'; expected 'auto', True or False"):
+    with pytest.raises(
+        ValueError, match="compile is 'fast'; expected 'auto', True, False or 'graph'"
+    ):
         TrainStep(net, loss, sgd, compile="fast")
     with pytest.raises(ValueError, match="reduction='none'; expected 'mean' or 'sum'"):
         TrainStep(net, xl.MeanSquaredError(reduction="none"), sgd)
@@ -316,3 +318,20 @@ def test_a_step_on_numpy_needs_no_memory_but_for_its_arrays(monkeypatch):
         tracemalloc.stop()
     needed = 4 * sum(p.nbytes for p in net.params.values()) + 2 * n * (1024 + 1024) * 4
     assert peak < 1.15 * needed, f"{peak / needed:.2f} times what is needed"
+
+
+def test_a_graph_is_for_cupy(xpv):
+    step = TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss(), xl.SGD(), compile="graph")
+    if xpv.backend != "cupy":
+        x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
+        with pytest.raises(ValueError, match="is for cupy arrays, not .*; use 'auto'"):
+            step(x, t)
+
+
+def test_a_step_that_was_closed_goes_on(xpv):
+    x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
+    steps = [TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss(), xl.Adam()) for _ in range(2)]
+    for _ in range(3):
+        values_of = [step(x, t) for step in steps]
+        steps[0].close()
+        assert_same_bits(*values_of)

@@ -76,7 +76,17 @@ def _not_an_array(x: Any, owner: object, name: str) -> str:
 
 def as_namespace(xp: Namespace) -> Namespace:
     """Return the namespace that arrays made by the module `xp` have (``torch`` -> compat's)."""
-    return namespace(xp.zeros(1))
+    try:
+        return namespace(xp.zeros(1))
+    except RuntimeError as error:
+        if library_name(xp) != "cupy":
+            raise
+        # CuPy says "driver version is insufficient" where there is none.
+        message = (
+            f"cupy cannot compute here ({error}). `xplayers info` says why and what to do; "
+            "without an NVIDIA GPU, compute with numpy."
+        )
+        raise RuntimeError(message) from error
 
 
 def is_floating(x: Array) -> bool:
@@ -346,3 +356,16 @@ def _upload(values: np.ndarray, xp: Namespace, device: Any, dtype: DType) -> Arr
         values = values.copy()  # torch refuses the first and warns of the second
     there = xp.asarray(values, device=device, copy=True)
     return there if dtype is None or there.dtype == dtype else xp.astype(there, dtype)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of any library says that there is no more memory."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"MemoryError", "OutOfMemoryError"}:  # of Python, NumPy and CuPy; of PyTorch's GPUs
+        return True
+    said = (
+        "RESOURCE_EXHAUSTED",
+        "can't allocate memory",
+        "not enough memory",
+    )  # JAX; PyTorch's CPU
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)

@@ -19,6 +19,7 @@ from xplayers._arrays import (
     namespace,
     widened,
 )
+from xplayers._memory import matmul
 from xplayers.initializers import Rng, xavier_uniform
 from xplayers.layers.base import Cache, Gradient, Layer, Parameter
 
@@ -177,7 +178,7 @@ class MultiHeadAttention(Layer):
         )
         q = q * (1.0 / math.sqrt(q.shape[-1]))
         a = self._weights(xp, q, k, key_mask)
-        o = self._merged(xp, a @ v)
+        o = self._merged(xp, matmul(a, v))
         y = self._mapped(xp, arrays, "o", o)
         weights = tuple([arrays[f"W{name}"] for name in "qkvo"])
         return y, (x, () if context is None else (context,), q, k, v, a, o, weights)
@@ -185,8 +186,8 @@ class MultiHeadAttention(Layer):
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
         context, (Wq, Wk, Wv, _) = cache[1], cache[-1]
         dq, dk, dv, grads = self._undo(cache, dy)
-        dx, dsource = dq @ Wq.mT, dk @ Wk.mT
-        dsource += dv @ Wv.mT
+        dx, dsource = matmul(dq, Wq.mT), matmul(dk, Wk.mT)
+        dsource += matmul(dv, Wv.mT)
         if context:
             return (dx, dsource), grads
         dx += dsource
@@ -200,19 +201,19 @@ class MultiHeadAttention(Layer):
         x, context, q, k, v, a, o, (_, _, _, Wo) = cache
         xp = namespace(dy)
         source = context[0] if context else x
-        do = self._heads(xp, dy @ Wo.mT)
-        dv = a.mT @ do
+        do = self._heads(xp, matmul(dy, Wo.mT))
+        dv = matmul(a.mT, do)
         wide = widened(xp, a)
-        da = widened(xp, do @ v.mT)
+        da = widened(xp, matmul(do, v.mT))
         ds = wide * (da - xp.sum(da * wide, axis=-1, keepdims=True))
         ds = xp.astype(ds, a.dtype) if is_half(a) else ds
-        dq = (ds @ k) * (1.0 / math.sqrt(q.shape[-1]))
-        dk = ds.mT @ q  # q is scaled already
+        dq = matmul(ds, k) * (1.0 / math.sqrt(q.shape[-1]))
+        dk = matmul(ds.mT, q)  # q is scaled already
         dq, dk, dv = (self._merged(xp, d) for d in (dq, dk, dv))
         grads = {}
         for name, at, d in (("q", x, dq), ("k", source, dk), ("v", source, dv), ("o", o, dy)):
             d = _rows(xp, d)
-            grads[f"W{name}"] = _rows(xp, at).mT @ d
+            grads[f"W{name}"] = matmul(_rows(xp, at).mT, d)
             if name == "k":  # 0 but for rounding, of which an optimizer as Adam would make steps
                 grads["bk"] = xp.zeros_like(grads["bq"])
                 continue
@@ -222,7 +223,7 @@ class MultiHeadAttention(Layer):
 
     def _weights(self, xp: Namespace, q: Array, k: Array, key_mask: Array | None) -> Array:
         """Return the weights of the keys ``(n, heads, time, keys)``: softmax of the scores."""
-        scores = widened(xp, q) @ widened(xp, k).mT
+        scores = matmul(widened(xp, q), widened(xp, k).mT)
         counts = self._counts(xp, scores, key_mask)
         if counts is None:
             e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
@@ -252,7 +253,7 @@ class MultiHeadAttention(Layer):
 
     def _mapped(self, xp: Namespace, arrays: Mapping[str, Array], name: str, x: Array) -> Array:
         """Return ``x @ W + b``."""
-        y = _rows(xp, x) @ arrays[f"W{name}"]
+        y = matmul(_rows(xp, x), arrays[f"W{name}"])
         y += arrays[f"b{name}"]
         return xp.reshape(y, (*x.shape[:-1], y.shape[1]))
 

@@ -169,7 +169,7 @@ class Sequential(Container):
         for part in self._parts:
             try:
                 x, cache = part.layer.apply(part.pick(arrays), x)
-            except (TypeError, ValueError) as error:
+            except (RuntimeError, TypeError, ValueError) as error:
                 self._locate(error, part)
                 raise
             caches.append(cache)
@@ -181,7 +181,7 @@ class Sequential(Container):
         for part in self._parts:
             try:
                 x = part.layer.infer(part.pick(arrays), x)
-            except (TypeError, ValueError) as error:
+            except (RuntimeError, TypeError, ValueError) as error:
                 self._locate(error, part)
                 raise
         return x

@@ -18,6 +18,7 @@ from xplayers._arrays import (
     on_host,
     widened,
 )
+from xplayers._memory import matmul
 from xplayers._recording import watch
 from xplayers.initializers import Rng, normal
 from xplayers.layers.base import Cache, Gradient, Layer, Parameter
@@ -175,7 +176,7 @@ def _sums_by_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
     for start in range(0, index.shape[0], step):
         stop = min(start + step, index.shape[0])
         one_hot = xp.astype(rows == index[None, start:stop], d.dtype)
-        total += one_hot @ d[start:stop, :]
+        total += matmul(one_hot, d[start:stop, :])
     return total
 
 

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from xplayers._arrays import Array
+from xplayers._memory import matmul
 from xplayers.elementwise import elementwise
 from xplayers.functional import sigmoid
 from xplayers.initializers import Rng, xavier_uniform
@@ -119,13 +120,13 @@ class Rnn(Recurrent):
         return self._run(arrays, x, (h0,))
 
     def _step(self, xp, p, state, weights):
-        a = state[0] @ weights[1]
+        a = matmul(state[0], weights[1])
         a += p
         return (xp.tanh(a),), ()
 
     def _step_vjp(self, xp, dy, dafter, before, after, kept, weights):
         da = _rnn_vjp(dy, *dafter, *after)
-        return da, da, (da @ weights[1].mT,)
+        return da, da, (matmul(da, weights[1].mT),)
 
 
 @elementwise
@@ -229,7 +230,7 @@ class Lstm(Recurrent):
 
     def _step(self, xp, p, state, weights):
         h, c = state
-        a = h @ weights[1]
+        a = matmul(h, weights[1])
         a += p
         h, c, i, f, g, o = _lstm(*blocks(a, 4), c)
         return (h, c), (i, f, g, o)
@@ -237,7 +238,7 @@ class Lstm(Recurrent):
     def _step_vjp(self, xp, dy, dafter, before, after, kept, weights):
         *das, dc = _lstm_vjp(dy, *dafter, *kept, before[1], after[1])
         da = xp.concat(das, axis=1)
-        return da, da, (da @ weights[1].mT, dc)
+        return da, da, (matmul(da, weights[1].mT), dc)
 
 
 @elementwise
@@ -360,37 +361,37 @@ class Gru(Recurrent):
     def _step(self, xp, p, state, weights):
         (h,) = state
         if self.reset_after:
-            q = h @ weights[1]
+            q = matmul(h, weights[1])
             q += weights[3]
             after, *kept = _gru(*blocks(p, 3), *blocks(q, 3), h)
             return (after,), (*kept, blocks(q, 3)[2])
         Wr, Wz, Wn = blocks(weights[1], 3)
         pr, pz, pn = blocks(p, 3)
-        r, z, m = _gru_gates(pr + h @ Wr, pz + h @ Wz, h)
-        after, n = _gru_published(pn + m @ Wn, z, h)
+        r, z, m = _gru_gates(pr + matmul(h, Wr), pz + matmul(h, Wz), h)
+        after, n = _gru_published(pn + matmul(m, Wn), z, h)
         return (after,), (r, z, n, m)
 
     def _step_vjp(self, xp, dy, dafter, before, after, kept, weights):
         if self.reset_after:
             dr, dz, dn, dqn, dh = _gru_vjp(dy, *dafter, *kept, *before)
             dp, dq = xp.concat([dr, dz, dn], axis=1), xp.concat([dr, dz, dqn], axis=1)
-            dh += dq @ weights[1].mT
+            dh += matmul(dq, weights[1].mT)
             return dp, dq, (dh,)
         Wr, Wz, Wn = blocks(weights[1], 3)
         r, z, n, _ = kept
         dz, dn, dh = _gru_published_vjp(dy, *dafter, z, n, *before)
-        dr, dh = _gru_reset_vjp(dn @ Wn.mT, dh, r, *before)
-        dh += dr @ Wr.mT
-        dh += dz @ Wz.mT
+        dr, dh = _gru_reset_vjp(matmul(dn, Wn.mT), dh, r, *before)
+        dh += matmul(dr, Wr.mT)
+        dh += matmul(dz, Wz.mT)
         dp = xp.concat([dr, dz, dn], axis=1)
         return dp, dp, (dh,)
 
     def _recurrent_grad(self, xp, before, kept, dq):
         if self.reset_after:
-            return before.mT @ dq
+            return matmul(before.mT, dq)
         split = 2 * (dq.shape[1] // 3)
         m = step_rows(xp, [one[3] for one in kept])
-        return xp.concat([before.mT @ dq[:, :split], m.mT @ dq[:, split:]], axis=1)
+        return xp.concat([matmul(before.mT, dq[:, :split]), matmul(m.mT, dq[:, split:])], axis=1)
 
     def __repr__(self) -> str:
         text = super().__repr__()

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, check_same, device, is_half, namespace, widened
+from xplayers._memory import matmul
 from xplayers.initializers import Rng, orthogonal
 from xplayers.layers.base import Cache, Gradient, Layer, Parameter
 
@@ -104,7 +105,9 @@ class Recurrent(Layer):
     ) -> tuple[tuple[State, ...], tuple[Cache, ...]]:
         """Return the states before and after all steps, and what the steps keep, as they came."""
         n, time, n_in = x.shape
-        p = xp.reshape(x, (n * time, n_in)) @ weights[0]  # the inputs of all steps in one product
+        p = matmul(
+            xp.reshape(x, (n * time, n_in)), weights[0]
+        )  # the inputs of all steps in one product
         p += weights[2]
         steps = xp.unstack(xp.reshape(p, (n, time, p.shape[1])), axis=1)
         states, kept = [state], []
@@ -155,12 +158,12 @@ class Recurrent(Layer):
             order = range(len(kept) - 1, -1, -1) if i else range(len(kept))
             before = step_rows(xp, [states[k][0] for k in order])
             dWh = self._recurrent_grad(xp, before, [kept[k] for k in order], dq)
-            one = (rows.mT @ dp, dWh, _column_sums(xp, dp), _column_sums(xp, dq))
+            one = (matmul(rows.mT, dp), dWh, _column_sums(xp, dp), _column_sums(xp, dq))
             for name, grad in zip(self._names, one, strict=False):
                 grads[f"{name}_reverse" if i else name] = grad
             dstarts.append(dstate)
             if inputs:
-                through = xp.reshape(dp @ weights[0].mT, x.shape)
+                through = xp.reshape(matmul(dp, weights[0].mT), x.shape)
                 dx = through if dx is None else dx + through
         return dx, _joined(xp, dstarts), grads
 
@@ -168,7 +171,7 @@ class Recurrent(Layer):
         self, xp: Namespace, before: Array, kept: Sequence[Cache], dq: Array
     ) -> Array:
         """Return `dWh` from the states before all steps and the gradients of their products."""
-        return before.mT @ dq
+        return matmul(before.mT, dq)
 
     def _starts(
         self, xp: Namespace, x: Array, given: tuple[Array | None, ...]

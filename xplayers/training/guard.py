@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from xplayers._arrays import Array, is_floating, namespace
+from xplayers._arrays import Array, is_floating, is_out_of_memory, namespace
 from xplayers.training.accumulation import AccumulatedStep, slices
 from xplayers.training.layerwise import layer_outputs
 from xplayers.training.step import TrainStep
 
-__all__ = ["NonFiniteLoss"]
+__all__ = ["NonFiniteLoss", "is_out_of_memory"]
 
 
 class NonFiniteLoss(FloatingPointError):
@@ -78,19 +78,6 @@ def copied(arrays: Mapping[str, Any]) -> dict[str, Any]:
         name: copied(a) if isinstance(a, Mapping) else namespace(a).asarray(a, copy=True)
         for name, a in arrays.items()
     }
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of any library says that there is no more memory."""
-    names = {kind.__name__ for kind in type(error).__mro__}
-    if names & {"MemoryError", "OutOfMemoryError"}:  # of Python, NumPy and CuPy; of PyTorch's GPUs
-        return True
-    said = (
-        "RESOURCE_EXHAUSTED",
-        "can't allocate memory",
-        "not enough memory",
-    )  # JAX; PyTorch's CPU
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
 
 
 @contextlib.contextmanager

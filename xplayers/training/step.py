@@ -53,11 +53,12 @@ class TrainStep:
         With ``reduction="mean"`` or ``"sum"``.
     optimizer : Optimizer
         Its state is kept in ``optimizer.state``.
-    compile : {"auto", True, False}
+    compile : {"auto", True, False, "graph"}
         ``"auto"``: ``jax.jit`` with donated state on JAX; on NumPy, and PyTorch on the CPU, the
         first two steps of a kind of batch are recorded and the others replayed, with the same
         numbers; plain execution elsewhere. True: also ``torch.compile`` on PyTorch; an error where
-        there is no compiler. False: plain execution.
+        there is no compiler. False: plain execution. ``"graph"``, on CuPy: a CUDA graph, see
+        `xplayers.cuda.graph`, which no GPU has run yet.
     reduce_grads : callable, optional
         ``reduce_grads(grads) -> grads``, a pure function of the gradients by name, before the
         update: clipping, or the sum over the devices of data-parallel training.
@@ -92,8 +93,8 @@ class TrainStep:
         reduce_grads: Callable[[Arrays], Mapping[str, Array]] | None = None,
         precision: MixedPrecision | None = None,
     ) -> None:
-        if compile not in ("auto", True, False):
-            message = f"TrainStep: compile is {compile!r}; expected 'auto', True or False."
+        if compile not in ("auto", True, False, "graph"):
+            message = f"TrainStep: compile is {compile!r}; expected 'auto', True, False or 'graph'."
             raise ValueError(message)
         if loss.reduction == "none":
             message = "TrainStep: the loss has reduction='none'; expected 'mean' or 'sum'."
@@ -205,6 +206,14 @@ class TrainStep:
             held += [store.params, store.buffers]
         return held + [m for m in state.values() if isinstance(m, dict)]
 
+    def close(self) -> None:
+        """Give back the memory of what was compiled or recorded; the next step starts afresh."""
+        for function in self._compiled.values():
+            getattr(function, "close", lambda: None)()
+        self._compiled.clear()
+        if self._replays is not None:
+            self._replays.forget()
+
     @property
     def state(self) -> State:
         """What a step leaves to the next one, beside parameters and buffers; for a checkpoint.
@@ -313,6 +322,13 @@ class TrainStep:
 
             # A new function each time: jit would share what it compiled for an equal one.
             return jax.jit(functools.partial(self.pure), donate_argnums=(0, 1, 3))
+        if self.compile == "graph":
+            if name != "cupy":
+                message = f"TrainStep: compile='graph' is for cupy arrays, not {name}; use 'auto'."
+                raise ValueError(message)
+            from xplayers.cuda.graph import CapturedStep
+
+            return CapturedStep(functools.partial(self.pure, donate=True))
         if self.compile is True and name == "torch":
             import torch
 

@@ -1,0 +1,354 @@
+"""Whether the GPU path is right, and how fast its parts are."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import itertools
+import math
+import operator
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+import xplayers as xl
+from benchmarks.gpu import ours
+from benchmarks.gpu.timing import measure
+from benchmarks.gpu.workloads import TOYS, WORKLOADS, Workload
+from benchmarks.machine import ROOT
+from xplayers._arrays import to_numpy
+
+TOLERANCE = 1e-5  # of float32, relative to the largest value
+COPY = 1 << 30  # bytes that are copied, many times what a cache holds
+
+Row = dict[str, Any]
+
+
+def correctness(device: str, seconds: float) -> Iterator[Row]:
+    """Every layer and loss of the tests' tables, in float32, against NumPy in float64."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    from cases import LAYERS, LOSSES
+
+    xp = ours.library(device)
+    worst, which = 0.0, "nothing"
+    for case in LAYERS:
+        try:
+            error = _layer_error(case, xp)
+        except Exception as e:
+            yield {"row": f"layer {case.id}", "error": said(e)}
+            continue
+        if not error <= TOLERANCE:
+            yield {"row": f"layer {case.id}", "error": f"relative error {error:.2g}"}
+        worst, which = max((worst, which), (error, case.id))
+    yield {"row": f"{len(LAYERS)} layers", "value": f"largest error {worst:.1e} ({which})"}
+    worst, which = 0.0, "nothing"
+    for case in LOSSES:
+        x = np.random.default_rng(0).normal(0.0, 2.0, case.shape)
+        t = case.target(np.random.default_rng(1), case.shape)
+        try:
+            error = _loss_error(case.make, x, t, xp)
+        except Exception as e:
+            yield {"row": f"loss {case.id}", "error": said(e)}
+            continue
+        if not error <= TOLERANCE:
+            yield {"row": f"loss {case.id}", "error": f"relative error {error:.2g}"}
+        worst, which = max((worst, which), (error, case.id))
+    yield {"row": f"{len(LOSSES)} losses", "value": f"largest error {worst:.1e} ({which})"}
+
+
+def _layer_error(case: Any, xp: Any) -> float:
+    rng = np.random.default_rng(0)
+    x = rng.normal(0.0, 2.0, case.shape)
+    if case.integers is not None:
+        x = rng.integers(0, case.integers, case.shape)
+    results = []
+    for make, dtype in ((np, "float64"), (xp, "float32")):
+        layer = case.make().to(xp=make, dtype=dtype)
+        values = make.asarray(x if case.integers is not None else x.astype(dtype))
+        y = layer.forward(values)
+        dy = np.random.default_rng(2).normal(size=tuple(y.shape)).astype(dtype)
+        dx = layer.backward(make.asarray(dy))
+        found = {"y": y, **layer.grads}
+        results.append(found if dx is None else {**found, "dx": dx})
+    return max(_error(results[1][k], results[0][k]) for k in results[0])
+
+
+def _loss_error(make: Any, x: np.ndarray, t: np.ndarray, xp: Any) -> float:
+    results = []
+    for module, dtype in ((np, "float64"), (xp, "float32")):
+        loss = make()
+        target = t if t.dtype.kind in "iu" else t.astype(dtype)
+        value = loss.forward(module.asarray(x.astype(dtype)), module.asarray(target))
+        dout = module.ones(value.shape, dtype=dtype) if len(value.shape) else 1.0
+        results.append((value, loss.backward(dout)))
+    return max(_error(a, b) for a, b in zip(results[1], results[0], strict=True))
+
+
+def _error(got: Any, expected: Any) -> float:
+    got, expected = to_numpy(got).astype("float64"), to_numpy(expected)
+    if got.shape != expected.shape:
+        return math.inf
+    scale = max(float(np.max(np.abs(expected), initial=0.0)), 1e-30)
+    error = float(np.max(np.abs(got - expected), initial=0.0)) / scale
+    return math.inf if math.isnan(error) else error  # max() may pass NaN over
+
+
+def on_device(device: str, seconds: float) -> Iterator[Row]:
+    """No value comes over in a step: CuPy refuses that, and a capture refuses uploads too."""
+    import cupy
+    import cupyx
+
+    def plain(workload: Workload) -> str:
+        step, x, t = ours.train_step(workload, cupy.asarray)
+        step(x, t)
+        with cupyx.allow_synchronize(False):  # a transfer to the host raises
+            for _ in range(3):
+                step(x, t)
+        return "0 transfers to the host in 3 steps"
+
+    def captured(workload: Workload) -> str:
+        take, given, x, t, lr = ours.captured(workload, device)
+        take(*given, x, t, lr)
+        take.close()
+        return "no upload, no synchronisation"
+
+    for workload in TOYS:
+        yield _checked(f"{workload.name}: plain step", plain, workload)
+        yield _checked(f"{workload.name}: captured step", captured, workload)
+
+
+def replay(device: str, seconds: float) -> Iterator[Row]:
+    """A graph gives the bits of the same functions without a graph, and its memory back."""
+    for workload in (WORKLOADS[0], *TOYS):
+        yield _checked(f"{workload.name}: 10 replays", _replayed, workload, device)
+    yield _checked("capture, close, twice more", _memory_given_back, WORKLOADS[0], device)
+
+
+def _replayed(workload: Workload, device: str) -> str:
+    from xplayers.cuda.gemm import Gemm
+
+    xp = ours.library(device)
+    make = functools.partial(Gemm, autotune=False)  # the same algorithms on both sides
+    take, given, x, t, lr = ours.captured(workload, device, gemm=make)
+    step, _, _ = ours.train_step(workload, xp.asarray)
+    params, buffers = step.net.params.copy(), step.net.buffers.copy()
+    state = {"optimizer": step.optimizer.init(params)}
+    gemm, rate, pairs = make(), xp.asarray(lr, dtype="float32"), []
+    for _ in range(10):
+        with gemm.products():
+            a, params, buffers, state = step.pure(
+                params, buffers, {}, state, x, t, rate, donate=True
+            )
+        b, given[0], given[1], given[3] = take(*given, x, t, lr)
+        pairs.append((a, b))
+    pairs += [(params[name], given[0][name]) for name in params]
+    wrong = sum(to_numpy(a).tobytes() != to_numpy(b).tobytes() for a, b in pairs)
+    take.close()
+    gemm.close()
+    if wrong:
+        message = f"{wrong} of {len(pairs)} arrays differ from those of the plain steps"
+        raise ArithmeticError(message)
+    return "the bits of the plain steps"
+
+
+def _memory_given_back(workload: Workload, device: str) -> str:
+    import cupy
+
+    take, given, x, t, lr = ours.captured(workload, device)
+    used = []
+    for _ in range(3):
+        take(*given, x, t, lr)
+        take.close()
+        cupy.get_default_memory_pool().free_all_blocks()
+        free, total = cupy.cuda.runtime.memGetInfo()
+        used.append(total - free)
+    grown = used[-1] - used[0]
+    if grown > 0:
+        message = f"{grown} bytes more are in use"
+        raise MemoryError(message)
+    return f"{grown:+d} bytes in use"
+
+
+def _checked(name: str, check: Any, *arguments: Any) -> Row:
+    try:
+        return {"row": name, "value": check(*arguments)}
+    except Exception as error:
+        return {"row": name, "error": said(error)}
+
+
+def gemm(device: str, seconds: float) -> Iterator[Row]:
+    """Every epilogue of cuBLASLt against float64, and products beside ``@``."""
+    import cupy
+
+    from xplayers.cuda.gemm import Gemm
+
+    wait = ours.wait(device)
+    for dtype, tolerance in (("float32", 1e-5), ("float16", 2e-3)):
+        lt = Gemm()
+        yield from epilogues(lt, dtype, tolerance, cupy.asarray)
+        lt.close()
+    rng = np.random.default_rng(0)
+    for m, k, n in ((128, 784, 512), (8192, 4096, 4096)):
+        a, b = (cupy.asarray(rng.standard_normal(s, dtype=np.float32)) for s in ((m, k), (k, n)))
+        flops = 2 * m * k * n
+        lt, name = Gemm(), f"({m}, {k}) @ ({k}, {n})"
+        run = functools.partial(operator.matmul, a, b)
+        yield _rate(f"{name} with @", measure(run, wait, seconds), flops)
+        for compute in ("float32", "tf32", "bfloat16"):
+            run = functools.partial(lt.matmul, a, b, compute=compute)
+            yield _rate(f"{name} {compute}", measure(run, wait, seconds), flops)
+        lt.close()
+
+
+def _rate(name: str, time: Row, flops: int) -> Row:
+    return {"row": name, "time": time, "value": f"{flops / time['median'] / 1e12:.1f} TFLOP/s"}
+
+
+def epilogues(lt: Any, dtype: str, tolerance: float, asarray: Any) -> Iterator[Row]:
+    """Compare every epilogue of a `Gemm` with float64; all sums are exact in 16 bits."""
+    from xplayers.cuda.plans import EPILOGUES
+
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(-1, 2, (192, 320)), rng.integers(-1, 2, (320, 256))
+    bias = rng.integers(-3, 4, 256) + 0.5  # so that no input of an activation is 0
+    given = [asarray(v.astype(dtype)) for v in (a, b, bias)]
+    kept: dict[str, Any] = {}  # by the last product with "_aux", which is that with the bias
+    for name, kind in EPILOGUES.items():
+        options = {"bias": given[2]} if kind.bias == "in" else {}
+        if kind.aux == "in":
+            options["aux"] = kept.get("relu" if "relu" in name else "gelu")
+        try:
+            found = lt.matmul(given[0], given[1], epilogue=name, **options)
+            if kind.aux == "out":
+                kept[name.partition("_")[0]] = found[1]
+            error = _epilogue_error(name, a, b, bias, found)
+        except Exception as e:
+            yield {"row": f"{name}, {dtype}", "error": said(e)}
+            continue
+        text = f"error {error:.1e}"
+        yield {"row": f"{name}, {dtype}", "value" if error <= tolerance else "error": text}
+
+
+def _epilogue_error(name: str, a: Any, b: Any, bias: Any, found: Any) -> float:
+    z = (a @ b).astype("float64")
+    y, s = z + bias if name.endswith("bias") else z, z + bias
+    if name.startswith("relu"):
+        y = np.maximum(y, 0)
+    elif name.startswith("gelu"):
+        y = _gelu(y)[0]
+    elif name.startswith("drelu"):
+        y = z * (s > 0)
+    elif name.startswith("dgelu"):
+        y = z * _gelu(s)[1]
+    if not isinstance(found, tuple):
+        return _error(found, y)
+    error = _error(found[0], y)
+    if "bgrad" in name:
+        return max(error, _error(found[1], (b if name == "bgradb" else y).sum(axis=0)))
+    return error
+
+
+def _gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tanh form and its derivative."""
+    root = math.sqrt(2 / math.pi)
+    inner = np.tanh(root * (x + 0.044715 * x**3))
+    slope = root * (1 + 3 * 0.044715 * x**2) * (1 - inner**2)
+    return x / 2 * (1 + inner), (1 + inner) / 2 + x / 2 * slope
+
+
+def bandwidth(device: str, seconds: float) -> Iterator[Row]:
+    """A copy, and beside it the passes over memory of a step."""
+    import cupy
+
+    wait = ours.wait(device)
+    n = COPY // 4
+    a, b = cupy.ones(n, "float32"), cupy.empty(n, "float32")
+    copy = measure(lambda: cupy.copyto(b, a), wait, seconds)
+    speed = 2 * COPY / copy["median"]
+    yield {"row": "copy", "time": copy, "value": f"{speed / 1e12:.2f} TB/s"}
+    n //= 4
+    shape = (n // 4096, 4096)
+    params = {"W": cupy.ones(shape, "float32")}
+    grads = {"W": cupy.full(shape, 1e-3, "float32")}
+    relu, optimizer = xl.Relu(), xl.Adam(1e-7)
+    moments = optimizer.init(params)
+
+    def adam() -> Any:
+        nonlocal params, moments
+        params, moments = optimizer.step(params, grads, moments, donate=True)
+        return params
+
+    x, t = params["W"], cupy.zeros(shape[0], "int64")
+    loss = xl.SoftmaxWithLoss()
+    passes = {  # arrays of n values that are read or written at the least
+        "relu": (lambda: relu.predict(x), 2),
+        "adam": (adam, 7),
+        "softmax cross entropy": (lambda: loss.vjp(loss.apply({}, x, t)[1], 1.0), 2),
+    }
+    for title, context in _engines():
+        for name, (run, arrays) in passes.items():
+            try:
+                with context():
+                    time = measure(run, wait, seconds)
+            except Exception as e:
+                yield {"row": f"{name}, {title}", "error": said(e)}
+                continue
+            share = arrays * n * 4 / time["median"] / speed
+            yield {"row": f"{name}, {title}", "time": time, "value": f"{share:.0%} of copy"}
+
+
+def _engines() -> list[tuple[str, Any]]:
+    """Return the ways in which elementwise functions run on CuPy, by name."""
+    try:
+        fused = importlib.import_module("xplayers.cuda.switch").fused
+    except ModuleNotFoundError:
+        return [("plain", contextlib.nullcontext)]
+    return [("plain", contextlib.nullcontext), ("fused", fused)]
+
+
+def products(device: str, seconds: float) -> Iterator[Row]:
+    """The matrix products of an MLP's step alone: what it cannot be faster than."""
+    import cupy
+
+    from xplayers.cuda.gemm import Gemm
+
+    for workload in WORKLOADS:
+        if workload.sizes:
+            yield from _products_of(workload, cupy, Gemm, seconds, ours.wait(device))
+
+
+def _products_of(workload: Workload, cupy: Any, make: Any, seconds: float, wait: Any) -> Any:
+    half = workload.precision == "bfloat16"
+    dtype = "float32"
+    if half:
+        import ml_dtypes
+
+        dtype = ml_dtypes.bfloat16
+    lt = make("tf32" if workload.precision == "tf32" else None)
+    widths, batch = workload.sizes, workload.batch
+    xs = [cupy.ones((batch, w), dtype) for w in widths]
+    Ws = [cupy.ones((a, b), dtype) for a, b in itertools.pairwise(widths)]
+
+    def run() -> Any:
+        for i, W in enumerate(Ws):
+            lt.matmul(xs[i], W, out=xs[i + 1])
+        for i in reversed(range(len(Ws))):
+            lt.matmul(xs[i].T, xs[i + 1], dtype="float32")  # gradients are float32
+            if i:
+                y = lt.matmul(xs[i + 1], Ws[i].T)
+        return y
+
+    try:
+        yield {"row": workload.name, "time": measure(run, wait, seconds)}
+    except Exception as e:
+        yield {"row": workload.name, "error": said(e)}
+    lt.close()
+
+
+def said(error: BaseException) -> str:
+    """Return an error in one line."""
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first}"

@@ -1,0 +1,266 @@
+"""A stand-in for CuPy's streams, pools and graphs, and for its arrays, on the host.
+
+While a stream captures, nothing is computed: operations are written down, into arrays that hold
+NaN, and a launch runs them. What CuPy refuses in a capture raises here too: matrix products, and
+every look at a value.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from xplayers._memory import other_products
+
+REFUSED = "the current stream is capturing, so synchronous API calls are disallowed"
+NO_CUBLAS = "calling cuBLAS API during stream capture is currently unsupported"
+
+
+class GpuArray(np.ndarray):
+    """An array whose operations a capturing stream writes down."""
+
+    cuda: HostCuda  # the one that is tested
+
+    def __array_ufunc__(
+        self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any
+    ):
+        if ufunc is np.matmul and self.cuda.tape is not None:
+            raise NotImplementedError(NO_CUBLAS)
+        target = None if out is None else out[0]
+        return self.cuda.perform(lambda *a: getattr(ufunc, method)(*a, **options), inputs, target)
+
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        assert not any(isinstance(a, GpuArray) for a in kwargs.values())
+        return self.cuda.perform(lambda *a: function(*a, **kwargs), args, None)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self.cuda.perform(lambda a, *k: a[k[0] if k else key], self._with(key), None)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        view = np.ndarray.__getitem__(self.view(np.ndarray), key)
+        self.cuda.perform(lambda v: v, (value,), view.view(GpuArray))
+
+    def _with(self, key: Any) -> tuple:
+        return (self, key) if isinstance(key, GpuArray) else (self,)
+
+    def astype(self, dtype: Any, copy: bool = True) -> Any:
+        return self.cuda.perform(lambda a: a.astype(dtype), (self,), None)
+
+    def copy(self) -> Any:
+        return self.cuda.perform(lambda a: a.copy(), (self,), None)
+
+    def fill(self, value: float) -> None:
+        self.cuda.perform(lambda: np.asarray(value), (), self)
+
+    def sum(self, *args: Any, **kwargs: Any) -> Any:
+        return self.cuda.perform(lambda a: a.sum(*args, **kwargs), (self,), None)
+
+    def item(self) -> Any:  # elementwise asks for it where NumPy has numbers and CuPy has arrays
+        return self
+
+    def _look(self, *args: Any) -> Any:
+        if self.cuda.tape is not None:
+            raise RuntimeError(REFUSED)
+        return self.view(np.ndarray)
+
+    def __float__(self) -> float:
+        return float(self._look())
+
+    def __bool__(self) -> bool:
+        return bool(self._look())
+
+    get = tolist = _look
+
+
+class HostCuda:
+    """What `CapturedStep` asks of ``cupy.cuda``."""
+
+    def __init__(self) -> None:
+        self.tape: list[Callable[[], None]] | None = None
+        self.log: list[str] = []
+        self.pools: list[HostPool] = []
+        self.fail: BaseException | None = None  # what the next allocation raises
+        self.null = HostStream(self, "null")
+        self._streams = [self.null]
+        self._allocators: list[Any] = [None]
+        GpuArray.cuda = self
+
+    def array(self, values: Any, dtype: Any = None) -> Any:
+        return np.array(values, dtype).view(GpuArray)
+
+    # cupy.cuda
+
+    def Stream(self, non_blocking: bool = False) -> HostStream:
+        return HostStream(self, "non-blocking" if non_blocking else "blocking")
+
+    def MemoryPool(self) -> HostPool:
+        self.pools.append(HostPool())
+        return self.pools[-1]
+
+    def get_current_stream(self) -> HostStream:
+        return self._streams[-1]
+
+    @contextlib.contextmanager
+    def using_allocator(self, malloc: Any) -> Iterator[None]:
+        self._allocators.append(malloc.__self__)
+        try:
+            yield
+        finally:
+            self._allocators.pop()
+
+    # the arrays
+
+    def perform(self, function: Callable[..., Any], inputs: tuple, target: Any) -> Any:
+        plain = [_plain(a) for a in inputs]
+        result = np.asarray(function(*plain))
+        if target is None and any(np.shares_memory(result, a) for a in _arrays(plain)):
+            return result.view(GpuArray)  # a view
+        if target is None:
+            made = target = self._allocated(result.shape, result.dtype)
+        else:
+            made = target
+        place = target.view(np.ndarray)
+
+        def run() -> None:
+            place[...] = function(*plain)
+
+        if self.tape is not None:
+            self.tape.append(run)
+        else:
+            place[...] = result
+        return made
+
+    def _allocated(self, shape: Any, dtype: Any) -> Any:
+        if self.fail is not None:
+            error, self.fail = self.fail, None
+            raise error
+        memory = np.empty(shape, dtype)
+        memory.fill(np.nan if memory.dtype.kind == "f" else 0)
+        made = memory.view(GpuArray)
+        pool = self._allocators[-1]
+        if pool is not None:
+            pool.arrays.append(weakref.ref(memory))
+        return made
+
+
+def _plain(a: Any) -> Any:
+    if isinstance(a, list | tuple):
+        return type(a)(map(_plain, a))
+    return a.view(np.ndarray) if isinstance(a, GpuArray) else a
+
+
+def _arrays(values: Any) -> Iterator[np.ndarray]:
+    for a in values:
+        if isinstance(a, list | tuple):
+            yield from _arrays(a)
+        elif isinstance(a, np.ndarray):
+            yield a
+
+
+class HostPool:
+    """A memory pool: which of its arrays are held, and what was held when it was emptied."""
+
+    def __init__(self) -> None:
+        self.arrays: list[weakref.ref] = []
+        self.held_at_the_end: int | None = None
+
+    def malloc(self, size: int) -> Any:
+        raise AssertionError("only its owner is looked at")
+
+    def held(self) -> int:
+        return sum(a() is not None for a in self.arrays)
+
+    def free_all_blocks(self) -> None:
+        self.held_at_the_end = self.held()
+
+
+class HostStream:
+    def __init__(self, cuda: HostCuda, kind: str) -> None:
+        self.cuda, self.kind = cuda, kind
+
+    def __enter__(self) -> HostStream:
+        self.cuda._streams.append(self)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.cuda._streams.pop()
+
+    def record(self) -> str:
+        return f"event of {self.kind}"
+
+    def wait_event(self, event: str) -> None:
+        self.cuda.log.append(f"{self.kind} waits for {event}")
+
+    def synchronize(self) -> None:
+        if self.cuda.tape is not None:
+            raise RuntimeError(REFUSED)
+        self.cuda.log.append(f"wait for {self.kind}")
+
+    def begin_capture(self) -> None:
+        assert self.kind == "non-blocking", "only a non-blocking stream can capture here"
+        assert self.cuda.get_current_stream() is self
+        self.cuda.tape = []
+        self.cuda.log.append("begin")
+
+    def end_capture(self) -> HostGraph:
+        tape, self.cuda.tape = self.cuda.tape, None
+        self.cuda.log.append("end")
+        assert tape is not None
+        return HostGraph(self.cuda, tape)
+
+
+class HostGraph:
+    def __init__(self, cuda: HostCuda, tape: list[Callable[[], None]]) -> None:
+        self.cuda, self.tape = cuda, tape
+
+    def upload(self, stream: HostStream) -> None:
+        self.cuda.log.append("upload")
+
+    def launch(self) -> None:
+        assert self.cuda.tape is None
+        self.cuda.log.append(f"launch on {self.cuda.get_current_stream().kind}")
+        for run in self.tape:
+            run()
+
+
+class HostGemm:
+    """What `CapturedStep` asks of a `Gemm`: products that can be captured, once planned."""
+
+    made: list[HostGemm]
+
+    def __init__(self) -> None:
+        self.planned: set[Any] = set()
+        self.is_frozen = self.closed = False
+        HostGemm.made.append(self)
+
+    @contextlib.contextmanager
+    def products(self) -> Iterator[None]:
+        before = dict(other_products)
+        other_products[GpuArray] = self.product
+        try:
+            yield
+        finally:
+            other_products.clear()
+            other_products.update(before)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        self.is_frozen = True
+        yield
+        self.is_frozen = False
+
+    def product(self, a: Any, b: Any, bias: Any = None) -> Any:
+        key = (a.shape, b.shape)
+        if self.is_frozen and key not in self.planned:
+            message = f"{key} was not planned."
+            raise RuntimeError(message)
+        self.planned.add(key)
+        y = GpuArray.cuda.perform(lambda a, b: a @ b, (a, b), None)
+        return y if bias is None else y + bias
+
+    def close(self) -> None:
+        self.closed = True

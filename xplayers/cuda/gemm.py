@@ -1,0 +1,418 @@
+"""Matrix products of CuPy arrays through cuBLASLt, NVIDIA's library behind ``nvmath-python``.
+
+**Not yet run on a GPU.** Keys, layouts, epilogues and the order of the calls are tested against a
+stand-in that computes what the descriptors say; nothing here has met the library itself. CuPy's
+``@`` is what CuPy arrays get unless a `Gemm` is asked for.
+
+Why it stands beside ``@``: CuPy refuses cuBLAS while a stream captures, so a CUDA graph of a
+training step needs products of its own; cuBLASLt takes precision, workspace and algorithm as
+arguments of each product, and adds bias, activation and gradient of the bias in the same kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xplayers._arrays import Array, dtype_name
+from xplayers._memory import other_products
+from xplayers.cuda.plans import (
+    COMPUTE_TYPES,
+    DATA_TYPES,
+    EPILOGUES,
+    Key,
+    attributes,
+    aux_dtype,
+    aux_shape,
+    batch_shape,
+    check_operands,
+    compute_of,
+    factor,
+    key_of,
+    layouts,
+)
+
+__all__ = ["Gemm", "NoAlgorithm", "NotPlanned"]
+
+WORKSPACE = 32 << 20  # bytes; what NVIDIA advises for Hopper
+CANDIDATES = 16  # algorithms that are timed
+REPEATS = 5  # how often each
+
+_active: contextvars.ContextVar[Gemm | None] = contextvars.ContextVar("gemm", default=None)
+
+
+class NoAlgorithm(RuntimeError):
+    """cuBLASLt has no algorithm for a product."""
+
+
+class NotPlanned(RuntimeError):
+    """A product was met in a capture whose plan was not made before."""
+
+
+class Plan(NamedTuple):
+    """What a product needs beside its pointers; `algorithm` is a ``cublasLtMatmulAlgo_t``."""
+
+    key: Key
+    desc: int
+    layouts: tuple[int, int, int]
+    algorithm: np.ndarray
+
+
+class Gemm:
+    """Matrix products through cuBLASLt, each planned once.
+
+    A plan is made when a product is met for the first time: cuBLASLt names candidates, each is
+    timed on the arrays at hand, and the fastest is kept. That synchronises, so in the capture of a
+    CUDA graph there are no new plans.
+
+    Parameters
+    ----------
+    compute : {None, "float32", "tf32", "bfloat16"}
+        How float32 matrices are multiplied, by default in float32: "tf32" rounds the factors to 10
+        bits of mantissa, "bfloat16" to 7; sums are float32. 16-bit matrices have float32 sums,
+        float64 ones float64 sums.
+    autotune : bool
+        False: take the first candidate without timing. Two algorithms round differently, so with
+        timing two processes may differ in the last bits.
+    workspace : int
+        Bytes on the device that an algorithm may use. They belong to this object, so its products
+        have to follow each other on one stream.
+    runtime : optional
+        Where calls go, for tests; by default CuPy and ``nvmath.bindings.cublasLt``.
+
+    Raises
+    ------
+    ImportError
+        If nvmath-python is not installed.
+
+    Notes
+    -----
+    Supported are float16, bfloat16, float32 and float64, matrices whose rows or columns are
+    contiguous (others are copied first) and batches of them.
+
+    References
+    ----------
+    NVIDIA, "cuBLAS", chapter "Using the cuBLASLt API".
+    """
+
+    def __init__(
+        self,
+        compute: str | None = None,
+        *,
+        autotune: bool = True,
+        workspace: int = WORKSPACE,
+        runtime: Any = None,
+    ) -> None:
+        if compute is not None:
+            compute_of("float32", compute)
+        self.compute, self.autotune = compute, autotune
+        self.plans: dict[Key, Plan] = {}
+        self._without: set[Key] = set()  # products for which there is no algorithm
+        self._frozen = False
+        self._runtime = Runtime() if runtime is None else runtime
+        self._lt = self._runtime.lt
+        self._handle: Any = self._lt.create()
+        self._workspace: Any = self._runtime.empty((workspace,), "uint8")
+        self._scales = {name: np.asarray([1, 0], name) for name in ("float32", "float64")}
+        self._pointers = np.zeros(2, np.int64)  # of bias and aux, in the order of their attributes
+
+    def matmul(
+        self,
+        a: Array,
+        b: Array,
+        *,
+        epilogue: str = "none",
+        bias: Array = None,
+        aux: Array = None,
+        compute: str | None = None,
+        dtype: str | None = None,
+        out: Array = None,
+    ) -> Any:
+        """Return ``a @ b``, and what the epilogue makes of it.
+
+        Parameters
+        ----------
+        a : array of shape (m, k) or (..., m, k)
+            CuPy array.
+        b : array of shape (k, n) or (..., k, n)
+            Of the dtype of `a`; with the same leading axes, or one of the two has none.
+        epilogue : str
+            ``"none"``; ``"bias"`` adds it; ``"relu"``, ``"gelu"`` (the tanh form) with ``"_aux"``
+            and ``"_bias"`` in this order; ``"drelu"``, ``"dgelu"``: the product, a gradient, times
+            the derivative of the activation; with ``"_bgrad"`` also its sum over the rows;
+            ``"bgradb"``: also the sum of `b` over its rows, the gradient of a bias.
+        bias : array of shape (n,), optional
+            For the epilogues with ``"bias"``.
+        aux : array, optional
+            For ``"drelu"`` and ``"dgelu"``: what the product with ``"_aux"`` gave.
+        compute : str, optional
+            As in `Gemm`, for this product.
+        dtype : str, optional
+            Of the result, by default that of `a`. float32 goes with 16-bit factors.
+        out : array, optional
+            Where to put the result: ``(..., m, n)``, with contiguous rows.
+
+        Returns
+        -------
+        array or tuple of two arrays
+            The product ``(..., m, n)``; with ``"_aux"`` and the mask or the input of the
+            activation, with ``"bgrad"`` and the sums ``(n,)``.
+
+        Raises
+        ------
+        ValueError
+            If shapes, the epilogue and its arrays, or compute and dtype do not fit.
+        TypeError
+            If dtypes or devices do not fit.
+        NoAlgorithm
+            If cuBLASLt has none; ``"none"`` and a pass over memory is the way on.
+        NotPlanned
+            If it is met in a capture for the first time.
+        """
+        check_operands(a, b, epilogue, {"bias": bias, "aux": aux})
+        name = dtype_name(a.dtype)
+        if compute is None and (name, self.compute) in COMPUTE_TYPES:
+            compute = self.compute
+        compute = compute_of(name, compute)
+        a, b = (x if factor(x) else self._runtime.contiguous(x) for x in (a, b))
+        shape = (*(batch_shape(a.shape, b.shape) or ()), a.shape[-2], b.shape[-1])
+        d = self._runtime.empty(shape, dtype or name) if out is None else out
+        key = key_of(a, b, d, compute=compute, epilogue=epilogue, device=a.device.id)
+        if key is None or tuple(d.shape) != shape or key.d.transposed:
+            message = f"Gemm: out has shape {tuple(d.shape)}; expected {shape}, contiguous rows."
+            raise ValueError(message)
+        kind = EPILOGUES[epilogue]
+        if kind.bias:
+            bias = self._vector("bias", bias, kind.bias, (key.n,), key.out_dtype)
+        if kind.aux:
+            aux = self._vector("aux", aux, kind.aux, aux_shape(key), aux_dtype(key))
+        plan = self.plans.get(key) or self._planned(key, a, b, d, bias, aux)
+        self._run(plan, a, b, d, bias, aux, plan.algorithm)
+        extra = [x for x, role in ((bias, kind.bias), (aux, kind.aux)) if role == "out"]
+        return (d, *extra) if extra else d
+
+    @contextlib.contextmanager
+    def products(self) -> Iterator[None]:
+        """Let the products of CuPy arrays in layers go through this object, in this context."""
+        other_products[self._runtime.array] = _product
+        token = _active.set(self)
+        try:
+            yield
+        finally:
+            _active.reset(token)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Make no new plans meanwhile, as in a capture: a product without one is an error."""
+        self._frozen = True
+        try:
+            yield
+        finally:
+            self._frozen = False
+
+    def close(self) -> None:
+        """Give back plans, workspace and handle; wait for the device first."""
+        if self._handle is None:
+            return
+        for plan in self.plans.values():
+            self._destroy(plan.desc, plan.layouts)
+        self.plans.clear()
+        self._lt.destroy(self._handle)
+        self._handle = self._workspace = None
+
+    def _vector(self, name: str, x: Array, role: str, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return the array for a pointer of an epilogue: a new one, or the one given, checked."""
+        if role == "out":
+            return self._runtime.empty(shape, dtype)
+        if tuple(x.shape) != shape or dtype_name(x.dtype) != dtype or not x.flags.c_contiguous:
+            message = (
+                f"Gemm: {name} is {x.dtype} of shape {tuple(x.shape)}; expected {dtype} of shape "
+                f"{shape}, contiguous."
+            )
+            raise ValueError(message)
+        return x
+
+    def _planned(self, key: Key, a: Array, b: Array, d: Array, bias: Array, aux: Array) -> Plan:
+        if key in self._without:
+            raise NoAlgorithm(self._none(key))
+        if self._frozen:
+            message = (
+                f"Gemm: {key} was not planned before the capture; each step has to compute the "
+                "same products. Run it once more before (warmup=), or use compile=False."
+            )
+            raise NotPlanned(message)
+        lt = self._lt
+        scale = DATA_TYPES["float64" if key.compute == "float64" else "float32"]
+        desc = lt.matmul_desc_create(COMPUTE_TYPES[key.dtype, key.compute], scale)
+        made: list[int] = []
+        try:
+            for name, value in attributes(key).items():
+                self._set("matmul_desc", desc, name, value)
+            self._set("matmul_desc", desc, "EPILOGUE", lt.Epilogue[EPILOGUES[key.epilogue].name])
+            self._point(desc, bias, aux)  # candidates depend on what is there
+            types = (key.dtype, key.dtype, key.out_dtype)
+            for layout, dtype in zip(layouts(key), types, strict=True):
+                rows, cols, ld, batch, stride = layout
+                made.append(lt.matrix_layout_create(DATA_TYPES[dtype], rows, cols, ld))
+                if batch > 1:
+                    self._set("matrix_layout", made[-1], "BATCH_COUNT", batch)
+                    self._set("matrix_layout", made[-1], "STRIDED_BATCH_OFFSET", stride)
+            three = (made[0], made[1], made[2])
+            candidates = self._candidates(key, desc, three)
+            plan = Plan(key, desc, three, candidates[:1])
+            if self.autotune and len(candidates) > 1:
+                times = [
+                    self._runtime.time(
+                        lambda i=i: self._run(plan, a, b, d, bias, aux, candidates[i:]), REPEATS
+                    )
+                    for i in range(len(candidates))
+                ]
+                best = int(np.argmin(times))
+                plan = plan._replace(algorithm=candidates[best : best + 1])
+        except BaseException as error:
+            if isinstance(error, NoAlgorithm):
+                self._without.add(key)
+            self._destroy(desc, made)
+            raise
+        self.plans[key] = plan
+        return plan
+
+    def _candidates(self, key: Key, desc: int, three: tuple[int, int, int]) -> np.ndarray:
+        """Return the algorithms that cuBLASLt names for a product, as its array of structures."""
+        lt = self._lt
+        found: Any = np.zeros(CANDIDATES if self.autotune else 1, lt.matmul_heuristic_result_dtype)
+        count = np.zeros(1, np.int32)
+        preference = lt.matmul_preference_create()
+        try:
+            self._set(
+                "matmul_preference", preference, "MAX_WORKSPACE_BYTES", self._workspace.nbytes
+            )
+            for name, f in (("A", key.b), ("B", key.a), ("C", key.d), ("D", key.d)):
+                attribute = f"MIN_ALIGNMENT_{name}_BYTES"
+                self._set("matmul_preference", preference, attribute, f.alignment)
+            A, B, D = three
+            lt.matmul_algo_get_heuristic(
+                self._handle, desc, A, B, D, D, preference, len(found), found.ctypes.data,
+                count.ctypes.data,
+            )  # fmt: skip
+        except lt.cuBLASLtError as error:
+            raise NoAlgorithm(self._none(key)) from error
+        finally:
+            lt.matmul_preference_destroy(preference)
+        found = found[: count[0]]
+        found = found[found["state"] == 0]
+        if not len(found):
+            raise NoAlgorithm(self._none(key))
+        return found
+
+    @staticmethod
+    def _none(key: Key) -> str:
+        way_on = "a @ b" if key.epilogue == "none" else "epilogue='none', and the rest by itself"
+        return f"Gemm: cuBLASLt has no algorithm for {key}. Use {way_on}."
+
+    def _run(
+        self, plan: Plan, a: Array, b: Array, d: Array, bias: Array, aux: Array, found: np.ndarray
+    ) -> None:
+        """Call cuBLASLt with the first of the algorithms `found`."""
+        self._point(plan.desc, bias, aux)
+        A, B, D = plan.layouts
+        scales = self._scales["float64" if plan.key.compute == "float64" else "float32"]
+        one, zero = scales.ctypes.data, scales.ctypes.data + scales.itemsize
+        out = d.data.ptr
+        self._lt.matmul(
+            self._handle, plan.desc, one, b.data.ptr, A, a.data.ptr, B, zero, out, D, out, D,
+            found.ctypes.data, self._workspace.data.ptr, self._workspace.nbytes,
+            self._runtime.stream(),
+        )  # fmt: skip
+
+    def _point(self, desc: int, bias: Array, aux: Array) -> None:
+        names = ("BIAS_POINTER", "EPILOGUE_AUX_POINTER")
+        for i, (name, x) in enumerate(zip(names, (bias, aux), strict=True)):
+            if x is not None:
+                self._pointers[i] = x.data.ptr
+                address = self._pointers.ctypes.data + i * self._pointers.itemsize
+                attribute = self._lt.MatmulDescAttribute[name]
+                self._lt.matmul_desc_set_attribute(desc, attribute, address, 8)
+
+    def _set(self, kind: str, target: int, name: str, value: int) -> None:
+        """Set an attribute of a descriptor, a layout or a preference."""
+        lt = self._lt
+        enum = "".join(word.capitalize() for word in kind.split("_")) + "Attribute"
+        attribute = getattr(lt, enum)[name]
+        memory = np.asarray(value, getattr(lt, f"get_{kind}_attribute_dtype")(attribute))
+        setter = getattr(lt, f"{kind}_set_attribute")
+        setter(target, attribute, memory.ctypes.data, memory.nbytes)
+
+    def _destroy(self, desc: int, made: Any) -> None:
+        for layout in made:
+            self._lt.matrix_layout_destroy(layout)
+        self._lt.matmul_desc_destroy(desc)
+
+
+class Runtime:
+    """The calls of CuPy and nvmath-python that a `Gemm` makes, in one place."""
+
+    def __init__(self) -> None:
+        try:
+            from nvmath.bindings import cublasLt
+        except ImportError as error:
+            message = 'Gemm: needs nvmath-python: pip install "xplayers[cublaslt]"; or use a @ b.'
+            raise ImportError(message) from error
+        import cupy
+
+        self.lt, self.cupy, self.array = cublasLt, cupy, cupy.ndarray
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        if dtype == "bfloat16":  # NumPy has the name where ml_dtypes is imported
+            import ml_dtypes
+
+            return self.cupy.empty(shape, ml_dtypes.bfloat16)
+        return self.cupy.empty(shape, dtype)
+
+    def contiguous(self, a: Array) -> Array:
+        return self.cupy.ascontiguousarray(a)
+
+    def stream(self) -> int:
+        return self.cupy.cuda.get_current_stream().ptr
+
+    def time(self, function: Callable[[], None], repeats: int) -> float:
+        """Return the milliseconds of a call on the device, after one that is not counted."""
+        cuda = self.cupy.cuda
+        start, end = cuda.Event(), cuda.Event()
+        function()
+        start.record()
+        for _ in range(repeats):
+            function()
+        end.record()
+        end.synchronize()
+        return cuda.get_elapsed_time(start, end) / repeats
+
+
+def _product(a: Array, b: Array, bias: Array = None) -> Array:
+    """Return ``a @ b``, plus a bias for each column, through the `Gemm` of the context if any."""
+    gemm = _active.get()
+    if gemm is not None and _fits(a, b):
+        if bias is not None and bias.dtype == a.dtype and len(a.shape) == len(b.shape) == 2:
+            with contextlib.suppress(NoAlgorithm):
+                return gemm.matmul(a, b, epilogue="bias", bias=bias)
+        y = gemm.matmul(a, b)
+    else:
+        y = a @ b
+    if bias is not None:
+        y += bias
+    return y
+
+
+def _fits(a: Array, b: Array) -> bool:
+    """Whether cuBLASLt has such products: floats of one dtype, at least two axes, not empty."""
+    return (
+        a.dtype == b.dtype
+        and dtype_name(a.dtype) in DATA_TYPES
+        and min(len(a.shape), len(b.shape)) >= 2
+        and 0 not in (*a.shape, *b.shape)
+        and batch_shape(a.shape, b.shape) is not None
+    )
