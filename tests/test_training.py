@@ -335,3 +335,14 @@ def test_a_step_that_was_closed_goes_on(xpv):
         values_of = [step(x, t) for step in steps]
         steps[0].close()
         assert_same_bits(*values_of)
+
+
+def test_a_network_that_was_moved_is_looked_at_again(xpv):
+    x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
+    step = TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss(), xl.SGD())
+    for _ in range(3):
+        step(x, t)
+    half = next((d for d in ("float16", "bfloat16") if d in xpv.floats), "float64")
+    step.net.to(dtype=half)
+    with pytest.raises(TypeError, match=r"x is .*float32, 0\.W is"):
+        step(x, t)

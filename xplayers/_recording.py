@@ -373,7 +373,7 @@ def is_ordered(a: Array) -> bool:
         return a.flags.c_contiguous
     if hasattr(a, "is_contiguous"):
         return a.is_contiguous() and not a.requires_grad
-    return a.flags.c_contiguous
+    return not hasattr(a, "flags") or a.flags.c_contiguous
 
 
 def _share(a: Any, b: Any) -> bool:

@@ -156,6 +156,26 @@ class Live(MutableMapping[str, Array]):
         return "{" + ", ".join(rows) + "}"
 
 
+class Located:
+    """Where the arrays of a network are, found once: for what asks for them in every step."""
+
+    def __init__(self, live: Live | None = None) -> None:
+        self._places = [] if live is None else [(name, *live._find(name)) for name in live]
+
+    def copy(self) -> dict[str, Array]:
+        """Return the arrays by name."""
+        return {name: arrays[key] for name, arrays, key in self._places}
+
+    def hold(self, arrays: Mapping[str, Array]) -> bool:
+        """Whether these are the arrays, the very objects."""
+        return bool(arrays) and all(held[key] is arrays[name] for name, held, key in self._places)
+
+    def put(self, new: Mapping[str, Array]) -> None:
+        """Take other arrays, of the same shapes, for all of them."""
+        for name, arrays, key in self._places:
+            arrays[key] = new[name]
+
+
 class Remembering:
     """What layers and losses have in common: a store, pending passes, and where the arrays are."""
 

@@ -20,7 +20,7 @@ from xplayers._arrays import (
 )
 from xplayers._flat import flattened
 from xplayers._recording import is_ordered, watch
-from xplayers.layers.base import Layer
+from xplayers.layers.base import Layer, Located
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.precision import MixedPrecision, all_finite, chosen
@@ -113,6 +113,9 @@ class TrainStep:
         self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace, schedule
         self._replays = Replays(self._quiet) if compile == "auto" else None
         self._marks: tuple[Any, Any] = None, None  # the states that replays know
+        self._checked: set[Any] = set()  # kinds of batches
+        self._params = self._buffers = Located()
+        self._left: Arrays = {}  # the parameters as the last step has left them
 
     def __call__(self, x: Array, t: Array, *, lr: Any = None) -> Array:
         """Take one step on a batch.
@@ -129,49 +132,65 @@ class TrainStep:
         array
             The loss before the update, 0-d. It stays on the device.
         """
-        net, optimizer = self.net, self.optimizer
-        replays, key = self._replays_for(x), None
-        if replays is not None:
-            if lr is None and not callable(optimizer.lr):
-                lr = optimizer.lr
-            if isinstance(lr, _NUMBERS):
-                lr = float(lr)
-            marks = optimizer.state, self._scaling
-            if self._marks[0] is not marks[0] or self._marks[1] is not marks[1]:
+        optimizer, replays = self.optimizer, self._replays
+        if lr is None and not callable(optimizer.lr):
+            lr = self._rate(x)
+        if isinstance(lr, _NUMBERS):
+            lr = float(lr)
+        kind = self._kind(x, t, lr)
+        if replays is not None and Replays.fit(x):
+            if self._marks[0] is not optimizer.state or self._marks[1] is not self._scaling:
                 replays.forget()
-            key = self._kind(x, t, lr)
-            value = replays.replay(key, x, t) if lr is None else replays.replay(key, x, t, lr)
-            if value is not None:
-                return value
+            arguments = (x, t) if lr is None else (x, t, lr)
+            value = replays.replay(kind, *arguments)
+            if value is None:
+                value = self._take(kind, x, t, lr, replays)
+                replays.hold(self._holders())
+                self._marks = optimizer.state, self._scaling
+            return value
+        return self._take(kind, x, t, lr, None)
+
+    def _take(self, kind: Any, x: Array, t: Array, lr: Any, replays: Replays | None) -> Array:
+        """Take a step that is computed, and recorded for `replays`."""
+        optimizer = self.optimizer
+        left = optimizer.state is not None and self._params.hold(self._left)
+        if kind not in self._checked or not left:  # or somebody has moved what was checked
+            self._check(x, t)
+        params, buffers = self._params.copy(), self._buffers.copy()
+        state: State = {"optimizer": optimizer.state}
+        if self.precision is not None:
+            state["precision"] = self._scaling
+        if replays is not None:
+            self._lay_flat(params)
+        function = self._function(x)
+        trees = params, buffers, self.loss._store.buffers, state
+        if replays is None:
+            value, params, buffers, state = function(*trees, x, t, lr)
+        else:
+            value, params, buffers, state = replays.record(kind, function, trees, (x, t, lr))
+        optimizer.state, self._scaling = state["optimizer"], state.get("precision")
+        self._params.put(params)
+        self._buffers.put(buffers)
+        self._left = params
+        self._checked.add(kind)
+        return value
+
+    def _check(self, x: Array, t: Array) -> None:
+        """Look at what a batch of a new kind is, and let what has no place follow it."""
+        net, optimizer = self.net, self.optimizer
         net._ready(x)
         check_same(self.loss, "t", t, x)
         check_off_tape(self.loss, "t", t)
-        params, buffers = net.params.copy(), net.buffers.copy()
+        self._params, self._buffers = Located(net.params), Located(net.buffers)
         if self._unplaced:
             self.state = self.state
+        params = self._params.copy()
         if optimizer.state is None:
             optimizer.state = optimizer.init(params)
         first = next(iter(params.values()))
         if self.precision is not None and self._scaling is None:
             self._scaling = self.precision.init(first)
         self.loss._place(first)
-        if replays is not None:
-            self._lay_flat(params)
-        function = self._function(x)
-        if lr is None and not callable(optimizer.lr):
-            lr = self._rate(x)
-        trees = params, buffers, self.loss.arrays, self.state
-        if replays is None:
-            value, new_params, new_buffers, state = function(*trees, x, t, lr)
-        else:
-            value, new_params, new_buffers, state = replays.record(key, function, trees, (x, t, lr))
-        optimizer.state, self._scaling = state["optimizer"], state.get("precision")
-        net.params.update(new_params)
-        net.buffers.update(new_buffers)
-        if replays is not None:
-            replays.hold(self._holders())
-            self._marks = optimizer.state, self._scaling
-        return value
 
     def _lay_flat(self, params: Arrays) -> None:
         """Put parameters and moments into one flat buffer each; the layers have views of it."""
@@ -184,10 +203,7 @@ class TrainStep:
             for names in by_dtype.values():
                 views = flattened([arrays[name] for name in names])
                 arrays |= zip(names, views, strict=True)
-        self.net.params.update(params)
-
-    def _replays_for(self, x: Array) -> Replays | None:
-        return self._replays if self._replays is not None and Replays.fit(x) else None
+        self._params.put(params)
 
     def _kind(self, x: Array, t: Array, lr: Any) -> Any:
         """Return what a replay depends on beside values of arrays."""
@@ -317,11 +333,6 @@ class TrainStep:
             return function
 
     def _compile(self, name: str) -> Callable[..., Any]:
-        if self.compile is not False and name == "jax":
-            import jax
-
-            # A new function each time: jit would share what it compiled for an equal one.
-            return jax.jit(functools.partial(self.pure), donate_argnums=(0, 1, 3))
         if self.compile == "graph":
             if name != "cupy":
                 message = f"TrainStep: compile='graph' is for cupy arrays, not {name}; use 'auto'."
@@ -329,6 +340,11 @@ class TrainStep:
             from xplayers.cuda.graph import CapturedStep
 
             return CapturedStep(functools.partial(self.pure, donate=True))
+        if self.compile is not False and name == "jax":
+            import jax
+
+            # A new function each time: jit would share what it compiled for an equal one.
+            return jax.jit(functools.partial(self.pure), donate_argnums=(0, 1, 3))
         if self.compile is True and name == "torch":
             import torch
 
