@@ -280,21 +280,22 @@ def test_numpy_gives_what_the_portable_body_gives(options, bias, limit, monkeypa
     layer = xl.Convolution.init(4, 6, (2, 3), bias=bias, rng=0, dtype="float64", **options)
     if bias:
         layer.b = values((6,), 5)
-    x = values((5, 4, 6, 7))
+    x = values((5, 4, 18, 19))
     monkeypatch.setattr(convolution_host, "BLOCK_BYTES", limit)
     monkeypatch.setattr(convolution_host, "SUMS", 2)
+    assert convolution_host.takes_filter_grads(x, layer(x), layer._window, layer.groups)
     own = train(layer, x)
     monkeypatch.setattr(convolution_host, "takes", lambda *arrays: False)
     for name, a in train(layer, x).items():
-        assert_close(own[name], a, 1e-14, name)
+        assert_close(own[name], a, 1e-13, name)
 
 
 def test_transposed_convolutions_are_convolutions(monkeypatch):
     layer = xl.ConvolutionTranspose(values((4, 2, 3, 2)), values((2,), 1), padding=1)
-    own = train(layer, values((3, 4, 5, 6)))
+    own = train(layer, values((3, 4, 9, 10)))
     monkeypatch.setattr(convolution_host, "takes", lambda *arrays: False)
-    for name, a in train(layer, values((3, 4, 5, 6))).items():
-        assert_close(own[name], a, 1e-14, name)
+    for name, a in train(layer, values((3, 4, 9, 10))).items():
+        assert_close(own[name], a, 1e-13, name)
 
 
 @pytest.mark.parametrize("make", [lambda: tiled((32, 16, 8, 8), 1), lambda: (

@@ -399,7 +399,7 @@ def _spread(
     sizes: Sequence[int],
 ) -> Array:
     """Return the transpose of `_correlate` applied to `dy`: an array of those sizes."""
-    if host.takes(dy, W) and host.transposed(window) is not None:
+    if host.takes_spread(dy, W, window, groups):
         return host.spread(dy, W, b, window, groups)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = tuple(dy.shape[2:])
@@ -429,7 +429,7 @@ def _filter_grads(
 
     That of the filters is one product of `dy` and the columns for each block.
     """
-    if host.takes(x, dy):
+    if host.takes_filter_grads(x, dy, window, groups):
         return host.filter_grads(x, dy, window, groups, bias)
     n_out, depth = shape[0], math.prod(shape[1:])
     places = math.prod(dy.shape[2:])

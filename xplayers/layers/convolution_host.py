@@ -25,6 +25,8 @@ SUMS = 16  # at most so many sums of the gradient of the filters are kept, to be
 # Below these the transformations of `winograd` cost more than they save. Measured.
 CHANNELS = 16
 TILES = 64
+# Below that many outputs of a sample the products of each sample are small beside their sum.
+PLACES = 64
 
 
 def takes(*arrays: Any) -> bool:
@@ -33,6 +35,22 @@ def takes(*arrays: Any) -> bool:
     return all(type(a) is np.ndarray and a.dtype == dtype and a.size for a in arrays) and (
         dtype == np.float32 or dtype == np.float64
     )
+
+
+def takes_spread(dy: Any, W: Any, window: Window, groups: int) -> bool:
+    """Whether `spread` has the geometry and pays: not if the columns of `dy` are too many."""
+    if not takes(dy, W) or transposed(window) is None:
+        return False
+    f, c = W.shape[0], W.shape[1] * groups
+    return f <= 2 * c or _tiled(window, groups, f, c, dy.shape[0] * math.prod(dy.shape[2:]))
+
+
+def takes_filter_grads(x: Any, dy: Any, window: Window, groups: int) -> bool:
+    """Whether `filter_grads` pays."""
+    if not takes(x, dy):
+        return False
+    places = math.prod(dy.shape[2:])
+    return places >= PLACES or _tiled(window, groups, x.shape[1], dy.shape[1], dy.shape[0] * places)
 
 
 def correlate(
