@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from helpers import TOLERANCE, assert_at_home, assert_close, assert_same_bits, values
 
 import xplayers as xl
+from xplayers import _parallel
 from xplayers._arrays import to_numpy
-from xplayers.layers import windows
+from xplayers.layers import convolution_host, windows, winograd
 
 
 def ones(*shape):
@@ -153,6 +155,7 @@ def test_the_size_of_the_blocks_does_not_matter(kind, limit, xpv, monkeypatch):
         used.append(len(parts))
         return parts
 
+    monkeypatch.setattr(convolution_host, "takes", lambda *arrays: False)
     monkeypatch.setattr(windows, "COLUMN_BYTES", limit)
     monkeypatch.setattr(windows, "NUMPY_COLUMN_BYTES", limit)
     monkeypatch.setattr(windows, "blocks", counted)
@@ -206,6 +209,127 @@ def test_sums_over_blocks_are_wider_than_16_bits(monkeypatch):
     layer.backward(dy)
     assert layer.dW.dtype == "float16"
     assert layer.dW.item() == np.float16(2048.0 + 63.0)
+
+
+# NumPy has a body of its own
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(_parallel, "_pool", lambda: pool)
+        monkeypatch.setattr(_parallel, "_usable_cores", lambda: 2)
+        yield
+
+
+def tiled(shape, padding, n_out=17, dtype="float64"):
+    """A convolution that Winograd's algorithm computes, and an input."""
+    W, b = values((n_out, shape[1], 3, 3)).astype(dtype), values((n_out,), 1).astype(dtype)
+    layer = xl.Convolution(W, b, padding=padding)
+    return layer, values(shape, 2).astype(dtype)
+
+
+@pytest.mark.parametrize("limit", [1, 100_000, 1 << 20])
+@pytest.mark.parametrize(
+    ("shape", "padding"),
+    [
+        ((8, 18, 7, 8), 1),
+        ((7, 16, 12, 5), "same"),
+        ((16, 16, 6, 6), 0),
+        ((40, 16, 3, 7), (0, 2)),
+        ((5, 16, 9, 8), (2, 0)),
+        ((300, 16, 1, 1), 1),
+        ((2, 16, 17, 16), 2),
+    ],
+)
+def test_tiles_in_blocks_of_every_size(shape, padding, limit, monkeypatch):
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(winograd, "BLOCK_BYTES", limit)
+    monkeypatch.setattr(winograd, "SUMS", 3)
+    used = set()
+    for name in ("correlate", "filter_grads"):
+        function = getattr(winograd, name)
+
+        def spy(*args, function=function, name=name):
+            used.add(name)
+            return function(*args)
+
+        monkeypatch.setattr(winograd, name, spy)
+    layer, x = tiled(shape, padding)
+    compare(torch, layer, torch.nn.functional.conv2d, x, 1, padding)
+    assert used == {"correlate", "filter_grads"}
+
+
+def test_tiles_are_as_exact_as_columns(monkeypatch):
+    layer, x = tiled((16, 32, 14, 14), 1, 32, "float32")
+    dy = values((16, 32, 14, 14), 3).astype("float32")
+    exact = tiled((16, 32, 14, 14), 1, 32)[0]
+    exact.params.update({name: a.astype("float64") for name, a in layer.params.items()})
+    expected = train(exact, x.astype("float64"), dy.astype("float64"))
+    for name, a in train(layer, x, dy).items():
+        assert_close(a, expected[name], 1e-6, name)
+
+
+@pytest.mark.parametrize("limit", [1, 3000, 1 << 20])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "options",
+    [{"stride": 2, "groups": 2}, {"dilation": 2, "padding": 1}, {"padding": (0, 7)}, {}],
+)
+def test_numpy_gives_what_the_portable_body_gives(options, bias, limit, monkeypatch):
+    layer = xl.Convolution.init(4, 6, (2, 3), bias=bias, rng=0, dtype="float64", **options)
+    if bias:
+        layer.b = values((6,), 5)
+    x = values((5, 4, 18, 19))
+    monkeypatch.setattr(convolution_host, "BLOCK_BYTES", limit)
+    monkeypatch.setattr(convolution_host, "SUMS", 2)
+    assert convolution_host.takes_filter_grads(x, layer(x), layer._window, layer.groups)
+    own = train(layer, x)
+    monkeypatch.setattr(convolution_host, "takes", lambda *arrays: False)
+    for name, a in train(layer, x).items():
+        assert_close(own[name], a, 1e-13, name)
+
+
+def test_transposed_convolutions_are_convolutions(monkeypatch):
+    layer = xl.ConvolutionTranspose(values((4, 2, 3, 2)), values((2,), 1), padding=1)
+    own = train(layer, values((3, 4, 9, 10)))
+    monkeypatch.setattr(convolution_host, "takes", lambda *arrays: False)
+    for name, a in train(layer, values((3, 4, 9, 10))).items():
+        assert_close(own[name], a, 1e-13, name)
+
+
+@pytest.mark.parametrize("make", [lambda: tiled((32, 16, 8, 8), 1), lambda: (
+    xl.Convolution.init(1, 4, 5, padding="same", rng=0), values((64, 1, 12, 12)).astype("float32")
+)])  # fmt: skip
+def test_the_number_of_threads_changes_no_bit(make, two_threads, monkeypatch):
+    monkeypatch.setattr(convolution_host, "BLOCK_BYTES", 30_000)
+    monkeypatch.setattr(winograd, "BLOCK_BYTES", 100_000)
+    layer, x = make()
+    results = []
+    for cores in (1, 2):
+        monkeypatch.setattr(_parallel, "_usable_cores", lambda cores=cores: cores)
+        results += [train(layer, x) for _ in range(3)]
+    for other in results[1:]:
+        for name, a in results[0].items():
+            assert_same_bits(other[name], a, name)
+
+
+def test_the_threads_share_out_all_parts_once(two_threads):
+    for n in (0, 1, 2, 100):
+        seen = []
+        _parallel.share(seen.extend, range(n))
+        assert sorted(seen) == list(range(n))
+
+
+def test_an_error_in_a_thread_is_raised(two_threads):
+
+    def run(parts):
+        for part in parts:
+            if part == 7:
+                raise FloatingPointError(part)
+
+    with pytest.raises(FloatingPointError, match="7"):
+        _parallel.share(run, range(100))
 
 
 # 16 bits

@@ -14,7 +14,9 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, check_same, is_half, namespace, widened
+from xplayers._recording import whole
 from xplayers.initializers import Rng, he_normal
+from xplayers.layers import convolution_host as host
 from xplayers.layers.base import Cache, Gradient, Layer, Parameter, options
 from xplayers.layers.windows import (
     Numbers,
@@ -184,9 +186,9 @@ class Convolution(Layer):
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
-        xp = namespace(dy)
-        grads = {"W": _filter_grads(xp, x, dy, W.shape, self._window, self.groups)}
-        return grads if self.b is None else {**grads, "b": _bias_grad(xp, dy)}
+        xp, bias = namespace(dy), self.b is not None
+        grads = _filter_grads(xp, x, dy, W.shape, self._window, self.groups, bias)
+        return dict(zip(("W", "b"), grads, strict=True)) if bias else {"W": grads}
 
     def __str__(self) -> str:
         n_out, n_in = self.W.shape[0], self.W.shape[1] * self.groups
@@ -334,8 +336,8 @@ class ConvolutionTranspose(Layer):
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
         xp = namespace(dy)
-        grads = {"W": _filter_grads(xp, dy, x, W.shape, self._window, 1)}
-        return grads if self.b is None else {**grads, "b": _bias_grad(xp, dy)}
+        dW = _filter_grads(xp, dy, x, W.shape, self._window, 1, bias=False)
+        return {"W": dW} if self.b is None else {"W": dW, "b": _bias_grad(xp, dy)}
 
     def _outputs(self, x: Array) -> Sizes:
         window = self._window
@@ -364,8 +366,11 @@ class ConvolutionTranspose(Layer):
 # What both layers compute
 
 
+@whole
 def _correlate(xp: Namespace, x: Array, W: Array, b: Array, window: Window, groups: int) -> Array:
     """Return the convolution of `x` with the filters `W`."""
+    if host.takes(x, W):
+        return host.correlate(x, W, b, window, groups)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = window.outputs(x.shape[2:])
     places = math.prod(outputs)
@@ -386,6 +391,7 @@ def _correlate(xp: Namespace, x: Array, W: Array, b: Array, window: Window, grou
     return in_blocks(xp, block, groups * depth * places, x)
 
 
+@whole
 def _spread(
     xp: Namespace,
     dy: Array,
@@ -396,6 +402,8 @@ def _spread(
     sizes: Sequence[int],
 ) -> Array:
     """Return the transpose of `_correlate` applied to `dy`: an array of those sizes."""
+    if host.takes_spread(dy, W, window, groups):
+        return host.spread(dy, W, b, window, groups)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = tuple(dy.shape[2:])
     places = math.prod(outputs)
@@ -417,10 +425,17 @@ def _spread(
     return in_blocks(xp, block, groups * depth * places, dy)
 
 
+@whole
 def _filter_grads(
-    xp: Namespace, x: Array, dy: Array, shape: Sizes, window: Window, groups: int
-) -> Array:
-    """Return the gradient of the filters: one product of `dy` and the columns for each block."""
+    xp: Namespace, x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
+) -> Any:
+    """Return the gradient of the filters or, with `bias`, those of the filters and of the bias.
+
+    That of the filters is one product of `dy` and the columns for each block.
+    """
+    if host.takes_filter_grads(x, dy, window, groups):
+        dW, db = host.filter_grads(x, dy, window, groups, bias)
+        return (dW, db) if bias else dW
     n_out, depth = shape[0], math.prod(shape[1:])
     places = math.prod(dy.shape[2:])
     lead = () if groups == 1 else (groups,)
@@ -439,7 +454,8 @@ def _filter_grads(
         total = widened(xp, total)
     for part in rest:
         total = total + part
-    return xp.reshape(xp.astype(total, dtype, copy=False), shape)
+    dW = xp.reshape(xp.astype(total, dtype, copy=False), shape)
+    return (dW, _bias_grad(xp, dy)) if bias else dW
 
 
 def _bias_grad(xp: Namespace, dy: Array) -> Array:

@@ -1,0 +1,190 @@
+"""Convolution on NumPy, beside the portable body in `convolution`.
+
+Pure functions of arrays and the geometry. The batch goes through in blocks whose columns stay in
+the cache, and the threads share out the blocks. The columns of a sample are copied in one call into
+memory that is kept for the next block; where there is a bias it goes through the matrix product, as
+a row of ones. 3x3 filters on many channels take `winograd`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from xplayers._memory import empty
+from xplayers._parallel import share
+from xplayers.layers import winograd
+from xplayers.layers.windows import Sizes, Window
+
+BLOCK_BYTES = 1 << 20  # of columns, measured: half of a second-level cache in each thread
+SUMS = 16  # at most so many sums of the gradient of the filters are kept, to be added at the end
+
+# Below these the transformations of `winograd` cost more than they save. Measured.
+CHANNELS = 16
+TILES = 64
+# Below that many outputs of a sample the products of each sample are small beside their sum.
+PLACES = 64
+
+
+def takes(*arrays: Any) -> bool:
+    """Whether these functions compute with such arrays: NumPy's own, of float32 or float64."""
+    dtype = arrays[0].dtype
+    return all(type(a) is np.ndarray and a.dtype == dtype and a.size for a in arrays) and (
+        dtype == np.float32 or dtype == np.float64
+    )
+
+
+def takes_spread(dy: Any, W: Any, window: Window, groups: int) -> bool:
+    """Whether `spread` has the geometry and pays: not if the columns of `dy` are too many."""
+    if not takes(dy, W) or transposed(window) is None:
+        return False
+    f, c = W.shape[0], W.shape[1] * groups
+    return f <= 2 * c or _tiled(window, groups, f, c, dy.shape[0] * math.prod(dy.shape[2:]))
+
+
+def takes_filter_grads(x: Any, dy: Any, window: Window, groups: int) -> bool:
+    """Whether `filter_grads` pays."""
+    if not takes(x, dy):
+        return False
+    places = math.prod(dy.shape[2:])
+    return places >= PLACES or _tiled(window, groups, x.shape[1], dy.shape[1], dy.shape[0] * places)
+
+
+def correlate(
+    x: np.ndarray, W: np.ndarray, b: np.ndarray | None, window: Window, groups: int
+) -> np.ndarray:
+    """Return the convolution of `x` ``(n, c, *sizes)`` with `W` ``(f, c / groups, *size)``."""
+    outputs, f = window.outputs(x.shape[2:]), W.shape[0]
+    if _tiled(window, groups, x.shape[1], f, x.shape[0] * math.prod(outputs)):
+        return winograd.correlate(x, W, b, window.padding)
+    y = empty((x.shape[0], f, *outputs), x.dtype)
+    flat = y.reshape(x.shape[0], groups, f // groups, -1)
+    columns = _Columns(x, window, groups, ones=b is not None)
+    matrix = W.reshape(groups, f // groups, -1)
+    if b is not None:
+        b = b.reshape(groups, f // groups, 1)
+        matrix = np.concatenate([matrix, b], axis=2)
+
+    def run(parts: Iterator[slice]) -> None:
+        block = columns.builder()
+        for part in parts:
+            np.matmul(matrix, block(part), out=flat[part])
+
+    share(run, columns.parts)
+    return y
+
+
+def spread(
+    dy: np.ndarray, W: np.ndarray, b: np.ndarray | None, window: Window, groups: int
+) -> np.ndarray:
+    """Return the transpose of `correlate` applied to `dy`, where `transposed` has the geometry.
+
+    It is a convolution too: with the filters flipped, inputs and outputs exchanged.
+    """
+    back = transposed(window)
+    if back is None:
+        message = f"{window} has no transpose that is a convolution; ask `transposed` before."
+        raise ValueError(message)
+    f, each = W.shape[:2]
+    W = W.reshape(groups, f // groups, each, *window.size).swapaxes(1, 2)
+    W = np.flip(W, axis=tuple(range(3, W.ndim)))
+    return correlate(dy, W.reshape(groups * each, f // groups, *window.size), b, back, groups)
+
+
+def transposed(window: Window) -> Window | None:
+    """Return the geometry of the convolution that is the transpose; None for longer strides."""
+    if max(window.stride) > 1:
+        return None
+    reach = [span - 1 for span in window.span]
+    around = tuple((r - p, r - q) for r, (p, q) in zip(reach, window.padding, strict=True))
+    return None if min(map(min, around)) < 0 else window._replace(padding=around)
+
+
+def filter_grads(
+    x: np.ndarray, dy: np.ndarray, window: Window, groups: int, bias: bool
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return the gradients of `W` and, with `bias`, `b` in `correlate`."""
+    (n, c), f = x.shape[:2], dy.shape[1]
+    if _tiled(window, groups, c, f, n * math.prod(dy.shape[2:])):
+        return winograd.filter_grads(x, dy, window.padding)
+    columns = _Columns(x, window, groups, ones=bias)
+    flat = dy.reshape(n, groups, f // groups, -1)
+    step = -(-len(columns.parts) // SUMS)
+    together = [columns.parts[i : i + step] for i in range(0, len(columns.parts), step)]
+    sums = np.empty((len(together), groups, f // groups, columns.depth), x.dtype)
+
+    def run(taken: Iterator[int]) -> None:
+        block = columns.builder()
+        for i in taken:
+            for j, part in enumerate(together[i]):
+                products = np.matmul(flat[part], block(part).swapaxes(2, 3))
+                if j == 0:
+                    np.add.reduce(products, axis=0, out=sums[i])
+                else:
+                    sums[i] += np.add.reduce(products, axis=0)
+
+    share(run, range(len(together)))
+    total = np.add.reduce(sums, axis=0).reshape(f, -1)
+    depth = columns.depth - bias
+    dW = np.ascontiguousarray(total[:, :depth]).reshape(f, c // groups, *window.size)
+    return dW, total[:, depth].copy() if bias else None
+
+
+def _tiled(window: Window, groups: int, c: int, f: int, places: int) -> bool:
+    """Whether `winograd` has the geometry and pays."""
+    return (
+        window[:3] == ((3, 3), (1, 1), (1, 1))
+        and groups == 1
+        and min(c, f) >= CHANNELS
+        and places >= 4 * TILES
+    )
+
+
+class _Columns:
+    """The windows of a batch as columns, block by block: ``(n, groups, depth, places)``."""
+
+    def __init__(self, x: np.ndarray, window: Window, groups: int, ones: bool) -> None:
+        self._x, self._window, self._groups, self._ones = x, window, groups, ones
+        outputs = window.outputs(x.shape[2:])
+        inside = x.shape[1] // groups * math.prod(window.size)
+        self.depth = inside + ones
+        self._shape = (groups, self.depth, math.prod(outputs))
+        self._split = (x.shape[1], *window.size, *outputs)
+        n, each = x.shape[0], math.prod(self._shape) * x.itemsize
+        self._many = min(n, max(1, BLOCK_BYTES // each))
+        self.parts = [slice(i, min(i + self._many, n)) for i in range(0, n, self._many)]
+
+    def builder(self) -> Callable[[slice], np.ndarray]:
+        """Return a function from a part of the batch to its columns, for one thread."""
+        x, window = self._x, self._window
+        columns = empty((self._many, *self._shape), x.dtype)
+        places = columns[:, :, : self.depth - self._ones]
+        if self._ones:
+            columns[:, :, -1] = 1.0
+        sizes = [s + sum(p) for s, p in zip(x.shape[2:], window.padding, strict=True)]
+        around = np.zeros((self._many, x.shape[1], *sizes), x.dtype)
+        inner = [slice(p, p + s) for s, (p, _) in zip(x.shape[2:], window.padding, strict=True)]
+        inside = around[(..., *inner)]
+
+        def block(part: slice) -> np.ndarray:
+            n = part.stop - part.start
+            np.copyto(inside[:n], x[part])
+            windows = _windows(around[:n], window, self._split)
+            windows = windows.reshape(n, self._groups, -1, *windows.shape[2:])
+            to = places[:n].reshape(windows.shape)
+            np.copyto(to, windows)
+            return columns[:n]
+
+        return block
+
+
+def _windows(x: np.ndarray, window: Window, shape: Sizes) -> np.ndarray:
+    """Return a view of padded `x` of shape ``(n, c, *size, *outputs)``."""
+    steps = x.strides[2:]
+    inner = [step * d for step, d in zip(steps, window.dilation, strict=True)]
+    outer = [step * s for step, s in zip(steps, window.stride, strict=True)]
+    strides = (*x.strides[:2], *inner, *outer)
+    return np.lib.stride_tricks.as_strided(x, (x.shape[0], *shape), strides, writeable=False)
