@@ -81,6 +81,13 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def nvrtc(session: nox.Session) -> None:
+    """Compile every CUDA kernel for four generations of GPUs; needs no GPU."""
+    session.install("-e", ".", *group("test", "nvrtc"))
+    session.run("pytest", "tests/test_cuda_nvrtc.py", *session.posargs)
+
+
+@nox.session(default=False)
 def minimums(session: nox.Session) -> None:
     """Run the tests with the lowest versions that pyproject.toml allows."""
     groups = ("numpy", "strict", "jax")

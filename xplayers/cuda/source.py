@@ -20,7 +20,7 @@ import functools
 import importlib.resources
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -35,7 +35,7 @@ _COMPARISONS = {
     np.equal: "==", np.not_equal: "!=",
 }  # fmt: skip
 # In the dtypes of NumPy's loop, to which the operands have been converted.
-_ANY: dict[Any, str] = {
+ANY: dict[Any, str] = {
     **{ufunc: f"{{}} {sign} {{}}" for ufunc, sign in _COMPARISONS.items()},
     np.positive: "{}",
     # A value that is no number is passed on; of two equal ones it is the second.
@@ -50,7 +50,7 @@ _ANY: dict[Any, str] = {
     np.logical_xor: "(bool){} != (bool){}",
     np.logical_not: "!(bool){}",
 }
-_FLOATING: dict[Any, str] = {
+FLOATING: dict[Any, str] = {
     np.add: "{} + {}",
     np.subtract: "{} - {}",
     np.multiply: "{} * {}",
@@ -71,7 +71,7 @@ _FLOATING: dict[Any, str] = {
         )
     },
 }  # fmt: skip
-_INTEGER: dict[Any, str] = {
+INTEGER: dict[Any, str] = {
     np.add: "wrapped_add({}, {})",
     np.subtract: "wrapped_subtract({}, {})",
     np.multiply: "wrapped_multiply({}, {})",
@@ -85,7 +85,7 @@ _INTEGER: dict[Any, str] = {
     np.left_shift: "shifted_left({}, {})",
     np.right_shift: "shifted_right({}, {})",
 }
-_BOOL: dict[Any, str] = {
+BOOL: dict[Any, str] = {
     np.add: "{} || {}",
     np.multiply: "{} && {}",
     np.bitwise_and: "{} && {}",
@@ -270,52 +270,54 @@ class _Writer:
         self, name: str, results: list[int], many: bool, aliases: tuple[int | None, ...]
     ) -> Kernel:
         """Return the kernel of the steps so far."""
-        dtypes = tuple(self.tape.registers[r].dtype for r in results)
-        arrays = {r: c_name(self._dtype(r)) for r, k in self.kinds.items() if k == "array"}
-        own = tuple(k for k, alias in enumerate(aliases) if alias is None)
-        sizes = [self._dtype(r).itemsize for r in arrays] + [d.itemsize for d in dtypes]
+        dtypes = tuple(self._dtype(r) for r in results)
+        arrays = [r for r, kind in self.kinds.items() if kind == "array"]
+        sizes = [d.itemsize for d in (*map(self._dtype, arrays), *dtypes)]
         width = 16 // min((s for s in sizes if s > 1), default=1)  # masks follow the numbers
-        pointers = tuple(r for r, kind in self.kinds.items() if kind != "index")
-        parameters = ["const i64 n"]
-        for r in pointers:
-            kind = c_name(self._dtype(r))
-            written = r in aliases  # so it is no memory that only this reads
-            parameters.append(f"{kind}* x{r}" if written else f"const {kind}* __restrict__ x{r}")
-        parameters += [f"{c_name(dtypes[k])}* __restrict__ y{k}" for k in own]
-        parameters += [f"const {c_name(d)} {s}" for (_, d), s in self.scalars.items()]
         homes = [f"y{k}" if alias is None else f"x{alias}" for k, alias in enumerate(aliases)]
+        memory = dict.fromkeys([*(f"x{r}" for r in arrays), *homes])  # each once
+        kinds = [c_name(d) for d in dtypes]
         writes = [
-            f"r{k} = narrow<{c_name(dtype)}>(v{r});"
-            for k, (r, dtype) in enumerate(zip(results, dtypes, strict=True))
+            f"r{k} = narrow<{kind}>(v{r});" for k, (kind, r) in enumerate(zip(kinds, results))
         ]
+        given = [f"const {self._type(r)} v{r}" for r in arrays]
         body = _KERNEL.format(
             name=name,
             threads=THREADS,
             width=width,
-            parameters=", ".join(parameters),
-            before="".join(f"    {line}\n" for line in self.before),
-            given=", ".join(
-                [f"const {self._type(r)} v{r}" for r in arrays]
-                + [f"{c_name(d)}& r{k}" for k, d in enumerate(dtypes)]
-            ),
-            steps="\n".join(f"        {line}" for line in (*self.steps, *writes)),
-            aligned=" && ".join(
-                f"aligned<{width}>({p})" for p in [f"x{r}" for r in arrays] + [f"y{k}" for k in own]
-            ),
-            loads="\n".join(f"            const auto a{r} = load<{width}>(x{r} + i);" for r in arrays),
-            packs="\n".join(
-                f"            Pack<{c_name(d)}, {width}> b{k};" for k, d in enumerate(dtypes)
-            ),
+            parameters=", ".join(self._parameters(kinds, aliases)),
+            before=_lines(1, self.before),
+            element=", ".join([*given, *(f"{kind}& r{k}" for k, kind in enumerate(kinds))]),
+            steps=_lines(2, [*self.steps, *writes]),
+            aligned=" && ".join(f"aligned<{width}>({p})" for p in memory),
+            loads=_lines(3, [f"const auto a{r} = load<{width}>(x{r} + i);" for r in arrays]),
+            packs=_lines(3, [f"Pack<{kind}, {width}> b{k};" for k, kind in enumerate(kinds)]),
+            stores=_lines(3, [f"store({p} + i, b{k});" for k, p in enumerate(homes)]),
             of_packs=", ".join(
-                [f"widen(a{r}.v[j])" for r in arrays] + [f"b{k}.v[j]" for k in range(len(dtypes))]
+                [f"widen(a{r}.v[j])" for r in arrays] + [f"b{k}.v[j]" for k in range(len(kinds))]
             ),
-            stores="\n".join(f"            store({p} + i, b{k});" for k, p in enumerate(homes)),
             of_arrays=", ".join([f"widen(x{r}[i])" for r in arrays] + [f"{p}[i]" for p in homes]),
         )
+        pointers = tuple(r for r, kind in self.kinds.items() if kind != "index")
+        own = tuple(k for k, alias in enumerate(aliases) if alias is None)
         return Kernel(
             name, body, width, pointers, own, dtypes, many, tuple(self.scalars),
             self.tape.constants, tuple(self.tape.once),
         )  # fmt: skip
+
+    def _parameters(self, results: Sequence[str], aliases: Sequence[int | None]) -> Iterator[str]:
+        yield "const i64 n"
+        for r, kind in self.kinds.items():
+            pointee = c_name(self._dtype(r))
+            if r in aliases:
+                yield f"{pointee}* x{r}"
+            elif kind != "index":
+                yield f"const {pointee}* __restrict__ x{r}"
+        for k, alias in enumerate(aliases):
+            if alias is None:
+                yield f"{results[k]}* __restrict__ y{k}"
+        for (_, dtype), name in self.scalars.items():
+            yield f"const {c_name(dtype)} {name}"
 
     def _operation(self, ufunc: Any, inputs: Sequence[int]) -> str:
         """Return the expression of a ufunc, its operands in the dtypes of NumPy's loop."""
@@ -325,8 +327,8 @@ class _Writer:
         dtype = loop[0]
         if len({d.kind for d in loop}) > 1:  # int64 > uint64, which C++ would convert
             raise Untraceable
-        own = {"f": _FLOATING, "V": _FLOATING, "i": _INTEGER, "u": _INTEGER, "b": _BOOL}
-        form = own.get(dtype.kind, {}).get(ufunc) or _ANY.get(ufunc)
+        own = {"f": FLOATING, "V": FLOATING, "i": INTEGER, "u": INTEGER, "b": BOOL}
+        form = own.get(dtype.kind, {}).get(ufunc) or ANY.get(ufunc)
         if form is None:
             raise Untraceable
         given = [self._given(r, d) for r, d in zip(inputs, loop, strict=True)]
@@ -364,6 +366,10 @@ class _Writer:
         return c_name(_inside(self._dtype(r)))
 
 
+def _lines(depth: int, lines: Sequence[str]) -> str:
+    return "".join(f"{'    ' * depth}{line}\n" for line in lines)
+
+
 def _weak(number: Any) -> Any:
     """Return what stands for a Python number where NumPy looks for the loop of a ufunc."""
     return np.dtype(bool) if isinstance(number, bool) else type(number)
@@ -387,22 +393,20 @@ _KERNEL = """\
 extern "C" __global__ void __launch_bounds__({threads})
 {name}({parameters})
 {{
-{before}    const auto element = [&](const i64 i, {given}) {{
-{steps}
-    }};
+{before}    const auto element = [&](const i64 i, {element}) {{
+{steps}    }};
     const i64 first = blockIdx.x * (i64)blockDim.x + threadIdx.x;
     const i64 stride = gridDim.x * (i64)blockDim.x;
     i64 whole = 0;
     if ({aligned}) {{
         whole = n - n % {width};
+        #pragma unroll 1
         for (i64 i = {width} * first; i < whole; i += {width} * stride) {{
-{loads}
-{packs}
-            #pragma unroll
+{loads}{packs}            #pragma unroll
             for (int j = 0; j < {width}; ++j) element(i + j, {of_packs});
-{stores}
-        }}
+{stores}        }}
     }}
+    #pragma unroll 1
     for (i64 i = whole + first; i < n; i += stride) element(i, {of_arrays});
 }}
 """
