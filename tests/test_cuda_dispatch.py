@@ -19,7 +19,7 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 import xplayers as xl
 from xplayers import functional
 from xplayers.cuda import fused, kernels, softmax_cross_entropy
-from xplayers.cuda.source import translate
+from xplayers.cuda.source import OPTIONS, translate
 from xplayers.elementwise import elementwise
 
 cupy = pytest.importorskip("cupy")
@@ -228,6 +228,34 @@ def test_nothing_is_launched_for_no_element(gpu):
     y = functional.relu(given((0, 4)))
     assert y.shape == (0, 4)
     assert not gpu.launches
+
+
+def test_a_launch_is_where_the_arrays_are_and_fills_the_device(monkeypatch):
+    """CuPy's kernel and device are played; what it is asked for is not run."""
+    calls = []
+
+    class Device:
+        id = 3
+
+        def __enter__(self):
+            calls.append("enter")
+
+        def __exit__(self, *error):
+            calls.append("exit")
+
+    launcher = kernels.Launcher("source", "name")
+    assert launcher._kernel.code == "source"
+    assert launcher._kernel.name == "name"
+    assert launcher._kernel.options == OPTIONS
+    monkeypatch.setattr(launcher, "_kernel", lambda *args: calls.append(args))
+    monkeypatch.setattr(kernels, "_multiprocessors", lambda number: 10 * number)
+    for blocks, threads in ((7, 256), (10_000, 256), (10_000, 128)):
+        launcher(Device(), blocks, threads, ["args"])
+    launched = [call for call in calls if isinstance(call, tuple)]
+    assert launched == [
+        ((7,), (256,), ("args",)), ((240,), (256,), ("args",)), ((480,), (128,), ("args",)),
+    ]  # fmt: skip
+    assert calls[:3] == ["enter", launched[0], "exit"]
 
 
 @pytest.mark.parametrize("n", [1, 4 * 256, 4 * 256 + 1, 10**6])

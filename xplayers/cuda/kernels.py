@@ -32,7 +32,7 @@ class Launcher:
         """Launch at most so many blocks as the device holds at once; kernels loop over the rest."""
         most = _multiprocessors(device.id) * (RESIDENT // threads)
         with device:
-            self._kernel((min(blocks, most),), (threads,), args)
+            self._kernel((min(blocks, most),), (threads,), tuple(args))
 
 
 @functools.cache

@@ -277,9 +277,7 @@ class _Writer:
         homes = [f"y{k}" if alias is None else f"x{alias}" for k, alias in enumerate(aliases)]
         memory = dict.fromkeys([*(f"x{r}" for r in arrays), *homes])  # each once
         kinds = [c_name(d) for d in dtypes]
-        writes = [
-            f"r{k} = narrow<{kind}>(v{r});" for k, (kind, r) in enumerate(zip(kinds, results))
-        ]
+        writes = [f"r{k} = narrow<{kinds[k]}>(v{r});" for k, r in enumerate(results)]
         given = [f"const {self._type(r)} v{r}" for r in arrays]
         body = _KERNEL.format(
             name=name,
