@@ -237,6 +237,12 @@ FUNCTIONS = {
 }
 
 
+if HAS_BFLOAT16:
+    FUNCTIONS["narrowed"] = (
+        lambda xp, x: xp.astype(x, dtype_of("bfloat16")), [array("float32")]
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_operations_on_floats(dtype, compiled):
     x, y = values((1003,)).astype(dtype), values((1003,), 1).astype(dtype)
@@ -292,6 +298,19 @@ def test_all_16_bit_floats_are_rounded_to_the_nearest(dtype, compiled):
         want = (x.astype("float32") * np.float32(1.25)).astype(x.dtype)
         nan = np.isnan(want.astype("float32"))
         np.testing.assert_array_equal(np.isnan(got.astype("float32")), nan)
+    assert_same_bits(got[~nan].view("uint16"), want[~nan].view("uint16"))
+
+
+@pytest.mark.skipif(not HAS_BFLOAT16, reason="ml_dtypes, which has bfloat16, is absent")
+def test_any_float32_as_bfloat16(compiled):
+    bits = np.random.default_rng(0).integers(0, 2**32, 10_000, "uint32")
+    bits[:4] = [0x7F800001, 0xFFFFFFFF, 0x7F7FFFFF, 0xFF800000]  # two are no numbers
+    x = bits.view("float32")
+    (got,) = evaluated(compiled, "narrowed", [x])
+    nan = np.isnan(x)
+    np.testing.assert_array_equal(np.isnan(got.astype("float32")), nan)
+    with np.errstate(all="ignore"):
+        want = x.astype(got.dtype)
     assert_same_bits(got[~nan].view("uint16"), want[~nan].view("uint16"))
 
 

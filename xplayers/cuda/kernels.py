@@ -112,7 +112,14 @@ def _plan(
     aliases: Sequence[int | None],
     options: dict[str, Any],
 ) -> Plan | None:
-    given = [k if isinstance(k, Operand) else a for k, a in zip(kinds, operands, strict=True)]
+    given = []
+    for a, kind in zip(operands, kinds, strict=True):
+        if isinstance(kind, np.dtype):
+            given.append(Operand("array", kind))
+        elif isinstance(kind, tuple):
+            given.append(Operand("scalar", *kind))
+        else:
+            given.append(a)
     pure = functools.partial(function.function, **options)
     try:
         return Plan(translate(pure, given, aliases, function.__name__.strip("_")))
@@ -123,45 +130,48 @@ def _plan(
 def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
     """Return the kinds of the operands, the outs, and which operand each of these is, if any.
 
-    None, unless all arrays are contiguous, of one shape and on one device.
+    None, unless all arrays are contiguous, of one shape and on one device. The kind of an array is
+    its dtype, of a scalar in device memory a tuple of that, and of a number its type.
     """
     first = operands[0]
     array, shape, place = type(first), first.shape, first.data.device_id
-    outs = () if out is None else out if isinstance(out, tuple) else (out,)
     kinds: list[Any] = []
-    pointers = []
+    pointers: list[int | None] = []
     for a in operands:
         kind: Any = type(a)
         pointer = None
         if kind is array:
-            if a.data.device_id != place:
+            memory, kind = a.data, a.dtype
+            if memory.device_id != place:
                 return None
-            if a.shape == shape and a.flags.c_contiguous:
-                kind, pointer = _operand("array", a.dtype), a.data.ptr
-            elif a.shape == ():
-                kind = _operand("scalar", a.dtype)
+            if a.shape == shape:
+                if not a.flags.c_contiguous:
+                    return None
+                pointer = memory.ptr
+            elif a.ndim:
+                return None
             else:
-                return None
+                kind = (kind,)
         elif a is INDEX:
             kind = a
         elif kind not in (float, int, bool):
             return None
         kinds.append(kind)
         pointers.append(pointer)
+    outs = () if out is None else out if isinstance(out, tuple) else (out,)
     aliases = []
     for o in outs:
         if type(o) is not array or o.shape != shape or not o.flags.c_contiguous:
             return None
-        times = pointers.count(o.data.ptr)
-        if times > 1 or o.data.device_id != place:
+        memory = o.data
+        times = pointers.count(memory.ptr)
+        if times > 1 or memory.device_id != place:
             return None
-        aliases.append(pointers.index(o.data.ptr) if times else None)
-        if times and operands[aliases[-1]].dtype != o.dtype:
+        alias = pointers.index(memory.ptr) if times else None
+        if alias is not None and kinds[alias] != o.dtype:
             return None
-    return kinds, outs, aliases if any(a is not None for a in aliases) else []
-
-
-_operand = functools.cache(Operand)
+        aliases.append(alias)
+    return kinds, outs, aliases if any(alias is not None for alias in aliases) else []
 
 
 def empty(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
