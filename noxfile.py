@@ -82,9 +82,15 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def nvrtc(session: nox.Session) -> None:
-    """Compile every CUDA kernel for four generations of GPUs; needs no GPU."""
+    """Check of the CUDA path what needs no GPU: kernels compiled, run on the host, dispatched."""
     session.install("-e", ".", *group("test", "nvrtc"))
-    session.run("pytest", "tests/test_cuda_nvrtc.py", *session.posargs)
+    files = ["source", "dispatch", "nvrtc"]
+    session.run(
+        "pytest",
+        *[f"tests/test_cuda_{name}.py" for name in files],
+        "tests/test_cupy_without_gpu.py",
+        *session.posargs,
+    )
 
 
 @nox.session(default=False)

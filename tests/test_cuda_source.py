@@ -11,12 +11,13 @@ import cuda_host
 import numpy as np
 import pytest
 from cuda_cases import CASES, EXACT, FLOATS, HAS_BFLOAT16, THERE, dtype_of
-from helpers import assert_same_bits, values
+from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers import functional
 from xplayers._trace import Untraceable
-from xplayers.cuda.source import ANY, BOOL, FLOATING, INDEX, INTEGER, Operand, library, translate
+from xplayers.cuda import softmax_cross_entropy
+from xplayers.cuda.source import ANY, BOOL, FLOATING, INDEX, INTEGER, Operand, translate
 
 pytestmark = pytest.mark.skipif(
     cuda_host.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
@@ -33,6 +34,9 @@ DTYPES = [
 ]
 
 
+F4 = np.dtype("float32")
+
+
 def array(dtype):
     return Operand("array", np.dtype(dtype))
 
@@ -46,8 +50,14 @@ def compiled():
             kernels[case, dtype] = case.kernel(dtype, f"{i}_{dtype}")
     for name, (function, operands) in FUNCTIONS.items():
         kernels[name] = translate(function, operands, name=name)
-    text = "\n".join([library(), *[k.body for k in kernels.values()]])
-    return cuda_host.compiled(text, tuple(k.name for k in kernels.values())), kernels
+    bodies = {k.name: k.body for k in kernels.values()}
+    for labels in (True, False):
+        for warps in (1, 8):
+            target = np.dtype("int64" if labels else "float32")
+            body, name = softmax_cross_entropy.source(F4, target, F4, labels, warps)
+            bodies[f"{name}_{warps}"] = body.replace(name, f"{name}_{warps}")
+    text = "\n".join([softmax_cross_entropy.template(), *bodies.values()])
+    return cuda_host.compiled(text, tuple(bodies)), kernels
 
 
 def evaluated(compiled, key, operands, **options):
@@ -392,6 +402,27 @@ def test_more_elements_than_32_bits_count(compiled):
     assert y[2**32 : 2**32 + 16].all()
     assert not y[2**32 + 16 : 2**32 + 32].any()
     assert y[2**32 + 32]
+
+
+# Softmax and cross entropy (tests/test_cuda_dispatch.py has all of its dtypes and corners)
+
+
+@pytest.mark.parametrize(("classes", "warps"), [(1, 1), (10, 1), (33, 1), (10, 8), (1500, 8)])
+@pytest.mark.parametrize("labels", [True, False])
+def test_softmax_cross_entropy(labels, classes, warps, compiled):
+    rows = 7
+    scores = values((rows, classes), scale=10.0).astype("float32")
+    target = np.abs(values((rows, classes), 1)).astype("float32")
+    if labels:
+        target = np.argmax(target, axis=1)
+    losses, gradient = np.empty(rows, "float32"), np.empty_like(scores)
+    name = f"xplayers_softmax_cross_entropy_{'labels' if labels else 'weights'}_{warps}"
+    args = [np.int64(rows), np.int64(classes), scores, target, np.float32(3.0), losses, gradient]
+    cuda_host.launch(compiled[0], name, 2, max(64, 32 * warps), args)
+    loss = xl.SoftmaxWithLoss(reduction="none")
+    want = loss.forward(scores.astype("float64"), target)
+    assert_close(losses, want, 1e-6)
+    assert_close(gradient, loss.backward() / 3.0, 1e-6)
 
 
 # What is not translated
