@@ -1,8 +1,9 @@
-// CUDA C++ on the host: the threads of a block are fibers, which take turns at barriers.
+// CUDA C++ on the host: the threads of a block are fibers, which wait for each other at barriers.
 //
 // A file is this header, xplayers/cuda/prelude.cuh and kernels. `launch` runs one of them as
 // cuLaunchKernel does: blocks one after another, and in each its threads.
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstring>
@@ -46,6 +47,7 @@ static vector<ucontext_t> fibers;
 static vector<bool> ended;
 static ucontext_t scheduler;
 static unsigned current;
+static long passed;  // barriers, by any thread
 static Barrier block_barrier, warp_barriers[THREADS / WARP];
 static double exchanged[THREADS];
 
@@ -54,6 +56,7 @@ static void wait(Barrier& barrier, int size)
     const int round = barrier.round;
     if (++barrier.count == size) barrier.count = 0, ++barrier.round;
     while (barrier.round == round) swapcontext(&fibers[current], &scheduler);
+    ++passed;
 }
 
 inline void __syncthreads() { wait(block_barrier, blockDim.x); }
@@ -100,13 +103,20 @@ static void run_block(unsigned only)
         fibers[t].uc_stack.ss_size = STACK;
         makecontext(&fibers[t], fiber, 0);
     }
+    // Each warp runs as far as it can before the next one, so that a missing barrier shows.
     for (bool running = true; running;) {
         running = false;
-        for (current = 0; current < threads; ++current) {
-            if (ended[current] || (only != ~0u && current != only)) continue;
-            threadIdx = {current, 0, 0};
-            swapcontext(&scheduler, &fibers[current]);
-            running |= !ended[current];
+        for (unsigned warp = 0; warp < threads; warp += WARP) {
+            long before;
+            do {
+                before = passed;
+                for (current = warp; current < min(warp + WARP, threads); ++current) {
+                    if (ended[current] || (only != ~0u && current != only)) continue;
+                    threadIdx = {current, 0, 0};
+                    swapcontext(&scheduler, &fibers[current]);
+                    running |= !ended[current];
+                }
+            } while (passed != before);
         }
     }
 }

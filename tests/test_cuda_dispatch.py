@@ -212,6 +212,25 @@ def test_memory_of_results_that_does_not_fit(out, gpu):
     assert not gpu.launches
 
 
+def test_memory_that_is_more_than_one_thing(gpu):
+    """Two operands in one place that is written, and one place as two dtypes."""
+
+    @elementwise
+    def mean(xp, x, y):
+        return (x + y) * 0.5
+
+    @elementwise(integers=True)
+    def real(xp, x):
+        return xp.astype(x, "float32")
+
+    x, n = given(), np.arange(9, dtype="int32")
+    assert kernels.evaluate(mean, (x, x), None, {})[0]
+    assert not kernels.evaluate(mean, (x, x), x, {})[0]
+    there = fabricated(n)
+    assert kernels.evaluate(real, (there,), None, {})[0]
+    assert not kernels.evaluate(real, (there,), fabricated(n.view("float32")), {})[0]
+
+
 def test_functions_that_are_no_kernel_are_tried_once(gpu, monkeypatch):
     @elementwise
     def total(xp, x):

@@ -82,9 +82,9 @@ def test_generated_kernels(architecture):
         assert_lean(name, words)
 
 
-def assert_lean(name, words):
+def assert_lean(name, words, registers=65_536 // (4 * THREADS)):
     """Some spill a value or two, which the assembler does to let one more block in."""
-    assert int(re.search(r"Used (\d+) registers", words)[1]) <= 65_536 // (4 * THREADS), name
+    assert int(re.search(r"Used (\d+) registers", words)[1]) <= registers, name
     assert int(re.search(r"(\d+) bytes spill stores", words)[1]) <= 64, name
 
 
@@ -113,7 +113,7 @@ def test_softmax_cross_entropy(architecture):
     entries, assembled = compiled(text, architecture)
     assert len(entries) == len(SOFTMAX)
     for name, words in assembled.items():
-        assert_lean(name, words)
+        assert_lean(name, words, registers=80)  # of float64
 
 
 @pytest.mark.parametrize("case", EXACT, ids=repr)
@@ -134,14 +134,14 @@ def kernels_by_case():
 @pytest.mark.parametrize("dtype", THERE)
 @pytest.mark.parametrize("case", [c for c in CASES if c.id != "choose"], ids=repr)
 def test_accesses_of_16_bytes(case, dtype):
-    """One for each array of floats (the compiler lets `choose` read one of its two alone)."""
+    """Those of each array of floats (the compiler lets `choose` read one of its two alone)."""
     kernel = kernels_by_case()[case, dtype]
     entry = everything("sm_80")[0][kernel.name]
     bits = r"\.global(?:\.nc)?\.v(\d)\.\w(\d+)"
     loads, stores = (
         [int(n) * int(b) for n, b in re.findall(f"{kind}{bits}", entry)] for kind in ("ld", "st")
     )
-    arrays = [o for o in case.operands if o in ("x", "p")]
+    arrays = [dtype_of(dtype) for o in case.operands if o in ("x", "p")]
     results = [d for d in kernel.result_dtypes if d != np.bool_]
-    assert loads.count(128) == len(arrays)
-    assert stores.count(128) == len(results)
+    assert loads.count(128) == sum(kernel.width * d.itemsize // 16 for d in arrays)
+    assert stores.count(128) == sum(kernel.width * d.itemsize // 16 for d in results)

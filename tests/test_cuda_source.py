@@ -445,6 +445,14 @@ def test_what_is_left_to_cupy(function, operands):
         translate(function, operands)
 
 
+def test_scalars_are_computed_once_a_thread():
+    scalar = Operand("scalar", F4)
+    kernel = translate(lambda xp, x, a, b: x * (a * b), [array("float32"), scalar, scalar])
+    before, inside = kernel.body.split("const auto element")
+    assert "v1 * v2" in before
+    assert "v1 * v2" not in inside
+
+
 def test_the_index_is_no_array():
     kernel = translate(lambda xp, x, i: x * i, [array("float32"), INDEX])
     assert kernel.pointers == (0,)

@@ -2,10 +2,11 @@
 //
 // A row is read by WARPS warps: one, or all of a block. The row is in a cache after its first pass.
 
+// A value that is no number need not be passed on: it makes the sum of the exponentials one.
+
 struct Larger
 {
-    // A value that is no number is passed on.
-    template <class N> __device__ N operator()(N a, N b) const { return a > b || a != a ? a : b; }
+    template <class N> __device__ N operator()(N a, N b) const { return a > b ? a : b; }
 };
 
 struct Sum
