@@ -81,6 +81,19 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def nvrtc(session: nox.Session) -> None:
+    """Check of the CUDA path what needs no GPU: kernels compiled, run on the host, dispatched."""
+    session.install("-e", ".", *group("test", "nvrtc"))
+    files = ["source", "dispatch", "nvrtc"]
+    session.run(
+        "pytest",
+        *[f"tests/test_cuda_{name}.py" for name in files],
+        "tests/test_cupy_without_gpu.py",
+        *session.posargs,
+    )
+
+
+@nox.session(default=False)
 def minimums(session: nox.Session) -> None:
     """Run the tests with the lowest versions that pyproject.toml allows."""
     groups = ("numpy", "strict", "jax")

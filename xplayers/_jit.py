@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from xplayers._trace import is_cast, is_where
+
 if TYPE_CHECKING:
     from xplayers._trace import Program
 
@@ -107,9 +109,9 @@ def exact_source(program: Program) -> str | None:
         given = [f"c{r}" if r in scalars else f"v{r}" for r in inputs]
         if operation in EXACT:
             steps.append(f"v{made} = {EXACT[operation].format(*given)}")
-        elif program.is_cast(operation) and program.samples[made].dtype != np.bool_:
+        elif is_cast(operation) and program.samples[made].dtype != np.bool_:
             steps.append(f"v{made} = D({given[0]})")
-        elif program.is_where(operation):
+        elif is_where(operation):
             steps.append(f"v{made} = {given[1]} if {given[0]} else {given[2]}")
         else:
             return None

@@ -20,7 +20,7 @@ class Untraceable(Exception):
 class _Value(np.lib.mixins.NDArrayOperatorsMixin):
     """A stand-in for an operand or an intermediate result."""
 
-    def __init__(self, tape: _Tape, register: int, sample: Any) -> None:
+    def __init__(self, tape: Tape, register: int, sample: Any) -> None:
         self.tape, self.register, self.sample = tape, register, sample
 
     @property
@@ -37,14 +37,14 @@ class _Value(np.lib.mixins.NDArrayOperatorsMixin):
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> _Value:
         if method != "__call__" or kwargs or ufunc.nout != 1:
             raise Untraceable
-        samples = [i.sample if isinstance(i, _Value) else i for i in inputs]
+        samples = self.tape.samples(inputs)
         with np.errstate(all="ignore"):
             return self.tape.record(ufunc, inputs, ufunc(*samples))
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> _Value:
         if func is not np.where or len(args) != 3 or kwargs:
             raise Untraceable
-        samples = [i.sample if isinstance(i, _Value) else i for i in args]
+        samples = self.tape.samples(args)
         if not any(isinstance(sample, np.ndarray) for sample in samples):
             raise Untraceable
         return self.tape.record(_where, args, np.where(*samples))
@@ -64,6 +64,16 @@ class _Namespace:
         return x.astype(dtype, copy=copy)
 
 
+def is_cast(operation: Any) -> bool:
+    """Whether a recorded operation is ``astype``."""
+    return isinstance(operation, _Cast)
+
+
+def is_where(operation: Any) -> bool:
+    """Whether a recorded operation is ``where``."""
+    return operation is _where
+
+
 class _Cast:
     def __call__(self, a: np.ndarray, out: np.ndarray) -> None:
         np.copyto(out, a, casting="unsafe")
@@ -74,7 +84,7 @@ def _where(condition: Any, a: Any, b: Any, out: np.ndarray) -> None:
     np.copyto(out, a, where=condition)
 
 
-class _Tape:
+class Tape:
     """The operations so far. Registers: the operands first, then constants and results."""
 
     def __init__(self, samples: Sequence[Any]) -> None:
@@ -83,6 +93,10 @@ class _Tape:
         self.constants: dict[int, Any] = {}
         self.once: list[Step] = []  # scalars only: once a call
         self.steps: list[Step] = []  # once a block
+
+    def samples(self, inputs: Sequence[Any]) -> list[Any]:
+        """Return the samples of the inputs of an operation."""
+        return [i.sample if isinstance(i, _Value) else i for i in inputs]
 
     def record(self, operation: Any, inputs: Sequence[Any], sample: Any) -> _Value:
         values = [i if isinstance(i, _Value) else self.constant(i) for i in inputs]
@@ -94,6 +108,24 @@ class _Tape:
         where = self.once if scalars else self.steps
         where.append((operation, tuple(v.register for v in values), value.register))
         return value
+
+    def run(self, function: Callable[..., Any]) -> tuple[list[int], bool]:
+        """Write down ``function(xp, *operands)``.
+
+        Returns the registers of its results, and whether it returns a tuple of them.
+        """
+        try:
+            results = function(_Namespace(), *self.operands)
+        except (TypeError, ValueError, AttributeError) as error:  # what NumPy cannot dispatch
+            raise Untraceable from error
+        many = isinstance(results, tuple)
+        values = results if many else (results,)
+        if not all(isinstance(v, _Value) and not v.scalar for v in values):
+            raise Untraceable
+        if any(v is o for v in values for o in self.operands):
+            message = "an elementwise function returned an operand; its results are new values."
+            raise RuntimeError(message)
+        return [v.register for v in values], many
 
     def constant(self, value: Any) -> _Value:
         if not isinstance(value, (bool, int, float)):
@@ -126,19 +158,9 @@ def trace(
     Untraceable
         If the function does more than ufuncs, casts and ``where``.
     """
-    tape = _Tape(samples)
-    try:
-        results = function(_Namespace(), *tape.operands)
-    except (TypeError, ValueError, AttributeError) as error:  # a function NumPy cannot dispatch
-        raise Untraceable from error
-    many = isinstance(results, tuple)
-    values = results if many else (results,)
-    if not all(isinstance(v, _Value) and not v.scalar for v in values):
-        raise Untraceable
-    if any(v is o for v in values for o in tape.operands):
-        message = "an elementwise function returned an operand; its results are new values."
-        raise RuntimeError(message)
-    return Program(tape, [v.register for v in values], many, aliases)
+    tape = Tape(samples)
+    results, many = tape.run(function)
+    return Program(tape, results, many, aliases)
 
 
 # NumPy's loops of maximum and minimum are four times as fast between two arrays as with a scalar.
@@ -159,7 +181,7 @@ class Program:
     """
 
     def __init__(
-        self, tape: _Tape, results: list[int], many: bool, aliases: tuple[int | None, ...]
+        self, tape: Tape, results: list[int], many: bool, aliases: tuple[int | None, ...]
     ) -> None:
         aliases = aliases or (None,) * len(results)  # no memory was given
         self.many, self.results, self.aliases = many, results, aliases
@@ -209,16 +231,6 @@ class Program:
         if start < stop:
             self._run(operands, outs, slice(start, stop), block, ())
 
-    @staticmethod
-    def is_cast(operation: Any) -> bool:
-        """Whether a recorded operation is ``astype``."""
-        return isinstance(operation, _Cast)
-
-    @staticmethod
-    def is_where(operation: Any) -> bool:
-        """Whether a recorded operation is ``where``."""
-        return operation is _where
-
     def _run(
         self, operands: list, outs: list[np.ndarray], part: slice, block: int, width: tuple
     ) -> None:
@@ -255,7 +267,7 @@ class _Source:
                 f1(y0, s1, out=y0)
     """
 
-    def __init__(self, tape: _Tape, names: dict[int, str], dtypes: list, n_outs: int) -> None:
+    def __init__(self, tape: Tape, names: dict[int, str], dtypes: list, n_outs: int) -> None:
         self.names = names
         self.operands = [names[v.register] for v in tape.operands]
         self.outs = [f"y{k}" for k in range(n_outs)]
@@ -271,7 +283,7 @@ class _Source:
             given = ", ".join(names[r] for r in inputs)
             self.once.append(f"{names[made]} = {self._define('f', operation)}({given}).item()")
 
-    def add(self, tape: _Tape, step: Step) -> None:
+    def add(self, tape: Tape, step: Step) -> None:
         """Add one step."""
         operation, inputs, made = step
         given = [self.names[r] for r in inputs]
@@ -329,7 +341,7 @@ def _unpacked(operands: list[str], outs: list[str]) -> list[str]:
 COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)
 
 
-def _fused(tape: _Tape, results: list[int]) -> list[Step]:
+def _fused(tape: Tape, results: list[int]) -> list[Step]:
     """Leave casts between truth values and numbers to the ufunc before or after them.
 
     ``astype(a > b, dtype)`` and ``c * astype(mask, dtype)`` are then one pass in place of two: the
@@ -380,7 +392,7 @@ def _homes(
 
 
 def _lodge(
-    tape: _Tape,
+    tape: Tape,
     home: dict[int, int],
     copies: list[tuple[int, int]],
     aliases: tuple[int | None, ...],
@@ -407,7 +419,7 @@ def _lodge(
 
 
 def _scratch(
-    tape: _Tape, home: dict[int, int], copies: list[tuple[int, int]]
+    tape: Tape, home: dict[int, int], copies: list[tuple[int, int]]
 ) -> tuple[dict[int, int], list[Any]]:
     """Return the block of scratch memory of each register that needs one, and the blocks' dtypes.
 

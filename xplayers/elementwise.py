@@ -3,7 +3,8 @@
 An activation, its derivative and an optimizer's rule are written as plain functions of a namespace
 and arrays. Called, such a function runs as it stands on every library, with two differences: NumPy
 evaluates it in blocks that stay in the cache and, where the arrays are large, in threads; and it
-takes ``out=``. The plain function remains the definition, and both give the same bits.
+takes ``out=``. The plain function remains the definition, and both give the same bits. On CuPy
+arrays it can be one kernel, on request: see `xplayers.cuda`.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from xplayers._jit import compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._recording import StandIn
 from xplayers._trace import Program, Untraceable, trace
+from xplayers.cuda.switch import is_fused
 
 # Measured. In one thread the blocks of a rule's operands should stay in a second-level cache of
 # 1 MB, and be long enough that the call of a ufunc (1 us) is small beside its work. Threads want
@@ -117,6 +119,12 @@ class _Elementwise:
             and self._through_numpy(operands, out, options)
         ):
             return out
+        elif is_fused(xp):
+            from xplayers.cuda.kernels import evaluate
+
+            done, results = evaluate(self, operands, out, options)
+            if done:
+                return results
         results = self.function(xp, *operands, **options)
         return results if out is None else _write(xp, results, out)
 

@@ -28,6 +28,7 @@ from xplayers._arrays import (
     size,
     widened,
 )
+from xplayers.cuda.switch import is_fused
 from xplayers.layers.base import Buffer, Cache, Remembering
 
 __all__ = [
@@ -211,6 +212,16 @@ class SoftmaxWithLoss(Loss):
     ) -> tuple[Array, Cache]:
         self._check_shapes(arrays, scores, target)
         xp = namespace(scores)
+        plain = not (arrays or self.ignore_index is not None or self.label_smoothing)
+        norm: Any = max(math.prod(scores.shape[:-1]), 1)
+        if plain and is_fused(xp):
+            from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
+
+            divisor = norm if self.reduction == "mean" else 1.0
+            fused = softmax_cross_entropy(scores, target, divisor=divisor)
+            if fused is not None:
+                rows, e = fused
+                return self._reduced(xp, rows, norm), (e, scores)
         x = widened(xp, scores)
         z = x - xp.max(x, axis=-1, keepdims=True)
         e = xp.exp(z)
@@ -219,10 +230,9 @@ class SoftmaxWithLoss(Loss):
         labels = target.shape != scores.shape
         # On the host they have been checked; elsewhere a label out of range makes the loss NaN.
         valid = None if not labels or on_host(target) else self._in_range(target, x.shape[-1])
-        if labels and not (arrays or self.ignore_index is not None or self.label_smoothing):
+        if labels and plain:
             # sum(t) is 1, and the one score that counts is looked up
             at, t = _one_hot(xp, x, target)
-            norm: Any = max(size(target), 1)
             if valid is not None:
                 at = at * xp.astype(valid, at.dtype)[..., None]
             rows = xp.squeeze(xp.log(s) - xp.take_along_axis(z, at, axis=-1), axis=-1)

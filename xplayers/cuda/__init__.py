@@ -1,1 +1,13 @@
-"""CUDA beside the portable code: for CuPy arrays, on request only. Not yet run on a GPU."""
+"""CUDA beside the portable code, on request only: ``with xplayers.cuda.fused(): ...``.
+
+Kernels of our own (`switch`, `source`, `kernels`, `softmax_cross_entropy`), matrix products through
+cuBLASLt (`plans`, `gemm`) and training steps as CUDA graphs (`graph`), for CuPy arrays.
+
+Nothing here has been run on a GPU yet. Generated and hand-written kernels compile for sm_75, sm_80,
+sm_90 and sm_100, and their source, run through a host compiler, gives what NumPy gives. So they are
+asked for by name, and CuPy arrays are otherwise computed by the portable functions.
+"""
+
+from xplayers.cuda.switch import fused
+
+__all__ = ["fused"]

@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, check_same, is_half, namespace, widened
+from xplayers._memory import matmul
 from xplayers._recording import whole
 from xplayers.initializers import Rng, he_normal
 from xplayers.layers import convolution_host as host
@@ -382,7 +383,7 @@ def _correlate(xp: Namespace, x: Array, W: Array, b: Array, window: Window, grou
     def block(x: Array) -> Array:
         n = x.shape[0]
         columns = window.columns(xp, window.pad(xp, x), 2)
-        y = matrix @ xp.reshape(columns, (n, *lead, depth, places))
+        y = matmul(matrix, xp.reshape(columns, (n, *lead, depth, places)))
         y = xp.reshape(y, (n, n_out, places))
         if b is not None:
             y += b  # y is ours
@@ -415,7 +416,7 @@ def _spread(
 
     def block(dy: Array) -> Array:
         n = dy.shape[0]
-        columns = matrix @ xp.reshape(dy, (n, *lead, n_out // groups, places))
+        columns = matmul(matrix, xp.reshape(dy, (n, *lead, n_out // groups, places)))
         pieces = xp.reshape(columns, (n, n_in, *window.size, *outputs))
         dx = window.scatter(xp, pieces, sizes)
         if b is not None:
@@ -446,7 +447,7 @@ def _filter_grads(
         rows = dys.shape[1] * places
         columns = window.columns(xp, xp.permute_dims(window.pad(xp, x[part, ...]), swap), 1)
         columns = xp.reshape(columns, (*lead, depth, rows))
-        return xp.reshape(dys, (*lead, n_out // groups, rows)) @ columns.mT
+        return matmul(xp.reshape(dys, (*lead, n_out // groups, rows)), columns.mT)
 
     total, *rest = map(block, blocks(x, groups * depth * places))
     dtype = total.dtype

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, device, namespace, size
+from xplayers._arrays import Array, device, namespace, size
+from xplayers.cuda.switch import is_fused
+from xplayers.elementwise import elementwise
 from xplayers.layers.base import Buffer, Cache, Layer
 
 
@@ -52,12 +54,23 @@ class Dropout(Layer):
         self._store.placed = False
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        keep = self._keep(namespace(x), arrays["count"], x)
-        return self._masked(keep, x), (keep,)
+        xp, count = namespace(x), arrays["count"]
+        if is_fused(xp):
+            from xplayers.cuda.kernels import evaluate
+            from xplayers.cuda.source import INDEX
+
+            options = {"seed": self.seed, "rate": self.rate, "scale": self._scale}
+            done, results = evaluate(_dropped, (x, INDEX, count[0]), None, options)
+            if done:
+                y, keep = results
+                return y, (keep,)
+        place = xp.arange(size(x), dtype=xp.int32, device=device(x))
+        keep = xp.reshape(_kept(place, count, self.seed, self.rate), x.shape)
+        return self._masked(x, keep), (keep,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (keep,) = cache
-        return self._masked(keep, dy), {}
+        return self._masked(dy, keep), {}
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         return x * 1.0
@@ -65,19 +78,36 @@ class Dropout(Layer):
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         return {"count": arrays["count"] + 1}
 
-    def _masked(self, keep: Array, x: Array) -> Array:
-        scale = 0.0 if self.rate == 1.0 else 1.0 / (1.0 - self.rate)
+    def _masked(self, x: Array, keep: Array) -> Array:
+        if is_fused(namespace(x)):
+            return _scaled(x, keep, scale=self._scale)
         y = namespace(x).astype(keep, x.dtype)
-        y *= scale
+        y *= self._scale
         y *= x
         return y
 
-    def _keep(self, xp: Namespace, count: Array, x: Array) -> Array:
-        """Return the mask: True with probability ``1 - rate``, drawn by 24 bits of a hash."""
-        key = _mixed(count * _wrapped(0x9E3779B9) + _wrapped(self.seed * 0x85EBCA77))
-        place = xp.arange(size(x), dtype=xp.int32, device=device(x))
-        bits = _mixed(_mixed(place + key) ^ key) & 0xFFFFFF
-        return xp.reshape(bits >= round(self.rate * 2**24), x.shape)
+    @property
+    def _scale(self) -> float:
+        return 0.0 if self.rate == 1.0 else 1.0 / (1.0 - self.rate)
+
+
+@elementwise
+def _scaled(xp, x, keep, *, scale):
+    return xp.astype(keep, x.dtype) * scale * x
+
+
+@elementwise
+def _dropped(xp, x, place, count, *, seed, rate, scale):
+    """Return the values and the mask in one pass, where the place needs no memory."""
+    keep = _kept(place, count, seed, rate)
+    return _scaled.function(xp, x, keep, scale=scale), keep
+
+
+def _kept(place: Array, count: Array, seed: int, rate: float) -> Array:
+    """Return the mask: True with probability ``1 - rate``, drawn by 24 bits of a hash."""
+    key = _mixed(count * _wrapped(0x9E3779B9) + _wrapped(seed * 0x85EBCA77))
+    bits = _mixed(_mixed(place + key) ^ key) & 0xFFFFFF
+    return bits >= round(rate * 2**24)
 
 
 def _wrapped(n: int) -> int:

@@ -205,8 +205,7 @@ class MixedPrecision:
         after: Arrays = {}
         for name, g in grads.items():
             xp, dtype = namespace(g), params[name].dtype
-            g = xp.astype(g, dtype) * xp.astype(1.0 / scale, dtype)
-            after[name] = xp.where(xp.isfinite(g), g, math.nan)
+            after[name] = _unscaled(g, xp.astype(1.0 / scale, dtype), dtype=dtype)
         return after
 
     def updated(self, state: Arrays, good: Array) -> Arrays:
@@ -234,6 +233,12 @@ class MixedPrecision:
             message = f"MixedPrecision: {library_name(xp)} has no {self.dtype}; {fix}."
             raise TypeError(message)
         return getattr(xp, self.dtype)
+
+
+@elementwise
+def _unscaled(xp: Namespace, g: Array, factor: Any, *, dtype: DType) -> Array:
+    g = xp.astype(g, dtype) * factor
+    return xp.where(xp.isfinite(g), g, math.nan)
 
 
 def all_finite(grads: Mapping[str, Array]) -> Array:

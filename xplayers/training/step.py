@@ -337,9 +337,10 @@ class TrainStep:
             if name != "cupy":
                 message = f"TrainStep: compile='graph' is for cupy arrays, not {name}; use 'auto'."
                 raise ValueError(message)
+            from xplayers.cuda import fused
             from xplayers.cuda.graph import CapturedStep
 
-            return CapturedStep(functools.partial(self.pure, donate=True))
+            return CapturedStep(fused()(functools.partial(self.pure, donate=True)))
         if self.compile is not False and name == "jax":
             import jax
 

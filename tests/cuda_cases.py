@@ -1,0 +1,148 @@
+"""Every elementwise function of the package, with operands, as the CUDA tests need them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from helpers import values
+
+import xplayers as xl
+from xplayers import functional, optimizers
+from xplayers._jit import exact_source
+from xplayers._trace import trace
+from xplayers.cuda.source import INDEX, Kernel, Operand, translate
+from xplayers.layers import activations, dropout, recurrent
+from xplayers.training import precision
+
+HAS_BFLOAT16 = importlib.util.find_spec("ml_dtypes") is not None
+FLOATS = ("float16", "bfloat16", "float32", "float64")
+THERE = [d for d in FLOATS if d != "bfloat16" or HAS_BFLOAT16]
+ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Case:
+    """A function, and its operands by letter.
+
+    x: an array; p: a positive one; m: a mask; i: the index; c: a value in device memory; k: an
+    integer there; b: a truth value there. Numbers are Python's.
+    """
+
+    function: Any
+    operands: tuple[Any, ...]
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    aliases: tuple[int | None, ...] = ()
+
+    @property
+    def id(self) -> str:
+        options = [getattr(v, "__name__", str(v)) for v in self.options.values()]
+        return "-".join([self.function.__name__.strip("_"), *options]).replace(".", "_")
+
+    def __repr__(self) -> str:
+        return self.id
+
+    @property
+    def pure(self) -> Any:
+        return functools.partial(self.function.function, **self.options)
+
+    def kernel(self, dtype: str, name: str) -> Kernel:
+        floating = dtype_of(dtype)
+        kinds = {
+            "x": Operand("array", floating),
+            "p": Operand("array", floating),
+            "m": Operand("array", np.dtype(bool)),
+            "i": INDEX,
+            "c": Operand("scalar", floating),
+            "k": Operand("scalar", np.dtype("int32")),
+            "b": Operand("scalar", np.dtype(bool)),
+        }
+        operands = [kinds.get(o, o) for o in self.operands]
+        return translate(self.pure, operands, self.aliases, name)
+
+    def values(self, n: int, dtype: str) -> list[Any]:
+        """Return the operands of `n` elements."""
+        kind = dtype_of(dtype)
+        return [self._values(o, n, kind, seed) for seed, o in enumerate(self.operands)]
+
+    def _values(self, letter: Any, n: int, dtype: np.dtype, seed: int) -> Any:
+        x = values((n,), seed)
+        made = {
+            "x": lambda: x.astype(dtype),
+            "p": lambda: np.abs(x).astype(dtype),
+            "m": lambda: x > 0,
+            "i": lambda: np.arange(n, dtype="int32"),
+            "c": lambda: np.asarray(0.3 / (1 + seed)).astype(dtype),
+            "k": lambda: np.asarray(7, "int32"),
+            "b": lambda: np.asarray(True),
+        }
+        return made[letter]() if isinstance(letter, str) else letter
+
+
+def dtype_of(name: str) -> np.dtype:
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def cases() -> Iterator[Case]:
+    """Yield a case for each function, and for each of its forms."""
+    for function in found(functional):
+        yield Case(function, ("x",))
+    yield Case(functional.gelu, ("x",), {"approximate": "none"})
+    yield Case(functional.gelu_derivative, ("x",), {"approximate": "none"})
+    for name in ("leaky_relu", "elu", "softplus", "silu", "gelu"):
+        derivative = getattr(functional, f"{name}_derivative")
+        yield Case(activations._chain, ("x", "x"), {"derivative": derivative})
+    yield Case(activations._relu_and_mask, ("x",))
+    yield Case(activations._relu_vjp, ("x", "m"))
+    yield Case(activations._sigmoid_vjp, ("x", "x"))
+    yield Case(activations._tanh_vjp, ("x", "x"))
+    for function in found(recurrent):
+        yield Case(function, ("x",) * (function.__signature__.parameters.__len__()))
+    yield Case(precision._choose, ("x", "x", "b"), {}, (1,))
+    yield Case(precision._unscaled, ("x", "c"), {"dtype": np.dtype("float32")})
+    yield Case(dropout._scaled, ("x", "m"), {"scale": 1.25})
+    yield Case(dropout._dropped, ("x", "i", "k"), {"seed": 3, "rate": 0.2, "scale": 1.25})
+    for optimizer in OPTIMIZERS:
+        moments = len(optimizer.moments)
+        constants = optimizer.constants(np.asarray(3.0))
+        scalars = tuple("c" if isinstance(c, np.generic) else c for c in constants)
+        decay = 0.0 if optimizer.decoupled else optimizer.weight_decay
+        yield Case(
+            optimizers._apply,
+            ("x", "x", *"p" * moments, "c", *scalars),
+            {"rule": optimizer.rule, "weight_decay": decay},
+            (0, *range(2, 2 + moments)),
+        )
+
+
+OPTIMIZERS = [
+    xl.SGD(), xl.Momentum(), xl.Nesterov(), xl.AdaGrad(), xl.RMSprop(), xl.Adam(), xl.AdamW(),
+    xl.Adam(eps_hat=False, weight_decay=0.1),
+]  # fmt: skip
+
+
+def found(module: Any) -> list[Any]:
+    """Return the elementwise functions that a module defines."""
+    kind = type(functional.relu)
+    return [
+        f for f in vars(module).values() if isinstance(f, kind) and f.__module__ == module.__name__
+    ]
+
+
+def is_exact(case: Case) -> bool:
+    """Whether all operations of a function are exactly rounded in float32."""
+    operands = case.values(1, "float32")
+    samples = [np.ones(1, a.dtype) if isinstance(a, np.ndarray) else a for a in operands]
+    return exact_source(trace(case.pure, samples, case.aliases)) is not None
+
+
+CASES = list(cases())
+EXACT = [case for case in CASES if is_exact(case)]

@@ -1,0 +1,94 @@
+"""Kernels of our own where there is a GPU: ``pytest --xp=cupy``. Elsewhere nothing is run here.
+
+They are compiled by CuPy and launched, and compared with NumPy and with the portable code.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cuda_cases import CASES
+from helpers import TOLERANCE, assert_close, assert_same_bits, values
+
+import xplayers as xl
+from xplayers._arrays import to_numpy
+from xplayers.cuda import fused, kernels
+
+pytestmark = pytest.mark.only("cupy")
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """Return the list of launches, which the test fills."""
+    seen = []
+    call = kernels.Launcher.__call__
+
+    def counted(self, *args):
+        seen.append(args)
+        call(self, *args)
+
+    monkeypatch.setattr(kernels.Launcher, "__call__", counted)
+    return seen
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("case", [c for c in CASES if "i" not in c.operands], ids=repr)
+def test_functions(case, dtype, xpv, launches):
+    operands = case.values(100_003, dtype)
+    there = [xpv.asarray(a) if isinstance(a, np.ndarray) else a for a in operands]
+    with fused():
+        got = case.function(*there, **case.options)
+    assert len(launches) == 1
+    exact = [a.astype("float64") if getattr(a, "dtype", None) == dtype else a for a in operands]
+    with np.errstate(all="ignore"):
+        want = case.pure(np, *exact)
+    for y, w in zip(*(r if isinstance(r, tuple) else (r,) for r in (got, want)), strict=True):
+        assert_close(y, w, TOLERANCE[dtype])
+
+
+def test_dropout(xpv, launches):
+    x = values((300, 41)).astype("float32")
+    layer = xl.Dropout(0.3, seed=5)
+    count = np.asarray([11], "int32")
+    with fused():
+        y, (keep,) = layer.apply({"count": xpv.asarray(count)}, xpv.asarray(x))
+    assert len(launches) == 1
+    want, (mask,) = layer.apply({"count": count}, x)
+    assert_same_bits(to_numpy(keep), mask)
+    assert_close(y, want, TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize("classes", [10, 1024, 5000])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_softmax_with_loss(classes, dtype, xpv, launches):
+    scores, labels = values((33, classes)).astype(dtype), np.arange(33) % classes
+    loss = xl.SoftmaxWithLoss()
+    with fused():
+        value = loss.forward(xpv.asarray(scores), xpv.asarray(labels))
+        dx = loss.backward()
+    assert len(launches) == 1
+    want = loss.forward(scores.astype("float64"), labels)
+    assert_close(value, want, min(TOLERANCE[dtype], 1e-6))
+    assert_close(dx, loss.backward(), TOLERANCE[dtype])
+
+
+def test_training_is_that_of_the_portable_code(xpv, launches):
+    """Ten steps; parameters differ by rounding alone."""
+
+    def trained():
+        net = xl.Sequential(
+            xl.Affine.init(20, 64, rng=0), xl.Gelu(), xl.Dropout(0.2), xl.Affine.init(64, 10, rng=1)
+        )
+        step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam())
+        for k in range(10):
+            x, t = values((32, 20), k).astype("float32"), np.arange(32) % 10
+            step(xpv.asarray(x), xpv.asarray(t))
+        return net.params
+
+    want = {name: to_numpy(p) for name, p in trained().items()}
+    assert not launches
+    with fused():
+        got = trained()
+    assert len(launches) == 10 * (5 + len(want))  # two for Gelu, two for Dropout, the loss
+    for name, p in got.items():
+        assert_close(p, want[name], 1e-4, name)

@@ -1,0 +1,147 @@
+"""Every kernel, compiled by NVRTC for four generations of GPUs: it needs no GPU and no driver.
+
+``nox -s nvrtc`` brings the compiler; elsewhere these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import numpy as np
+import pytest
+from cuda_cases import ARCHITECTURES, CASES, EXACT, THERE, dtype_of
+
+from xplayers.cuda import softmax_cross_entropy
+from xplayers.cuda.source import OPTIONS, THREADS, library
+
+nvrtc = pytest.importorskip(
+    "cuda.bindings.nvrtc", reason="NVRTC is not installed: nox -s nvrtc", exc_type=ImportError
+)
+
+
+def checked(returned):
+    error, *values = returned
+    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS, error
+    return values[0] if values else None
+
+
+def is_there() -> bool:
+    try:
+        checked(nvrtc.nvrtcVersion()[:2])
+    except RuntimeError:  # the Python package without the library
+        return False
+    return True
+
+
+pytestmark = pytest.mark.skipif(not is_there(), reason="NVRTC is not installed: nox -s nvrtc")
+
+
+@functools.cache
+def compiled(text, architecture):
+    """Return the PTX of the source and what the assembler says, by kernel."""
+    program = checked(nvrtc.nvrtcCreateProgram(text.encode(), b"kernels.cu", 0, [], []))
+    options = [f"-arch={architecture}", *OPTIONS, "--ptxas-options=-v"]
+    (error,) = nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options])
+    log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program))
+    checked(nvrtc.nvrtcGetProgramLog(program, log))
+    assert error == nvrtc.nvrtcResult.NVRTC_SUCCESS, log.decode()[:4000]
+    assert checked(nvrtc.nvrtcGetCUBINSize(program))
+    ptx = b" " * checked(nvrtc.nvrtcGetPTXSize(program))
+    checked(nvrtc.nvrtcGetPTX(program, ptx))
+    nvrtc.nvrtcDestroyProgram(program)
+    entries = re.split(r"(?=\.visible \.entry )", ptx.decode())[1:]
+    assembled = re.split(r"Compiling entry function '", log.decode())[1:]
+    return (
+        {re.match(r"\.visible \.entry (\w+)", e)[1]: e for e in entries},
+        {a.partition("'")[0]: a for a in assembled},
+    )
+
+
+def kernels():
+    return {
+        (case, dtype): case.kernel(dtype, f"{i}_{dtype}")
+        for i, case in enumerate(CASES)
+        for dtype in THERE
+    }
+
+
+@functools.cache
+def everything(architecture):
+    text = "\n".join([library(), *[k.body for k in kernels().values()]])
+    return compiled(text, architecture)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_generated_kernels(architecture):
+    """They compile, and four blocks fit into the registers of a multiprocessor."""
+    entries, assembled = everything(architecture)
+    names = {k.name for k in kernels().values()}
+    assert names == set(entries) == set(assembled)
+    for name, words in assembled.items():
+        assert_lean(name, words)
+
+
+def assert_lean(name, words, registers=65_536 // (4 * THREADS)):
+    """Some spill a value or two, which the assembler does to let one more block in."""
+    assert int(re.search(r"Used (\d+) registers", words)[1]) <= registers, name
+    assert int(re.search(r"(\d+) bytes spill stores", words)[1]) <= 64, name
+
+
+WIDE = {"float64": "float64"}  # the others are float32 inside
+SOFTMAX = [
+    (scores, target, gradient, labels, warps)
+    for scores in THERE
+    for target, gradient, labels in (
+        ("int32", WIDE.get(scores, "float32"), True),
+        ("int64", scores, True),
+        ("bool", WIDE.get(scores, "float32"), False),
+        (scores, scores, False),
+    )
+    for warps in (1, softmax_cross_entropy._WARPS)
+]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_softmax_cross_entropy(architecture):
+    bodies = []
+    for i, (scores, target, gradient, labels, warps) in enumerate(SOFTMAX):
+        dtypes = [dtype_of(d) for d in (scores, target, gradient)]
+        body, name = softmax_cross_entropy.source(*dtypes, labels, warps)
+        bodies.append(body.replace(name, f"softmax_{i}"))
+    text = "\n".join([softmax_cross_entropy.template(), *bodies])
+    entries, assembled = compiled(text, architecture)
+    assert len(entries) == len(SOFTMAX)
+    for name, words in assembled.items():
+        assert_lean(name, words, registers=80)  # of float64
+
+
+@pytest.mark.parametrize("case", EXACT, ids=repr)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_what_is_exactly_rounded_stays_so(case, dtype):
+    """No product and sum become one operation, and no quotient or root is approximate."""
+    entry = everything("sm_80")[0][kernels_by_case()[case, dtype].name]
+    assert "fma" not in entry
+    assert "approx" not in entry
+    assert ".ftz" not in entry
+
+
+@functools.cache
+def kernels_by_case():
+    return kernels()
+
+
+@pytest.mark.parametrize("dtype", THERE)
+@pytest.mark.parametrize("case", [c for c in CASES if c.id != "choose"], ids=repr)
+def test_accesses_of_16_bytes(case, dtype):
+    """Those of each array of floats (the compiler lets `choose` read one of its two alone)."""
+    kernel = kernels_by_case()[case, dtype]
+    entry = everything("sm_80")[0][kernel.name]
+    bits = r"\.global(?:\.nc)?\.v(\d)\.\w(\d+)"
+    loads, stores = (
+        [int(n) * int(b) for n, b in re.findall(f"{kind}{bits}", entry)] for kind in ("ld", "st")
+    )
+    arrays = [dtype_of(dtype) for o in case.operands if o in ("x", "p")]
+    results = [d for d in kernel.result_dtypes if d != np.bool_]
+    assert loads.count(128) == sum(kernel.width * d.itemsize // 16 for d in arrays)
+    assert stores.count(128) == sum(kernel.width * d.itemsize // 16 for d in results)

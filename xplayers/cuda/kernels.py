@@ -1,0 +1,182 @@
+"""Generated kernels on CuPy arrays: which operands fit, what is kept, how a kernel is launched.
+
+Nothing here has been run on a GPU yet; see `xplayers.cuda`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from xplayers._trace import Untraceable
+from xplayers.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, translate
+
+RESIDENT = 2048  # threads that a multiprocessor holds at most
+
+
+class Launcher:
+    """Runs a kernel where its arrays are, on CuPy's current stream there.
+
+    It is compiled at the first launch on a device, and CuPy keeps what it has compiled on disk.
+    """
+
+    def __init__(self, text: str, name: str) -> None:
+        import cupy
+
+        self._kernel = cupy.RawKernel(text, name, OPTIONS)
+
+    def __call__(self, device: Any, blocks: int, threads: int, args: Sequence[Any]) -> None:
+        """Launch at most so many blocks as the device holds at once; kernels loop over the rest."""
+        most = _multiprocessors(device.id) * (RESIDENT // threads)
+        with device:
+            self._kernel((min(blocks, most),), (threads,), tuple(args))
+
+
+@functools.cache
+def _multiprocessors(device_id: int) -> int:
+    import cupy
+
+    return cupy.cuda.Device(device_id).attributes["MultiProcessorCount"]
+
+
+class Plan:
+    """A kernel of an elementwise function, for operands of given kinds."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+        self.launcher = Launcher(kernel.text, kernel.name)
+
+    def run(self, operands: Sequence[Any], outs: Sequence[Any]) -> None:
+        """Evaluate all elements."""
+        kernel, first = self.kernel, operands[0]
+        n = first.size
+        if not n:
+            return
+        args = [np.int64(n), *[operands[r] for r in kernel.pointers]]
+        args += [outs[k] for k in kernel.own]
+        args += kernel.values(operands)
+        blocks = -(-n // (kernel.width * THREADS))
+        self.launcher(first.device, blocks, THREADS, args)
+
+
+def evaluate(
+    function: Any, operands: Sequence[Any], out: Any, options: dict[str, Any]
+) -> tuple[bool, Any]:
+    """Evaluate an elementwise function by a kernel.
+
+    Parameters
+    ----------
+    function : callable
+        What `xplayers.elementwise` returns.
+    operands : sequence
+        CuPy arrays of the shape of the first one, 0-d CuPy arrays, Python numbers, and `INDEX`.
+    out : array, tuple of array or None
+        Memory of the results; an operand, or apart from all of them.
+    options : dict
+        Constants of the function.
+
+    Returns
+    -------
+    done : bool
+        False where this is nothing for a kernel.
+    results : array or tuple of array
+        `out`, or new arrays.
+    """
+    fit = _fit(operands, out)
+    if fit is None:
+        return False, None
+    kinds, outs, aliases = fit
+    key = ("cuda", *kinds, None, *aliases, *[(k, type(v), v) for k, v in options.items()])
+    try:
+        plan = function._programs[key]
+    except KeyError:
+        plan = function._programs[key] = _plan(function, operands, kinds, aliases, options)
+    if plan is None:
+        return False, None
+    dtypes = plan.kernel.result_dtypes
+    if not outs:
+        outs = tuple([empty(operands[0], operands[0].shape, dtype) for dtype in dtypes])
+    elif tuple([o.dtype for o in outs]) != dtypes:
+        return False, None
+    plan.run(operands, outs)
+    return True, outs if plan.kernel.many else outs[0]
+
+
+def _plan(
+    function: Any,
+    operands: Sequence[Any],
+    kinds: Sequence[Any],
+    aliases: Sequence[int | None],
+    options: dict[str, Any],
+) -> Plan | None:
+    given = []
+    for a, kind in zip(operands, kinds, strict=True):
+        if isinstance(kind, np.dtype):
+            given.append(Operand("array", kind))
+        elif isinstance(kind, tuple):
+            given.append(Operand("scalar", *kind))
+        else:
+            given.append(a)
+    pure = functools.partial(function.function, **options)
+    try:
+        return Plan(translate(pure, given, aliases, function.__name__.strip("_")))
+    except Untraceable:
+        return None
+
+
+def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
+    """Return the kinds of the operands, the outs, and which operand each of these is, if any.
+
+    None, unless all arrays are contiguous, of one shape and on one device. The kind of an array is
+    its dtype, of a scalar in device memory a tuple of that, and of a number its type.
+    """
+    first = operands[0]
+    array, shape, place = type(first), first.shape, first.data.device_id
+    kinds: list[Any] = []
+    pointers: list[int | None] = []
+    for a in operands:
+        kind: Any = type(a)
+        pointer = None
+        if kind is array:
+            memory, kind = a.data, a.dtype
+            if memory.device_id != place:
+                return None
+            if a.shape == shape:
+                if not a.flags.c_contiguous:
+                    return None
+                pointer = memory.ptr
+            elif a.ndim:
+                return None
+            else:
+                kind = (kind,)
+        elif a is INDEX:
+            kind = a
+        elif kind not in (float, int, bool):
+            return None
+        kinds.append(kind)
+        pointers.append(pointer)
+    outs = () if out is None else out if isinstance(out, tuple) else (out,)
+    aliases = []
+    for o in outs:
+        if type(o) is not array or o.shape != shape or not o.flags.c_contiguous:
+            return None
+        memory = o.data
+        times = pointers.count(memory.ptr)
+        if times > 1 or memory.device_id != place:
+            return None
+        alias = pointers.index(memory.ptr) if times else None
+        if alias is not None and kinds[alias] != o.dtype:
+            return None
+        aliases.append(alias)
+    return kinds, outs, aliases if any(alias is not None for alias in aliases) else []
+
+
+def empty(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+    """Return an array without values on the device of the array `like`."""
+    import cupy
+
+    with like.device:
+        return cupy.empty(shape, dtype)

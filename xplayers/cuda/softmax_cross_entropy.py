@@ -1,0 +1,114 @@
+"""Softmax cross entropy of CuPy arrays: losses and gradient in one kernel.
+
+Nothing here has been run on a GPU yet; see `xplayers.cuda`.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+
+from xplayers._trace import Untraceable
+from xplayers.cuda import kernels
+from xplayers.cuda.source import c_name, library, part
+
+_ONE_WARP = 1024  # up to so many classes a row is read by one warp, above by a block
+_WARPS = 8
+_THREADS = 128  # of a block of rows that are read by one warp each
+
+
+def softmax_cross_entropy(
+    scores: Any, target: Any, *, divisor: float = 1.0, dtype: Any = None
+) -> tuple[Any, Any] | None:
+    """Return the loss of each row, and the gradient of their sum divided by `divisor`.
+
+    Parameters
+    ----------
+    scores : cupy.ndarray
+        Shape ``(..., c)``; float16, bfloat16, float32 or float64.
+    target : cupy.ndarray
+        Integer labels of shape ``(...)``, or weights of the classes of shape ``(..., c)`` in any
+        real dtype.
+    divisor : float
+        Of the gradient alone: the number of rows, for the mean.
+    dtype : dtype, optional
+        Of the gradient: that of the scores or, by default, of the losses.
+
+    Returns
+    -------
+    losses : cupy.ndarray
+        Shape ``(...)``, float32, or float64 for scores in float64. NaN where a label is out of
+        range.
+    gradient : cupy.ndarray
+        Shape ``(..., c)``.
+
+    None where this is nothing for the kernel: arrays that are not contiguous, or have no element.
+    """
+    shape, labels = scores.shape, target.shape != scores.shape
+    expected = shape[:-1] if labels else shape
+    contiguous = scores.flags.c_contiguous and target.flags.c_contiguous
+    together = scores.data.device_id == target.data.device_id
+    if not (contiguous and together and scores.size) or target.shape != expected:
+        return None
+    inside = np.dtype("float64" if scores.dtype == np.float64 else "float32")
+    dtype = inside if dtype is None else np.dtype(dtype)
+    classes = shape[-1]
+    warps = 1 if classes <= _ONE_WARP else _WARPS
+    try:
+        launcher = _launcher(scores.dtype, target.dtype, dtype, labels, warps)
+    except Untraceable:
+        return None
+    losses = kernels.empty(scores, shape[:-1], inside)
+    gradient = kernels.empty(scores, shape, dtype)
+    rows = math.prod(shape[:-1])
+    threads = _THREADS if warps == 1 else 32 * warps
+    args = [np.int64(rows), np.int64(classes), scores, target, inside.type(divisor)]
+    blocks = -(-rows * 32 * warps // threads)
+    launcher(scores.device, blocks, threads, [*args, losses, gradient])
+    return losses, gradient
+
+
+def source(
+    scores: np.dtype, target: np.dtype, gradient: np.dtype, labels: bool, warps: int
+) -> tuple[str, str]:
+    """Return body and name of the kernel for given dtypes."""
+    if scores.kind not in "fV" or (labels and target.kind not in "iu"):
+        raise Untraceable
+    inside = "double" if scores == np.float64 else "float"
+    s, t, g = (c_name(d) for d in (scores, target, gradient))
+    kind = "labels" if labels else "weights"
+    name = f"xplayers_softmax_cross_entropy_{kind}"  # in profiles
+    body = _BODY.format(
+        name=name, labels=str(labels).lower(), threads=max(_THREADS, 32 * warps), warps=warps,
+        inside=inside, scores=s, target=t, gradient=g,
+    )  # fmt: skip
+    return body, name
+
+
+@functools.cache
+def template() -> str:
+    """Return the source that the kernels for all dtypes share."""
+    return f"{library()}\n{part('softmax_cross_entropy.cu')}"
+
+
+@functools.cache
+def _launcher(
+    scores: np.dtype, target: np.dtype, gradient: np.dtype, labels: bool, warps: int
+) -> kernels.Launcher:
+    body, name = source(scores, target, gradient, labels, warps)
+    return kernels.Launcher(f"{template()}\n{body}", name)
+
+
+_BODY = """\
+extern "C" __global__ void __launch_bounds__({threads})
+{name}(
+    const i64 rows, const i64 classes, const {scores}* scores, const {target}* target,
+    const {inside} divisor, {inside}* losses, {gradient}* gradient)
+{{
+    softmax_cross_entropy<{labels}, {warps}>(
+        rows, classes, scores, target, divisor, losses, gradient);
+}}
+"""

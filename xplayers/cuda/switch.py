@@ -1,0 +1,45 @@
+"""Whether CuPy arrays are computed by kernels of our own."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+_on: contextvars.ContextVar[bool] = contextvars.ContextVar("xplayers.cuda.fused", default=False)
+
+
+@contextlib.contextmanager
+def fused(on: bool = True) -> Iterator[None]:
+    """Let elementwise functions, dropout and softmax cross entropy be one kernel each.
+
+    Parameters
+    ----------
+    on : bool
+        False takes it back, for a part of a block.
+
+    Notes
+    -----
+    It holds for CuPy arrays, in the block and the thread that it is written in, and is no setting:
+    what is called elsewhere is as before. Results are those of the portable functions up to
+    rounding: float16 and bfloat16 are float32 inside and rounded once, and exponentials are CUDA's.
+    Arrays that are not contiguous, or not of one shape, are computed by the portable functions.
+
+    No kernel has been run on a GPU yet.
+
+    Examples
+    --------
+    >>> with fused():
+    ...     pass  # step(x, t)
+    """
+    token = _on.set(on)
+    try:
+        yield
+    finally:
+        _on.reset(token)
+
+
+def is_fused(xp: Any) -> bool:
+    """Whether arrays of the namespace `xp` are computed by kernels of our own here."""
+    return _on.get() and xp.__name__ == "array_api_compat.cupy"
