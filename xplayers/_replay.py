@@ -224,11 +224,8 @@ class _Compiler:
         """Return for each root the operation that uses it last."""
         last: dict[int, int] = {}
         for at, operation in enumerate(self.operations):
-            group = self.groups.get(at)
-            when = at if group is None else group.members[-1]
             for r in (*self._read(operation), *operation.results):
-                root = self.kinds[r].root
-                last[root] = max(last.get(root, 0), when)
+                last[self.kinds[r].root] = at
         for r in (self.value, *self.updates.values()):
             last[self.kinds[r].root] = len(self.operations)
         return last
@@ -249,9 +246,16 @@ class _Compiler:
                 self._emit_elementwise(operation.function, group.operands, group.outs, operation)
             for root in [r for r in self.block_of if self.last[r] == at]:
                 free.append(self.block_of.pop(root))
-        for home, made in self.updates.items():
-            if self.static.get(made) is not self.homes[home]:
-                self.lines.append(f"{self._name(home)}[...] = {self._name(made)}")
+        late = {h: m for h, m in self.updates.items() if self.static.get(m) is not self.homes[h]}
+        copied = {m for m in late.values() if self.kinds[m].root in self.homes}
+        asarray = namespace(self.like).asarray
+        for made in copied:  # parts of the old state, which may be written over
+            self.lines.append(
+                f"v{int(made)} = {self._define(asarray)}({self._name(made)}, copy=True)"
+            )
+        for home, made in late.items():
+            value = f"v{int(made)}" if made in copied else self._name(made)
+            self.lines.append(f"{self._name(home)}[...] = {value}")
         value = self._name(self.value)
         if self.kinds[self.value].number:
             value = f"{self._define(np.asarray)}({value})"
