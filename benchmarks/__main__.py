@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entries = memory.entries(chosen, names, **options)
     elif args.scaling:
         kind, table = "scaling", scaling.table
-        entries = scaling.entries(names, **options)
+        entries = scaling.entries(scaling.SERIES, names, **options)
     else:
         kind, table = "workloads", report.table
         entries = measure.entries(chosen, names, fresh=not args.quick, **options)

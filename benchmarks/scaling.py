@@ -44,11 +44,11 @@ SERIES = (
 
 
 def entries(
+    series: Sequence[Series],
     implementations: Sequence[str],
     *,
     threads: int,
     say: Callable[[str], None],
-    series: Sequence[Series] = SERIES,
     **options: Any,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure each series, and yield its name and its entry of the JSON.
