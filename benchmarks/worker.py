@@ -47,7 +47,7 @@ class Worker:
         if getattr(self.maker, self.workload.kind, None) is None:
             return {"skipped": True}
         task = self._build()
-        if task.figures or not task.compared:
+        if task.figures or task.comparable is None:
             return {}
         values = []
         for _ in range(REPEATED):
@@ -129,7 +129,8 @@ def _made(implementation: str) -> Any:
 def _fingerprints(task: Task) -> list[tuple[float, float]]:
     result = task.run()
     task.wait(result)
-    return [v for array in result for v in fingerprint(np.asarray(array))]
+    assert task.comparable is not None
+    return [v for array in task.comparable(result) for v in fingerprint(np.asarray(array))]
 
 
 def _checked_rate(data: dict[str, Any]) -> float:

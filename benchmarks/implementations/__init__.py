@@ -55,7 +55,8 @@ class Task:
     run: Callable[[], Any]
     wait: Callable[[Any], Any] = lambda result: None
     figures: Callable[[int], dict[str, float]] | None = None  # of a task that times itself
-    compared: bool = True  # whether what it computes can be compared with others
+    # The result as all others have it; None: it is compared with no other.
+    comparable: Callable[[Any], Any] | None = lambda result: result
 
 
 def learnt(layer: LayerData) -> list[str]:
