@@ -150,7 +150,7 @@ def fingerprint(array: np.ndarray) -> list[tuple[float, float]]:
     norm = float(np.linalg.norm(flat))
     if flat.size == 1:
         return [(float(flat[0]), norm)]
-    signs = np.random.default_rng(1).choice([-1.0, 1.0], flat.size)
+    signs = 1.0 - 2.0 * (np.frombuffer(np.random.default_rng(1).bytes(flat.size), np.uint8) & 1)
     return [(norm, norm), (float(flat @ signs), norm)]
 
 

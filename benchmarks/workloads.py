@@ -63,7 +63,7 @@ WORKLOADS = (
     ),
     layer(
         "convolution-1x28x28", (128, 1, 28, 28), ("convolution", 32, 5),
-        "Convolution of 28 x 28 with 32 filters 5 x 5, batch 128",
+        "Convolution of 28 x 28 with 32 filters 5 x 5, batch 128", slow=True,
     ),
     layer(
         "convolution-32x14x14", (128, 32, 14, 14), ("convolution", 64, 3),
