@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, measure, report
+from benchmarks import machine, measure, memory, picture, report, resident, scaling
 from benchmarks.implementations import IMPLEMENTATIONS, NOT_QUICK
-from benchmarks.pool import WorkerFailed
 from benchmarks.workloads import WORKLOADS, Workload
 
 
@@ -30,24 +29,40 @@ def parser() -> argparse.ArgumentParser:
         help="a further implementation, of the form benchmarks/implementations describes",
     )
     p.add_argument("--quick", action="store_true", help="two minutes; leaves out what is slow")
-    p.add_argument("--rounds", type=int, help="turns of each worker (15; with --quick 3)")
-    p.add_argument("--seconds", type=float, help="length of a turn (0.3; with --quick 0.1)")
+    p.add_argument("--memory", action="store_true", help="instead, the peak memory of steps")
+    p.add_argument(
+        "--scaling",
+        metavar="PICTURE",
+        type=Path,
+        help="instead, how the time of a step grows, drawn there (.png, .svg, .pdf)",
+    )
+    p.add_argument("--rounds", type=int, help="turns of each worker (15; in other reports 3)")
+    p.add_argument("--seconds", type=float, help="length of a turn (0.3; in other reports 0.1)")
     p.add_argument("--threads", type=int, default=machine.usable_cores(), help="for all libraries")
     p.add_argument("--json", metavar="PATH", type=Path, help="write the results there")
     return p
 
 
-def selected(only: str | None, quick: bool) -> list[Workload]:
-    if only:
-        return [w for w in WORKLOADS if re.search(only, w.name)]
-    return [w for w in WORKLOADS if not w.hidden and not (quick and w.slow)]
+def selected(args: argparse.Namespace) -> list[Workload]:
+    if args.memory:
+        names = "|".join(f"^{name}$" for name in memory.WORKLOADS)
+        matching = [w for w in WORKLOADS if re.search(args.only or names, w.name)]
+        return [w for w in matching if w.kind == "step"]
+    if args.only:
+        return [w for w in WORKLOADS if re.search(args.only, w.name)]
+    return [w for w in WORKLOADS if not w.hidden and not (args.quick and w.slow)]
 
 
-def implementations(pattern: str | None, also: Sequence[str], quick: bool) -> list[str]:
-    names = [n for n in IMPLEMENTATIONS if re.search(pattern or "", n)]
-    if quick and not pattern:
-        names = [n for n in names if n not in NOT_QUICK]
-    return names + list(also)
+def implementations(args: argparse.Namespace) -> list[str]:
+    if args.implementations:
+        names = [name for name in IMPLEMENTATIONS if re.search(args.implementations, name)]
+    elif args.memory:
+        names = list(memory.IMPLEMENTATIONS)
+    elif args.scaling:
+        names = list(scaling.IMPLEMENTATIONS)
+    else:
+        names = [name for name in IMPLEMENTATIONS if not (args.quick and name in NOT_QUICK)]
+    return names + args.also
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,8 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return command.main(arguments[1:])
     args = parser().parse_args(arguments)
-    chosen = selected(args.only, args.quick)
-    names = implementations(args.implementations, args.also, args.quick)
+    chosen, names = selected(args), implementations(args)
     if args.list:
         for w in chosen:
             print(f"{w.name:<30}{w.title}{' (not with --quick)' if w.slow else ''}")
@@ -67,44 +81,48 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not chosen or not names:
         print("nothing to measure: see --list", file=sys.stderr)
         return 2
-    facts = machine.facts(args.threads)
-    results: dict[str, Any] = {
+    if args.memory and not resident.measurable():
+        print("--memory needs the /proc of Linux", file=sys.stderr)
+        return 2
+    if args.scaling and (problem := picture.problem(args.scaling)):
+        print(f"--scaling: {problem}", file=sys.stderr)
+        return 2
+    short = args.quick or args.memory or args.scaling
+    options: dict[str, Any] = {"rounds": args.rounds or (3 if short else 15)}
+    if not args.memory:
+        options["seconds"] = args.seconds or (0.1 if short else 0.3)
+        options["attempts"] = 1 if args.quick else 3
+    results = {
         "date": datetime.date.today().isoformat(),
-        "machine": facts,
-        "rounds": args.rounds or (3 if args.quick else 15),
-        "seconds": args.seconds or (0.1 if args.quick else 0.3),
-        "attempts": 1 if args.quick else 3,
-        "workloads": {},
+        "machine": machine.facts(args.threads),
+        **options,
     }
     print(report.header(results), flush=True)
-    for workload in chosen:
-        entry = _measured(workload, names, args.threads, results)
-        results["workloads"][workload.name] = entry
-        print(f"\n{report.table(workload.name, entry)}", flush=True)
-        if args.json:  # after each workload: a run that is broken off has not been for nothing
+    options |= {"threads": args.threads, "say": _say}
+    if args.memory:
+        kind, table = "memory", memory.table
+        entries = memory.entries(chosen, names, **options)
+    elif args.scaling:
+        kind, table = "scaling", scaling.table
+        entries = scaling.entries(scaling.SERIES, names, **options)
+    else:
+        kind, table = "workloads", report.table
+        entries = measure.entries(chosen, names, fresh=not args.quick, **options)
+    found = results[kind] = {}
+    for name, entry in entries:
+        found[name] = entry
+        print(f"\n{table(name, entry)}", flush=True)
+        if args.json:  # after each entry: a run that is broken off has not been for nothing
             args.json.write_text(json.dumps(results, indent=1) + "\n")
-    return int(any("failed" in entry for entry in results["workloads"].values()))
+    failed = any("failed" in entry for entry in found.values())
+    if args.scaling and not failed:
+        picture.draw(found, args.scaling)
+    return int(failed)
 
 
-def _measured(
-    workload: Workload, names: Sequence[str], threads: int, results: dict[str, Any]
-) -> dict[str, Any]:
-    def say(text: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{workload.name}: {text}", end="\r", file=sys.stderr, flush=True)
-
-    try:
-        return measure.run(
-            workload,
-            names,
-            threads=threads,
-            rounds=results["rounds"],
-            seconds=results["seconds"],
-            attempts=results["attempts"],
-            say=say,
-        )
-    except (measure.Disagreement, WorkerFailed) as error:
-        return {"title": workload.title, "failed": str(error)}
+def _say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\033[K{text}", end="\r", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
-"""One workload: start the workers, let them agree, time them by turns, and sum up."""
+"""One workload: let the workers build it and agree, time them by turns, and sum up."""
 
 from __future__ import annotations
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.machine import busy_seconds, usable_cores
-from benchmarks.pool import Process
+from benchmarks.pool import Process, WorkerFailed, workers
 from benchmarks.workloads import Workload
 
 TOLERANCE = 1e-3
@@ -23,26 +24,62 @@ class Disagreement(Exception):
     """Two implementations of a workload do not compute the same thing."""
 
 
-def run(
-    workload: Workload,
+def entries(
+    chosen: Sequence[Workload],
     implementations: Sequence[str],
     *,
     threads: int,
+    fresh: bool,
+    say: Callable[[str], None],
+    **options: Any,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure workloads, and yield their names and entries of the JSON.
+
+    With `fresh` each has new workers; else they are the same for all, which saves the time in which
+    libraries are imported, until one of them has failed. The rest as in `run`.
+    """
+    remaining = list(chosen)
+    while remaining:
+        with workers(implementations, threads) as processes:
+            while remaining:
+                workload = remaining.pop(0)
+                with failures(workload.title) as entry:
+                    entry |= run(
+                        workload, processes, say=lambda text, w=workload: say(f"{w.name}: {text}"),
+                        **options,
+                    )  # fmt: skip
+                yield workload.name, entry
+                if fresh or "failed" in entry:
+                    break
+
+
+@contextlib.contextmanager
+def failures(title: str) -> Iterator[dict[str, Any]]:
+    """Give an entry to fill, in which it is said if workers fail or disagree."""
+    entry: dict[str, Any] = {"title": title}
+    try:
+        yield entry
+    except (Disagreement, WorkerFailed) as error:
+        entry["failed"] = str(error)
+
+
+def run(
+    workload: Workload,
+    processes: Sequence[Process],
+    *,
     rounds: int,
     seconds: float,
     attempts: int = 1,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure a workload, and return its entry of the JSON.
+    """Measure a workload, and return what its entry of the JSON has beside the title.
 
     Parameters
     ----------
     workload : Workload
         What to measure.
-    implementations : sequence of str
-        Whom to measure; those without this kind of workload are left out.
-    threads : int
-        For every library the same.
+    processes : sequence of Process
+        Whom to measure.
     rounds : int
         How often each worker has its turn.
     seconds : float
@@ -52,25 +89,19 @@ def run(
     say : callable
         Takes progress messages.
     """
-    entry: dict[str, Any] = {"title": workload.title, "not_run": {}}
-    with _workers(workload.name, implementations, threads) as processes:
-        say("starting")
-        workers = _started(processes, entry["not_run"])
-        say("checking")
-        for worker in workers:
-            worker.send("check")
-        values = {worker.name: worker.receive()["values"] for worker in workers}
-        check_agreement(workload.name, values)
-        for worker in workers:  # one after the other from here on
-            say(f"preparing {worker.name}")
-            worker.ask("prepare", seconds=seconds)
-        replies: dict[str, list[dict[str, Any]]] = {worker.name: [] for worker in workers}
-        for number in range(rounds):
-            say(f"round {number + 1} of {rounds}")
-            # Each round begins with another worker, so that none always follows the same one.
-            for i in range(len(workers)):
-                worker = workers[(i + number) % len(workers)]
-                replies[worker.name].append(_turn(worker, attempts))
+    entry: dict[str, Any] = {"not_run": {}}
+    say("starting and checking")
+    started = _started(workload, processes, entry["not_run"])
+    for worker in started:  # one after the other from here on
+        say(f"preparing {worker.name}")
+        worker.ask("prepare", seconds=seconds)
+    replies: dict[str, list[dict[str, Any]]] = {worker.name: [] for worker in started}
+    for number in range(rounds):
+        say(f"round {number + 1} of {rounds}")
+        # Each round begins with another worker, so that none always follows the same one.
+        for i in range(len(started)):
+            worker = started[(i + number) % len(started)]
+            replies[worker.name].append(_turn(worker, attempts))
     others = [r["others"] for found in replies.values() for r in found]
     entry["others"] = None if None in others or not others else summary(others)
     if workload.kind == "shell":
@@ -91,40 +122,32 @@ def _turn(worker: Process, attempts: int) -> dict[str, Any]:
         time.sleep(REST)
         start, busy = time.perf_counter(), busy_seconds()
         reply = worker.ask("time")
-        reply["others"] = None
-        if busy is not None:
-            took = time.perf_counter() - start
-            elsewhere = busy_seconds() - busy - reply["cpu_seconds"]
-            reply["others"] = max(0.0, elsewhere / (took * usable_cores()))
-        turns.append(reply)
-        if busy is None or reply["others"] < DISTURBED:
+        took, now = time.perf_counter() - start, busy_seconds()
+        others = None
+        if busy is not None and now is not None:
+            others = max(0.0, (now - busy - reply["cpu_seconds"]) / (took * usable_cores()))
+        turns.append(reply | {"others": others})
+        if others is None or others < DISTURBED:
             break
     return min(turns, key=lambda reply: reply["others"] or 0.0)
 
 
-@contextlib.contextmanager
-def _workers(workload: str, implementations: Sequence[str], threads: int) -> Iterator[list]:
-    processes: list[Process] = []
-    try:
-        for name in implementations:
-            processes.append(Process(workload, name, threads))
-        yield processes
-    finally:
-        for process in processes:
-            process.close()
-
-
-def _started(processes: Sequence[Process], not_run: dict[str, str]) -> list[Process]:
+def _started(
+    workload: Workload, processes: Sequence[Process], not_run: dict[str, str]
+) -> list[Process]:
     """Return the workers that have something to run; the reasons of others go to `not_run`."""
     for process in processes:
-        process.send("start")
-    started = []
+        process.send("start", workload=asdict(workload))
+    started, values = [], {}
     for process in processes:
         reply = process.receive()
         if "not_run" in reply:
             not_run[process.name] = reply["not_run"]
         elif "skipped" not in reply:
             started.append(process)
+        if "values" in reply:
+            values[process.name] = reply["values"]
+    check_agreement(workload.name, values)
     return started
 
 
@@ -179,7 +202,7 @@ def ratio(a: Sequence[float], b: Sequence[float]) -> float:
     return median(x / y for x, y in zip(a, b, strict=True))
 
 
-def summary(values: Sequence[float]) -> dict[str, float]:
+def summary(values: Sequence[float]) -> dict[str, Any]:
     low, high = min(values), max(values)
     if len(values) > 1:
         low, _, high = quantiles(values, n=4, method="inclusive")

@@ -1,10 +1,12 @@
-"""The parent's side of the workers: one process for each implementation of a workload."""
+"""The parent's side of the workers: one process for each implementation."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks.machine import ROOT, worker_environment
@@ -17,10 +19,10 @@ class WorkerFailed(Exception):
 class Process:
     """A worker process, and the conversation with it."""
 
-    def __init__(self, workload: str, implementation: str, threads: int) -> None:
+    def __init__(self, implementation: str, threads: int) -> None:
         self.name = implementation
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", workload, implementation],
+            [sys.executable, "-m", "benchmarks.worker", implementation],
             env=worker_environment(threads),
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -61,3 +63,16 @@ class Process:
     def _gone(self) -> None:
         message = f"{self.name}: the worker ended with status {self.process.wait()}"
         raise WorkerFailed(message)
+
+
+@contextlib.contextmanager
+def workers(implementations: Sequence[str], threads: int) -> Iterator[list[Process]]:
+    """Start a worker for each implementation, and end them afterwards."""
+    processes: list[Process] = []
+    try:
+        for name in implementations:
+            processes.append(Process(name, threads))
+        yield processes
+    finally:
+        for process in processes:
+            process.close()

@@ -10,8 +10,9 @@ def header(results: dict[str, Any]) -> str:
     facts = results["machine"]
     versions = dict(facts["versions"])
     blas = versions.pop("blas")
+    seconds = f" of {results['seconds']} s" if "seconds" in results else ""
     lines = [
-        f"date      {results['date']}, {results['rounds']} rounds of {results['seconds']} s",
+        f"date      {results['date']}, {results['rounds']} rounds{seconds}",
         f"cpu       {facts['cpu']}, {facts['cores']} usable cores, {facts['system']}",
         f"threads   {facts['threads']} for every library; load at the start {facts['load']}",
         f"blas      {blas} (NumPy's)",

@@ -1,8 +1,9 @@
-"""One implementation of one workload, in a process of its own.
+"""One implementation, in a process of its own.
 
-    python -m benchmarks.worker WORKLOAD IMPLEMENTATION
+    python -m benchmarks.worker IMPLEMENTATION
 
-Reads requests and writes replies, a JSON object a line: start, check, prepare, time.
+Reads requests and writes replies, a JSON object a line: start with a workload, prepare and time;
+or memory.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import os
 import sys
 import time
 import traceback
+from dataclasses import asdict
 from statistics import median
 from typing import Any
 
 import numpy as np
 
-from benchmarks import workloads
+from benchmarks import resident, workloads
 from benchmarks.implementations import NotRun, Task, load
 
 # So small that the parameters stay: the last of thousands of repetitions computes with numbers like
@@ -26,36 +28,51 @@ from benchmarks.implementations import NotRun, Task, load
 TIMED_RATE = 1e-7
 SAMPLE = 2e-3  # seconds; shorter repetitions are timed several at once
 SAMPLES = 3  # at least
+REPEATED = 4  # for the self-check: the fourth loss is that after three updates
 
 
 class Worker:
-    def __init__(self, workload: str, implementation: str) -> None:
-        self.workload, self.implementation = workloads.find(workload), implementation
+    def __init__(self, implementation: str) -> None:
+        self.implementation = implementation
+        self.maker: Any = None
+        self.task: Any = None
 
-    def start(self) -> dict[str, Any]:
-        """Import the library, and say whether there is anything to run."""
-        made = load(self.implementation)
-        if getattr(made, self.workload.kind, None) is None:
+    def start(self, workload: dict[str, Any]) -> dict[str, Any]:
+        """Build a workload, and return fingerprints of its first results for the self-check."""
+        self.task = None  # gives back the memory of the last one
+        gc.collect()
+        self.workload = workloads.Workload(**workload)
+        if self.maker is None:
+            self.maker = _made(self.implementation)
+        if getattr(self.maker, self.workload.kind, None) is None:
             return {"skipped": True}
-        try:
-            self.maker = made()
-        except ModuleNotFoundError as error:
-            if error.name not in ("torch", "jax"):
-                raise
-            return {"not_run": f"{error.name} is not installed"}
-        return {}
-
-    def check(self) -> dict[str, Any]:
-        """Return fingerprints of the results of the first repetitions, for the self-check."""
-        task = self._build(_checked_rate(self.workload))
-        if task.figures:
-            return {"values": []}
+        task = self._build()
+        if task.figures or task.comparable is None:
+            return {}
         values = []
-        for _ in range(4):  # the fourth loss is that after three updates
-            result = task.run()
-            task.wait(result)
-            values += [v for array in result for v in fingerprint(np.asarray(array))]
+        for _ in range(REPEATED):
+            values += _fingerprints(task)
         return {"values": values}
+
+    def memory(self, workload: dict[str, Any]) -> dict[str, Any]:
+        """Return bytes that are resident after a tiny step, and peaks of the steps of a workload.
+
+        Also the fingerprints of `start`. Without a tiny step first, what a library loads when it is
+        first used would count as the step's.
+        """
+        reply = self.start(asdict(workloads.WARM_UP))
+        if "skipped" in reply:
+            return reply
+        self.workload = workloads.Workload(**workload)
+        gc.collect()
+        level = resident.now()
+        task = self._build()
+        values = _fingerprints(task)
+        first = resident.peak()
+        resident.forget_peak()
+        for _ in range(REPEATED - 1):
+            values += _fingerprints(task)
+        return {"values": values, "level": level, "first": first, "step": resident.peak()}
 
     def prepare(self, seconds: float) -> dict[str, Any]:
         """Build the task, warm up, and find how many repetitions fill a batch of `seconds`."""
@@ -84,13 +101,14 @@ class Worker:
             gc.enable()
         return {"seconds": median(times) / self.repetitions}
 
-    def _build(self, lr: float) -> Task:
-        return getattr(self.maker, self.workload.kind)(workloads.data(self.workload), lr)
+    def _build(self, lr: float | None = None) -> Task:
+        data = workloads.data(self.workload)
+        return getattr(self.maker, self.workload.kind)(data, lr or _checked_rate(data))
 
     def _sample(self, repetitions: int) -> float:
         # Waits once, after the last repetition: as in training, where steps may follow each other
         # into the queue of a library that computes asynchronously.
-        start = time.perf_counter()
+        start, result = time.perf_counter(), None
         for _ in range(repetitions):
             result = None  # given back before the next, as a training loop does
             result = self.task.run()
@@ -98,12 +116,32 @@ class Worker:
         return time.perf_counter() - start
 
 
-def _checked_rate(workload: workloads.Workload) -> float:
+def _made(implementation: str) -> Any:
+    try:
+        return load(implementation)()
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "jax"):
+            raise
+        message = f"{error.name} is not installed"
+        raise NotRun(message) from error
+
+
+def _fingerprints(task: Task) -> list[tuple[float, float]]:
+    result = task.run()
+    task.wait(result)
+    assert task.comparable is not None
+    return [v for array in task.comparable(result) for v in fingerprint(np.asarray(array))]
+
+
+def _checked_rate(data: dict[str, Any]) -> float:
     """Return a learning rate at which three steps change the loss by more than the tolerance.
 
-    And by so little that it stays below 16, where the book's logarithm of y + 1e-7 ends.
+    And by so little that it stays below 16, where the book's logarithm of y + 1e-7 ends. A step
+    moves an output by about the rate times the number of inputs, in each of the layers.
     """
-    return min(1e-3, 0.2 / max(workload.sizes, default=1))
+    arrays = [layer.arrays for layer in data.get("layers", ()) if "W" in layer.arrays]
+    inputs = sum(a["W"].size // a["b"].size for a in arrays)
+    return min(3e-3, 0.15 / max(1, inputs))
 
 
 def fingerprint(array: np.ndarray) -> list[tuple[float, float]]:
@@ -112,7 +150,7 @@ def fingerprint(array: np.ndarray) -> list[tuple[float, float]]:
     norm = float(np.linalg.norm(flat))
     if flat.size == 1:
         return [(float(flat[0]), norm)]
-    signs = np.random.default_rng(1).choice([-1.0, 1.0], flat.size)
+    signs = 1.0 - 2.0 * (np.frombuffer(np.random.default_rng(1).bytes(flat.size), np.uint8) & 1)
     return [(norm, norm), (float(flat @ signs), norm)]
 
 

@@ -1,7 +1,6 @@
 """The harness of the benchmarks on a toy: what it lists, measures, refuses and writes."""
 
 import json
-import math
 import os
 import re
 import subprocess
@@ -9,16 +8,19 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # behind an installed xplayers: the benchmarks are not installed
 
-from benchmarks import machine, measure  # noqa: E402
-from benchmarks.implementations import IMPLEMENTATIONS, load  # noqa: E402
-from benchmarks.workloads import WORKLOADS, data  # noqa: E402
+from benchmarks import machine, measure, memory, picture, resident, scaling, worker  # noqa: E402
+from benchmarks.__main__ import main  # noqa: E402
+from benchmarks.implementations import IMPLEMENTATIONS, LIMITS, load, products  # noqa: E402
+from benchmarks.networks import mlp  # noqa: E402
+from benchmarks.workloads import WARM_UP, WORKLOADS, Workload, convolutional, data  # noqa: E402
 
-TOY = ["--quick", "--only", "^step-6-5-4-3$", "--rounds", "2", "--seconds", "0.01"]
+RUN_TOY = ["--quick", "--only", "^step-6-5-4-3$", "--rounds", "2", "--seconds", "0.01"]
 
 
 def benchmarks(*arguments, **env):
@@ -44,7 +46,7 @@ def test_list_names_everything_without_measuring():
 def test_a_run_prints_a_table_and_writes_json(tmp_path):
     path = tmp_path / "results.json"
     ran = benchmarks(
-        *TOY, "--implementations", "^(xplayers-numpy|book$)", "--json", str(path),
+        *RUN_TOY, "--implementations", "^(xplayers-numpy|book$)", "--json", str(path),
         OPENBLAS_CORETYPE="Haswell",
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
@@ -89,6 +91,8 @@ def wrong(tmp_path):
     (tmp_path / "wrong.py").write_text(
         textwrap.dedent(
             """
+            import numpy as np
+
             from benchmarks.implementations.book import Book
             from benchmarks.implementations import Task
 
@@ -99,6 +103,25 @@ def wrong(tmp_path):
             class Broken(Book):
                 def step(self, data, lr):
                     raise ZeroDivisionError("on purpose")
+
+            class HalfBroken(Book):
+                def softmax_with_loss(self, data, lr):
+                    raise ZeroDivisionError("on purpose")
+
+            class Hog(Book):
+                def __init__(self):
+                    self.kept = []
+
+                def step(self, data, lr):
+                    made = super().step(data, lr)
+
+                    def run():
+                        if data["x"].shape[1] == 6:  # not in the tiny step before
+                            self.kept.append(np.ones(40 << 20, np.uint8))
+                            np.ones(100 << 20, np.uint8)
+                        return made.run()
+
+                    return Task(run)
             """
         )
     )
@@ -108,7 +131,14 @@ def wrong(tmp_path):
 def test_an_implementation_that_computes_something_else_is_refused(wrong, tmp_path):
     path = tmp_path / "results.json"
     ran = benchmarks(
-        *TOY, "--implementations", "^book$", "--also", "wrong:Wrong", "--json", str(path), **wrong
+        *RUN_TOY,
+        "--implementations",
+        "^book$",
+        "--also",
+        "wrong:Wrong",
+        "--json",
+        str(path),
+        **wrong,
     )
     assert ran.returncode == 1
     assert "FAILED: step-6-5-4-3: wrong:Wrong does not compute what book computes" in ran.stdout
@@ -116,7 +146,7 @@ def test_an_implementation_that_computes_something_else_is_refused(wrong, tmp_pa
 
 
 def test_an_implementation_that_raises_is_shown_with_its_traceback(wrong):
-    ran = benchmarks(*TOY, "--implementations", "^book$", "--also", "wrong:Broken", **wrong)
+    ran = benchmarks(*RUN_TOY, "--implementations", "^book$", "--also", "wrong:Broken", **wrong)
     assert ran.returncode == 1
     assert "ZeroDivisionError: on purpose" in ran.stdout
 
@@ -153,16 +183,206 @@ def test_ratios_are_those_of_the_rounds():
     }
 
 
-@pytest.mark.parametrize(
-    "workload",
-    [w for w in WORKLOADS if math.prod(w.sizes) < 10**9],  # small ones
-    ids=lambda w: w.name,
-)
+@pytest.mark.parametrize("workload", WORKLOADS, ids=lambda w: w.name)
 def test_data_are_the_same_every_time(workload):
     first, again = data(workload), data(workload)
     assert all((first[k] == again[k]).all() for k in ("x", "t", "dy") if k in first)
+    for one, other in zip(first.get("layers", []), again.get("layers", []), strict=True):
+        assert all((one.arrays[k] == other.arrays[k]).all() for k in one.arrays)
 
 
-@pytest.mark.parametrize("name", ["book", "xplayers-numpy", "xplayers-numpy-step"])
+@pytest.mark.parametrize(
+    "name", ["book", "xplayers-numpy", "xplayers-numpy-step", "products-numpy"]
+)
 def test_implementations_of_the_list_exist(name):
     assert callable(load(name))
+
+
+BY_LIBRARY = {
+    "numpy": ["book", "xplayers-numpy", "xplayers-numpy-step"],
+    "torch": ["torch-eager", "xplayers-torch"],
+    "jax": ["jax", "xplayers-jax"],
+}
+
+
+@pytest.fixture
+def implementations(xpv, monkeypatch):
+    """Yield the implementations on a library, and let nothing of their settings stay."""
+    monkeypatch.setenv("XPLAYERS_JIT", "0")
+    if xpv.backend != "torch":
+        yield [load(name)() for name in BY_LIBRARY[xpv.backend]]
+        return
+    threads = xpv.xp.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    yield [load(name)() for name in BY_LIBRARY[xpv.backend]]
+    xpv.xp.set_num_threads(threads)
+
+
+@pytest.mark.only(*BY_LIBRARY)
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((5, 4), ("affine", 3)),
+        ((6, 5), ("batch_normalization",)),
+        ((3, 2, 4, 4), ("batch_normalization",)),
+        ((3, 2, 6, 7), ("convolution", 4, 3)),
+        ((2, 5, 8), ("attention", 2)),
+    ],
+)
+def test_layers_of_all_implementations_agree(implementations, shape, spec):
+    workload = Workload("toy", "layer", shape, "toy", (spec,))
+    expected = load("xplayers-numpy")().layer(data(workload), 0.0).run()
+    assert expected[1].shape == shape
+    for made in implementations:
+        if type(made).__name__ == "Book" and spec[0] == "attention":
+            continue
+        task = made.layer(data(workload), 0.0)
+        found = task.comparable(task.run())
+        assert len(found) == len(expected)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_allclose(np.asarray(a), b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.only(*BY_LIBRARY)
+def test_steps_of_a_convolutional_network_agree(implementations):
+    layers = *convolutional(2)[:4], ("flatten",), ("affine", 3)  # half of it: JAX compiles slowly
+    workload = Workload("toy", "step", (8, 1, 6, 6), "toy", layers)
+    reference = load("xplayers-numpy")().step(data(workload), 0.01)
+    expected = [float(reference.run()[0]) for _ in range(4)]
+    assert expected[3] < 0.95 * expected[0]
+    for made in implementations:
+        task = made.step(data(workload), 0.01)
+        assert [float(task.run()[0]) for _ in range(4)] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "workload", [w for w in (*WORKLOADS, WARM_UP) if w.kind == "step" and not w.slow],
+    ids=lambda w: w.name,
+)  # fmt: skip
+def test_steps_are_compared_at_a_rate_that_tells_them_apart(workload):
+    made = data(workload)
+    task = load("book")().step(made, worker._checked_rate(made))
+    first, *_, last = [float(task.run()[0]) for _ in range(worker.REPEATED)]
+    assert (first - last) / first > 5 * measure.TOLERANCE
+    assert first < 16
+
+
+def test_workers_go_on_after_one_has_failed(wrong, tmp_path):
+    path = tmp_path / "results.json"
+    ran = benchmarks(
+        "--quick", "--only", "^(loss-128x10|step-6-5-4-3)$", "--rounds", "1", "--seconds", "0.01",
+        "--implementations", "^$", "--also", "wrong:HalfBroken", "--also", "wrong:Book",
+        "--json", str(path), **wrong,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    found = json.loads(path.read_text())["workloads"]
+    assert "ZeroDivisionError" in found["loss-128x10"]["failed"]
+    assert set(found["step-6-5-4-3"]["implementations"]) == {"wrong:Book", "wrong:HalfBroken"}
+
+
+linux = pytest.mark.skipif(not resident.measurable(), reason="needs the /proc of Linux")
+
+
+@linux
+def test_the_memory_of_a_step_is_its_peak(wrong, tmp_path):
+    path = tmp_path / "results.json"
+    ran = benchmarks(
+        "--memory", "--only", "^step-6", "--implementations", "^book$", "--also", "wrong:Hog",
+        "--rounds", "1", "--json", str(path), **wrong,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    entry = json.loads(path.read_text())["memory"]["step-6-5-4-3"]
+    assert entry["state"] == 4 * 4 * (6 * 5 + 5 + 5 * 4 + 4 + 4 * 3 + 3)
+    book, hog = (entry["implementations"][name] for name in ("book", "wrong:Hog"))
+    assert memory.above(book, "step") < 10 << 20
+    # Each step keeps 40 MiB, and needs 100 more for a while; the tiny step before is in the level.
+    assert abs(hog["level"] - book["level"]) < 10 << 20
+    assert memory.above(hog, "first") / 2**20 == pytest.approx(40 + 100, abs=10)
+    assert memory.above(hog, "step") / 2**20 == pytest.approx(4 * 40 + 100, abs=10)
+    assert re.search(r"wrong:Hog +\S+ +\+1[34]\d\.\d +\+2[56]\d\.\d", ran.stdout)
+
+
+@linux
+def test_a_peak_can_be_forgotten():
+    held = np.ones(64 << 20, np.uint8)
+    before = resident.peak()
+    assert before >= resident.now() >= held.nbytes
+    del held
+    resident.forget_peak()
+    assert resident.peak() < before - (32 << 20)
+
+
+def test_memory_asks_for_steps_only():
+    shown = benchmarks("--memory", "--list").stdout
+    assert re.findall(r"^\S+(?= )", shown, re.MULTILINE)[:-1] == list(memory.WORKLOADS)
+    assert benchmarks("--memory", "--only", "^relu").returncode == 2
+
+
+def test_the_limit_has_all_products_of_a_step_but_one():
+    workload = Workload("w", "step", (7, 6), "w", mlp(5, 4, 3))
+    pairs = products.operands(data(workload))
+    assert [(a.shape, b.shape) for a, b in pairs] == [
+        ((7, 6), (6, 5)), ((6, 7), (7, 5)),
+        ((7, 5), (5, 4)), ((5, 7), (7, 4)), ((7, 4), (4, 5)),
+        ((7, 4), (4, 3)), ((4, 7), (7, 3)), ((7, 3), (3, 4)),
+    ]  # fmt: skip
+    assert load("products-numpy")().step(data(workload), 0.0).run() == ()
+    rows = {name: {"median": seconds} for name, seconds in zip(LIMITS, (1.0, 2.0), strict=True)}
+    point = {"implementations": rows | {"jax": {"median": 0.1}}}
+    assert scaling.limit(point) == 1.0
+    point["implementations"]["products-torch"]["median"] = 0.5
+    assert scaling.limit(point) == 0.5
+
+
+def test_scaling_is_measured_and_drawn(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    series = scaling.Series(
+        "width", "width", "toy", (2, 4), lambda n: Workload("w", "step", (8, n), "", mlp(n, 3))
+    )
+    monkeypatch.setattr(scaling, "SERIES", [series])
+    drawn, path = tmp_path / "picture.svg", tmp_path / "results.json"
+    status = main(
+        [
+            "--scaling", str(drawn), "--implementations", "^book$", "--threads", "1",
+            "--rounds", "1", "--seconds", "0.01", "--json", str(path),
+        ]
+    )  # fmt: skip
+    assert status == 0
+    points = json.loads(path.read_text())["scaling"]["width"]["points"]
+    assert [point["size"] for point in points] == [2, 4]
+    for point in points:
+        assert {"book", "products-numpy"} <= set(point["implementations"])
+        assert 0 < scaling.limit(point) < point["implementations"]["book"]["median"]
+    lines = capsys.readouterr().out.splitlines()
+    start = lines.index("width: toy")
+    assert lines[start + 1].split() == ["width", "2", "4"]
+    assert lines[start + 2].split()[0] == "book"
+    text = drawn.read_text()
+    for words in ("book", "width", "toy", "matrix products of the step alone", "[ms]"):
+        assert words in text
+
+
+def test_the_sizes_of_scaling_are_decades():
+    spans = {s.name: s.sizes[-1] / s.sizes[0] for s in scaling.SERIES}
+    assert spans["width"] >= 1000
+    assert spans["batch"] >= 1000
+    assert spans["depth"] >= 256
+    for s in scaling.SERIES:
+        made = [s.workload(n) for n in s.sizes]
+        assert len({(tuple(w.shape), w.layers) for w in made}) == len(s.sizes)
+    depths = [sum(spec[0] == "affine" for spec in w.layers) for w in made_of("depth")]
+    assert depths == list(scaling.SERIES[1].sizes)
+
+
+def made_of(name):
+    (series,) = [s for s in scaling.SERIES if s.name == name]
+    return [series.workload(n) for n in series.sizes]
+
+
+def test_a_picture_that_cannot_be_drawn_is_refused_at_once(monkeypatch, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(scaling, "SERIES", [])  # nothing to wait for if it is not refused
+    assert picture.problem(tmp_path / "a.png") is None
+    for name, problem in (("a.txt", "does not end in"), ("b/a.png", "no folder")):
+        assert main(["--scaling", str(tmp_path / name)]) == 2
+        assert problem in capsys.readouterr().err

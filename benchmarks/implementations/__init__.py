@@ -3,13 +3,13 @@
 ``method(data, lr) -> Task`` builds the workload from host arrays (see ``workloads.data``). What
 ``Task.run`` returns is compared between implementations:
 
-    relu, sigmoid       y, dx
-    affine              y, dx, dW, db
+    layer               y, dx, and the gradients of its `learnt` parameters
     softmax_with_loss   loss, dx
     step                loss
     adam                every parameter
 
-A class without a method does not take part in that kind of workload.
+A class without a method does not take part in that kind of workload; one that lacks a layer raises
+`NotRun`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
+
+from benchmarks.networks import LayerData
 
 IMPLEMENTATIONS = {
     "xplayers-numpy": "benchmarks.implementations.ours:Plain",
@@ -31,6 +33,11 @@ IMPLEMENTATIONS = {
     "torch-eager": "benchmarks.implementations.with_torch:Eager",
     "torch-compile": "benchmarks.implementations.with_torch:Compiled",
     "jax": "benchmarks.implementations.with_jax:Jitted",
+}
+# What a step would take if there were nothing in it but its matrix products: no peers.
+LIMITS = {
+    "products-numpy": "benchmarks.implementations.products:NumPy",
+    "products-torch": "benchmarks.implementations.products:Torch",
 }
 NOT_QUICK = {  # left out by --quick: slow to start, or close to another one
     "torch-compile", "book-float64", "xplayers-numpy-step", "xplayers-torch-numba",
@@ -48,11 +55,21 @@ class Task:
     run: Callable[[], Any]
     wait: Callable[[Any], Any] = lambda result: None
     figures: Callable[[int], dict[str, float]] | None = None  # of a task that times itself
+    # The result as all others have it; None: it is compared with no other.
+    comparable: Callable[[Any], Any] | None = lambda result: result
+
+
+def learnt(layer: LayerData) -> list[str]:
+    """Return the parameters whose gradients are compared.
+
+    The gradient of the bias of the keys is 0, and what a library has in its place is rounding.
+    """
+    return [name for name in layer.arrays if name != "bk"]
 
 
 def load(name: str) -> type:
-    """Return the class of an implementation: of the list above, or ``module:Class``."""
-    module, _, attribute = IMPLEMENTATIONS.get(name, name).partition(":")
+    """Return the class of an implementation: of the lists above, or ``module:Class``."""
+    module, _, attribute = (IMPLEMENTATIONS | LIMITS).get(name, name).partition(":")
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:

@@ -1,58 +1,34 @@
 """The algorithms of *Deep Learning from Scratch* in plain NumPy, in our words.
 
 The forms that cost time are the book's: selection by mask, a copy for each activation, ``np.dot``,
-the logarithm of probabilities plus 1e-7, one-hot targets, the input gradient of the first layer
-computed and thrown away, and Adam array by array with a temporary for each operation. In `Book`
-weights, inputs and scalars are float32, so that the comparison is of algorithms; `BookFloat64` has
-the float64 weights of the book's ``randn``, which make all that follows float64, twice the memory
-traffic.
+the logarithm of probabilities plus 1e-7, one-hot targets, columns of the whole batch for a
+convolution, the input gradient of the first layer computed and thrown away, and Adam array by array
+with a temporary for each operation. In `Book` weights, inputs and scalars are float32, so that the
+comparison is of algorithms; `BookFloat64` has the float64 weights of the book's ``randn``, which
+make all that follows float64, twice the memory traffic.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from benchmarks.implementations import Task
+from benchmarks.implementations import NotRun, Task
+from benchmarks.implementations import book_layers as layers
+from benchmarks.networks import LayerData
 
-
-class Relu:
-    def forward(self, x):
-        self.mask = x <= 0
-        out = x.copy()
-        out[self.mask] = 0
-        return out
-
-    def backward(self, dout):
-        dout[self.mask] = 0
-        return dout
-
-
-class Sigmoid:
-    def forward(self, x):
-        self.out = 1 / (1 + np.exp(-x))
-        return self.out
-
-    def backward(self, dout):
-        return dout * (1.0 - self.out) * self.out
-
-
-class Affine:
-    def __init__(self, W, b):
-        self.W, self.b = W, b
-
-    def forward(self, x):
-        self.original_shape = x.shape
-        self.x = x.reshape(x.shape[0], -1)
-        return np.dot(self.x, self.W) + self.b
-
-    def backward(self, dout):
-        dx = np.dot(dout, self.W.T)
-        self.dW = np.dot(self.x.T, dout)
-        self.db = np.sum(dout, axis=0)
-        return dx.reshape(*self.original_shape)
+LAYERS = {
+    "affine": layers.Affine,
+    "convolution": layers.Convolution,
+    "batch_normalization": layers.BatchNormalization,
+    "max_pooling": layers.MaxPooling,
+    "flatten": layers.Flatten,
+    "relu": layers.Relu,
+    "sigmoid": layers.Sigmoid,
+}
 
 
 class SoftmaxWithLoss:
@@ -71,7 +47,8 @@ class Adam:
     def __init__(self, lr, beta1=0.9, beta2=0.999):
         self.lr, self.beta1, self.beta2 = lr, beta1, beta2
         self.steps = 0
-        self.m = self.v = None
+        self.m: Any = None
+        self.v: Any = None
 
     def update(self, params, grads):
         if self.m is None:
@@ -90,24 +67,24 @@ def one_hot(t: np.ndarray, classes: int) -> np.ndarray:
     return np.eye(classes, dtype=np.float32)[t]
 
 
+def made(layer: LayerData) -> Any:
+    if layer.kind not in LAYERS:
+        message = f"the book has no {layer.kind}"
+        raise NotRun(message)
+    return LAYERS[layer.kind](**layer.arrays, **layer.options)
+
+
 class Book:
-    def relu(self, data: dict[str, Any], lr: float, layer: Any = None) -> Task:
-        layer = layer or Relu()
-        x, dy = data["x"], data["dy"]
+    def layer(self, data: dict[str, Any], lr: float) -> Task:
+        layer, x, dy = made(data["layer"]), data["x"], data["dy"]
+        names = data["layer"].arrays
 
         def run():
             y = layer.forward(x)
-            return y, layer.backward(dy)
+            dx = layer.backward(dy)
+            return y, dx, *(getattr(layer, f"d{name}") for name in names)
 
         return Task(run)
-
-    def sigmoid(self, data: dict[str, Any], lr: float) -> Task:
-        return self.relu(data, lr, Sigmoid())
-
-    def affine(self, data: dict[str, Any], lr: float) -> Task:
-        layer = Affine(data["W"], data["b"])
-        both = self.relu(data, lr, layer)
-        return Task(lambda: (*both.run(), layer.dW, layer.db))
 
     def softmax_with_loss(self, data: dict[str, Any], lr: float) -> Task:
         loss, x = SoftmaxWithLoss(), data["x"]
@@ -120,27 +97,24 @@ class Book:
         return Task(run)
 
     def step(self, data: dict[str, Any], lr: float) -> Task:
-        affine = [Affine(layer["W"], layer["b"]) for layer in data["layers"]]
-        layers: list[Any] = [affine[0]]
-        for layer in affine[1:]:
-            layers += [Relu(), layer]
-        params = {}
-        for i, layer in enumerate(affine):
-            params[f"W{i}"], params[f"b{i}"] = layer.W, layer.b
+        net = [made(layer) for layer in data["layers"]]
+        params = {
+            (i, name): getattr(net[i], name)
+            for i, layer in enumerate(data["layers"])
+            for name in layer.arrays
+        }
         loss, optimizer = SoftmaxWithLoss(), Adam(lr)
-        batch, t = data["x"], one_hot(data["t"], affine[-1].W.shape[1])
+        batch, t = data["x"], one_hot(data["t"], net[-1].W.shape[1])
 
         def run():
             x = batch
-            for layer in layers:
+            for layer in net:
                 x = layer.forward(x)
             value = loss.forward(x, t)
             dout = loss.backward()
-            for layer in reversed(layers):
+            for layer in reversed(net):
                 dout = layer.backward(dout)
-            grads = {}
-            for i, layer in enumerate(affine):
-                grads[f"W{i}"], grads[f"b{i}"] = layer.dW, layer.db
+            grads = {(i, name): getattr(net[i], f"d{name}") for i, name in params}
             optimizer.update(params, grads)
             return (value,)
 
@@ -160,5 +134,8 @@ class BookFloat64:
     """The step as it runs where the book's code is copied: the images alone are float32."""
 
     def step(self, data: dict[str, Any], lr: float) -> Task:
-        layers = [{k: a.astype(np.float64) for k, a in layer.items()} for layer in data["layers"]]
+        layers = [
+            replace(layer, arrays={k: a.astype(np.float64) for k, a in layer.arrays.items()})
+            for layer in data["layers"]
+        ]
         return Book().step({**data, "layers": layers}, lr)

@@ -1,7 +1,8 @@
-"""xplayers: the plain loop on NumPy, and one compiled or plain `TrainStep` on each library."""
+"""xplayers: the verbs and the plain loop on NumPy, and what `TrainStep` runs on each library."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 from collections.abc import Callable
@@ -10,52 +11,107 @@ from typing import Any
 import numpy as np
 
 import xplayers as xl
-from benchmarks.implementations import NotRun, Task
+from benchmarks.implementations import NotRun, Task, learnt
+from benchmarks.networks import LayerData
 from benchmarks.shell import Figures
 from xplayers.training import TrainStep
 
-
-def network(data: dict[str, Any], asarray: Any) -> xl.Sequential:
-    layers: list[xl.Layer] = []
-    for layer in data["layers"]:
-        layers += [xl.Relu(), xl.Affine(asarray(layer["W"]), asarray(layer["b"]))]
-    return xl.Sequential(*layers[1:])
-
-
-def run_of(net: xl.Layer, data: dict[str, Any], lr: float, asarray: Any) -> Callable[[], tuple]:
-    step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(lr))
-    x, t = asarray(data["x"]), asarray(data["t"])
-    return lambda: (step(x, t),)
+LAYERS: dict[str, Callable[..., xl.Layer]] = {
+    "affine": xl.Affine,
+    "convolution": xl.Convolution,
+    "batch_normalization": xl.BatchNormalization,
+    "attention": xl.MultiHeadAttention,
+    "max_pooling": xl.MaxPooling,
+    "flatten": xl.Flatten,
+    "relu": xl.Relu,
+    "sigmoid": xl.Sigmoid,
+}
 
 
-class Plain:
-    """The three verbs on NumPy arrays."""
+class Step:
+    """`TrainStep` on NumPy arrays, and the pure functions that it calls."""
 
-    asarray = staticmethod(np.asarray)
+    asarray: Callable[[Any], Any] = staticmethod(np.asarray)
+    wait: Callable[[Any], Any] = staticmethod(lambda result: None)
 
     def __init__(self) -> None:
         os.environ["XPLAYERS_JIT"] = "0"  # that of Numba is a row of its own
 
-    def both_ways(self, layer: xl.Layer, data: dict[str, Any]) -> Task:
+    def layer(self, data: dict[str, Any], lr: float) -> Task:
+        layer, names = self.made(data["layer"]), learnt(data["layer"])
         x, dy = self.asarray(data["x"]), self.asarray(data["dy"])
 
-        def run():
-            y = layer.forward(x)
-            return y, layer.backward(dy), *layer.grads.values()
+        @self.compiled
+        def function(arrays, x, dy):
+            y, cache = layer.apply(arrays, x)
+            dx, grads = layer.vjp(cache, dy)
+            changed = layer.updated_buffers(arrays, cache)
+            return (y, dx, *(grads[name] for name in names)), changed
 
-        return Task(run)
-
-    def relu(self, data: dict[str, Any], lr: float) -> Task:
-        return self.both_ways(xl.Relu(), data)
-
-    def sigmoid(self, data: dict[str, Any], lr: float) -> Task:
-        return self.both_ways(xl.Sigmoid(), data)
-
-    def affine(self, data: dict[str, Any], lr: float) -> Task:
-        return self.both_ways(xl.Affine(self.asarray(data["W"]), self.asarray(data["b"])), data)
+        arrays = layer.arrays
+        return Task(lambda: function(arrays, x, dy)[0], self.wait)
 
     def softmax_with_loss(self, data: dict[str, Any], lr: float) -> Task:
         loss, x, t = xl.SoftmaxWithLoss(), self.asarray(data["x"]), self.asarray(data["t"])
+
+        @self.compiled
+        def function(x, t):
+            value, cache = loss.apply({}, x, t)
+            return value, loss.vjp(cache, 1.0)
+
+        return Task(lambda: function(x, t), self.wait)
+
+    def step(self, data: dict[str, Any], lr: float) -> Task:
+        net = self.network(data)
+        step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(lr))
+        x, t = self.asarray(data["x"]), self.asarray(data["t"])
+        # For the parameters too: the loss is there before the update is.
+        return Task(
+            lambda: (step(x, t),), lambda result: self.wait((result, list(net.params.values())))
+        )
+
+    def adam(self, data: dict[str, Any], lr: float) -> Task:
+        optimizer = xl.Adam(lr)
+        params = {name: self.asarray(p) for name, p in data["params"].items()}
+        grads = {name: self.asarray(g) for name, g in data["grads"].items()}
+        state, step = optimizer.init(params), self.donating(optimizer.step)
+
+        def run():
+            nonlocal params, state
+            params, state = step(params, grads, state)
+            return tuple(params.values())
+
+        return Task(run, self.wait)
+
+    def made(self, layer: LayerData) -> xl.Layer:
+        arrays = {name: self.asarray(a) for name, a in layer.arrays.items()}
+        return LAYERS[layer.kind](**arrays, **layer.options)
+
+    def network(self, data: dict[str, Any]) -> xl.Sequential:
+        return xl.Sequential(*(self.made(layer) for layer in data["layers"]))
+
+    def compiled(self, function: Any) -> Any:
+        return function
+
+    def donating(self, step: Any) -> Any:
+        return functools.partial(step, donate=True)
+
+
+class Plain(Step):
+    """The verbs of the layers, and the plain loop, on NumPy arrays."""
+
+    def layer(self, data: dict[str, Any], lr: float) -> Task:
+        layer, names, x, dy = self.made(data["layer"]), learnt(data["layer"]), data["x"], data["dy"]
+
+        def run():
+            y = layer.forward(x)
+            dx, grads = layer.backward(dy), layer.grads
+            return y, dx, *(grads[name] for name in names)
+
+        return Task(run)
+
+    def softmax_with_loss(self, data: dict[str, Any], lr: float) -> Task:
+        loss, x, t = xl.SoftmaxWithLoss(), data["x"], data["t"]
 
         def run():
             value = loss.forward(x, t)
@@ -64,7 +120,7 @@ class Plain:
         return Task(run)
 
     def step(self, data: dict[str, Any], lr: float) -> Task:
-        net, loss, optimizer = network(data, self.asarray), xl.SoftmaxWithLoss(), xl.Adam(lr)
+        net, loss, optimizer = self.network(data), xl.SoftmaxWithLoss(), xl.Adam(lr)
         x, t = data["x"], data["t"]
 
         def run():
@@ -76,9 +132,7 @@ class Plain:
         return Task(run)
 
     def adam(self, data: dict[str, Any], lr: float) -> Task:
-        optimizer = xl.Adam(lr)
-        params = {name: self.asarray(p) for name, p in data["params"].items()}
-        grads = {name: self.asarray(g) for name, g in data["grads"].items()}
+        optimizer, params, grads = xl.Adam(lr), data["params"], data["grads"]
 
         def run():
             optimizer.update(params, grads)
@@ -90,18 +144,6 @@ class Plain:
         return Task(tuple, figures=Figures().microseconds)
 
 
-class Step:
-    """`TrainStep` on NumPy arrays."""
-
-    asarray = staticmethod(np.asarray)
-
-    def __init__(self) -> None:
-        os.environ["XPLAYERS_JIT"] = "0"
-
-    def step(self, data: dict[str, Any], lr: float) -> Task:
-        return Task(run_of(network(data, self.asarray), data, lr, self.asarray))
-
-
 class Numba(Step):
     """The same where Numba is installed."""
 
@@ -111,13 +153,9 @@ class Numba(Step):
             raise NotRun(message)
         os.environ["XPLAYERS_JIT"] = "1"  # from the first step, which is not timed
 
-    both_ways, relu, adam = Plain.both_ways, Plain.relu, Plain.adam
 
-
-class Torch(Plain):
-    """Layers as they are, and `TrainStep` without a compiler, on PyTorch tensors."""
-
-    step = Step.step
+class Torch(Step):
+    """The same without a compiler on PyTorch tensors."""
 
     def __init__(self) -> None:
         import torch
@@ -127,7 +165,7 @@ class Torch(Plain):
 
 
 class TorchNumba(Numba):
-    """`TrainStep` on PyTorch tensors, whose rules NumPy and Numba compute."""
+    """The same on PyTorch tensors, whose rules NumPy and Numba compute."""
 
     def __init__(self) -> None:
         import torch
@@ -136,56 +174,16 @@ class TorchNumba(Numba):
         self.asarray = torch.from_numpy
 
 
-class Jax(Plain):
-    """The pure functions of the layers and the optimizer under ``jax.jit``, and `TrainStep`."""
+class Jax(Step):
+    """The same under ``jax.jit``, with donated state."""
 
     def __init__(self) -> None:
         import jax
 
-        self.jax = jax
-        self.asarray = jax.numpy.asarray
+        self.jax, self.asarray, self.wait = jax, jax.numpy.asarray, jax.block_until_ready
 
-    def both_ways(self, layer: xl.Layer, data: dict[str, Any]) -> Task:
-        x, dy = self.asarray(data["x"]), self.asarray(data["dy"])
+    def compiled(self, function: Any) -> Any:
+        return self.jax.jit(function)
 
-        @self.jax.jit
-        def function(arrays, x, dy):
-            y, cache = layer.apply(arrays, x)
-            dx, grads = layer.vjp(cache, dy)
-            return y, dx, *(grads[name] for name in arrays)
-
-        return Task(lambda: function(layer.arrays, x, dy), self.jax.block_until_ready)
-
-    def softmax_with_loss(self, data: dict[str, Any], lr: float) -> Task:
-        loss, x, t = xl.SoftmaxWithLoss(), self.asarray(data["x"]), self.asarray(data["t"])
-
-        @self.jax.jit
-        def function(x, t):
-            value, cache = loss.apply({}, x, t)
-            return value, loss.vjp(cache, 1.0)
-
-        return Task(lambda: function(x, t), self.jax.block_until_ready)
-
-    def step(self, data: dict[str, Any], lr: float) -> Task:
-        net = network(data, self.asarray)
-        # The parameters too: the loss is there before the update is.
-        return Task(
-            run_of(net, data, lr, self.asarray),
-            lambda result: self.jax.block_until_ready((result, list(net.params.values()))),
-        )
-
-    def adam(self, data: dict[str, Any], lr: float) -> Task:
-        optimizer = xl.Adam(lr)
-        params = {name: self.asarray(p) for name, p in data["params"].items()}
-        grads = {name: self.asarray(g) for name, g in data["grads"].items()}
-        state = optimizer.init(params)
-        step = self.jax.jit(optimizer.step, donate_argnums=(0, 2))
-
-        def run():
-            nonlocal params, state
-            params, state = step(params, grads, state)
-            return tuple(params.values())
-
-        return Task(run, self.jax.block_until_ready)
-
-    shell = None
+    def donating(self, step: Any) -> Any:
+        return self.jax.jit(step, donate_argnums=(0, 2))
