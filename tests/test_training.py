@@ -342,7 +342,9 @@ def test_a_network_that_was_moved_is_looked_at_again(xpv):
     step = TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss(), xl.SGD())
     for _ in range(3):
         step(x, t)
-    half = next((d for d in ("float16", "bfloat16") if d in xpv.floats), "float64")
-    step.net.to(dtype=half)
+    other = next((d for d in ("float16", "bfloat16", "float64") if d in xpv.floats), None)
+    if other is None:
+        pytest.skip("one dtype")
+    step.net.to(dtype=other)
     with pytest.raises(TypeError, match=r"x is .*float32, 0\.W is"):
         step(x, t)

@@ -25,6 +25,7 @@ _FLOATING: dict[tuple[type, DType], bool] = {}
 _INTEGER: dict[tuple[type, DType], bool] = {}
 _DTYPE_NAMES: dict[tuple[type, DType], str] = {}
 _WITH_DEVICE: set[type] = set()
+_ON_HOST: dict[tuple[type, Any], bool] = {}
 
 
 def _numpy_is_standard() -> bool:
@@ -147,8 +148,13 @@ def on_host(x: Array) -> bool:
     """Whether the values of `x` can be looked at without a transfer: no GPU, no JAX tracer."""
     if isinstance(x, np.ndarray):
         return True
-    where = str(device(x)).lower()
-    return "cpu" in where or namespace(x).__name__ == "array_api_strict"
+    key = (type(x), device(x))
+    try:
+        return _ON_HOST[key]
+    except KeyError:
+        strict = namespace(x).__name__ == "array_api_strict"
+        _ON_HOST[key] = host = strict or "cpu" in str(key[1]).lower()
+        return host
 
 
 def size(x: Array) -> int:

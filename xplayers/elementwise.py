@@ -185,8 +185,6 @@ class _Elementwise:
         arrays = [v for v in given if isinstance(v, np.ndarray)]
         if any(isinstance(v, np.ndarray) for v in given[len(arrays) :]):
             return None  # numbers come after the arrays
-        if outs[0].size <= PLAIN:
-            return functools.partial(_straight, program.straight, arrays, outs)
         # contiguous arrays as vectors: what every call would do otherwise
         arrays = [a.reshape(-1) for a in arrays]
         flat = tuple([o.reshape(-1) for o in outs])
@@ -307,10 +305,6 @@ def _fit(operands: tuple, out: Any) -> tuple[list, tuple, list, list] | None:
             return None
         aliases.append(ids.index(id(o)) if times else None)
     return values, outs, kinds, aliases
-
-
-def _straight(function: Callable[..., None], arrays: list, outs: tuple, *scalars: Any) -> None:
-    function([*arrays, *scalars], outs)
 
 
 def _run(program: Program, values: list, outs: tuple) -> None:

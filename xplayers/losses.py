@@ -26,6 +26,7 @@ from xplayers._arrays import (
     namespace,
     on_host,
     size,
+    to_numpy,
     widened,
 )
 from xplayers.cuda.switch import is_fused
@@ -320,8 +321,8 @@ class SoftmaxWithLoss(Loss):
             raise TypeError(message)
 
     def check(self, scores: Array, target: Array) -> None:
-        labels = len(target.shape) + 1 == len(scores.shape) and is_integer(target)
-        if labels and on_host(target):
+        labels = len(target.shape) + 1 == len(scores.shape)
+        if labels and is_integer(target) and on_host(target):
             check_labels(target, scores.shape[-1], ignore_index=self.ignore_index)
 
     def _in_range(self, labels: Array, classes: int) -> Array:
@@ -338,7 +339,17 @@ def _one_hot(xp: Namespace, x: Array, labels: Array) -> tuple[Array, Array]:
     return labels, xp.astype(labels == index, x.dtype)
 
 
-_UNSIGNED: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+_UNSIGNED: dict[Any, Any] = {
+    np.dtype(f"int{bits}"): np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)
+}
+
+
+def _surely_fit(labels: Array, classes: int) -> bool:
+    """Whether one pass says that all labels are in ``[0, classes)``, as it mostly does."""
+    if type(labels) is not np.ndarray or labels.dtype not in _UNSIGNED or not labels.size:
+        return False
+    # without its sign, a negative number is a huge one
+    return bool(np.maximum.reduce(labels.view(_UNSIGNED[labels.dtype]), None) < classes)
 
 
 def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None) -> None:
@@ -360,11 +371,9 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
     ValueError
         Naming the label.
     """
-    if not size(labels):
-        return
-    # A negative number is a huge one without its sign: mostly one pass over them says all.
-    native = type(labels) is np.ndarray and labels.dtype.kind == "i" and labels.dtype.isnative
-    if native and labels.view(_UNSIGNED[labels.dtype.itemsize]).max() < classes:
+    if on_host(labels):
+        labels = to_numpy(labels)
+    if _surely_fit(labels, classes) or not size(labels):
         return
     xp = namespace(labels, "check_labels", "labels")
     if ignore_index is not None:

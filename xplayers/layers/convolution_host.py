@@ -19,10 +19,10 @@ from xplayers._parallel import share
 from xplayers.layers import winograd
 from xplayers.layers.windows import Sizes, Window
 
-BLOCK_BYTES = 1 << 20  # of columns, measured: half of a second-level cache in each thread
+BLOCK_BYTES = 1 << 20  # of columns: half of a common second-level cache, in each thread
 SUMS = 16  # at most so many sums of the gradient of the filters are kept, to be added at the end
 
-# Below these the transformations of `winograd` cost more than they save. Measured.
+# Below about these the transformations of `winograd` cost more than they save.
 CHANNELS = 16
 TILES = 64
 # Below that many outputs of a sample the products of each sample are small beside their sum.

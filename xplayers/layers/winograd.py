@@ -27,7 +27,7 @@ from numpy.lib.stride_tricks import as_strided
 from xplayers._memory import empty
 from xplayers._parallel import share
 
-# Measured. Bytes of the transformed inputs and products of a block: they should stay in the cache,
+# Bytes of the transformed inputs and products of a block: they should stay in the cache,
 # but each call of NumPy should take long beside the time that threads lose in handing over the
 # interpreter lock.
 BLOCK_BYTES = 2 << 20
