@@ -160,11 +160,17 @@ class BatchNormalization(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x, _, _ = cache
-        xp, (axes, _) = namespace(x), self._axes(x)
+        xp, (axes, column) = namespace(x), self._axes(x)
         wide = widened(xp, dy)
-        dx = _normalized_vjp(xp, wide * gamma, xh, r, axes)
-        grads = {"gamma": xp.sum(wide * xh, axis=axes), "beta": xp.sum(wide, axis=axes)}
-        return _as(dx, x), {name: _as(g, x) for name, g in grads.items()}
+        dgamma, dbeta = xp.sum(wide * xh, axis=axes), xp.sum(wide, axis=axes)
+        # The means of h and h * xh are these sums times gamma / n, so h itself is not needed:
+        # dx = gamma * r * (dy - dbeta / n - xh * dgamma / n)
+        n = max(math.prod(x.shape) // max(x.shape[1], 1), 1)
+        dx = xh * xp.reshape(dgamma / n, column)
+        dx += xp.reshape(dbeta / n, column)
+        dx -= wide
+        dx *= -(gamma * r)
+        return _as(dx, x), {"gamma": _as(dgamma, x), "beta": _as(dbeta, x)}
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         xp, (_, column) = namespace(x), self._axes(x)
