@@ -1,5 +1,8 @@
 """Steps that are replayed: the same bits as steps that are computed anew."""
 
+import pickle
+from typing import Any
+
 import numpy as np
 import pytest
 from helpers import assert_same_bits, to_numpy, values
@@ -111,7 +114,9 @@ NETS = {
 }  # fmt: skip
 
 
-def pair(net, optimizer=xl.Adam, loss=xl.SoftmaxWithLoss, make=TrainStep, **options):
+def pair(
+    net, optimizer: Any = xl.Adam, loss: Any = xl.SoftmaxWithLoss, make: Any = TrainStep, **options
+):
     """Return a step that is replayed, and one that is not."""
     return [
         make(net(), loss(), optimizer(), compile=how, **options) for how in ("auto", False)
@@ -282,15 +287,25 @@ def read_between(xp, p, q, x):
     return xp.sum(y), a, xl.functional.tanh(q)
 
 
-def one_after_the_other(xp, p, q, x):
-    a = xl.functional.tanh(p)
-    q *= 1.0 + a
-    return xp.sum(x + a), a, xl.functional.tanh(q)
-
-
 @elementwise
 def _step(xp, p, g):
     return p - 0.1 * g
+
+
+def written_between(xp, p, q, x):
+    g = x * 1.0
+    a = _step(p, g)
+    g *= 2.0
+    return xp.sum(g), a, _step(q, x + x)
+
+
+def the_old_one(xp, p, q, x):
+    return xp.sum(x), _step(p, x), p
+
+
+def a_difference(xp, p, q, x):
+    a, b = _step(p, x), _step(q, x * 2.0)
+    return xp.sum(x), a, b - p + q
 
 
 def one_gradient_for_both(xp, p, q, x):
@@ -320,8 +335,9 @@ def numbers(xp, p, q, x):
 
 
 PROGRAMS = [
-    late_reader, swapped, doubled, product_in_place, turned, read_between, one_after_the_other,
-    one_gradient_for_both, each_its_gradient, views_of_what_is_written, several_results, numbers,
+    late_reader, swapped, doubled, product_in_place, turned, read_between, written_between,
+    the_old_one, a_difference, one_gradient_for_both, each_its_gradient, numbers,
+    views_of_what_is_written, several_results,
 ]  # fmt: skip
 
 
@@ -343,3 +359,195 @@ def test_programs(program, xpv):
         assert_same_bits(replay(x), expected, "value")
         for a, b in zip(state, kept, strict=True):
             assert_same_bits(a, b, "state")
+
+
+# What people write into layers of their own
+
+
+class Custom(xl.Layer):
+    def __init__(self, function):
+        self.function = function
+
+    def apply(self, arrays, x):
+        return self.function(xl.namespace(x), x), ()
+
+    def vjp(self, cache, dy):
+        return dy, {}
+
+
+def clipped_in_place(xp, x):
+    y = x * 2.0
+    xp.minimum(y, xp.ones_like(y), out=y)
+    return y
+
+
+def into_its_own(xp, x):
+    y = xp.ones_like(xp.asarray(np.ones(x.shape, "float32")))
+    y += x
+    return y
+
+
+def another_name(xp, x):
+    y = xp.zeros(x.shape, dtype=xp.float32)
+    z = y
+    y += x
+    return z + y
+
+
+def a_constant_that_changes(xp, x):
+    e, y = xp.zeros(x.shape[-1], dtype=xp.float32), x * 0.0
+    for i in range(x.shape[-1]):
+        e[:] = 0.0
+        e[i] = i + 1.0
+        y = y + x * e
+    return y
+
+
+def a_named_tuple(xp, x):
+    q, _ = xp.linalg.qr(x[:2, :2])
+    return x * q[0, 0]
+
+
+def broadcast_index(xp, x):
+    index = xp.asarray(np.asarray([[1, 0, 1, 0, 1]]))
+    return xp.take_along_axis(x, xp.broadcast_to(index, x.shape), axis=-1)
+
+
+def powers(xp, x):
+    return (x * x + 1.0) ** 0.5 + (x * x + 1.0) ** -1
+
+
+def item_before_and_after(xp, x):
+    s = xp.sum(x, axis=None) * 1.0
+    y = x * 2.0
+    y[0, :] = 0.5
+    return y + s
+
+
+def by_a_mask(xp, x):
+    y = x * 2.0
+    y[y < 0] = 0.5
+    return y
+
+
+LAYERS = [
+    clipped_in_place, into_its_own, another_name, a_constant_that_changes, a_named_tuple,
+    broadcast_index, powers, item_before_and_after, by_a_mask,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", LAYERS, ids=lambda f: f.__name__)
+def test_layers_of_ones_own(function, xpv):
+    _, x, t = NETS["mlp"]
+    steps = pair(lambda: mlp(Custom(function)))
+    for n in (4, 4, 4, 4):
+        a, b = (step(xpv.asarray(x(n)), xpv.asarray(t(n))) for step in steps)
+        assert_same_bits(a, b, "loss")
+    for name, p in steps[0].net.params.items():
+        assert_same_bits(p, steps[1].net.params[name], name)
+
+
+class WithNorm(xl.Adam):
+    """An optimizer that looks at a value when it has changed the parameters."""
+
+    def step(self, params, grads, state, **options):
+        new, state = super().step(params, grads, state, **options)
+        self.norm = float(sum(xl.namespace(p).sum(p * p) for p in new.values()))
+        return new, state
+
+
+class InPlace(xl.SGD):
+    """An optimizer that writes to the parameters itself."""
+
+    def __init__(self, lr=0.1):
+        super().__init__(lr)
+        self.skipped = ["3.b"]  # no key of a dict
+
+    def step(self, params, grads, state, *, lr: Any = None, donate: bool = False) -> Any:
+        for name, p in params.items():
+            if name not in self.skipped:
+                p -= 0.1 * grads[name]
+        return params, {"count": state["count"] + 1}
+
+
+class WithPrevious(xl.SGD):
+    def init(self, params):
+        return {**super().init(params), "old": {k: p * 1.0 for k, p in params.items()}}
+
+    def step(self, params, grads, state, **options):
+        new, after = super().step(params, grads, {"count": state["count"]}, **options)
+        return new, {**after, "old": {k: p * 1.0 for k, p in params.items()}}
+
+
+@pytest.mark.parametrize("optimizer", [WithNorm, InPlace, lambda: xl.Adam(eps=0.0)])
+def test_optimizers_of_ones_own(optimizer, xpv):
+    _, x, t = NETS["mlp"]
+    steps = pair(lambda: mlp(xl.Tanh()), optimizer)
+    for n in (4, 4, 4, 4):
+        a, b = (step(xpv.asarray(x(n)), xpv.asarray(t(n))) for step in steps)
+        assert_same_bits(a, b, "loss")
+    for name, p in steps[0].net.params.items():
+        assert_same_bits(p, steps[1].net.params[name], name)
+
+
+def test_memory_of_the_user_is_left_alone(xpv):
+    flat = xpv.asarray(np.full(64, 7.0, "float32"))
+    if xpv.backend == "readonly":
+        pytest.skip("it cannot be written")
+    W, b = xl.namespace(flat).reshape(flat[:16], (4, 4)), flat[16:20]
+    step = TrainStep(
+        xl.Sequential(xl.Affine(W, b)), xl.SoftmaxWithLoss(), xl.SGD(0.1, weight_decay=0.5)
+    )
+    for _ in range(4):
+        step(xpv.asarray(values((3, 4)), "float32"), xpv.asarray(labels(3)))
+    assert float(flat[20:].min()) == float(flat[20:].max()) == 7.0
+
+
+def test_many_kinds_of_batches(xpv):
+    net, x, t = NETS["mlp"]
+    steps = pair(net)
+    for _ in range(2):
+        compare(xpv, steps, x, t, sizes=[n for n in range(2, 30)], kinds=0)
+    for n in (2, 3):
+        compare(xpv, steps, x, t, sizes=[n] * 3, kinds=n - 1)
+    compare(xpv, steps, x, t, sizes=[n for n in range(2, 14) for _ in range(3)], kinds=8)
+    assert len(steps[0]._replays._recordings) <= 8
+
+
+def test_a_bad_batch_does_not_end_the_replays_of_its_kind(xpv):
+    net, x, t = NETS["mlp"]
+    step, _ = pair(net)
+    for shift in (0, 1, 0, 0):
+        try:
+            step(xpv.asarray(x(4)), xpv.asarray(t(4) + shift))
+        except ValueError:
+            assert shift
+    assert len(step._replays._replays) == 1
+
+
+def test_a_network_is_pickled_between_steps(xpv):
+    net, x, t = NETS["mlp"]
+    step, _ = pair(net)
+    for _ in range(3):
+        step(xpv.asarray(x(4)), xpv.asarray(t(4)))
+    again = pickle.loads(pickle.dumps(step.net))
+    for network in (step.net, again):
+        other = TrainStep(network, xl.SoftmaxWithLoss(), xl.SGD())
+        for _ in range(3):
+            other(xpv.asarray(x(4)), xpv.asarray(t(4)))
+    for name, p in step.net.params.items():
+        assert_same_bits(again.params[name], p, name)
+
+
+def test_losses_that_are_views_are_arrays_of_their_own(xpv):
+    class Total(xl.MeanSquaredError):
+        def apply(self, arrays, scores, target):
+            _, cache = super().apply(arrays, scores, target)
+            xp = xl.namespace(scores)
+            one = xp.reshape(xp.sum(scores * scores), (1, 1))
+            return xp.reshape(xp.sum(one, axis=1), ()), cache
+
+    net, x, t = NETS["dense targets"]
+    step, _ = pair(net, loss=Total)
+    kept = [step(xpv.asarray(x(4)), xpv.asarray(t(4))) for _ in range(5)]
+    assert len({float(v) for v in kept}) == 5

@@ -148,13 +148,15 @@ def on_host(x: Array) -> bool:
     """Whether the values of `x` can be looked at without a transfer: no GPU, no JAX tracer."""
     if isinstance(x, np.ndarray):
         return True
-    key = (type(x), device(x))
+    where = device(x)
     try:
-        return _ON_HOST[key]
+        return _ON_HOST[type(x), where]
     except KeyError:
         strict = namespace(x).__name__ == "array_api_strict"
-        _ON_HOST[key] = host = strict or "cpu" in str(key[1]).lower()
+        _ON_HOST[type(x), where] = host = strict or "cpu" in str(where).lower()
         return host
+    except TypeError:  # CuPy's devices cannot be looked up
+        return False
 
 
 def size(x: Array) -> int:

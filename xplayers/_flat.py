@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +13,11 @@ from xplayers._arrays import Array, DType, device, namespace
 from xplayers._memory import LINE, empty
 
 Shapes = Sequence[tuple[int, ...]]
+
+
+# The buffers that were made here, by the id of what owns their memory: what somebody else has put
+# side by side has no padding at its end.
+_BUFFERS: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 def side_by_side(shapes: Shapes, dtype: DType, like: Array) -> tuple[Array, list[Array]]:
@@ -28,6 +35,8 @@ def side_by_side(shapes: Shapes, dtype: DType, like: Array) -> tuple[Array, list
         n = sum(_length(s, step) for s in shapes)
         flat = xp.empty((n,), dtype=dtype, device=device(like))
     flat[...] = 0
+    owner = _owner(flat)
+    _BUFFERS[id(owner)] = owner
     parts, start = [], 0
     for shape in shapes:
         parts.append(xp.reshape(flat[start : start + math.prod(shape)], shape))
@@ -36,10 +45,10 @@ def side_by_side(shapes: Shapes, dtype: DType, like: Array) -> tuple[Array, list
 
 
 def whole(parts: Sequence[Array]) -> Array | None:
-    """Return the flat buffer of which `parts` are the parts, one after the other; else None."""
+    """Return the buffer of `side_by_side` whose parts these are, one after the other; else None."""
     first = parts[0]
     address = _address(first)
-    if address is None:
+    if address is None or id(_owner(first)) not in _BUFFERS:
         return None
     item = first.dtype.itemsize
     step, at = LINE // item, 0
@@ -54,12 +63,18 @@ def whole(parts: Sequence[Array]) -> Array | None:
 
 def flattened(arrays: Sequence[Array]) -> list[Array]:
     """Return `arrays`, of one dtype, side by side; themselves if they are so already."""
-    if whole(arrays) is not None and all(_writable(a) for a in arrays):
+    if whole(arrays) is not None:
         return list(arrays)
     _, parts = side_by_side([tuple(a.shape) for a in arrays], arrays[0].dtype, arrays[0])
     for part, a in zip(parts, arrays, strict=True):
         part[...] = a
     return parts
+
+
+def _owner(a: Array) -> Any:
+    if isinstance(a, np.ndarray):
+        return a if a.base is None else a.base
+    return a if a._base is None else a._base
 
 
 def _length(shape: tuple[int, ...], step: int) -> int:
@@ -73,7 +88,3 @@ def _address(a: Array) -> tuple[int, int] | None:
     if hasattr(a, "untyped_storage") and a.is_contiguous():
         return a.untyped_storage().data_ptr(), a.data_ptr()
     return None
-
-
-def _writable(a: Array) -> bool:
-    return not isinstance(a, np.ndarray) or a.flags.writeable

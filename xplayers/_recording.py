@@ -18,11 +18,15 @@ import numpy as np
 from xplayers._arrays import Array, Namespace, device, introduce, namespace, to_numpy
 
 _NUMPY: Any = np
+# What may return its argument because there is nothing to do.
+_AS_IT_IS = ("astype", "asarray", "reshape", "squeeze", "broadcast_to", "positive", "real")
 MOST = 20_000  # operations; a longer list takes seconds to compile
 
 
-class NotRecordable(TypeError):
+class NotRecordable(RuntimeError):
     """The function does something that a list of operations cannot say."""
+
+    # no TypeError, of which torch makes "try the other operand"
 
 
 class Register(int):
@@ -60,7 +64,7 @@ class Recording:
         self.constants: dict[Register, Array] = {}
         self.numbers: dict[Register, Any] = {}  # what `item` has returned
         self._constant_of: dict[int, Register] = {}
-        self.has_written = False  # to arrays that were given up to the function
+        self._bits: dict[Register, bytes] = {}  # of constants when they were used
 
     def input(self, value: Array) -> Any:
         """Return the stand-in for an argument of the function: an array or a number."""
@@ -70,13 +74,22 @@ class Recording:
 
     def call(self, name: str, function: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """Call `function` with the values of `args`, and write that down."""
+        if kwargs.get("out") is not None:
+            message = f"{name} writes to an array"
+            raise NotRecordable(message)
         results = function(*_values(args), **_values(kwargs))
         many, known = isinstance(results, (tuple, list)), len(self.kinds)
+        if many and type(results) not in (tuple, list):
+            message = f"{name} returns a {type(results).__name__}"
+            raise NotRecordable(message)
         made = [self._result(r, args, kwargs) for r in (results if many else (results,))]
         if len(self.kinds) == known:  # what came back are arguments themselves
+            if name not in _AS_IT_IS:  # most likely written over
+                message = f"{name} returns its argument"
+                raise NotRecordable(message)
             return made[0]
         self.add(name, function, args, kwargs, made)
-        return type(results)(made) if many and type(results) in (tuple, list) else made[0]
+        return type(results)(made) if many else made[0]
 
     def add(
         self,
@@ -93,6 +106,8 @@ class Recording:
             message = f"more than {MOST} operations"
             raise NotRecordable(message)
         given, named = self._referred(args), self._referred(kwargs)
+        if writes:
+            self.numbers.clear()
         results = tuple([m.register for m in made])
         self.operations.append(Operation(name, function, given, named, results, writes))
 
@@ -138,8 +153,27 @@ class Recording:
             if id(arg) not in self._constant_of:
                 made = self._stand_in(arg).register
                 self._constant_of[id(arg)], self.constants[made] = made, arg
-            return self._constant_of[id(arg)]
+                self._bits[made] = to_numpy(arg).tobytes()
+            made = self._constant_of[id(arg)]
+            self._check_constant(made)
+            return made
         return arg
+
+    def _check_constant(self, made: Register) -> None:
+        if to_numpy(self.constants[made]).tobytes() != self._bits[made]:
+            message = "an array of the function's own has changed after it was used"
+            raise NotRecordable(message)
+
+    def finish(self) -> None:
+        """Check that the constants are what they were."""
+        for made in self.constants:
+            self._check_constant(made)
+
+    def before_write(self, to: Any) -> None:
+        """Refuse to write to an input: the function is called again where it is not recordable."""
+        if self.kinds[to.register].root in self.inputs:
+            message = "the function writes to its argument"
+            raise NotRecordable(message)
 
 
 class StandIn:
@@ -158,14 +192,24 @@ class StandIn:
         self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **kwargs: Any
     ) -> Any:
         """Take an operator of a NumPy array, or a function that was called as ``np.exp``."""
-        if method != "__call__" or next(_stand_ins(out), None) is not None:
+        if method != "__call__" or out is not None:
             message = f"{ufunc.__name__}.{method} writes to an array"
             raise NotRecordable(message)
-        # `out` is an array of the function's own, in ``total += x``: the name gets a new value
         return self.recording.call(ufunc.__name__, ufunc, inputs, kwargs)
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         return self.recording.call(function.__name__, function, args, kwargs)
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Any, types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        name = getattr(function, "__name__", "")
+        if name.startswith("__i") or (name.endswith("_") and not name.endswith("__")):
+            message = f"{name} writes to an array"
+            raise NotRecordable(message)
+        recording = next(_stand_ins((args, kwargs))).recording
+        return recording.call(name, function, args, kwargs or {})
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -205,7 +249,8 @@ class StandIn:
         return self.recording.call("getitem", operator.getitem, (self, index), {})
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        self.value[index] = _values(value)
+        self.recording.before_write(self)
+        self.value[_values(index)] = _values(value)
         args = (self, index, value)
         self.recording.add("setitem", operator.setitem, args, {}, [self], writes=True)
 
@@ -263,6 +308,7 @@ def _give_operators() -> None:
         def method(self: StandIn, other: Any) -> Any:
             if _is_number(self.value):  # it cannot change: the name gets a new one
                 return self.recording.call(name, function, (self, other), {})
+            self.recording.before_write(self)
             at = getattr(operator, f"i{function.__name__.strip('_')}")
             at(self.value, _values(other))
             self.recording.add(name, function, (self, other), {}, [self], writes=True)

@@ -22,7 +22,7 @@ import numpy as np
 from xplayers._arrays import Array, device, namespace
 from xplayers._flat import side_by_side, whole
 from xplayers._memory import empty
-from xplayers._recording import Kind, Operation, Recording, Register
+from xplayers._recording import BINARY, COMPARISONS, UNARY, Kind, Operation, Recording, Register
 from xplayers.elementwise import as_numpy
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")
@@ -190,6 +190,7 @@ class _Compiler:
             if known:
                 return whole(known) if len(known) == len(registers) else None
             flat, parts = side_by_side(shapes, self.kinds[registers[0]].dtype, self.like)
+            flat[...] = 1  # between the parts too: a rule may divide by the root of a square
             placed.update(zip(registers, parts, strict=True))
             return flat
 
@@ -203,6 +204,9 @@ class _Compiler:
         for k, made in enumerate(first.results):
             home = self.home_of.get(made)
             if home in first.args:
+                homes = [self.home_of[o.results[k]] for o in operations]
+                if any(self._is_read_after(members[-1], home) for home in homes):
+                    return None
                 outs.append(operands[first.args.index(home)])
                 placed.update((o.results[k], self.homes[self.home_of[o.results[k]]])
                               for o in operations)  # fmt: skip
@@ -210,6 +214,10 @@ class _Compiler:
                 outs.append(flat_of([o.results[k] for o in operations]))
         self.static |= placed
         return Group(members, operands, outs)
+
+    def _is_read_after(self, at: int, home: Register) -> bool:
+        later = (r for o in self.operations[at + 1 :] for r in self._read(o))
+        return any(self.kinds[r].root == home for r in (*later, self.value, *self.updates.values()))
 
     def _shape(self, operation: Operation) -> tuple[int, ...]:
         return next(self.kinds[a].shape for a in operation.args if self._is_array(a))
@@ -248,15 +256,14 @@ class _Compiler:
                 free.append(self.block_of.pop(root))
         late = {h: m for h, m in self.updates.items() if self.static.get(m) is not self.homes[h]}
         copied = {m for m in late.values() if self.kinds[m].root in self.homes}
-        asarray = namespace(self.like).asarray
         for made in copied:  # parts of the old state, which may be written over
-            self.lines.append(
-                f"v{int(made)} = {self._define(asarray)}({self._name(made)}, copy=True)"
-            )
+            self.lines.append(f"v{int(made)} = {self._define(copied_array)}({self._name(made)})")
         for home, made in late.items():
             value = f"v{int(made)}" if made in copied else self._name(made)
             self.lines.append(f"{self._name(home)}[...] = {value}")
         value = self._name(self.value)
+        if self.value in self.static or self.kinds[self.value].root != self.value:
+            value = f"{self._define(copied_array)}({value})"
         if self.kinds[self.value].number:
             value = f"{self._define(np.asarray)}({value})"
         self.lines.append(f"return {value}")
@@ -317,7 +324,7 @@ class _Compiler:
             self.lines.append(f"{target}[{self._text(index)}] = {self._text(value)}")
             return
         other = self._text(operation.args[1])
-        if isinstance(self.like, np.ndarray):
+        if isinstance(self.like, np.ndarray) and operation.name != "pow":
             function = self._define(getattr(np, operation.name))
             self.lines.append(f"{function}({target}, {other}, out={target})")
         else:
@@ -348,7 +355,10 @@ class _Compiler:
     def _call(self, operation: Operation) -> str:
         """Return the call as it was recorded."""
         sign = _SIGNS.get(operation.name)
-        if sign is not None and len(operation.args) == 2:
+        if sign is not None and operation.function in (
+            BINARY.get(operation.name),
+            COMPARISONS.get(operation.name),
+        ):
             a, b = map(self._text, operation.args)
             return f"{a} {sign} {b}"
         if operation.name == "getitem":
@@ -367,12 +377,19 @@ class _Compiler:
     def _call_of_numpy(self, operation: Operation) -> str | None:
         """Return the same call without the checks of NumPy's functions, if there is one."""
         name, args, kwargs = operation.name, operation.args, operation.kwargs
+        if operation.function is not getattr(np, name, None):
+            return None
         number = all(self.kinds[r].number for r in operation.results)
         if name == "astype" and number and self._is_array(args[0]) is False:
             return f"{self._text(args[0])}.astype({self._text(args[1])})"
         if name in _REDUCTIONS and number and len(args) == 1 and not kwargs:
             return f"{self._define(_REDUCTIONS[name].reduce)}({self._text(args[0])}, None)"
-        if name == "take_along_axis" and kwargs == {"axis": -1} and len(args) == 2:
+        if (
+            name == "take_along_axis"
+            and kwargs == {"axis": -1}
+            and len(args) == 2
+            and self.kinds[args[0]].shape[:-1] == self.kinds[args[1]].shape[:-1]
+        ):
             shape = self.kinds[args[1]].shape
             index = [_along(n, i, len(shape)) for i, n in enumerate(shape[:-1])]
             inner = [*[self._define(i) for i in index], self._text(args[1])]
@@ -405,10 +422,10 @@ class _Compiler:
 
     def _may_stay(self, at: int, home: Register, operation: Operation, over: bool) -> bool:
         """Whether a result may be written to its home already now."""
-        kind = self.kinds[home]
-        if not kind.ordered or self.last.get(home, -1) > at:
+        if not self.kinds[home].ordered or self.last.get(home, -1) > at:
             return False
-        return over or home not in {self.kinds[r].root for r in self._read(operation)}
+        read = [r for r in self._read(operation) if self.kinds[r].root == home]
+        return not read or (over and read == [home] * len(read))
 
     def _vacated(self, at: int, kind: Kind, operation: Operation) -> Register | None:
         """Return an operand that nobody needs after this operation, and that the result fits in."""
@@ -477,6 +494,11 @@ def _into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
         return _into_torch(operation, kinds)
     name, args, kwargs = operation.name, operation.args, operation.kwargs
     function = getattr(np, name, None)
+    operators = BINARY.get(name), COMPARISONS.get(name), UNARY.get(name)
+    if (
+        operation.function not in (function, *operators) or operation.function is operator.pow
+    ):  # which takes roots by itself
+        return None
     if isinstance(function, np.ufunc) and not kwargs:
         return function, args, function.signature is None
     if name in _REDUCTIONS and len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
@@ -501,6 +523,9 @@ def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
     arrays = [isinstance(a, Register) and not kinds[a].number for a in args]
     numbers = [type(a) in (int, float) for a in args]
     fit = arrays[:1] == [True] and all(a or n for a, n in zip(arrays, numbers, strict=True))
+    dtypes = {kinds[a].dtype for a, is_array in zip(args, arrays, strict=True) if is_array}
+    if len(dtypes) > 1:  # the standard and torch promote 0-d tensors differently
+        return None
     if name in _TORCH and fit and not kwargs:
         return getattr(torch, _TORCH[name]), args, True
     if name in ("maximum", "minimum") and arrays == [True, True]:
@@ -514,6 +539,11 @@ def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
             function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[name]
             return function, (*args, axis, keepdims), False
     return None
+
+
+def copied_array(a: Array) -> Array:
+    """Return a copy of an array of NumPy or PyTorch."""
+    return np.array(a) if isinstance(a, np.ndarray) else a.clone()
 
 
 def _along(n: int, axis: int, axes: int) -> np.ndarray:

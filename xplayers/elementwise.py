@@ -201,9 +201,14 @@ class _Elementwise:
         if not self._is_one_call(values, out, options):
             return self.function(xp, *operands, **options)
         recording = operands[0].recording
-        recording.has_written |= out is not None
-        given = tuple([o.value for o in out]) if isinstance(out, tuple) else out
-        given = given.value if isinstance(given, StandIn) else given
+        given = None
+        if out is not None:  # what was given up is written when all has gone well
+            outs = [
+                o.value if isinstance(o, StandIn) else o
+                for o in (out if isinstance(out, tuple) else (out,))
+            ]
+            given = tuple([namespace(o).empty_like(o) for o in outs])
+            given = given if isinstance(out, tuple) else given[0]
         results = self(*values, out=given, **options)
         many = isinstance(results, tuple)
         made = [recording.fresh(r) for r in (results if many else (results,))]

@@ -176,7 +176,7 @@ def _sums_by_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
     for start in range(0, index.shape[0], step):
         stop = min(start + step, index.shape[0])
         one_hot = xp.astype(rows == index[None, start:stop], d.dtype)
-        total += matmul(one_hot, d[start:stop, :])
+        total = total + matmul(one_hot, d[start:stop, :])
     return total
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from xplayers._arrays import Array, library, on_host
 from xplayers._recording import NotRecordable, Recording, StandIn, same
-from xplayers._replay import Places, compiled
+from xplayers._replay import Places, compiled, copied_array
 
 MOST = 8  # kinds of batches whose replays are kept
 
@@ -30,7 +30,8 @@ class Replays:
 
     def forget(self) -> None:
         """Let go of all replays; the next steps are recorded again."""
-        self._recordings: dict[Any, Recording | None] = {}
+        self._recordings: dict[Any, Recording] = {}  # the first ones
+        self._refused: set[Any] = set()  # kinds that are computed anew in each step
         self._replays: dict[Any, Callable[..., Array]] = {}
         self._places = Places()
         # The dicts which hold the arrays that replays read and write, and these arrays.
@@ -60,7 +61,8 @@ class Replays:
         The results but for the first are written over `trees`: parameters, buffers, arrays of the
         loss (which stay as they are), and state.
         """
-        if self._recordings.get(key, ()) is None:
+        full = len(self._replays) >= MOST and key not in self._recordings
+        if full or key in self._refused:
             return self._around(function)(*trees, *arguments)
         recording = Recording()
         try:
@@ -69,39 +71,61 @@ class Replays:
             stand_ins = [None if a is None else recording.input(a) for a in arguments]
             given = [_mapped(recording.input, tree) for tree in trees]
             value, *results = self._around(function)(*given, *stand_ins)
+            recording.finish()
             pairs = list(_pairs((given[0], given[1], given[3]), tuple(results)))
+            for before, after in pairs:
+                _check_fit(before, after)
             if not isinstance(value, StandIn):
                 message = "the loss does not depend on the batch"
                 raise NotRecordable(message)
-        except Exception:
-            if __import__("os").environ.get("XPDEBUG"):
-                __import__("traceback").print_exc()
-            self._recordings[key] = None
-            if recording.has_written:
-                raise
-            return self._around(function)(*trees, *arguments)  # which says by itself what is wrong
-        for before, after in pairs:
-            new = after.value if isinstance(after, StandIn) else after
-            if new is not before.value:
-                before.value[...] = new
-        earlier = self._recordings.get(key)
-        self._recordings[key] = recording
-        if earlier is not None:
-            self._recordings[key] = None
-            if same(earlier, recording):
-                homes = {s.register: s.value for tree in given for s in _leaves(tree)}
-                updates = {b.register: a.register for b, a in pairs if isinstance(a, StandIn)}
-                inputs = [s.register for s in stand_ins if s is not None]
-                if len(self._replays) == MOST:
-                    oldest = next(iter(self._replays))
-                    del self._replays[oldest], self._recordings[oldest]
-                replay = compiled(recording, inputs, homes, updates, value.register, self._places)
-                self._replays[key] = self._around(replay)
-        return value.value, trees[0], trees[1], trees[3]
+        except Exception:  # nothing has been written to
+            result = self._around(function)(*trees, *arguments)  # or it says what is wrong
+            self._recordings.pop(key, None)
+            self._refused.add(key)
+            return result
+        # A value that is an old one is copied before any of them is written over.
+        roots = set(recording.inputs)
+        news = [
+            copied_array(a.value) if recording.kinds[a.register].root in roots else a.value
+            for b, a in pairs
+            if a is not b
+        ]
+        for before, new in zip([b for b, a in pairs if a is not b], news, strict=True):
+            before.value[...] = new
+        if self._is_second(key, recording):
+            homes = {s.register: s.value for tree in given for s in _leaves(tree)}
+            updates = {b.register: a.register for b, a in pairs}
+            inputs = [s.register for s in stand_ins if s is not None]
+            replay = compiled(recording, inputs, homes, updates, value.register, self._places)
+            self._replays[key] = self._around(replay)
+        loss = np.asarray(value.value) if isinstance(value.value, np.generic) else value.value
+        return loss, trees[0], trees[1], trees[3]
+
+    def _is_second(self, key: Any, recording: Recording) -> bool:
+        """Whether a recording of this kind has said the same; else keep it, or refuse the kind."""
+        earlier = self._recordings.pop(key, None)
+        if earlier is None:
+            if len(self._recordings) >= MOST:  # kinds that came once
+                del self._recordings[next(iter(self._recordings))]
+            self._recordings[key] = recording
+            return False
+        if same(earlier, recording):
+            return True
+        self._refused.add(key)
+        return False
 
     def hold(self, dicts: list[dict[str, Any]]) -> None:
         """Take these as the dicts that hold the arrays: where one has another, replays end."""
         self._held = [(d, [*d.values()]) for d in dicts if d]
+
+
+def _check_fit(before: StandIn, after: Any) -> None:
+    """Check that a part of the state keeps its shape and dtype, and comes from an operation."""
+    old, new = before.value, getattr(after, "value", None)
+    kept = new is not None and tuple(old.shape) == tuple(new.shape) and old.dtype == new.dtype
+    if not kept:
+        message = "a part of the state is another kind of value than before"
+        raise NotRecordable(message)
 
 
 def _make_writable(tree: Tree) -> None:

@@ -114,6 +114,7 @@ class TrainStep:
         self._replays = Replays(self._quiet) if compile == "auto" else None
         self._marks: tuple[Any, Any] = None, None  # the states that replays know
         self._checked: set[Any] = set()  # kinds of batches
+        self._moves = 0  # how often parameters were laid out anew
         self._params = self._buffers = Located()
         self._left: Arrays = {}  # the parameters as the last step has left them
 
@@ -137,6 +138,8 @@ class TrainStep:
             lr = self._rate(x)
         if isinstance(lr, _NUMBERS):
             lr = float(lr)
+        namespace(x, "TrainStep", "x")
+        namespace(t, "TrainStep", "t")
         kind = self._kind(x, t, lr)
         if replays is not None and Replays.fit(x):
             if self._marks[0] is not optimizer.state or self._marks[1] is not self._scaling:
@@ -194,9 +197,15 @@ class TrainStep:
 
     def _lay_flat(self, params: Arrays) -> None:
         """Put parameters and moments into one flat buffer each; the layers have views of it."""
+        if self._moves > 2:
+            return  # another step lays the parameters out for itself, again and again
+        before = list(params.values())
         state = self.optimizer.state or {}
-        moments = [m for m in state.values() if isinstance(m, dict)]
-        for arrays in (params, *moments):
+        alike = [params]
+        for m in state.values():
+            if isinstance(m, dict) and m.keys() == params.keys():
+                alike += [m] if all(hasattr(a, "shape") for a in m.values()) else []
+        for arrays in alike:
             by_dtype: dict[Any, list[str]] = {}
             for name, a in arrays.items():
                 by_dtype.setdefault(a.dtype, []).append(name)
@@ -204,14 +213,18 @@ class TrainStep:
                 views = flattened([arrays[name] for name in names])
                 arrays |= zip(names, views, strict=True)
         self._params.put(params)
+        self._moves += any(a is not b for a, b in zip(before, params.values(), strict=True))
 
     def _kind(self, x: Array, t: Array, lr: Any) -> Any:
         """Return what a replay depends on beside values of arrays."""
         # Attributes of the optimizer are no arguments of the step, but people change them.
-        options = [v for k, v in vars(self.optimizer).items() if k not in ("state", "lr")]
+        options = [
+            _hashable(v) for k, v in vars(self.optimizer).items() if k not in ("state", "lr")
+        ]
         return (
-            type(x), x.shape, x.dtype, is_ordered(x), type(t), t.shape, t.dtype, is_ordered(t),
-            self.optimizer.lr if lr is None else float, *options,
+            type(x), x.shape, x.dtype, _order(x), type(t), t.shape, t.dtype, _order(t),
+            self.optimizer.lr if lr is None else type(lr), id(self.net), id(self.loss),
+            id(self.reduce_grads), id(self.precision), *options,
         )  # fmt: skip
 
     def _holders(self) -> list[dict[str, Any]]:
@@ -361,6 +374,21 @@ class TrainStep:
         if self.precision is None:
             return function
         return np.errstate(over="ignore", invalid="ignore")(function)
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return value
+
+
+def _order(a: Array) -> Any:
+    """Return how the elements of an array lie in memory; None: in row-major order without gaps."""
+    if is_ordered(a):
+        return None
+    return a.strides if hasattr(a, "strides") else a.stride() if hasattr(a, "stride") else False
 
 
 def _copied(value: Any, like: Any, name: str) -> Any:
