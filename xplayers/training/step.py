@@ -77,7 +77,8 @@ class TrainStep:
     The arrays that were in ``net.params``, ``net.buffers`` and `state` before a step are given up
     to it: copy what is to be kept. NumPy, CuPy and PyTorch write over them (the first step of a
     replay takes views of one flat buffer in their place), JAX deletes them. A new shape of the
-    batch is compiled or recorded once more.
+    batch is compiled or recorded once more; the first eight kinds of batches are replayed. While a
+    kind is recorded, the optimizer's results need memory of their own.
 
     What is compiled or replayed must be pure: layers, loss, schedule and `reduce_grads` compute
     from their arguments alone, and are not called again. Attributes of the optimizer may be
