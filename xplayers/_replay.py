@@ -22,7 +22,8 @@ import numpy as np
 from xplayers._arrays import Array, device, namespace
 from xplayers._flat import side_by_side, whole
 from xplayers._memory import empty
-from xplayers._recording import BINARY, COMPARISONS, UNARY, Kind, Operation, Recording, Register
+from xplayers._places import REDUCTIONS, along, copied_array, into
+from xplayers._recording import BINARY, COMPARISONS, Kind, Operation, Recording, Register
 from xplayers.elementwise import as_numpy
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")
@@ -291,9 +292,9 @@ class _Compiler:
             if kind.root != made and self._known_view(operation, made):
                 return
             own = kind.root == made and not kind.number
-            into = _into(operation, self.kinds, self.like) if own else None
-            if into is not None:
-                function, given, over = into
+            written = into(operation, self.kinds, self.like) if own else None
+            if written is not None:
+                function, given, over = written
                 out = self._place(at, made, operation, free, over=over)
                 if out is not None:
                     inner = ", ".join([*map(self._text, given), f"out={self._define(out)}"])
@@ -382,8 +383,8 @@ class _Compiler:
         number = all(self.kinds[r].number for r in operation.results)
         if name == "astype" and number and self._is_array(args[0]) is False:
             return f"{self._text(args[0])}.astype({self._text(args[1])})"
-        if name in _REDUCTIONS and number and len(args) == 1 and not kwargs:
-            return f"{self._define(_REDUCTIONS[name].reduce)}({self._text(args[0])}, None)"
+        if name in REDUCTIONS and number and len(args) == 1 and not kwargs:
+            return f"{self._define(REDUCTIONS[name].reduce)}({self._text(args[0])}, None)"
         if (
             name == "take_along_axis"
             and kwargs == {"axis": -1}
@@ -391,7 +392,7 @@ class _Compiler:
             and self.kinds[args[0]].shape[:-1] == self.kinds[args[1]].shape[:-1]
         ):
             shape = self.kinds[args[1]].shape
-            index = [_along(n, i, len(shape)) for i, n in enumerate(shape[:-1])]
+            index = [along(n, i, len(shape)) for i, n in enumerate(shape[:-1])]
             inner = [*[self._define(i) for i in index], self._text(args[1])]
             return f"{self._text(args[0])}[{', '.join(inner)}]"
         return None
@@ -478,104 +479,6 @@ _SIGNS = {
     "bitwise_xor": "^", "bitwise_left_shift": "<<", "bitwise_right_shift": ">>", "less": "<",
     "less_equal": "<=", "greater": ">", "greater_equal": ">=", "equal": "==", "not_equal": "!=",
 }  # fmt: skip
-
-_REDUCTIONS = {
-    "sum": np.add, "max": np.maximum, "min": np.minimum, "prod": np.multiply,
-    "all": np.logical_and, "any": np.logical_or,
-}  # fmt: skip
-
-
-def _into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
-    """Return ``(function, args, over)``: ``function(*args, out)`` does the operation.
-
-    `over`: whether `out` may be one of the operands. None where the operation makes new memory.
-    """
-    if not isinstance(like, np.ndarray):
-        return _into_torch(operation, kinds)
-    name, args, kwargs = operation.name, operation.args, operation.kwargs
-    function = getattr(np, name, None)
-    operators = BINARY.get(name), COMPARISONS.get(name), UNARY.get(name)
-    if (
-        operation.function not in (function, *operators) or operation.function is operator.pow
-    ):  # which takes roots by itself
-        return None
-    if isinstance(function, np.ufunc) and not kwargs:
-        return function, args, function.signature is None
-    if name in _REDUCTIONS and len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
-        return _reduction(_REDUCTIONS[name], kinds[args[0]], **kwargs), args, False
-    if name == "astype" and len(args) == 2:
-        return _cast, args[:1], False
-    return None
-
-
-_TORCH = {
-    "add": "add", "subtract": "sub", "multiply": "mul", "divide": "div", "less": "lt",
-    "less_equal": "le", "greater": "gt", "greater_equal": "ge", "equal": "eq", "not_equal": "ne",
-    "exp": "exp", "expm1": "expm1", "log": "log", "log1p": "log1p", "sqrt": "sqrt", "tanh": "tanh",
-    "negative": "neg", "abs": "abs",
-}  # fmt: skip
-
-
-def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
-    import torch
-
-    name, args, kwargs = operation.name, operation.args, operation.kwargs
-    arrays = [isinstance(a, Register) and not kinds[a].number for a in args]
-    numbers = [type(a) in (int, float) for a in args]
-    fit = arrays[:1] == [True] and all(a or n for a, n in zip(arrays, numbers, strict=True))
-    dtypes = {kinds[a].dtype for a, is_array in zip(args, arrays, strict=True) if is_array}
-    if len(dtypes) > 1:  # the standard and torch promote 0-d tensors differently
-        return None
-    if name in _TORCH and fit and not kwargs:
-        return getattr(torch, _TORCH[name]), args, True
-    if name in ("maximum", "minimum") and arrays == [True, True]:
-        return getattr(torch, name), args, True
-    if name == "matmul" and arrays == [True, True]:
-        two = all(len(kinds[a].shape) == 2 for a in args)
-        return (torch.mm if two else torch.matmul), args, False
-    if name in ("sum", "max", "min") and len(args) == 1 and set(kwargs) <= {"axis", "keepdims"}:
-        axis, keepdims = kwargs.get("axis"), kwargs.get("keepdims", False)
-        if isinstance(axis, int) and kinds[operation.results[0]].dtype == kinds[args[0]].dtype:
-            function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[name]
-            return function, (*args, axis, keepdims), False
-    return None
-
-
-def copied_array(a: Array) -> Array:
-    """Return a copy of an array of NumPy or PyTorch."""
-    return np.array(a) if isinstance(a, np.ndarray) else a.clone()
-
-
-def _along(n: int, axis: int, axes: int) -> np.ndarray:
-    """Return 0 to `n` - 1 along one of so many axes."""
-    return np.arange(n).reshape([n if i == axis else 1 for i in range(axes)])
-
-
-def _reduction(
-    ufunc: np.ufunc, kind: Kind, axis: Any = None, keepdims: bool = False
-) -> Callable[..., Any]:
-    reduce: Any = ufunc.reduce
-    shape = kind.shape
-    short = len(shape) == 2 and axis in (-1, 1) and shape[1] < min(shape[0], 32)
-    if short and ufunc in (np.maximum, np.minimum) and kind.ordered:
-        # Over a short last axis NumPy goes row by row; over the first it takes whole rows at once.
-        # The largest value is the same in any order.
-        turned = np.empty(shape[::-1], kind.dtype)
-
-        def into_short(x: np.ndarray, out: np.ndarray) -> None:
-            np.copyto(turned, x.T)
-            reduce(turned, 0, None, out.reshape(-1))
-
-        return into_short
-
-    def into(x: np.ndarray, out: np.ndarray) -> None:
-        reduce(x, axis, None, out, keepdims)
-
-    return into
-
-
-def _cast(x: np.ndarray, out: np.ndarray) -> None:
-    np.copyto(out, x, casting="unsafe")
 
 
 def _one_object(values: list, given: list, seen: list, outs: list) -> list:

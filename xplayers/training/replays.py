@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, library, on_host
+from xplayers._places import copied_array
 from xplayers._recording import NotRecordable, Recording, StandIn, same
-from xplayers._replay import Places, compiled, copied_array
+from xplayers._replay import Places, compiled
 
 MOST = 8  # kinds of batches whose replays are kept
 
