@@ -119,7 +119,7 @@ class Recording:
         if isinstance(value, (bool, int, str)) or value is None:
             message = f"a {type(value).__name__} was computed from an array"
             raise NotRecordable(message)
-        seen = list(_stand_ins((args, kwargs)))
+        seen = list(found(StandIn, (args, kwargs)))
         for s in seen:
             if s.value is value and not _is_number(value):
                 return s
@@ -208,7 +208,7 @@ class StandIn:
         if name.startswith("__i") or (name.endswith("_") and not name.endswith("__")):
             message = f"{name} writes to an array"
             raise NotRecordable(message)
-        recording = next(_stand_ins((args, kwargs))).recording
+        recording = next(found(StandIn, (args, kwargs))).recording
         return recording.call(name, function, args, kwargs or {})
 
     @property
@@ -344,7 +344,7 @@ class RecordingNamespace:
             return value
 
         def function(*args: Any, **kwargs: Any) -> Any:
-            seen = next(_stand_ins((args, kwargs)), None)
+            seen = next(found(StandIn, (args, kwargs)), None)
             if seen is None:
                 return value(*args, **kwargs)
             return seen.recording.call(name, value, args, kwargs)
@@ -369,7 +369,7 @@ def whole(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
-        seen = next(_stand_ins((args, kwargs)), None)
+        seen = next(found(StandIn, (args, kwargs)), None)
         if seen is None:
             return function(*args, **kwargs)
         return seen.recording.call("call", function, args, kwargs)
@@ -379,21 +379,22 @@ def whole(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def watch(check: Callable[..., None], *args: Any) -> None:
     """Call ``check(*args)``, which raises if a value is wrong, now and in every replay."""
-    seen = next(_stand_ins(args), None)
+    seen = next(found(StandIn, args), None)
     check(*_values(args))
     if seen is not None:
         seen.recording.add("call", check, args, {}, [])
 
 
-def _stand_ins(arg: Any) -> Iterator[StandIn]:
-    if isinstance(arg, StandIn):
+def found(kind: type, arg: Any) -> Iterator[Any]:
+    """Return what is of that `kind` in an argument: it, or parts of tuples, lists and dicts."""
+    if isinstance(arg, kind):
         yield arg
     elif type(arg) in (tuple, list):
         for a in arg:
-            yield from _stand_ins(a)
+            yield from found(kind, a)
     elif type(arg) is dict:
         for a in arg.values():
-            yield from _stand_ins(a)
+            yield from found(kind, a)
 
 
 def _values(arg: Any) -> Any:

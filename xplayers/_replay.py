@@ -23,7 +23,7 @@ from xplayers._arrays import Array, device, namespace
 from xplayers._flat import side_by_side, whole
 from xplayers._memory import empty
 from xplayers._places import REDUCTIONS, along, copied_array, into
-from xplayers._recording import BINARY, COMPARISONS, Kind, Operation, Recording, Register
+from xplayers._recording import BINARY, COMPARISONS, Kind, Operation, Recording, Register, found
 from xplayers.elementwise import as_numpy
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")
@@ -227,7 +227,7 @@ class _Compiler:
 
     @staticmethod
     def _read(operation: Operation) -> Iterator[Register]:
-        return _registers((operation.args, operation.kwargs))
+        return found(Register, (operation.args, operation.kwargs))
 
     def _last_uses(self) -> dict[int, int]:
         """Return for each root the operation that uses it last."""
@@ -465,7 +465,7 @@ class _Compiler:
     def _text(self, arg: Any) -> str:
         if isinstance(arg, Register):
             return self._name(arg)
-        if type(arg) in (tuple, list) and any(True for _ in _registers(arg)):
+        if type(arg) in (tuple, list) and any(True for _ in found(Register, arg)):
             inner = ", ".join(map(self._text, arg))
             return f"[{inner}]" if type(arg) is list else f"({inner},)"
         if type(arg) in (int, bool, type(None)) or (type(arg) is float and math.isfinite(arg)):
@@ -485,17 +485,6 @@ def _one_object(values: list, given: list, seen: list, outs: list) -> list:
     """Return `values`, where those that are also among `outs` are the objects of `seen`."""
     places = {id(o): s for o, s in zip(outs, seen, strict=True)}
     return [places.get(id(g), v) for g, v in zip(given, values, strict=True)]
-
-
-def _registers(arg: Any) -> Iterator[Register]:
-    if isinstance(arg, Register):
-        yield arg
-    elif type(arg) in (tuple, list):
-        for a in arg:
-            yield from _registers(a)
-    elif type(arg) is dict:
-        for a in arg.values():
-            yield from _registers(a)
 
 
 def _filled(arg: Any, static: Mapping[int, Array]) -> Any:

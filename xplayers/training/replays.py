@@ -87,11 +87,11 @@ class Replays:
         # A value that is an old one is copied before any of them is written over.
         roots = set(recording.inputs)
         news = [
-            copied_array(a.value) if recording.kinds[a.register].root in roots else a.value
+            (b, copied_array(a.value) if recording.kinds[a.register].root in roots else a.value)
             for b, a in pairs
             if a is not b
         ]
-        for before, new in zip([b for b, a in pairs if a is not b], news, strict=True):
+        for before, new in news:
             before.value[...] = new
         if self._is_second(key, recording):
             homes = {s.register: s.value for tree in given for s in _leaves(tree)}
