@@ -218,7 +218,7 @@ def test_sums_over_blocks_are_wider_than_16_bits(monkeypatch):
 def two_threads(monkeypatch):
     with ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr(_parallel, "_pool", lambda: pool)
-        monkeypatch.setattr(_parallel, "_usable_cores", lambda: 2)
+        monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
         yield
 
 
@@ -307,29 +307,11 @@ def test_the_number_of_threads_changes_no_bit(make, two_threads, monkeypatch):
     layer, x = make()
     results = []
     for cores in (1, 2):
-        monkeypatch.setattr(_parallel, "_usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(_parallel, "usable_cores", lambda cores=cores: cores)
         results += [train(layer, x) for _ in range(3)]
     for other in results[1:]:
         for name, a in results[0].items():
             assert_same_bits(other[name], a, name)
-
-
-def test_the_threads_share_out_all_parts_once(two_threads):
-    for n in (0, 1, 2, 100):
-        seen = []
-        _parallel.share(seen.extend, range(n))
-        assert sorted(seen) == list(range(n))
-
-
-def test_an_error_in_a_thread_is_raised(two_threads):
-
-    def run(parts):
-        for part in parts:
-            if part == 7:
-                raise FloatingPointError(part)
-
-    with pytest.raises(FloatingPointError, match="7"):
-        _parallel.share(run, range(100))
 
 
 # 16 bits

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers import assert_at_home, assert_close, assert_same_bits, values
 
-from xplayers import functional
+from xplayers import _parallel, functional
 from xplayers._arrays import to_numpy
 from xplayers.elementwise import elementwise
 
@@ -84,10 +84,35 @@ def test_an_operand_that_is_needed_later_is_not_lost(n):
         assert_same_bits(selection(x, y, out=(x, y)[out]), selected)
 
 
+@pytest.mark.parametrize("n", [5000, 60_000])
+def test_a_constant_keeps_its_sign(n):
+    @elementwise
+    def both(xp, x):
+        return xp.maximum(x, 0.0), xp.maximum(x, -0.0), xp.minimum(xp.abs(x), 0)
+
+    x = np.full(n, -1.0, "float32")
+    for y, expected in zip(both(x), both.function(np, x), strict=True):
+        assert_same_bits(y, expected)
+        assert y.flags.writeable
+
+
+@pytest.mark.parametrize("n", [100, 5000, 60_000])
+def test_a_prepared_call_reads_and_writes_the_same_memory(n):
+    p, g, m = operands(n)
+    run = rule.prepared([p, g, m, 0.0, 0.0], (p, m), {})
+    for lr in (0.1, 0.3):
+        expected = rule.function(np, p.copy(), g.copy(), m.copy(), lr, 0.9)
+        run(lr, 0.9)
+        assert_same_bits(p, expected[0])
+        assert_same_bits(m, expected[1])
+        g *= 2
+
+
 @pytest.mark.parametrize("cores", [1, 2, 3, 7])
 def test_any_number_of_threads_gives_the_same(monkeypatch, cores):
-    monkeypatch.setattr(engine, "_usable_cores", lambda: cores)
-    monkeypatch.setattr(engine, "_threads", None)
+    for module in (engine, _parallel):
+        monkeypatch.setattr(module, "usable_cores", lambda: cores)
+    monkeypatch.setattr(_parallel, "_threads", None)
     monkeypatch.setattr(engine, "THREADED", 100_000)
     p, g, m = operands(1_000_003)
     expected = rule.function(np, p, g, m, 0.1, 0.9)

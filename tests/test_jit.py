@@ -11,7 +11,7 @@ import pytest
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers import _jit, functional
+from xplayers import _jit, _parallel, functional
 from xplayers.elementwise import elementwise
 
 pytestmark = pytest.mark.skipif(
@@ -93,8 +93,9 @@ def test_optimizers_take_the_same_steps(optimizer, dtype, monkeypatch):
 
 
 def test_in_threads(monkeypatch):
-    monkeypatch.setattr(engine, "_usable_cores", lambda: 3)
-    monkeypatch.setattr(engine, "_threads", None)
+    for module in (engine, _parallel):
+        monkeypatch.setattr(module, "usable_cores", lambda: 3)
+    monkeypatch.setattr(_parallel, "_threads", None)
     monkeypatch.setattr(engine, "THREADED_KERNEL", 100_000)
     x, y = values((300_001,)), values((300_001,), 1)
     for a, b in zip(everything(x, y, 0.7), everything.function(np, x, y, 0.7), strict=True):

@@ -43,11 +43,37 @@ EXACT: dict[Any, str] = {
     np.minimum: "{0} if {0} < {1} or {0} != {0} else {1}",
 }
 
-Kernel = Callable[[Sequence[Any], Sequence[np.ndarray]], None]
+
+class Kernel:
+    """The loop of a program, for arrays of one shape."""
+
+    def __init__(self, program: Program, loop: Callable[..., None]) -> None:
+        self._loop = loop
+        self._made = [k for k, alias in enumerate(program.aliases) if alias is None]
+
+    def __call__(self, operands: Sequence[Any], outs: Sequence[np.ndarray]) -> None:
+        flat = [_flat(a) if isinstance(a, np.ndarray) else float(a) for a in operands]
+        self._loop(*flat, *[_flat(outs[k]) for k in self._made])
+
+    def bound(
+        self, arrays: Sequence[np.ndarray], outs: Sequence[np.ndarray]
+    ) -> Callable[..., None]:
+        """Return ``run(*scalars)``, which does the same on this one-dimensional memory."""
+        loop, made = self._loop, [outs[k] for k in self._made]
+        # A call without scalars, as those of an activation, goes right to the machine code.
+        without = functools.partial(loop, *arrays, *made)
+
+        def run(*scalars: Any) -> None:
+            if scalars:
+                loop(*arrays, *[float(s) for s in scalars], *made)
+            else:
+                without()
+
+        return run
 
 
 def compiled(program: Program) -> Kernel | None:
-    """Return ``kernel(operands, outs)`` for arrays of one shape; None where there cannot be one."""
+    """Return the loop of `program` in machine code; None where there cannot be one."""
     if program.source is None:
         return None
     try:
@@ -62,13 +88,7 @@ def compiled(program: Program) -> Kernel | None:
     }  # fmt: skip
     exec(program.source, defined)
     loop: Any = numba.njit(defined["kernel"], nogil=True, error_model="numpy")
-    places = [k for k, alias in enumerate(program.aliases) if alias is None]
-
-    def kernel(operands: Sequence[Any], outs: Sequence[np.ndarray]) -> None:
-        flat = [_flat(a) if isinstance(a, np.ndarray) else float(a) for a in operands]
-        loop(*flat, *[_flat(outs[k]) for k in places])
-
-    return kernel
+    return Kernel(program, loop)
 
 
 def _flat(a: np.ndarray) -> np.ndarray:

@@ -1,12 +1,13 @@
-"""Blocks of work that the threads of the elementwise engine share out among themselves."""
+"""Parts of a piece of work that threads share out among themselves."""
 
 from __future__ import annotations
 
 import contextvars
+import functools
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
-
-from xplayers.elementwise import _pool, _usable_cores
 
 Part = TypeVar("Part")
 
@@ -14,7 +15,7 @@ Part = TypeVar("Part")
 def share(run: Callable[[Iterator[Part]], Any], parts: Iterable[Part]) -> None:
     """Call ``run(parts)`` in every thread; each part goes to one of them, when it asks for it.
 
-    Who is kept waiting (by the threads of BLAS, which spin for a while after a product, or by other
+    Who is kept waiting (by the threads of BLAS, which spin for 100 ms after a product, or by other
     programs) takes fewer parts. So a result must not depend on which thread computes it.
     """
     todo = list(parts)
@@ -28,10 +29,14 @@ def share(run: Callable[[Iterator[Part]], Any], parts: Iterable[Part]) -> None:
                 return
             yield part
 
-    others = []
-    for _ in range(min(_usable_cores(), len(todo)) - 1):
+    def run_elsewhere(core: int) -> None:
+        _leave(core)
+        run(taken())
+
+    others, core = [], _this_core()
+    for _ in range(min(usable_cores(), len(todo)) - 1):
         context = contextvars.copy_context()  # numpy.errstate too
-        others.append(_pool().submit(context.run, run, taken()))
+        others.append(_pool().submit(context.run, run_elsewhere, core))
     try:
         run(taken())
     finally:
@@ -39,3 +44,61 @@ def share(run: Callable[[Iterator[Part]], Any], parts: Iterable[Part]) -> None:
         errors = [other.exception() for other in others]  # waits: they write to the results
     for error in filter(None, errors):
         raise error
+
+
+@functools.cache
+def usable_cores() -> int:
+    """Return how many threads compute at once: all cores, or as many as BLAS is told to use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return max(1, min(cores, int(limit))) if limit.isdigit() else cores
+
+
+def _leave(core: int) -> None:
+    """Keep this thread, which is one of the pool's, off the core of the one that waits for it.
+
+    Where all other cores are busy, if only with the spinning threads of BLAS, Linux lets a thread
+    begin on the core of the one that has woken it, and the two would take turns.
+    """
+    if core >= 0:
+        usable = os.sched_getaffinity(os.getpid())
+        os.sched_setaffinity(0, usable - {core} or usable)
+
+
+def _this_core() -> int:
+    """Return the core that this thread runs on; -1 where that is not known."""
+    get = _sched_getcpu()
+    return -1 if get is None else get()
+
+
+@functools.cache
+def _sched_getcpu() -> Any:
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    import ctypes
+
+    return getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+
+_threads: Any = None  # concurrent.futures takes 10 ms to import, and most never need it
+_lock = threading.Lock()
+
+
+def _pool() -> Any:
+    from concurrent.futures import ThreadPoolExecutor
+
+    global _threads
+    with _lock:
+        if _threads is None:
+            _threads = ThreadPoolExecutor(usable_cores() - 1, thread_name_prefix="xplayers")
+        return _threads
+
+
+def _forget_pool() -> None:
+    global _threads, _lock
+    _threads, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
+    os.register_at_fork(after_in_child=_forget_pool)

@@ -297,8 +297,7 @@ class _Compiler:
                 function, given, over = written
                 out = self._place(at, made, operation, free, over=over)
                 if out is not None:
-                    inner = ", ".join([*map(self._text, given), f"out={self._define(out)}"])
-                    self.lines.append(f"{self._define(function)}({inner})")
+                    self._call_into(function, [*map(self._text, given)], self._define(out))
                     return
         text = self._call(operation)
         placed = {r: self._name(r) for r in operation.results if r in self.static}
@@ -326,12 +325,17 @@ class _Compiler:
             return
         other = self._text(operation.args[1])
         if isinstance(self.like, np.ndarray) and operation.name != "pow":
-            function = self._define(getattr(np, operation.name))
-            self.lines.append(f"{function}({target}, {other}, out={target})")
+            self._call_into(getattr(np, operation.name), [target, other], target)
         else:
             name = operation.function.__name__.strip("_")
             function = self._define(getattr(operator, f"i{name}"))
             self.lines.append(f"{function}({target}, {other})")
+
+    def _call_into(self, function: Callable[..., Any], given: list[str], out: str) -> None:
+        # NumPy reads `out` faster by position, but has deprecated that for two.
+        position = isinstance(function, np.ufunc) and function not in (np.maximum, np.minimum)
+        inner = ", ".join([*given, out if position else f"out={out}"])
+        self.lines.append(f"{self._define(function)}({inner})")
 
     def _emit_elementwise(
         self, function: Any, given: list[Any], outs: list[Array], operation: Operation
@@ -360,7 +364,8 @@ class _Compiler:
             BINARY.get(operation.name),
             COMPARISONS.get(operation.name),
         ):
-            a, b = map(self._text, operation.args)
+            number = all(self.kinds[r].number for r in operation.results)
+            a, b = [self._scalar(a) if number else self._text(a) for a in operation.args]
             return f"{a} {sign} {b}"
         if operation.name == "getitem":
             a, index = map(self._text, operation.args)
@@ -375,6 +380,11 @@ class _Compiler:
         inner += [f"{k}={self._text(v)}" for k, v in operation.kwargs.items()]
         return f"{self._define(operation.function)}({', '.join(inner)})"
 
+    def _scalar(self, arg: Any) -> str:
+        """Return the text of a number, of a 0-d array of NumPy its scalar: that computes faster."""
+        own = self._is_array(arg) and isinstance(self.static.get(arg), np.ndarray)
+        return f"{self._text(arg)}[()]" if own else self._text(arg)
+
     def _call_of_numpy(self, operation: Operation) -> str | None:
         """Return the same call without the checks of NumPy's functions, if there is one."""
         name, args, kwargs = operation.name, operation.args, operation.kwargs
@@ -382,7 +392,9 @@ class _Compiler:
             return None
         number = all(self.kinds[r].number for r in operation.results)
         if name == "astype" and number and self._is_array(args[0]) is False:
-            return f"{self._text(args[0])}.astype({self._text(args[1])})"
+            made = np.dtype(args[1]).type
+            if issubclass(made, np.floating):
+                return f"{self._define(made)}({self._text(args[0])})"
         if name in REDUCTIONS and number and len(args) == 1 and not kwargs:
             return f"{self._define(REDUCTIONS[name].reduce)}({self._text(args[0])}, None)"
         if (

@@ -7,6 +7,7 @@ sample of one element, so dtypes come from NumPy itself and no promotion rule is
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -178,6 +179,8 @@ class Program:
     ----------
     straight : callable
         ``straight(operands, outs)`` evaluates arrays of one shape at once.
+    bound : callable
+        ``bound(arrays, outs)`` returns ``run(*scalars)``, which does the same on this memory.
     """
 
     def __init__(
@@ -210,8 +213,8 @@ class Program:
         for r, k in copies:
             source.call(_Cast(), [names[r]], f"y{k}")
         self.single = len(source.calls) == 1
-        self.has_rows = bool(source.rows)
-        self.straight, self._loop = source.compiled()
+        self.has_rows = bool(source.rows or source.constant_rows)
+        self.straight, self.bound, self._loop = source.compiled()
 
     def run(
         self, operands: list, outs: list[np.ndarray], start: int, stop: int, block: int
@@ -242,29 +245,41 @@ class Program:
 
 
 class _Source:
-    """The source of a program, twice: for arrays that are one block, and for a loop over blocks.
+    """The source of a program: for arrays that are one block, and for a loop over blocks.
 
     For ``y = maximum(x, 0) * k``, with the 0 spread over a row, it is ::
 
         def straight(operands, outs):
             (x0, s1,) = operands
             (y0,) = outs
-            row0 = full(y0.shape, s2, d0)
-            f0(x0, row0, out=y0)
-            f1(y0, s1, out=y0)
+            row0 = r2(y0.shape)
+            f3(x0, row0, out=y0)
+            f4(y0, s1, y0)
+
+
+        def bound(arrays, outs):
+            (x0,) = arrays
+            (y0,) = outs
+            row0 = r2(y0.shape)
+
+            def run(s1):
+                f3(x0, row0, out=y0)
+                f4(y0, s1, y0)
+
+            return run
 
 
         def loop(operands, outs, block, width):
             (X0, s1,) = operands
             (Y0,) = outs
             n = len(Y0)
-            row0 = full(width or n, s2, d0)
+            row0 = r2(width or n)
             for lo in range(0, n, block):
                 hi = lo + block
                 x0 = X0[lo:hi]
                 y0 = Y0[lo:hi]
-                f0(x0, row0, out=y0)
-                f1(y0, s1, out=y0)
+                f3(x0, row0, out=y0)
+                f4(y0, s1, y0)
     """
 
     def __init__(self, tape: Tape, names: dict[int, str], dtypes: list, n_outs: int) -> None:
@@ -277,6 +292,7 @@ class _Source:
         self.defined |= {f"d{i}": dtype for i, dtype in enumerate(dtypes)}
         self.defined |= {names[r]: value for r, value in tape.constants.items()}
         self.once: list[str] = []
+        self.constant_rows: list[tuple[str, str]] = []  # their names, and that of what makes them
         self.rows: list[tuple[str, str, str]] = []  # names of row, scalar and dtype
         self.calls: list[str] = []
         for operation, inputs, made in tape.once:
@@ -290,25 +306,46 @@ class _Source:
         if operation in (np.maximum, np.minimum):
             for i, r in enumerate(inputs):
                 if not isinstance(tape.registers[r], np.ndarray):
-                    dtype = self._define("d", tape.registers[made].dtype)
-                    self.rows.append((f"row{len(self.rows)}", given[i], dtype))
-                    given[i] = self.rows[-1][0]
+                    given[i] = self._row(tape, r, tape.registers[made].dtype)
         self.call(operation, given, self.names[made])
+
+    def _row(self, tape: Tape, scalar: int, dtype: Any) -> str:
+        """Return the name of a row that is full of a scalar."""
+        row = f"row{len(self.rows) + len(self.constant_rows)}"
+        if scalar in tape.constants:
+            value = tape.constants[scalar]
+            made = self._define("r", _constant_row(value, repr(value), dtype))
+            self.constant_rows.append((row, made))
+        else:
+            self.rows.append((row, self.names[scalar], self._define("d", dtype)))
+        return row
 
     def call(self, operation: Any, given: list[str], made: str) -> None:
         """Add the call of `operation`, by the names of its inputs and of what it makes."""
-        self.calls.append(f"{self._define('f', operation)}({', '.join(given)}, out={made})")
+        # NumPy reads `out` faster by position, but has deprecated that for these two.
+        out = f"out={made}" if operation in (np.maximum, np.minimum) else made
+        self.calls.append(f"{self._define('f', operation)}({', '.join([*given, out])})")
 
-    def compiled(self) -> tuple[Any, Any]:
-        """Return the two functions."""
-        straight = [
-            *_unpacked(self.operands, self.outs),
+    def compiled(self) -> tuple[Any, Any, Any]:
+        """Return the three functions."""
+        constant = [f"{row} = {r}(y0.shape)" for row, r in self.constant_rows]
+        changing = [
             *self.once,
             *[f"{w} = empty(y0.shape, d{i})" for i, w in enumerate(self.scratch)],
             *[f"{row} = full(y0.shape, {s}, {d})" for row, s, d in self.rows],
             *self.calls,
         ]
-        blocks = [x for x in self.operands if x[0] == "x"] + self.outs
+        arrays = [x for x in self.operands if x[0] == "x"]
+        scalars = [x for x in self.operands if x[0] != "x"]
+        straight = [*_unpacked(self.operands, self.outs), *constant, *changing]
+        bound = [
+            *_unpacked(arrays, self.outs, "arrays"),
+            *constant,
+            f"def run({', '.join(scalars)}):",
+            *[f"    {line}" for line in changing],
+            "return run",
+        ]
+        blocks = arrays + self.outs
         operands = [x.upper() if x[0] == "x" else x for x in self.operands]
         loop = [
             *_unpacked(operands, [y.upper() for y in self.outs]),
@@ -316,6 +353,7 @@ class _Source:
             *self.once,
             *[f"{w.upper()} = empty((min(block, n), *width), d{i})"
               for i, w in enumerate(self.scratch)],
+            *[f"{row} = {r}(width or n)" for row, r in self.constant_rows],
             *[f"{row} = full(width or n, {s}, {d})" for row, s, d in self.rows],
             "for lo in range(0, n, block):",
             "    hi = lo + block",
@@ -323,10 +361,13 @@ class _Source:
             *[f"    {w} = {w.upper()}[: n - lo]" for w in self.scratch],
             *[f"    {call}" for call in self.calls],
         ]  # fmt: skip
-        lines = ["def straight(operands, outs):", *[f"    {line}" for line in straight]]
-        lines += ["def loop(operands, outs, block, width):", *[f"    {line}" for line in loop]]
-        exec("\n".join(lines), self.defined)
-        return self.defined["straight"], self.defined["loop"]
+        self._define_function("straight(operands, outs)", straight)
+        self._define_function("bound(arrays, outs)", bound)
+        self._define_function("loop(operands, outs, block, width)", loop)
+        return self.defined["straight"], self.defined["bound"], self.defined["loop"]
+
+    def _define_function(self, head: str, lines: list[str]) -> None:
+        exec("\n".join([f"def {head}:", *[f"    {line}" for line in lines]]), self.defined)
 
     def _define(self, letter: str, value: Any) -> str:
         name = f"{letter}{len(self.defined)}"
@@ -334,8 +375,27 @@ class _Source:
         return name
 
 
-def _unpacked(operands: list[str], outs: list[str]) -> list[str]:
-    return [f"({', '.join(operands)},) = operands", f"({', '.join(outs)},) = outs"]
+def _unpacked(operands: list[str], outs: list[str], given: str = "operands") -> list[str]:
+    return [f"({', '.join(operands)},) = {given}", f"({', '.join(outs)},) = outs"]
+
+
+class _ConstantRow:
+    """A row full of one number, for all programs; its memory is made when it is first needed."""
+
+    def __init__(self, value: Any, dtype: Any) -> None:
+        self.value, self.whole = value, np.empty(0, dtype)
+
+    def __call__(self, shape: Any) -> np.ndarray:
+        n = math.prod(shape) if isinstance(shape, tuple) else shape
+        if len(self.whole) < n:
+            self.whole = np.full(n, self.value, self.whole.dtype)
+            self.whole.flags.writeable = False
+        return self.whole[:n].reshape(shape)
+
+
+@functools.lru_cache(maxsize=64)
+def _constant_row(value: Any, text: str, dtype: Any) -> _ConstantRow:
+    return _ConstantRow(value, dtype)  # `text` tells -0.0 from 0.0
 
 
 COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)
@@ -366,6 +426,11 @@ def _fused(tape: Tape, results: list[int]) -> list[Step]:
     return fused
 
 
+def _may_write_over_its_input(operation: Any) -> bool:
+    """Whether it is a ufunc, one that casts included; a cast alone and ``where`` may not."""
+    return not (is_cast(operation) or is_where(operation))
+
+
 def _homes(
     steps: list[Step], results: list[int], aliases: tuple[int | None, ...]
 ) -> tuple[dict[int, int], list[tuple[int, int]]]:
@@ -381,9 +446,7 @@ def _homes(
     for k, r in enumerate(results):
         alias = aliases[k]
         at = made_at[r]
-        over_its_input = isinstance(
-            steps[at][0], np.ufunc
-        )  # a cast and `where` may not write there
+        over_its_input = _may_write_over_its_input(steps[at][0])
         if r not in home and (alias is None or last_use.get(alias, -1) < at + over_its_input):
             home[r] = k
         else:
@@ -403,7 +466,7 @@ def _lodge(
     """
     steps = tape.steps
     last_use = {r: at for at, (_, inputs, _) in enumerate(steps) for r in inputs}
-    ufunc = [isinstance(operation, np.ufunc) for operation, _, _ in steps]
+    over = [_may_write_over_its_input(operation) for operation, _, _ in steps]
     settled = set(home) | {r for r, _ in copies}  # results
     for made_last, (_, _, result) in enumerate(steps):
         k = home.get(result)
@@ -412,7 +475,7 @@ def _lodge(
         vacant = -1  # the step that reads the lodger for the last time
         for at, (_, _, made) in enumerate(steps[:made_last]):
             until = last_use.get(made, at)
-            fits = at + ufunc[at] > vacant and until < made_last + ufunc[made_last]
+            fits = at + over[at] > vacant and until < made_last + over[made_last]
             same = tape.registers[made].dtype == tape.registers[result].dtype
             if made not in settled and made not in home and fits and same:
                 home[made], vacant = k, until
@@ -438,7 +501,7 @@ def _scratch(
         ]
         if made not in home:
             dtype = tape.registers[made].dtype
-            ready = free + (released if isinstance(operation, np.ufunc) else [])
+            ready = free + (released if _may_write_over_its_input(operation) else [])
             fit = next((b for b in ready if dtypes[b] == dtype), None)
             if fit is None:
                 fit = len(dtypes)

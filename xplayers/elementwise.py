@@ -9,12 +9,10 @@ arrays it can be one kernel, on request: see `xplayers.cuda`.
 
 from __future__ import annotations
 
-import contextvars
 import functools
 import inspect
-import os
-import threading
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ import numpy as np
 from xplayers._arrays import is_floating, namespace, on_host
 from xplayers._jit import compiled, elements_before, exact_source
 from xplayers._memory import empty
+from xplayers._parallel import share, usable_cores
 from xplayers._recording import StandIn
 from xplayers._trace import Program, Untraceable, trace
 from xplayers.cuda.switch import is_fused
@@ -30,7 +29,7 @@ from xplayers.cuda.switch import is_fused
 # 1 MB, and be long enough that the call of a ufunc (1 us) is small beside its work. Threads want
 # longer ones: a thread that has to wait for the interpreter lock wakes up some 100 us later.
 BLOCK = 32_768
-BLOCK_IN_THREADS = 131_072
+PART = 131_072  # what a thread takes at once, and its block
 STRAIGHT = BLOCK * 3 // 2  # arrays up to this size are one block
 PLAIN = 4096  # up to this size the operators of the function itself cost less than a look-up
 # Below this size a second thread costs more than it gains in a training step: after each matrix
@@ -146,7 +145,8 @@ class _Elementwise:
             outs = tuple([empty(values[0].shape, dtype) for dtype in program.result_dtypes])
         elif tuple([o.dtype for o in outs]) != program.result_dtypes:
             return False, None
-        self._run(program, values, outs)
+        self._count(program, outs[0].size)
+        _run(program, values, outs)
         return True, outs if program.many else outs[0]
 
     def _program(
@@ -159,13 +159,13 @@ class _Elementwise:
             program = self._programs[key] = self._trace(values, tuple(aliases), options)
             return program
 
-    def _run(self, program: Program, values: list, outs: tuple) -> None:
+    def _count(self, program: Program, elements: int) -> None:
+        """Compile a program that has been run over enough elements."""
         if program.kernel is None and program.work <= elements_before():
-            program.work += outs[0].size
+            program.work += elements
             if program.work > elements_before():
                 program.kernel = compiled(program)
                 self._plain = PLAIN if program.kernel is None else -1
-        _run(program, values, outs)
 
     def prepared(
         self, values: list, outs: tuple, options: dict[str, Any]
@@ -188,10 +188,22 @@ class _Elementwise:
         # contiguous arrays as vectors: what every call would do otherwise
         arrays = [a.reshape(-1) for a in arrays]
         flat = tuple([o.reshape(-1) for o in outs])
+        n = flat[0].size
+        fixed = program.bound(arrays, flat) if n <= STRAIGHT else None
+        if fixed is not None and elements_before() == math.inf:
+            return fixed
 
         def run(*scalars: Any) -> None:
-            self._run(program, [*arrays, *scalars], flat)
+            nonlocal kernel
+            if kernel is not None:
+                return kernel(*scalars)
+            self._count(program, n)
+            if program.kernel is not None and n < THREADED_KERNEL:
+                kernel = program.kernel.bound(arrays, flat)
+                return kernel(*scalars)
+            return fixed(*scalars) if fixed else _run(program, [*arrays, *scalars], flat)
 
+        kernel = None
         return run
 
     def _recorded(self, xp: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
@@ -322,23 +334,14 @@ def _run(program: Program, values: list, outs: tuple) -> None:
     values = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in values]
     flat = [o.reshape(-1) for o in outs]
     threaded = program.kernel is not None or n >= THREADED
-    workers = _usable_cores() if threaded else 1
-    if workers == 1:
+    if not threaded or usable_cores() == 1:
         return program.run(values, flat, 0, n, BLOCK)
-    step = -(-n // (workers * 16)) * 16  # cut at cache lines
-    cuts = [min(i * step, n) for i in range(workers + 1)]
-    parts = []
-    for i in range(1, workers):
-        run = functools.partial(contextvars.copy_context().run, program.run)  # numpy.errstate too
-        part = _pool().submit(run, values, flat, cuts[i], cuts[i + 1], BLOCK_IN_THREADS)
-        parts.append(part)
-    try:
-        program.run(values, flat, cuts[0], cuts[1], BLOCK_IN_THREADS)
-    finally:
-        errors = [part.exception() for part in parts]  # waits: they write to `outs`
-    for error in filter(None, errors):
-        raise error
-    return None
+
+    def run(starts: Iterator[int]) -> None:
+        for start in starts:
+            program.run(values, flat, start, min(start + PART, n), PART)
+
+    return share(run, range(0, n, PART))
 
 
 def _write(xp: Any, results: Any, out: Any) -> Any:
@@ -358,34 +361,3 @@ def _write(xp: Any, results: Any, out: Any) -> Any:
     except (TypeError, ValueError, RuntimeError):  # JAX; read-only NumPy; torch inference tensors
         return results
     return out
-
-
-@functools.cache
-def _usable_cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    limit = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]  # as BLAS does; same results
-    return max(1, min(cores, int(limit))) if limit.isdigit() else cores
-
-
-_threads: Any = None  # concurrent.futures takes 10 ms to import, and most never need it
-_lock = threading.Lock()
-
-
-def _pool() -> Any:
-    from concurrent.futures import ThreadPoolExecutor
-
-    global _threads
-    with _lock:
-        if _threads is None:
-            _threads = ThreadPoolExecutor(_usable_cores() - 1, thread_name_prefix="xplayers")
-        return _threads
-
-
-def _forget_pool() -> None:
-    global _threads, _lock
-    _threads, _lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):  # threads do not survive a fork
-    os.register_at_fork(after_in_child=_forget_pool)

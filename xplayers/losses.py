@@ -132,9 +132,12 @@ class Loss(Remembering):
         """Return the losses of the samples, or their sum, or that divided by `norm`."""
         if self.reduction == "none":
             return values
-        total = xp.sum(values)
-        value = total / norm if self.reduction == "mean" else total
+        value = xp.sum(values) / self._divisor(norm)
         return np.asarray(value) if isinstance(value, np.generic) else value
+
+    def _divisor(self, norm: Any) -> Any:
+        """Return what the sum over the samples, and its gradient, are divided by."""
+        return norm if self.reduction == "mean" else 1.0
 
     def _constant(self, values: Array | Sequence[float] | float | None) -> Array | None:
         """Take an option that may be an array, or host values that follow the first scores."""
@@ -218,16 +221,15 @@ class SoftmaxWithLoss(Loss):
         if plain and is_fused(xp):
             from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
 
-            divisor = norm if self.reduction == "mean" else 1.0
-            fused = softmax_cross_entropy(scores, target, divisor=divisor)
+            fused = softmax_cross_entropy(scores, target)
             if fused is not None:
                 rows, e = fused
-                return self._reduced(xp, rows, norm), (e, scores)
+                return self._reduced(xp, rows, norm), (e, scores, self._divisor(norm))
         x = widened(xp, scores)
         z = x - xp.max(x, axis=-1, keepdims=True)
         e = xp.exp(z)
         s = xp.sum(e, axis=-1, keepdims=True)
-        # loss = sum(t * (log(s) - z)); d loss / d x = softmax(x) * sum(t) - t
+        # loss = sum(t * (log(s) - z)) / norm; dx = (softmax(x) * sum(t) - t) / norm
         labels = target.shape != scores.shape
         # On the host they have been checked; elsewhere a label out of range makes the loss NaN.
         valid = None if not labels or on_host(target) else self._in_range(target, x.shape[-1])
@@ -248,13 +250,11 @@ class SoftmaxWithLoss(Loss):
         e -= t
         if valid is not None:
             rows = xp.where(valid, rows, math.nan)
-        if self.reduction == "mean":
-            e /= norm
-        return self._reduced(xp, rows, norm), (e, scores)
+        return self._reduced(xp, rows, norm), (e, scores, self._divisor(norm))
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
-        dx, scores = cache
-        return _times(dx, dout, scores, axes_after=1)
+        dx, scores, norm = cache
+        return _times(dx, dout, norm, scores, axes_after=1)
 
     def _distribution(
         self, xp: Namespace, arrays: Mapping[str, Array], x: Array, target: Array
@@ -322,7 +322,9 @@ class SoftmaxWithLoss(Loss):
 
     def check(self, scores: Array, target: Array) -> None:
         labels = len(target.shape) + 1 == len(scores.shape)
-        if labels and is_integer(target) and on_host(target):
+        if not labels or _surely_fit(target, scores.shape[-1]):
+            return
+        if is_integer(target) and on_host(target):
             check_labels(target, scores.shape[-1], ignore_index=self.ignore_index)
 
     def _in_range(self, labels: Array, classes: int) -> Array:
@@ -411,13 +413,11 @@ class _OfEachValue(Loss):
         t = xp.astype(target, x.dtype)
         values, dx = self.loss(xp, arrays, x, t), self.slope(xp, arrays, x, t)
         n = max(size(x), 1)
-        if self.reduction == "mean":
-            dx /= n
-        return self._reduced(xp, values, n), (dx, scores)
+        return self._reduced(xp, values, n), (dx, scores, self._divisor(n))
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
-        dx, scores = cache
-        return _times(dx, dout, scores)
+        dx, scores, norm = cache
+        return _times(dx, dout, norm, scores)
 
 
 class SigmoidWithLoss(_OfEachValue):
@@ -541,8 +541,11 @@ class Huber(_OfEachValue):
         return xp.maximum(xp.minimum(x - t, self.delta), -self.delta)
 
 
-def _times(dx: Array, dout: Any, scores: Array, axes_after: int = 0) -> Array:
-    """Return ``dx * dout`` in the dtype of `scores`; `dout` is a number or of the losses' shape."""
+def _times(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: int = 0) -> Array:
+    """Return ``dx * (dout / norm)`` in the dtype of `scores`.
+
+    `dout` is a number or of the losses' shape, `norm` a number or 0-d.
+    """
     xp = namespace(dx)
     if not isinstance(dout, int | float):
         check_same("backward", "dout", dout, dx, like_name="the loss")
@@ -556,5 +559,5 @@ def _times(dx: Array, dout: Any, scores: Array, axes_after: int = 0) -> Array:
             raise ValueError(message)
         if dout.shape and axes_after:
             dout = xp.expand_dims(dout, axis=-1)
-    dx = dx * dout
+    dx = dx * (dout / norm)
     return xp.astype(dx, scores.dtype) if is_half(scores) else dx

@@ -33,8 +33,7 @@ __device__ inline N reduced(N value, N* shared, Combine combine)
 template <bool LABELS, int WARPS, class N, class Score, class Target, class Gradient>
 __device__ inline void softmax_cross_entropy(
     const i64 rows, const i64 classes, const Score* __restrict__ scores,
-    const Target* __restrict__ target, const N divisor, N* __restrict__ losses,
-    Gradient* __restrict__ gradient)
+    const Target* __restrict__ target, N* __restrict__ losses, Gradient* __restrict__ gradient)
 {
     __shared__ N shared[WARPS];
     const int threads = 32 * WARPS;  // of a row
@@ -58,7 +57,7 @@ __device__ inline void softmax_cross_entropy(
             loss = log(sum) - (widen(x[at]) - largest);
             if (!valid) loss = __uint_as_float(0x7fc00000);  // NaN
             for (i64 c = lane; c < classes; c += threads)
-                dx[c] = narrow<Gradient>((exp(widen(x[c]) - largest) / sum - (N)(c == at)) / divisor);
+                dx[c] = narrow<Gradient>(exp(widen(x[c]) - largest) / sum - (N)(c == at));
         } else {
             const Target* t = target + row * classes;
             N total = 0, dot = 0;
@@ -74,7 +73,7 @@ __device__ inline void softmax_cross_entropy(
             const N factor = total / sum;
             for (i64 c = lane; c < classes; c += threads)
                 dx[c] = narrow<Gradient>(
-                    (exp(widen(x[c]) - largest) * factor - (N)widen(t[c])) / divisor);
+                    exp(widen(x[c]) - largest) * factor - (N)widen(t[c]));
         }
         if (lane == 0) losses[row] = loss;
     }

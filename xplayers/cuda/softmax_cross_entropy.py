@@ -20,10 +20,8 @@ _WARPS = 8
 _THREADS = 128  # of a block of rows that are read by one warp each
 
 
-def softmax_cross_entropy(
-    scores: Any, target: Any, *, divisor: float = 1.0, dtype: Any = None
-) -> tuple[Any, Any] | None:
-    """Return the loss of each row, and the gradient of their sum divided by `divisor`.
+def softmax_cross_entropy(scores: Any, target: Any, *, dtype: Any = None) -> tuple[Any, Any] | None:
+    """Return the loss of each row, and the gradient of their sum.
 
     Parameters
     ----------
@@ -32,8 +30,6 @@ def softmax_cross_entropy(
     target : cupy.ndarray
         Integer labels of shape ``(...)``, or weights of the classes of shape ``(..., c)`` in any
         real dtype.
-    divisor : float
-        Of the gradient alone: the number of rows, for the mean.
     dtype : dtype, optional
         Of the gradient: that of the scores or, by default, of the losses.
 
@@ -65,7 +61,7 @@ def softmax_cross_entropy(
     gradient = kernels.empty(scores, shape, dtype)
     rows = math.prod(shape[:-1])
     threads = _THREADS if warps == 1 else 32 * warps
-    args = [np.int64(rows), np.int64(classes), scores, target, inside.type(divisor)]
+    args = [np.int64(rows), np.int64(classes), scores, target]
     blocks = -(-rows * 32 * warps // threads)
     launcher(scores.device, blocks, threads, [*args, losses, gradient])
     return losses, gradient
@@ -106,9 +102,9 @@ _BODY = """\
 extern "C" __global__ void __launch_bounds__({threads})
 {name}(
     const i64 rows, const i64 classes, const {scores}* scores, const {target}* target,
-    const {inside} divisor, {inside}* losses, {gradient}* gradient)
+    {inside}* losses, {gradient}* gradient)
 {{
     softmax_cross_entropy<{labels}, {warps}>(
-        rows, classes, scores, target, divisor, losses, gradient);
+        rows, classes, scores, target, losses, gradient);
 }}
 """
