@@ -1,0 +1,76 @@
+"""Work that is shared out among threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from xplayers import _parallel
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(_parallel, "_pool", lambda: pool)
+        monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
+        yield
+
+
+def test_all_parts_are_done_once(two_threads):
+    for n in (0, 1, 2, 100):
+        seen = []
+        _parallel.share(seen.extend, range(n))
+        assert sorted(seen) == list(range(n))
+
+
+def test_who_is_kept_waiting_takes_fewer_parts(two_threads):
+    caller, done = threading.get_ident(), threading.Event()
+    counts = {}
+
+    def run(parts):
+        for part in parts:
+            me = threading.get_ident()
+            counts[me] = counts.get(me, 0) + 1
+            if me != caller:
+                assert done.wait(60)
+            elif part == 99:
+                done.set()
+            else:
+                while len(counts) < 2:  # until the other one has taken its part
+                    done.wait(0.001)
+
+    _parallel.share(run, range(100))
+    assert counts.pop(caller) == 99
+    assert [*counts.values()] == [1]
+
+
+def test_an_error_in_a_thread_is_raised(two_threads):
+    def run(parts):
+        for part in parts:
+            if part == 7:
+                raise FloatingPointError(part)
+
+    with pytest.raises(FloatingPointError, match="7"):
+        _parallel.share(run, range(100))
+
+
+@pytest.mark.skipif(_parallel._this_core() < 0, reason="the system does not tell the core")
+def test_other_threads_leave_the_core_of_the_caller(two_threads, monkeypatch):
+    usable, caller = os.sched_getaffinity(0), threading.get_ident()
+    together = threading.Barrier(2)
+    for core in (*usable, -1):  # each of them, and one that is not known
+        monkeypatch.setattr(_parallel, "_this_core", lambda core=core: core)
+        seen = {}
+
+        def run(parts, seen=seen):
+            for _ in parts:
+                seen[threading.get_ident()] = os.sched_getaffinity(0)
+                together.wait(60)
+
+        _parallel.share(run, range(2))
+        assert seen.pop(caller) == usable  # nothing is done to the caller
+        if core >= 0:
+            assert [*seen.values()] == [usable - {core} or usable]
