@@ -14,8 +14,8 @@ from benchmarks.pool import Process, WorkerFailed, workers
 from benchmarks.workloads import Workload
 
 TOLERANCE = 1e-3
-# Between two workers: the threads of a pool go on spinning for up to 30 ms after their work.
-REST = 0.1
+# Between two workers: the threads of OpenBLAS go on spinning for 110 ms after their work.
+REST = 0.15
 DISTURBED = 0.05  # share of the cores that others took; such a turn is taken again
 REFERENCE = "book"
 

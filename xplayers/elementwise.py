@@ -34,7 +34,7 @@ STRAIGHT = BLOCK * 3 // 2  # arrays up to this size are one block
 PLAIN = 4096  # up to this size the operators of the function itself cost less than a look-up
 # Below this size a second thread costs more than it gains in a training step: after each matrix
 # product OpenBLAS keeps its threads spinning for some 25 ms, and they take the other cores.
-THREADED = 1_500_000
+THREADED = 3_000_000
 THREADED_KERNEL = 500_000  # machine code needs no interpreter lock, and waits for memory alone
 
 _NUMPY = (np.ndarray, np.generic)
