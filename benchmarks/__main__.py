@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, measure, memory, picture, report, resident, scaling
-from benchmarks.implementations import IMPLEMENTATIONS, NOT_QUICK
+from benchmarks.implementations import IMPLEMENTATIONS, LIMITS, NOT_QUICK
 from benchmarks.workloads import WORKLOADS, Workload
 
 
@@ -55,13 +55,13 @@ def selected(args: argparse.Namespace) -> list[Workload]:
 
 def implementations(args: argparse.Namespace) -> list[str]:
     if args.implementations:
-        names = [name for name in IMPLEMENTATIONS if re.search(args.implementations, name)]
+        names = [n for n in IMPLEMENTATIONS | LIMITS if re.search(args.implementations, n)]
     elif args.memory:
         names = list(memory.IMPLEMENTATIONS)
     elif args.scaling:
         names = list(scaling.IMPLEMENTATIONS)
     else:
-        names = [name for name in IMPLEMENTATIONS if not (args.quick and name in NOT_QUICK)]
+        names = [n for n in IMPLEMENTATIONS | LIMITS if not (args.quick and n in NOT_QUICK)]
     return names + args.also
 
 

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from statistics import median, quantiles
 from typing import Any
 
+from benchmarks.implementations import LIMITS
 from benchmarks.machine import busy_seconds, usable_cores
 from benchmarks.pool import Process, WorkerFailed, workers
 from benchmarks.workloads import Workload
@@ -177,7 +178,7 @@ def compared(times: dict[str, list[float]]) -> dict[str, Any]:
     both sides of it.
     """
     ours = [name for name in times if name.startswith("xplayers")]
-    peers = [name for name in times if name not in ours]
+    peers = [name for name in times if name not in ours and name not in LIMITS]
     fastest = min(peers, key=lambda name: median(times[name]), default=None)
     found: dict[str, Any] = {"implementations": {}, "ratios": {}}
     for name, rounds in times.items():

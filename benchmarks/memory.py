@@ -82,7 +82,7 @@ def _rows(entry: dict[str, Any]) -> Iterator[str]:
     if "failed" in entry:
         yield f"  FAILED: {entry['failed']}"
         return
-    yield f"  {'MiB':<22}{'imported':>10}{'first step':>13}{'later steps':>13}{'/ torch':>10}"
+    yield f"  {'MiB':<22}{'imported':>10}{'two steps':>13}{'later steps':>13}{'/ torch':>10}"
     rows = entry["implementations"]
     for name in sorted(rows, key=lambda name: above(rows[name], "step")):
         row = rows[name]

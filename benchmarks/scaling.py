@@ -59,7 +59,7 @@ def entries(
     for each in series:
         with (
             failures(each.title) as entry,
-            workers([*implementations, *LIMITS], threads) as processes,
+            workers([*dict.fromkeys([*implementations, *LIMITS])], threads) as processes,
         ):
             entry |= {"axis": each.axis, "points": []}
             for size in each.sizes:

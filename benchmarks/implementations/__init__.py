@@ -34,13 +34,13 @@ IMPLEMENTATIONS = {
     "torch-compile": "benchmarks.implementations.with_torch:Compiled",
     "jax": "benchmarks.implementations.with_jax:Jitted",
 }
-# What a step would take if there were nothing in it but its matrix products: no peers.
+# What a step of affine layers would take if it were its matrix products alone: no peers.
 LIMITS = {
     "products-numpy": "benchmarks.implementations.products:NumPy",
     "products-torch": "benchmarks.implementations.products:Torch",
 }
 NOT_QUICK = {  # left out by --quick: slow to start, or close to another one
-    "torch-compile", "book-float64", "xplayers-numpy-step", "xplayers-torch-numba",
+    "torch-compile", "book-float64", "xplayers-numpy-step", "xplayers-torch-numba", *LIMITS,
 }  # fmt: skip
 
 
