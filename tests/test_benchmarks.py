@@ -19,8 +19,13 @@ from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.implementations import IMPLEMENTATIONS, LIMITS, NotRun, load, products  # noqa: E402
 from benchmarks.networks import mlp  # noqa: E402
 from benchmarks.workloads import (  # noqa: E402
-    WARM_UP, WORKLOADS, Workload, convolutional, data, find,
-)  # fmt: skip
+    WARM_UP,
+    WORKLOADS,
+    Workload,
+    convolutional,
+    data,
+    find,
+)
 
 RUN_TOY = ["--quick", "--only", "^step-6-5-4-3$", "--rounds", "2", "--seconds", "0.01"]
 
