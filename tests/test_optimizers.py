@@ -156,7 +156,7 @@ def test_large_parameters_go_through_the_blocks_in_place():
         assert mine["p"] is place
         assert_same_bits(mine["p"], plain["p"], case.id)
         fresh, moments = case.make(), [np.zeros_like(p) for _ in optimizer.moments]
-        constants = [float(c) for c in (fresh.lr, *fresh.constants(np.float32(1.0)))]
+        constants = [float(c) for c in (fresh.lr, *fresh.constants(np.float64(1.0)))]
         decay = 0.0 if fresh.decoupled else fresh.weight_decay
         once = fresh.rule(np, p, g + decay * p if decay else g, *moments, *constants)[0]
         new, _ = fresh.step({"p": p}, {"p": g}, fresh.init({"p": p}))

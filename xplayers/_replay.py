@@ -369,7 +369,11 @@ class _Compiler:
             return f"{a} {sign} {b}"
         if operation.name == "getitem":
             a, index = map(self._text, operation.args)
+            if operation.args[1] == (..., None) and not isinstance(self.like, np.ndarray):
+                return f"{a}.unsqueeze(-1)"  # PyTorch takes ten times as long over an index
             return f"{a}[{index}]"
+        if operation.name in ("T", "mT"):
+            return f"{self._text(operation.args[0])}.{operation.name}"
         if operation.name == "item":
             return f"{self._text(operation.args[0])}.item()"
         if isinstance(self.like, np.ndarray):

@@ -30,6 +30,7 @@ from xplayers._arrays import (
     widened,
 )
 from xplayers.cuda.switch import is_fused
+from xplayers.elementwise import as_numpy
 from xplayers.layers.base import Buffer, Cache, Remembering
 
 __all__ = [
@@ -348,6 +349,7 @@ _UNSIGNED: dict[Any, Any] = {
 
 def _surely_fit(labels: Array, classes: int) -> bool:
     """Whether one pass says that all labels are in ``[0, classes)``, as it mostly does."""
+    (labels,) = as_numpy([labels]) or [None]
     if type(labels) is not np.ndarray or labels.dtype not in _UNSIGNED or not labels.size:
         return False
     # without its sign, a negative number is a huge one
@@ -373,10 +375,10 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
     ValueError
         Naming the label.
     """
-    if on_host(labels):
-        labels = to_numpy(labels)
     if _surely_fit(labels, classes) or not size(labels):
         return
+    if on_host(labels):
+        labels = to_numpy(labels)
     xp = namespace(labels, "check_labels", "labels")
     if ignore_index is not None:
         labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare

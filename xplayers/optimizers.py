@@ -8,12 +8,21 @@ parameters the moments and the arithmetic are float32.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from xplayers._arrays import Array, device, is_half, namespace, widened
+from xplayers._arrays import (
+    Array,
+    device,
+    is_half,
+    library_name,
+    namespace,
+    on_host,
+    widened,
+)
 from xplayers._recording import StandIn
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import Live, options
@@ -51,7 +60,10 @@ class Optimizer:
         self.state: State | None = None
 
     def constants(self, t: Array) -> tuple[Any, ...]:
-        """Return what the rule takes after the learning rate; `t` is the step number, 0-d."""
+        """Return what the rule takes after the learning rate; `t` is the step number.
+
+        A NumPy scalar on the host, else a 0-d array of floating-point type.
+        """
         return ()
 
     def init(self, params: Arrays) -> State:
@@ -126,7 +138,7 @@ class Optimizer:
         first = next(iter(params.values()))
         xp = namespace(first)
         wide = widened(xp, first)
-        scalars = (lr, *self.constants(xp.astype(count, wide.dtype)))
+        scalars = (lr, *self.constants(_step_number(count, wide)))
         like = None
         for name, p in params.items():
             xp = namespace(p)
@@ -204,6 +216,21 @@ def _apply(xp, p, g, *operands, rule, weight_decay):
 
 
 _NUMBERS = (float, int, np.generic, np.ndarray)
+
+
+def _step_number(count: Array, like: Array) -> Any:
+    """Return `count` as a NumPy scalar where that needs no transfer: that is fast, and float64."""
+    xp = namespace(count)
+    name = library_name(xp)
+    if name in ("numpy", "torch") and on_host(count) and not _is_compiled(name):
+        number = count.item()
+        return number if isinstance(number, StandIn) else np.float64(number)
+    return xp.astype(count, like.dtype)
+
+
+def _is_compiled(name: str) -> bool:
+    """Whether this runs inside ``torch.compile``, which cannot look at values."""
+    return name == "torch" and sys.modules["torch"].compiler.is_compiling()
 
 
 def _as_scalar(c: Any, p: Array) -> Any:
