@@ -74,3 +74,12 @@ def test_other_threads_leave_the_core_of_the_caller(two_threads, monkeypatch):
         assert seen.pop(caller) == usable  # nothing is done to the caller
         if core >= 0:
             assert [*seen.values()] == [usable - {core} or usable]
+
+    def forbidden(pid, cores):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    monkeypatch.setattr(_parallel, "_this_core", lambda: min(usable))
+    done = []
+    _parallel.share(done.extend, range(9))
+    assert sorted(done) == list(range(9))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import os
@@ -63,7 +64,8 @@ def _leave(core: int) -> None:
     """
     if core >= 0:
         usable = os.sched_getaffinity(os.getpid())
-        os.sched_setaffinity(0, usable - {core} or usable)
+        with contextlib.suppress(OSError):  # where a container forbids it
+            os.sched_setaffinity(0, usable - {core} or usable)
 
 
 def _this_core() -> int:

@@ -387,10 +387,11 @@ class _ConstantRow:
 
     def __call__(self, shape: Any) -> np.ndarray:
         n = math.prod(shape) if isinstance(shape, tuple) else shape
-        if len(self.whole) < n:
-            self.whole = np.full(n, self.value, self.whole.dtype)
-            self.whole.flags.writeable = False
-        return self.whole[:n].reshape(shape)
+        whole = self.whole  # another thread may put another one there
+        if len(whole) < n:
+            whole = self.whole = np.full(n, self.value, whole.dtype)
+            whole.flags.writeable = False
+        return whole[:n].reshape(shape)
 
 
 @functools.lru_cache(maxsize=64)
