@@ -251,7 +251,7 @@ def difference(name: str) -> str:
 def files() -> Iterator[Path]:
     package = ROOT / "xplayers"
     yield from sorted(package.glob("layers/*.py"))
-    yield package / "losses.py"
+    yield from sorted(package.glob("losses/*.py"))
 
 
 def main(arguments: list[str]) -> int:

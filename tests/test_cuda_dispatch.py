@@ -437,7 +437,7 @@ def test_options_of_the_loss_are_portable(option, gpu, monkeypatch):
     def widened(xp, x):
         raise Plainly
 
-    monkeypatch.setattr("xplayers.losses.widened", widened)
+    monkeypatch.setattr("xplayers.losses.softmax.widened", widened)
     scores, labels = given((6, 10)), fabricated(np.arange(6))
     with pytest.raises(Plainly):
         xl.SoftmaxWithLoss(**option).apply({}, scores, labels)

@@ -1,0 +1,156 @@
+"""The base of losses: a 0-d array for training, and its exact gradient with respect to the scores.
+
+A loss is a pair of pure functions under the same shell as a layer; `Loss.forward` remembers what
+`Loss.backward` needs, and calling the loss evaluates it and remembers nothing. Where the scores are
+16-bit floats, loss and sums are float32; the gradient has the dtype of the scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from xplayers._arrays import (
+    Array,
+    Namespace,
+    check_input,
+    check_off_tape,
+    check_same,
+    is_floating,
+    is_half,
+    namespace,
+)
+from xplayers.layers.base import Cache, Remembering
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+class Loss(Remembering):
+    """Base of all losses. A subclass writes `apply` and `vjp`.
+
+    Parameters
+    ----------
+    reduction : {"mean", "sum", "none"}
+        What becomes of the losses of the samples. The mean over nothing (an empty batch, or all
+        labels ignored) is 0 with gradient 0, where PyTorch gives NaN.
+    """
+
+    _evaluation = "call the loss itself, loss(scores, target)"
+
+    def __init__(self, reduction: str = "mean") -> None:
+        if reduction not in REDUCTIONS:
+            message = f"{self}: reduction is {reduction!r}; expected one of {REDUCTIONS}."
+            raise ValueError(message)
+        self.reduction = reduction
+
+    def apply(
+        self, arrays: Mapping[str, Array], scores: Array, target: Array
+    ) -> tuple[Array, Cache]:
+        """Return the loss, and the cache: the arrays which `vjp` needs."""
+        message = f"{type(self).__name__} defines no apply(self, arrays, scores, target)."
+        raise NotImplementedError(message)
+
+    def vjp(self, cache: Cache, dout: Any) -> Array:
+        """Return the gradient of the scores, times `dout`."""
+        message = f"{type(self).__name__} defines no vjp(self, cache, dout)."
+        raise NotImplementedError(message)
+
+    def check(self, scores: Array, target: Array) -> None:
+        """Check the values of `target`, where that needs no transfer. Shapes are for `apply`."""
+
+    @final
+    def forward(self, scores: Array, target: Array) -> Array:
+        """Compute the loss, and remember what `backward` needs.
+
+        Parameters
+        ----------
+        scores : array
+            What the network computed.
+        target : array
+            What it should have computed; of the library and on the device of `scores`.
+
+        Returns
+        -------
+        array
+            0-d, or with ``reduction="none"`` one value a sample. It stays on the device;
+            ``float(loss)`` fetches it.
+        """
+        value, cache = self._evaluate(scores, target)
+        self._record(cache, value)
+        return value
+
+    @final
+    def backward(self, dout: Any = 1.0) -> Array:
+        """Return the gradient of the loss with respect to the scores, times `dout`.
+
+        Parameters
+        ----------
+        dout : float or array
+            The upstream gradient: a number, or an array of the shape of the loss.
+
+        Returns
+        -------
+        array
+            Shape and dtype of the scores.
+        """
+        cache, _ = self._last()
+        self._pending.pop()
+        return self.vjp(cache, dout)
+
+    @final
+    def __call__(self, scores: Array, target: Array) -> Array:
+        """Compute the loss and remember nothing, for evaluation."""
+        return self._evaluate(scores, target)[0]
+
+    def _evaluate(self, scores: Array, target: Array) -> tuple[Array, Cache]:
+        check_input(self, scores, {}, name="scores")
+        if self._store.buffers:
+            self._place(scores)
+            for name, buffer in self._store.buffers.items():
+                check_same(self, name, buffer, scores, like_name="scores")
+        check_same(self, "target", target, scores, like_name="scores")
+        check_off_tape(self, "target", target)
+        self.check(scores, target)
+        return self.apply(self._store.buffers, scores, target)
+
+    def _reduced(self, xp: Namespace, values: Array, norm: Any) -> Array:
+        """Return the losses of the samples, or their sum, or that divided by `norm`."""
+        if self.reduction == "none":
+            return values
+        value = xp.sum(values) / self._divisor(norm)
+        return np.asarray(value) if isinstance(value, np.generic) else value
+
+    def _divisor(self, norm: Any) -> Any:
+        """Return what the sum over the samples, and its gradient, are divided by."""
+        return norm if self.reduction == "mean" else 1.0
+
+    def _constant(self, values: Array | Sequence[float] | float | None) -> Array | None:
+        """Take an option that may be an array, or host values that follow the first scores."""
+        if values is None or not isinstance(values, list | tuple | float | int):
+            return values
+        self._store.placed = False
+        return np.asarray(values, dtype="float64")
+
+
+def times(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: int = 0) -> Array:
+    """Return ``dx * (dout / norm)`` in the dtype of `scores`.
+
+    `dout` is a number or of the losses' shape, `norm` a number or 0-d.
+    """
+    xp = namespace(dx)
+    if not isinstance(dout, int | float):
+        check_same("backward", "dout", dout, dx, like_name="the loss")
+        if not is_floating(dout):
+            message = f"backward: dout is {dout.dtype}; expected floating-point values."
+            raise TypeError(message)
+        dout = xp.astype(dout, dx.dtype)
+        losses = tuple(dx.shape[: len(dx.shape) - axes_after])
+        if tuple(dout.shape) not in ((), losses):
+            message = f"backward: dout has shape {tuple(dout.shape)}; expected () or {losses}."
+            raise ValueError(message)
+        if dout.shape and axes_after:
+            dout = xp.expand_dims(dout, axis=-1)
+    dx = dx * (dout / norm)
+    return xp.astype(dx, scores.dtype) if is_half(scores) else dx

@@ -1,0 +1,269 @@
+"""Softmax and cross entropy of classes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import (
+    Array,
+    Namespace,
+    device,
+    is_integer,
+    namespace,
+    on_host,
+    size,
+    to_numpy,
+    widened,
+)
+from xplayers.cuda.switch import is_fused
+from xplayers.elementwise import as_numpy
+from xplayers.layers.base import Buffer, Cache
+from xplayers.losses.base import Loss, times
+
+
+class SoftmaxWithLoss(Loss):
+    """Softmax and cross entropy in one, exact for scores of any size.
+
+    Forward, for one sample with scores ``x`` and target distribution ``t``:
+    ``loss = -sum(t * log(softmax(x)))``, computed from ``log(sum(exp(x)))``. Backward:
+    ``dx = (softmax(x) * sum(t) - t) / n``, with the default reduction over ``n`` samples and
+    ``sum(t)`` being 1.
+
+    Parameters
+    ----------
+    class_weights : array of shape (c,) or sequence of float, optional
+        Factor of each class. With labels, the mean is over the sum of the weights of the labels.
+    ignore_index : int, optional
+        A label whose samples count nothing, in the loss and in the mean.
+    label_smoothing : float
+        ``a`` in ``[0, 1]``: the target becomes ``(1 - a) * t + a / c``.
+    reduction : {"mean", "sum", "none"}
+        As in `Loss`.
+
+    Notes
+    -----
+    ``forward(scores, target)`` takes scores of shape ``(n, c)``, or ``(..., c)`` for sequences, and
+    either integer labels of shape ``(n,)`` (``(...)``) or one-hot or soft targets of the shape of
+    the scores, in any dtype. Labels are checked to be in range where they are on the host. Where
+    looking at them would wait for a GPU, and inside ``jax.jit``, a label out of range makes the
+    loss NaN; `check_labels` looks at them once.
+
+    The options are those of PyTorch's ``CrossEntropyLoss``, whose class axis is 1, not -1.
+
+    Raises
+    ------
+    ValueError
+        If shapes, label values or options do not fit.
+    TypeError
+        If labels are not integers.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> loss = SoftmaxWithLoss()
+    >>> scores = np.zeros((1, 4))
+    >>> round(float(loss.forward(scores, np.asarray([2]))), 4)
+    1.3863
+    >>> loss.backward()
+    array([[ 0.25,  0.25, -0.75,  0.25]])
+    """
+
+    class_weights = Buffer()
+
+    def __init__(
+        self,
+        class_weights: Array | Sequence[float] | None = None,
+        ignore_index: int | None = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(reduction)
+        if not 0.0 <= label_smoothing <= 1.0:
+            message = f"{self}: label_smoothing is {label_smoothing}; expected 0 to 1."
+            raise ValueError(message)
+        self.class_weights = self._constant(class_weights)
+        self.ignore_index = ignore_index
+        self.label_smoothing = float(label_smoothing)
+
+    def apply(
+        self, arrays: Mapping[str, Array], scores: Array, target: Array
+    ) -> tuple[Array, Cache]:
+        self._check_shapes(arrays, scores, target)
+        xp = namespace(scores)
+        plain = not (arrays or self.ignore_index is not None or self.label_smoothing)
+        norm: Any = max(math.prod(scores.shape[:-1]), 1)
+        if plain and is_fused(xp):
+            from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
+
+            fused = softmax_cross_entropy(scores, target)
+            if fused is not None:
+                rows, e = fused
+                return self._reduced(xp, rows, norm), (e, scores, self._divisor(norm))
+        x = widened(xp, scores)
+        z = x - xp.max(x, axis=-1, keepdims=True)
+        e = xp.exp(z)
+        s = xp.sum(e, axis=-1, keepdims=True)
+        # loss = sum(t * (log(s) - z)) / norm; dx = (softmax(x) * sum(t) - t) / norm
+        labels = target.shape != scores.shape
+        # On the host they have been checked; elsewhere a label out of range makes the loss NaN.
+        valid = None if not labels or on_host(target) else self._in_range(target, x.shape[-1])
+        if labels and plain:
+            # sum(t) is 1, and the one score that counts is looked up
+            at, t = _one_hot(xp, x, target)
+            if valid is not None:
+                at = at * xp.astype(valid, at.dtype)[..., None]
+            rows = xp.squeeze(xp.log(s) - xp.take_along_axis(z, at, axis=-1), axis=-1)
+            e /= s
+        else:
+            t, norm = self._distribution(xp, arrays, x, target)
+            total = xp.sum(t, axis=-1, keepdims=True)
+            # A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
+            finite = xp.maximum(z, -1e30)
+            rows = xp.squeeze(xp.log(s) * total, axis=-1) - xp.sum(t * finite, axis=-1)
+            e *= total / s
+        e -= t
+        if valid is not None:
+            rows = xp.where(valid, rows, math.nan)
+        return self._reduced(xp, rows, norm), (e, scores, self._divisor(norm))
+
+    def vjp(self, cache: Cache, dout: Any) -> Array:
+        dx, scores, norm = cache
+        return times(dx, dout, norm, scores, axes_after=1)
+
+    def _distribution(
+        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, target: Array
+    ) -> tuple[Array, Any]:
+        """Return the weighted target ``(..., c)``, and what the mean divides by."""
+        classes, weights = x.shape[-1], arrays.get("class_weights")
+        labels = target if target.shape != x.shape else None
+        norm: Any = max(math.prod(x.shape[:-1]), 1)
+        keep = None
+        if labels is None:
+            t = xp.astype(target, x.dtype)
+        else:
+            labels, t = _one_hot(xp, x, labels)
+        if labels is not None and self.ignore_index is not None:
+            keep = xp.astype(labels != self.ignore_index, x.dtype)  # (..., 1)
+            t = t * keep
+            norm = xp.maximum(xp.sum(keep), 1.0)
+        if weights is not None:
+            weights = xp.astype(weights, x.dtype)
+            if labels is not None:
+                total = xp.sum(t * weights)
+                norm = total + xp.astype(total == 0, x.dtype)
+        if self.label_smoothing:
+            t = (1.0 - self.label_smoothing) * t + self.label_smoothing / classes
+            if keep is not None:
+                t = t * keep
+        if weights is not None:
+            t = t * weights
+        return t, norm
+
+    def _check_shapes(self, arrays: Mapping[str, Array], scores: Array, target: Array) -> None:
+        shape = tuple(scores.shape)
+        if len(shape) < 2:
+            message = (
+                f"{self}: scores have shape {shape}; expected (n, c). "
+                "A single sample is x[None, :]."
+            )
+            raise ValueError(message)
+        weights = arrays.get("class_weights")
+        if weights is not None and tuple(weights.shape) != shape[-1:]:
+            message = (
+                f"{self}: class_weights has shape {tuple(weights.shape)}; expected {shape[-1:]}."
+            )
+            raise ValueError(message)
+        given, labels = tuple(target.shape), shape[:-1]
+        if given == shape:
+            if self.ignore_index is not None:
+                message = f"{self}: ignore_index goes with integer labels of shape {labels}."
+                raise ValueError(message)
+        elif given != labels:
+            hint = ""
+            if given == (*labels, 1):
+                hint = " Use labels[:, 0]." if len(labels) == 1 else " Use labels[..., 0]."
+            message = (
+                f"{self}: labels have shape {given}; expected {labels} integers or {shape} "
+                f"probabilities.{hint}"
+            )
+            raise ValueError(message)
+        elif not is_integer(target):
+            message = (
+                f"{self}: labels are {target.dtype}; expected integers. "
+                "Convert them: xp.astype(labels, xp.int64)."
+            )
+            raise TypeError(message)
+
+    def check(self, scores: Array, target: Array) -> None:
+        labels = len(target.shape) + 1 == len(scores.shape)
+        if not labels or _surely_fit(target, scores.shape[-1]):
+            return
+        if is_integer(target) and on_host(target):
+            check_labels(target, scores.shape[-1], ignore_index=self.ignore_index)
+
+    def _in_range(self, labels: Array, classes: int) -> Array:
+        xp = namespace(labels)
+        labels = xp.astype(labels, xp.arange(0).dtype)
+        valid = (labels >= 0) & (labels < classes)
+        return valid if self.ignore_index is None else valid | (labels == self.ignore_index)
+
+
+def _one_hot(xp: Namespace, x: Array, labels: Array) -> tuple[Array, Array]:
+    """Return integer labels with an axis for the classes, and as one-hot vectors like `x`."""
+    index = xp.arange(x.shape[-1], device=device(x))
+    labels = xp.astype(labels, index.dtype, copy=False)[..., None]
+    return labels, xp.astype(labels == index, x.dtype)
+
+
+_UNSIGNED: dict[Any, Any] = {
+    np.dtype(f"int{bits}"): np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)
+}
+
+
+def _surely_fit(labels: Array, classes: int) -> bool:
+    """Whether one pass says that all labels are in ``[0, classes)``, as it mostly does."""
+    (labels,) = as_numpy([labels]) or [None]
+    if type(labels) is not np.ndarray or labels.dtype not in _UNSIGNED or not labels.size:
+        return False
+    # without its sign, a negative number is a huge one
+    return bool(np.maximum.reduce(labels.view(_UNSIGNED[labels.dtype]), None) < classes)
+
+
+def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None) -> None:
+    """Check that integer `labels` are all in ``[0, classes)``.
+
+    On a GPU this waits for the device: call it once for a data set, not for each batch.
+
+    Parameters
+    ----------
+    labels : array of int
+        Any shape.
+    classes : int
+        The number of classes.
+    ignore_index : int, optional
+        A label that is allowed besides.
+
+    Raises
+    ------
+    ValueError
+        Naming the label.
+    """
+    if _surely_fit(labels, classes) or not size(labels):
+        return
+    if on_host(labels):
+        labels = to_numpy(labels)
+    xp = namespace(labels, "check_labels", "labels")
+    if ignore_index is not None:
+        labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare
+        labels = xp.where(labels == ignore_index, xp.zeros_like(labels), labels)
+    low, high = int(xp.min(labels)), int(xp.max(labels))
+    if low < 0 or high >= classes:
+        message = (
+            f"SoftmaxWithLoss: label {low if low < 0 else high} is out of range; "
+            f"expected 0 to {classes - 1} for {classes} classes."
+        )
+        raise ValueError(message)
