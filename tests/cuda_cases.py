@@ -12,11 +12,12 @@ import numpy as np
 from helpers import values
 
 import xplayers as xl
-from xplayers import functional, optimizers
+from xplayers import functional
 from xplayers._jit import exact_source
 from xplayers._trace import trace
 from xplayers.cuda.source import INDEX, Kernel, Operand, translate
 from xplayers.layers import activations, dropout, recurrent
+from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.training import precision
 
 HAS_BFLOAT16 = importlib.util.find_spec("ml_dtypes") is not None
@@ -116,7 +117,7 @@ def cases() -> Iterator[Case]:
         scalars = tuple("c" if isinstance(c, np.generic) else c for c in constants)
         decay = 0.0 if optimizer.decoupled else optimizer.weight_decay
         yield Case(
-            optimizers._apply,
+            apply_rule,
             ("x", "x", *"p" * moments, "c", *scalars),
             {"rule": optimizer.rule, "weight_decay": decay},
             (0, *range(2, 2 + moments)),

@@ -452,7 +452,8 @@ def test_options(cuda, options):
 @pytest.fixture(autouse=True)
 def no_numbers(monkeypatch):
     """Let the optimizers keep 0-d arrays as they are, though these are arrays of NumPy."""
-    monkeypatch.setattr("xplayers.optimizers._NUMBERS", (float, int, np.generic))
+    monkeypatch.setattr("xplayers.optimizers.base._NUMBERS", (float, int, np.generic))
+    monkeypatch.setattr("xplayers.optimizers.base.on_host", lambda x: False)
 
 
 def networks():

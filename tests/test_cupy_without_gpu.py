@@ -64,7 +64,9 @@ def test_numpy_into_a_layer_on_the_gpu(x):
 
 def test_labels_on_a_gpu_are_not_looked_at(x, monkeypatch):
     """A look would wait for the device in every step."""
-    monkeypatch.setattr("xplayers.losses.softmax.check_labels", lambda *a, **k: pytest.fail("a look"))
+    monkeypatch.setattr(
+        "xplayers.losses.softmax.check_labels", lambda *a, **k: pytest.fail("a look")
+    )
     xl.SoftmaxWithLoss().check(x, fabricated(np.zeros(32, "int64")))
 
 

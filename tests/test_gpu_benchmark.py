@@ -132,7 +132,8 @@ def test_the_captured_step_is_the_plain_one(monkeypatch, several):
     from host_graph import HostCuda, HostGemm
 
     cuda, HostGemm.made, workload = HostCuda(), [], TOYS[0]
-    monkeypatch.setattr("xplayers.optimizers._NUMBERS", (float, int, np.generic))
+    monkeypatch.setattr("xplayers.optimizers.base._NUMBERS", (float, int, np.generic))
+    monkeypatch.setattr("xplayers.optimizers.base.on_host", lambda x: False)
     losses = next(worker.rows("xplayers", "cpu", 0.0))["losses"]
     monkeypatch.setattr(ours, "library", lambda device: SimpleNamespace(asarray=cuda.array))
     monkeypatch.setattr(ours, "STEPS", 3)

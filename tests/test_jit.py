@@ -80,7 +80,7 @@ def test_optimizers_take_the_same_steps(optimizer, dtype, monkeypatch):
             params, state = optimizer.step(params, grads, state, donate=True)
         return [*params.values(), *(a for m in optimizer.moments for a in state[m].values())]
 
-    apply = sys.modules["xplayers.optimizers"]._apply
+    apply = sys.modules["xplayers.optimizers.base"]._apply
     monkeypatch.setattr(apply, "_programs", {})
     got = run()
     assert kernels(apply)

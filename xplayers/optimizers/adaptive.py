@@ -1,0 +1,212 @@
+"""Optimizers that divide each gradient by its size so far."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from xplayers._arrays import Array, namespace
+from xplayers.optimizers.base import Optimizer, Rate
+
+
+def _adagrad(xp, p, g, h, lr, eps):
+    h = h + g * g
+    return p - lr * g / (xp.sqrt(h) + eps), h
+
+
+class AdaGrad(Optimizer):
+    """AdaGrad, ``h = h + g**2``; ``p = p - lr * g / (sqrt(h) + eps)``.
+
+    `eps` is outside the root, as in the book and in PyTorch (whose default is 1e-10); Keras has it
+    inside, and starts ``h`` at 0.1.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    eps : float
+        Keeps the quotient finite.
+    weight_decay : float
+        Factor of ``p`` that is added to ``g``.
+
+    References
+    ----------
+    Duchi, Hazan, Singer, "Adaptive Subgradient Methods", JMLR 12, 2011.
+    """
+
+    rule = staticmethod(_adagrad)
+    moments = ("h",)
+
+    def __init__(self, lr: Rate = 0.01, eps: float = 1e-7, weight_decay: float = 0.0) -> None:
+        super().__init__(lr, weight_decay)
+        self.eps = eps
+
+    def constants(self, t: Array) -> tuple[Any, ...]:
+        return (self.eps,)
+
+
+def _rmsprop(xp, p, g, h, lr, decay_rate, eps):
+    h = decay_rate * h + (1.0 - decay_rate) * (g * g)
+    return p - lr * g / (xp.sqrt(h) + eps), h
+
+
+class RMSprop(Optimizer):
+    """RMSprop, ``h = rho * h + (1 - rho) * g**2``; ``p = p - lr * g / (sqrt(h) + eps)``.
+
+    `eps` is outside the root, as in the book and in PyTorch; Keras has it inside.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    decay_rate : float
+        ``rho``, the memory of the mean square.
+    eps : float
+        Keeps the quotient finite.
+    weight_decay : float
+        Factor of ``p`` that is added to ``g``.
+
+    References
+    ----------
+    Tieleman, Hinton, Coursera "Neural Networks for Machine Learning", lecture 6.5, 2012.
+    """
+
+    rule = staticmethod(_rmsprop)
+    moments = ("h",)
+
+    def __init__(
+        self,
+        lr: Rate = 0.01,
+        decay_rate: float = 0.99,
+        eps: float = 1e-7,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        self.decay_rate = decay_rate
+        self.eps = eps
+
+    def constants(self, t: Array) -> tuple[Any, ...]:
+        return (self.decay_rate, self.eps)
+
+
+def _log(beta: float) -> float:
+    return math.log(beta) if beta > 0 else -math.inf
+
+
+def _adam(xp, p, g, m, v, lr, beta1, beta2, eps, correction):
+    m = beta1 * m + g
+    v = beta2 * v + g * g
+    return p - (lr * correction) * (m / (xp.sqrt(v) + eps)), m, v
+
+
+class Adam(Optimizer):
+    """Adam: ``m = beta1 * m + (1 - beta1) * g``; ``v = beta2 * v + (1 - beta2) * g**2``.
+
+    With ``eps_hat=True``, the form at the end of section 2 of the paper, where `eps` is its
+    "epsilon hat": ``p = p - lr * c * m / (sqrt(v) + eps)`` with
+    ``c = sqrt(1 - beta2**t) / (1 - beta1**t)`` at step ``t = 1, 2, ...``. With ``eps_hat=False``,
+    its algorithm 1: ``p = p - lr * (m / (1 - beta1**t)) / (sqrt(v / (1 - beta2**t)) + eps)``.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    beta1, beta2 : float
+        Memory of the mean and of the mean square of the gradients.
+    eps : float
+        Keeps the quotient finite.
+    eps_hat : bool
+        Which of the two forms.
+    weight_decay : float
+        Factor of ``p`` that is added to ``g``; for the decoupled form see `AdamW`.
+
+    Notes
+    -----
+    The state keeps ``m / (1 - beta1)`` and ``v / (1 - beta2)``, which are updated in two operations
+    less: ``m = beta1 * m + g`` and ``v = beta2 * v + g**2``.
+
+    Libraries of the same name differ: the book and Keras compute the first form with ``eps=1e-7``
+    (the defaults here), PyTorch and Optax the second with ``eps=1e-8``. In the first steps the
+    first form moves parameters with tiny gradients less: by 0.24 `lr` for ``g = 1e-6``, ``t = 1``.
+
+    References
+    ----------
+    Kingma, Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+    """
+
+    rule = staticmethod(_adam)
+    moments = ("m", "v")
+
+    def __init__(
+        self,
+        lr: Rate = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-7,
+        eps_hat: bool = True,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        for name, beta in (("beta1", beta1), ("beta2", beta2)):
+            if not 0.0 <= beta < 1.0:
+                message = f"{type(self).__name__}: {name} is {beta}; expected 0 to less than 1."
+                raise ValueError(message)
+        self.beta1 = beta1
+        self.beta2 = beta2
+        self.eps = eps
+        self.eps_hat = eps_hat
+
+    def constants(self, t: Array) -> tuple[Any, ...]:
+        xp = namespace(t)
+        # 1 - beta**t without the cancellation of the subtraction
+        root = xp.sqrt(-xp.expm1(t * _log(self.beta2)))
+        # The factors 1 - beta of the moments are here, and not in two passes of the rule.
+        scale = math.sqrt(1.0 - self.beta2)
+        correction = root / -xp.expm1(t * _log(self.beta1)) * ((1.0 - self.beta1) / scale)
+        eps = self.eps if self.eps_hat else self.eps * root
+        return (self.beta1, self.beta2, eps / scale, correction)
+
+
+def _adamw(xp, p, g, m, v, lr, beta1, beta2, eps, correction, weight_decay):
+    p = p - (lr * weight_decay) * p
+    return _adam(xp, p, g, m, v, lr, beta1, beta2, eps, correction)
+
+
+class AdamW(Adam):
+    """Adam with decoupled decay: ``p = p - lr * weight_decay * p`` before the step of `Adam`.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    beta1, beta2 : float
+        Memory of the mean and of the mean square of the gradients.
+    eps : float
+        Keeps the quotient finite.
+    eps_hat : bool
+        As in `Adam`; PyTorch's AdamW is ``eps=1e-8, eps_hat=False``.
+    weight_decay : float
+        The decay of a parameter in a step is this times `lr`, as in PyTorch and Keras (in the paper
+        it is not times the learning rate).
+
+    References
+    ----------
+    Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2.
+    """
+
+    rule = staticmethod(_adamw)
+    decoupled = True
+
+    def __init__(
+        self,
+        lr: Rate = 0.001,
+        beta1: float = 0.9,
+        beta2: float = 0.999,
+        eps: float = 1e-7,
+        eps_hat: bool = True,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(lr, beta1, beta2, eps, eps_hat, weight_decay)
+
+    def constants(self, t: Array) -> tuple[Any, ...]:
+        return (*super().constants(t), self.weight_decay)

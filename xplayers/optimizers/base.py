@@ -1,0 +1,249 @@
+"""The base of optimizers: two pure functions, ``init`` and ``step``, under the book's ``update``.
+
+The rule of each is one elementwise function, written under the formula. Learning rate and step
+count are arguments of the step, so a schedule and a compiled step are possible. For 16-bit
+parameters the moments and the arithmetic are float32.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from xplayers._arrays import (
+    Array,
+    device,
+    is_half,
+    library_name,
+    namespace,
+    on_host,
+    widened,
+)
+from xplayers._recording import StandIn
+from xplayers.elementwise import elementwise
+from xplayers.layers.base import Live, options
+
+Arrays = Mapping[str, Array]
+State = dict[str, Any]
+Rate = float | Callable[[Any], Any]
+
+
+class Optimizer:
+    """Base of all optimizers. A subclass has a rule, the names of its moments, and `constants`.
+
+    Parameters
+    ----------
+    lr : float or callable
+        Learning rate; or a schedule of `xplayers.schedules`, or any function of the number of steps
+        before this one, a 0-d array.
+    weight_decay : float
+        Adds ``weight_decay * p`` to each gradient ``g``: the gradient of an L2 penalty
+        ``weight_decay / 2 * sum(p**2)``.
+    """
+
+    rule: ClassVar[Callable[..., tuple[Array, ...]]]  # (xp, p, g, *moments, lr, *constants)
+    moments: ClassVar[tuple[str, ...]] = ()
+    decoupled: ClassVar[bool] = False  # whether the rule itself takes care of the weight decay
+
+    def __init__(self, lr: Rate = 0.01, weight_decay: float = 0.0) -> None:
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.state: State | None = None
+
+    def constants(self, t: Array) -> tuple[Any, ...]:
+        """Return what the rule takes after the learning rate; `t` is the step number.
+
+        A NumPy scalar on the host, else a 0-d array of floating-point type.
+        """
+        return ()
+
+    def init(self, params: Arrays) -> State:
+        """Return the state before the first step: the moments by name, zero, and the step count.
+
+        Parameters
+        ----------
+        params : mapping of str to array
+            The parameters by name.
+
+        Returns
+        -------
+        dict
+            ``{"count": 0-d int32 array, moment: {name: array}}``; the arrays are where the
+            parameters are.
+        """
+        state: State = {m: {} for m in self.moments}
+        for name, p in params.items():
+            xp = namespace(p)
+            for m in self.moments:
+                state[m][name] = xp.zeros_like(widened(xp, p))
+        first = next(iter(params.values()), None)
+        if first is None:
+            message = f"{type(self).__name__}: there are no parameters."
+            raise ValueError(message)
+        xp = namespace(first)
+        state["count"] = xp.zeros((), dtype=xp.int32, device=device(first))
+        return state
+
+    def step(
+        self,
+        params: Arrays,
+        grads: Arrays,
+        state: State,
+        *,
+        lr: Any = None,
+        donate: bool = False,
+    ) -> tuple[dict[str, Array], State]:
+        """Compute one step; pure unless `donate`.
+
+        Parameters
+        ----------
+        params, grads : mapping of str to array
+            Parameters and their gradients, by the same names.
+        state : dict
+            From `init` or the step before.
+        lr : float or 0-d array, optional
+            Learning rate of this step; by default the one of the optimizer.
+        donate : bool
+            The caller gives up `params` and `state`: their memory is used for the results where
+            the library has mutation.
+
+        Returns
+        -------
+        params : dict of str to array
+            New parameters.
+        state : dict
+            New state.
+
+        Raises
+        ------
+        ValueError
+            If there is not one gradient for each parameter.
+        """
+        self._check(params, grads)
+        lr = self.lr if lr is None else lr
+        if callable(lr):
+            lr = lr(state["count"])
+        count = state["count"] + 1
+        new: dict[str, Array] = {}
+        after: State = {"count": count, **{m: {} for m in self.moments}}
+        first = next(iter(params.values()))
+        xp = namespace(first)
+        wide = widened(xp, first)
+        scalars = (lr, *self.constants(_step_number(count, wide)))
+        like = None
+        for name, p in params.items():
+            xp = namespace(p)
+            moments = [state[m][name] for m in self.moments]
+            wide = widened(xp, p)
+            if like is None or wide.dtype != like:  # once for all parameters of a dtype
+                like = wide.dtype
+                scalars = tuple([as_scalar(c, wide) for c in scalars])
+            results = _apply(
+                wide,
+                widened(xp, grads[name]),
+                *moments,
+                *scalars,
+                out=(wide, *moments) if donate else None,
+                rule=self.rule,
+                weight_decay=0.0 if self.decoupled else self.weight_decay,
+            )
+            new[name] = xp.astype(results[0], p.dtype) if is_half(p) else results[0]
+            for m, value in zip(self.moments, results[1:], strict=True):
+                after[m][name] = value
+        return new, after
+
+    def update(self, params: MutableMapping[str, Array], grads: Arrays, *, lr: Any = None) -> None:
+        """Take one step: write the new values through `params`, and keep the state.
+
+        Where the library has mutation (NumPy, CuPy, PyTorch) the arrays of `params` are changed in
+        place, as in the book; so a copy of the best parameters has to be a copy. On JAX the entries
+        are replaced: pass ``net.params``, a mapping which hands them to the layers.
+
+        Parameters
+        ----------
+        params : mutable mapping of str to array
+            The parameters, as ``net.params``, or a dict of arrays.
+        grads : mapping of str to array
+            Their gradients, as ``net.grads``. They are not changed.
+        lr : float or 0-d array, optional
+            Learning rate of this step.
+        """
+        old, grads = _plain(params), _plain(grads)
+        self._check(old, grads)
+        state = self.init(old) if self.state is None else self.state
+        new, self.state = self.step(old, grads, state, lr=lr, donate=True)
+        for name, value in new.items():
+            if value is not old[name]:  # 16-bit, read-only or immutable
+                params[name] = _written(old[name], value)
+
+    def _check(self, params: Arrays, grads: Arrays) -> None:
+        if params.keys() == grads.keys():
+            for name, p in params.items():
+                if grads[name].shape != p.shape:
+                    message = (
+                        f"{type(self).__name__}: the gradient of {name} has shape "
+                        f"{tuple(grads[name].shape)}; expected {tuple(p.shape)}."
+                    )
+                    raise ValueError(message)
+            return
+        missing = sorted(params.keys() - grads.keys())
+        extra = sorted(grads.keys() - params.keys())
+        message = f"{type(self).__name__}: "
+        if missing:
+            message += f"no gradient for {', '.join(missing)}. Call backward before update."
+        if extra:
+            message += f"no parameter for the gradient {', '.join(extra)}."
+        raise ValueError(message)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(options(self))})"
+
+
+@elementwise
+def _apply(xp, p, g, *operands, rule, weight_decay):
+    if weight_decay:
+        g = g + weight_decay * p
+    return rule(xp, p, g, *operands)
+
+
+_NUMBERS = (float, int, np.generic, np.ndarray)
+
+
+def _step_number(count: Array, like: Array) -> Any:
+    """Return `count` as a NumPy scalar where that needs no transfer: that is fast, and float64."""
+    xp = namespace(count)
+    name = library_name(xp)
+    if name in ("numpy", "torch") and on_host(count) and not _is_compiled(name):
+        number = count.item()
+        return number if isinstance(number, StandIn) else np.float64(number)
+    return xp.astype(count, like.dtype)
+
+
+def _is_compiled(name: str) -> bool:
+    """Whether this runs inside ``torch.compile``, which cannot look at values."""
+    return name == "torch" and sys.modules["torch"].compiler.is_compiling()
+
+
+def as_scalar(c: Any, p: Array) -> Any:
+    """Return a 0-d array in the dtype of `p`, so that it does not decide the dtype of results."""
+    if isinstance(c, _NUMBERS):
+        return float(c)  # of NumPy too: a np.float64 would make float32 arrays float64
+    if isinstance(c, StandIn) and isinstance(c.value, _NUMBERS):
+        return c.item()
+    return namespace(p).astype(c, p.dtype)
+
+
+def _plain(arrays: Arrays) -> dict[str, Array]:
+    """Return a dict, which is faster to look up than the live mapping of a network."""
+    return arrays.copy() if isinstance(arrays, Live) else dict(arrays)
+
+
+def _written(old: Array, value: Array) -> Array:
+    try:
+        old[...] = value
+    except (TypeError, ValueError, RuntimeError):
+        return value
+    return old

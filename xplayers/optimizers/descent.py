@@ -1,0 +1,87 @@
+"""Gradient descent, plain and with momentum."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xplayers._arrays import Array
+from xplayers.optimizers.base import Optimizer, Rate
+
+
+def _sgd(xp, p, g, lr):
+    return (p - lr * g,)
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent, ``p = p - lr * g``.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    weight_decay : float
+        Factor of ``p`` that is added to ``g``.
+    """
+
+    rule = staticmethod(_sgd)
+
+
+def _momentum(xp, p, g, v, lr, momentum):
+    v = momentum * v - lr * g
+    return p + v, v
+
+
+class Momentum(Optimizer):
+    """Gradient descent with momentum, ``v = momentum * v - lr * g``; ``p = p + v``.
+
+    The learning rate is inside the velocity, as in the book and in Keras. PyTorch's
+    ``v = momentum * v + g``; ``p = p - lr * v`` is the same as long as `lr` does not change.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    momentum : float
+        Factor of the velocity.
+    weight_decay : float
+        Factor of ``p`` that is added to ``g``.
+
+    References
+    ----------
+    Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
+    """
+
+    rule = staticmethod(_momentum)
+    moments = ("v",)
+
+    def __init__(self, lr: Rate = 0.01, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
+        super().__init__(lr, weight_decay)
+        self.momentum = momentum
+
+    def constants(self, t: Array) -> tuple[Any, ...]:
+        return (self.momentum,)
+
+
+def _nesterov(xp, p, g, v, lr, momentum):
+    v = momentum * v - lr * g
+    return p + (momentum * v - lr * g), v
+
+
+class Nesterov(Momentum):
+    """Nesterov's momentum, ``v = momentum * v - lr * g``; ``p = p + momentum * v - lr * g``.
+
+    The gradient is that at the look-ahead point, which is what ``p`` holds: the form of
+    Bengio, Boulanger-Lewandowski, Pascanu, "Advances in optimizing recurrent networks", ICASSP
+    2013, equations 6 and 7, and of the book, PyTorch and Keras.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    momentum : float
+        Factor of the velocity.
+    weight_decay : float
+        Factor of ``p`` that is added to ``g``.
+    """
+
+    rule = staticmethod(_nesterov)
