@@ -6,7 +6,9 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 
-from xplayers._arrays import Array, device, namespace, widened
+from xplayers._arrays import Array, Namespace, device, namespace, widened
+from xplayers._recording import whole
+from xplayers.layers import pooling_host as host
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.windows import (
     Numbers,
@@ -110,21 +112,7 @@ class MaxPooling(_Pooling):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         x, y = cache
-        xp, window = namespace(dy), self._fitting(x)
-
-        def block(dy: Array, x: Array, y: Array) -> Array:
-            pieces, rest = [], dy  # rest: what no place has taken yet
-            for values in window.slices(window.pad(xp, x, -math.inf)):
-                taken = rest * xp.astype(values == y, dy.dtype)
-                rest = rest - taken
-                pieces.append(taken)
-            stacked = xp.reshape(
-                xp.stack(pieces, axis=2), (*dy.shape[:2], *window.size, *dy.shape[2:])
-            )
-            return window.scatter(xp, stacked, x.shape[2:])
-
-        elements = math.prod(window.size) * math.prod(dy.shape[1:])
-        return in_blocks(xp, block, elements, dy, x, y), {}
+        return _max_grads(namespace(dy), x, y, dy, self._fitting(x)), {}
 
 
 class AveragePooling(_Pooling):
@@ -202,3 +190,22 @@ class GlobalAveragePooling(Layer):
         xp, places = namespace(dy), x.shape[2:]
         each = xp.reshape(dy * (1.0 / math.prod(places)), (*dy.shape, *(1,) * len(places)))
         return xp.zeros(x.shape, dtype=x.dtype, device=device(x)) + each, {}
+
+
+@whole
+def _max_grads(xp: Namespace, x: Array, y: Array, dy: Array, window: Window) -> Array:
+    """Return the gradient of `x`, where `y` are the largest values of its windows."""
+    if host.takes(x, y, dy, window):
+        return host.max_grads(x, y, dy, window)
+
+    def block(dy: Array, x: Array, y: Array) -> Array:
+        pieces, rest = [], dy  # rest: what no place has taken yet
+        for values in window.slices(window.pad(xp, x, -math.inf)):
+            taken = rest * xp.astype(values == y, dy.dtype)
+            rest = rest - taken
+            pieces.append(taken)
+        stacked = xp.reshape(xp.stack(pieces, axis=2), (*dy.shape[:2], *window.size, *dy.shape[2:]))
+        return window.scatter(xp, stacked, x.shape[2:])
+
+    elements = math.prod(window.size) * math.prod(dy.shape[1:])
+    return in_blocks(xp, block, elements, dy, x, y)
