@@ -1,6 +1,7 @@
 """Steps that are replayed: the same bits as steps that are computed anew."""
 
 import pickle
+import weakref
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,9 @@ from helpers import assert_same_bits, to_numpy, values
 import xplayers as xl
 from xplayers import AccumulatedStep, MixedPrecision, TrainStep
 from xplayers._flat import flattened, whole
+from xplayers._groups import Task
 from xplayers._recording import Recording
+from xplayers._recording import whole as recorded_whole
 from xplayers._replay import Places, compiled
 from xplayers.elementwise import elementwise
 
@@ -352,7 +355,8 @@ def test_programs(program, xpv):
     value, *after = program(p.xp, p, q, x)
     homes = dict(zip((p.register, q.register), state, strict=True))
     updates = {s.register: a.register for s, a in zip((p, q), after, strict=True)}
-    replay = compiled(recording, [x.register], homes, updates, value.register, Places())
+    task = Task(recording, [x.register], homes, updates, value.register)
+    replay = compiled(task, Places())
     for x in inputs:
         expected, *new = program(xp, *[xp.asarray(a, copy=True) for a in kept], x)
         kept = [xp.asarray(a, copy=True) for a in new]
@@ -551,3 +555,55 @@ def test_losses_that_are_views_are_arrays_of_their_own(xpv):
     step, _ = pair(net, loss=Total)
     kept = [step(xpv.asarray(x(4)), xpv.asarray(t(4))) for _ in range(5)]
     assert len({float(v) for v in kept}) == 5
+
+
+class Fleeting(xl.Layer):
+    """Its first function makes an array that only the operation after it reads."""
+
+    def __init__(self):
+        self.made, self.alive = None, []
+
+        @recorded_whole
+        def first(x):
+            y = x + 1.0
+            self.made = weakref.ref(y)
+            return y
+
+        @recorded_whole
+        def second(x):
+            self.alive.append(self.made() is not None)
+            return x * 1.0
+
+        self.first, self.second = first, second
+
+    def apply(self, arrays, x):
+        return self.second(xl.namespace(x).exp(self.first(x))), ()
+
+    def vjp(self, cache, dy):
+        return dy, {}
+
+
+@pytest.mark.only("numpy", "torch")
+def test_arrays_go_with_their_last_use(xpv):
+    layer = Fleeting()
+    step = TrainStep(
+        xl.Sequential(layer, xl.Affine.init(6, 3, rng=0)), xl.SoftmaxWithLoss(), xl.SGD()
+    )
+    for _ in range(5):
+        step(xpv.asarray(vectors(4)), xpv.asarray(labels(4)))
+    assert step._replays._replays
+    assert layer.alive[-3:] == [False] * 3
+
+
+@pytest.mark.only("numpy")
+def test_what_a_recording_has_computed_is_given_back(xpv):
+    xl._memory.let_go()
+    x = values((64, 16, 64, 64)).astype("float32")
+    net = xl.Sequential(xl.Relu(), xl.GlobalAveragePooling(), xl.Affine.init(16, 3, rng=0))
+    step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD())
+    for _ in range(2):
+        step(x, labels(64))
+        kept = xl._memory._kept
+        free = [n for n, a in kept.items() for i in range(len(a))
+                if xl._memory._references(a, i) == xl._memory._FREE]  # fmt: skip
+        assert not free

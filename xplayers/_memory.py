@@ -69,6 +69,12 @@ def product(a: Any, b: Any, bias: Any = None) -> Any:
     return y
 
 
+def let_go() -> None:
+    """Let go of all that nobody uses."""
+    with _lock:
+        _make_room(MOST)
+
+
 def _make_room(n: int) -> None:
     """Let go of free arrays, first of the sizes that were asked for first, until `n` bytes fit."""
     too_many = n - MOST

@@ -6,24 +6,23 @@ are written where they stay. What the views of these places are is known beforeh
 of a step is the calls themselves.
 
 Elementwise operations that do the same to arrays of one kind, as an optimizer does to its
-parameters, become one: their operands and results are laid out one after the other in a flat buffer
-each.
+parameters, become one: see `_groups`.
 """
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from xplayers._arrays import Array, device, namespace
-from xplayers._flat import side_by_side, whole
+from xplayers._groups import Groups, Task, read
 from xplayers._memory import empty
 from xplayers._places import REDUCTIONS, along, copied_array, into
-from xplayers._recording import BINARY, COMPARISONS, Kind, Operation, Recording, Register, found
+from xplayers._recording import BINARY, COMPARISONS, Kind, Operation, Register, found
 from xplayers.elementwise import as_numpy
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")
@@ -53,189 +52,38 @@ def block(n: int, dtype: Any, like: Array) -> Array:
     return namespace(like).empty((n,), dtype=dtype, device=device(like))
 
 
-class Group(NamedTuple):
-    """Elementwise operations that are done at once, where the last of them stands."""
-
-    members: list[int]
-    operands: list[Any]  # of the whole: flat buffers, and what stands for numbers
-    outs: list[Array]
-
-
-def compiled(
-    recording: Recording,
-    arguments: list[Register],
-    homes: Mapping[Register, Array],
-    updates: Mapping[Register, Register],
-    value: Register,
-    places: Places,
-) -> Callable[..., Array]:
-    """Return ``replay(*arguments) -> value``.
-
-    Parameters
-    ----------
-    recording : Recording
-    arguments : list
-        The inputs that each call gets.
-    homes : mapping
-        The arrays of the other inputs, which stay the same. Side by side in flat buffers they can
-        be updated at once.
-    updates : mapping
-        For inputs in `homes` the result that is written there at the end.
-    value : Register
-        What is returned, in memory of its own.
-    places : Places
-
-    Returns
-    -------
-    callable
-    """
-    return _Compiler(recording, arguments, homes, updates, value, places).compiled()
+def compiled(task: Task, places: Places) -> Callable[..., Array]:
+    """Return ``replay(*arguments) -> value``, with results in `places`."""
+    return _Compiler(task, places).compiled()
 
 
 class _Compiler:
-    def __init__(
-        self,
-        recording: Recording,
-        arguments: list[Register],
-        homes: Mapping[Register, Array],
-        updates: Mapping[Register, Register],
-        value: Register,
-        places: Places,
-    ) -> None:
-        self.operations, self.kinds = recording.operations, recording.kinds
-        self.arguments, self.homes, self.value, self.places = arguments, homes, value, places
-        self.updates = {i: o for i, o in updates.items() if i != o}
-        self.home_of = {o: i for i, o in self.updates.items()}  # of a result
-        self.like = next(iter(homes.values()))
-        # The value of each register that is known now, and stays.
-        self.static: dict[int, Array] = {**recording.constants, **homes}
+    def __init__(self, task: Task, places: Places) -> None:
+        # What comes back as it went in stays where it is.
+        task = task._replace(updates={i: o for i, o in task.updates.items() if i != o})
+        self.task, self.places = task, places
+        self.operations, self.kinds, self.homes = task.operations, task.kinds, task.homes
+        self.home_of = {o: i for i, o in task.updates.items()}  # of a result
+        self.like = next(iter(task.homes.values()))
+        groups = Groups(task)
+        self.groups = groups.at
+        self.static = groups.static  # the value of each register that is known now, and stays
         self.block_of: dict[int, Array] = {}  # by root, of those that come from `places`
-        self.made_at = {r: at for at, o in enumerate(self.operations) for r in o.results}
-        self.groups = self._grouped()
         self.last = self._last_uses()
         self.defined: dict[str, Any] = {}
         self.names: dict[int, str] = {}  # in the source
         self.known: dict[int, str] = {}  # names of what is defined, by id
         self.lines: list[str] = []
 
-    # What is done at once
-
-    def _grouped(self) -> dict[int, Group]:
-        """Return the groups by the place of each of their members."""
-        found: dict[Any, list[int]] = {}
-        for at, operation in enumerate(self.operations):
-            key = self._group_key(operation)
-            if key is not None:
-                found.setdefault(key, []).append(at)
-        groups: dict[int, Group] = {}
-        for members in found.values():
-            if len(members) > 1 and self._independent(members):
-                group = self._lay_out(members)
-                if group is not None:
-                    groups |= dict.fromkeys(members, group)
-        return groups
-
-    def _group_key(self, operation: Operation) -> Any:
-        """Return what operations of one group have in common; None for those of no group."""
-        if operation.name != "elementwise":
-            return None
-        parts: list[Any] = []
-        for arg in operation.args:
-            if not isinstance(arg, Register):
-                parts.append((type(arg), arg))
-            elif self.kinds[arg].number:
-                parts.append(arg)
-            else:
-                kind = self.kinds[arg]
-                own = kind.root == arg and kind.ordered and arg not in self.arguments
-                if not own or (arg not in self.homes and arg not in self.made_at):
-                    return None
-                parts.append((kind.dtype, arg in self.homes))
-        for r in operation.results:
-            home = self.home_of.get(r)
-            parts.append(operation.args.index(home) if home in operation.args else None)
-            parts.append(self.kinds[r].dtype)
-        shapes = {self.kinds[a].shape for a in operation.args if self._is_array(a)}
-        at_home = any(a in self.homes for a in operation.args if self._is_array(a))
-        if len(shapes) != 1 or not at_home:
-            return None
-        return (operation.function, *operation.kwargs.items(), *parts)
-
-    def _is_array(self, arg: Any) -> bool:
-        return isinstance(arg, Register) and not self.kinds[arg].number
-
-    def _independent(self, members: list[int]) -> bool:
-        """Whether all can wait for the last: nothing before it needs their results."""
-        operands = [
-            r for at in members for r in self._read(self.operations[at]) if self._is_array(r)
-        ]
-        made: set[int] = set()
-        for at in range(members[0], members[-1] + 1):
-            operation = self.operations[at]
-            roots = {self.kinds[r].root for r in self._read(operation)}
-            if roots & made or (operation.writes and roots & set(operands)):
-                return False
-            if at in members:
-                made |= set(operation.results)
-        return len(set(operands)) == len(operands)
-
-    def _lay_out(self, members: list[int]) -> Group | None:
-        """Give operands and results of the members memory side by side; None if they have other."""
-        operations = [self.operations[at] for at in members]
-        first = operations[0]
-        shapes = [self._shape(o) for o in operations]
-        placed: dict[Register, Array] = {}
-
-        def flat_of(registers: list[Register]) -> Array | None:
-            known = [self.static[r] for r in registers if r in self.static]
-            if known:
-                return whole(known) if len(known) == len(registers) else None
-            flat, parts = side_by_side(shapes, self.kinds[registers[0]].dtype, self.like)
-            flat[...] = 1  # between the parts too: a rule may divide by the root of a square
-            placed.update(zip(registers, parts, strict=True))
-            return flat
-
-        operands: list[Any] = []
-        for j, arg in enumerate(first.args):
-            flat = flat_of([o.args[j] for o in operations]) if self._is_array(arg) else arg
-            if flat is None:
-                return None
-            operands.append(flat)
-        outs = []
-        for k, made in enumerate(first.results):
-            home = self.home_of.get(made)
-            if home in first.args:
-                homes = [self.home_of[o.results[k]] for o in operations]
-                if any(self._is_read_after(members[-1], home) for home in homes):
-                    return None
-                outs.append(operands[first.args.index(home)])
-                placed.update((o.results[k], self.homes[self.home_of[o.results[k]]])
-                              for o in operations)  # fmt: skip
-            else:
-                outs.append(flat_of([o.results[k] for o in operations]))
-        self.static |= placed
-        return Group(members, operands, outs)
-
-    def _is_read_after(self, at: int, home: Register) -> bool:
-        later = (r for o in self.operations[at + 1 :] for r in self._read(o))
-        return any(self.kinds[r].root == home for r in (*later, self.value, *self.updates.values()))
-
-    def _shape(self, operation: Operation) -> tuple[int, ...]:
-        return next(self.kinds[a].shape for a in operation.args if self._is_array(a))
-
     # How long a value is needed
-
-    @staticmethod
-    def _read(operation: Operation) -> Iterator[Register]:
-        return found(Register, (operation.args, operation.kwargs))
 
     def _last_uses(self) -> dict[int, int]:
         """Return for each root the operation that uses it last."""
         last: dict[int, int] = {}
         for at, operation in enumerate(self.operations):
-            for r in (*self._read(operation), *operation.results):
+            for r in (*read(operation), *operation.results):
                 last[self.kinds[r].root] = at
-        for r in (self.value, *self.updates.values()):
+        for r in (self.task.value, *self.task.updates.values()):
             last[self.kinds[r].root] = len(self.operations)
         return last
 
@@ -243,7 +91,7 @@ class _Compiler:
 
     def compiled(self) -> Callable[..., Array]:
         parameters = []
-        for i, r in enumerate(self.arguments):
+        for i, r in enumerate(self.task.arguments):
             self.names[r] = f"a{i}"
             parameters.append(f"a{i}")
         free = list(self.places.blocks)
@@ -255,17 +103,20 @@ class _Compiler:
                 self._emit_elementwise(operation.function, group.operands, group.outs, operation)
             for root in [r for r in self.block_of if self.last[r] == at]:
                 free.append(self.block_of.pop(root))
-        late = {h: m for h, m in self.updates.items() if self.static.get(m) is not self.homes[h]}
+            self._let_go(at)
+        late = {
+            h: m for h, m in self.task.updates.items() if self.static.get(m) is not self.homes[h]
+        }
         copied = {m for m in late.values() if self.kinds[m].root in self.homes}
         for made in copied:  # parts of the old state, which may be written over
             self.lines.append(f"v{int(made)} = {self._define(copied_array)}({self._name(made)})")
         for home, made in late.items():
             value = f"v{int(made)}" if made in copied else self._name(made)
             self.lines.append(f"{self._name(home)}[...] = {value}")
-        value = self._name(self.value)
-        if self.value in self.static or self.kinds[self.value].root != self.value:
+        value = self._name(self.task.value)
+        if self.task.value in self.static or self.kinds[self.task.value].root != self.task.value:
             value = f"{self._define(copied_array)}({value})"
-        if self.kinds[self.value].number:
+        if self.kinds[self.task.value].number:
             value = f"{self._define(np.asarray)}({value})"
         self.lines.append(f"return {value}")
         lines = [f"def replay({', '.join(parameters)}):", *[f"    {x}" for x in self.lines]]
@@ -274,6 +125,17 @@ class _Compiler:
         replay = self.defined["replay"]
         replay.source = self.source
         return replay
+
+    def _let_go(self, at: int) -> None:
+        """Forget arrays that this operation has used last: their memory serves the next ones."""
+        over = [
+            r for r in self.names
+            if not self.kinds[r].number
+            and r not in self.task.arguments
+            and self.last[self.kinds[r].root] == at
+        ]  # fmt: skip
+        if over:
+            self.lines.append(f"del {', '.join(map(self.names.pop, over))}")
 
     def _emit(self, at: int, operation: Operation, free: list[Array]) -> None:
         if operation.writes:
@@ -309,8 +171,7 @@ class _Compiler:
         """Whether the result is a view of memory that stays; then it is made now."""
         if operation.name not in VIEWS:
             return False
-        read = list(self._read(operation))
-        if not all(r in self.static for r in read):
+        if not all(r in self.static for r in read(operation)):
             return False
         args, kwargs = _filled((operation.args, operation.kwargs), self.static)
         self.static[made] = operation.function(*args, **kwargs)
@@ -386,7 +247,7 @@ class _Compiler:
 
     def _scalar(self, arg: Any) -> str:
         """Return the text of a number, of a 0-d array of NumPy its scalar: that computes faster."""
-        own = self._is_array(arg) and isinstance(self.static.get(arg), np.ndarray)
+        own = self.task.is_array(arg) and isinstance(self.static.get(arg), np.ndarray)
         return f"{self._text(arg)}[()]" if own else self._text(arg)
 
     def _call_of_numpy(self, operation: Operation) -> str | None:
@@ -395,7 +256,7 @@ class _Compiler:
         if operation.function is not getattr(np, name, None):
             return None
         number = all(self.kinds[r].number for r in operation.results)
-        if name == "astype" and number and self._is_array(args[0]) is False:
+        if name == "astype" and number and self.task.is_array(args[0]) is False:
             made = np.dtype(args[1]).type
             if issubclass(made, np.floating):
                 return f"{self._define(made)}({self._text(args[0])})"
@@ -420,7 +281,7 @@ class _Compiler:
         if made in self.static:
             return self.static[made]
         kind = self.kinds[made]
-        if kind.root != made or not kind.ordered or made == self.value or kind.number:
+        if kind.root != made or not kind.ordered or made == self.task.value or kind.number:
             return None
         home = self.home_of.get(made)
         if home is not None and self._may_stay(at, home, operation, over):
@@ -441,14 +302,14 @@ class _Compiler:
         """Whether a result may be written to its home already now."""
         if not self.kinds[home].ordered or self.last.get(home, -1) > at:
             return False
-        read = [r for r in self._read(operation) if self.kinds[r].root == home]
-        return not read or (over and read == [home] * len(read))
+        given = [r for r in read(operation) if self.kinds[r].root == home]
+        return not given or (over and given == [home] * len(given))
 
     def _vacated(self, at: int, kind: Kind, operation: Operation) -> Register | None:
         """Return an operand that nobody needs after this operation, and that the result fits in."""
-        read = [r for r in self._read(operation) if not self.kinds[r].number]
-        roots = [self.kinds[r].root for r in read]
-        for r, root in zip(read, roots, strict=True):
+        given = [r for r in read(operation) if not self.kinds[r].number]
+        roots = [self.kinds[r].root for r in given]
+        for r, root in zip(given, roots, strict=True):
             old = self.kinds[r]
             if (
                 root in self.block_of

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, library, on_host
+from xplayers._groups import Task
+from xplayers._memory import let_go
 from xplayers._places import copied_array
 from xplayers._recording import NotRecordable, Recording, StandIn, same
 from xplayers._replay import Places, compiled
@@ -97,7 +99,8 @@ class Replays:
             homes = {s.register: s.value for tree in given for s in _leaves(tree)}
             updates = {b.register: a.register for b, a in pairs}
             inputs = [s.register for s in stand_ins if s is not None]
-            replay = compiled(recording, inputs, homes, updates, value.register, self._places)
+            task = Task(recording, inputs, homes, updates, value.register)
+            replay = compiled(task, self._places)
             self._replays[key] = self._around(replay)
         loss = np.asarray(value.value) if isinstance(value.value, np.generic) else value.value
         return loss, trees[0], trees[1], trees[3]
@@ -118,6 +121,7 @@ class Replays:
     def hold(self, dicts: list[dict[str, Any]]) -> None:
         """Take these as the dicts that hold the arrays: where one has another, replays end."""
         self._held = [(d, [*d.values()]) for d in dicts if d]
+        let_go()  # of what the recording has computed: a replay has places of its own
 
 
 def _check_fit(before: StandIn, after: Any) -> None:

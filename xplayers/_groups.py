@@ -1,0 +1,187 @@
+"""Elementwise operations that do the same to arrays of one kind, done as one.
+
+An optimizer does so to its parameters. Operands and results are laid out one after the other in a
+flat buffer each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from xplayers._arrays import Array
+from xplayers._flat import side_by_side, whole
+from xplayers._recording import Kind, Operation, Recording, Register, found
+
+
+class Task(NamedTuple):
+    """A recording, and what its inputs and results are.
+
+    Attributes
+    ----------
+    recording : Recording
+    arguments : list
+        The inputs that each call gets.
+    homes : mapping
+        The arrays of the other inputs, which stay the same. Side by side in flat buffers they can
+        be updated at once.
+    updates : mapping
+        For inputs in `homes` the result that is written there at the end.
+    value : Register
+        What is returned, in memory of its own.
+    """
+
+    recording: Recording
+    arguments: list[Register]
+    homes: Mapping[Register, Array]
+    updates: Mapping[Register, Register]
+    value: Register
+
+    @property
+    def operations(self) -> list[Operation]:
+        return self.recording.operations
+
+    @property
+    def kinds(self) -> list[Kind]:
+        return self.recording.kinds
+
+    def is_array(self, arg: Any) -> bool:
+        return isinstance(arg, Register) and not self.kinds[arg].number
+
+
+def read(operation: Operation) -> Iterator[Register]:
+    """Return the registers that an operation reads."""
+    return found(Register, (operation.args, operation.kwargs))
+
+
+class Group(NamedTuple):
+    """Elementwise operations that are done at once, where the last of them stands."""
+
+    members: list[int]
+    operands: list[Any]  # of the whole: flat buffers, and what stands for numbers
+    outs: list[Array]
+
+
+class Groups:
+    """The groups of a task.
+
+    Attributes
+    ----------
+    at : dict
+        The group by the place of each of its members among the operations.
+    static : dict
+        Arrays of registers that stay the same in every call: constants, homes, and the parts of the
+        flat buffers of the groups.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+        self._operations, self._kinds, self._homes = task.operations, task.kinds, task.homes
+        self._home_of = {o: i for i, o in task.updates.items()}  # of a result
+        self._made = {r for o in task.operations for r in o.results}
+        self._like = next(iter(task.homes.values()))
+        self.static: dict[int, Array] = {**task.recording.constants, **task.homes}
+        self.at = self._grouped()
+
+    def _grouped(self) -> dict[int, Group]:
+        """Return the groups by the place of each of their members."""
+        alike: dict[Any, list[int]] = {}
+        for at, operation in enumerate(self._operations):
+            key = self._group_key(operation)
+            if key is not None:
+                alike.setdefault(key, []).append(at)
+        groups: dict[int, Group] = {}
+        for members in alike.values():
+            if len(members) > 1 and self._independent(members):
+                group = self._lay_out(members)
+                if group is not None:
+                    groups |= dict.fromkeys(members, group)
+        return groups
+
+    def _group_key(self, operation: Operation) -> Any:
+        """Return what operations of one group have in common; None for those of no group."""
+        if operation.name != "elementwise":
+            return None
+        parts: list[Any] = []
+        for arg in operation.args:
+            if not isinstance(arg, Register):
+                parts.append((type(arg), arg))
+            elif self._kinds[arg].number:
+                parts.append(arg)
+            else:
+                kind = self._kinds[arg]
+                own = kind.root == arg and kind.ordered and arg not in self._task.arguments
+                if not own or (arg not in self._homes and arg not in self._made):
+                    return None
+                parts.append((kind.dtype, arg in self._homes))
+        for r in operation.results:
+            home = self._home_of.get(r)
+            parts.append(operation.args.index(home) if home in operation.args else None)
+            parts.append(self._kinds[r].dtype)
+        shapes = {self._kinds[a].shape for a in operation.args if self._task.is_array(a)}
+        at_home = any(a in self._homes for a in operation.args if self._task.is_array(a))
+        if len(shapes) != 1 or not at_home:
+            return None
+        return (operation.function, *operation.kwargs.items(), *parts)
+
+    def _independent(self, members: list[int]) -> bool:
+        """Whether all can wait for the last: nothing before it needs their results."""
+        operands = [
+            r for at in members for r in read(self._operations[at]) if self._task.is_array(r)
+        ]
+        made: set[int] = set()
+        for at in range(members[0], members[-1] + 1):
+            operation = self._operations[at]
+            roots = {self._kinds[r].root for r in read(operation)}
+            if roots & made or (operation.writes and roots & set(operands)):
+                return False
+            if at in members:
+                made |= set(operation.results)
+        return len(set(operands)) == len(operands)
+
+    def _lay_out(self, members: list[int]) -> Group | None:
+        """Give operands and results of the members memory side by side; None if they have other."""
+        operations = [self._operations[at] for at in members]
+        first = operations[0]
+        shapes = [self._shape(o) for o in operations]
+        placed: dict[Register, Array] = {}
+
+        def flat_of(registers: list[Register]) -> Array | None:
+            known = [self.static[r] for r in registers if r in self.static]
+            if known:
+                return whole(known) if len(known) == len(registers) else None
+            flat, parts = side_by_side(shapes, self._kinds[registers[0]].dtype, self._like)
+            flat[...] = 1  # between the parts too: a rule may divide by the root of a square
+            placed.update(zip(registers, parts, strict=True))
+            return flat
+
+        operands: list[Any] = []
+        for j, arg in enumerate(first.args):
+            flat = flat_of([o.args[j] for o in operations]) if self._task.is_array(arg) else arg
+            if flat is None:
+                return None
+            operands.append(flat)
+        outs = []
+        for k, made in enumerate(first.results):
+            home = self._home_of.get(made)
+            if home in first.args:
+                homes = [self._home_of[o.results[k]] for o in operations]
+                if any(self._is_read_after(members[-1], home) for home in homes):
+                    return None
+                outs.append(operands[first.args.index(home)])
+                placed.update((o.results[k], self._homes[self._home_of[o.results[k]]])
+                              for o in operations)  # fmt: skip
+            else:
+                outs.append(flat_of([o.results[k] for o in operations]))
+        self.static |= placed
+        return Group(members, operands, outs)
+
+    def _is_read_after(self, at: int, home: Register) -> bool:
+        later = (r for o in self._operations[at + 1 :] for r in read(o))
+        return any(
+            self._kinds[r].root == home
+            for r in (*later, self._task.value, *self._task.updates.values())
+        )
+
+    def _shape(self, operation: Operation) -> tuple[int, ...]:
+        return next(self._kinds[a].shape for a in operation.args if self._task.is_array(a))
