@@ -22,6 +22,7 @@ from helpers import (
 
 import xplayers as xl
 from xplayers._arrays import namespace, to_numpy
+from xplayers._groups import Task
 from xplayers._recording import Recording
 from xplayers._replay import Places
 from xplayers._replay import compiled as replay_of
@@ -255,7 +256,7 @@ def test_a_replay_gives_the_same_bits(case, xpv):
         homes[home.register], updates[home.register], out[name] = home.value, a.register, home.value
     inputs_of_it = [s.register for s in given]
     y = made["y"].register
-    replay = replay_of(recording, inputs_of_it, homes, updates, y, Places())
+    replay = replay_of(Task(recording, inputs_of_it, homes, updates, y), Places())
     for other, dy in zip(others, slopes, strict=True):
         replay(other, dy)
         for name, expected in passes(arrays, other, dy).items():
