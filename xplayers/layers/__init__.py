@@ -13,7 +13,7 @@ from xplayers.layers.activations import (
 )
 from xplayers.layers.affine import Affine
 from xplayers.layers.attention import MultiHeadAttention
-from xplayers.layers.base import Buffer, Gradient, Layer, Parameter
+from xplayers.layers.base import Layer
 from xplayers.layers.combinators import Map, Parallel, Recompute, Residual
 from xplayers.layers.containers import Container, Sequential, mlp
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
@@ -28,6 +28,7 @@ from xplayers.layers.normalization import (
 from xplayers.layers.pooling import AveragePooling, GlobalAveragePooling, MaxPooling
 from xplayers.layers.recurrent import Gru, Lstm, Rnn
 from xplayers.layers.shape import Flatten, Reshape, Transpose
+from xplayers.layers.stores import Buffer, Gradient, Parameter
 
 __all__ = [
     "Affine",

@@ -11,7 +11,8 @@ import numpy as np
 from xplayers._arrays import Array, check_same, is_half, namespace, widened
 from xplayers._memory import product
 from xplayers.initializers import Rng, he_normal
-from xplayers.layers.base import Cache, Gradient, Layer, Parameter
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.stores import Gradient, Parameter
 
 
 class Affine(Layer):

@@ -21,7 +21,8 @@ from xplayers._arrays import (
 )
 from xplayers._memory import matmul
 from xplayers.initializers import Rng, xavier_uniform
-from xplayers.layers.base import Cache, Gradient, Layer, Parameter
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.stores import Gradient, Parameter
 
 # What the score of a masked key becomes: finite, so that a row of such keys is no inf - inf.
 _MASKED = -1e30

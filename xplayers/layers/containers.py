@@ -12,7 +12,8 @@ from xplayers._arrays import Array, check_input, check_same
 from xplayers.initializers import Rng, he_normal, xavier_normal
 from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh
 from xplayers.layers.affine import Affine
-from xplayers.layers.base import Cache, Layer, Store
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.stores import Store
 
 
 class Part(NamedTuple):

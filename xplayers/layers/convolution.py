@@ -1,31 +1,25 @@
 """Convolution and its transpose, for sequences, images and volumes, channels first.
 
-The windows of the input are copied into columns, block by block of the batch, and one matrix
-product does the rest (im2col). The gradient of the input is the way back: a matrix product, then
-the columns are added to where they came from.
+What they compute is in `correlation`; here are the layers, their options and checks.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, check_same, is_half, namespace, widened
-from xplayers._memory import matmul
-from xplayers._recording import whole
+from xplayers._arrays import Array, check_same, namespace
 from xplayers.initializers import Rng, he_normal
-from xplayers.layers import convolution_host as host
-from xplayers.layers.base import Cache, Gradient, Layer, Parameter, options
+from xplayers.layers.base import Cache, Layer, options
+from xplayers.layers.correlation import bias_grad, correlate, filter_grads, spread
+from xplayers.layers.stores import Gradient, Parameter
 from xplayers.layers.windows import (
     Numbers,
     Sizes,
     Window,
-    blocks,
     geometry,
-    in_blocks,
     named_axes,
     per_axis,
     plain,
@@ -181,18 +175,18 @@ class Convolution(Layer):
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
         _check_images(self, x, W.shape[1] * self.groups, self._window)
-        y = _correlate(namespace(x), x, W, arrays.get("b"), self._window, self.groups)
+        y = correlate(namespace(x), x, W, arrays.get("b"), self._window, self.groups)
         return y, (x, W)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         x, W = cache
-        dx = _spread(namespace(dy), dy, W, None, self._window, self.groups, x.shape[2:])
+        dx = spread(namespace(dy), dy, W, None, self._window, self.groups, x.shape[2:])
         return dx, self.param_grads(cache, dy)
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
         xp, bias = namespace(dy), self.b is not None
-        grads = _filter_grads(xp, x, dy, W.shape, self._window, self.groups, bias)
+        grads = filter_grads(xp, x, dy, W.shape, self._window, self.groups, bias)
         return dict(zip(("W", "b"), grads, strict=True)) if bias else {"W": grads}
 
     def __str__(self) -> str:
@@ -330,19 +324,19 @@ class ConvolutionTranspose(Layer):
         W = arrays["W"]
         _check_images(self, x, W.shape[0])
         sizes = self._outputs(x)
-        y = _spread(namespace(x), x, W, arrays.get("b"), self._window, 1, sizes)
+        y = spread(namespace(x), x, W, arrays.get("b"), self._window, 1, sizes)
         return y, (x, W)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         _, W = cache
-        dx = _correlate(namespace(dy), dy, W, None, self._window, 1)
+        dx = correlate(namespace(dy), dy, W, None, self._window, 1)
         return dx, self.param_grads(cache, dy)
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
         xp = namespace(dy)
-        dW = _filter_grads(xp, dy, x, W.shape, self._window, 1, bias=False)
-        return {"W": dW} if self.b is None else {"W": dW, "b": _bias_grad(xp, dy)}
+        dW = filter_grads(xp, dy, x, W.shape, self._window, 1, bias=False)
+        return {"W": dW} if self.b is None else {"W": dW, "b": bias_grad(xp, dy)}
 
     def _outputs(self, x: Array) -> Sizes:
         window = self._window
@@ -366,107 +360,6 @@ class ConvolutionTranspose(Layer):
 
     def __repr__(self) -> str:
         return _code(self, self.W.shape[0], self.W.shape[1])
-
-
-# What both layers compute
-
-
-@whole
-def _correlate(xp: Namespace, x: Array, W: Array, b: Array, window: Window, groups: int) -> Array:
-    """Return the convolution of `x` with the filters `W`."""
-    if host.takes(x, W):
-        return host.correlate(x, W, b, window, groups)
-    n_out, depth = W.shape[0], math.prod(W.shape[1:])
-    outputs = window.outputs(x.shape[2:])
-    places = math.prod(outputs)
-    lead = () if groups == 1 else (groups,)
-    matrix = xp.reshape(W, (*lead, n_out // groups, depth))
-    if b is not None:
-        b = xp.reshape(b, (n_out, 1))
-
-    def block(x: Array) -> Array:
-        n = x.shape[0]
-        columns = window.columns(xp, window.pad(xp, x), 2)
-        y = matmul(matrix, xp.reshape(columns, (n, *lead, depth, places)))
-        y = xp.reshape(y, (n, n_out, places))
-        if b is not None:
-            y += b  # y is ours
-        return xp.reshape(y, (n, n_out, *outputs))
-
-    return in_blocks(xp, block, groups * depth * places, x)
-
-
-@whole
-def _spread(
-    xp: Namespace,
-    dy: Array,
-    W: Array,
-    b: Array,
-    window: Window,
-    groups: int,
-    sizes: Sequence[int],
-) -> Array:
-    """Return the transpose of `_correlate` applied to `dy`: an array of those sizes."""
-    if host.takes_spread(dy, W, window, groups):
-        return host.spread(dy, W, b, window, groups)
-    n_out, depth = W.shape[0], math.prod(W.shape[1:])
-    outputs = tuple(dy.shape[2:])
-    places = math.prod(outputs)
-    lead = () if groups == 1 else (groups,)
-    matrix = xp.reshape(W, (*lead, n_out // groups, depth)).mT
-    n_in = W.shape[1] * groups
-    if b is not None:
-        b = xp.reshape(b, (n_in,) + (1,) * window.axes)
-
-    def block(dy: Array) -> Array:
-        n = dy.shape[0]
-        columns = matmul(matrix, xp.reshape(dy, (n, *lead, n_out // groups, places)))
-        pieces = xp.reshape(columns, (n, n_in, *window.size, *outputs))
-        dx = window.scatter(xp, pieces, sizes)
-        if b is not None:
-            dx += b  # dx is ours
-        return dx
-
-    return in_blocks(xp, block, groups * depth * places, dy)
-
-
-@whole
-def _filter_grads(
-    xp: Namespace, x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
-) -> Any:
-    """Return the gradient of the filters or, with `bias`, those of the filters and of the bias.
-
-    That of the filters is one product of `dy` and the columns for each block.
-    """
-    if host.takes_filter_grads(x, dy, window, groups):
-        dW, db = host.filter_grads(x, dy, window, groups, bias)
-        return (dW, db) if bias else dW
-    n_out, depth = shape[0], math.prod(shape[1:])
-    places = math.prod(dy.shape[2:])
-    lead = () if groups == 1 else (groups,)
-    swap = (1, 0, *range(2, len(shape)))  # channels before samples
-
-    def block(part: slice) -> Array:
-        dys = xp.permute_dims(dy[part, ...], swap)
-        rows = dys.shape[1] * places
-        columns = window.columns(xp, xp.permute_dims(window.pad(xp, x[part, ...]), swap), 1)
-        columns = xp.reshape(columns, (*lead, depth, rows))
-        return matmul(xp.reshape(dys, (*lead, n_out // groups, rows)), columns.mT)
-
-    total, *rest = map(block, blocks(x, groups * depth * places))
-    dtype = total.dtype
-    if rest and is_half(total):
-        total = widened(xp, total)
-    for part in rest:
-        total = total + part
-    dW = xp.reshape(xp.astype(total, dtype, copy=False), shape)
-    return (dW, _bias_grad(xp, dy)) if bias else dW
-
-
-def _bias_grad(xp: Namespace, dy: Array) -> Array:
-    """Return the sum of `dy` over samples and positions."""
-    total = xp.sum(widened(xp, dy), axis=(0, *range(2, len(dy.shape))))
-    return xp.astype(total, dy.dtype, copy=False)
 
 
 # What both layers check

@@ -9,7 +9,8 @@ import numpy as np
 from xplayers._arrays import Array, device, namespace, size
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
-from xplayers.layers.base import Buffer, Cache, Layer
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.stores import Buffer
 
 
 class Dropout(Layer):

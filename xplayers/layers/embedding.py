@@ -21,7 +21,8 @@ from xplayers._arrays import (
 from xplayers._memory import matmul
 from xplayers._recording import watch
 from xplayers.initializers import Rng, normal
-from xplayers.layers.base import Cache, Gradient, Layer, Parameter
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.stores import Gradient, Parameter
 
 # Up to this many rows the gradient of a table is a matrix product, beyond it sums of sorted rows,
 # whose cost does not grow with the table.

@@ -16,7 +16,8 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, check_same, is_half, namespace, widened
-from xplayers.layers.base import Buffer, Cache, Gradient, Layer, Parameter
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.stores import Buffer, Gradient, Parameter
 
 Axes = tuple[int, ...]
 

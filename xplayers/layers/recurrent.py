@@ -12,8 +12,9 @@ from xplayers._memory import matmul
 from xplayers.elementwise import elementwise
 from xplayers.functional import sigmoid
 from xplayers.initializers import Rng, xavier_uniform
-from xplayers.layers.base import Cache, Gradient, Parameter
+from xplayers.layers.base import Cache
 from xplayers.layers.scan import Recurrent, blocks, step_rows
+from xplayers.layers.stores import Gradient, Parameter
 
 
 class Rnn(Recurrent):

@@ -10,7 +10,8 @@ import numpy as np
 from xplayers._arrays import Array, Namespace, check_same, device, is_half, namespace, widened
 from xplayers._memory import matmul
 from xplayers.initializers import Rng, orthogonal
-from xplayers.layers.base import Cache, Gradient, Layer, Parameter
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.stores import Gradient, Parameter
 
 State = tuple[Array, ...]  # (h,), or (h, c) of an Lstm
 Weights = tuple[Array, ...]  # Wx, Wh, b and, of a Gru that resets after the product, bh

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xplayers._arrays import Array, Namespace, namespace, size, widened
-from xplayers.layers.base import Buffer, Cache
+from xplayers.layers.base import Cache
+from xplayers.layers.stores import Buffer
 from xplayers.losses.base import Loss, times
 
 

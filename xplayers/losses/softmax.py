@@ -21,7 +21,8 @@ from xplayers._arrays import (
 )
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import as_numpy
-from xplayers.layers.base import Buffer, Cache
+from xplayers.layers.base import Cache
+from xplayers.layers.stores import Buffer
 from xplayers.losses.base import Loss, times
 
 

@@ -24,7 +24,8 @@ from xplayers._arrays import (
 )
 from xplayers._recording import StandIn
 from xplayers.elementwise import elementwise
-from xplayers.layers.base import Live, options
+from xplayers.layers.base import options
+from xplayers.layers.stores import Live
 
 Arrays = Mapping[str, Array]
 State = dict[str, Any]

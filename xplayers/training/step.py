@@ -20,7 +20,8 @@ from xplayers._arrays import (
 )
 from xplayers._flat import flattened
 from xplayers._recording import is_ordered, watch
-from xplayers.layers.base import Layer, Located
+from xplayers.layers.base import Layer
+from xplayers.layers.stores import Located
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.precision import MixedPrecision, all_finite, chosen

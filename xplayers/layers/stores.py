@@ -1,0 +1,162 @@
+"""Where layers and losses keep their arrays, and how these are reached by name and attribute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping
+from typing import Any
+
+from xplayers._arrays import (
+    Array,
+    check_off_tape,
+    dtype_is_half,
+    dtype_name,
+    is_floating,
+    is_half,
+    move,
+    namespace,
+)
+
+
+class Store:
+    """The arrays of one layer. Several containers may share it; they then share the parameters."""
+
+    __slots__ = ("buffers", "fresh", "grads", "params", "placed")
+
+    def __init__(self) -> None:
+        self.params: dict[str, Array] = {}
+        self.buffers: dict[str, Array] = {}
+        self.grads: dict[str, Array] = {}
+        self.placed = True  # False: host values that will follow the first input
+        self.fresh = True  # the next backward starts the gradients afresh
+
+    def move(self, *, dtype: Any = None, **where: Any) -> None:
+        """Move the arrays; only floating-point ones change their dtype."""
+        for name, a in self.params.items():
+            self.params[name] = move(a, dtype=dtype, **where)
+        # Statistics and weights of losses stay in at least float32.
+        like = where.get("like")
+        to_half = is_half(like) if dtype is None and like is not None else dtype_is_half(dtype)
+        for name, a in self.buffers.items():
+            wide = "float32" if to_half else dtype
+            self.buffers[name] = move(a, dtype=wide if is_floating(a) else None, **where)
+        self.placed = True
+
+
+class Parameter:
+    """A parameter of a layer, declared in its class: ``W = Parameter()``."""
+
+    kind = "params"
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        return self if layer is None else getattr(layer._store, self.kind).get(self.name)
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        arrays = getattr(layer._store, self.kind)
+        if value is None:
+            if self.name in arrays:
+                message = f"{type(layer).__name__}: {self.name} cannot become None."
+                raise TypeError(message)
+            return  # a parameter that this layer goes without, as a convolution without b
+        namespace(value, type(layer).__name__, self.name)
+        check_off_tape(type(layer).__name__, self.name, value)
+        if self.kind == "params" and not is_floating(value):
+            message = (
+                f"{type(layer).__name__}: {self.name} is {value.dtype}; "
+                "expected floating-point values."
+            )
+            raise TypeError(message)
+        if self.name in arrays:
+            check_shape(self.name, value, arrays[self.name])
+        arrays[self.name] = value
+
+
+class Buffer(Parameter):
+    """An array that a layer keeps but does not learn, as running statistics."""
+
+    kind = "buffers"
+
+
+class Gradient:
+    """The gradient of a parameter by attribute, declared in its class: ``dW = Gradient()``."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name.removeprefix("d")
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        return self if layer is None else layer._store.grads.get(self.name)
+
+
+def check_shape(name: str, value: Array, old: Array) -> None:
+    """Check that `value` may take the place of `old`."""
+    if value.shape != old.shape:
+        message = f"{name} has shape {tuple(old.shape)}; got {tuple(value.shape)}."
+        raise ValueError(message)
+
+
+class Live(MutableMapping[str, Array]):
+    """A flat view of the arrays of one or many layers; what is written goes to the layers."""
+
+    def __init__(self, stores: Mapping[str, Store], kind: str) -> None:
+        self._stores, self._kind = stores, kind  # prefix -> store
+
+    def _find(self, name: str) -> tuple[dict[str, Array], str]:
+        prefix, _, key = name.rpartition(".")
+        arrays = getattr(self._stores[prefix], self._kind) if prefix in self._stores else {}
+        if key not in arrays:
+            message = f"no {name!r} in {self._kind}; there are {', '.join(self) or 'none'}"
+            raise KeyError(message)
+        return arrays, key
+
+    def __getitem__(self, name: str) -> Array:
+        arrays, key = self._find(name)
+        return arrays[key]
+
+    def __setitem__(self, name: str, value: Array) -> None:
+        arrays, key = self._find(name)
+        check_shape(name, value, arrays[key])
+        arrays[key] = value
+
+    def __delitem__(self, name: str) -> None:
+        message = f"cannot delete {name!r}: the layers need all their {self._kind}."
+        raise TypeError(message)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.copy())
+
+    def copy(self) -> dict[str, Array]:
+        """Return the arrays by name as a plain dict, which does not follow the layers."""
+        return {
+            (f"{prefix}.{key}" if prefix else key): a
+            for prefix, store in self._stores.items()
+            for key, a in getattr(store, self._kind).items()
+        }
+
+    def __len__(self) -> int:
+        return sum(len(getattr(store, self._kind)) for store in self._stores.values())
+
+    def __repr__(self) -> str:
+        rows = (f"{k!r}: {dtype_name(a.dtype)}{tuple(a.shape)}" for k, a in self.copy().items())
+        return "{" + ", ".join(rows) + "}"
+
+
+class Located:
+    """Where the arrays of a network are, found once: for what asks for them in every step."""
+
+    def __init__(self, live: Live | None = None) -> None:
+        self._places = [] if live is None else [(name, *live._find(name)) for name in live]
+
+    def copy(self) -> dict[str, Array]:
+        """Return the arrays by name."""
+        return {name: arrays[key] for name, arrays, key in self._places}
+
+    def hold(self, arrays: Mapping[str, Array]) -> bool:
+        """Whether these are the arrays, the very objects."""
+        return bool(arrays) and all(held[key] is arrays[name] for name, held, key in self._places)
+
+    def put(self, new: Mapping[str, Array]) -> None:
+        """Take other arrays, of the same shapes, for all of them."""
+        for name, arrays, key in self._places:
+            arrays[key] = new[name]
