@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, measure, memory, picture, report, resident, scaling
+from benchmarks import machine, measure, memory, picture, profiling, report, resident, scaling
 from benchmarks.implementations import IMPLEMENTATIONS, LIMITS, NOT_QUICK
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -31,6 +31,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--quick", action="store_true", help="two minutes; leaves out what is slow")
     p.add_argument("--memory", action="store_true", help="instead, the peak memory of steps")
     p.add_argument(
+        "--profile",
+        action="store_true",
+        help="instead, where the time of the steps of xplayers goes, call by call",
+    )
+    p.add_argument(
         "--scaling",
         metavar="PICTURE",
         type=Path,
@@ -44,8 +49,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def selected(args: argparse.Namespace) -> list[Workload]:
-    if args.memory:
-        names = "|".join(f"^{name}$" for name in memory.WORKLOADS)
+    if args.memory or args.profile:
+        usual = memory.WORKLOADS if args.memory else profiling.WORKLOADS
+        names = "|".join(f"^{name}$" for name in usual)
         matching = [w for w in WORKLOADS if re.search(args.only or names, w.name)]
         return [w for w in matching if w.kind == "step"]
     if args.only:
@@ -58,6 +64,8 @@ def implementations(args: argparse.Namespace) -> list[str]:
         names = [n for n in IMPLEMENTATIONS | LIMITS if re.search(args.implementations, n)]
     elif args.memory:
         names = list(memory.IMPLEMENTATIONS)
+    elif args.profile:
+        names = list(profiling.IMPLEMENTATIONS)
     elif args.scaling:
         names = list(scaling.IMPLEMENTATIONS)
     else:
@@ -88,9 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"--scaling: {problem}", file=sys.stderr)
         return 2
     short = args.quick or args.memory or args.scaling
-    options: dict[str, Any] = {"rounds": args.rounds or (3 if short else 15)}
+    options: dict[str, Any] = {}
+    if not args.profile:
+        options["rounds"] = args.rounds or (3 if short else 15)
     if not args.memory:
-        options["seconds"] = args.seconds or (0.1 if short else 0.3)
+        options["seconds"] = args.seconds or (0.1 if short else 2.0 if args.profile else 0.3)
+    if not (args.memory or args.profile):
         options["attempts"] = 1 if args.quick else 3
     results = {
         "date": datetime.date.today().isoformat(),
@@ -102,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.memory:
         kind, table = "memory", memory.table
         entries = memory.entries(chosen, names, **options)
+    elif args.profile:
+        kind, table = "profile", profiling.table
+        entries = profiling.entries(chosen, names, **options)
     elif args.scaling:
         kind, table = "scaling", scaling.table
         entries = scaling.entries(scaling.SERIES, names, **options)

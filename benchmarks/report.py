@@ -10,9 +10,10 @@ def header(results: dict[str, Any]) -> str:
     facts = results["machine"]
     versions = dict(facts["versions"])
     blas = versions.pop("blas")
-    seconds = f" of {results['seconds']} s" if "seconds" in results else ""
+    parts = [f"{results['rounds']} rounds"] if "rounds" in results else []
+    parts += [f"of {results['seconds']} s"] if "seconds" in results else []
     lines = [
-        f"date      {results['date']}, {results['rounds']} rounds{seconds}",
+        f"date      {results['date']}, {' '.join(parts)}",
         f"cpu       {facts['cpu']}, {facts['cores']} usable cores, {facts['system']}",
         f"threads   {facts['threads']} for every library; load at the start {facts['load']}",
         f"blas      {blas} (NumPy's)",

@@ -3,7 +3,7 @@
     python -m benchmarks.worker IMPLEMENTATION
 
 Reads requests and writes replies, a JSON object a line: start with a workload, prepare and time;
-or memory.
+or memory; or profile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import resident, workloads
+from benchmarks import profiling, resident, workloads
 from benchmarks.implementations import NotRun, Task, load
 
 # So small that the parameters stay: the last of thousands of repetitions computes with numbers like
@@ -74,6 +74,15 @@ class Worker:
         for _ in range(REPEATED - 2):
             values += _fingerprints(task)
         return {"values": values, "level": level, "first": first, "step": resident.peak()}
+
+    def profile(self, workload: dict[str, Any], seconds: float) -> dict[str, Any]:
+        """Return the calls of a step that is replayed, with their times; nothing of others."""
+        maker = _made(self.implementation)
+        if not hasattr(maker, "train_step"):
+            return {}
+        data = workloads.data(workloads.Workload(**workload))
+        found = profiling.calls(*maker.train_step(data, TIMED_RATE), seconds)
+        return {} if found is None else {"calls": found}
 
     def prepare(self, seconds: float) -> dict[str, Any]:
         """Build the task, warm up, and find how many repetitions fill a batch of `seconds`."""

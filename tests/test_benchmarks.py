@@ -320,6 +320,28 @@ def test_a_peak_can_be_forgotten():
     assert resident.peak() < before - (32 << 20)
 
 
+def test_a_profile_has_all_calls_of_a_step(tmp_path):
+    path = tmp_path / "results.json"
+    ran = benchmarks(
+        "--profile", "--only", "^step-6", "--implementations", "^(xplayers-numpy-step|book)$",
+        "--seconds", "0.01", "--json", str(path),
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    entry = json.loads(path.read_text())["profile"]["step-6-5-4-3"]
+    assert entry["not_run"] == {"book": "its steps are not replayed"}
+    rows = entry["implementations"]["xplayers-numpy-step"]
+    assert all(row["seconds"] > 0 for row in rows)
+    made = [row["call"] for row in rows]
+    assert sum(call.startswith("matmul(") for call in made) == 3 + 3 + 2  # of three layers
+    assert "matmul(a0, [6 x 5], [8 x 5])" in made
+    assert sum("relu" in call for call in made) == 2 * 2
+    assert re.search(r"8 x|in \d+ calls, of which matrix products \d+ us", ran.stdout)
+
+
+def test_profiles_are_of_steps_only():
+    assert benchmarks("--profile", "--only", "^relu").returncode == 2
+
+
 def test_memory_asks_for_steps_only():
     shown = benchmarks("--memory", "--list").stdout
     assert re.findall(r"^\S+(?= )", shown, re.MULTILINE)[:-1] == list(memory.WORKLOADS)

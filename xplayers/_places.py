@@ -114,11 +114,13 @@ def _reduction(
             np.copyto(turned, x.T)
             reduce(turned, 0, None, out.reshape(-1))
 
+        into_short.__name__ = f"{ufunc.__name__}.reduce"
         return into_short
 
     def into(x: np.ndarray, out: np.ndarray) -> None:
         reduce(x, axis, None, out, keepdims)
 
+    into.__name__ = f"{ufunc.__name__}.reduce"  # for profiles
     return into
 
 

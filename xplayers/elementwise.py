@@ -191,6 +191,7 @@ class _Elementwise:
         n = flat[0].size
         fixed = program.bound(arrays, flat) if n <= STRAIGHT else None
         if fixed is not None and elements_before() == math.inf:
+            fixed.__name__ = self.__name__  # for profiles
             return fixed
 
         def run(*scalars: Any) -> None:
@@ -204,6 +205,7 @@ class _Elementwise:
             return fixed(*scalars) if fixed else _run(program, [*arrays, *scalars], flat)
 
         kernel = None
+        run.__name__ = self.__name__
         return run
 
     def _recorded(self, xp: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:

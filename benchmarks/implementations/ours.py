@@ -61,10 +61,14 @@ class Step:
 
         return Task(lambda: function(x, t), self.wait)
 
+    def train_step(self, data: dict[str, Any], lr: float) -> tuple[TrainStep, Any, Any]:
+        """Return the step of a workload, and its batch."""
+        step = TrainStep(self.network(data), xl.SoftmaxWithLoss(), xl.Adam(lr))
+        return step, self.asarray(data["x"]), self.asarray(data["t"])
+
     def step(self, data: dict[str, Any], lr: float) -> Task:
-        net = self.network(data)
-        step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(lr))
-        x, t = self.asarray(data["x"]), self.asarray(data["t"])
+        step, x, t = self.train_step(data, lr)
+        net = step.net
         # For the parameters too: the loss is there before the update is.
         return Task(
             lambda: (step(x, t),), lambda result: self.wait((result, list(net.params.values())))
