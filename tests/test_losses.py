@@ -304,3 +304,18 @@ def test_upstream_gradient_may_be_an_array(xpv):
     loss.forward(x, t)
     two = loss.backward(xpv.asarray(np.asarray(2.0), "float32"))
     assert_close(two, 2 * one, 1e-6)
+
+
+@pytest.mark.only("numpy", "torch")
+@pytest.mark.parametrize(("dtype", "classes"), [("int8", 300), ("int16", 70_000), ("int64", 3)])
+def test_negative_labels_of_any_dtype_are_found(dtype, classes, xpv):
+    scores = xpv.asarray(np.zeros((2, classes)), "float32")
+    with pytest.raises(ValueError, match="label -1"):
+        xl.SoftmaxWithLoss()(scores, xpv.asarray(np.asarray([-1, 2], dtype)))
+
+
+def test_a_number_of_numpy_as_upstream_gradient_keeps_the_dtype(xpv):
+    scores = xpv.asarray(np.zeros((2, 3)), "float32")
+    for loss, t in ((xl.SoftmaxWithLoss(), np.asarray([0, 1])), (xl.Huber(), np.ones((2, 3)))):
+        loss.forward(scores, xpv.asarray(t))
+        assert loss.backward(np.float64(2.0)).dtype == scores.dtype

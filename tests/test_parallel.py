@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,3 +84,34 @@ def test_other_threads_leave_the_core_of_the_caller(two_threads, monkeypatch):
     done = []
     _parallel.share(done.extend, range(9))
     assert sorted(done) == list(range(9))
+
+
+def test_a_part_may_share_out_work_itself(two_threads):
+    done = []
+
+    def run(parts):
+        for part in parts:
+            _parallel.share(done.extend, [(part, i) for i in range(3)])
+
+    thread = threading.Thread(target=_parallel.share, args=(run, range(20)), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert sorted(done) == [(i, j) for i in range(20) for j in range(3)]
+
+
+def test_where_there_are_no_threads_all_is_done_in_this_one(monkeypatch):
+    def ended():
+        message = "can't register atexit after shutdown"
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(_parallel, "_pool", ended)
+    monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
+    done = []
+    _parallel.share(done.extend, range(9))
+    assert done == [*range(9)]
+
+
+def test_a_python_without_ctypes(two_threads, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    monkeypatch.setattr(_parallel, "_sched_getcpu", _parallel._sched_getcpu.__wrapped__)
+    assert _parallel._this_core() == -1

@@ -164,6 +164,13 @@ def size(x: Array) -> int:
     return math.prod(x.shape)
 
 
+def taken_along_last(xp: Namespace, x: Array, index: Array) -> Array:
+    """Return ``take_along_axis(x, index, axis=-1)`` for 64-bit indices that are in range."""
+    if library_name(xp) == "torch":
+        return xp.gather(x, -1, index)  # which spends no time on negative ones and broadcasting
+    return xp.take_along_axis(x, index, axis=-1)
+
+
 def dtype_name(dtype: DType) -> str:
     """Return the name that `dtype` has in the standard: ``float32``, ``int64``, ``bfloat16``."""
     key = (type(dtype), dtype)  # the type first: dtypes of two libraries may refuse comparison

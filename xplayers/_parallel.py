@@ -20,6 +20,9 @@ def share(run: Callable[[Iterator[Part]], Any], parts: Iterable[Part]) -> None:
     programs) takes fewer parts. So a result must not depend on which thread computes it.
     """
     todo = list(parts)
+    if getattr(_here, "is_worker", False):  # all others may be waiting for this one
+        run(iter(todo))
+        return
     todo.reverse()
 
     def taken() -> Iterator[Part]:
@@ -31,13 +34,15 @@ def share(run: Callable[[Iterator[Part]], Any], parts: Iterable[Part]) -> None:
             yield part
 
     def run_elsewhere(core: int) -> None:
+        _here.is_worker = True
         _leave(core)
         run(taken())
 
     others, core = [], _this_core()
-    for _ in range(min(usable_cores(), len(todo)) - 1):
-        context = contextvars.copy_context()  # numpy.errstate too
-        others.append(_pool().submit(context.run, run_elsewhere, core))
+    with contextlib.suppress(RuntimeError):  # the interpreter ends: there are no new threads
+        for _ in range(min(usable_cores(), len(todo)) - 1):
+            context = contextvars.copy_context()  # numpy.errstate too
+            others.append(_pool().submit(context.run, run_elsewhere, core))
     try:
         run(taken())
     finally:
@@ -63,9 +68,9 @@ def _leave(core: int) -> None:
     begin on the core of the one that has woken it, and the two would take turns.
     """
     if core >= 0:
-        usable = os.sched_getaffinity(os.getpid())
+        others = os.sched_getaffinity(os.getpid()) - {core}
         with contextlib.suppress(OSError):  # where a container forbids it
-            os.sched_setaffinity(0, usable - {core} or usable)
+            os.sched_setaffinity(0, others)  # an error too if there are none
 
 
 def _this_core() -> int:
@@ -78,11 +83,15 @@ def _this_core() -> int:
 def _sched_getcpu() -> Any:
     if not hasattr(os, "sched_setaffinity"):
         return None
-    import ctypes
+    try:
+        import ctypes
 
-    return getattr(ctypes.CDLL(None), "sched_getcpu", None)
+        return getattr(ctypes.CDLL(None), "sched_getcpu", None)
+    except (ImportError, OSError):  # a Python that was built without it
+        return None
 
 
+_here = threading.local()
 _threads: Any = None  # concurrent.futures takes 10 ms to import, and most never need it
 _lock = threading.Lock()
 

@@ -57,8 +57,8 @@ def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
     fit = arrays[:1] == [True] and all(a or n for a, n in zip(arrays, numbers, strict=True))
     if name == "astype" and len(args) == 2 and arrays == [True, False]:
         return _copied, args[:1], False
-    if name == "take_along_axis" and arrays == [True, True] and kwargs.keys() == {"axis"}:
-        return _into_gathered(kinds[args[0]], kinds[args[1]], args, kwargs["axis"])
+    if name == "gather" and arrays == [True, False, True] and not kwargs:
+        return torch.gather, args, False
     dtypes = {kinds[a].dtype for a, is_array in zip(args, arrays, strict=True) if is_array}
     if len(dtypes) > 1:  # the standard and torch promote 0-d tensors differently
         return None
@@ -75,14 +75,6 @@ def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
             function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[name]
             return function, (*args, axis, keepdims), False
     return None
-
-
-def _into_gathered(x: Kind, index: Kind, args: tuple, axis: int) -> Any:
-    import torch
-
-    axis %= len(x.shape)
-    fits = index.shape[:axis] == x.shape[:axis] and index.shape[axis + 1 :] == x.shape[axis + 1 :]
-    return (torch.gather, (args[0], axis, args[1]), False) if fits else None
 
 
 def _copied(x: Any, out: Any) -> None:

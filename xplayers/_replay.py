@@ -202,7 +202,8 @@ class _Compiler:
         self, function: Any, given: list[Any], outs: list[Array], operation: Operation
     ) -> None:
         run = None
-        if all(self.kinds[a].number for a in given if isinstance(a, Register)):
+        numbers = all(self.kinds[a].number for a in given if isinstance(a, Register))
+        if numbers and all(a.shape for a in given if hasattr(a, "shape")):
             values = as_numpy([1.0 if isinstance(a, Register) else a for a in given])
             seen = as_numpy(outs)
             if values is not None and seen is not None:
@@ -225,8 +226,8 @@ class _Compiler:
             BINARY.get(operation.name),
             COMPARISONS.get(operation.name),
         ):
-            number = all(self.kinds[r].number for r in operation.results)
-            a, b = [self._scalar(a) if number else self._text(a) for a in operation.args]
+            text = self._scalar if self._is_scalar_arithmetic(operation) else self._text
+            a, b = map(text, operation.args)
             return f"{a} {sign} {b}"
         if operation.name == "getitem":
             a, index = map(self._text, operation.args)
@@ -244,6 +245,15 @@ class _Compiler:
         inner = [self._text(a) for a in operation.args]
         inner += [f"{k}={self._text(v)}" for k, v in operation.kwargs.items()]
         return f"{self._define(operation.function)}({', '.join(inner)})"
+
+    def _is_scalar_arithmetic(self, operation: Operation) -> bool:
+        """Whether NumPy's scalars give the bits that its 0-d arrays give, and no other warnings."""
+        if operation.name == "pow" or not all(self.kinds[r].number for r in operation.results):
+            return False
+        arrays = [self.kinds[a] for a in operation.args if self.task.is_array(a)]
+        if all(np.issubdtype(kind.dtype, np.floating) for kind in arrays):
+            return True
+        return operation.name == "add" and operation.args[1] == 1  # a counter never overflows
 
     def _scalar(self, arg: Any) -> str:
         """Return the text of a number, of a 0-d array of NumPy its scalar: that computes faster."""

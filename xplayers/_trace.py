@@ -195,6 +195,7 @@ class Program:
         self.samples, self.constants = tape.registers, tape.constants
         self.once, self.recorded = tape.once, tape.steps
         self.dtypes = {s.dtype for s in tape.registers if isinstance(s, np.ndarray)}
+        self.has_root = any(operation is np.sqrt for operation, *_ in tape.steps)
         self.source: str | None = None  # for it, if all operations are exactly rounded
         self.kernel: Any = None  # what it has made of that
         self.work = 0  # elements so far

@@ -33,7 +33,7 @@ PART = 131_072  # what a thread takes at once, and its block
 STRAIGHT = BLOCK * 3 // 2  # arrays up to this size are one block
 PLAIN = 4096  # up to this size the operators of the function itself cost less than a look-up
 # Below this size a second thread costs more than it gains in a training step: after each matrix
-# product OpenBLAS keeps its threads spinning for some 25 ms, and they take the other cores.
+# product OpenBLAS keeps its threads spinning for 100 ms, and they take the other cores.
 THREADED = 3_000_000
 THREADED_KERNEL = 500_000  # machine code needs no interpreter lock, and waits for memory alone
 
@@ -245,7 +245,8 @@ class _Elementwise:
         # Tensors: where they go through NumPy without a recording too, or where it is all one. A
         # 0-d tensor has a dtype that results are rounded to, a number has none.
         numbers = all(v.shape for v in values if hasattr(v, "shape"))
-        return program.source is not None and (out is not None or numbers)
+        alike = numbers and not program.has_root  # PyTorch's is not always rounded to the nearest
+        return program.source is not None and (out is not None or alike)
 
     def _through_numpy(self, operands: tuple, out: Any, options: dict[str, Any]) -> bool:
         """Write into tensors on the CPU, where NumPy can see them and gives the same bits."""

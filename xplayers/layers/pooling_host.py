@@ -27,7 +27,8 @@ _Part = tuple[slice, slice]  # of the samples and of their channels
 def takes(x: Any, y: Any, dy: Any, window: Window) -> bool:
     """Whether `max_grads` has arrays and geometry: no padding, and no place in two windows."""
     beside = all(k <= s for k, s in zip(window.size, window.stride, strict=True))
-    return beside and not any(map(any, window.padding)) and convolution_host.takes(x, y, dy)
+    fits = y.shape == dy.shape and not any(map(any, window.padding))
+    return beside and fits and convolution_host.takes(x, y, dy)
 
 
 def max_grads(x: np.ndarray, y: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray:

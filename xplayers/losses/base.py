@@ -140,7 +140,9 @@ def times(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: int = 0) -
     `dout` is a number or of the losses' shape, `norm` a number or 0-d.
     """
     xp = namespace(dx)
-    if not isinstance(dout, int | float):
+    if isinstance(dout, int | float):
+        dout = float(dout)  # a np.float64 is one, and would decide the dtype
+    else:
         check_same("backward", "dout", dout, dx, like_name="the loss")
         if not is_floating(dout):
             message = f"backward: dout is {dout.dtype}; expected floating-point values."

@@ -33,12 +33,11 @@ class _OfEachValue(Loss):
         x = widened(xp, scores)
         t = xp.astype(target, x.dtype)
         values, dx = self.loss(xp, arrays, x, t), self.slope(xp, arrays, x, t)
-        n = max(size(x), 1)
-        return self._reduced(xp, values, n), (dx, scores, self._divisor(n))
+        return self._reduced(xp, values, max(size(x), 1)), (dx, scores)
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
-        dx, scores, norm = cache
-        return times(dx, dout, norm, scores)
+        dx, scores = cache
+        return times(dx, dout, self._divisor(max(size(dx), 1)), scores)
 
 
 class SigmoidWithLoss(_OfEachValue):

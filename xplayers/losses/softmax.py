@@ -16,6 +16,7 @@ from xplayers._arrays import (
     namespace,
     on_host,
     size,
+    taken_along_last,
     to_numpy,
     widened,
 )
@@ -96,14 +97,14 @@ class SoftmaxWithLoss(Loss):
         self._check_shapes(arrays, scores, target)
         xp = namespace(scores)
         plain = not (arrays or self.ignore_index is not None or self.label_smoothing)
-        norm: Any = max(math.prod(scores.shape[:-1]), 1)
+        norm: Any = _rows(scores)
         if plain and is_fused(xp):
             from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
 
             fused = softmax_cross_entropy(scores, target)
             if fused is not None:
                 rows, e = fused
-                return self._reduced(xp, rows, norm), (e, scores, self._divisor(norm))
+                return self._reduced(xp, rows, norm), (e, scores)
         x = widened(xp, scores)
         z = x - xp.max(x, axis=-1, keepdims=True)
         e = xp.exp(z)
@@ -117,7 +118,7 @@ class SoftmaxWithLoss(Loss):
             at, t = _one_hot(xp, x, target)
             if valid is not None:
                 at = at * xp.astype(valid, at.dtype)[..., None]
-            rows = xp.squeeze(xp.log(s) - xp.take_along_axis(z, at, axis=-1), axis=-1)
+            rows = xp.squeeze(xp.log(s) - taken_along_last(xp, z, at), axis=-1)
             e /= s
         else:
             t, norm = self._distribution(xp, arrays, x, target)
@@ -129,11 +130,13 @@ class SoftmaxWithLoss(Loss):
         e -= t
         if valid is not None:
             rows = xp.where(valid, rows, math.nan)
-        return self._reduced(xp, rows, norm), (e, scores, self._divisor(norm))
+        cache = (e, scores) if isinstance(norm, int) else (e, scores, norm)  # arrays only
+        return self._reduced(xp, rows, norm), cache
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
-        dx, scores, norm = cache
-        return times(dx, dout, norm, scores, axes_after=1)
+        dx, scores, *norm = cache
+        (norm,) = norm or [_rows(scores)]
+        return times(dx, dout, self._divisor(norm), scores, axes_after=1)
 
     def _distribution(
         self, xp: Namespace, arrays: Mapping[str, Array], x: Array, target: Array
@@ -141,7 +144,7 @@ class SoftmaxWithLoss(Loss):
         """Return the weighted target ``(..., c)``, and what the mean divides by."""
         classes, weights = x.shape[-1], arrays.get("class_weights")
         labels = target if target.shape != x.shape else None
-        norm: Any = max(math.prod(x.shape[:-1]), 1)
+        norm: Any = _rows(x)
         keep = None
         if labels is None:
             t = xp.astype(target, x.dtype)
@@ -213,6 +216,11 @@ class SoftmaxWithLoss(Loss):
         return valid if self.ignore_index is None else valid | (labels == self.ignore_index)
 
 
+def _rows(scores: Array) -> int:
+    """Return the number of samples, at least 1."""
+    return max(math.prod(scores.shape[:-1]), 1)
+
+
 def _one_hot(xp: Namespace, x: Array, labels: Array) -> tuple[Array, Array]:
     """Return integer labels with an axis for the classes, and as one-hot vectors like `x`."""
     index = xp.arange(x.shape[-1], device=device(x))
@@ -230,7 +238,9 @@ def _surely_fit(labels: Array, classes: int) -> bool:
     (labels,) = as_numpy([labels]) or [None]
     if type(labels) is not np.ndarray or labels.dtype not in _UNSIGNED or not labels.size:
         return False
-    # without its sign, a negative number is a huge one
+    if classes > np.iinfo(labels.dtype).max:
+        return False
+    # without its sign, a negative number is larger than any other
     return bool(np.maximum.reduce(labels.view(_UNSIGNED[labels.dtype]), None) < classes)
 
 

@@ -7,6 +7,7 @@ parameters the moments and the arithmetic are float32.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, ClassVar
@@ -133,15 +134,15 @@ class Optimizer:
         first = next(iter(params.values()))
         xp = namespace(first)
         wide = widened(xp, first)
-        scalars = (lr, *self.constants(_step_number(count, wide)))
-        like = None
+        constants = (lr, *self.constants(_step_number(count, wide)))
+        scalars, like = constants, None
         for name, p in params.items():
             xp = namespace(p)
             moments = [state[m][name] for m in self.moments]
             wide = widened(xp, p)
             if like is None or wide.dtype != like:  # once for all parameters of a dtype
                 like = wide.dtype
-                scalars = tuple([as_scalar(c, wide) for c in scalars])
+                scalars = tuple([as_scalar(c, wide) for c in constants])
             results = _apply(
                 wide,
                 widened(xp, grads[name]),
@@ -217,15 +218,19 @@ def _step_number(count: Array, like: Array) -> Any:
     """Return `count` as a NumPy scalar where that needs no transfer: that is fast, and float64."""
     xp = namespace(count)
     name = library_name(xp)
-    if name in ("numpy", "torch") and on_host(count) and not _is_compiled(name):
-        number = count.item()
-        return number if isinstance(number, StandIn) else np.float64(number)
+    if name in ("numpy", "torch") and on_host(count) and not (name == "torch" and _is_traced()):
+        with contextlib.suppress(RuntimeError):  # of torch.func, which has no value to look at
+            number = count.item()
+            if isinstance(number, StandIn):
+                return number.recording.call("float64", np.float64, (number,), {})
+            return np.float64(number)
     return xp.astype(count, like.dtype)
 
 
-def _is_compiled(name: str) -> bool:
-    """Whether this runs inside ``torch.compile``, which cannot look at values."""
-    return name == "torch" and sys.modules["torch"].compiler.is_compiling()
+def _is_traced() -> bool:
+    """Whether PyTorch writes down what happens here, and would take a value for a constant."""
+    torch = sys.modules["torch"]
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def as_scalar(c: Any, p: Array) -> Any:
