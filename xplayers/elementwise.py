@@ -249,7 +249,10 @@ class _Elementwise:
         return program.source is not None and (out is not None or alike)
 
     def _through_numpy(self, operands: tuple, out: Any, options: dict[str, Any]) -> bool:
-        """Write into tensors on the CPU, where NumPy can see them and gives the same bits."""
+        """Write into tensors on the CPU, where NumPy can see them.
+
+        It gives the same bits, but for square roots: PyTorch's are not always rounded to the nearest.
+        """
         outs = out if isinstance(out, tuple) else (out,)
         try:
             seen = {id(a): a.numpy() for a in (*operands, *outs) if hasattr(a, "numpy")}
