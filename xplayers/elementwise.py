@@ -251,7 +251,8 @@ class _Elementwise:
     def _through_numpy(self, operands: tuple, out: Any, options: dict[str, Any]) -> bool:
         """Write into tensors on the CPU, where NumPy can see them.
 
-        It gives the same bits, but for square roots: PyTorch's are not always rounded to the nearest.
+        It gives the same bits, but for square roots: PyTorch does not always round its own to the
+        nearest.
         """
         outs = out if isinstance(out, tuple) else (out,)
         try:
