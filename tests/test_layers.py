@@ -467,3 +467,14 @@ def test_repr_is_code(case):
     assert {k: v.shape for k, v in again.params.items()} == {
         k: v.shape for k, v in layer.params.items()
     } or case.id == "Sequential-shared"  # code cannot say that two parts are one
+
+
+def test_products_of_one_sample_and_of_one_feature(xpv):
+    """Outer products, for which ``@`` of NumPy is slow."""
+    for n, n_in in ((1, 5), (4, 1), (1, 1)):
+        x, W, b = values((n, n_in)), values((n_in, 3), 1), values((3,), 2)
+        layer = xl.Affine(*(xpv.asarray(a, "float32") for a in (W, b)))
+        dy = values((n, 3), 3)
+        assert_close(layer.forward(xpv.asarray(x, "float32")), x @ W + b, 1e-6)
+        assert_close(layer.backward(xpv.asarray(dy, "float32")), dy @ W.T, 1e-6)
+        assert_close(layer.dW, x.T @ dy, 1e-6)

@@ -57,13 +57,15 @@ def matmul(a: Any, b: Any) -> Any:
 
 def product(a: Any, b: Any, bias: Any = None) -> Any:
     """Return ``a @ b`` of two matrices, on NumPy in such memory, plus a bias for each column."""
+    other = other_products.get(type(a))
+    if other is not None:
+        return other(a, b, bias)
+    outer = a.shape[1] == 1  # the gradient of one sample: NumPy's `@` takes ten times as long
     if type(a) is np.ndarray and a.dtype == b.dtype:
-        y = np.matmul(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
+        operation: Any = np.multiply if outer else np.matmul
+        y = operation(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
     else:
-        other = other_products.get(type(a))
-        if other is not None:
-            return other(a, b, bias)
-        y = a @ b
+        y = a * b if outer else a @ b
     if bias is not None:
         y += bias  # y is ours: half the memory traffic of a new array
     return y
