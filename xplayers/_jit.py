@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xplayers._trace import is_cast, is_where
+from xplayers._tape import is_cast, is_where
 
 if TYPE_CHECKING:
     from xplayers._trace import Program

@@ -22,7 +22,8 @@ from xplayers._jit import compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._parallel import share, usable_cores
 from xplayers._recording import StandIn
-from xplayers._trace import Program, Untraceable, trace
+from xplayers._tape import Untraceable
+from xplayers._trace import Program, trace
 from xplayers.cuda.switch import is_fused
 
 # Measured. In one thread the blocks of a rule's operands should stay in a second-level cache of

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._trace import Untraceable
+from xplayers._tape import Untraceable
 from xplayers.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, translate
 
 RESIDENT = 2048  # threads that a multiprocessor holds at most

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._trace import Untraceable
+from xplayers._tape import Untraceable
 from xplayers.cuda import kernels
 from xplayers.cuda.source import c_name, library, part
 

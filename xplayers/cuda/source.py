@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from xplayers._trace import Step, Tape, Untraceable, is_cast, is_where
+from xplayers._tape import Step, Tape, Untraceable, is_cast, is_where
 
 OPTIONS = ("-std=c++17", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-ftz=false")
 THREADS = 256  # of a block
