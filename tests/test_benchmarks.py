@@ -313,8 +313,10 @@ def test_the_memory_of_a_step_is_its_peak(wrong, tmp_path):
 @linux
 def test_a_peak_can_be_forgotten():
     held = np.ones(64 << 20, np.uint8)
+    level = resident.now()
     before = resident.peak()
-    assert before >= resident.now() >= held.nbytes
+    assert level >= held.nbytes
+    assert before > level - (1 << 20)  # Linux counts pages of threads with some delay
     del held
     resident.forget_peak()
     assert resident.peak() < before - (32 << 20)
