@@ -41,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="instead, how the time of a step grows, drawn there (.png, .svg, .pdf)",
     )
-    p.add_argument("--rounds", type=int, help="turns of each worker (15; in other reports 3)")
+    p.add_argument(
+        "--rounds", type=int, help="turns of each worker (15; --quick: 2, other reports: 3)"
+    )
     p.add_argument("--seconds", type=float, help="length of a turn (0.3; in other reports 0.1)")
     p.add_argument("--threads", type=int, default=machine.usable_cores(), help="for all libraries")
     p.add_argument("--json", metavar="PATH", type=Path, help="write the results there")
@@ -98,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     short = args.quick or args.memory or args.scaling
     options: dict[str, Any] = {}
     if not args.profile:
-        options["rounds"] = args.rounds or (3 if short else 15)
+        options["rounds"] = args.rounds or (2 if args.quick else 3 if short else 15)
     if not args.memory:
         options["seconds"] = args.seconds or (0.1 if short else 2.0 if args.profile else 0.3)
     if not (args.memory or args.profile):
