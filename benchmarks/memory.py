@@ -12,6 +12,7 @@ from benchmarks import workloads
 from benchmarks.measure import check_agreement, failures
 from benchmarks.networks import LayerData
 from benchmarks.pool import workers
+from benchmarks.report import titled
 from benchmarks.workloads import Workload
 
 WORKLOADS = ("step-784-1024-1024-10", "step-784-2048-2048-2048-10", "step-cnn")
@@ -75,13 +76,10 @@ def above(row: dict[str, Any], figure: str) -> float:
 
 
 def table(name: str, entry: dict[str, Any]) -> str:
-    return "\n".join([f"{name}: {entry['title']}", *_rows(entry)])
+    return titled(name, entry, _rows)
 
 
 def _rows(entry: dict[str, Any]) -> Iterator[str]:
-    if "failed" in entry:
-        yield f"  FAILED: {entry['failed']}"
-        return
     yield f"  {'MiB':<22}{'imported':>10}{'two steps':>13}{'later steps':>13}{'/ torch':>10}"
     rows = entry["implementations"]
     for name in sorted(rows, key=lambda name: above(rows[name], "step")):

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.measure import failures
 from benchmarks.pool import workers
+from benchmarks.report import titled
 from benchmarks.workloads import Workload
 
 WORKLOADS = (
@@ -94,13 +95,10 @@ def _readable(line: str, defined: dict[str, Any]) -> str:
 
 
 def table(name: str, entry: dict[str, Any]) -> str:
-    return "\n".join([f"{name}: {entry['title']}", *_rows(entry)])
+    return titled(name, entry, _rows)
 
 
 def _rows(entry: dict[str, Any]) -> Iterator[str]:
-    if "failed" in entry:
-        yield f"  FAILED: {entry['failed']}"
-        return
     for name, rows in entry["implementations"].items():
         total = sum(row["seconds"] for row in rows)
         products = sum(row["seconds"] for row in rows if _is_product(row["call"]))

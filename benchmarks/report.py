@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -26,17 +26,22 @@ def header(results: dict[str, Any]) -> str:
 
 
 def table(name: str, entry: dict[str, Any]) -> str:
-    lines = [f"{name}: {entry['title']}", *_rows(entry)]
+    text = titled(name, entry, _rows)
     if entry.get("others"):
         share, most = entry["others"]["median"], entry["others"]["max"]
-        lines.append(f"  other processes took {share:.0%} of the cores, {most:.0%} at most")
-    return "\n".join(lines)
+        text += f"\n  other processes took {share:.0%} of the cores, {most:.0%} at most"
+    return text
+
+
+def titled(
+    name: str, entry: dict[str, Any], rows: Callable[[dict[str, Any]], Iterator[str]]
+) -> str:
+    """Return the title of an entry and its rows, or why it failed."""
+    lines = [f"  FAILED: {entry['failed']}"] if "failed" in entry else rows(entry)
+    return "\n".join([f"{name}: {entry['title']}", *lines])
 
 
 def _rows(entry: dict[str, Any]) -> Iterator[str]:
-    if "failed" in entry:
-        yield f"  FAILED: {entry['failed']}"
-        return
     if "microseconds" in entry:
         yield f"  {'us per layer and call':<28}{'median':>10}{'min':>10}{'quartiles':>22}"
         for name, row in entry["microseconds"].items():

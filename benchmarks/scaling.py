@@ -10,7 +10,7 @@ from benchmarks import measure
 from benchmarks.implementations import LIMITS
 from benchmarks.measure import failures
 from benchmarks.pool import Process, workers
-from benchmarks.report import duration
+from benchmarks.report import duration, titled
 from benchmarks.workloads import Workload, step
 
 IMPLEMENTATIONS = ("xplayers-numpy-step", "torch-eager", "jax", "book")
@@ -84,13 +84,10 @@ def limit(point: dict[str, Any]) -> float:
 
 
 def table(name: str, entry: dict[str, Any]) -> str:
-    return "\n".join([f"{name}: {entry['title']}", *_rows(entry)])
+    return titled(name, entry, _rows)
 
 
 def _rows(entry: dict[str, Any]) -> Iterator[str]:
-    if "failed" in entry:
-        yield f"  FAILED: {entry['failed']}"
-        return
     points = entry["points"]
     yield f"  {entry['axis']:<22}" + "".join(f"{point['size']:>10}" for point in points)
     for name in points[0]["implementations"]:
