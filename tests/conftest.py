@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from backends import BACKENDS, Variant, installed, variants
@@ -107,3 +108,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if exitstatus == 0 and whole and silent:
         print(f"\n--xp: no test passed on {', '.join(silent)}.")  # noqa: T201 - the report is over
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Let work be shared out between two threads, on any machine."""
+    from xplayers import _parallel
+
+    with ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(_parallel, "_pool", lambda: pool)
+        monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
+        yield

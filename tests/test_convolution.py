@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -212,14 +211,6 @@ def test_sums_over_blocks_are_wider_than_16_bits(monkeypatch):
 
 
 # NumPy has a body of its own
-
-
-@pytest.fixture
-def two_threads(monkeypatch):
-    with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(_parallel, "_pool", lambda: pool)
-        monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
-        yield
 
 
 def tiled(shape, padding, n_out=17, dtype="float64"):

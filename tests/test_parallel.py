@@ -5,19 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from xplayers import _parallel
-
-
-@pytest.fixture
-def two_threads(monkeypatch):
-    with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(_parallel, "_pool", lambda: pool)
-        monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
-        yield
 
 
 def test_all_parts_are_done_once(two_threads):
