@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +13,8 @@ from helpers import share_memory
 
 import xplayers as xl
 from xplayers import _memory
-from xplayers._memory import MOST, SMALLEST, empty
+from xplayers._memory import MOST, SMALLEST, empty, let_go
+from xplayers._system import of_c
 
 N = SMALLEST // 4
 
@@ -24,6 +28,11 @@ def _nothing_is_kept(monkeypatch):
 
 def address(a):
     return a.__array_interface__["data"][0]
+
+
+def resident():
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def kept():
@@ -85,6 +94,27 @@ def test_there_is_an_end_to_what_is_kept():
     del arrays
     empty((2 * N,), "float32")
     assert MOST - 16 * N < kept() <= MOST
+
+
+@pytest.mark.skipif(not of_c("malloc_trim"), reason="a function of glibc")
+def test_what_is_let_go_goes_back_to_the_system():
+    """Also below a piece that is in use: arrays of some megabytes may lie in one heap."""
+    below = [empty((1 << 18,), "float32") for _ in range(32)]
+    for a in below:
+        a[...] = 0.0
+    above = [np.zeros(1000) for _ in range(100)]
+    before = resident()
+    del below
+    _memory._kept.clear()
+    let_go()
+    assert resident() < before - (24 << 20)
+    del above
+
+
+def test_without_ctypes_nothing_is_trimmed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ctypes", None)
+    monkeypatch.setattr(_memory, "of_c", of_c.__wrapped__)
+    let_go()
 
 
 def test_threads_do_not_get_the_same():

@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from xplayers import _parallel
+from xplayers._system import of_c
 
 
 def test_all_parts_are_done_once(two_threads):
@@ -104,5 +105,5 @@ def test_where_there_are_no_threads_all_is_done_in_this_one(monkeypatch):
 
 def test_a_python_without_ctypes(two_threads, monkeypatch):
     monkeypatch.setitem(sys.modules, "ctypes", None)
-    monkeypatch.setattr(_parallel, "_sched_getcpu", _parallel._sched_getcpu.__wrapped__)
+    monkeypatch.setattr(_parallel, "of_c", of_c.__wrapped__)
     assert _parallel._this_core() == -1

@@ -16,6 +16,7 @@ from xplayers._recording import Recording
 from xplayers._recording import whole as recorded_whole
 from xplayers._replay import Places, compiled
 from xplayers.elementwise import elementwise
+from xplayers.layers import convolution_host, pooling_host
 
 
 def images(n):
@@ -593,6 +594,29 @@ def test_arrays_go_with_their_last_use(xpv):
         step(xpv.asarray(vectors(4)), xpv.asarray(labels(4)))
     assert step._replays._replays
     assert layer.alive[-3:] == [False] * 3
+
+
+@pytest.mark.only("numpy")
+def test_results_of_convolution_and_pooling_have_places(xpv, monkeypatch):
+    """Of megabytes: a step takes no memory that is not there after the one before."""
+    x = values((64, 1, 32, 32)).astype("float32")
+    layers = [xl.Convolution.init(1, 16, 3, padding=1, rng=0), xl.MaxPooling(2)]
+    layers += [xl.Convolution.init(16, 32, 3, padding=1, rng=1), xl.MaxPooling(2)]
+    head = [xl.Flatten(), xl.Affine.init(32 * 8 * 8, 3, rng=2)]
+    step = TrainStep(xl.Sequential(*layers, *head), xl.SoftmaxWithLoss(), xl.SGD())
+    for _ in range(3):
+        step(x, labels(64))
+    taken = []
+
+    def empty(shape, dtype):
+        taken.append(shape)
+        return np.empty(shape, dtype)
+
+    for module in (convolution_host, pooling_host):
+        monkeypatch.setattr(module, "empty", empty)
+    step(x, labels(64))
+    assert step._replays._replays
+    assert all(len(shape) != 4 or shape[0] < 64 for shape in taken), taken
 
 
 @pytest.mark.only("numpy")

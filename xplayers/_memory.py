@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._system import of_c
+
 SMALLEST = 1 << 20  # bytes; the C library keeps smaller arrays itself
 LINE = 64  # bytes; an array that begins with a line of the cache is read and written faster
 MOST = 128 << 20  # bytes that are kept though nobody uses them
@@ -72,9 +74,12 @@ def product(a: Any, b: Any, bias: Any = None) -> Any:
 
 
 def let_go() -> None:
-    """Let go of all that nobody uses."""
+    """Let go of all that nobody uses, down to what the C library has kept of it."""
     with _lock:
         _make_room(MOST)
+    trim = of_c("malloc_trim")  # of glibc: without it, a piece in use keeps all that is below it
+    if trim is not None:
+        trim(0)
 
 
 def _make_room(n: int) -> None:

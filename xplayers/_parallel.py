@@ -10,6 +10,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
+from xplayers._system import of_c
+
 Part = TypeVar("Part")
 
 
@@ -75,20 +77,8 @@ def _leave(core: int) -> None:
 
 def _this_core() -> int:
     """Return the core that this thread runs on; -1 where that is not known."""
-    get = _sched_getcpu()
+    get = of_c("sched_getcpu") if hasattr(os, "sched_setaffinity") else None
     return -1 if get is None else get()
-
-
-@functools.cache
-def _sched_getcpu() -> Any:
-    if not hasattr(os, "sched_setaffinity"):
-        return None
-    try:
-        import ctypes
-
-        return getattr(ctypes.CDLL(None), "sched_getcpu", None)
-    except (ImportError, OSError):  # a Python that was built without it
-        return None
 
 
 _here = threading.local()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +26,9 @@ def into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
     if not isinstance(like, np.ndarray):
         return _into_torch(operation, kinds)
     name, args, kwargs = operation.name, operation.args, operation.kwargs
+    if name == "call":
+        takes_out = "out" in inspect.signature(operation.function).parameters
+        return (operation.function, args, False) if takes_out and not kwargs else None
     function = getattr(np, name, None)
     operators = BINARY.get(name), COMPARISONS.get(name), UNARY.get(name)
     if operation.function not in (function, *operators):

@@ -365,7 +365,10 @@ def _class_of(xp: Any) -> type[StandIn]:
 
 
 def whole(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a pure function of arrays and options that is written down as one call."""
+    """Mark a pure function of arrays and options that is written down as one call.
+
+    If it has an argument `out`, replays on NumPy give it the memory for its result.
+    """
 
     @functools.wraps(function)
     def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -54,13 +54,19 @@ def takes_filter_grads(x: Any, dy: Any, window: Window, groups: int) -> bool:
 
 
 def correlate(
-    x: np.ndarray, W: np.ndarray, b: np.ndarray | None, window: Window, groups: int
+    x: np.ndarray,
+    W: np.ndarray,
+    b: np.ndarray | None,
+    window: Window,
+    groups: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the convolution of `x` ``(n, c, *sizes)`` with `W` ``(f, c / groups, *size)``."""
     outputs, f = window.outputs(x.shape[2:]), W.shape[0]
+    y = empty((x.shape[0], f, *outputs), x.dtype) if out is None else out
     if _tiled(window, groups, x.shape[1], f, x.shape[0] * math.prod(outputs)):
-        return winograd.correlate(x, W, b, window.padding)
-    y = empty((x.shape[0], f, *outputs), x.dtype)
+        winograd.correlate(x, W, b, window.padding, y)
+        return y
     flat = y.reshape(x.shape[0], groups, f // groups, -1)
     columns = _Columns(x, window, groups, ones=b is not None)
     matrix = W.reshape(groups, f // groups, -1)
@@ -78,7 +84,12 @@ def correlate(
 
 
 def spread(
-    dy: np.ndarray, W: np.ndarray, b: np.ndarray | None, window: Window, groups: int
+    dy: np.ndarray,
+    W: np.ndarray,
+    b: np.ndarray | None,
+    window: Window,
+    groups: int,
+    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the transpose of `correlate` applied to `dy`, where `transposed` has the geometry.
 
@@ -91,7 +102,8 @@ def spread(
     f, each = W.shape[:2]
     W = W.reshape(groups, f // groups, each, *window.size).swapaxes(1, 2)
     W = np.flip(W, axis=tuple(range(3, W.ndim)))
-    return correlate(dy, W.reshape(groups * each, f // groups, *window.size), b, back, groups)
+    W = W.reshape(groups * each, f // groups, *window.size)
+    return correlate(dy, W, b, back, groups, out)
 
 
 def transposed(window: Window) -> Window | None:

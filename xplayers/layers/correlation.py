@@ -19,10 +19,18 @@ from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
 
 
 @whole
-def correlate(xp: Namespace, x: Array, W: Array, b: Array, window: Window, groups: int) -> Array:
-    """Return the convolution of `x` with the filters `W`."""
+def correlate(
+    xp: Namespace,
+    x: Array,
+    W: Array,
+    b: Array,
+    window: Window,
+    groups: int,
+    out: Array | None = None,
+) -> Array:
+    """Return the convolution of `x` with the filters `W`, in `out` if that is given."""
     if host.takes(x, W):
-        return host.correlate(x, W, b, window, groups)
+        return host.correlate(x, W, b, window, groups, out)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = window.outputs(x.shape[2:])
     places = math.prod(outputs)
@@ -40,7 +48,7 @@ def correlate(xp: Namespace, x: Array, W: Array, b: Array, window: Window, group
             y += b  # y is ours
         return xp.reshape(y, (n, n_out, *outputs))
 
-    return in_blocks(xp, block, groups * depth * places, x)
+    return in_blocks(xp, block, groups * depth * places, x, out=out)
 
 
 @whole
@@ -52,10 +60,11 @@ def spread(
     window: Window,
     groups: int,
     sizes: Sequence[int],
+    out: Array | None = None,
 ) -> Array:
     """Return the transpose of `correlate` applied to `dy`: an array of those sizes."""
     if host.takes_spread(dy, W, window, groups):
-        return host.spread(dy, W, b, window, groups)
+        return host.spread(dy, W, b, window, groups, out)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = tuple(dy.shape[2:])
     places = math.prod(outputs)
@@ -74,7 +83,7 @@ def spread(
             dx += b  # dx is ours
         return dx
 
-    return in_blocks(xp, block, groups * depth * places, dy)
+    return in_blocks(xp, block, groups * depth * places, dy, out=out)
 
 
 @whole

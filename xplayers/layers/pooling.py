@@ -193,10 +193,12 @@ class GlobalAveragePooling(Layer):
 
 
 @whole
-def _max_grads(xp: Namespace, x: Array, y: Array, dy: Array, window: Window) -> Array:
+def _max_grads(
+    xp: Namespace, x: Array, y: Array, dy: Array, window: Window, out: Array | None = None
+) -> Array:
     """Return the gradient of `x`, where `y` are the largest values of its windows."""
     if host.takes(x, y, dy, window):
-        return host.max_grads(x, y, dy, window)
+        return host.max_grads(x, y, dy, window, out)
 
     def block(dy: Array, x: Array, y: Array) -> Array:
         pieces, rest = [], dy  # rest: what no place has taken yet
@@ -208,4 +210,4 @@ def _max_grads(xp: Namespace, x: Array, y: Array, dy: Array, window: Window) -> 
         return window.scatter(xp, stacked, x.shape[2:])
 
     elements = math.prod(window.size) * math.prod(dy.shape[1:])
-    return in_blocks(xp, block, elements, dy, x, y)
+    return in_blocks(xp, block, elements, dy, x, y, out=out)

@@ -31,9 +31,11 @@ def takes(x: Any, y: Any, dy: Any, window: Window) -> bool:
     return beside and fits and convolution_host.takes(x, y, dy)
 
 
-def max_grads(x: np.ndarray, y: np.ndarray, dy: np.ndarray, window: Window) -> np.ndarray:
+def max_grads(
+    x: np.ndarray, y: np.ndarray, dy: np.ndarray, window: Window, out: np.ndarray | None = None
+) -> np.ndarray:
     """Return the gradient of `x`, where `y` are the largest values of its windows."""
-    dx = empty(x.shape, x.dtype)
+    dx = empty(x.shape, x.dtype) if out is None else out
     counts = zip(y.shape[2:], window.span, window.stride, strict=True)
     seen = tuple(s * (n - 1) + span for n, span, s in counts)
     inside = (..., *map(slice, seen))

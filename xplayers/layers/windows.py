@@ -207,10 +207,21 @@ def blocks(x: Array, elements: int) -> list[slice]:
 
 
 def in_blocks(
-    xp: Namespace, compute: Callable[..., Array], elements: int, *batches: Array
+    xp: Namespace,
+    compute: Callable[..., Array],
+    elements: int,
+    *batches: Array,
+    out: Array | None = None,
 ) -> Array:
-    """Return ``compute(*batches)``, computed block by block of the batch; see `blocks`."""
+    """Return ``compute(*batches)``, computed block by block of the batch; see `blocks`.
+
+    It is written to `out`, if that is given.
+    """
     parts = blocks(batches[0], elements)
+    if out is not None:
+        for part in parts:
+            out[part] = compute(*(a[part] for a in batches))
+        return out
     if len(parts) == 1:
         return compute(*batches)
     return xp.concat([compute(*(a[part, ...] for a in batches)) for part in parts], axis=0)

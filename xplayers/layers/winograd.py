@@ -59,11 +59,11 @@ def _parts(n: int, height: int, each: int) -> list[_Part]:
     ]
 
 
-def correlate(x: np.ndarray, W: np.ndarray, b: np.ndarray | None, padding: Padding) -> np.ndarray:
-    """Return the convolution of `x` ``(n, c, h, w)`` with the filters `W` ``(f, c, 3, 3)``."""
-    (n, c), f = x.shape[:2], W.shape[0]
-    height, width = (size + sum(p) - 2 for size, p in zip(x.shape[2:], padding, strict=True))
-    y = empty((n, f, height, width), x.dtype)
+def correlate(
+    x: np.ndarray, W: np.ndarray, b: np.ndarray | None, padding: Padding, y: np.ndarray
+) -> None:
+    """Write the convolution of `x` ``(n, c, h, w)`` with filters `W` ``(f, c, 3, 3)`` to `y`."""
+    c, (n, f, height, width) = x.shape[1], y.shape
     filters = _filters(W)
 
     def run(parts: Iterator[_Part]) -> None:
@@ -87,7 +87,6 @@ def correlate(x: np.ndarray, W: np.ndarray, b: np.ndarray | None, padding: Paddi
             _outputs(memory, m, y, part)
 
     share(run, _parts(n, height, 4 * (width + 2) * (c + f) * x.itemsize))
-    return y
 
 
 def filter_grads(x: np.ndarray, dy: np.ndarray, padding: Padding) -> tuple[np.ndarray, np.ndarray]:
