@@ -30,7 +30,7 @@ from xplayers._parallel import share
 # Bytes of the transformed inputs and products of a block: they should stay in the cache,
 # but each call of NumPy should take long beside the time that threads lose in handing over the
 # interpreter lock.
-BLOCK_BYTES = 2 << 20
+BLOCK_BYTES = 3 << 19
 # Multiplications in a matrix product that OpenBLAS does at once: in the calling thread and, with
 # AVX-512, without packing. Larger ones wait for each other and for the threads of OpenBLAS.
 SMALL_PRODUCT = 1_000_000
@@ -48,10 +48,13 @@ class _Part(NamedTuple):
 
 
 def _parts(n: int, height: int, each: int) -> list[_Part]:
-    """Return the blocks of a batch; a pair of rows takes `each` bytes."""
+    """Return the blocks of a batch, an even number of them; a pair of rows takes `each` bytes."""
     pairs = -(-height // 2)
     fit = max(1, BLOCK_BYTES // each)
     high, many = min(pairs, fit), max(1, fit // pairs)
+    if high == pairs and many < n:
+        blocks = -(-n // many)
+        many = -(-n // (blocks + blocks % 2))
     return [
         _Part(slice(i, min(i + many, n)), slice(t, min(t + high, pairs)))
         for i in range(0, n, many)
@@ -84,7 +87,7 @@ def correlate(
             np.matmul(windows, filters[:, None, None, :, :], out=out)
             if b is not None:
                 m[1] += b  # it is part of both outputs, once
-            _outputs(memory, m, y, part)
+            _outputs(m, y, part)
 
     share(run, _parts(n, height, 4 * (width + 2) * (c + f) * x.itemsize))
 
@@ -187,29 +190,25 @@ def _fill(d: np.ndarray, x: np.ndarray, top: int, left: int) -> None:
             np.copyto(to, from_x)
 
 
-def _outputs(memory: _Memory, m: np.ndarray, y: np.ndarray, part: _Part) -> None:
+def _outputs(m: np.ndarray, y: np.ndarray, part: _Part) -> None:
     """Write the outputs of a block into `y`; `m` is overwritten."""
-    _, n, pairs, width, f = m.shape
-    whole = memory("y", (n, pairs, 2, width, f))
     m[0] += m[1]
-    np.add(m[0], m[2], out=whole[:, :, 0])
+    m[0] += m[2]
     m[1] -= m[2]
-    np.subtract(m[1], m[3], out=whole[:, :, 1])
-    to = y[part.n, :, 2 * part.t.start : 2 * part.t.stop]
-    whole = whole.reshape(n, 2 * pairs, width, f)[:, : to.shape[2]]
-    np.copyto(to, whole.transpose(0, 3, 1, 2))
+    m[1] -= m[3]
+    for odd in (0, 1):
+        to = y[part.n, :, 2 * part.t.start + odd : 2 * part.t.stop : 2]
+        np.copyto(to, m[odd, :, : to.shape[2]].transpose(0, 3, 1, 2))
 
 
 def _gradients(memory: _Memory, dy: np.ndarray, part: _Part) -> np.ndarray:
     """Return for the outputs e0 and e1 of each pair: e0, e0 + e1, e0 - e1 and e1."""
     dy = dy[part.n]
     n, f, _, width = dy.shape
-    e = memory("e", (2, n, part.t.stop - part.t.start, width + 2, f))
-    _fill(e, dy, 2 * part.t.start, 0)
-    q = memory("q", (4, *e.shape[1:]))
-    q[::3] = e
-    np.add(e[0], e[1], out=q[1])
-    np.subtract(e[0], e[1], out=q[2])
+    q = memory("q", (4, n, part.t.stop - part.t.start, width + 2, f))
+    _fill(q[::3], dy, 2 * part.t.start, 0)
+    np.add(q[0], q[3], out=q[1])
+    np.subtract(q[0], q[3], out=q[2])
     return q
 
 
