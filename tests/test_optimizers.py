@@ -233,6 +233,12 @@ class TestClipByNorm:
         for k, g in clipped.items():
             assert_at_home(g, grads[k])
 
+    def test_the_norm_of_many_elements(self, xpv):
+        grads = {"W": values((2, 3, 70_001), 1), "b": values((3,), 2), "none": np.zeros((0, 4))}
+        clipped = xl.clip_by_norm({k: xpv.asarray(g, "float32") for k, g in grads.items()}, 0.5)
+        flat = np.concatenate([to_numpy(g).ravel() for g in clipped.values()])
+        assert np.linalg.norm(flat.astype("float64")) == pytest.approx(0.5, rel=1e-6)
+
     def test_a_small_norm_is_left(self, xpv):
         grads = {k: xpv.asarray(g, "float32") for k, g in gradients(0).items()}
         for k, g in xl.clip_by_norm(grads, 1e3).items():

@@ -256,6 +256,23 @@ def test_parameters_and_moments_are_flat(xpv):
         assert all(float(a.min()) == 2.0 for a in arrays.values())
 
 
+@pytest.mark.only("numpy")  # elsewhere the norm is an array
+def test_a_limit_of_the_norm_takes_two_calls(xpv):
+    """One for the norm, one for all gradients, which the optimizer takes in one more."""
+    sources = []
+    for limit in (None, 0.1):
+        net, x, t = NETS["mlp"]
+        clip = None if limit is None else lambda g: xl.clip_by_norm(g, 0.1)
+        step, _ = pair(net, reduce_grads=clip)
+        for _ in range(3):
+            step(xpv.asarray(x(4)), xpv.asarray(t(4)))
+        (replay,) = step._replays._replays.values()
+        sources.append(replay.source.splitlines())
+    plain, clipped = map(len, sources)
+    arithmetic = 4  # root, the larger one, quotient, number
+    assert plain + 2 <= clipped <= plain + 2 + arithmetic
+
+
 # Programs that a careless choice of places would break: functions of a namespace, a state of two
 # arrays (side by side, as parameters are) and an input, which return a value and the next state
 

@@ -47,13 +47,13 @@ def side_by_side(shapes: Shapes, dtype: DType, like: Array) -> tuple[Array, list
 def whole(parts: Sequence[Array]) -> Array | None:
     """Return the buffer of `side_by_side` whose parts these are, one after the other; else None."""
     first = parts[0]
-    address = _address(first)
-    if address is None or id(_owner(first)) not in _BUFFERS:
+    start = address(first)
+    if start is None or id(_owner(first)) not in _BUFFERS:
         return None
     item = first.dtype.itemsize
     step, at = LINE // item, 0
     for a in parts:
-        if a.dtype != first.dtype or _address(a) != (address[0], address[1] + at * item):
+        if a.dtype != first.dtype or address(a) != (start[0], start[1] + at * item):
             return None
         at += _length(a.shape, step)
     if isinstance(first, np.ndarray):
@@ -81,7 +81,7 @@ def _length(shape: tuple[int, ...], step: int) -> int:
     return -(-math.prod(shape) // step) * step
 
 
-def _address(a: Array) -> tuple[int, int] | None:
+def address(a: Array) -> tuple[int, int] | None:
     """Return what owns the memory of a contiguous array, and where in the machine it begins."""
     if isinstance(a, np.ndarray):
         return (id(a.base), a.ctypes.data) if a.flags.c_contiguous and a.base is not None else None

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from xplayers._arrays import Array
-from xplayers._flat import side_by_side, whole
+from xplayers._flat import address, side_by_side, whole
 from xplayers._recording import Kind, Operation, Recording, Register, found
 
 
@@ -79,6 +79,7 @@ class Groups:
         self._operations, self._kinds, self._homes = task.operations, task.kinds, task.homes
         self._home_of = {o: i for i, o in task.updates.items()}  # of a result
         self._made = {r for o in task.operations for r in o.results}
+        self._for_rules = {r for o in task.operations if self._at_home(o) for r in read(o)}
         self._like = next(iter(task.homes.values()))
         self.static: dict[int, Array] = {**task.recording.constants, **task.homes}
         self.at = self._grouped()
@@ -91,7 +92,7 @@ class Groups:
             if key is not None:
                 alike.setdefault(key, []).append(at)
         groups: dict[int, Group] = {}
-        for members in alike.values():
+        for members in reversed(alike.values()):  # what makes operands of a rule follows its order
             if len(members) > 1 and self._independent(members):
                 group = self._lay_out(members)
                 if group is not None:
@@ -119,10 +120,15 @@ class Groups:
             parts.append(operation.args.index(home) if home in operation.args else None)
             parts.append(self._kinds[r].dtype)
         shapes = {self._kinds[a].shape for a in operation.args if self._task.is_array(a)}
-        at_home = any(a in self._homes for a in operation.args if self._task.is_array(a))
+        at_home = self._at_home(operation) or self._for_rules.issuperset(operation.results)
         if len(shapes) != 1 or not at_home:
             return None
         return (operation.function, *operation.kwargs.items(), *parts)
+
+    def _at_home(self, operation: Operation) -> bool:
+        """Whether it computes with parameters or state, as the rule of an optimizer does."""
+        own = (a for a in operation.args if self._task.is_array(a))
+        return operation.name == "elementwise" and any(a in self._homes for a in own)
 
     def _independent(self, members: list[int]) -> bool:
         """Whether all can wait for the last: nothing before it needs their results."""
@@ -141,7 +147,7 @@ class Groups:
 
     def _lay_out(self, members: list[int]) -> Group | None:
         """Give operands and results of the members memory side by side; None if they have other."""
-        operations = [self._operations[at] for at in members]
+        operations = self._in_order([self._operations[at] for at in members])
         first = operations[0]
         shapes = [self._shape(o) for o in operations]
         placed: dict[Register, Array] = {}
@@ -175,6 +181,14 @@ class Groups:
                 outs.append(flat_of([o.results[k] for o in operations]))
         self.static |= placed
         return Group(members, operands, outs)
+
+    def _in_order(self, operations: list[Operation]) -> list[Operation]:
+        """Return the operations in the order in which memory that they have lies."""
+        made = [o.results[0] for o in operations]
+        where = {r: address(self.static[r]) if r in self.static else None for r in made}
+        if None in where.values():
+            return operations
+        return sorted(operations, key=lambda o: where[o.results[0]] or ())
 
     def _is_read_after(self, at: int, home: Register) -> bool:
         later = (r for o in self._operations[at + 1 :] for r in read(o))

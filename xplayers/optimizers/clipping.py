@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from xplayers._arrays import Array, namespace, widened
+import numpy as np
+
+from xplayers._arrays import Array, Namespace, namespace, widened
+from xplayers._recording import whole
+from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import Arrays, as_scalar
+
+# Elements in one product of BLAS, which has no temporary array, but adds up some hundred sums only:
+# those of parts are added up by halves.
+PART = 1 << 17
 
 
 def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
@@ -42,8 +50,24 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     if not grads:
         return {}
     xp = namespace(next(iter(grads.values())))
-    wide = [widened(xp, g) for g in grads.values()]
-    total: Any = sum(xp.sum(g * g) for g in wide)
-    # The tiny number keeps 0 / 0 away; min(1, limit / norm) without a division by a zero norm.
+    total = _sum_of_squares(xp, [widened(xp, g) for g in grads.values()])
+    # min(1, limit / norm), without a division by a norm of zero.
     factor = limit / xp.maximum(xp.sqrt(total), limit)
-    return {name: g * as_scalar(factor, g) for name, g in grads.items()}
+    factors = {g.dtype: as_scalar(factor, g) for g in grads.values()}
+    return {name: _times(g, factors[g.dtype]) for name, g in grads.items()}
+
+
+@elementwise
+def _times(xp: Namespace, g: Array, factor: Any) -> Array:
+    return g * factor
+
+
+@whole
+def _sum_of_squares(xp: Namespace, arrays: list[Array]) -> Any:
+    """Return the sum of the squares of all elements, in the dtype of the arrays."""
+    if all(type(a) is np.ndarray for a in arrays):
+        flat = (a.reshape(-1) for a in arrays)
+        parts = (a[i : i + PART] for a in flat for i in range(0, a.size, PART))
+        sums = [np.dot(part, part) for part in parts]
+        return np.add.reduce(np.asarray(sums, np.result_type(*arrays)))
+    return sum(xp.sum(a * a) for a in arrays)
