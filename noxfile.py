@@ -76,7 +76,7 @@ def typing(session: nox.Session) -> None:
 @nox.session(default=False)
 def gpu(session: nox.Session) -> None:
     """Run the tests on CuPy; fails without an NVIDIA GPU."""
-    session.install("-e", ".[cublaslt]", *group("test", "cupy"))
+    session.install("-e", ".[cublaslt,cudnn]", *group("test", "cupy"))
     session.run("pytest", libraries("cupy"), "--ignore=tests/test_examples.py", *session.posargs)
 
 
@@ -84,7 +84,7 @@ def gpu(session: nox.Session) -> None:
 def nvrtc(session: nox.Session) -> None:
     """Check of the CUDA path what needs no GPU: kernels compiled, run on the host, dispatched."""
     session.install("-e", ".", *group("test", "nvrtc"))
-    files = ["source", "dispatch", "nvrtc"]
+    files = ["source", "dispatch", "nvrtc", "cudnn"]
     session.run(
         "pytest",
         *[f"tests/test_cuda_{name}.py" for name in files],

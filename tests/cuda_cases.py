@@ -17,6 +17,7 @@ from xplayers._jit import exact_source
 from xplayers._trace import trace
 from xplayers.cuda.source import INDEX, Kernel, Operand, translate
 from xplayers.layers import activations, dropout, recurrent
+from xplayers.optimizers import clipping
 from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.training import precision
 
@@ -109,6 +110,7 @@ def cases() -> Iterator[Case]:
         yield Case(function, ("x",) * (function.__signature__.parameters.__len__()))
     yield Case(precision._choose, ("x", "x", "b"), {}, (1,))
     yield Case(precision._unscaled, ("x", "c"), {"dtype": np.dtype("float32")})
+    yield Case(clipping._times, ("x", "c"))
     yield Case(dropout._scaled, ("x", "m"), {"scale": 1.25})
     yield Case(dropout._dropped, ("x", "i", "k"), {"seed": 3, "rate": 0.2, "scale": 1.25})
     for optimizer in OPTIMIZERS:

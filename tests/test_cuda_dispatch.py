@@ -19,7 +19,7 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 import xplayers as xl
 from xplayers import functional
 from xplayers.cuda import fused, kernels, softmax_cross_entropy
-from xplayers.cuda.source import OPTIONS, translate
+from xplayers.cuda.source import INDEX, OPTIONS, translate
 from xplayers.elementwise import elementwise
 
 cupy = pytest.importorskip("cupy")
@@ -177,6 +177,36 @@ def test_an_optimizer_over_one_flat_buffer_is_one_kernel(gpu):
     params, state = optimizer.step({"W": host["p"]}, {"W": host["g"]}, state)
     for got, want in ((there["p"], params["W"]), (there["v"], state["v"]["W"])):
         assert_close(seen(got), want, TOLERANCE["float32"])
+
+
+def channels_last(seed=0, shape=(2, 5, 4, 3)):
+    """Return images whose channels are side by side, and their values."""
+    host = np.ascontiguousarray(values(shape, seed).astype("float32").transpose(0, 2, 3, 1))
+    return kernels.channels_first(fabricated(host)), host.transpose(0, 3, 1, 2)
+
+
+def test_images_stay_channels_last(gpu):
+    (x, host), (dy, _) = channels_last(), channels_last(1)
+    y = functional.relu(x)
+    assert y.strides == x.strides
+    assert_same_bits(seen(kernels.channels_last(y)), np.maximum(host, 0).transpose(0, 2, 3, 1))
+    done, back = kernels.evaluate(functional.relu, (x,), dy, {})
+    assert done
+    assert back is dy
+    assert_same_bits(seen(kernels.channels_last(dy)), seen(kernels.channels_last(y)))
+
+
+def test_layouts_are_not_mixed(gpu):
+    (x, _), rows = channels_last(), given((2, 5, 4, 3))
+
+    @elementwise
+    def total(xp, a, b):
+        return a + b
+
+    assert kernels.evaluate(total, (x, rows), None, {}) == (False, None)
+    assert kernels.evaluate(functional.relu, (x,), rows, {}) == (False, None)
+    assert kernels.evaluate(total, (x, INDEX), None, {}) == (False, None)  # counts by rows
+    assert not gpu.launches
 
 
 def strided(shape=(40, 30)):

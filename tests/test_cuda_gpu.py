@@ -92,3 +92,31 @@ def test_training_is_that_of_the_portable_code(xpv, launches):
     assert len(launches) == 10 * (5 + len(want))  # two for Gelu, two for Dropout, the loss
     for name, p in got.items():
         assert_close(p, want[name], 1e-4, name)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_convolutions_through_cudnn(dtype, xpv):
+    """Those of the stand-in's test, and what the portable body gives for them."""
+    cudnn = pytest.importorskip("xplayers.cuda.cudnn")
+    layers = [
+        (xl.Convolution.init(8, 16, 3, padding=1, rng=0), (4, 8, 9, 7)),
+        (xl.Convolution.init(8, 16, 3, stride=2, padding=1, groups=2, rng=0), (4, 8, 9, 7)),
+        (xl.Convolution.init(8, 16, (3,), dilation=2, rng=0), (4, 8, 20)),
+        (xl.ConvolutionTranspose.init(8, 16, 4, stride=2, padding=1, rng=0), (4, 8, 5, 6)),
+    ]
+    for layer, shape in layers:
+        host = {k: a.astype(dtype) for k, a in layer.params.items()}
+        x = values(shape).astype(dtype)
+        wide = {k: a.astype("float64") for k, a in host.items()}
+        want, cache = layer.apply(wide, x.astype("float64"))
+        dy = values(want.shape, 1).astype(dtype)
+        dx, grads = layer.vjp(cache, dy.astype("float64"))
+        library = cudnn.Cudnn()
+        with library.convolutions():
+            y, there = layer.apply({k: xpv.asarray(a) for k, a in host.items()}, xpv.asarray(x))
+            got_dx, got = layer.vjp(there, xpv.asarray(dy))
+        assert len(library.plans) == 3
+        assert None not in library.plans.values(), "cuDNN has no algorithm"
+        library.close()
+        for a, right in ((y, want), (got_dx, dx), (got["W"], grads["W"]), (got["b"], grads["b"])):
+            assert_close(a, right, TOLERANCE[dtype])

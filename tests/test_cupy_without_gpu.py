@@ -6,6 +6,8 @@ run. With a GPU, the whole table runs on CuPy: ``pytest --xp=cupy``.
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from host_gpu import fabricated
@@ -16,8 +18,10 @@ from xplayers._arrays import (
     device,
     dtype_name,
     is_floating,
+    is_half,
     is_integer,
     is_out_of_memory,
+    named_dtype,
     on_host,
     place,
 )
@@ -38,6 +42,22 @@ def test_what_the_array_says(x):
     assert not on_host(x)
     assert place(x) == "a cupy array on cuda:0"
     assert device(x).id == 0
+
+
+def test_bfloat16_is_that_of_ml_dtypes(x, monkeypatch):
+    """CuPy has no name for it, and takes it by that dtype."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    xp = xl.namespace(x)
+    assert named_dtype(xp, "bfloat16") == cupy.dtype("bfloat16") == ml_dtypes.bfloat16
+    assert named_dtype(xp, "float32") == x.dtype
+    assert named_dtype(xp, "float31") is None
+    half = fabricated(np.ones((3, 4), ml_dtypes.bfloat16))
+    assert is_floating(half)
+    assert is_half(half)
+    assert xl.MixedPrecision()._dtype(xp) == half.dtype
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(TypeError, match="cupy has no bfloat16; pip install ml-dtypes"):
+        xl.MixedPrecision()._dtype(xp)
 
 
 def test_the_parameters_of_the_caller_are_not_moved(x):

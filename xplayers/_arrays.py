@@ -190,6 +190,17 @@ def dtype_name(dtype: DType) -> str:
     return name
 
 
+def named_dtype(xp: Namespace, name: str) -> DType | None:
+    """Return the dtype that has that name in the namespace `xp`; None if there is none."""
+    if name == "bfloat16" and library_name(xp) == "cupy":  # it takes that of ml_dtypes
+        try:
+            import ml_dtypes
+        except ImportError:
+            return None
+        return np.dtype(ml_dtypes.bfloat16)
+    return getattr(xp, name, None)
+
+
 def library(x: Array) -> str:
     """Return the name of the library of `x`, as people write it: ``numpy``, ``torch``, ``jax``."""
     return library_name(namespace(x))
@@ -353,12 +364,13 @@ def move(
     if device is None and target is namespace(x):
         device = array_api_compat.device(x)
     if dtype is None and dtype_name(x.dtype) == "bfloat16":
-        dtype = getattr(target, "bfloat16", target.float32)  # the host values are float32
+        dtype = named_dtype(target, "bfloat16") or target.float32  # the host values are float32
     if isinstance(dtype, str):
-        if not hasattr(target, dtype):
+        known = named_dtype(target, dtype)
+        if known is None:
             message = f"move: {library_name(target)} has no dtype {dtype!r}."
             raise TypeError(message)
-        dtype = getattr(target, dtype)
+        dtype = known
     return _upload(to_numpy(x), target, device, dtype)
 
 

@@ -259,6 +259,56 @@ def _gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return x / 2 * (1 + inner), (1 + inner) / 2 + x / 2 * slope
 
 
+def cudnn(device: str, seconds: float) -> Iterator[Row]:
+    """Convolutions through cuDNN against float64, and beside the portable body."""
+    import cupy
+
+    from xplayers.cuda.cudnn import Cudnn
+
+    wait = ours.wait(device)
+    for name, make, shape in (
+        ("3x3, 32 to 64", lambda: xl.Convolution.init(32, 64, 3, padding=1, rng=0),
+         (128, 32, 32, 32)),
+        ("stride 2, groups 4", lambda: xl.Convolution.init(32, 64, 3, stride=2, groups=4, rng=0),
+         (128, 32, 33, 33)),
+        ("sequences", lambda: xl.Convolution.init(32, 64, (5,), dilation=2, rng=0),
+         (128, 32, 256)),
+        ("transposed", lambda: xl.ConvolutionTranspose.init(32, 16, 4, stride=2, padding=1, rng=0),
+         (128, 32, 16, 16)),
+    ):  # fmt: skip
+        layer = make()
+        x = np.random.default_rng(0).standard_normal(shape)
+        right, cache = layer.apply({k: a.astype("float64") for k, a in layer.params.items()}, x)
+        dy = np.random.default_rng(1).standard_normal(right.shape)
+        back, grads = layer.vjp(cache, dy)
+        arrays = {k: cupy.asarray(a) for k, a in layer.params.items()}
+        given, dgiven = cupy.asarray(x, "float32"), cupy.asarray(dy, "float32")
+
+        def both(layer=layer, arrays=arrays, x=given, dy=dgiven) -> Any:
+            y, cache = layer.apply(arrays, x)
+            dx, grads = layer.vjp(cache, dy)
+            return y, dx, grads["W"], grads["b"]
+
+        yield {"row": f"{name}, portable", "time": measure(both, wait, seconds)}
+        for tf32 in (False, True):
+            row = f"{name}, cuDNN{' in TF32' if tf32 else ''}"
+            try:
+                lib = Cudnn(tf32=tf32)
+                with lib.convolutions():
+                    found = both()
+                    wanted = (right, back, grads["W"], grads["b"])
+                    error = max(map(_error, found, wanted))
+                    time = measure(both, wait, seconds)
+                plans = sum(plan is not None for plan in lib.plans.values())
+                lib.close()
+            except Exception as e:
+                yield {"row": row, "error": said(e)}
+                continue
+            text = f"error {error:.1e}, {plans} of 3 plans"
+            fits = error <= (5e-3 if tf32 else TOLERANCE) and plans == 3
+            yield {"row": row, "time": time, "value" if fits else "error": text}
+
+
 def bandwidth(device: str, seconds: float) -> Iterator[Row]:
     """A copy, and beside it the passes over memory of a step."""
     import cupy

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import xplayers as xl
-from benchmarks.gpu.workloads import Workload, data
+from benchmarks.gpu.workloads import Skipped, Workload, data
 from xplayers.training import TrainStep
 
 STEPS = 10  # in one launch
@@ -86,6 +86,21 @@ def fused(workload: Workload, device: str) -> Callable[[], Any]:
             return run()
 
     return fused_run
+
+
+def convolved(workload: Workload, device: str) -> Callable[[], Any]:
+    """That, and its convolutions through cuDNN."""
+    if not workload.filters:
+        raise Skipped
+    from xplayers.cuda.cudnn import Cudnn
+
+    run, cudnn = fused(workload, device), Cudnn(tf32=workload.precision == "tf32")
+
+    def convolved_run() -> Any:
+        with cudnn.convolutions():
+            return run()
+
+    return convolved_run
 
 
 def captured(

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.gpu import checks
 from benchmarks.gpu.checks import said
 from benchmarks.gpu.timing import measure
-from benchmarks.gpu.workloads import TOYS, WORKLOADS
+from benchmarks.gpu.workloads import TOYS, WORKLOADS, Skipped
 
 # A function of checks.py, or module and function of an implementation of the steps.
 SECTIONS = {
@@ -25,12 +25,14 @@ SECTIONS = {
     "on_device": "",
     "replay": "",
     "gemm": "",
+    "cudnn": "",
     "bandwidth": "",
     "products": "",
     "xplayers": "ours.plain",
     "xplayers-graph": "ours.graph",
     "xplayers-graph-10": "ours.many",
     "xplayers-fused": "ours.fused",
+    "xplayers-cudnn": "ours.convolved",
     "torch": "with_torch.eager",
     "torch-graph": "with_torch.graph",
     "torch-compile": "with_torch.compiled",
@@ -52,6 +54,8 @@ def rows(section: str, device: str, seconds: float) -> Iterator[dict[str, Any]]:
             per = implementation.STEPS if name == "many" else 1
             losses = [v for _ in range(-(-CHECKED // per)) for v in _losses(run())]
             row = {"time": measure(run, wait, seconds, per), "losses": losses[:CHECKED]}
+        except Skipped:
+            continue
         except Exception as error:
             row = {"error": said(error)}
         yield {"row": workload.name, **row}

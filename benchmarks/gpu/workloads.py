@@ -12,6 +12,10 @@ import numpy as np
 IMAGE = (3, 32, 32)
 
 
+class Skipped(Exception):
+    """An implementation has nothing to say of a workload."""
+
+
 @dataclass(frozen=True)
 class Workload:
     """A training step: Affine layers of `sizes`, or convolutions of `filters` and one Affine."""

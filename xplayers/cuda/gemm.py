@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, dtype_name
+from xplayers._arrays import Array, dtype_name, named_dtype
 from xplayers._memory import other_products
 from xplayers.cuda.plans import (
     COMPUTE_TYPES,
@@ -362,16 +362,14 @@ class Runtime:
         except ImportError as error:
             message = 'Gemm: needs nvmath-python: pip install "xplayers[cublaslt]"; or use a @ b.'
             raise ImportError(message) from error
+        import array_api_compat.cupy
         import cupy
 
         self.lt, self.cupy, self.array = cublasLt, cupy, cupy.ndarray
+        self.xp = array_api_compat.cupy
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
-        if dtype == "bfloat16":  # NumPy has the name where ml_dtypes is imported
-            import ml_dtypes
-
-            return self.cupy.empty(shape, ml_dtypes.bfloat16)
-        return self.cupy.empty(shape, dtype)
+        return self.cupy.empty(shape, named_dtype(self.xp, dtype))
 
     def contiguous(self, a: Array) -> Array:
         return self.cupy.ascontiguousarray(a)

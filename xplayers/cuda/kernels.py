@@ -98,7 +98,7 @@ def evaluate(
         return False, None
     dtypes = plan.kernel.result_dtypes
     if not outs:
-        outs = tuple([empty(operands[0], operands[0].shape, dtype) for dtype in dtypes])
+        outs = tuple([_alike(operands[0], dtype) for dtype in dtypes])
     elif tuple([o.dtype for o in outs]) != dtypes:
         return False, None
     plan.run(operands, outs)
@@ -130,11 +130,15 @@ def _plan(
 def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
     """Return the kinds of the operands, the outs, and which operand each of these is, if any.
 
-    None, unless all arrays are contiguous, of one shape and on one device. The kind of an array is
+    None, unless all arrays have one shape, one dense layout and one device. The kind of an array is
     its dtype, of a scalar in device memory a tuple of that, and of a number its type.
     """
     first = operands[0]
     array, shape, place = type(first), first.shape, first.data.device_id
+    laid = _layout(first)
+    counted = any(a is INDEX for a in operands)  # by rows, whatever the layout
+    if laid is None or (counted and laid != "rows"):
+        return None
     kinds: list[Any] = []
     pointers: list[int | None] = []
     for a in operands:
@@ -145,7 +149,7 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
             if memory.device_id != place:
                 return None
             if a.shape == shape:
-                if not a.flags.c_contiguous:
+                if _layout(a) != laid:
                     return None
                 pointer = memory.ptr
             elif a.ndim:
@@ -161,7 +165,7 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
     outs = () if out is None else out if isinstance(out, tuple) else (out,)
     aliases = []
     for o in outs:
-        if type(o) is not array or o.shape != shape or not o.flags.c_contiguous:
+        if type(o) is not array or o.shape != shape or _layout(o) != laid:
             return None
         memory = o.data
         times = pointers.count(memory.ptr)
@@ -172,6 +176,32 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
             return None
         aliases.append(alias)
     return kinds, outs, aliases if any(alias is not None for alias in aliases) else []
+
+
+def _layout(a: Any) -> str | None:
+    """Return in which order the elements of a dense array lie; None for another array."""
+    if a.flags.c_contiguous:
+        return "rows"
+    if a.ndim > 2 and channels_last(a).flags.c_contiguous:
+        return "channels last"
+    return None
+
+
+def channels_last(a: Any) -> Any:
+    """Return a view of ``(n, c, *sizes)`` with the channels as the last axis."""
+    return a.transpose(0, *range(2, a.ndim), 1)
+
+
+def channels_first(a: Any) -> Any:
+    """Return a view of ``(n, *sizes, c)`` with the channels as the second axis."""
+    return a.transpose(0, a.ndim - 1, *range(1, a.ndim - 1))
+
+
+def _alike(a: Any, dtype: np.dtype) -> Any:
+    """Return an array without values, of the shape and layout of `a`."""
+    if a.flags.c_contiguous:
+        return empty(a, a.shape, dtype)
+    return channels_first(empty(a, channels_last(a).shape, dtype))
 
 
 def empty(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:

@@ -24,7 +24,8 @@ def fused(on: bool = True) -> Iterator[None]:
     It holds for CuPy arrays, in the block and the thread that it is written in, and is no setting:
     what is called elsewhere is as before. Results are those of the portable functions up to
     rounding: float16 and bfloat16 are float32 inside and rounded once, and exponentials are CUDA's.
-    Arrays that are not contiguous, or not of one shape, are computed by the portable functions.
+    Arrays that are not contiguous, or not of one shape, are computed by the portable functions;
+    images may have their channels last in memory, as `xplayers.cuda.cudnn` makes them.
 
     No kernel has been run on a GPU yet.
 

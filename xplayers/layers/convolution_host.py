@@ -9,7 +9,7 @@ a row of ones. 3x3 filters on many channels take `winograd`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,22 +37,6 @@ def takes(*arrays: Any) -> bool:
     )
 
 
-def takes_spread(dy: Any, W: Any, window: Window, groups: int) -> bool:
-    """Whether `spread` has the geometry and pays: not if the columns of `dy` are too many."""
-    if not takes(dy, W) or transposed(window) is None:
-        return False
-    f, c = W.shape[0], W.shape[1] * groups
-    return f <= 2 * c or _tiled(window, groups, f, c, dy.shape[0] * math.prod(dy.shape[2:]))
-
-
-def takes_filter_grads(x: Any, dy: Any, window: Window, groups: int) -> bool:
-    """Whether `filter_grads` pays."""
-    if not takes(x, dy):
-        return False
-    places = math.prod(dy.shape[2:])
-    return places >= PLACES or _tiled(window, groups, x.shape[1], dy.shape[1], dy.shape[0] * places)
-
-
 def correlate(
     x: np.ndarray,
     W: np.ndarray,
@@ -60,8 +44,10 @@ def correlate(
     window: Window,
     groups: int,
     out: np.ndarray | None = None,
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Return the convolution of `x` ``(n, c, *sizes)`` with `W` ``(f, c / groups, *size)``."""
+    if not takes(x, W):
+        return None
     outputs, f = window.outputs(x.shape[2:]), W.shape[0]
     y = empty((x.shape[0], f, *outputs), x.dtype) if out is None else out
     if _tiled(window, groups, x.shape[1], f, x.shape[0] * math.prod(outputs)):
@@ -89,17 +75,21 @@ def spread(
     b: np.ndarray | None,
     window: Window,
     groups: int,
+    sizes: Sequence[int],
     out: np.ndarray | None = None,
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Return the transpose of `correlate` applied to `dy`, where `transposed` has the geometry.
 
-    It is a convolution too: with the filters flipped, inputs and outputs exchanged.
+    It is a convolution too: with the filters flipped, inputs and outputs exchanged. It does not pay
+    if the columns of `dy` are too many.
     """
     back = transposed(window)
-    if back is None:
-        message = f"{window} has no transpose that is a convolution; ask `transposed` before."
-        raise ValueError(message)
+    if not takes(dy, W) or back is None:
+        return None
     f, each = W.shape[:2]
+    places = dy.shape[0] * math.prod(dy.shape[2:])
+    if f > 2 * each * groups and not _tiled(window, groups, f, each * groups, places):
+        return None
     W = W.reshape(groups, f // groups, each, *window.size).swapaxes(1, 2)
     W = np.flip(W, axis=tuple(range(3, W.ndim)))
     W = W.reshape(groups * each, f // groups, *window.size)
@@ -116,12 +106,16 @@ def transposed(window: Window) -> Window | None:
 
 
 def filter_grads(
-    x: np.ndarray, dy: np.ndarray, window: Window, groups: int, bias: bool
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return the gradients of `W` and, with `bias`, `b` in `correlate`."""
-    (n, c), f = x.shape[:2], dy.shape[1]
-    if _tiled(window, groups, c, f, n * math.prod(dy.shape[2:])):
+    x: np.ndarray, dy: np.ndarray, shape: Sizes, window: Window, groups: int, bias: bool
+) -> tuple[np.ndarray, np.ndarray | None] | None:
+    """Return the gradients of `W` and, with `bias`, `b` in `correlate`, where that pays."""
+    (n, c), f, places = x.shape[:2], dy.shape[1], math.prod(dy.shape[2:])
+    if not takes(x, dy):
+        return None
+    if _tiled(window, groups, c, f, n * places):
         return winograd.filter_grads(x, dy, window.padding)
+    if places < PLACES:
+        return None
     columns = _Columns(x, window, groups, ones=bias)
     flat = dy.reshape(n, groups, f // groups, -1)
     step = -(-len(columns.parts) // SUMS)
@@ -141,7 +135,7 @@ def filter_grads(
     share(run, range(len(together)))
     total = np.add.reduce(sums, axis=0).reshape(f, -1)
     depth = columns.depth - bias
-    dW = np.ascontiguousarray(total[:, :depth]).reshape(f, c // groups, *window.size)
+    dW = np.ascontiguousarray(total[:, :depth]).reshape(shape)
     return dW, total[:, depth].copy() if bias else None
 
 

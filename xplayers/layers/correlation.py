@@ -2,7 +2,8 @@
 
 The windows of the input are copied into columns, block by block of the batch, and one matrix
 product does the rest (im2col). The transpose is the way back: a matrix product, then the columns
-are added to where they came from. NumPy has bodies of its own, in `convolution_host`.
+are added to where they came from. Beside these portable bodies stand those of NumPy, in
+`convolution_host`, and others that are asked for.
 """
 
 from __future__ import annotations
@@ -11,11 +12,17 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from xplayers._arrays import Array, Namespace, is_half, widened
 from xplayers._memory import matmul
 from xplayers._recording import whole
 from xplayers.layers import convolution_host as host
 from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
+
+# By type of array: other bodies for it, which return None for what they do not compute. See
+# `xplayers.cuda.cudnn`, which is asked for by name.
+BODIES: dict[type, Any] = {np.ndarray: host}
 
 
 @whole
@@ -29,8 +36,10 @@ def correlate(
     out: Array | None = None,
 ) -> Array:
     """Return the convolution of `x` with the filters `W`, in `out` if that is given."""
-    if host.takes(x, W):
-        return host.correlate(x, W, b, window, groups, out)
+    body = BODIES.get(type(x))
+    y = body and body.correlate(x, W, b, window, groups, out)
+    if y is not None:
+        return y
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = window.outputs(x.shape[2:])
     places = math.prod(outputs)
@@ -63,8 +72,10 @@ def spread(
     out: Array | None = None,
 ) -> Array:
     """Return the transpose of `correlate` applied to `dy`: an array of those sizes."""
-    if host.takes_spread(dy, W, window, groups):
-        return host.spread(dy, W, b, window, groups, out)
+    body = BODIES.get(type(dy))
+    dx = body and body.spread(dy, W, b, window, groups, sizes, out)
+    if dx is not None:
+        return dx
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = tuple(dy.shape[2:])
     places = math.prod(outputs)
@@ -94,8 +105,12 @@ def filter_grads(
 
     That of the filters is one product of `dy` and the columns for each block.
     """
-    if host.takes_filter_grads(x, dy, window, groups):
-        dW, db = host.filter_grads(x, dy, window, groups, bias)
+    body = BODIES.get(type(x))
+    grads = body and body.filter_grads(x, dy, shape, window, groups, bias)
+    if grads is not None:
+        dW, db = grads
+        if bias and db is None:
+            db = bias_grad(xp, dy)
         return (dW, db) if bias else dW
     n_out, depth = shape[0], math.prod(shape[1:])
     places = math.prod(dy.shape[2:])

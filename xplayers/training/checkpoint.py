@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, device, dtype_name, move, namespace, place
+from xplayers._arrays import Array, device, dtype_name, move, named_dtype, namespace, place
 from xplayers._files import TEMPORARY, AnyPath
 from xplayers._safetensors import Entry, naming, reading, write
 from xplayers.layers.base import Layer
@@ -362,7 +362,7 @@ def _rebuilt(
 def _moved(values: np.ndarray, dtype: str, like: Array, name: str) -> Array:
     """Return `values` where `like` is, in the dtype that they had when they were saved."""
     xp = namespace(like)
-    half = dtype if dtype == "bfloat16" and hasattr(xp, dtype) else None  # others are as they are
+    half = named_dtype(xp, dtype) if dtype == "bfloat16" else None  # others are as they are
     there = move(values, xp=xp, device=device(like), dtype=half)
     if dtype_name(there.dtype) != dtype:  # JAX without its 64-bit types, NumPy without bfloat16
         message = f"{name} is {dtype}, which {place(like)} cannot be."

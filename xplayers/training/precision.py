@@ -15,6 +15,7 @@ from xplayers._arrays import (
     is_floating,
     is_half,
     library_name,
+    named_dtype,
     namespace,
 )
 from xplayers.elementwise import elementwise
@@ -226,13 +227,16 @@ class MixedPrecision:
         return after
 
     def _dtype(self, xp: Namespace) -> DType:
-        if not hasattr(xp, self.dtype):
+        dtype = named_dtype(xp, self.dtype)
+        if dtype is None:
             fix = "use arrays of another library, as torch or jax"
-            if hasattr(xp, "float16"):
+            if library_name(xp) == "cupy":
+                fix = "pip install ml-dtypes"
+            elif hasattr(xp, "float16"):
                 fix = f"use MixedPrecision('float16'), or {fix.removeprefix('use ')}"
             message = f"MixedPrecision: {library_name(xp)} has no {self.dtype}; {fix}."
             raise TypeError(message)
-        return getattr(xp, self.dtype)
+        return dtype
 
 
 @elementwise

@@ -1,0 +1,177 @@
+"""Convolutions through cuDNN: graphs, layouts and plans, without a GPU.
+
+`host_cudnn` stands in for the library, on CuPy arrays over host memory.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from helpers import assert_close, values
+
+import xplayers as xl
+from xplayers.layers.convolution import Convolution, ConvolutionTranspose
+
+cupy = pytest.importorskip("cupy")
+
+from host_cudnn import HostRuntime  # noqa: E402
+from host_gpu import fabricated, host  # noqa: E402
+
+from xplayers.cuda.cudnn import Cudnn  # noqa: E402
+
+
+@pytest.fixture
+def dnn():
+    dnn = Cudnn(runtime=HostRuntime())
+    with dnn.convolutions():
+        yield dnn
+    dnn.close()
+    assert not dnn._runtime.cudnn.handles
+
+
+LAYERS = {
+    "image": (lambda: Convolution.init(3, 4, 3, bias=False, rng=0), (2, 3, 7, 6)),
+    "options": (
+        lambda: Convolution.init(
+            4, 6, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2), groups=2, bias=False,
+            rng=0,
+        ),
+        (2, 4, 9, 8),
+    ),
+    "same": (lambda: Convolution.init(3, 5, 4, padding="same", bias=False, rng=0), (2, 3, 6, 6)),
+    "sequence": (
+        lambda: Convolution.init(3, 4, (3,), stride=2, padding=1, bias=False, rng=0), (2, 3, 11),
+    ),
+    "volume": (lambda: Convolution.init(2, 3, (2, 3, 2), bias=False, rng=0), (2, 2, 4, 5, 4)),
+    "depthwise": (lambda: Convolution.init(4, 4, 3, groups=4, bias=False, rng=0), (2, 4, 6, 5)),
+    "transposed": (
+        lambda: ConvolutionTranspose.init(
+            4, 3, 3, stride=2, padding=1, output_padding=1, bias=False, rng=0
+        ),
+        (2, 4, 5, 4),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name, dtype, dnn):
+    make, shape = LAYERS[name]
+    layer = make()
+    x = values(shape).astype(dtype)
+    W = layer.W.astype(dtype)
+    want, cache = layer.apply({"W": W.astype("float64")}, x.astype("float64"))
+    dy = values(want.shape, 1).astype(dtype)
+    dx, grads = layer.vjp(cache, dy.astype("float64"))
+
+    y, there = layer.apply({"W": fabricated(W)}, fabricated(x))
+    got, (dW,) = layer.vjp(there, fabricated(dy))[0], layer.vjp(there, fabricated(dy))[1].values()
+    tolerance = {"float32": 1e-5, "float16": 2e-2}[dtype]
+    for a, right in ((y, want), (got, dx), (dW, grads["W"])):
+        assert a.dtype == dtype
+        assert a.shape == right.shape
+        assert_close(host(a), right, tolerance)
+    assert dW.flags.c_contiguous  # as W is
+    assert len(dnn.plans) == 3  # two for what was done twice
+    assert [graph.runs for graph in dnn._runtime.cudnn.graphs] == [1, 2, 2]
+
+
+def test_the_bias_is_added(dnn):
+    for make in (Convolution.init, ConvolutionTranspose.init):
+        layer = make(3, 4, 3, rng=0)
+        layer.b = values((4,), 2).astype("float32")
+        x = values((2, 3, 6, 5)).astype("float32")
+        arrays = {name: fabricated(a) for name, a in layer.params.items()}
+        y, _ = layer.apply(arrays, fabricated(x))
+        assert_close(host(y), layer(x), 1e-5)
+
+
+def test_results_are_taken_as_they_lie(dnn):
+    """Channels last, from one convolution to the next: nothing is copied but the filters."""
+    first = Convolution.init(3, 4, 3, padding=1, bias=False, rng=0)
+    x, W = fabricated(values((2, 3, 6, 6)).astype("float32")), fabricated(first.W)
+    y, _ = first.apply({"W": W}, x)
+    assert dnn._runtime.copies == 2
+    second = Convolution.init(4, 4, 1, bias=False, rng=1)
+    second.apply({"W": fabricated(second.W)}, y)
+    assert dnn._runtime.copies == 2  # filters of 1 x 1 lie in both orders
+
+
+@pytest.mark.parametrize(
+    ("tf32", "deterministic", "dtype", "unwanted"),
+    [
+        (False, True, "float32", {"NONDETERMINISTIC", "TENSOR_CORE", "DOWN_CONVERT_INPUTS"}),
+        (True, True, "float32", {"NONDETERMINISTIC"}),
+        (True, False, "float32", set()),
+        (False, True, "float16", {"NONDETERMINISTIC"}),
+    ],
+)
+def test_what_algorithms_may_do(tf32, deterministic, dtype, unwanted):
+    dnn = Cudnn(tf32=tf32, deterministic=deterministic, runtime=HostRuntime())
+    layer = Convolution.init(3, 4, 3, bias=False, rng=0)
+    x = fabricated(values((2, 3, 6, 5)).astype(dtype))
+    with dnn.convolutions():
+        layer.apply({"W": fabricated(layer.W.astype(dtype))}, x)
+    (graph,) = dnn._runtime.cudnn.graphs
+    (notes,) = graph.arguments["deselect_numeric_notes"]
+    assert {note.name for note in notes} == unwanted
+    assert graph.options["compute_data_type"].name == "FLOAT"
+
+
+def refusing(monkeypatch):
+    """Let the portable body say that it was reached; it cannot run here."""
+
+    def columns(*args):
+        raise NotImplementedError("portable")
+
+    monkeypatch.setattr("xplayers.layers.windows.Window.columns", columns)
+
+
+def test_what_cudnn_has_not_is_portable(monkeypatch):
+    refusing(monkeypatch)
+    layer = Convolution.init(3, 4, 3, bias=False, rng=0)
+    dnn = Cudnn(runtime=HostRuntime(supported=False))
+    x = values((2, 3, 6, 5)).astype("float32")
+    with dnn.convolutions():
+        for _ in range(2):
+            with pytest.raises(NotImplementedError, match="portable"):
+                layer.apply({"W": fabricated(layer.W)}, fabricated(x))
+    assert len(dnn._runtime.cudnn.graphs) == 1  # asked once
+
+
+def test_double_and_what_is_outside_is_portable(dnn, monkeypatch):
+    refusing(monkeypatch)
+    layer = Convolution.init(3, 4, 3, bias=False, rng=0)
+    x = values((2, 3, 6, 5))
+    with pytest.raises(NotImplementedError, match="portable"):
+        layer.apply({"W": fabricated(layer.W.astype("float64"))}, fabricated(x))
+    assert not dnn.plans
+    other = Cudnn(runtime=HostRuntime())
+    with other.convolutions():
+        pass
+    x = x.astype("float32")
+    layer.apply({"W": fabricated(layer.W)}, fabricated(x))  # that of the block around it
+    assert len(dnn.plans) == 1
+    assert not other.plans
+
+
+def test_numpy_is_computed_as_always(dnn):
+    layer = Convolution.init(3, 4, 3, rng=0)
+    layer(values((2, 3, 6, 5)).astype("float32"))
+    assert not dnn.plans
+
+
+def test_without_the_library(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cudnn", None)
+    with pytest.raises(ImportError, match=r'pip install "xplayers\[cudnn\]"'):
+        Cudnn()
+
+
+def test_a_network(dnn):
+    """Its convolutions, of the layer that people use."""
+    net = xl.Sequential(xl.Convolution.init(3, 4, 3, bias=False, rng=0))
+    x = values((2, 3, 6, 5)).astype("float32")
+    want = net.predict(x)
+    y, _ = net.apply({"0.W": fabricated(net.params["0.W"])}, fabricated(x))
+    assert_close(host(y), want, 1e-5)
