@@ -15,10 +15,10 @@ from xplayers.layers.convolution import Convolution, ConvolutionTranspose
 
 cupy = pytest.importorskip("cupy")
 
-from host_cudnn import HostRuntime  # noqa: E402
+from host_cudnn import HostCudnn, HostGraph, HostRuntime  # noqa: E402
 from host_gpu import fabricated, host  # noqa: E402
 
-from xplayers.cuda.cudnn import Cudnn  # noqa: E402
+from xplayers.cuda.cudnn import TYPES, Cudnn, build  # noqa: E402
 
 
 @pytest.fixture
@@ -75,6 +75,46 @@ def test_layers(name, dtype, dnn):
     assert dW.flags.c_contiguous  # as W is
     assert len(dnn.plans) == 3  # two for what was done twice
     assert [graph.runs for graph in dnn._runtime.cudnn.graphs] == [1, 2, 2]
+
+
+@pytest.fixture
+def library():
+    """Return cuDNN's frontend. It judges graphs without a GPU."""
+    try:
+        import cudnn
+
+        cudnn.backend_version()
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"cuDNN is not there: {error}")
+    return cudnn
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_library_finds_the_graphs_valid(name, dtype, dnn, library):
+    make, shape = LAYERS[name]
+    layer, x = make(), fabricated(values(shape).astype("float32"))
+    y, cache = layer.apply({"W": fabricated(layer.W)}, x)
+    layer.vjp(cache, y)
+    for key in dnn.plans:
+        graph = library.pygraph(
+            io_data_type=getattr(library.data_type, TYPES[dtype]),
+            intermediate_data_type=library.data_type.FLOAT,
+            compute_data_type=library.data_type.FLOAT,
+        )
+        build(graph, key)
+        graph.validate()
+
+
+def test_the_stand_in_has_the_names_of_the_library(library):
+    for kind in ("data_type", "numerical_note", "heur_mode", "build_plan_policy"):
+        for each in getattr(HostCudnn, kind):
+            assert hasattr(getattr(library, kind), each.name)
+    assert issubclass(library.cudnnGraphNotSupportedError, Exception)
+    for name in ("create_handle", "destroy_handle", "set_stream"):
+        assert callable(getattr(library, name))
+    for name in (*HostGraph.STAGES, "get_workspace_size", "execute"):
+        assert callable(getattr(library.pygraph, name))
 
 
 def test_the_bias_is_added(dnn):

@@ -1,8 +1,8 @@
 """Convolutions of CuPy arrays through cuDNN, by NVIDIA's ``nvidia-cudnn-frontend``.
 
 **Not yet run on a GPU.** Graphs, layouts and keys of plans are tested against a stand-in that
-computes what the graphs say; nothing here has met the library itself. The portable body is what
-CuPy arrays get unless a `Cudnn` is asked for.
+computes what the graphs say, and where cuDNN is installed its frontend has to find them valid. The
+portable body is what CuPy arrays get unless a `Cudnn` is asked for.
 
 cuDNN is fastest where the channels of a place are side by side in memory (NHWC). So arrays are laid
 out that way on the way in, unless they are so already, and results have that layout: as always
@@ -175,7 +175,7 @@ class Cudnn:
         cudnn = self._runtime.cudnn
         kinds = cudnn.data_type
         graph = cudnn.pygraph(
-            io_data_type=kinds[TYPES[key.dtype]],
+            io_data_type=getattr(kinds, TYPES[key.dtype]),
             intermediate_data_type=kinds.FLOAT,
             compute_data_type=kinds.FLOAT,
             handle=self._handle(device),
