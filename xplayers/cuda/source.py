@@ -201,7 +201,7 @@ def translate(
     Untraceable
         If the function does more than the operations above, casts and ``where``.
     """
-    samples = [np.ones(1, o.dtype) if isinstance(o, Operand) else o for o in operands]
+    samples = [_one(o.dtype) if isinstance(o, Operand) else o for o in operands]
     tape = _Tape(samples)
     try:
         results, many = tape.run(function)
@@ -221,7 +221,12 @@ class _Tape(Tape):
         samples = super().samples(inputs)
         halves = [s.dtype for s in samples if _is_bfloat16(s)]
         weak = (int, float)
-        return [np.ones(1, halves[0]) if halves and type(s) in weak else s for s in samples]
+        return [_one(halves[0]) if halves and type(s) in weak else s for s in samples]
+
+
+def _one(dtype: np.dtype) -> np.ndarray:
+    """Return an array of a 1. Not by `ones`: with dtypes of ml_dtypes NumPy 2.1.0 may crash."""
+    return np.full(1, 1.0, dtype)
 
 
 def _is_bfloat16(sample: Any) -> bool:
