@@ -82,6 +82,13 @@ def test_move_to_a_dtype_by_name_or_object(xpv):
         assert dtype_name(xl.move(x, dtype=getattr(xl.namespace(x), name, name)).dtype) == name
 
 
+@pytest.mark.parametrize("xp", ["torch", 3])
+def test_a_library_is_a_module(xp):
+    message = rf"xp is {xp!r}; expected a module: numpy, cupy, torch, jax\.numpy\."
+    with pytest.raises(TypeError, match=message):
+        xl.mlp([2, 1], rng=0).to(xp=xp)
+
+
 def test_a_dtype_that_there_is_not(xpv):
     x = xpv.asarray([1.0], "float32")
     with pytest.raises(TypeError, match="move: .* has no dtype 'float31'"):

@@ -182,6 +182,12 @@ class TestSoftmax:
         assert_close(to_numpy(F.softmax(x)).sum(1), np.ones(5), 1e-6)
         assert_close(to_numpy(F.softmax(x, axis=0)).sum(0), np.ones(7), 1e-6)
 
+    @pytest.mark.parametrize("function", [F.softmax, F.log_softmax])
+    def test_softmax_of_integers(self, function, xpv):
+        name = function.__name__
+        with pytest.raises(TypeError, match=rf"{name}: x is .*int.*; expected floating-point"):
+            function(xpv.asarray([[1, 2]]))
+
     def test_log_softmax_is_its_logarithm_and_finite(self, xpv):
         x = xpv.asarray(values((5, 7)), "float32")
         assert_close(F.log_softmax(x), np.log(to_numpy(F.softmax(x)).astype("float64")), 1e-6)

@@ -195,6 +195,38 @@ def test_update_without_gradients_says_what_to_call(xpv):
         xl.SGD().update({}, {"c": xpv.asarray([0.0], "float32")})
 
 
+@pytest.mark.parametrize(
+    ("sizes", "dtype", "what"),
+    [
+        ([4, 6, 3], "float32", r"m of 2\.W is \S+ of shape \(5, 3\), and 2\.W .* shape \(6, 3\)"),
+        ([4, 5, 3, 2], "float32", r"it has no m of 4\.b"),
+        (
+            [4, 5],
+            "float32",
+            r"it has m of 2\.W, 2\.b too\. Make a new optimizer, or begin afresh by",
+        ),
+        ([4, 5, 3], "float64", r"2\.b is \S*float64 of shape \(3,\)"),
+    ],
+)
+def test_the_state_of_another_network(sizes, dtype, what, xpv):
+    if dtype not in xpv.floats:
+        pytest.skip(f"no {dtype} here")
+    optimizer = xl.Adam()
+
+    def update(net):
+        optimizer.update(net.params, {k: p * 0 for k, p in net.params.items()})
+
+    update(xl.mlp([4, 5, 3], rng=0).to(like=xpv.asarray([0.0], "float32")))
+    net = xl.mlp(sizes, rng=0).to(like=xpv.asarray([0.0], dtype))
+    before = {k: to_numpy(p).copy() for k, p in net.params.items()}
+    with pytest.raises(ValueError, match=rf"Adam: its state is that of other parameters: .*{what}"):
+        update(net)
+    for k, p in net.params.items():
+        assert_same_bits(p, before[k])
+    optimizer.state = None
+    update(net)
+
+
 def test_init_without_parameters_raises():
     with pytest.raises(ValueError, match="there are no parameters"):
         xl.Adam().init({})

@@ -77,6 +77,9 @@ def _not_an_array(x: Any, owner: object, name: str) -> str:
 
 def as_namespace(xp: Namespace) -> Namespace:
     """Return the namespace that arrays made by the module `xp` have (``torch`` -> compat's)."""
+    if not hasattr(xp, "zeros"):
+        message = f"xp is {xp!r}; expected a module: numpy, cupy, torch, jax.numpy."
+        raise TypeError(message)
     try:
         return namespace(xp.zeros(1))
     except RuntimeError as error:
@@ -231,6 +234,16 @@ def check_off_tape(owner: object, name: str, x: Array) -> None:
         raise TypeError(message)
 
 
+def check_floating(owner: object, name: str, x: Array) -> None:
+    """Check that `x` has a floating-point dtype."""
+    if not is_floating(x):
+        message = (
+            f"{owner}: {name} is {x.dtype}; expected floating-point values. "
+            f"Convert it: xp.astype({name}, xp.float32)."
+        )
+        raise TypeError(message)
+
+
 def check_input(
     owner: object,
     x: Array,
@@ -256,12 +269,8 @@ def check_input(
         if not is_integer(x):
             message = f"{owner}: {name} is {x.dtype}; expected integers."
             raise TypeError(message)
-    elif not is_floating(x):
-        message = (
-            f"{owner}: {name} is {x.dtype}; expected floating-point values. "
-            f"Convert it: xp.astype({name}, xp.float32)."
-        )
-        raise TypeError(message)
+    else:
+        check_floating(owner, name, x)
     if isinstance(x, np.generic):
         raise TypeError(_not_an_array(x, owner, name))
     check_off_tape(owner, name, x)

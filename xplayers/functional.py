@@ -7,7 +7,16 @@ from __future__ import annotations
 
 import math
 
-from xplayers._arrays import Array, check_same, dtype_name, is_half, is_integer, namespace, widened
+from xplayers._arrays import (
+    Array,
+    check_floating,
+    check_same,
+    dtype_name,
+    is_half,
+    is_integer,
+    namespace,
+    widened,
+)
 from xplayers.elementwise import elementwise
 
 __all__ = [
@@ -335,6 +344,7 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
         overflows; sums of 16-bit values are taken in float32.
     """
     xp = namespace(x, "softmax")
+    check_floating("softmax", "x", x)
     e = xp.exp(widened(xp, x) - xp.max(widened(xp, x), axis=axis, keepdims=True))
     e /= xp.sum(e, axis=axis, keepdims=True)
     return xp.astype(e, x.dtype) if is_half(x) else e
@@ -356,6 +366,7 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
         Shape and dtype of `x`.
     """
     xp = namespace(x, "log_softmax")
+    check_floating("log_softmax", "x", x)
     z = widened(xp, x) - xp.max(widened(xp, x), axis=axis, keepdims=True)
     z -= xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
     return xp.astype(z, x.dtype) if is_half(x) else z

@@ -122,9 +122,10 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If there is not one gradient for each parameter.
+            If there is not one gradient for each parameter, or the state is that of others.
         """
         self._check(params, grads)
+        self._check_state(params, state)
         lr = self.lr if lr is None else lr
         if callable(lr):
             lr = lr(state["count"])
@@ -199,6 +200,28 @@ class Optimizer:
         if extra:
             message += f"no parameter for the gradient {', '.join(extra)}."
         raise ValueError(message)
+
+    def _check_state(self, params: Arrays, state: State) -> None:
+        """Check that the moments are those of the parameters, before anything is written."""
+        for m in self.moments:
+            held, wrong = state[m], ""
+            for name, p in params.items():
+                a = held.get(name)
+                if a is None:
+                    wrong = f"it has no {m} of {name}"
+                elif a.shape != p.shape or (a.dtype != p.dtype and not is_half(p)):
+                    wrong = (
+                        f"{m} of {name} is {a.dtype} of shape {tuple(a.shape)}, and {name} is "
+                        f"{p.dtype} of shape {tuple(p.shape)}"
+                    )
+            if len(held) > len(params):
+                wrong = f"it has {m} of {', '.join(sorted(held.keys() - params.keys()))} too"
+            if wrong:
+                message = (
+                    f"{type(self).__name__}: its state is that of other parameters: {wrong}. Make "
+                    "a new optimizer, or begin afresh by state = None."
+                )
+                raise ValueError(message)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(options(self))})"
