@@ -34,8 +34,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "build" / "mutation.jsonl"
 TESTS = (
-    "layers", "losses", "convolution", "normalization", "sequences", "shell", "review", "bad_input",
-    "training", "functional", "gradient_check",
+    "layers", "losses", "convolution", "pooling", "normalization", "sequences", "shell", "review",
+    "bad_input", "training", "functional", "gradient_check",
 )  # fmt: skip
 
 # mutmut passes over functions with decorators. Of those here, the first change nothing at run

@@ -100,7 +100,7 @@ class Cudnn:
     @contextlib.contextmanager
     def convolutions(self) -> Iterator[None]:
         """Let convolutions of CuPy arrays in layers go through this object, in this context."""
-        BODIES[self._runtime.array] = _Active
+        BODIES[self._runtime.array] = _active.get
         token = _active.set(self)
         try:
             yield
@@ -114,22 +114,35 @@ class Cudnn:
             self._runtime.cudnn.destroy_handle(handle)
         self._handles.clear()
 
-    def correlate(self, x: Array, W: Array, b: Array, window: Window, groups: int) -> Array | None:
+    # A body of `xplayers.layers.correlation`; replays, which give it an `out`, are of the host.
+
+    def correlate(
+        self, x: Array, W: Array, b: Array, window: Window, groups: int, out: None = None
+    ) -> Array | None:
         """Return the convolution of `x` with the filters `W`; None where cuDNN has none."""
         shape = (x.shape[0], W.shape[0], *window.outputs(x.shape[2:]))
         return self._run("conv_fprop", x, W, shape, window, b)
 
     def spread(
-        self, dy: Array, W: Array, b: Array, window: Window, groups: int, sizes: Sequence[int]
+        self,
+        dy: Array,
+        W: Array,
+        b: Array,
+        window: Window,
+        groups: int,
+        sizes: Sequence[int],
+        out: None = None,
     ) -> Array | None:
         """Return the transpose of `correlate` applied to `dy`; None where cuDNN has none."""
         shape = (dy.shape[0], W.shape[1] * groups, *sizes)
         return self._run("conv_dgrad", dy, W, shape, window, b)
 
-    def filter_grads(self, x: Array, dy: Array, shape: Sizes, window: Window) -> Array | None:
-        """Return the gradient of the filters in `correlate`; None where cuDNN has none."""
+    def filter_grads(
+        self, x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
+    ) -> tuple[Array, None] | None:
+        """Return the gradient of the filters in `correlate`, and none of the bias."""
         dW = self._run("conv_wgrad", x, dy, shape, window)
-        return dW if dW is None else self._runtime.contiguous(dW)  # as the filters are
+        return dW if dW is None else (self._runtime.contiguous(dW), None)  # as the filters are
 
     def _run(
         self,
@@ -229,38 +242,6 @@ def build(graph: Any, key: Key) -> None:
     )
     at = laid(key.result)
     result.set_uid(RESULT).set_output(True).set_dim(at["dim"]).set_stride(at["stride"])
-
-
-class _Active:
-    """What `correlation` calls for CuPy arrays: the object of this context, if there is one."""
-
-    @staticmethod
-    def correlate(
-        x: Array, W: Array, b: Array, window: Window, groups: int, out: Array
-    ) -> Array | None:
-        own = _active.get()
-        return own and own.correlate(x, W, b, window, groups)
-
-    @staticmethod
-    def spread(
-        dy: Array,
-        W: Array,
-        b: Array,
-        window: Window,
-        groups: int,
-        sizes: Sequence[int],
-        out: Array,
-    ) -> Array | None:
-        own = _active.get()
-        return own and own.spread(dy, W, b, window, groups, sizes)
-
-    @staticmethod
-    def filter_grads(
-        x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
-    ) -> Any:
-        own = _active.get()
-        dW = own and own.filter_grads(x, dy, shape, window)
-        return None if dW is None else (dW, None)
 
 
 class Runtime:

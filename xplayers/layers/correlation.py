@@ -9,7 +9,7 @@ are added to where they came from. Beside these portable bodies stand those of N
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,9 +20,9 @@ from xplayers._recording import whole
 from xplayers.layers import convolution_host as host
 from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
 
-# By type of array: other bodies for it, which return None for what they do not compute. See
-# `xplayers.cuda.cudnn`, which is asked for by name.
-BODIES: dict[type, Any] = {np.ndarray: host}
+# By type of array: what returns the other body that computes with it here, if there is one; that
+# returns None for what it does not compute. See `xplayers.cuda.cudnn`, which is asked for by name.
+BODIES: dict[type, Callable[[], Any]] = {np.ndarray: lambda: host}
 
 
 @whole
@@ -36,7 +36,7 @@ def correlate(
     out: Array | None = None,
 ) -> Array:
     """Return the convolution of `x` with the filters `W`, in `out` if that is given."""
-    body = BODIES.get(type(x))
+    body = _body(x)
     y = body and body.correlate(x, W, b, window, groups, out)
     if y is not None:
         return y
@@ -72,7 +72,7 @@ def spread(
     out: Array | None = None,
 ) -> Array:
     """Return the transpose of `correlate` applied to `dy`: an array of those sizes."""
-    body = BODIES.get(type(dy))
+    body = _body(dy)
     dx = body and body.spread(dy, W, b, window, groups, sizes, out)
     if dx is not None:
         return dx
@@ -105,7 +105,7 @@ def filter_grads(
 
     That of the filters is one product of `dy` and the columns for each block.
     """
-    body = BODIES.get(type(x))
+    body = _body(x)
     grads = body and body.filter_grads(x, dy, shape, window, groups, bias)
     if grads is not None:
         dW, db = grads
@@ -132,6 +132,11 @@ def filter_grads(
         total = total + part
     dW = xp.reshape(xp.astype(total, dtype, copy=False), shape)
     return (dW, bias_grad(xp, dy)) if bias else dW
+
+
+def _body(x: Array) -> Any:
+    find = BODIES.get(type(x))
+    return None if find is None else find()
 
 
 def bias_grad(xp: Namespace, dy: Array) -> Array:
