@@ -12,7 +12,7 @@ from helpers import TOLERANCE, assert_at_home, assert_close, assert_same_bits, v
 import xplayers as xl
 from xplayers import _parallel
 from xplayers._arrays import to_numpy
-from xplayers.layers import convolution_host, windows, winograd
+from xplayers.layers import convolution_host, correlation, windows, winograd
 
 
 def ones(*shape):
@@ -155,6 +155,7 @@ def test_the_size_of_the_blocks_does_not_matter(kind, limit, xpv, monkeypatch):
         return parts
 
     monkeypatch.setattr(convolution_host, "takes", lambda *arrays: False)
+    monkeypatch.setattr(correlation, "_body", lambda x: None)
     monkeypatch.setattr(windows, "COLUMN_BYTES", limit)
     monkeypatch.setattr(windows, "NUMPY_COLUMN_BYTES", limit)
     monkeypatch.setattr(windows, "blocks", counted)
@@ -545,3 +546,24 @@ def test_a_bias_of_another_kind():
         convolution(b=np.ones(16))
     with pytest.raises(TypeError, match=r"Convolution\(3 -> 16, 3x3\): x is float64, W is float32"):
         convolution()(np.ones((1, 3, 4, 4)))
+
+
+# PyTorch's own
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("kind", [k for k in LAYERS if "ool" not in k and k != "average"])
+def test_convolution_of_torch_is_the_portable_one(kind, dtype, xpv, monkeypatch):
+    """For inputs in any order of memory, which stay as they are."""
+    make, shape = LAYERS[kind]
+    x = xpv.asarray(values(shape), dtype)
+    if x.ndim == 4:
+        x = x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)  # channels last
+    before = x.clone()
+    own = train(make(), x)
+    assert_same_bits(x, before)
+    monkeypatch.setattr(correlation, "_body", lambda x: None)
+    portable = train(make(), x)
+    for name, a in portable.items():
+        assert_close(own[name], to_numpy(a), TOLERANCE[dtype], name)

@@ -183,3 +183,18 @@ def test_a_replayed_step_gives_the_same_bits(used, monkeypatch):
     for name, a in results[0].items():
         assert_same_bits(results[1][name], a, name)
     assert set(used) == {(6, 4, 9, 8)}
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_tensors_on_the_cpu_go_through_numpy(geometry, xpv):
+    layer, x, dy = case(*geometry)
+    there = [xpv.asarray(a) for a in (x, dy)]
+    layer.forward(x)
+    with np.errstate(invalid="ignore"):
+        want = layer.backward(dy)
+    layer.forward(there[0])
+    got = layer.backward(there[1])
+    assert_same_bits(got, want)
+    assert_same_bits(there[0], x)
+    assert_same_bits(there[1], dy)

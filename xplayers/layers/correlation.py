@@ -3,7 +3,7 @@
 The windows of the input are copied into columns, block by block of the batch, and one matrix
 product does the rest (im2col). The transpose is the way back: a matrix product, then the columns
 are added to where they came from. Beside these portable bodies stand those of NumPy, in
-`convolution_host`, and others that are asked for.
+`convolution_host`, that of PyTorch, in `convolution_torch`, and others that are asked for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, is_half, widened
+from xplayers._arrays import Array, Namespace, is_half, library, widened
 from xplayers._memory import matmul
 from xplayers._recording import whole
 from xplayers.layers import convolution_host as host
@@ -136,6 +136,10 @@ def filter_grads(
 
 def _body(x: Array) -> Any:
     find = BODIES.get(type(x))
+    if find is None and library(x) == "torch":
+        from xplayers.layers import convolution_torch
+
+        find = BODIES[type(x)] = lambda: convolution_torch
     return None if find is None else find()
 
 

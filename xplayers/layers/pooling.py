@@ -6,8 +6,11 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from xplayers._arrays import Array, Namespace, device, namespace, widened
 from xplayers._recording import whole
+from xplayers.elementwise import as_numpy
 from xplayers.layers import pooling_host as host
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.windows import (
@@ -197,8 +200,12 @@ def _max_grads(
     xp: Namespace, x: Array, y: Array, dy: Array, window: Window, out: Array | None = None
 ) -> Array:
     """Return the gradient of `x`, where `y` are the largest values of its windows."""
-    if host.takes(x, y, dy, window):
-        return host.max_grads(x, y, dy, window, out)
+    a, b, c = as_numpy([x, y, dy]) or (x, y, dy)
+    if host.takes(a, b, c, window):
+        if a is x:
+            return host.max_grads(a, b, c, window, out)
+        with np.errstate(all="ignore"):  # tensors do not warn
+            return xp.asarray(host.max_grads(a, b, c, window))  # which shares its memory
 
     def block(dy: Array, x: Array, y: Array) -> Array:
         pieces, rest = [], dy  # rest: what no place has taken yet
