@@ -72,7 +72,8 @@ class Convolution(Layer):
     -----
     On NumPy, 3x3 filters with stride 1 and 16 channels or more are computed by Winograd's F(2, 3),
     whose sums of neighbouring inputs round a little more, and make NaN of an infinity in two rows
-    of the output where the sum itself would make it of one.
+    of the output where the sum itself would make it of one. On PyTorch it is that library's own
+    convolution, which may take such ways too.
 
     The bias is ``(n_out,)`` and the options are called `padding` and `dilation`, as in PyTorch;
     *Deep Learning from Scratch* has `pad`, and no dilation, groups or "same".
