@@ -137,6 +137,7 @@ class HostGraph:
         name = self.options["io_data_type"].name
         dtype = np.dtype({"FLOAT": "float32", "HALF": "float16"}.get(name, "bfloat16"))
         strides = [s * dtype.itemsize for s in t.stride]
+        assert pointers[t.uid] % 16 == 0, "aligned"
         assert t.stride[1] == 1, "channels side by side"
         return _view(pointers[t.uid], dtype, tuple(t.dim), tuple(strides))
 
@@ -198,6 +199,15 @@ def _wgrad(x: np.ndarray, dy: np.ndarray, shape: Any, window: Any) -> np.ndarray
     return dW
 
 
+def _aligned(a: np.ndarray) -> np.ndarray:
+    """Return a copy in rows that begins where CuPy's arrays may."""
+    memory = np.empty(a.nbytes + 512, np.uint8)
+    start = -memory.ctypes.data % 512
+    made = memory[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
+    made[...] = a
+    return made
+
+
 class HostRuntime:
     """What a `Cudnn` asks of CuPy, on host memory."""
 
@@ -209,14 +219,14 @@ class HostRuntime:
         self.copies = 0
 
     def empty(self, shape: Any, dtype: Any, device: Any) -> Any:
-        return fabricated(np.ones(shape, dtype))
+        return fabricated(_aligned(np.ones(shape, dtype)), device.id)
 
     def handle(self, device: Any) -> int:
         return self.cudnn.create_handle()
 
-    def contiguous(self, a: Any) -> Any:
+    def copied(self, a: Any) -> Any:
         self.copies += 1
-        return fabricated(np.array(host(a), order="C"))
+        return fabricated(_aligned(host(a)), a.device.id)
 
     def add(self, y: Any, b: Any) -> None:
         host(y)[...] += host(b)

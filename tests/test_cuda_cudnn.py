@@ -5,20 +5,26 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 
 import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
+from xplayers.layers import correlation
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
 
 cupy = pytest.importorskip("cupy")
 
 from host_cudnn import HostCudnn, HostGraph, HostRuntime  # noqa: E402
 from host_gpu import fabricated, host  # noqa: E402
+from host_graph import HostCuda  # noqa: E402
 
-from xplayers.cuda.cudnn import TYPES, Cudnn, build  # noqa: E402
+from xplayers.cuda.cudnn import TYPES, Cudnn, active, build  # noqa: E402
+from xplayers.cuda.gemm import NotPlanned  # noqa: E402
+from xplayers.cuda.graph import Graph  # noqa: E402
 
 
 @pytest.fixture
@@ -127,15 +133,76 @@ def test_the_bias_is_added(dnn):
         assert_close(host(y), layer(x), 1e-5)
 
 
+def test_the_gradient_of_the_bias_is_that_of_the_library(dnn, monkeypatch):
+    """A sum over a CuPy array, which cannot be taken here."""
+    layer = Convolution.init(3, 4, 3, rng=0)
+    x = fabricated(values((2, 3, 6, 5)).astype("float32"))
+    arrays = {name: fabricated(a) for name, a in layer.params.items()}
+    monkeypatch.setattr(correlation, "bias_grad", lambda xp, dy: ("sum of", dy))
+    y, cache = layer.apply(arrays, x)
+    grads = layer.param_grads(cache, y)
+    assert grads["b"] == ("sum of", y)
+    assert grads["W"].shape == layer.W.shape
+
+
+def test_arrays_that_begin_anywhere(dnn):
+    layer = Convolution.init(1, 4, 3, bias=False, rng=0)
+    batch = values((8, 1, 27, 27)).astype("float32")
+    for k in range(4):
+        y, _ = layer.apply({"W": fabricated(layer.W)}, fabricated(batch)[k : k + 2])
+        assert_close(host(y), layer(batch[k : k + 2]), 1e-5)
+    assert len(dnn.plans) == 1
+
+
+def test_a_device_has_its_own_plans(dnn):
+    layer = Convolution.init(3, 4, 3, bias=False, rng=0)
+    for device in (0, 1, 1):
+        x = fabricated(values((2, 3, 6, 5)).astype("float32"), device)
+        layer.apply({"W": fabricated(layer.W, device)}, x)
+    assert [key.device for key in dnn.plans] == [0, 1]
+    assert len(dnn._runtime.cudnn.handles) == 2
+
+
+def test_nothing_is_planned_in_a_capture(dnn):
+    layer = Convolution.init(3, 4, 3, bias=False, rng=0)
+    W, x = fabricated(layer.W), fabricated(values((2, 3, 6, 5)).astype("float32"))
+    layer.apply({"W": W}, x)
+    with dnn.frozen():
+        layer.apply({"W": W}, x)
+        with pytest.raises(NotPlanned, match="was not planned before the capture"):
+            layer.apply({"W": W}, x[:1])
+    layer.apply({"W": W}, x[:1])
+
+
+def test_a_graph_keeps_the_plans_that_it_runs():
+    cuda = HostCuda()
+    with Cudnn(runtime=HostRuntime()).convolutions():
+        kept = weakref.ref(active())
+        seen = []
+
+        def body(x):
+            seen.append(active()._frozen)
+            return x + x
+
+        graph = Graph(body, (cuda.array(1.0),), [], cuda=cuda, gemm=None, warmup=1)
+    gc.collect()
+    assert seen == [False, True]
+    assert kept() is not None
+    graph.close()
+    gc.collect()
+    assert kept() is None
+
+
 def test_results_are_taken_as_they_lie(dnn):
     """Channels last, from one convolution to the next: nothing is copied but the filters."""
     first = Convolution.init(3, 4, 3, padding=1, bias=False, rng=0)
     x, W = fabricated(values((2, 3, 6, 6)).astype("float32")), fabricated(first.W)
     y, _ = first.apply({"W": W}, x)
-    assert dnn._runtime.copies == 2
+    copies = dnn._runtime.copies
+    assert copies == 2  # the input and the filters
     second = Convolution.init(4, 4, 1, bias=False, rng=1)
-    second.apply({"W": fabricated(second.W)}, y)
-    assert dnn._runtime.copies == 2  # filters of 1 x 1 lie in both orders
+    second.apply({"W": dnn._runtime.copied(fabricated(second.W))}, y)
+    assert dnn._runtime.copies == copies + 1  # filters of 1 x 1 lie in both orders
 
 
 @pytest.mark.parametrize(

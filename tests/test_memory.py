@@ -13,7 +13,7 @@ from helpers import share_memory
 
 import xplayers as xl
 from xplayers import _memory
-from xplayers._memory import MOST, SMALLEST, empty, let_go
+from xplayers._memory import MOST, SMALLEST, empty, trim
 from xplayers._system import of_c
 
 N = SMALLEST // 4
@@ -97,16 +97,13 @@ def test_there_is_an_end_to_what_is_kept():
 
 
 @pytest.mark.skipif(not of_c("malloc_trim"), reason="a function of glibc")
-def test_what_is_let_go_goes_back_to_the_system():
-    """Also below a piece that is in use: arrays of some megabytes may lie in one heap."""
-    below = [empty((1 << 18,), "float32") for _ in range(32)]
-    for a in below:
-        a[...] = 0.0
-    above = [np.zeros(1000) for _ in range(100)]
+def test_what_is_free_goes_back_to_the_system():
+    """Also below a piece that is in use."""
+    below = [np.ones(100_000, "uint8") for _ in range(320)]  # too small for pages of their own
+    above = [np.ones(1000) for _ in range(100)]
     before = resident()
     del below
-    _memory._kept.clear()
-    let_go()
+    trim()
     assert resident() < before - (24 << 20)
     del above
 
@@ -114,7 +111,7 @@ def test_what_is_let_go_goes_back_to_the_system():
 def test_without_ctypes_nothing_is_trimmed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ctypes", None)
     monkeypatch.setattr(_memory, "of_c", of_c.__wrapped__)
-    let_go()
+    trim()
 
 
 def test_threads_do_not_get_the_same():

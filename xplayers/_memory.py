@@ -74,9 +74,17 @@ def product(a: Any, b: Any, bias: Any = None) -> Any:
 
 
 def let_go() -> None:
-    """Let go of all that nobody uses, down to what the C library has kept of it."""
+    """Let go of all that nobody uses."""
     with _lock:
         _make_room(MOST)
+
+
+def trim() -> None:
+    """Let go of all that nobody uses, down to what the C library has kept of it.
+
+    That takes time as the heap is large.
+    """
+    let_go()
     trim = of_c("malloc_trim")  # of glibc: without it, a piece in use keeps all that is below it
     if trim is not None:
         trim(0)

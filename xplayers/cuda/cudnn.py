@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from xplayers._arrays import Array, dtype_name
+from xplayers.cuda.gemm import NotPlanned
 from xplayers.cuda.kernels import channels_first, channels_last
 from xplayers.layers.correlation import BODIES
 from xplayers.layers.windows import Sizes, Window
@@ -27,6 +28,7 @@ __all__ = ["Cudnn"]
 
 TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16"}
 A, B, RESULT = 1, 2, 3  # the numbers of the tensors in a graph
+ALIGNMENT = 16  # bytes; what the frontend says of a tensor that says nothing
 
 _active: contextvars.ContextVar[Cudnn | None] = contextvars.ContextVar("cudnn", default=None)
 
@@ -53,8 +55,8 @@ class Plan(NamedTuple):
 class Cudnn:
     """Convolutions through cuDNN, each planned once.
 
-    A plan is made when a convolution is met for the first time, before the capture of a CUDA graph:
-    its first steps as they stand do that.
+    A plan is made when a convolution is met for the first time, and not while a CUDA graph is
+    captured: the steps before it, as they stand, do that.
 
     Parameters
     ----------
@@ -96,16 +98,26 @@ class Cudnn:
         self.plans: dict[Key, Plan | None] = {}  # None: there is no algorithm
         self._runtime = Runtime() if runtime is None else runtime
         self._handles: dict[int, Any] = {}  # by device
+        self._frozen = False
 
     @contextlib.contextmanager
     def convolutions(self) -> Iterator[None]:
         """Let convolutions of CuPy arrays in layers go through this object, in this context."""
-        BODIES[self._runtime.array] = _active.get
+        BODIES[self._runtime.array] = active
         token = _active.set(self)
         try:
             yield
         finally:
             _active.reset(token)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Make no new plans meanwhile, as in a capture: a convolution without one is an error."""
+        self._frozen = True
+        try:
+            yield
+        finally:
+            self._frozen = False
 
     def close(self) -> None:
         """Give back plans, their memory and the handles; wait for the device first."""
@@ -142,7 +154,7 @@ class Cudnn:
     ) -> tuple[Array, None] | None:
         """Return the gradient of the filters in `correlate`, and none of the bias."""
         dW = self._run("conv_wgrad", x, dy, shape, window)
-        return dW if dW is None else (self._runtime.contiguous(dW), None)  # as the filters are
+        return dW if dW is None else (self._runtime.copied(dW), None)  # as the filters are
 
     def _run(
         self,
@@ -161,6 +173,13 @@ class Cudnn:
         out = channels_first(out)
         key = Key(operation, dtype, a.shape, b.shape, out.shape, window, a.device.id)
         if key not in self.plans:
+            if self._frozen:
+                message = (
+                    f"Cudnn: {key} was not planned before the capture; each step has to compute "
+                    "the same convolutions. Run it once more before (warmup=), or use "
+                    "compile=False."
+                )
+                raise NotPlanned(message)
             self.plans[key] = self._planned(key, a.device)
         plan = self.plans[key]
         if plan is None:
@@ -176,7 +195,8 @@ class Cudnn:
     def _laid(self, a: Array) -> Array:
         """Return `a` with the channels of a place side by side, itself or a copy."""
         inner = channels_last(a)
-        return a if inner.flags.c_contiguous else channels_first(self._runtime.contiguous(inner))
+        fits = inner.flags.c_contiguous and a.data.ptr % ALIGNMENT == 0
+        return a if fits else channels_first(self._runtime.copied(inner))
 
     def _handle(self, device: Any) -> Any:
         if device.id not in self._handles:
@@ -209,6 +229,11 @@ class Cudnn:
             return None
         size = max(1, graph.get_workspace_size())
         return Plan(graph, self._runtime.empty((size,), "uint8", device))
+
+
+def active() -> Cudnn | None:
+    """Return the object that convolutions of CuPy arrays go through in this context."""
+    return _active.get()
 
 
 def build(graph: Any, key: Key) -> None:
@@ -273,8 +298,8 @@ class Runtime:
     def add(self, y: Array, b: Array) -> None:
         y += b
 
-    def contiguous(self, a: Array) -> Array:
-        return self.cupy.ascontiguousarray(a)
+    def copied(self, a: Array) -> Array:
+        return a.copy(order="C")
 
     def stream(self) -> int:
         return self.cupy.cuda.get_current_stream().ptr

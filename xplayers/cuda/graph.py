@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from xplayers._arrays import Array, dtype_name, is_out_of_memory, namespace
+from xplayers.cuda.cudnn import active
 from xplayers.cuda.gemm import Gemm
 
 __all__ = ["CaptureError", "CapturedStep"]
@@ -266,6 +267,7 @@ class Graph:
         self._graph: Any = None
         self._value: Any = None
         self._gemm: Any = None
+        self._cudnn = active()  # the graph runs its plans, whoever else lets go of them
         self._used = self.stream  # where it was launched last
         self.stream.wait_event(cuda.get_current_stream().record())
         try:
@@ -304,7 +306,7 @@ class Graph:
         self._used.synchronize()
         if self._gemm is not None:
             self._gemm.close()
-        self._graph = self._value = self._gemm = None
+        self._graph = self._value = self._gemm = self._cudnn = None
         self._inputs = ()
         self.pool.free_all_blocks()  # dropping a pool alone does not
 
@@ -352,8 +354,9 @@ class Graph:
         with contextlib.ExitStack() as stack:
             if self._gemm is not None:
                 stack.enter_context(self._gemm.products())
-                if frozen:
-                    stack.enter_context(self._gemm.frozen())
+            if frozen:
+                for planned in filter(None, (self._gemm, self._cudnn)):
+                    stack.enter_context(planned.frozen())
             yield
 
 

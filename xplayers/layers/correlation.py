@@ -20,8 +20,10 @@ from xplayers._recording import whole
 from xplayers.layers import convolution_host as host
 from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
 
-# By type of array: what returns the other body that computes with it here, if there is one; that
-# returns None for what it does not compute. See `xplayers.cuda.cudnn`, which is asked for by name.
+# By type of array: what returns the other body that computes with it here, or None. Its functions
+# `correlate`, `spread` and `filter_grads` have the arguments of those of `convolution_host`; they
+# return None for what they do not compute, and write to `out` if they are given one (by replays on
+# NumPy). See `xplayers.cuda.cudnn`, which is asked for by name.
 BODIES: dict[type, Callable[[], Any]] = {np.ndarray: lambda: host}
 
 

@@ -48,7 +48,10 @@ class _Part(NamedTuple):
 
 
 def _parts(n: int, height: int, each: int) -> list[_Part]:
-    """Return the blocks of a batch, an even number of them; a pair of rows takes `each` bytes."""
+    """Return the blocks of a batch; a pair of rows takes `each` bytes.
+
+    Where that can be it is an even number of them, for two threads.
+    """
     pairs = -(-height // 2)
     fit = max(1, BLOCK_BYTES // each)
     high, many = min(pairs, fit), max(1, fit // pairs)

@@ -122,7 +122,8 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If there is not one gradient for each parameter, or the state is that of others.
+            If there is not one gradient for each parameter, or the moments do not fit in
+            names, shapes and dtypes (float32 for 16-bit parameters).
         """
         self._check(params, grads)
         self._check_state(params, state)
@@ -204,7 +205,13 @@ class Optimizer:
     def _check_state(self, params: Arrays, state: State) -> None:
         """Check that the moments are those of the parameters, before anything is written."""
         for m in self.moments:
-            held, wrong = state[m], ""
+            held, wrong = state.get(m), ""
+            if held is None:
+                have = ", ".join(sorted(state.keys() - {"count"})) or "no moments"
+                message = (
+                    f"{type(self).__name__}: its state has no {m}, but {have}; it is another's."
+                )
+                raise ValueError(message)
             for name, p in params.items():
                 a = held.get(name)
                 if a is None:
@@ -218,7 +225,7 @@ class Optimizer:
                 wrong = f"it has {m} of {', '.join(sorted(held.keys() - params.keys()))} too"
             if wrong:
                 message = (
-                    f"{type(self).__name__}: its state is that of other parameters: {wrong}. Make "
+                    f"{type(self).__name__}: its state does not fit the parameters: {wrong}. Make "
                     "a new optimizer, or begin afresh by state = None."
                 )
                 raise ValueError(message)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, namespace, widened
-from xplayers._recording import whole
+from xplayers._arrays import Array, Namespace, check_floating, namespace, widened
+from xplayers._recording import StandIn, whole
+from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import Arrays, as_scalar
 
-# Elements in one product of BLAS, which has no temporary array, but adds up some hundred sums only:
-# those of parts are added up by halves.
+# Elements in one product of BLAS. That has no temporary array, but adds up long sums, which round
+# more than NumPy's by halves; so it gets parts of the arrays.
 PART = 1 << 17
 
 
@@ -50,11 +52,15 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     if not grads:
         return {}
     xp = namespace(next(iter(grads.values())))
+    for name, g in grads.items():
+        check_floating("clip_by_norm", name, g)
     total = _sum_of_squares(xp, [widened(xp, g) for g in grads.values()])
     # min(1, limit / norm), without a division by a norm of zero.
     factor = limit / xp.maximum(xp.sqrt(total), limit)
     factors = {g.dtype: as_scalar(factor, g) for g in grads.values()}
-    return {name: _times(g, factors[g.dtype]) for name, g in grads.items()}
+    # In a recording all of them become one call, and within `fused` each a kernel.
+    times = _times if isinstance(total, StandIn) or is_fused(xp) else operator.mul
+    return {name: times(g, factors[g.dtype]) for name, g in grads.items()}
 
 
 @elementwise

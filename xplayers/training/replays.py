@@ -10,7 +10,7 @@ import numpy as np
 
 from xplayers._arrays import Array, library, on_host
 from xplayers._groups import Task
-from xplayers._memory import let_go
+from xplayers._memory import let_go, trim
 from xplayers._places import copied_array
 from xplayers._recording import NotRecordable, Recording, StandIn, same
 from xplayers._replay import Places, compiled
@@ -37,6 +37,7 @@ class Replays:
         self._refused: set[Any] = set()  # kinds that are computed anew in each step
         self._replays: dict[Any, Callable[..., Array]] = {}
         self._places = Places()
+        self._made = False  # whether there is a new replay
         # The dicts which hold the arrays that replays read and write, and these arrays.
         self._held: list[tuple[dict[str, Any], list[Any]]] = []
 
@@ -102,6 +103,7 @@ class Replays:
             task = Task(recording, inputs, homes, updates, value.register)
             replay = compiled(task, self._places)
             self._replays[key] = self._around(replay)
+            self._made = True
         loss = np.asarray(value.value) if isinstance(value.value, np.generic) else value.value
         return loss, trees[0], trees[1], trees[3]
 
@@ -121,7 +123,9 @@ class Replays:
     def hold(self, dicts: list[dict[str, Any]]) -> None:
         """Take these as the dicts that hold the arrays: where one has another, replays end."""
         self._held = [(d, [*d.values()]) for d in dicts if d]
-        let_go()  # of what the recording has computed: a replay has places of its own
+        # Of what the recordings have computed: a replay has places of its own.
+        (trim if self._made else let_go)()
+        self._made = False
 
 
 def _check_fit(before: StandIn, after: Any) -> None:
