@@ -11,7 +11,7 @@ from cases import OPTIMIZERS
 from helpers import TOLERANCE, assert_at_home, assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import namespace, to_numpy
+from xplayers._arrays import dtype_name, namespace, to_numpy
 
 EVERY = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda c: c.id)
 STEPS = 10
@@ -225,6 +225,20 @@ def test_the_state_of_another_network(sizes, dtype, what, xpv):
         assert_same_bits(p, before[k])
     optimizer.state = None
     update(net)
+
+
+@pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda c: c.id)
+def test_a_parameter_of_no_axes(case, xpv):
+    """Steps as those of the same value in an array of one axis."""
+    found = []
+    for shape in ((), (1,)):
+        optimizer, p = case.make(), {"s": xpv.asarray(np.full(shape, 1.25), "float32")}
+        for k in range(3):
+            optimizer.update(p, {"s": xpv.asarray(np.full(shape, 0.5 - k), "float32")})
+        assert p["s"].shape == shape
+        assert dtype_name(p["s"].dtype) == "float32"
+        found.append(to_numpy(p["s"]).reshape(()))
+    assert_close(*found, 1e-6)
 
 
 def test_the_state_of_another_optimizer():

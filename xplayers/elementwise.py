@@ -111,7 +111,8 @@ class _Elementwise:
                 done, results = self._in_one_pass(operands, out, options)
                 if done:
                     return results
-            operands = (first, *map(_scalar, operands[1:]))
+            if first.shape:  # beside a 0-d array, the others are arrays like it
+                operands = (first, *map(_scalar, operands[1:]))
         elif (
             out is not None
             and xp.__name__ == "array_api_compat.torch"
