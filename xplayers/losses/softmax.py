@@ -228,20 +228,22 @@ def _one_hot(xp: Namespace, x: Array, labels: Array) -> tuple[Array, Array]:
     return labels, xp.astype(labels == index, x.dtype)
 
 
-_UNSIGNED: dict[Any, Any] = {
-    np.dtype(f"int{bits}"): np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)
+_UNSIGNED: dict[Any, Any] = {  # and the largest number with a sign
+    np.dtype(f"int{bits}"): (np.dtype(f"uint{bits}"), 2 ** (bits - 1) - 1)
+    for bits in (8, 16, 32, 64)
 }
 
 
 def _surely_fit(labels: Array, classes: int) -> bool:
     """Whether one pass says that all labels are in ``[0, classes)``, as it mostly does."""
     (labels,) = as_numpy([labels]) or [None]
-    if type(labels) is not np.ndarray or labels.dtype not in _UNSIGNED or not labels.size:
+    if type(labels) is not np.ndarray or not labels.size:
         return False
-    if classes > np.iinfo(labels.dtype).max:
+    unsigned, largest = _UNSIGNED.get(labels.dtype, (None, -1))
+    if classes > largest:
         return False
     # without its sign, a negative number is larger than any other
-    return bool(np.maximum.reduce(labels.view(_UNSIGNED[labels.dtype]), None) < classes)
+    return bool(np.maximum.reduce(labels.view(unsigned), None) < classes)
 
 
 def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None) -> None:
