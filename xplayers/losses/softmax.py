@@ -24,6 +24,7 @@ from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import as_numpy
 from xplayers.layers.base import Cache
 from xplayers.layers.stores import Buffer
+from xplayers.losses import softmax_host as host
 from xplayers.losses.base import Loss, times
 
 
@@ -106,11 +107,14 @@ class SoftmaxWithLoss(Loss):
                 rows, e = fused
                 return self._reduced(xp, rows, norm), (e, scores)
         x = widened(xp, scores)
+        labels = target.shape != scores.shape
+        if labels and plain and on_host(target) and host.takes(x, target):
+            rows, e = host.of_labels(x, target)
+            return self._reduced(xp, rows, norm), (e, scores)
         z = x - xp.max(x, axis=-1, keepdims=True)
         e = xp.exp(z)
         s = xp.sum(e, axis=-1, keepdims=True)
         # loss = sum(t * (log(s) - z)) / norm; dx = (softmax(x) * sum(t) - t) / norm
-        labels = target.shape != scores.shape
         # On the host they have been checked; elsewhere a label out of range makes the loss NaN.
         valid = None if not labels or on_host(target) else self._in_range(target, x.shape[-1])
         if labels and plain:
