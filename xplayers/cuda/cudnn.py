@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import importlib
 import itertools
 import operator
 from collections.abc import Iterator, Sequence
@@ -274,8 +275,8 @@ class Runtime:
 
     def __init__(self) -> None:
         try:
-            import cudnn
-
+            # By its name: a type checker would take `import cudnn` for this file.
+            cudnn: Any = importlib.import_module("cudnn")
             cudnn.backend_version()  # a RuntimeError without the library
         except (ImportError, RuntimeError) as error:
             message = (
