@@ -171,8 +171,6 @@ def taken_along_last(xp: Namespace, x: Array, index: Array) -> Array:
     """Return ``take_along_axis(x, index, axis=-1)`` for 64-bit indices that are in range."""
     if library_name(xp) == "torch":
         return xp.gather(x, -1, index)  # which spends no time on negative ones and broadcasting
-    if type(x) is np.ndarray and x.ndim == 2 and len(x) == len(index):
-        return x[np.arange(len(x))[:, None], index]  # in half the time of the function
     return xp.take_along_axis(x, index, axis=-1)
 
 

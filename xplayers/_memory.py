@@ -82,12 +82,12 @@ def let_go() -> None:
 def trim() -> None:
     """Let go of all that nobody uses, down to what the C library has kept of it.
 
-    That takes time as the heap is large.
+    The larger the heap, the longer that takes: it is no call for every step.
     """
     let_go()
-    trim = of_c("malloc_trim")  # of glibc: without it, a piece in use keeps all that is below it
-    if trim is not None:
-        trim(0)
+    give_back = of_c("malloc_trim")  # of glibc: without it, a piece in use keeps all below it
+    if give_back is not None:
+        give_back(0)
 
 
 def _make_room(n: int) -> None:

@@ -20,8 +20,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from xplayers._arrays import Array, dtype_name
-from xplayers.cuda.gemm import NotPlanned
 from xplayers.cuda.kernels import channels_first, channels_last
+from xplayers.cuda.planner import NotPlanned, Planner
 from xplayers.layers.correlation import BODIES
 from xplayers.layers.windows import Sizes, Window
 
@@ -53,7 +53,7 @@ class Plan(NamedTuple):
     workspace: Any
 
 
-class Cudnn:
+class Cudnn(Planner):
     """Convolutions through cuDNN, each planned once.
 
     A plan is made when a convolution is met for the first time, and not while a CUDA graph is
@@ -99,7 +99,6 @@ class Cudnn:
         self.plans: dict[Key, Plan | None] = {}  # None: there is no algorithm
         self._runtime = Runtime() if runtime is None else runtime
         self._handles: dict[int, Any] = {}  # by device
-        self._frozen = False
 
     @contextlib.contextmanager
     def convolutions(self) -> Iterator[None]:
@@ -110,15 +109,6 @@ class Cudnn:
             yield
         finally:
             _active.reset(token)
-
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Make no new plans meanwhile, as in a capture: a convolution without one is an error."""
-        self._frozen = True
-        try:
-            yield
-        finally:
-            self._frozen = False
 
     def close(self) -> None:
         """Give back plans, their memory and the handles; wait for the device first."""

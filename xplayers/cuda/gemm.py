@@ -20,6 +20,7 @@ import numpy as np
 
 from xplayers._arrays import Array, dtype_name, named_dtype
 from xplayers._memory import other_products
+from xplayers.cuda.planner import NotPlanned, Planner
 from xplayers.cuda.plans import (
     COMPUTE_TYPES,
     DATA_TYPES,
@@ -49,10 +50,6 @@ class NoAlgorithm(RuntimeError):
     """cuBLASLt has no algorithm for a product."""
 
 
-class NotPlanned(RuntimeError):
-    """A product was met in a capture whose plan was not made before."""
-
-
 class Plan(NamedTuple):
     """What a product needs beside its pointers; `algorithm` is a ``cublasLtMatmulAlgo_t``."""
 
@@ -62,7 +59,7 @@ class Plan(NamedTuple):
     algorithm: np.ndarray
 
 
-class Gemm:
+class Gemm(Planner):
     """Matrix products through cuBLASLt, each planned once.
 
     A plan is made when a product is met for the first time: cuBLASLt names candidates, each is
@@ -112,7 +109,6 @@ class Gemm:
         self.compute, self.autotune = compute, autotune
         self.plans: dict[Key, Plan] = {}
         self._without: set[Key] = set()  # products for which there is no algorithm
-        self._frozen = False
         self._runtime = Runtime() if runtime is None else runtime
         self._lt = self._runtime.lt
         self._handle: Any = self._lt.create()
@@ -204,15 +200,6 @@ class Gemm:
             yield
         finally:
             _active.reset(token)
-
-    @contextlib.contextmanager
-    def frozen(self) -> Iterator[None]:
-        """Make no new plans meanwhile, as in a capture: a product without one is an error."""
-        self._frozen = True
-        try:
-            yield
-        finally:
-            self._frozen = False
 
     def close(self) -> None:
         """Give back plans, workspace and handle; wait for the device first."""
