@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._memory import other_products
+from xplayers._products import OTHERS, column_sums
 
 REFUSED = "the current stream is capturing, so synchronous API calls are disallowed"
 NO_CUBLAS = "calling cuBLAS API during stream capture is currently unsupported"
@@ -239,19 +239,25 @@ class HostGemm:
 
     @contextlib.contextmanager
     def products(self) -> Iterator[None]:
-        before = dict(other_products)
-        other_products[GpuArray] = self.product
+        before = dict(OTHERS)
+        OTHERS[GpuArray] = self
         try:
             yield
         finally:
-            other_products.clear()
-            other_products.update(before)
+            OTHERS.clear()
+            OTHERS.update(before)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         self.is_frozen = True
         yield
         self.is_frozen = False
+
+    def matmul(self, a: Any, b: Any) -> Any:
+        return self.product(a, b)
+
+    def product_and_sums(self, a: Any, b: Any) -> Any:
+        return self.product(a, b), column_sums(b)
 
     def product(self, a: Any, b: Any, bias: Any = None) -> Any:
         key = (a.shape, b.shape)

@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -44,33 +44,6 @@ def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
             arrays.append(np.empty(n + LINE, np.uint8))
         start = -arrays[i].ctypes.data % LINE
         return arrays[i][start : start + n].view(dtype).reshape(shape)
-
-
-# By type of array: what multiplies matrices in the place of ``@``. See `xplayers.cuda.gemm`, which
-# is asked for by name; its function stands here because layers do not import what is beside them.
-other_products: dict[type, Callable[..., Any]] = {}
-
-
-def matmul(a: Any, b: Any) -> Any:
-    """Return ``a @ b``."""
-    other = other_products.get(type(a))
-    return a @ b if other is None else other(a, b)
-
-
-def product(a: Any, b: Any, bias: Any = None) -> Any:
-    """Return ``a @ b`` of two matrices, on NumPy in such memory, plus a bias for each column."""
-    other = other_products.get(type(a))
-    if other is not None:
-        return other(a, b, bias)
-    outer = a.shape[1] == 1  # the gradient of one sample: NumPy's `@` takes ten times as long
-    if type(a) is np.ndarray and a.dtype == b.dtype:
-        operation: Any = np.multiply if outer else np.matmul
-        y = operation(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
-    else:
-        y = a * b if outer else a @ b
-    if bias is not None:
-        y += bias  # y is ours: half the memory traffic of a new array
-    return y
 
 
 def let_go() -> None:

@@ -19,8 +19,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers._arrays import Array, dtype_name, named_dtype
-from xplayers._memory import other_products
-from xplayers.cuda.planner import NotPlanned, Planner
+from xplayers._products import OTHERS, column_sums
+from xplayers.cuda.chain import joined
+from xplayers.cuda.planner import NoAlgorithm, NotPlanned, Planner
 from xplayers.cuda.plans import (
     COMPUTE_TYPES,
     DATA_TYPES,
@@ -33,9 +34,11 @@ from xplayers.cuda.plans import (
     check_operands,
     compute_of,
     factor,
+    fits,
     key_of,
     layouts,
 )
+from xplayers.layers.containers import JOINS, Part, Sequential
 
 __all__ = ["Gemm", "NoAlgorithm", "NotPlanned"]
 
@@ -44,10 +47,6 @@ CANDIDATES = 16  # algorithms that are timed
 REPEATS = 5  # how often each
 
 _active: contextvars.ContextVar[Gemm | None] = contextvars.ContextVar("gemm", default=None)
-
-
-class NoAlgorithm(RuntimeError):
-    """cuBLASLt has no algorithm for a product."""
 
 
 class Plan(NamedTuple):
@@ -193,8 +192,12 @@ class Gemm(Planner):
 
     @contextlib.contextmanager
     def products(self) -> Iterator[None]:
-        """Let the products of CuPy arrays in layers go through this object, in this context."""
-        other_products[self._runtime.array] = _product
+        """Let the products of CuPy arrays in layers go through this object, in this context.
+
+        Affine maps with ReLU or GELU between them are products alone, see `xplayers.cuda.chain`.
+        """
+        OTHERS[self._runtime.array] = _InLayers
+        JOINS[self._runtime.array] = _joined
         token = _active.set(self)
         try:
             yield
@@ -377,27 +380,38 @@ class Runtime:
         return cuda.get_elapsed_time(start, end) / repeats
 
 
-def _product(a: Array, b: Array, bias: Array = None) -> Array:
-    """Return ``a @ b``, plus a bias for each column, through the `Gemm` of the context if any."""
-    gemm = _active.get()
-    if gemm is not None and _fits(a, b):
-        if bias is not None and bias.dtype == a.dtype and len(a.shape) == len(b.shape) == 2:
+class _InLayers:
+    """The products of layers, through the `Gemm` of the context if there is one."""
+
+    @staticmethod
+    def matmul(a: Array, b: Array) -> Array:
+        gemm = active()
+        return gemm.matmul(a, b) if gemm is not None and fits(a, b) else a @ b
+
+    @staticmethod
+    def product(a: Array, b: Array, bias: Array | None) -> Array:
+        gemm = active()
+        if gemm is not None and bias is not None and bias.dtype == a.dtype and fits(a, b):
             with contextlib.suppress(NoAlgorithm):
                 return gemm.matmul(a, b, epilogue="bias", bias=bias)
-        y = gemm.matmul(a, b)
-    else:
-        y = a @ b
-    if bias is not None:
-        y += bias
-    return y
+        y = _InLayers.matmul(a, b)
+        if bias is not None:
+            y += bias
+        return y
+
+    @staticmethod
+    def product_and_sums(a: Array, b: Array) -> tuple[Array, Array]:
+        gemm = active()
+        if gemm is not None and fits(a, b):
+            with contextlib.suppress(NoAlgorithm):
+                return gemm.matmul(a, b, epilogue="bgradb")
+        return _InLayers.matmul(a, b), column_sums(b)
 
 
-def _fits(a: Array, b: Array) -> bool:
-    """Whether cuBLASLt has such products: floats of one dtype, at least two axes, not empty."""
-    return (
-        a.dtype == b.dtype
-        and dtype_name(a.dtype) in DATA_TYPES
-        and min(len(a.shape), len(b.shape)) >= 2
-        and 0 not in (*a.shape, *b.shape)
-        and batch_shape(a.shape, b.shape) is not None
-    )
+def active() -> Gemm | None:
+    """Return the object through which products go in this context."""
+    return _active.get()
+
+
+def _joined(net: Sequential) -> list[Part] | None:
+    return None if active() is None else joined(net, active)

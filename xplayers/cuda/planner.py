@@ -10,6 +10,10 @@ class NotPlanned(RuntimeError):
     """A call was met in a capture whose plan was not made before."""
 
 
+class NoAlgorithm(RuntimeError):
+    """The library has no algorithm for a call."""
+
+
 class Planner:
     """What makes plans for its calls and keeps them."""
 

@@ -289,3 +289,14 @@ def check_operands(a: Array, b: Array, epilogue: str, given: dict[str, Any]) -> 
             what = "needs" if role == "in" else "takes no"
             message = f"Gemm: epilogue {epilogue!r} {what} {name}."
             raise ValueError(message)
+
+
+def fits(a: Array, b: Array) -> bool:
+    """Whether cuBLASLt has such products: floats of one dtype, at least two axes, not empty."""
+    return (
+        a.dtype == b.dtype
+        and dtype_name(a.dtype) in DATA_TYPES
+        and min(len(a.shape), len(b.shape)) >= 2
+        and 0 not in (*a.shape, *b.shape)
+        and batch_shape(a.shape, b.shape) is not None
+    )

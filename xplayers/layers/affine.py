@@ -8,8 +8,8 @@ from typing import Self
 
 import numpy as np
 
-from xplayers._arrays import Array, check_same, is_half, namespace, widened
-from xplayers._memory import product
+from xplayers._arrays import Array, check_same, namespace
+from xplayers._products import product, product_and_sums
 from xplayers.initializers import Rng, he_normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
@@ -118,15 +118,15 @@ class Affine(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         x, W = cache
-        dx = product(_matrix(dy), W.mT)
+        dx = product(as_matrix(dy), W.mT)
         if len(x.shape) > 2:
             dx = namespace(x).reshape(dx, x.shape)
         return dx, self.param_grads(cache, dy)
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
-        dy = _matrix(dy)
-        return {"W": product(self._rows(x, W).mT, dy), "b": _column_sums(dy)}
+        dW, db = product_and_sums(self._rows(x, W).mT, as_matrix(dy))
+        return {"W": dW, "b": db}
 
     def _rows(self, x: Array, W: Array) -> Array:
         """Return `x` with two axes, ``(n, n_in)``."""
@@ -156,13 +156,7 @@ class Affine(Layer):
         return f"Affine.init({n_in}, {n_out}{'' if self.flatten else ', flatten=False'})"
 
 
-def _column_sums(dy: Array) -> Array:
-    xp = namespace(dy)
-    total = xp.sum(widened(xp, dy), axis=0)
-    return xp.astype(total, dy.dtype) if is_half(dy) else total
-
-
-def _matrix(dy: Array) -> Array:
+def as_matrix(dy: Array) -> Array:
     """Return `dy` with two axes, the last one kept."""
     if len(dy.shape) == 2:
         return dy

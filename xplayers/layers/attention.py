@@ -19,7 +19,7 @@ from xplayers._arrays import (
     namespace,
     widened,
 )
-from xplayers._memory import matmul
+from xplayers._products import matmul
 from xplayers.initializers import Rng, xavier_uniform
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter

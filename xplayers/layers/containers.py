@@ -34,6 +34,17 @@ class _Ready(dict[str, Array]):
     """The arrays of the layers of a container as they are now, when no layer has buffers."""
 
 
+class Joined(tuple[Cache, ...]):
+    """The caches of a pass through other parts, some of which are several parts as one."""
+
+    parts: Sequence[Part]
+
+
+# By type of array: what joins the parts of a `Sequential` that are faster as one, or returns None.
+# See `xplayers.cuda.chain`; it stands here because layers do not import what is beside them.
+JOINS: dict[type, Callable[[Sequential], Sequence[Part] | None]] = {}
+
+
 class Container(Layer):
     """Base of layers made of layers: collects their arrays under dotted names.
 
@@ -163,11 +174,13 @@ class Sequential(Container):
         used = [name for p in self._parts for name in p.names.values()]
         self._goes_on = any(used.count(name) > 1 for name in self.buffers)
         # The first part with parameters: below it, no gradient is needed for a parameter.
-        self._lowest = next((i for i, p in enumerate(self._parts) if p.layer.params), len(self))
+        self._lowest = _lowest(self._parts)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        caches = []
-        for part in self._parts:
+        caches: list[Cache] = []
+        join = JOINS.get(type(x))
+        joined = join and join(self)
+        for part in joined or self._parts:
             try:
                 x, cache = part.layer.apply(part.pick(arrays), x)
             except (RuntimeError, TypeError, ValueError) as error:
@@ -176,10 +189,15 @@ class Sequential(Container):
             caches.append(cache)
             if self._goes_on:
                 arrays = {**arrays, **moved_on(part, arrays, cache)}
-        return x, tuple(caches)
+        if joined is None:
+            return x, tuple(caches)
+        cache = Joined(caches)
+        cache.parts = joined
+        return x, cache
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
-        for part in self._parts:
+        join = JOINS.get(type(x))
+        for part in (join and join(self)) or self._parts:
             try:
                 x = part.layer.infer(part.pick(arrays), x)
             except (RuntimeError, TypeError, ValueError) as error:
@@ -189,28 +207,27 @@ class Sequential(Container):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         grads: dict[str, Array] = {}
-        dx = self._back(cache, dy, grads, down_to=0)
+        dx = _back(self._parts_of(cache), cache, dy, grads, down_to=0)
         return dx, grads
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         grads: dict[str, Array] = {}
-        if self._lowest < len(self):
-            lowest = self._parts[self._lowest]
-            dy = self._back(cache, dy, grads, down_to=self._lowest + 1)
-            collect(grads, lowest, lowest.layer.param_grads(cache[self._lowest], dy))
+        parts = self._parts_of(cache)
+        at = self._lowest if parts is self._parts else _lowest(parts)
+        if at < len(parts):
+            dy = _back(parts, cache, dy, grads, down_to=at + 1)
+            collect(grads, parts[at], parts[at].layer.param_grads(cache[at], dy))
         return grads
-
-    def _back(self, cache: Cache, dy: Array, grads: dict[str, Array], *, down_to: int) -> Array:
-        for i in reversed(range(down_to, len(self))):
-            dy, part_grads = self._parts[i].layer.vjp(cache[i], dy)
-            collect(grads, self._parts[i], part_grads)
-        return dy
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         updated: dict[str, Array] = {}
-        for part, part_cache in zip(self._parts, cache, strict=True):
+        for part, part_cache in zip(self._parts_of(cache), cache, strict=True):
             updated |= moved_on(part, {**arrays, **updated}, part_cache)
         return updated
+
+    def _parts_of(self, cache: Cache) -> Sequence[Part]:
+        """Return the parts that a pass has gone through."""
+        return cache.parts if type(cache) is Joined else self._parts
 
     def _locate(self, error: Exception, part: Part) -> None:
         error.add_note(f"In part {part.name!r} of {type(self).__name__}.")
@@ -233,6 +250,19 @@ class Sequential(Container):
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"{name}(\n{self._rows()})" if self._parts else f"{name}()"
+
+
+def _lowest(parts: Sequence[Part]) -> int:
+    return next((i for i, p in enumerate(parts) if p.layer.params), len(parts))
+
+
+def _back(
+    parts: Sequence[Part], cache: Cache, dy: Array, grads: dict[str, Array], *, down_to: int
+) -> Array:
+    for i in reversed(range(down_to, len(parts))):
+        dy, part_grads = parts[i].layer.vjp(cache[i], dy)
+        collect(grads, parts[i], part_grads)
+    return dy
 
 
 def moved_on(part: Part, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:

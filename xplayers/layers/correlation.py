@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, is_half, library, widened
-from xplayers._memory import matmul
+from xplayers._products import matmul
 from xplayers._recording import whole
 from xplayers.layers import convolution_host as host
 from xplayers.layers.windows import Sizes, Window, blocks, in_blocks

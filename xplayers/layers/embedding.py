@@ -18,7 +18,7 @@ from xplayers._arrays import (
     on_host,
     widened,
 )
-from xplayers._memory import matmul
+from xplayers._products import matmul
 from xplayers._recording import watch
 from xplayers.initializers import Rng, normal
 from xplayers.layers.base import Cache, Layer

@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from xplayers._arrays import Array
-from xplayers._memory import matmul
+from xplayers._products import matmul
 from xplayers.elementwise import elementwise
 from xplayers.functional import sigmoid
 from xplayers.initializers import Rng, xavier_uniform

@@ -8,7 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, check_same, device, is_half, namespace, widened
-from xplayers._memory import matmul
+from xplayers._products import matmul
 from xplayers.initializers import Rng, orthogonal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter

@@ -1,0 +1,210 @@
+"""Affine maps with activations between them, each with its activation as one product.
+
+Between two affine maps an activation costs a pass over memory forward, and backward one for its
+derivative and one for the gradient of the bias. cuBLASLt does all three where it writes a product
+(its epilogues), so a network of such layers is products alone.
+
+**Not yet run on a GPU**; see `xplayers.cuda.gemm`, within whose context this is what `Sequential`
+computes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from xplayers._arrays import Array, namespace
+from xplayers._products import column_sums, product, product_and_sums
+from xplayers.cuda.planner import NoAlgorithm
+from xplayers.cuda.plans import fits
+from xplayers.layers.activations import Gelu, Relu
+from xplayers.layers.affine import Affine, as_matrix
+from xplayers.layers.base import Cache, Layer
+from xplayers.layers.containers import Part, Sequential, collect
+
+# The parts of a container once those are joined that can be; None where there are none.
+_joined: weakref.WeakKeyDictionary[Sequential, list[Part] | None] = weakref.WeakKeyDictionary()
+
+
+def joined(net: Sequential, gemm: Callable[[], Any]) -> list[Part] | None:
+    """Return the parts of a container with runs of affine maps and activations joined.
+
+    Parameters
+    ----------
+    net : Sequential
+        The container.
+    gemm : callable
+        Returns the `Gemm` of the context.
+
+    Returns
+    -------
+    list of Part or None
+        None where there is nothing to join.
+    """
+    if isinstance(net, Chain):
+        return None
+    if net not in _joined:
+        parts = _with_chains(net._parts, gemm)
+        _joined[net] = parts if len(parts) < len(net._parts) else None
+    return _joined[net]
+
+
+def _with_chains(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
+    found: list[Part] = []
+    at = 0
+    while at < len(parts):
+        end = at + 1
+        if type(parts[at].layer) is Affine:
+            while end + 1 < len(parts) and _activation(parts[end].layer) is not None:
+                if type(parts[end + 1].layer) is not Affine:
+                    break
+                end += 2
+        run = parts[at:end]
+        found.append(run[0] if len(run) == 1 else _chained(run, gemm))
+        at = end
+    return found
+
+
+def _chained(run: Sequence[Part], gemm: Callable[[], Any]) -> Part:
+    """Return a part that is a chain of some parts, its arrays under the names they have there."""
+    chain = Chain([part.layer for part in run], gemm)
+    names = {
+        inner: outer
+        for mine, part in zip(chain._parts, run, strict=True)
+        for key, outer in part.names.items()
+        if (inner := mine.names[key])
+    }
+    return Part(f"{run[0].name} to {run[-1].name}", chain, names)
+
+
+def _activation(layer: Layer) -> str | None:
+    """Return what the epilogues call an activation; None of one that they do not have."""
+    if type(layer) is Relu:
+        return "relu"
+    return "gelu" if type(layer) is Gelu and layer.approximate == "tanh" else None
+
+
+class Kept(NamedTuple):
+    """What a chain keeps of a pass forward."""
+
+    inputs: tuple[Array, ...]  # of each affine map, matrices
+    weights: tuple[Array, ...]
+    aux: tuple[Array, ...]  # of each activation: what its derivative needs, in cuBLASLt's form
+    x: Array
+
+
+class Chain(Sequential):
+    """Affine maps with activations between them, ``y = f(... f(x @ W_1 + b_1) ...) @ W_n + b_n``.
+
+    With ``z_k = h_k @ W_k + b_k`` and ``h_{k+1} = f(z_k)``, each of these one product. Backward:
+    ``dz_k = (dz_{k+1} @ W_{k+1}.T) * f'(z_k)`` with ``db_k = sum(dz_k, axis=0)``, again one
+    product, and ``dW_k = h_k.T @ dz_k``.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        `Affine`, then an activation and `Affine`, once or more.
+    gemm : callable
+        Returns the `Gemm` that multiplies.
+    """
+
+    def __init__(self, layers: Sequence[Layer], gemm: Callable[[], Any]) -> None:
+        super().__init__(*layers)
+        self._gemm = gemm
+        self._affine: list[Any] = list(layers[::2])
+        self._activations = [str(_activation(layer)) for layer in layers[1::2]]
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        with contextlib.suppress(NoAlgorithm):
+            if self._fits(arrays, x):
+                return self._apply(arrays, x)
+        return super().apply(arrays, x)
+
+    def _apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Kept]:
+        pairs = [part.pick(arrays) for part in self._parts[::2]]
+        inputs, aux = [self._affine[0]._rows(x, pairs[0]["W"])], []
+        for name, pair in zip(self._activations, pairs, strict=False):
+            h, kept = self._gemm().matmul(
+                inputs[-1], pair["W"], epilogue=f"{name}_aux_bias", bias=pair["b"]
+            )
+            inputs.append(h)
+            aux.append(kept)
+        y = product(inputs[-1], pairs[-1]["W"], pairs[-1]["b"])
+        weights = tuple([pair["W"] for pair in pairs])
+        return self._shaped(y, x), Kept(tuple(inputs), weights, tuple(aux), x)
+
+    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        with contextlib.suppress(NoAlgorithm):
+            if self._fits(arrays, x):
+                return self._infer(arrays, x)
+        return super().infer(arrays, x)
+
+    def _infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        pairs = [part.pick(arrays) for part in self._parts[::2]]
+        h = self._affine[0]._rows(x, pairs[0]["W"])
+        for name, pair in zip(self._activations, pairs, strict=False):
+            h = self._gemm().matmul(h, pair["W"], epilogue=f"{name}_bias", bias=pair["b"])
+        return self._shaped(product(h, pairs[-1]["W"], pairs[-1]["b"]), x)
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        if not isinstance(cache, Kept):
+            return super().vjp(cache, dy)
+        dz, grads = self._backward(cache, dy)
+        dx = product(dz, cache.weights[0].mT)
+        return namespace(dx).reshape(dx, cache.x.shape), grads
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        if not isinstance(cache, Kept):
+            return super().param_grads(cache, dy)
+        return self._backward(cache, dy)[1]
+
+    def _backward(self, kept: Kept, dy: Array) -> tuple[Array, dict[str, Array]]:
+        """Return the gradient of ``z_1``, and those of all parameters."""
+        grads: dict[str, Array] = {}
+        dz, db = as_matrix(dy), None
+        for k in reversed(range(len(kept.inputs))):
+            h = kept.inputs[k].mT
+            if db is None:
+                dW, db = product_and_sums(h, dz)
+            else:
+                dW = product(h, dz)
+            collect(grads, self._parts[2 * k], {"W": dW, "b": db})
+            if k:
+                dz, db = self._through(kept, k, dz)
+        return dz, grads
+
+    def _through(self, kept: Kept, k: int, dz: Array) -> tuple[Array, Array]:
+        """Return the gradient of the input of an activation from that of the ``z`` above it."""
+        W, aux, gemm = kept.weights[k], kept.aux[k - 1], self._gemm()
+        name = self._activations[k - 1]
+        if gemm is not None:  # the context may be over
+            with contextlib.suppress(NoAlgorithm):
+                return gemm.matmul(dz, W.mT, epilogue=f"d{name}_bgrad", aux=aux)
+        # ReLU has kept bits, but its result has them too; GELU its input, in rows that are padded.
+        cache = (kept.inputs[k] > 0,) if name == "relu" else (aux[:, : W.shape[0]],)
+        dz, _ = self._parts[2 * k - 1].layer.vjp(cache, product(dz, W.mT))
+        return dz, column_sums(dz)
+
+    def _locate(self, error: Exception, part: Part) -> None:
+        """The container that the layers belong to does so."""
+
+    def _fits(self, arrays: Mapping[str, Array], x: Array) -> bool:
+        """Whether all of it are products of matrices that follow each other, of one dtype."""
+        pairs = [part.pick(arrays) for part in self._parts[::2]]
+        weights = [pair["W"] for pair in pairs]
+        return (
+            0 not in x.shape
+            and {a.dtype for pair in pairs for a in pair.values()} == {x.dtype}
+            and all(fits(W, W.mT) for W in weights)
+            and all(V.shape[1] == W.shape[0] for V, W in itertools.pairwise(weights))
+            and (len(x.shape) == 2 or len({layer.flatten for layer in self._affine}) == 1)
+        )
+
+    def _shaped(self, y: Array, x: Array) -> Array:
+        """Return the result of the last map in the shape that it has for `x`."""
+        if self._affine[0].flatten or len(x.shape) == 2:
+            return y
+        return namespace(y).reshape(y, (*x.shape[:-1], y.shape[1]))
