@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from xplayers._products import OTHERS, column_sums
+from xplayers.cuda.chain import joined
+from xplayers.layers.containers import JOINS
 
 REFUSED = "the current stream is capturing, so synchronous API calls are disallowed"
 NO_CUBLAS = "calling cuBLAS API during stream capture is currently unsupported"
@@ -227,6 +229,10 @@ class HostGraph:
             run()
 
 
+def active() -> Any:
+    return OTHERS.get(GpuArray)
+
+
 class HostGemm:
     """What `CapturedStep` asks of a `Gemm`: products that can be captured, once planned."""
 
@@ -239,13 +245,16 @@ class HostGemm:
 
     @contextlib.contextmanager
     def products(self) -> Iterator[None]:
-        before = dict(OTHERS)
+        before = OTHERS.get(GpuArray)
         OTHERS[GpuArray] = self
+        JOINS[GpuArray] = lambda net: joined(net, active) if active() else None
         try:
             yield
         finally:
-            OTHERS.clear()
-            OTHERS.update(before)
+            if before is None:
+                del OTHERS[GpuArray]
+            else:
+                OTHERS[GpuArray] = before
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
@@ -253,20 +262,27 @@ class HostGemm:
         yield
         self.is_frozen = False
 
-    def matmul(self, a: Any, b: Any) -> Any:
-        return self.product(a, b)
-
-    def product_and_sums(self, a: Any, b: Any) -> Any:
-        return self.product(a, b), column_sums(b)
-
-    def product(self, a: Any, b: Any, bias: Any = None) -> Any:
-        key = (a.shape, b.shape)
+    def matmul(
+        self, a: Any, b: Any, *, epilogue: str = "none", bias: Any = None, aux: Any = None
+    ) -> Any:
+        key = (a.shape, b.shape, epilogue)
         if self.is_frozen and key not in self.planned:
             message = f"{key} was not planned."
             raise RuntimeError(message)
         self.planned.add(key)
         y = GpuArray.cuda.perform(lambda a, b: a @ b, (a, b), None)
-        return y if bias is None else y + bias
+        if epilogue == "drelu_bgrad":
+            y = y * aux
+            return y, column_sums(y)
+        y = y if bias is None else y + bias
+        assert epilogue in ("none", "bias", "relu_aux_bias")
+        return (np.maximum(y, 0), (y > 0).astype(y.dtype)) if "relu" in epilogue else y
+
+    def product(self, a: Any, b: Any, bias: Any = None) -> Any:
+        return self.matmul(a, b, epilogue="none" if bias is None else "bias", bias=bias)
+
+    def product_and_sums(self, a: Any, b: Any) -> Any:
+        return self.matmul(a, b), column_sums(b)
 
     def close(self) -> None:
         self.closed = True

@@ -14,6 +14,7 @@ import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
+from xplayers._products import matmul
 from xplayers.cuda.chain import Chain, Kept, joined
 from xplayers.cuda.planner import NoAlgorithm
 from xplayers.cuda.plans import check_operands
@@ -73,6 +74,7 @@ def assert_same_pass(net, other, x, dy, tolerance=1e-12):
     for a, right in ((y, want), (got_dx, dx), (other.infer(arrays, x), want)):
         assert a.shape == right.shape
         assert_close(a, right, tolerance)
+    assert other.updated_buffers(arrays, kept) == {}
     for found in (got, other.param_grads(kept, dy)):
         assert found.keys() == grads.keys()
         for name, g in grads.items():
@@ -201,6 +203,28 @@ def gemm():
 
     with contextlib.closing(Gemm(runtime=HostRuntime())) as gemm:
         yield gemm
+
+
+def test_a_function_whose_products_go_through_a_gemm(gemm):
+    from host_gpu import HostRuntime, fabricated, host
+
+    from xplayers.cuda.gemm import Gemm, Multiplied, active
+
+    a = values((4, 4))
+
+    def function(x):
+        assert active() is gemm
+        return matmul(x, x)
+
+    step = Multiplied(function, gemm)
+    assert_close(host(step(fabricated(a))), a @ a, 1e-12)
+    assert active() is None
+    step.close()
+    assert not gemm._runtime.lt.objects
+    with contextlib.closing(Gemm(runtime=HostRuntime())) as other:
+        step = Multiplied(function, other)
+        del step  # gives it back too
+        assert not other._runtime.lt.objects
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])

@@ -122,3 +122,29 @@ def test_convolutions_through_cudnn(dtype, xpv):
         library.close()
         for a, right in ((y, want), (got_dx, dx), (got["W"], grads["W"]), (got["b"], grads["b"])):
             assert_close(a, right, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_affine_maps_and_activations_as_products_alone(dtype, xpv):
+    """With the epilogues of cuBLASLt, against NumPy in float64."""
+    pytest.importorskip("nvmath")
+    from xplayers.cuda.gemm import Gemm
+
+    net = xl.Sequential(
+        xl.Affine.init(64, 48, rng=0), xl.Relu(), xl.Affine.init(48, 40, rng=1), xl.Gelu(),
+        xl.Affine.init(40, 16, rng=2),
+    )  # fmt: skip
+    host = {name: a.astype(dtype) for name, a in net.arrays.items()}
+    x, dy = values((32, 64)).astype(dtype), values((32, 16), 1).astype(dtype)
+    wide = {name: a.astype("float64") for name, a in host.items()}
+    want, cache = net.apply(wide, x.astype("float64"))
+    dx, grads = net.vjp(cache, dy.astype("float64"))
+    gemm = Gemm()
+    with gemm.products():
+        y, kept = net.apply({k: xpv.asarray(a) for k, a in host.items()}, xpv.asarray(x))
+        got_dx, got = net.vjp(kept, xpv.asarray(dy))
+    found = {key.epilogue for key in gemm.plans}
+    for a, right in ((y, want), (got_dx, dx), *((got[name], g) for name, g in grads.items())):
+        assert_close(a, right, TOLERANCE[dtype])
+    assert found >= {"relu_aux_bias", "gelu_aux_bias", "drelu_bgrad", "dgelu_bgrad", "bgradb"}
+    gemm.close()

@@ -129,6 +129,8 @@ def test_step_options():
         ValueError, match="compile is 'fast'; expected 'auto', True, False or 'graph'"
     ):
         TrainStep(net, loss, sgd, compile="fast")
+    with pytest.raises(ValueError, match="gemm is 'cublas'; expected None, 'cublaslt' or a func"):
+        TrainStep(net, loss, sgd, gemm="cublas")
     with pytest.raises(ValueError, match="reduction='none'; expected 'mean' or 'sum'"):
         TrainStep(net, xl.MeanSquaredError(reduction="none"), sgd)
     step = TrainStep(net, loss, sgd, compile=True)
@@ -324,7 +326,12 @@ def test_a_graph_is_for_cupy(xpv):
     step = TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss(), xl.SGD(), compile="graph")
     if xpv.backend != "cupy":
         x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
-        with pytest.raises(ValueError, match="is for cupy arrays, not .*; use 'auto'"):
+        with pytest.raises(
+            ValueError, match="compile='graph' is for cupy arrays, not .*; use 'auto'"
+        ):
+            step(x, t)
+        step = TrainStep(step.net, step.loss, step.optimizer, gemm="cublaslt")
+        with pytest.raises(ValueError, match="gemm is for cupy arrays, not .*; use None"):
             step(x, t)
 
 

@@ -188,6 +188,9 @@ class Chain(Sequential):
         dz, _ = self._parts[2 * k - 1].layer.vjp(cache, product(dz, W.mT))
         return dz, column_sums(dz)
 
+    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+        return {}  # its layers have none
+
     def _locate(self, error: Exception, part: Part) -> None:
         """The container that the layers belong to does so."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -341,6 +342,18 @@ class Gemm(Planner):
         for layout in made:
             self._lt.matrix_layout_destroy(layout)
         self._lt.matmul_desc_destroy(desc)
+
+
+class Multiplied:
+    """A function whose products go through a `Gemm` of its own."""
+
+    def __init__(self, function: Callable[..., Any], gemm: Gemm) -> None:
+        self._function, self._gemm = function, gemm
+        self.close = weakref.finalize(self, gemm.close)
+
+    def __call__(self, *arguments: Any) -> Any:
+        with self._gemm.products():
+            return self._function(*arguments)
 
 
 class Runtime:

@@ -65,11 +65,15 @@ class TrainStep:
         update: clipping, or the sum over the devices of data-parallel training.
     precision : MixedPrecision, optional
         Computes in 16 bits; by default in the dtype of the parameters.
+    gemm : {None, "cublaslt"} or callable
+        What multiplies matrices on CuPy: None is its own ``@`` and, in a CUDA graph, where CuPy
+        refuses it, cuBLASLt. A callable makes the `xplayers.cuda.gemm.Gemm`, as
+        ``lambda: Gemm("tf32")``. No GPU has run this yet.
 
     Raises
     ------
     ValueError
-        If the loss is not one number, or there is no compiler for the arrays.
+        If the loss is not one number, or there is no compiler, or no such `gemm`, for the arrays.
     TypeError
         If `precision` is not a `MixedPrecision`.
 
@@ -94,6 +98,7 @@ class TrainStep:
         compile: str | bool = "auto",
         reduce_grads: Callable[[Arrays], Mapping[str, Array]] | None = None,
         precision: MixedPrecision | None = None,
+        gemm: str | Callable[[], Any] | None = None,
     ) -> None:
         if compile not in ("auto", True, False, "graph"):
             message = f"TrainStep: compile is {compile!r}; expected 'auto', True, False or 'graph'."
@@ -107,8 +112,15 @@ class TrainStep:
                 "MixedPrecision('float16') or None."
             )
             raise TypeError(message)
+        if not (gemm in (None, "cublaslt") or callable(gemm)):
+            message = (
+                f"TrainStep: gemm is {gemm!r}; expected None, 'cublaslt' or a function that makes "
+                "a Gemm."
+            )
+            raise ValueError(message)
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.compile, self.reduce_grads, self.precision = compile, reduce_grads, precision
+        self.gemm = gemm
         self._scaling: Arrays | None = None  # the state of `precision`
         self._unplaced = False  # whether the state will follow the first input, as parameters do
         self._last_rate: tuple[float | None, Any] = None, None  # and as an array
@@ -348,14 +360,8 @@ class TrainStep:
             return function
 
     def _compile(self, name: str) -> Callable[..., Any]:
-        if self.compile == "graph":
-            if name != "cupy":
-                message = f"TrainStep: compile='graph' is for cupy arrays, not {name}; use 'auto'."
-                raise ValueError(message)
-            from xplayers.cuda import fused
-            from xplayers.cuda.graph import CapturedStep
-
-            return CapturedStep(fused()(functools.partial(self.pure, donate=True)))
+        if self.compile == "graph" or self.gemm is not None:
+            return self._compile_cuda(name)
         if self.compile is not False and name == "jax":
             import jax
 
@@ -370,6 +376,22 @@ class TrainStep:
             raise ValueError(message)
         function = functools.partial(self.pure, donate=True, check=True)
         return function if self._replays is not None else self._quiet(function)
+
+    def _compile_cuda(self, name: str) -> Callable[..., Any]:
+        if name != "cupy":
+            what, instead = (
+                ("compile='graph'", "'auto'") if self.compile == "graph" else ("gemm", "None")
+            )
+            message = f"TrainStep: {what} is for cupy arrays, not {name}; use {instead}."
+            raise ValueError(message)
+        from xplayers.cuda import fused
+        from xplayers.cuda.gemm import Gemm, Multiplied
+        from xplayers.cuda.graph import CapturedStep
+
+        gemm = self.gemm if callable(self.gemm) else Gemm
+        if self.compile == "graph":
+            return CapturedStep(fused()(functools.partial(self.pure, donate=True)), gemm=gemm)
+        return Multiplied(functools.partial(self.pure, donate=True, check=True), gemm())
 
     def _quiet(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """An overflow is what the scaling reckons with: NumPy need not warn of it."""

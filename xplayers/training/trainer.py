@@ -84,7 +84,7 @@ class Trainer:
     progress : bool or str
         What is shown on stderr: the style of a `Progress`, True for "auto", False for nothing.
     **options
-        Of `TrainStep`: ``compile``, ``reduce_grads``, ``precision``.
+        Of `TrainStep`: ``compile``, ``reduce_grads``, ``precision``, ``gemm``.
 
     Attributes
     ----------
