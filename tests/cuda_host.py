@@ -79,6 +79,4 @@ def run(
     *, blocks: int = 2, threads: int = 32, only: int = ALL,
 ) -> None:  # fmt: skip
     """Run a translated function on NumPy arrays; `outs` are those with memory of their own."""
-    n = np.int64(np.asarray(operands[0]).size)
-    args = [n, *[operands[r] for r in kernel.pointers], *outs, *kernel.values(operands)]
-    launch(kernels, kernel.name, blocks, threads, args, only)
+    launch(kernels, kernel.name, blocks, threads, kernel.arguments(operands, outs), only)

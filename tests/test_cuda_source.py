@@ -455,4 +455,5 @@ def test_scalars_are_computed_once_a_thread():
 
 def test_the_index_is_no_array():
     kernel = translate(lambda xp, x, i: x * i, [array("float32"), INDEX])
-    assert kernel.pointers == (0,)
+    assert kernel.arrays == (0,)
+    assert kernel.cells == ()

@@ -55,9 +55,7 @@ class Plan:
         n = first.size
         if not n:
             return
-        args = [np.int64(n), *[operands[r] for r in kernel.pointers]]
-        args += [outs[k] for k in kernel.own]
-        args += kernel.values(operands)
+        args = kernel.arguments(operands, [outs[k] for k in kernel.own])
         blocks = -(-n // (kernel.width * THREADS))
         self.launcher(first.device, blocks, THREADS, args)
 

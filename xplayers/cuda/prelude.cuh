@@ -58,6 +58,16 @@ template <int N, class T> __device__ inline void store(T* p, const Pack<T, N>& p
     *reinterpret_cast<Pack<T, N>*>(p) = pack;
 }
 
+// Arrays of several sizes, in rows: of one row each, with what a function takes in the same place.
+
+template <int rows, int arrays> struct Rows
+{
+    i64 n[rows];  // elements
+    void* at[arrays][rows];
+    int start[rows + 1];  // its first chunk, counted through all rows
+    int count;
+};
+
 // Integers of NumPy wrap; those of C++ must not overflow, unless they are unsigned.
 
 template <int bytes> struct Unsigned { typedef unsigned type; };

@@ -20,7 +20,8 @@ import functools
 import importlib.resources
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +30,7 @@ from xplayers._tape import Step, Tape, Untraceable, is_cast, is_where
 
 OPTIONS = ("-std=c++17", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-ftz=false")
 THREADS = 256  # of a block
+CHUNK = 4  # packs that a thread takes of a row before the block looks for its next one
 
 _COMPARISONS = {
     np.greater: ">", np.greater_equal: ">=", np.less: "<", np.less_equal: "<=",
@@ -122,16 +124,19 @@ INDEX = Operand("index", np.dtype("int32"))
 class Kernel:
     """The source of a kernel, and what its parameters are.
 
-    ``name(n, *pointers, *results, *scalars)``: the number of elements as a 64-bit integer, the
-    operands that are arrays or scalars in device memory, the results that have memory of their own,
-    and numbers by value.
+    ``name(n, *arrays, *results, *cells, *numbers)``: how many elements as a 64-bit integer, the
+    operands that are arrays, the results that have memory of their own, the operands that are
+    scalars in device memory, and numbers by value. With `rows` the first three are one parameter, a
+    table of so many rows at most: ``Rows`` in the prelude.
     """
 
     name: str
     body: str
     width: int  # elements of a pack
-    pointers: tuple[int, ...]  # positions of operands
+    rows: int
+    arrays: tuple[int, ...]  # positions of operands
     own: tuple[int, ...]  # numbers of results
+    cells: tuple[int, ...]  # positions of operands
     result_dtypes: tuple[np.dtype, ...]
     many: bool
     scalars: tuple[tuple[int, np.dtype], ...]  # register and dtype
@@ -143,8 +148,21 @@ class Kernel:
         """The whole translation unit."""
         return f"{library()}\n{self.body}"
 
-    def values(self, operands: Sequence[Any]) -> list[np.generic]:
-        """Return the arguments by value, from those operands that are Python numbers."""
+    @property
+    def chunk(self) -> int:
+        """How many elements of a row a block takes at once."""
+        return CHUNK * THREADS * self.width
+
+    def arguments(self, operands: Sequence[Any], outs: Sequence[Any]) -> list[Any]:
+        """Return the arguments for arrays of one size; `outs` have memory of their own."""
+        n = np.int64(math.prod(operands[0].shape))
+        return [n, *[operands[r] for r in self.arrays], *outs, *self.scalar_arguments(operands)]
+
+    def scalar_arguments(self, operands: Sequence[Any]) -> list[Any]:
+        """Return the arguments from those operands that are no arrays."""
+        return [*[operands[r] for r in self.cells], *self._numbers(operands)]
+
+    def _numbers(self, operands: Sequence[Any]) -> list[np.generic]:
         if not self.scalars:
             return []
         registers = {**self.constants, **dict(enumerate(operands))}
@@ -178,6 +196,7 @@ def translate(
     operands: Sequence[Any],
     aliases: Sequence[int | None] = (),
     name: str = "",
+    rows: int = 0,
 ) -> Kernel:
     """Return the kernel of ``function(xp, *operands)``.
 
@@ -191,6 +210,9 @@ def translate(
         For each result the position of the operand over which it is written, or None.
     name : str
         What the kernel is called; by default as the function is.
+    rows : int
+        0: it computes with arrays of one size, which are parameters. Else with up to so many rows
+        of arrays, each of a size of its own; scalars are the same for all.
 
     Returns
     -------
@@ -211,7 +233,7 @@ def translate(
     for step in tape.steps:
         writer.add(step)
     name = re.sub(r"\W", "_", f"xplayers_{name or getattr(function, '__name__', 'kernel')}")
-    return writer.kernel(name, results, many, tuple(aliases) or (None,) * len(results))
+    return writer.kernel(name, results, many, tuple(aliases) or (None,) * len(results), rows)
 
 
 class _Tape(Tape):
@@ -272,55 +294,85 @@ class _Writer:
         steps.append(f"const {self._type(made)} v{made} = {value};")
 
     def kernel(
-        self, name: str, results: list[int], many: bool, aliases: tuple[int | None, ...]
+        self,
+        name: str,
+        results: list[int],
+        many: bool,
+        aliases: tuple[int | None, ...],
+        rows: int,
     ) -> Kernel:
         """Return the kernel of the steps so far."""
         dtypes = tuple(self._dtype(r) for r in results)
-        arrays = [r for r, kind in self.kinds.items() if kind == "array"]
+        kinds = [c_name(d) for d in dtypes]
+        arrays, cells = self._are("array"), self._are("scalar")
+        own = tuple(k for k, alias in enumerate(aliases) if alias is None)
         sizes = [d.itemsize for d in (*map(self._dtype, arrays), *dtypes)]
         width = 16 // min((s for s in sizes if s > 1), default=1)  # masks follow the numbers
-        homes = [f"y{k}" if alias is None else f"x{alias}" for k, alias in enumerate(aliases)]
-        memory = dict.fromkeys([*(f"x{r}" for r in arrays), *homes])  # each once
-        kinds = [c_name(d) for d in dtypes]
-        writes = [f"r{k} = narrow<{kinds[k]}>(v{r});" for k, r in enumerate(results)]
+        memory = {f"x{r}": self._pointer(r, written=r in aliases) for r in arrays}
+        memory |= {f"y{k}": f"{kinds[k]}* __restrict__" for k in own}
         given = [f"const {self._type(r)} v{r}" for r in arrays]
-        body = _KERNEL.format(
+        writes = [f"r{k} = narrow<{kinds[k]}>(v{r});" for k, r in enumerate(results)]
+        body = (_OF_ROWS if rows else _KERNEL).format(
             name=name,
             threads=THREADS,
-            width=width,
-            parameters=", ".join(self._parameters(kinds, aliases)),
+            chunk=CHUNK * THREADS * width,
+            parameters=", ".join(self._parameters(memory, cells, rows)),
             before=_lines(1, self.before),
             element=", ".join([*given, *(f"{kind}& r{k}" for k, kind in enumerate(kinds))]),
             steps=_lines(2, [*self.steps, *writes]),
+            found=_lines(
+                2, [f"{t} {p} = ({t})rows.at[{j}][row];" for j, (p, t) in enumerate(memory.items())]
+            ),
+            loops=self._loops(width, arrays, kinds, aliases, memory, depth=2 if rows else 1),
+        )
+        return Kernel(
+            name, body, width, rows, arrays, own, cells, dtypes, many, tuple(self.scalars),
+            self.tape.constants, tuple(self.tape.once),
+        )  # fmt: skip
+
+    def _loops(
+        self,
+        width: int,
+        arrays: Sequence[int],
+        kinds: Sequence[str],
+        aliases: Sequence[int | None],
+        memory: Iterable[str],
+        depth: int,
+    ) -> str:
+        """Return the loops over packs, and over what is left of them."""
+        homes = [f"y{k}" if alias is None else f"x{alias}" for k, alias in enumerate(aliases)]
+        loops = _LOOPS.format(
+            width=width,
             aligned=" && ".join(f"aligned<{width}>({p})" for p in memory),
-            loads=_lines(3, [f"const auto a{r} = load<{width}>(x{r} + i);" for r in arrays]),
-            packs=_lines(3, [f"Pack<{kind}, {width}> b{k};" for k, kind in enumerate(kinds)]),
-            stores=_lines(3, [f"store({p} + i, b{k});" for k, p in enumerate(homes)]),
+            loads=_lines(2, [f"const auto a{r} = load<{width}>(x{r} + i);" for r in arrays]),
+            packs=_lines(2, [f"Pack<{kind}, {width}> b{k};" for k, kind in enumerate(kinds)]),
+            stores=_lines(2, [f"store({p} + i, b{k});" for k, p in enumerate(homes)]),
             of_packs=", ".join(
                 [f"widen(a{r}.v[j])" for r in arrays] + [f"b{k}.v[j]" for k in range(len(kinds))]
             ),
             of_arrays=", ".join([f"widen(x{r}[i])" for r in arrays] + [f"{p}[i]" for p in homes]),
         )
-        pointers = tuple(r for r, kind in self.kinds.items() if kind != "index")
-        own = tuple(k for k, alias in enumerate(aliases) if alias is None)
-        return Kernel(
-            name, body, width, pointers, own, dtypes, many, tuple(self.scalars),
-            self.tape.constants, tuple(self.tape.once),
-        )  # fmt: skip
+        return textwrap.indent(loops, "    " * depth)
 
-    def _parameters(self, results: Sequence[str], aliases: Sequence[int | None]) -> Iterator[str]:
-        yield "const i64 n"
-        for r, kind in self.kinds.items():
-            pointee = c_name(self._dtype(r))
-            if r in aliases:
-                yield f"{pointee}* x{r}"
-            elif kind != "index":
-                yield f"const {pointee}* __restrict__ x{r}"
-        for k, alias in enumerate(aliases):
-            if alias is None:
-                yield f"{results[k]}* __restrict__ y{k}"
+    def _parameters(
+        self, memory: Mapping[str, str], cells: Sequence[int], rows: int
+    ) -> Iterator[str]:
+        if rows:
+            yield f"const Rows<{rows}, {len(memory)}> rows"
+        else:
+            yield "const i64 n"
+            yield from (f"{kind} {p}" for p, kind in memory.items())
+        for r in cells:
+            yield f"{self._pointer(r)} x{r}"
         for (_, dtype), name in self.scalars.items():
             yield f"const {c_name(dtype)} {name}"
+
+    def _are(self, kind: str) -> tuple[int, ...]:
+        return tuple(r for r, k in self.kinds.items() if k == kind)
+
+    def _pointer(self, r: int, *, written: bool = False) -> str:
+        pointee = c_name(self._dtype(r))
+        return f"{pointee}*" if written else f"const {pointee}* __restrict__"
 
     def _operation(self, ufunc: Any, inputs: Sequence[int]) -> str:
         """Return the expression of a ufunc, its operands in the dtypes of NumPy's loop."""
@@ -400,16 +452,39 @@ extern "C" __global__ void __launch_bounds__({threads})
 {steps}    }};
     const i64 first = blockIdx.x * (i64)blockDim.x + threadIdx.x;
     const i64 stride = gridDim.x * (i64)blockDim.x;
-    i64 whole = 0;
-    if ({aligned}) {{
-        whole = n - n % {width};
-        #pragma unroll 1
-        for (i64 i = {width} * first; i < whole; i += {width} * stride) {{
-{loads}{packs}            #pragma unroll
-            for (int j = 0; j < {width}; ++j) element(i + j, {of_packs});
-{stores}        }}
-    }}
+    const i64 begin = 0, end = n;
+{loops}}}
+"""
+
+# The chunks of all rows are counted through, and a block goes from chunk to chunk.
+_OF_ROWS = """\
+extern "C" __global__ void __launch_bounds__({threads})
+{name}({parameters})
+{{
+{before}    const auto element = [&](const i64 i, {element}) {{
+{steps}    }};
+    const i64 first = threadIdx.x, stride = blockDim.x;
+    int row = 0;
     #pragma unroll 1
-    for (i64 i = whole + first; i < n; i += stride) element(i, {of_arrays});
+    for (int chunk = blockIdx.x; chunk < rows.start[rows.count]; chunk += gridDim.x) {{
+        while (chunk >= rows.start[row + 1]) ++row;
+{found}        const i64 n = rows.n[row];
+        const i64 begin = (chunk - rows.start[row]) * (i64){chunk};
+        const i64 end = begin + {chunk} < n ? begin + {chunk} : n;
+{loops}    }}
 }}
+"""
+
+_LOOPS = """\
+i64 whole = begin;
+if ({aligned}) {{
+    whole = end - end % {width};
+    #pragma unroll 1
+    for (i64 i = begin + {width} * first; i < whole; i += {width} * stride) {{
+{loads}{packs}        #pragma unroll
+        for (int j = 0; j < {width}; ++j) element(i + j, {of_packs});
+{stores}    }}
+}}
+#pragma unroll 1
+for (i64 i = whole + first; i < end; i += stride) element(i, {of_arrays});
 """
