@@ -110,6 +110,7 @@ def cases() -> Iterator[Case]:
         yield Case(function, ("x",) * (function.__signature__.parameters.__len__()))
     yield Case(precision._choose, ("x", "x", "b"), {}, (1,))
     yield Case(precision._unscaled, ("x", "c"), {"dtype": np.dtype("float32")})
+    yield Case(precision._rounded, ("x",), {"dtype": np.dtype("float16")})
     yield Case(clipping._times, ("x", "c"))
     yield Case(dropout._scaled, ("x", "m"), {"scale": 1.25})
     yield Case(dropout._dropped, ("x", "i", "k"), {"seed": 3, "rate": 0.2, "scale": 1.25})

@@ -61,13 +61,18 @@ def launch(
 ) -> None:
     """Run a kernel as a GPU would; with `only` that thread of the first block alone.
 
-    Arguments are NumPy scalars, and arrays of NumPy or CuPy, which become addresses.
+    Arguments are NumPy scalars and structures, and arrays of NumPy or CuPy, which become addresses.
     """
-    values = [np.asarray(a if isinstance(a, np.generic) else np.uint64(address(a))) for a in args]
+    values = [np.asarray(a if by_value(a) else np.uint64(address(a))) for a in args]
     pointers = (ctypes.c_void_p * len(values))(*[v.ctypes.data for v in values])
     before = kernels.count_faults()
     getattr(kernels, f"launch_{name}")(blocks, threads, pointers, ctypes.c_uint(only))
     assert kernels.count_faults() == before, f"{name}: an access out of line, or an overflow"
+
+
+def by_value(a: Any) -> bool:
+    """Whether CuPy passes an argument itself: NumPy scalars, and arrays of one structure."""
+    return isinstance(a, np.generic) or (isinstance(a, np.ndarray) and a.dtype.names is not None)
 
 
 def address(a: Any) -> int:

@@ -119,9 +119,12 @@ class Groups:
             home = self._home_of.get(r)
             parts.append(operation.args.index(home) if home in operation.args else None)
             parts.append(self._kinds[r].dtype)
-        shapes = {self._kinds[a].shape for a in operation.args if self._task.is_array(a)}
+        arrays = [self._kinds[a] for a in operation.args if self._task.is_array(a)]
+        shapes = {kind.shape for kind in arrays}
+        made = [self._kinds[r] for r in operation.results]
+        sizes = {kind.dtype.itemsize for kind in (*arrays, *made)}
         at_home = self._at_home(operation) or self._for_rules.issuperset(operation.results)
-        if len(shapes) != 1 or not at_home:
+        if len(shapes) != 1 or len(sizes) != 1 or not at_home:  # parts begin at the same places
             return None
         return (operation.function, *operation.kwargs.items(), *parts)
 

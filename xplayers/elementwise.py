@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -128,6 +128,20 @@ class _Elementwise:
                 return results
         results = self.function(xp, *operands, **options)
         return results if out is None else _write(xp, results, out)
+
+    def rows(
+        self, rows: Sequence[Sequence[Any]], *, outs: Sequence[Any] | None = None, **options: Any
+    ) -> list[Any]:
+        """Return ``[call(*row, out=out, **options)]``, for rows that do not wait for each other.
+
+        CuPy arrays whose elementwise functions are kernels take one launch for all of them.
+        """
+        outs = [None] * len(rows) if outs is None else outs
+        if rows and is_fused(namespace(rows[0][0])):
+            from xplayers.cuda.kernels import evaluate_rows
+
+            return evaluate_rows(self, rows, outs, options)
+        return [self(*row, out=out, **options) for row, out in zip(rows, outs, strict=True)]
 
     def _in_one_pass(
         self, operands: tuple, out: Any, options: dict[str, Any], exact: bool = False

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._tape import Untraceable
-from xplayers.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, translate
+from xplayers.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, table_type, translate
 
 RESIDENT = 2048  # threads that a multiprocessor holds at most
 
@@ -52,12 +52,33 @@ class Plan:
     def run(self, operands: Sequence[Any], outs: Sequence[Any]) -> None:
         """Evaluate all elements."""
         kernel, first = self.kernel, operands[0]
-        n = first.size
-        if not n:
-            return
-        args = kernel.arguments(operands, [outs[k] for k in kernel.own])
-        blocks = -(-n // (kernel.width * THREADS))
-        self.launcher(first.device, blocks, THREADS, args)
+        if first.size:
+            args = kernel.arguments(operands, [outs[k] for k in kernel.own])
+            blocks = -(-first.size // (kernel.width * THREADS))
+            self.launcher(first.device, blocks, THREADS, args)
+
+    def run_rows(self, rows: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> None:
+        """Evaluate all elements of rows of operands and results, whose scalars are the same."""
+        kernel = self.kernel
+        for start in range(0, len(rows), kernel.rows):
+            some = rows[start : start + kernel.rows]
+            first = some[0][0]
+            table = self._table(some)
+            args = [table, *kernel.scalar_arguments(first)]
+            self.launcher(first[0].device, int(table["start"][0, len(some)]), THREADS, args)
+
+    def _table(self, rows: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> np.ndarray:
+        """Return ``Rows`` of the prelude, as CuPy takes structures by value: an array of one."""
+        kernel, chunks = self.kernel, 0
+        table = np.zeros(1, table_type(kernel.rows, len(kernel.arrays) + len(kernel.own)))
+        (n,), (at,), (starts,) = table["n"], table["at"], table["start"]
+        for i, (operands, outs) in enumerate(rows):
+            arrays = [*[operands[r] for r in kernel.arrays], *[outs[k] for k in kernel.own]]
+            n[i], at[:, i] = arrays[0].size, [a.data.ptr for a in arrays]
+            chunks += -(-arrays[0].size // kernel.chunk)
+            starts[i + 1] = chunks
+        table["count"] = len(rows)
+        return table
 
 
 def evaluate(
@@ -83,24 +104,82 @@ def evaluate(
     results : array or tuple of array
         `out`, or new arrays.
     """
+    found = _prepared(function, operands, out, options)
+    if found is None:
+        return False, None
+    plan, outs = found
+    plan.run(operands, outs)
+    return True, outs if plan.kernel.many else outs[0]
+
+
+def evaluate_rows(
+    function: Any, rows: Sequence[Sequence[Any]], outs: Sequence[Any], options: dict[str, Any]
+) -> list[Any]:
+    """Evaluate an elementwise function for rows of operands, in one launch where they are alike.
+
+    Parameters
+    ----------
+    function, options
+        As in `evaluate`.
+    rows : sequence of sequence
+        Operands as there.
+    outs : sequence
+        For each row memory of the results, or None.
+
+    Returns
+    -------
+    list
+        The results of each row.
+
+    Notes
+    -----
+    The addresses of all arrays are an argument of the kernel, so they may lie anywhere. A captured
+    graph keeps them, as it keeps those of other kernels.
+    """
+    results: list[Any] = []
+    alike: dict[Any, list[tuple[Sequence[Any], Any]]] = {}
+    for row, out in zip(rows, outs, strict=True):
+        found = _prepared(function, row, out, options, rows=True)
+        if found is None:
+            results.append(function(*row, out=out, **options))
+            continue
+        plan, made = found
+        scalars = [a if isinstance(a, float | int) else id(a)
+                   for r, a in enumerate(row) if r not in plan.kernel.arrays]  # fmt: skip
+        alike.setdefault((plan, row[0].data.device_id, *scalars), []).append((row, made))
+        results.append(made if plan.kernel.many else made[0])
+    for (plan, *_), members in alike.items():
+        plan.run_rows(members)
+    return results
+
+
+def _prepared(
+    function: Any,
+    operands: Sequence[Any],
+    out: Any,
+    options: dict[str, Any],
+    *,
+    rows: bool = False,
+) -> tuple[Plan, tuple[Any, ...]] | None:
+    """Return the plan of a function, and the memory of its results; None if it is unfit."""
     fit = _fit(operands, out)
     if fit is None:
-        return False, None
+        return None
     kinds, outs, aliases = fit
-    key = ("cuda", *kinds, None, *aliases, *[(k, type(v), v) for k, v in options.items()])
+    place = "cuda rows" if rows else "cuda"
+    key = (place, *kinds, None, *aliases, *[(k, type(v), v) for k, v in options.items()])
     try:
         plan = function._programs[key]
     except KeyError:
-        plan = function._programs[key] = _plan(function, operands, kinds, aliases, options)
+        plan = function._programs[key] = _plan(function, operands, kinds, aliases, options, rows)
     if plan is None:
-        return False, None
+        return None
     dtypes = plan.kernel.result_dtypes
     if not outs:
         outs = tuple([_alike(operands[0], dtype) for dtype in dtypes])
     elif tuple([o.dtype for o in outs]) != dtypes:
-        return False, None
-    plan.run(operands, outs)
-    return True, outs if plan.kernel.many else outs[0]
+        return None
+    return plan, outs
 
 
 def _plan(
@@ -109,6 +188,7 @@ def _plan(
     kinds: Sequence[Any],
     aliases: Sequence[int | None],
     options: dict[str, Any],
+    rows: bool,
 ) -> Plan | None:
     given = []
     for a, kind in zip(operands, kinds, strict=True):
@@ -119,8 +199,9 @@ def _plan(
         else:
             given.append(a)
     pure = functools.partial(function.function, **options)
+    name = function.__name__.strip("_")
     try:
-        return Plan(translate(pure, given, aliases, function.__name__.strip("_")))
+        return Plan(translate(pure, given, aliases, f"{name}_rows" if rows else name, rows))
     except Untraceable:
         return None
 

@@ -31,6 +31,8 @@ from xplayers._tape import Step, Tape, Untraceable, is_cast, is_where
 OPTIONS = ("-std=c++17", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-ftz=false")
 THREADS = 256  # of a block
 CHUNK = 4  # packs that a thread takes of a row before the block looks for its next one
+# Arguments of a kernel are 4096 bytes at most where not all is new; scalars need some of them.
+TABLE_BYTES = 3584
 
 _COMPARISONS = {
     np.greater: ">", np.greater_equal: ">=", np.less: "<", np.less_equal: "<=",
@@ -172,6 +174,17 @@ class Kernel:
             return [dtype.type(registers[r]) for r, dtype in self.scalars]
 
 
+def table_type(rows: int, arrays: int) -> np.dtype:
+    """Return the type of the table that a kernel of rows takes, ``Rows`` in the prelude."""
+    fields = [("n", "<i8", (rows,)), ("at", "<u8", (arrays, rows)), ("start", "<i4", (rows + 1,))]
+    return np.dtype([*fields, ("count", "<i4")], align=True)
+
+
+def most_rows(arrays: int) -> int:
+    """Return how many rows of so many arrays a table has place for."""
+    return min(64, (TABLE_BYTES - 8) // (8 * (arrays + 1) + 4))
+
+
 def part(name: str) -> str:
     """Return the source in a file beside this one."""
     return importlib.resources.files("xplayers.cuda").joinpath(name).read_text("utf-8")
@@ -196,7 +209,7 @@ def translate(
     operands: Sequence[Any],
     aliases: Sequence[int | None] = (),
     name: str = "",
-    rows: int = 0,
+    rows: bool = False,
 ) -> Kernel:
     """Return the kernel of ``function(xp, *operands)``.
 
@@ -210,9 +223,9 @@ def translate(
         For each result the position of the operand over which it is written, or None.
     name : str
         What the kernel is called; by default as the function is.
-    rows : int
-        0: it computes with arrays of one size, which are parameters. Else with up to so many rows
-        of arrays, each of a size of its own; scalars are the same for all.
+    rows : bool
+        False: it computes with arrays of one size, which are parameters. True: with rows of such,
+        each of a size of its own; scalars are the same for all.
 
     Returns
     -------
@@ -299,7 +312,7 @@ class _Writer:
         results: list[int],
         many: bool,
         aliases: tuple[int | None, ...],
-        rows: int,
+        of_rows: bool,
     ) -> Kernel:
         """Return the kernel of the steps so far."""
         dtypes = tuple(self._dtype(r) for r in results)
@@ -310,6 +323,7 @@ class _Writer:
         width = 16 // min((s for s in sizes if s > 1), default=1)  # masks follow the numbers
         memory = {f"x{r}": self._pointer(r, written=r in aliases) for r in arrays}
         memory |= {f"y{k}": f"{kinds[k]}* __restrict__" for k in own}
+        rows = most_rows(len(memory)) if of_rows else 0
         given = [f"const {self._type(r)} v{r}" for r in arrays]
         writes = [f"r{k} = narrow<{kinds[k]}>(v{r});" for k, r in enumerate(results)]
         body = (_OF_ROWS if rows else _KERNEL).format(

@@ -138,6 +138,7 @@ class Optimizer:
         wide = widened(xp, first)
         constants = (lr, *self.constants(_step_number(count, wide)))
         scalars, like = constants, None
+        rows, outs = [], []
         for name, p in params.items():
             xp = namespace(p)
             moments = [state[m][name] for m in self.moments]
@@ -145,15 +146,11 @@ class Optimizer:
             if like is None or wide.dtype != like:  # once for all parameters of a dtype
                 like = wide.dtype
                 scalars = tuple([as_scalar(c, wide) for c in constants])
-            results = _apply(
-                wide,
-                widened(xp, grads[name]),
-                *moments,
-                *scalars,
-                out=(wide, *moments) if donate else None,
-                rule=self.rule,
-                weight_decay=0.0 if self.decoupled else self.weight_decay,
-            )
+            rows.append((wide, widened(xp, grads[name]), *moments, *scalars))
+            outs.append((wide, *moments) if donate else None)
+        decay = 0.0 if self.decoupled else self.weight_decay
+        all_results = _apply.rows(rows, outs=outs, rule=self.rule, weight_decay=decay)
+        for (name, p), results in zip(params.items(), all_results, strict=True):
             new[name] = xp.astype(results[0], p.dtype) if is_half(p) else results[0]
             for m, value in zip(self.moments, results[1:], strict=True):
                 after[m][name] = value

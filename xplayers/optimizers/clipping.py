@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from typing import Any
 
@@ -58,9 +59,11 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     # min(1, limit / norm), without a division by a norm of zero.
     factor = limit / xp.maximum(xp.sqrt(total), limit)
     factors = {g.dtype: as_scalar(factor, g) for g in grads.values()}
-    # In a recording all of them become one call, and within `fused` each a kernel.
-    times = _times if isinstance(total, StandIn) or is_fused(xp) else operator.mul
-    return {name: times(g, factors[g.dtype]) for name, g in grads.items()}
+    rows = [(g, factors[g.dtype]) for g in grads.values()]
+    # In a recording, and within `fused`, all of them become one call.
+    one_call = isinstance(total, StandIn) or is_fused(xp)
+    results = _times.rows(rows) if one_call else itertools.starmap(operator.mul, rows)
+    return dict(zip(grads, results, strict=True))
 
 
 @elementwise

@@ -184,7 +184,8 @@ class MixedPrecision:
                 )
                 raise TypeError(message)
         x = xp.astype(x, dtype) if is_floating(x) else x
-        return {name: xp.astype(p, dtype) for name, p in params.items()}, x
+        rounded = _rounded.rows([(p,) for p in params.values()], dtype=dtype)
+        return dict(zip(params, rounded, strict=True)), x
 
     def unscaled(self, grads: Mapping[str, Array], params: Arrays, scale: Array) -> Arrays:
         """Return the gradients of the loss itself, in the dtype of the masters.
@@ -203,10 +204,14 @@ class MixedPrecision:
         dict of str to array
             What is not finite is NaN, so that no clipping makes a number of it.
         """
+        by_dtype: dict[DType, list[str]] = {}
+        for name in grads:
+            by_dtype.setdefault(params[name].dtype, []).append(name)
         after: Arrays = {}
-        for name, g in grads.items():
-            xp, dtype = namespace(g), params[name].dtype
-            after[name] = _unscaled(g, xp.astype(1.0 / scale, dtype), dtype=dtype)
+        for dtype, names in by_dtype.items():
+            factor = namespace(scale).astype(1.0 / scale, dtype)
+            rows = [(grads[name], factor) for name in names]
+            after |= zip(names, _unscaled.rows(rows, dtype=dtype), strict=True)
         return after
 
     def updated(self, state: Arrays, good: Array) -> Arrays:
@@ -240,6 +245,11 @@ class MixedPrecision:
 
 
 @elementwise
+def _rounded(xp: Namespace, p: Array, *, dtype: DType) -> Array:
+    return xp.astype(p, dtype)
+
+
+@elementwise
 def _unscaled(xp: Namespace, g: Array, factor: Any, *, dtype: DType) -> Array:
     g = xp.astype(g, dtype) * factor
     return xp.where(xp.isfinite(g), g, math.nan)
@@ -257,11 +267,14 @@ def chosen(good: Array, new: Any, old: Any, *, donate: bool = False) -> Any:
     `new` and `old` are nested dicts of one structure. With `donate` the results are written over
     `old` where the library allows it.
     """
-    if isinstance(new, Mapping):
-        return {k: chosen(good, new[k], old[k], donate=donate) for k in new}
-    if donate and old.shape:
-        return _choose(new, old, good, out=old)
-    return namespace(new).where(good, new, old)
+    if not isinstance(new, Mapping):
+        return namespace(new).where(good, new, old)
+    arrays = [k for k in new if donate and not isinstance(new[k], Mapping) and old[k].shape]
+    rows, outs = [(new[k], old[k], good) for k in arrays], [old[k] for k in arrays]
+    written = dict(zip(arrays, _choose.rows(rows, outs=outs), strict=True))
+    return {
+        k: written[k] if k in written else chosen(good, new[k], old[k], donate=donate) for k in new
+    }
 
 
 @elementwise(integers=True)
