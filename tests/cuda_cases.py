@@ -52,7 +52,7 @@ class Case:
     def pure(self) -> Any:
         return functools.partial(self.function.function, **self.options)
 
-    def kernel(self, dtype: str, name: str) -> Kernel:
+    def kernel(self, dtype: str, name: str, rows: bool = False) -> Kernel:
         floating = dtype_of(dtype)
         kinds = {
             "x": Operand("array", floating),
@@ -64,7 +64,7 @@ class Case:
             "b": Operand("scalar", np.dtype(bool)),
         }
         operands = [kinds.get(o, o) for o in self.operands]
-        return translate(self.pure, operands, self.aliases, name)
+        return translate(self.pure, operands, self.aliases, name, rows)
 
     def values(self, n: int, dtype: str) -> list[Any]:
         """Return the operands of `n` elements."""

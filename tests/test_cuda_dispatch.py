@@ -1,20 +1,18 @@
-"""Which CuPy arrays go to which kernel: on arrays over host memory, kernels run by the host.
-
-What a GPU would do is put together from two parts here: CuPy's arrays with their dtypes, flags and
-addresses, and the source of the kernels through a C++ compiler. Compilation by CuPy and the launch
-are all that is missing.
-"""
+"""Which CuPy arrays go to which kernel: on arrays over host memory, kernels run by the host."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 
-import cuda_host
 import numpy as np
 import pytest
 from cuda_cases import CASES, dtype_of
 from helpers import TOLERANCE, assert_close, assert_same_bits, values
+
+pytest.importorskip("cupy")
+
+from host_gpu import fabricated
+from host_kernels import Plainly, doubled, given, needs_compiler, playing, seen
 
 import xplayers as xl
 from xplayers import functional
@@ -22,72 +20,17 @@ from xplayers.cuda import fused, kernels, softmax_cross_entropy
 from xplayers.cuda.source import INDEX, OPTIONS, translate
 from xplayers.elementwise import elementwise
 
-cupy = pytest.importorskip("cupy")
-
-pytestmark = pytest.mark.skipif(
-    cuda_host.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
-)
-
-
-def fabricated(a, device=0):
-    """Return a CuPy array over the memory of `a`."""
-    memory = cupy.cuda.memory.UnownedMemory(a.ctypes.data, max(a.nbytes, 1), a, device)
-    pointer = cupy.cuda.memory.MemoryPointer(memory, 0)
-    return cupy.ndarray(a.shape, a.dtype, pointer, strides=a.strides)
-
-
-def seen(a):
-    """Return the values of a contiguous array that `fabricated` made."""
-    memory = (ctypes.c_char * a.nbytes).from_address(a.data.ptr)
-    return np.frombuffer(memory, a.dtype).reshape(a.shape).copy()
-
-
-class Gpu:
-    """Stands where `kernels.Launcher` does: compiles for the host, runs, and writes down."""
-
-    def __init__(self):
-        self.made, self.launches = [], []
-
-    def __call__(self, text, name):
-        self.made.append(name)
-        library = cuda_host.compiled(text, (name,))
-
-        def launch(device, blocks, threads, args):
-            self.launches.append((name, blocks, threads))
-            cuda_host.launch(library, name, min(blocks, 3), threads, args)
-
-        return launch
+pytestmark = needs_compiler
 
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Kernels run on the host, new arrays are in its memory, and nothing is known from before."""
-    there = Gpu()
-    monkeypatch.setattr(kernels, "Launcher", there)
-    monkeypatch.setattr(
-        kernels, "empty", lambda like, shape, dtype: fabricated(np.full(shape, 77, dtype))
-    )
-    for function in (doubled, *[case.function for case in CASES]):
+    for function in (doubled, *[case.function for case in CASES]):  # nothing is known from before
         monkeypatch.setattr(function, "_programs", {})
     softmax_cross_entropy._launcher.cache_clear()
-    with fused():
-        yield there
+    with playing(monkeypatch) as gpu:
+        yield gpu
     softmax_cross_entropy._launcher.cache_clear()
-
-
-class Plainly(Exception):
-    """The portable code was asked. It must not run: where there is a GPU, it has no such memory."""
-
-
-@elementwise
-def doubled(xp, x):
-    if xp.__name__ == "array_api_compat.cupy":
-        raise Plainly
-    return x + x
-
-
-def given(shape=(1003,), seed=0, dtype="float32"):
-    return fabricated(values(shape, seed).astype(dtype_of(dtype)))
 
 
 # Elementwise functions

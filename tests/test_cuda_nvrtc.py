@@ -14,6 +14,9 @@ from cuda_cases import ARCHITECTURES, CASES, EXACT, THERE, dtype_of
 
 from xplayers.cuda import softmax_cross_entropy
 from xplayers.cuda.source import OPTIONS, THREADS, library
+from xplayers.optimizers.base import _apply as apply_rule
+from xplayers.optimizers.clipping import _times
+from xplayers.training.precision import _choose, _rounded, _unscaled
 
 nvrtc = pytest.importorskip(
     "cuda.bindings.nvrtc", reason="NVRTC is not installed: nox -s nvrtc", exc_type=ImportError
@@ -86,6 +89,22 @@ def assert_lean(name, words, registers=65_536 // (4 * THREADS)):
     """Some spill a value or two, which the assembler does to let one more block in."""
     assert int(re.search(r"Used (\d+) registers", words)[1]) <= registers, name
     assert int(re.search(r"(\d+) bytes spill stores", words)[1]) <= 64, name
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_kernels_of_rows(architecture):
+    """Those of what is called so; addresses are read from the arguments, not from a copy."""
+    used = [c for c in CASES if c.function in (apply_rule, _choose, _rounded, _unscaled, _times)]
+    kernels = [
+        case.kernel(dtype, f"{i}_{dtype}_rows", rows=True)
+        for i, case in enumerate(used)
+        for dtype in THERE
+    ]
+    entries, assembled = compiled("\n".join([library(), *[k.body for k in kernels]]), architecture)
+    assert {k.name for k in kernels} == set(entries)
+    for name, words in assembled.items():
+        assert_lean(name, words)
+        assert int(re.search(r"(\d+) bytes stack frame", words)[1]) <= 64, name
 
 
 WIDE = {"float64": "float64"}  # the others are float32 inside

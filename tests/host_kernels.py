@@ -1,0 +1,77 @@
+"""Kernels of CuPy arrays, run by the host: what is between a call and the launch of a GPU.
+
+What a GPU would do is put together from two parts: CuPy's arrays with their dtypes, flags and
+addresses, over host memory, and the source of the kernels through a C++ compiler. Compilation by
+CuPy and the launch are all that is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import cuda_host
+import numpy as np
+import pytest
+from cuda_cases import dtype_of
+from helpers import values
+from host_gpu import fabricated, host
+
+from xplayers.cuda import fused, kernels
+from xplayers.elementwise import elementwise
+
+needs_compiler = pytest.mark.skipif(
+    cuda_host.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
+)
+
+
+class Gpu:
+    """Stands where `kernels.Launcher` does: compiles for the host, runs, and writes down."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.launches: list[tuple[str, int, int]] = []
+
+    def __call__(self, text: str, name: str) -> Any:
+        self.made.append(name)
+        library = cuda_host.compiled(text, (name,))
+
+        def launch(device: Any, blocks: int, threads: int, args: Any) -> None:
+            self.launches.append((name, blocks, threads))
+            cuda_host.launch(library, name, min(blocks, 3), threads, args)
+
+        return launch
+
+
+@contextlib.contextmanager
+def playing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+    """Let kernels run on the host, and new arrays be in its memory."""
+    gpu = Gpu()
+    monkeypatch.setattr(kernels, "Launcher", gpu)
+    monkeypatch.setattr(
+        kernels, "empty", lambda like, shape, dtype: fabricated(np.full(shape, 77, dtype))
+    )
+    with fused():
+        yield gpu
+
+
+class Plainly(Exception):
+    """The portable code was asked. It must not run: where there is a GPU, it has no such memory."""
+
+
+@elementwise
+def doubled(xp: Any, x: Any) -> Any:
+    if xp.__name__ == "array_api_compat.cupy":
+        raise Plainly
+    return x + x
+
+
+def given(shape: tuple[int, ...] = (1003,), seed: int = 0, dtype: str = "float32") -> Any:
+    """Return a CuPy array of some values."""
+    return fabricated(values(shape, seed).astype(dtype_of(dtype)))
+
+
+def seen(a: Any) -> np.ndarray:
+    """Return the values of such an array."""
+    return host(a).copy()

@@ -1,0 +1,149 @@
+"""Elementwise functions of rows of CuPy arrays in one launch, run by the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits, values
+
+pytest.importorskip("cupy")
+
+from host_gpu import fabricated
+from host_kernels import Plainly, given, needs_compiler, playing, seen
+
+import xplayers as xl
+from xplayers.cuda import fused
+from xplayers.cuda.source import most_rows, table_type
+from xplayers.elementwise import elementwise
+from xplayers.optimizers.base import _apply
+
+pytestmark = needs_compiler
+
+CHUNK = 4 * 256 * 4  # elements of float32
+SHAPES = [(3,), (CHUNK - 1,), (0, 5), (CHUNK,), (3, CHUNK + 1), (1,), (7, 9)]
+
+
+@elementwise
+def scaled(xp, x, a):
+    if xp.__name__ == "array_api_compat.cupy":
+        raise Plainly
+    return a * x
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    for function in (scaled, _apply):
+        monkeypatch.setattr(function, "_programs", {})
+    with playing(monkeypatch) as gpu:
+        yield gpu
+
+
+def rows_of(dtype="float32", shapes=SHAPES):
+    """Return parameters, gradients and moments of several shapes, on the host."""
+    rows = []
+    for i, shape in enumerate(shapes):
+        p, g, m, v = (values(shape, 4 * i + k).astype(dtype) for k in range(4))
+        rows.append((p, g, m, np.abs(v)))
+    return rows
+
+
+def test_an_optimizer_is_one_launch(gpu):
+    """In place, of the bits of the rule on NumPy, and nothing else is written."""
+    host = rows_of()
+    there = [tuple(fabricated(a.copy()) for a in row) for row in host]
+    lr, correction = (fabricated(np.asarray(c, "float32")) for c in (0.01, 0.5))
+    options = {"rule": xl.Adam.rule, "weight_decay": 0.1}
+    results = _apply.rows(
+        [(*row, lr, 0.9, 0.999, 1e-7, correction) for row in there],
+        outs=[(p, m, v) for p, _, m, v in there],
+        **options,
+    )
+    chunks = sum(-(-row[0].size // CHUNK) for row in host)
+    assert gpu.launches == [("xplayers_apply_rows", chunks, 256)]
+    scalars = (np.float32(0.01), 0.9, 0.999, 1e-7, np.float32(0.5))
+    for row, got, (p, g, m, v) in zip(host, results, there, strict=True):
+        want = _apply.function(np, *row, *scalars, **options)
+        for a, memory, right in zip(got, (p, m, v), want, strict=True):
+            assert a is memory
+            assert_same_bits(seen(a), right)
+        assert_same_bits(seen(g), row[1])
+
+
+def test_new_results_keep_their_shapes(gpu):
+    host = [row[0] for row in rows_of()]
+    got = scaled.rows([(fabricated(a), 3.0) for a in host])
+    assert len(gpu.launches) == 1
+    for y, a in zip(got, host, strict=True):
+        assert y.shape == a.shape
+        assert_same_bits(seen(y), np.float32(3) * a)
+
+
+def test_a_row_and_one_alone_are_different_kernels(gpu):
+    x = given()
+    for y in (scaled(x, 3.0), *scaled.rows([(x, 3.0)]), scaled(x, 3.0)):
+        assert_same_bits(seen(y), np.float32(3) * seen(x))
+    assert gpu.made == ["xplayers_scaled", "xplayers_scaled_rows"]
+
+
+def test_rows_begin_anywhere(gpu):
+    """Those that are aligned go by packs, the others element by element."""
+    base = values((3 * CHUNK,)).astype("float32")
+    host = [base[i : 2 * CHUNK + 7 * i] for i in range(5)]
+    got = scaled.rows([(fabricated(a), -1.5) for a in host])
+    for y, a in zip(got, host, strict=True):
+        assert_same_bits(seen(y), np.float32(-1.5) * a)
+
+
+def test_rows_of_one_kind_share_a_launch(gpu):
+    """Another dtype, another scalar or another device is another one."""
+    x, y, z = given(), given((5, 7), 1), given(dtype="float64")
+    one, other = (fabricated(np.asarray(c, "float32")) for c in (2.0, 2.0))
+    got = scaled.rows([(x, one), (y, one), (x, other), (z, 2.0), (y, 2.0), (x, 2.0), (y, 3.0)])
+    assert len(gpu.launches) == 5
+    for a, (source, factor) in zip(
+        got, [(x, 2), (y, 2), (x, 2), (z, 2), (y, 2), (x, 2), (y, 3)], strict=True
+    ):
+        assert a.dtype == source.dtype
+        assert_same_bits(seen(a), source.dtype.type(factor) * seen(source))
+    gpu.launches.clear()
+    there = fabricated(values((9,)).astype("float32"), device=1)
+    scaled.rows([(x, 2.0), (there, 2.0), (y, 2.0)])
+    assert len(gpu.launches) == 2
+
+
+def test_more_rows_than_a_table_holds(gpu):
+    most = most_rows(2)
+    assert most == 64
+    host = [values((5 + i,), i).astype("float32") for i in range(2 * most + 3)]
+    got = scaled.rows([(fabricated(a), 2.0) for a in host])
+    assert len(gpu.launches) == 3
+    for y, a in zip(got, host, strict=True):
+        assert_same_bits(seen(y), 2 * a)
+
+
+@pytest.mark.parametrize("arrays", [1, 4, 9, 20])
+def test_a_table_is_a_small_argument(arrays):
+    """Kernels take 4096 bytes; scalars need some of them."""
+    rows = most_rows(arrays)
+    assert 0 < rows <= 64
+    assert table_type(rows, arrays).itemsize <= 3584
+    assert rows == 64 or table_type(rows + 1, arrays).itemsize > 3584
+
+
+def test_what_is_no_row_is_computed_by_itself(gpu):
+    strided = fabricated(values((40, 30)).astype("float32").T)
+    with pytest.raises(Plainly):
+        scaled.rows([(given(), 2.0), (strided, 2.0)])
+    with fused(False), pytest.raises(Plainly):
+        scaled.rows([(given(), 2.0)])
+    assert not gpu.launches
+    assert scaled.rows([]) == []
+
+
+def test_other_libraries_are_called_row_by_row(gpu):
+    x, out = values((50,)), np.zeros(50)
+    y, z = scaled.rows([(x, 2.0), (x[:7], 3.0)], outs=[out, None])
+    assert y is out
+    assert np.array_equal(y, 2 * x)
+    assert np.array_equal(z, 3 * x[:7])
+    assert not gpu.made
