@@ -12,12 +12,13 @@ import numpy as np
 from helpers import values
 
 import xplayers as xl
-from xplayers import functional
+from xplayers import functional, schedules
 from xplayers._jit import exact_source
 from xplayers._trace import trace
 from xplayers.cuda.source import INDEX, Kernel, Operand, translate
 from xplayers.layers import activations, dropout, recurrent
-from xplayers.optimizers import clipping
+from xplayers.losses import base as losses
+from xplayers.optimizers import adaptive, clipping
 from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.training import precision
 
@@ -110,7 +111,14 @@ def cases() -> Iterator[Case]:
         yield Case(function, ("x",) * (function.__signature__.parameters.__len__()))
     yield Case(precision._choose, ("x", "x", "b"), {}, (1,))
     yield Case(precision._unscaled, ("x", "c"), {"dtype": np.dtype("float32")})
-    yield Case(precision._rounded, ("x",), {"dtype": np.dtype("float16")})
+    yield Case(precision._rounded, ("x",), {"dtype": np.dtype("float32")})
+    for how in (xl.MixedPrecision("float16"), xl.MixedPrecision("bfloat16")):
+        yield Case(precision._updated, ("p", "k", "k", "b"), {"precision": how})
+    for dtype in (None, np.dtype("float32")):
+        yield Case(losses._divided, ("x", "c", 7), {"dtype": dtype})
+    yield Case(adaptive._corrections, ("p", -0.1, -0.001, 3.2, 1e-6))
+    for schedule in SCHEDULES:
+        yield Case(schedules._rate, ("p",), {"schedule": schedule})
     yield Case(clipping._times, ("x", "c"))
     yield Case(dropout._scaled, ("x", "m"), {"scale": 1.25})
     yield Case(dropout._dropped, ("x", "i", "k"), {"seed": 3, "rate": 0.2, "scale": 1.25})
@@ -127,6 +135,12 @@ def cases() -> Iterator[Case]:
         )
 
 
+SCHEDULES = [
+    xl.schedules.Constant(0.1), xl.schedules.Step(0.1, every=2),
+    xl.schedules.Exponential(0.1, every=2), xl.schedules.Cosine(0.1, steps=3),
+    xl.schedules.OneCycle(0.1, steps=3),
+    xl.schedules.WarmUp(2, xl.schedules.Cosine(0.1, steps=3)),
+]  # fmt: skip
 OPTIMIZERS = [
     xl.SGD(), xl.Momentum(), xl.Nesterov(), xl.AdaGrad(), xl.RMSprop(), xl.Adam(), xl.AdamW(),
     xl.Adam(eps_hat=False, weight_decay=0.1),

@@ -16,6 +16,7 @@ from xplayers.cuda import fused
 from xplayers.cuda.source import most_rows, table_type
 from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import _apply
+from xplayers.training.precision import _rounded
 
 pytestmark = needs_compiler
 
@@ -32,7 +33,7 @@ def scaled(xp, x, a):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    for function in (scaled, _apply):
+    for function in (scaled, _apply, _rounded):
         monkeypatch.setattr(function, "_programs", {})
     with playing(monkeypatch) as gpu:
         yield gpu
@@ -83,6 +84,16 @@ def test_a_row_and_one_alone_are_different_kernels(gpu):
     for y in (scaled(x, 3.0), *scaled.rows([(x, 3.0)]), scaled(x, 3.0)):
         assert_same_bits(seen(y), np.float32(3) * seen(x))
     assert gpu.made == ["xplayers_scaled", "xplayers_scaled_rows"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_parameters_are_rounded_in_one_launch(gpu, dtype):
+    kind = pytest.importorskip("ml_dtypes").bfloat16 if dtype == "bfloat16" else np.float16
+    host = [row[0] for row in rows_of()]
+    got = _rounded.rows([(fabricated(a),) for a in host], dtype=np.dtype(kind))
+    assert len(gpu.launches) == 1
+    for y, a in zip(got, host, strict=True):
+        assert_same_bits(seen(y).view("uint16"), a.astype(kind).view("uint16"))
 
 
 def test_rows_begin_anywhere(gpu):

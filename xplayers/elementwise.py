@@ -129,6 +129,16 @@ class _Elementwise:
         results = self.function(xp, *operands, **options)
         return results if out is None else _write(xp, results, out)
 
+    def if_fused(self, *operands: Any, **options: Any) -> Any:
+        """Return ``call(*operands)`` of CuPy arrays that are to be kernels; else as it stands.
+
+        For the arithmetic of a few 0-d arrays, which is a launch for each operation otherwise.
+        """
+        xp = namespace(operands[0])
+        if is_fused(xp):
+            return self(*operands, **options)
+        return self.function(xp, *operands, **options)
+
     def rows(
         self, rows: Sequence[Sequence[Any]], *, outs: Sequence[Any] | None = None, **options: Any
     ) -> list[Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, namespace
+from xplayers.elementwise import elementwise
 
 __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Schedule", "Step", "WarmUp"]
 
@@ -41,14 +42,19 @@ class Schedule:
         """
         if isinstance(step, int | float):
             return float(self.rate(np, np.float64(step)))
-        xp = namespace(step, type(self).__name__, "step")
-        return self.rate(xp, xp.astype(step, xp.float32))
+        namespace(step, type(self).__name__, "step")
+        return _rate.if_fused(step, schedule=self)
 
     def _check(self, **positive: float) -> None:
         for name, value in positive.items():
             if not value > 0:
                 message = f"{type(self).__name__}: {name} is {value}; expected a positive number."
                 raise ValueError(message)
+
+
+@elementwise(integers=True)
+def _rate(xp, step, *, schedule):
+    return schedule.rate(xp, xp.astype(step, xp.float32))
 
 
 @dataclasses.dataclass(frozen=True)

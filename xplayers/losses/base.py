@@ -22,6 +22,7 @@ from xplayers._arrays import (
     is_half,
     namespace,
 )
+from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Remembering
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -154,5 +155,10 @@ def times(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: int = 0) -
             raise ValueError(message)
         if dout.shape and axes_after:
             dout = xp.expand_dims(dout, axis=-1)
+    return _divided.if_fused(dx, dout, norm, dtype=scores.dtype if is_half(scores) else None)
+
+
+@elementwise
+def _divided(xp: Namespace, dx: Array, dout: Any, norm: Any, *, dtype: Any) -> Array:
     dx = dx * (dout / norm)
-    return xp.astype(dx, scores.dtype) if is_half(scores) else dx
+    return dx if dtype is None else xp.astype(dx, dtype)

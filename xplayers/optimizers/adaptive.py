@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xplayers._arrays import Array, namespace
+from xplayers._arrays import Array
+from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import Optimizer, Rate
 
 
@@ -89,6 +90,13 @@ class RMSprop(Optimizer):
         return (self.decay_rate, self.eps)
 
 
+@elementwise
+def _corrections(xp, t, log1, log2, factor, eps):
+    # 1 - beta**t without the cancellation of the subtraction
+    root = xp.sqrt(-xp.expm1(t * log2))
+    return root / -xp.expm1(t * log1) * factor, eps * root
+
+
 def _log(beta: float) -> float:
     return math.log(beta) if beta > 0 else -math.inf
 
@@ -157,14 +165,12 @@ class Adam(Optimizer):
         self.eps_hat = eps_hat
 
     def constants(self, t: Array) -> tuple[Any, ...]:
-        xp = namespace(t)
-        # 1 - beta**t without the cancellation of the subtraction
-        root = xp.sqrt(-xp.expm1(t * _log(self.beta2)))
         # The factors 1 - beta of the moments are here, and not in two passes of the rule.
         scale = math.sqrt(1.0 - self.beta2)
-        correction = root / -xp.expm1(t * _log(self.beta1)) * ((1.0 - self.beta1) / scale)
-        eps = self.eps if self.eps_hat else self.eps * root
-        return (self.beta1, self.beta2, eps / scale, correction)
+        correction, eps = _corrections.if_fused(
+            t, _log(self.beta1), _log(self.beta2), (1.0 - self.beta1) / scale, self.eps / scale
+        )
+        return (self.beta1, self.beta2, self.eps / scale if self.eps_hat else eps, correction)
 
 
 def _adamw(xp, p, g, m, v, lr, beta1, beta2, eps, correction, weight_decay):

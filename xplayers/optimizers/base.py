@@ -266,7 +266,7 @@ def as_scalar(c: Any, p: Array) -> Any:
         return float(c)  # of NumPy too: a np.float64 would make float32 arrays float64
     if isinstance(c, StandIn) and isinstance(c.value, _NUMBERS):
         return c.item()
-    return namespace(p).astype(c, p.dtype)
+    return namespace(p).astype(c, p.dtype, copy=False)
 
 
 def _plain(arrays: Arrays) -> dict[str, Array]:

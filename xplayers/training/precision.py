@@ -216,20 +216,10 @@ class MixedPrecision:
 
     def updated(self, state: Arrays, good: Array) -> Arrays:
         """Return the state after a step that was `good` (0-d bool) or skipped."""
-        xp = namespace(good)
-        scale, steps, skipped = state["scale"], state["good_steps"], state["skipped_steps"]
-        after = {"scale": scale, "skipped_steps": xp.where(good, skipped, skipped + 1)}
-        steps = steps + 1
-        if self.dynamic:
-            grown = steps >= self.growth_interval
-            larger = grown & (scale <= _LARGEST / self.growth_factor)
-            smaller = scale >= _SMALLEST / self.backoff_factor
-            larger = xp.where(larger, scale * self.growth_factor, scale)
-            smaller = xp.where(smaller, scale * self.backoff_factor, scale)
-            after["scale"] = xp.where(good, larger, smaller)
-            good = good & ~grown
-        after["good_steps"] = xp.where(good, steps, xp.zeros_like(steps))
-        return after
+        given = [state[name] for name in ("scale", "good_steps", "skipped_steps")]
+        after = _updated.if_fused(*given, good, precision=self)
+        names = ("good_steps", "skipped_steps", "scale")  # the last where it adapts itself
+        return {**state, **dict(zip(names, after, strict=False))}
 
     def _dtype(self, xp: Namespace) -> DType:
         dtype = named_dtype(xp, self.dtype)
@@ -242,6 +232,20 @@ class MixedPrecision:
             message = f"MixedPrecision: {library_name(xp)} has no {self.dtype}; {fix}."
             raise TypeError(message)
         return dtype
+
+
+@elementwise
+def _updated(xp, scale, steps, skipped, good, *, precision):
+    skipped = xp.where(good, skipped, skipped + 1)
+    steps = steps + 1
+    if not precision.dynamic:
+        return xp.where(good, steps, 0), skipped
+    grown = steps >= precision.growth_interval
+    larger = grown & (scale <= _LARGEST / precision.growth_factor)
+    smaller = scale >= _SMALLEST / precision.backoff_factor
+    larger = xp.where(larger, scale * precision.growth_factor, scale)
+    smaller = xp.where(smaller, scale * precision.backoff_factor, scale)
+    return xp.where(good & ~grown, steps, 0), skipped, xp.where(good, larger, smaller)
 
 
 @elementwise
