@@ -114,7 +114,7 @@ def test_convolutions_through_cudnn(dtype, xpv):
         dy = values(want.shape, 1).astype(dtype)
         dx, grads = layer.vjp(cache, dy.astype("float64"))
         library = cudnn.Cudnn()
-        with library.convolutions():
+        with library.layers():
             y, there = layer.apply({k: xpv.asarray(a) for k, a in host.items()}, xpv.asarray(x))
             got_dx, got = layer.vjp(there, xpv.asarray(dy))
         assert len(library.plans) == 3

@@ -294,7 +294,7 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
             row = f"{name}, cuDNN{' in TF32' if tf32 else ''}"
             try:
                 lib = Cudnn(tf32=tf32)
-                with lib.convolutions():
+                with lib.layers():
                     found = both()
                     wanted = (right, back, grads["W"], grads["b"])
                     error = max(map(_error, found, wanted))

@@ -97,7 +97,7 @@ def convolved(workload: Workload, device: str) -> Callable[[], Any]:
     run, cudnn = fused(workload, device), Cudnn(tf32=workload.precision == "tf32")
 
     def convolved_run() -> Any:
-        with cudnn.convolutions():
+        with cudnn.layers():
             return run()
 
     return convolved_run
