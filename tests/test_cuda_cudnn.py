@@ -26,7 +26,6 @@ from xplayers.cuda.cudnn import Cudnn, active  # noqa: E402
 from xplayers.cuda.gemm import NotPlanned  # noqa: E402
 from xplayers.cuda.graph import Graph  # noqa: E402
 
-
 LAYERS = {
     "image": (lambda: Convolution.init(3, 4, 3, bias=False, rng=0), (2, 3, 7, 6)),
     "options": (
