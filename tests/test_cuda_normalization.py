@@ -185,8 +185,9 @@ def test_gradients_of_another_dtype_are_portable(dnn, monkeypatch):
     assert dnn.batch_normalization_grads(dy, cache[3], cache[2], cache[4], cache[1]) is None
 
 
-def test_more_axes_than_a_volume_are_portable(dnn, monkeypatch):
-    layer, x = xl.BatchNormalization.init(4), values((2, 4, 1, 2, 1, 2)).astype("float32")
+@pytest.mark.parametrize("shape", [(2, 4, 1, 2, 1, 2), (1, 4), (1, 4, 1, 1)])
+def test_more_axes_than_a_volume_and_one_value_in_a_channel_are_portable(shape, dnn, monkeypatch):
+    layer, x = xl.BatchNormalization.init(4), values(shape).astype("float32")
     refusing(monkeypatch)
     with pytest.raises(NotImplementedError, match="portable"):
         layer.apply(there(layer.params), fabricated(x))

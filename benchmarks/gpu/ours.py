@@ -89,7 +89,7 @@ def fused(workload: Workload, device: str) -> Callable[[], Any]:
 
 
 def convolved(workload: Workload, device: str) -> Callable[[], Any]:
-    """That, and its convolutions through cuDNN."""
+    """That, and its convolutions and normalizations through cuDNN."""
     if not workload.filters:
         raise Skipped
     from xplayers.cuda.cudnn import Cudnn

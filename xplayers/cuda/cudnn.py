@@ -146,7 +146,8 @@ class Cudnn(Plans):
         self, x: Array, gamma: Array, beta: Array, eps: float
     ) -> tuple[Array, ...] | None:
         """Return ``y``, ``r``, mean and variance of each channel; None where cuDNN has none."""
-        if not _fit(x) or not 2 <= x.ndim <= MOST_AXES or dtype_name(gamma.dtype) not in TYPES:
+        alone = x.size == x.shape[1]  # one value in each channel: nothing varies
+        if not _fit(x) or alone or x.ndim > MOST_AXES or dtype_name(gamma.dtype) not in TYPES:
             return None
         of_channel = ((1, x.shape[1]), "float32")
         results = self.run(
