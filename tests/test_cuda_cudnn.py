@@ -15,6 +15,7 @@ from helpers import assert_close, values
 import xplayers as xl
 from xplayers.layers import correlation
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
+from xplayers.layers.windows import Window
 
 cupy = pytest.importorskip("cupy")
 
@@ -238,6 +239,15 @@ def test_double_and_what_is_outside_is_portable(dnn, monkeypatch):
     layer.apply({"W": fabricated(layer.W)}, fabricated(x))  # that of the block around it
     assert len(dnn.plans) == 1
     assert not other.plans
+
+
+def test_a_gradient_without_elements_is_portable(dnn):
+    """Its filters saw padding alone."""
+    layer = Convolution.init(3, 4, 3, padding=2, bias=False, rng=0)
+    dy, W = (fabricated(a.astype("float32")) for a in (values((2, 4, 2, 8)), layer.W))
+    window = Window((3, 3), (1, 1), (1, 1), ((2, 2), (2, 2)))
+    assert dnn.spread(dy, W, None, window, 1, (0, 6)) is None
+    assert not dnn.plans
 
 
 def test_numpy_is_computed_as_always(dnn):

@@ -80,7 +80,10 @@ def test_layers(name, dtype, parameters, dnn):
         assert a.shape == want.shape
         assert_close(host(a).astype("float64"), want, TOLERANCE[dtype])
     assert [graph.runs for graph in dnn._runtime.cudnn.graphs] == [1, 1]
-    assert None not in dnn.plans.values()
+    for key, plan in dnn.plans.items():
+        assert plan is not None
+        rest = [t for t in key.inputs if t.name not in ("input", "grad")] + [*key.results[1:]]
+        assert {t.dtype for t in rest} == {"float32"}  # statistics, parameters, their gradients
 
 
 def on_the_host(cache):
@@ -176,6 +179,9 @@ def test_double_and_nothing_and_what_is_outside_is_portable(name, dnn, monkeypat
     layer.apply(there(arrays), fabricated(x.astype("float32")))  # that of the block around it
     assert len(dnn.plans) == 1
     assert not other.plans
+    with other.layers():
+        layer.apply(there(arrays), fabricated(x.astype("float32")))
+    assert len(dnn.plans) == len(other.plans) == 1
 
 
 def test_gradients_of_another_dtype_are_portable(dnn, monkeypatch):
@@ -277,3 +283,23 @@ def test_numpy_is_computed_as_always(dnn):
         layer, arrays, x = made(name)
         layer.vjp(layer.apply(arrays, x.astype("float32"))[1], x.astype("float32"))
     assert not dnn.plans
+
+
+def test_a_network(dnn):
+    """Of layers that give each other their results as they lie."""
+    net = xl.Sequential(
+        xl.Convolution.init(3, 8, 3, bias=False, rng=0),
+        xl.BatchNormalization.init(8),
+        xl.Convolution.init(8, 8, 1, bias=False, rng=1),
+        xl.LayerNormalization.init(3, 4),
+    )
+    x = values((2, 3, 5, 6)).astype("float32")
+    want, right = net.apply(net.params, x)
+    dy = values(want.shape, 1).astype("float32")
+    wanted, grads = net.vjp(right, dy)
+    y, cache = net.apply(there(net.params), fabricated(x))
+    dx, got = net.vjp(cache, fabricated(dy))
+    assert_close(host(y), want, 1e-4)
+    assert_close(host(dx), wanted, 1e-4)
+    for name, a in got.items():
+        assert_close(host(a), grads[name], 1e-4, name)
