@@ -78,11 +78,10 @@ class Plans(Planner):
         NotPlanned
             If there is no plan yet, and a capture is going on.
         """
-        arrays = {name: self._laid(a) for name, a in inputs.items()}
-        device = next(iter(arrays.values())).device
+        device = next(iter(inputs.values())).device
         key = Key(
             operation,
-            tuple(Tensor(name, a.shape, dtype_name(a.dtype)) for name, a in arrays.items()),
+            tuple(Tensor(name, a.shape, dtype_name(a.dtype)) for name, a in inputs.items()),
             tuple(Tensor("", shape, dtype_name(dtype)) for shape, dtype in results),
             tuple(options.items()),
             device.id,
@@ -90,11 +89,12 @@ class Plans(Planner):
         plan = self._plan(key, device)
         if plan is None:
             return None
+        arrays = [self._laid(a) for a in inputs.values()]
         made = [
             channels_first(self._runtime.empty((shape[0], *shape[2:], shape[1]), dtype, device))
             for shape, dtype in results
         ]
-        pointers = {k: a.data.ptr for k, a in enumerate([*arrays.values(), *made], 1)}
+        pointers = {k: a.data.ptr for k, a in enumerate([*arrays, *made], 1)}
         pointers |= {number: ctypes.addressof(value) for number, value in plan.passed.items()}
         handle = self._handle(device)
         self._runtime.cudnn.set_stream(handle=handle, stream=self._runtime.stream())
