@@ -119,3 +119,30 @@ def two_threads(monkeypatch):
         monkeypatch.setattr(_parallel, "_pool", lambda: pool)
         monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
         yield
+
+
+@pytest.fixture
+def dnn():
+    """Return a `Cudnn` over the stand-in of the library, which layers go through."""
+    pytest.importorskip("cupy")
+    from host_cudnn import HostRuntime
+
+    from xplayers.cuda.cudnn import Cudnn
+
+    made = Cudnn(runtime=HostRuntime())
+    with made.layers():
+        yield made
+    made.close()
+    assert not made._runtime.cudnn.handles
+
+
+@pytest.fixture
+def cudnn_library():
+    """Return cuDNN's frontend. It judges graphs without a GPU."""
+    try:
+        import cudnn
+
+        cudnn.backend_version()
+    except (ImportError, RuntimeError) as error:
+        pytest.skip(f"cuDNN is not there: {error}")
+    return cudnn

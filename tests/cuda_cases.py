@@ -15,6 +15,7 @@ import xplayers as xl
 from xplayers import functional, schedules
 from xplayers._jit import exact_source
 from xplayers._trace import trace
+from xplayers.cuda import cudnn_plans
 from xplayers.cuda.source import INDEX, Kernel, Operand, translate
 from xplayers.layers import activations, dropout, recurrent
 from xplayers.losses import base as losses
@@ -116,6 +117,7 @@ def cases() -> Iterator[Case]:
         yield Case(precision._updated, ("p", "k", "k", "b"), {"precision": how})
     for dtype in (None, np.dtype("float32")):
         yield Case(losses._divided, ("x", "c", 7), {"dtype": dtype})
+    yield Case(cudnn_plans.variance, ("p", 1e-5))
     yield Case(adaptive._corrections, ("p", -0.1, -0.001, 3.2, 1e-6))
     for schedule in SCHEDULES:
         yield Case(schedules._rate, ("p",), {"schedule": schedule})

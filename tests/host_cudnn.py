@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import enum
-import itertools
 from typing import Any
 
+import host_operations as operations
 import numpy as np
+import pytest
 from host_gpu import _view, fabricated, host
+
+from xplayers.cuda.cudnn_graphs import TYPES, build
+from xplayers.cuda.cudnn_plans import variance
+
+
+def host_dtype(name: str) -> np.dtype:
+    """Return NumPy's dtype of that name, bfloat16 too."""
+    if name == "bfloat16":
+        return np.dtype(pytest.importorskip("ml_dtypes").bfloat16)
+    return np.dtype(name)
+
+
+def assert_valid(cudnn: Any, key: Any) -> None:
+    """Assert that the frontend, which needs no GPU for this, finds the graph of a plan valid."""
+    kinds = cudnn.data_type
+    graph = cudnn.pygraph(intermediate_data_type=kinds.FLOAT, compute_data_type=kinds.FLOAT)
+    build(cudnn, graph, key)
+    graph.validate()
 
 
 def _names(*names: str) -> Any:
@@ -23,8 +42,8 @@ class HostCudnn:
 
     Parameters
     ----------
-    supported : bool
-        Whether there is an algorithm.
+    unsupported : container of str
+        The operations that have no algorithm.
     """
 
     cudnnGraphNotSupportedError = NotSupported
@@ -32,9 +51,10 @@ class HostCudnn:
     numerical_note = _names("NONDETERMINISTIC", "TENSOR_CORE", "DOWN_CONVERT_INPUTS")
     heur_mode = _names("A", "FALLBACK")
     build_plan_policy = _names("HEURISTICS_CHOICE")
+    norm_forward_phase = _names("TRAINING")
 
-    def __init__(self, supported: bool = True) -> None:
-        self.supported = supported
+    def __init__(self, unsupported: Any = ()) -> None:
+        self.unsupported = unsupported
         self.handles: dict[int, int] = {}  # and their streams
         self.graphs: list[HostGraph] = []
 
@@ -54,24 +74,22 @@ class HostCudnn:
 
 
 class HostTensor:
-    def __init__(self, uid: int | None = None, dim: Any = None, stride: Any = None) -> None:
-        self.uid, self.dim, self.stride, self.is_output = uid, dim, stride, False
+    def __init__(self, **what: Any) -> None:
+        self.uid = self.dim = self.stride = self.data_type = None
+        self.is_output = self.is_pass_by_value = False
+        self.__dict__ |= what
 
-    def set_uid(self, uid: int) -> HostTensor:
-        self.uid = uid
-        return self
+    def __getattr__(self, name: str) -> Any:
+        """Return a setter."""
+        if not name.startswith("set_"):
+            raise AttributeError(name)
 
-    def set_output(self, on: bool) -> HostTensor:
-        self.is_output = on
-        return self
+        def set_it(value: Any) -> HostTensor:
+            key = name.removeprefix("set_")
+            self.__dict__["is_output" if key == "output" else key] = value
+            return self
 
-    def set_dim(self, dim: list[int]) -> HostTensor:
-        self.dim = dim
-        return self
-
-    def set_stride(self, stride: list[int]) -> HostTensor:
-        self.stride = stride
-        return self
+        return set_it
 
 
 class HostGraph:
@@ -84,6 +102,7 @@ class HostGraph:
         self.cudnn, self.options = cudnn, options
         self.tensors: list[HostTensor] = []
         self.done: list[str] = []
+        self.operation = ""
         self.arguments: dict[str, Any] = {}
         self.runs = 0
 
@@ -94,7 +113,7 @@ class HostGraph:
         assert self.STAGES.index(name) == len(self.done)
 
         def stage(*arguments: Any) -> None:
-            if name == "check_support" and not self.cudnn.supported:
+            if name == "check_support" and self.operation in self.cudnn.unsupported:
                 raise NotSupported
             self.done.append(name)
             self.arguments[name] = arguments
@@ -106,97 +125,77 @@ class HostGraph:
         return self.tensors[-1]
 
     def conv_fprop(self, image: HostTensor, weight: HostTensor, **window: Any) -> HostTensor:
-        return self._operation(_fprop, image, weight, window)
+        return self._operation("conv_fprop", operations.fprop, [image, weight], window)[0]
 
     def conv_dgrad(self, loss: HostTensor, filter: HostTensor, **window: Any) -> HostTensor:
-        return self._operation(_dgrad, loss, filter, window)
+        return self._operation("conv_dgrad", operations.dgrad, [loss, filter], window)[0]
 
     def conv_wgrad(self, image: HostTensor, loss: HostTensor, **window: Any) -> HostTensor:
-        return self._operation(_wgrad, image, loss, window)
+        return self._operation("conv_wgrad", operations.wgrad, [image, loss], window)[0]
 
-    def _operation(self, function: Any, a: HostTensor, b: HostTensor, window: Any) -> HostTensor:
-        self.result = HostTensor()
-        self.computed = function, a, b, window
-        return self.result
+    def batchnorm(
+        self, input: Any, scale: Any, bias: Any, in_running_mean: None, in_running_var: None,
+        epsilon: Any, momentum: None,
+    ) -> list[Any]:  # fmt: skip
+        assert in_running_mean is in_running_var is momentum is None
+        assert epsilon.is_pass_by_value
+        given = [input, scale, bias, epsilon]
+        return [*self._operation("batchnorm", operations.batchnorm, given, results=3), None, None]
+
+    def batchnorm_backward(
+        self, grad: Any, input: Any, scale: Any, mean: Any, inv_variance: Any
+    ) -> list[Any]:
+        given = [grad, input, scale, mean, inv_variance]
+        return self._operation("batchnorm_backward", operations.batchnorm_vjp, given, results=3)
+
+    def layernorm(
+        self, norm_forward_phase: Any, input: Any, scale: Any, bias: Any, epsilon: Any
+    ) -> list[Any]:
+        assert norm_forward_phase is self.cudnn.norm_forward_phase.TRAINING
+        assert epsilon.is_pass_by_value
+        given = [input, scale, bias, epsilon]
+        return self._operation("layernorm", operations.layernorm, given, results=3)
+
+    def layernorm_backward(
+        self, grad: Any, input: Any, scale: Any, mean: Any, inv_variance: Any
+    ) -> list[Any]:
+        given = [grad, input, scale, mean, inv_variance]
+        return self._operation("layernorm_backward", operations.layernorm_vjp, given, results=3)
+
+    def _operation(
+        self, name: str, function: Any, given: list[HostTensor], window: Any = None,
+        results: int = 1,
+    ) -> list[HostTensor]:  # fmt: skip
+        self.operation = name
+        self.results = [HostTensor() for _ in range(results)]
+        self.computed = function, given, () if window is None else (window,)
+        return self.results
 
     def get_workspace_size(self) -> int:
         return 48
 
     def execute(self, pointers: dict[int, int], workspace: int, handle: int) -> None:
         assert self.done == list(self.STAGES)
-        assert self.result.is_output
+        assert all(t.is_output for t in self.results)
         assert workspace
         assert self.cudnn.handles[handle] == 7  # the stream of the runtime
-        function, *given, window = self.computed
-        a, b = (self._memory(t, pointers).astype("float64") for t in given)
-        out = self._memory(self.result, pointers)
-        out[...] = function(a, b, out.shape, window)
+        function, given, options = self.computed
+        arrays = [self._memory(t, pointers).astype("float64") for t in given]
+        outs = [self._memory(t, pointers) for t in self.results]
+        assert len(pointers) == len(arrays) + len(outs)
+        made = function(*arrays, outs[0].shape, *options)
+        for out, values in zip(outs, made if len(outs) > 1 else [made], strict=True):
+            assert out.shape == values.shape
+            out[...] = values
         self.runs += 1
 
     def _memory(self, t: HostTensor, pointers: dict[int, int]) -> np.ndarray:
-        name = self.options["io_data_type"].name
-        dtype = np.dtype({"FLOAT": "float32", "HALF": "float16"}.get(name, "bfloat16"))
+        (name,) = (name for name, kind in TYPES.items() if kind == t.data_type.name)
+        dtype = host_dtype(name)
         strides = [s * dtype.itemsize for s in t.stride]
-        assert pointers[t.uid] % 16 == 0, "aligned"
+        assert t.is_pass_by_value or pointers[t.uid] % 16 == 0, "aligned"
         assert t.stride[1] == 1, "channels side by side"
         return _view(pointers[t.uid], dtype, tuple(t.dim), tuple(strides))
-
-
-def _places(size: Any, outputs: Any, window: Any) -> Any:
-    """Return each place of a window, and where all windows have it in padded inputs."""
-    for place in itertools.product(*map(range, size)):
-        yield (
-            place,
-            tuple(
-                slice(k * d, k * d + s * (n - 1) + 1, s)
-                for k, d, s, n in zip(
-                    place, window["dilation"], window["stride"], outputs, strict=True
-                )
-            ),
-        )
-
-
-def _padded(x: np.ndarray, window: Any) -> np.ndarray:
-    around = zip(window["pre_padding"], window["post_padding"], strict=True)
-    return np.pad(x, [(0, 0), (0, 0), *around])
-
-
-def _groups(channels: int, per_group: int, filters: int) -> Any:
-    groups = channels // per_group
-    for g in range(groups):
-        yield (
-            slice(g * per_group, (g + 1) * per_group),
-            slice(g * filters // groups, (g + 1) * filters // groups),
-        )
-
-
-def _fprop(x: np.ndarray, W: np.ndarray, shape: Any, window: Any) -> np.ndarray:
-    y, x = np.zeros(shape), _padded(x, window)
-    for c, f in _groups(x.shape[1], W.shape[1], W.shape[0]):
-        for place, where in _places(W.shape[2:], shape[2:], window):
-            seen = x[(slice(None), c, *where)]
-            y[:, f] += np.einsum("nc...,fc->nf...", seen, W[(f, slice(None), *place)])
-    return y
-
-
-def _dgrad(dy: np.ndarray, W: np.ndarray, shape: Any, window: Any) -> np.ndarray:
-    dx = _padded(np.zeros(shape), window)
-    for c, f in _groups(shape[1], W.shape[1], W.shape[0]):
-        for place, where in _places(W.shape[2:], dy.shape[2:], window):
-            given = np.einsum("nf...,fc->nc...", dy[:, f], W[(f, slice(None), *place)])
-            dx[(slice(None), c, *where)] += given
-    inner = zip(window["pre_padding"], shape[2:], strict=True)
-    return dx[(..., *(slice(p, p + n) for p, n in inner))]
-
-
-def _wgrad(x: np.ndarray, dy: np.ndarray, shape: Any, window: Any) -> np.ndarray:
-    dW, x = np.zeros(shape), _padded(x, window)
-    for c, f in _groups(x.shape[1], shape[1], shape[0]):
-        for place, where in _places(shape[2:], dy.shape[2:], window):
-            seen = x[(slice(None), c, *where)]
-            axes = [0, *range(2, dy.ndim)]
-            dW[(f, slice(None), *place)] = np.tensordot(dy[:, f], seen, (axes, axes))
-    return dW
 
 
 def _aligned(a: np.ndarray) -> np.ndarray:
@@ -211,10 +210,10 @@ def _aligned(a: np.ndarray) -> np.ndarray:
 class HostRuntime:
     """What a `Cudnn` asks of CuPy, on host memory."""
 
-    def __init__(self, supported: bool = True) -> None:
+    def __init__(self, unsupported: Any = ()) -> None:
         import cupy
 
-        self.cudnn = HostCudnn(supported)
+        self.cudnn = HostCudnn(unsupported)
         self.array = cupy.ndarray
         self.copies = 0
 
@@ -230,6 +229,12 @@ class HostRuntime:
 
     def add(self, y: Any, b: Any) -> None:
         host(y)[...] += host(b)
+
+    def cast(self, a: Any, dtype: Any) -> Any:
+        return a if a.dtype == dtype else fabricated(_aligned(host(a).astype(dtype)), a.device.id)
+
+    def variance(self, r: Any, eps: float) -> Any:
+        return fabricated(_aligned(variance(host(r), eps)), r.device.id)
 
     def stream(self) -> int:
         return 7

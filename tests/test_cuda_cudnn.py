@@ -15,26 +15,17 @@ from helpers import assert_close, values
 import xplayers as xl
 from xplayers.layers import correlation
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
+from xplayers.layers.windows import Window
 
 cupy = pytest.importorskip("cupy")
 
-from host_cudnn import HostCudnn, HostGraph, HostRuntime  # noqa: E402
+from host_cudnn import HostCudnn, HostGraph, HostRuntime, assert_valid, host_dtype  # noqa: E402
 from host_gpu import fabricated, host  # noqa: E402
 from host_graph import HostCuda  # noqa: E402
 
-from xplayers.cuda.cudnn import TYPES, Cudnn, active, build  # noqa: E402
+from xplayers.cuda.cudnn import Cudnn, active  # noqa: E402
 from xplayers.cuda.gemm import NotPlanned  # noqa: E402
 from xplayers.cuda.graph import Graph  # noqa: E402
-
-
-@pytest.fixture
-def dnn():
-    dnn = Cudnn(runtime=HostRuntime())
-    with dnn.convolutions():
-        yield dnn
-    dnn.close()
-    assert not dnn._runtime.cudnn.handles
-
 
 LAYERS = {
     "image": (lambda: Convolution.init(3, 4, 3, bias=False, rng=0), (2, 3, 7, 6)),
@@ -83,37 +74,24 @@ def test_layers(name, dtype, dnn):
     assert [graph.runs for graph in dnn._runtime.cudnn.graphs] == [1, 2, 2]
 
 
-@pytest.fixture
-def library():
-    """Return cuDNN's frontend. It judges graphs without a GPU."""
-    try:
-        import cudnn
-
-        cudnn.backend_version()
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"cuDNN is not there: {error}")
-    return cudnn
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", LAYERS)
-def test_the_library_finds_the_graphs_valid(name, dtype, dnn, library):
+def test_the_library_finds_the_graphs_valid(name, dtype, dnn, cudnn_library):
     make, shape = LAYERS[name]
-    layer, x = make(), fabricated(values(shape).astype("float32"))
-    y, cache = layer.apply({"W": fabricated(layer.W)}, x)
+    layer, x = make(), values(shape)
+    W, x = (fabricated(a.astype(host_dtype(dtype))) for a in (layer.W, x))
+    y, cache = layer.apply({"W": W}, x)
     layer.vjp(cache, y)
+    assert len(dnn.plans) == 3
     for key in dnn.plans:
-        graph = library.pygraph(
-            io_data_type=getattr(library.data_type, TYPES[dtype]),
-            intermediate_data_type=library.data_type.FLOAT,
-            compute_data_type=library.data_type.FLOAT,
-        )
-        build(graph, key)
-        graph.validate()
+        assert {t.dtype for t in (*key.inputs, *key.results)} == {dtype}
+        assert_valid(cudnn_library, key)
 
 
-def test_the_stand_in_has_the_names_of_the_library(library):
-    for kind in ("data_type", "numerical_note", "heur_mode", "build_plan_policy"):
+def test_the_stand_in_has_the_names_of_the_library(cudnn_library):
+    library = cudnn_library
+    kinds = ("data_type", "numerical_note", "heur_mode", "build_plan_policy", "norm_forward_phase")
+    for kind in kinds:
         for each in getattr(HostCudnn, kind):
             assert hasattr(getattr(library, kind), each.name)
     assert issubclass(library.cudnnGraphNotSupportedError, Exception)
@@ -176,7 +154,7 @@ def test_nothing_is_planned_in_a_capture(dnn):
 
 def test_a_graph_keeps_the_plans_that_it_runs():
     cuda = HostCuda()
-    with Cudnn(runtime=HostRuntime()).convolutions():
+    with Cudnn(runtime=HostRuntime()).layers():
         kept = weakref.ref(active())
         seen = []
 
@@ -218,7 +196,7 @@ def test_what_algorithms_may_do(tf32, deterministic, dtype, unwanted):
     dnn = Cudnn(tf32=tf32, deterministic=deterministic, runtime=HostRuntime())
     layer = Convolution.init(3, 4, 3, bias=False, rng=0)
     x = fabricated(values((2, 3, 6, 5)).astype(dtype))
-    with dnn.convolutions():
+    with dnn.layers():
         layer.apply({"W": fabricated(layer.W.astype(dtype))}, x)
     (graph,) = dnn._runtime.cudnn.graphs
     (notes,) = graph.arguments["deselect_numeric_notes"]
@@ -238,9 +216,9 @@ def refusing(monkeypatch):
 def test_what_cudnn_has_not_is_portable(monkeypatch):
     refusing(monkeypatch)
     layer = Convolution.init(3, 4, 3, bias=False, rng=0)
-    dnn = Cudnn(runtime=HostRuntime(supported=False))
+    dnn = Cudnn(runtime=HostRuntime(["conv_fprop"]))
     x = values((2, 3, 6, 5)).astype("float32")
-    with dnn.convolutions():
+    with dnn.layers():
         for _ in range(2):
             with pytest.raises(NotImplementedError, match="portable"):
                 layer.apply({"W": fabricated(layer.W)}, fabricated(x))
@@ -255,12 +233,21 @@ def test_double_and_what_is_outside_is_portable(dnn, monkeypatch):
         layer.apply({"W": fabricated(layer.W.astype("float64"))}, fabricated(x))
     assert not dnn.plans
     other = Cudnn(runtime=HostRuntime())
-    with other.convolutions():
+    with other.layers():
         pass
     x = x.astype("float32")
     layer.apply({"W": fabricated(layer.W)}, fabricated(x))  # that of the block around it
     assert len(dnn.plans) == 1
     assert not other.plans
+
+
+def test_a_gradient_without_elements_is_portable(dnn):
+    """Its filters saw padding alone."""
+    layer = Convolution.init(3, 4, 3, padding=2, bias=False, rng=0)
+    dy, W = (fabricated(a.astype("float32")) for a in (values((2, 4, 2, 8)), layer.W))
+    window = Window((3, 3), (1, 1), (1, 1), ((2, 2), (2, 2)))
+    assert dnn.spread(dy, W, None, window, 1, (0, 6)) is None
+    assert not dnn.plans
 
 
 def test_numpy_is_computed_as_always(dnn):

@@ -94,34 +94,91 @@ def test_training_is_that_of_the_portable_code(xpv, launches):
         assert_close(p, want[name], 1e-4, name)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_convolutions_through_cudnn(dtype, xpv):
-    """Those of the stand-in's test, and what the portable body gives for them."""
+@pytest.fixture
+def dnn():
+    """Return a `Cudnn` that has to have a plan for everything."""
     pytest.importorskip("cudnn")
-    from xplayers.cuda import cudnn
+    from xplayers.cuda.cudnn import Cudnn
 
-    layers = [
+    library = Cudnn()
+    with library.layers():
+        yield library
+    assert None not in library.plans.values(), "cuDNN has no algorithm"
+    library.close()
+
+
+def assert_as_portable(layer, x, dtype, xpv, dnn, plans):
+    """Assert that a pass is that of the portable body in float64; return its cache."""
+    host = {k: a.astype(dtype) for k, a in layer.params.items()}
+    x = x.astype(dtype)
+    want, cache = layer.apply(
+        {k: a.astype("float64") for k, a in host.items()}, x.astype("float64")
+    )
+    dy = values(want.shape, 1).astype(dtype)
+    dx, grads = layer.vjp(cache, dy.astype("float64"))
+    before = len(dnn.plans)
+    y, there = layer.apply({k: xpv.asarray(a) for k, a in host.items()}, xpv.asarray(x))
+    got_dx, got = layer.vjp(there, xpv.asarray(dy))
+    assert len(dnn.plans) == before + plans
+    pairs = [(got[name], right) for name, right in grads.items()]
+    for a, right in ((y, want), (got_dx, dx), *pairs):
+        assert_close(a, right, TOLERANCE[dtype])
+    return there
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_convolutions_through_cudnn(dtype, xpv, dnn):
+    """Those of the stand-in's test, and what the portable body gives for them."""
+    for layer, shape in (
         (xl.Convolution.init(8, 16, 3, padding=1, rng=0), (4, 8, 9, 7)),
         (xl.Convolution.init(8, 16, 3, stride=2, padding=1, groups=2, rng=0), (4, 8, 9, 7)),
         (xl.Convolution.init(8, 16, (3,), dilation=2, rng=0), (4, 8, 20)),
         (xl.ConvolutionTranspose.init(8, 16, 4, stride=2, padding=1, rng=0), (4, 8, 5, 6)),
-    ]
-    for layer, shape in layers:
-        host = {k: a.astype(dtype) for k, a in layer.params.items()}
-        x = values(shape).astype(dtype)
-        wide = {k: a.astype("float64") for k, a in host.items()}
-        want, cache = layer.apply(wide, x.astype("float64"))
-        dy = values(want.shape, 1).astype(dtype)
-        dx, grads = layer.vjp(cache, dy.astype("float64"))
-        library = cudnn.Cudnn()
-        with library.convolutions():
-            y, there = layer.apply({k: xpv.asarray(a) for k, a in host.items()}, xpv.asarray(x))
-            got_dx, got = layer.vjp(there, xpv.asarray(dy))
-        assert len(library.plans) == 3
-        assert None not in library.plans.values(), "cuDNN has no algorithm"
-        library.close()
-        for a, right in ((y, want), (got_dx, dx), (got["W"], grads["W"]), (got["b"], grads["b"])):
-            assert_close(a, right, TOLERANCE[dtype])
+    ):
+        assert_as_portable(layer, values(shape), dtype, xpv, dnn, plans=3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_normalizations_through_cudnn(dtype, xpv, dnn):
+    for layer, shape in (
+        (xl.BatchNormalization.init(8), (16, 8)),
+        (xl.BatchNormalization.init(8, eps=1e-2), (4, 8, 20)),
+        (xl.BatchNormalization.init(16), (4, 16, 9, 7)),
+        (xl.BatchNormalization.init(8), (2, 8, 3, 4, 5)),
+        (xl.LayerNormalization.init(33), (6, 33)),
+        (xl.LayerNormalization.init(64, eps=1e-2), (4, 9, 64)),
+        (xl.LayerNormalization.init(4, 5), (3, 2, 4, 5)),
+    ):
+        assert_as_portable(layer, 1.0 + values(shape), dtype, xpv, dnn, plans=2)
+
+
+def test_running_statistics_through_cudnn(xpv, dnn):
+    """Of a batch whose mean is large, too: a sum of squares would have no digit left."""
+    for mean, tolerance in ((0.0, 1e-5), (1000.0, 1e-3)):
+        layer, x = xl.BatchNormalization.init(8), mean + values((16, 8, 9, 7))
+        x = x.astype("float32")
+        layer.forward(xpv.asarray(x))
+        exact = x.astype("float64")
+        axes = (0, 2, 3)
+        assert_close(layer.running_mean, 0.1 * exact.mean(axis=axes), 1e-5)
+        assert_close(layer.running_var, 0.9 + 0.1 * exact.var(axis=axes), tolerance)
+    assert dnn.plans
+
+
+def test_what_cudnn_has_not_is_portable(xpv):
+    """Channels that are not a multiple of 16 bytes."""
+    pytest.importorskip("cudnn")
+    from xplayers.cuda.cudnn import Cudnn
+
+    library, layer, x = Cudnn(), xl.BatchNormalization.init(3), values((4, 3, 5, 5))
+    with library.layers():
+        y = layer.forward(xpv.asarray(x.astype("float32")))
+        dx = layer.backward(xpv.asarray(values(x.shape, 1).astype("float32")))
+    host = xl.BatchNormalization.init(3, dtype="float64")
+    assert_close(y, host.forward(x), 1e-5)
+    assert_close(dx, host.backward(values(x.shape, 1)), 1e-5)
+    assert list(library.plans.values()) == [None]
+    library.close()
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -260,7 +260,7 @@ def _gelu(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def cudnn(device: str, seconds: float) -> Iterator[Row]:
-    """Convolutions through cuDNN against float64, and beside the portable body."""
+    """Layers through cuDNN against float64, and beside the portable body."""
     import cupy
 
     from xplayers.cuda.cudnn import Cudnn
@@ -275,8 +275,11 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
          (128, 32, 256)),
         ("transposed", lambda: xl.ConvolutionTranspose.init(32, 16, 4, stride=2, padding=1, rng=0),
          (128, 32, 16, 16)),
+        ("batch normalization", lambda: xl.BatchNormalization.init(64), (128, 64, 32, 32)),
+        ("layer normalization", lambda: xl.LayerNormalization.init(1024), (8192, 1024)),
     ):  # fmt: skip
         layer = make()
+        needed = 3 if isinstance(layer, (xl.Convolution, xl.ConvolutionTranspose)) else 2  # plans
         x = np.random.default_rng(0).standard_normal(shape)
         right, cache = layer.apply({k: a.astype("float64") for k, a in layer.params.items()}, x)
         dy = np.random.default_rng(1).standard_normal(right.shape)
@@ -287,16 +290,16 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
         def both(layer=layer, arrays=arrays, x=given, dy=dgiven) -> Any:
             y, cache = layer.apply(arrays, x)
             dx, grads = layer.vjp(cache, dy)
-            return y, dx, grads["W"], grads["b"]
+            return y, dx, *grads.values()
 
         yield {"row": f"{name}, portable", "time": measure(both, wait, seconds)}
-        for tf32 in (False, True):
+        for tf32 in (False, True) if needed == 3 else (False,):  # normalizations have no products
             row = f"{name}, cuDNN{' in TF32' if tf32 else ''}"
             try:
                 lib = Cudnn(tf32=tf32)
-                with lib.convolutions():
+                with lib.layers():
                     found = both()
-                    wanted = (right, back, grads["W"], grads["b"])
+                    wanted = (right, back, *grads.values())
                     error = max(map(_error, found, wanted))
                     time = measure(both, wait, seconds)
                 plans = sum(plan is not None for plan in lib.plans.values())
@@ -304,8 +307,8 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
             except Exception as e:
                 yield {"row": row, "error": said(e)}
                 continue
-            text = f"error {error:.1e}, {plans} of 3 plans"
-            fits = error <= (5e-3 if tf32 else TOLERANCE) and plans == 3
+            text = f"error {error:.1e}, {plans} of {needed} plans"
+            fits = error <= (5e-3 if tf32 else TOLERANCE) and plans == needed
             yield {"row": row, "time": time, "value" if fits else "error": text}
 
 

@@ -89,7 +89,7 @@ def fused(workload: Workload, device: str) -> Callable[[], Any]:
 
 
 def convolved(workload: Workload, device: str) -> Callable[[], Any]:
-    """That, and its convolutions through cuDNN."""
+    """That, and its convolutions and normalizations through cuDNN."""
     if not workload.filters:
         raise Skipped
     from xplayers.cuda.cudnn import Cudnn
@@ -97,7 +97,7 @@ def convolved(workload: Workload, device: str) -> Callable[[], Any]:
     run, cudnn = fused(workload, device), Cudnn(tf32=workload.precision == "tf32")
 
     def convolved_run() -> Any:
-        with cudnn.convolutions():
+        with cudnn.layers():
             return run()
 
     return convolved_run

@@ -4,13 +4,14 @@ They share one formula. With ``xh = (x - mean) * r``, ``r = 1 / sqrt(var + eps)`
 gradient of ``xh``, ``dx = r * (h - mean(h) - xh * mean(h * xh))``, the means over the axes that
 were normalized (Ioffe, Szegedy, 2015, section 3). The variance is that of the
 centred values: the mean of the squares minus the square of the mean has no digit left where the
-mean is large. For 16-bit inputs the statistics are float32.
+mean is large. For 16-bit inputs the statistics are float32. Beside these portable bodies may stand
+others that are asked for.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -20,6 +21,11 @@ from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Buffer, Gradient, Parameter
 
 Axes = tuple[int, ...]
+
+# By type of array: what returns the other body that computes with it here, or None. Its functions
+# `batch_normalization`, `layer_normalization` and, with ``_grads``, their gradients return None for
+# what they do not compute. See `xplayers.cuda.cudnn`, which is asked for by name.
+BODIES: dict[type, Callable[[], Any]] = {}
 
 
 def _normalized(
@@ -40,6 +46,11 @@ def _normalized_vjp(xp: Namespace, h: Array, xh: Array, r: Array, axes: Axes) ->
     dx -= xh * _mean(xp, h * xh, axes)
     dx *= r
     return dx
+
+
+def _body(x: Array) -> Any:
+    find = BODIES.get(type(x))
+    return None if find is None else find()
 
 
 def _mean(xp: Namespace, x: Array, axes: Axes) -> Array:
@@ -151,17 +162,31 @@ class BatchNormalization(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, (axes, column) = namespace(x), self._axes(x)
+        gamma, beta, body = arrays["gamma"], arrays["beta"], _body(x)
+        found = body and body.batch_normalization(x, gamma, beta, self.eps)
+        if found is not None:
+            y, *statistics = found
+            r, mean, var = (xp.reshape(a, column) for a in statistics)
+            return y, (None, r, gamma, x, mean, var)  # without xh, which that body does not keep
         wide = widened(xp, x)
-        gamma = xp.reshape(widened(xp, arrays["gamma"]), column)
-        beta = xp.reshape(widened(xp, arrays["beta"]), column)
+        gamma = xp.reshape(widened(xp, gamma), column)
+        beta = xp.reshape(widened(xp, beta), column)
         xh, r, mean, var = _normalized(xp, wide, axes, self.eps)
         y = xh * gamma
         y += beta
         return _as(y, x), (xh, r, gamma, x, mean, var)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        xh, r, gamma, x, _, _ = cache
+        xh, r, gamma, x, mean, _ = cache
         xp, (axes, column) = namespace(x), self._axes(x)
+        if xh is None:
+            body = _body(x)
+            grads = body and body.batch_normalization_grads(dy, x, gamma, mean, r)
+            if grads is not None:
+                dx, dgamma, dbeta = grads
+                return dx, {"gamma": dgamma, "beta": dbeta}
+            xh = (widened(xp, x) - mean) * r
+            gamma = xp.reshape(widened(xp, gamma), column)
         wide = widened(xp, dy)
         dgamma, dbeta = xp.sum(wide * xh, axis=axes), xp.sum(wide, axis=axes)
         # The means of h and h * xh are these sums times gamma / n, so h itself is not needed:
@@ -253,15 +278,29 @@ class LayerNormalization(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, axes = namespace(x), _last_axes(self, x, self.gamma)
-        xh, r, _, _ = _normalized(xp, widened(xp, x), axes, self.eps)
-        gamma = widened(xp, arrays["gamma"])
+        gamma, beta, body = arrays["gamma"], arrays["beta"], _body(x)
+        found = body and body.layer_normalization(x, gamma, beta, self.eps)
+        if found is not None:
+            y, *statistics = found
+            column = (*x.shape[: len(x.shape) - len(axes)], *(1 for _ in axes))
+            r, mean = (xp.reshape(a, column) for a in statistics)
+            return y, (None, r, gamma, x, mean)  # without xh, which that body does not keep
+        xh, r, mean, _ = _normalized(xp, widened(xp, x), axes, self.eps)
+        gamma = widened(xp, gamma)
         y = xh * gamma
-        y += widened(xp, arrays["beta"])
-        return _as(y, x), (xh, r, gamma, x)
+        y += widened(xp, beta)
+        return _as(y, x), (xh, r, gamma, x, mean)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        xh, r, gamma, x = cache
+        xh, r, gamma, x, mean = cache
         xp, axes = namespace(x), _last_axes(self, x, gamma)
+        if xh is None:
+            body = _body(x)
+            grads = body and body.layer_normalization_grads(dy, x, gamma, mean, r)
+            if grads is not None:
+                dx, dgamma, dbeta = grads
+                return dx, {"gamma": dgamma, "beta": dbeta}
+            xh, gamma = (widened(xp, x) - mean) * r, widened(xp, gamma)
         wide = widened(xp, dy)
         dx = _normalized_vjp(xp, wide * gamma, xh, r, axes)
         rest = tuple(range(len(x.shape) - len(axes)))

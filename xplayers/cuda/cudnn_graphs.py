@@ -1,0 +1,116 @@
+"""Operations as graphs of cuDNN's frontend: tensors, layouts and attributes, functions of a key.
+
+Tensors have their channels last in memory (NHWC). cuDNN begins with two axes after the channels:
+sequences are images of height 1, rows of features images of one place.
+"""
+
+from __future__ import annotations
+
+import itertools
+import operator
+from typing import Any, NamedTuple
+
+from xplayers.layers.windows import Sizes, Window
+
+TYPES = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16"}
+
+
+class Tensor(NamedTuple):
+    """What a graph knows of an array.
+
+    Parameters
+    ----------
+    name : str
+        Of the argument, as the frontend calls it; results go by their order.
+    shape : tuple of int
+        Samples, channels, sizes.
+    dtype : str
+        One of `TYPES`.
+    """
+
+    name: str
+    shape: Sizes
+    dtype: str
+
+
+class Key(NamedTuple):
+    """What a plan depends on.
+
+    Parameters
+    ----------
+    operation : str
+        As the frontend calls it.
+    inputs, results : tuple of Tensor
+        Their numbers in the graph are 1, 2 and so on, inputs first.
+    options : tuple of (str, value)
+        The other arguments: tuples of int are lists, a string is a member of the enumeration of
+        that name, a float is a tensor of one value that the host passes. These have the numbers
+        after the results.
+    device : int
+        The number of the GPU.
+    """
+
+    operation: str
+    inputs: tuple[Tensor, ...]
+    results: tuple[Tensor, ...]
+    options: tuple[tuple[str, Any], ...]
+    device: int
+
+    def __str__(self) -> str:
+        given = ", ".join(f"{t.name} {t.shape} of {t.dtype}" for t in self.inputs)
+        return f"{self.operation} ({given})"
+
+
+def window_options(window: Window) -> dict[str, Sizes]:
+    """Return the options of a convolution."""
+    short = window.axes == 1
+    before = tuple(p for p, _ in window.padding)
+    after = tuple(p for _, p in window.padding)
+    return {
+        "pre_padding": (0, *before) if short else before,
+        "post_padding": (0, *after) if short else after,
+        "stride": (1, *window.stride) if short else window.stride,
+        "dilation": (1, *window.dilation) if short else window.dilation,
+    }
+
+
+def laid(shape: Sizes, axes: int) -> dict[str, list[int]]:
+    """Return dimensions and strides, in elements, of an array with its channels last."""
+    dim = [*shape[:2], *[1] * (axes - len(shape)), *shape[2:]]
+    # Elements of a place, a row and so on.
+    *inner, sample = itertools.accumulate([dim[1], *reversed(dim[2:])], operator.mul)
+    return {"dim": dim, "stride": [sample, 1, *reversed(inner)]}
+
+
+def build(cudnn: Any, graph: Any, key: Key) -> dict[int, float]:
+    """Write an operation into a graph; return the values that the host passes, by number."""
+    numbers = itertools.count(1)
+    axes = max(4, *(len(t.shape) for t in key.inputs))
+
+    def kind(dtype: str) -> Any:
+        return getattr(cudnn.data_type, TYPES[dtype])
+
+    arguments: dict[str, Any] = {
+        t.name: graph.tensor(uid=next(numbers), data_type=kind(t.dtype), **laid(t.shape, axes))
+        for t in key.inputs
+    }
+    places = [(next(numbers), t) for t in key.results]
+    passed: dict[int, float] = {}
+    for name, value in key.options:
+        if isinstance(value, float):
+            one, number = [1] * axes, next(numbers)
+            passed[number] = value
+            arguments[name] = graph.tensor(
+                uid=number, dim=one, stride=one, data_type=kind("float32"), is_pass_by_value=True
+            )
+        elif isinstance(value, str):
+            arguments[name] = getattr(getattr(cudnn, name), value)
+        else:
+            arguments[name] = value if value is None else list(value)
+    made = getattr(graph, key.operation)(**arguments)
+    # What an operation can return and is not asked for comes last, as None.
+    for tensor, (number, t) in zip(made if len(places) > 1 else [made], places, strict=False):
+        at = laid(t.shape, axes)
+        tensor.set_uid(number).set_output(True).set_data_type(kind(t.dtype))
+        tensor.set_dim(at["dim"]).set_stride(at["stride"])
+    return passed

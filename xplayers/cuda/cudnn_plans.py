@@ -1,0 +1,202 @@
+"""Plans of cuDNN, each made once for its key, and what they are run with.
+
+Not yet run on a GPU; see `xplayers.cuda.cudnn`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from xplayers._arrays import Array, Namespace, dtype_name
+from xplayers.cuda.cudnn_graphs import Key, Tensor, build
+from xplayers.cuda.kernels import channels_first, channels_last
+from xplayers.cuda.planner import NotPlanned, Planner
+from xplayers.elementwise import elementwise
+from xplayers.layers.windows import Sizes
+
+ALIGNMENT = 16  # bytes; what the frontend says of a tensor that says nothing
+
+
+class Plan(NamedTuple):
+    """A graph that is built, the memory that it works in, and the values that the host passes."""
+
+    graph: Any
+    workspace: Any
+    passed: dict[int, ctypes.c_float]
+
+
+class Plans(Planner):
+    """Operations of cuDNN on CuPy arrays.
+
+    Parameters
+    ----------
+    tf32, deterministic : bool
+        As in `xplayers.cuda.cudnn.Cudnn`.
+    runtime
+        Where calls go.
+    """
+
+    def __init__(self, tf32: bool, deterministic: bool, runtime: Any) -> None:
+        self.tf32, self.deterministic = tf32, deterministic
+        self.plans: dict[Key, Plan | None] = {}  # None: there is no algorithm
+        self._runtime = runtime
+        self._handles: dict[int, Any] = {}  # by device
+
+    def close(self) -> None:
+        """Give back plans, their memory and the handles; wait for the device first."""
+        self.plans.clear()
+        for handle in self._handles.values():
+            self._runtime.cudnn.destroy_handle(handle)
+        self._handles.clear()
+
+    def run(
+        self,
+        operation: str,
+        inputs: Mapping[str, Array],
+        results: Sequence[tuple[Sizes, Any]],
+        **options: Any,
+    ) -> list[Array] | None:
+        """Return the results of an operation; None where cuDNN has no algorithm for it.
+
+        Parameters
+        ----------
+        operation : str
+            As the frontend calls it.
+        inputs : mapping of str to array
+            By the frontend's names, each of at least two axes, on one device. What has no elements
+            is computed elsewhere.
+        results : sequence of (shape, dtype)
+            In the frontend's order.
+        **options
+            As in `Key`.
+
+        Raises
+        ------
+        NotPlanned
+            If there is no plan yet, and a capture is going on.
+        """
+        device = next(iter(inputs.values())).device
+        key = Key(
+            operation,
+            tuple(Tensor(name, a.shape, dtype_name(a.dtype)) for name, a in inputs.items()),
+            tuple(Tensor("", shape, dtype_name(dtype)) for shape, dtype in results),
+            tuple(options.items()),
+            device.id,
+        )
+        plan = self._plan(key, device)
+        if plan is None:
+            return None
+        arrays = [self._laid(a) for a in inputs.values()]
+        made = [
+            channels_first(self._runtime.empty((shape[0], *shape[2:], shape[1]), dtype, device))
+            for shape, dtype in results
+        ]
+        pointers = {k: a.data.ptr for k, a in enumerate([*arrays, *made], 1)}
+        pointers |= {number: ctypes.addressof(value) for number, value in plan.passed.items()}
+        handle = self._handle(device)
+        self._runtime.cudnn.set_stream(handle=handle, stream=self._runtime.stream())
+        plan.graph.execute(pointers, plan.workspace.data.ptr, handle=handle)
+        return made
+
+    def _laid(self, a: Array) -> Array:
+        """Return `a` with the channels of a place side by side, itself or a copy."""
+        inner = channels_last(a)
+        fits = inner.flags.c_contiguous and a.data.ptr % ALIGNMENT == 0
+        return a if fits else channels_first(self._runtime.copied(inner))
+
+    def _handle(self, device: Any) -> Any:
+        if device.id not in self._handles:
+            self._handles[device.id] = self._runtime.handle(device)
+        return self._handles[device.id]
+
+    def _plan(self, key: Key, device: Any) -> Plan | None:
+        if key not in self.plans:
+            if self._frozen:
+                message = (
+                    f"Cudnn: {key} was not planned before the capture; each step has to compute "
+                    "the same operations. Run it once more before (warmup=), or use compile=False."
+                )
+                raise NotPlanned(message)
+            self.plans[key] = self._planned(key, device)
+        return self.plans[key]
+
+    def _planned(self, key: Key, device: Any) -> Plan | None:
+        """Return a new plan, None where there is no algorithm."""
+        cudnn = self._runtime.cudnn
+        kinds, notes = cudnn.data_type, cudnn.numerical_note
+        graph = cudnn.pygraph(
+            intermediate_data_type=kinds.FLOAT,
+            compute_data_type=kinds.FLOAT,
+            handle=self._handle(device),
+        )
+        passed = {k: ctypes.c_float(v) for k, v in build(cudnn, graph, key).items()}
+        unwanted = [notes.NONDETERMINISTIC] if self.deterministic else []
+        if key.inputs[0].dtype == "float32" and not self.tf32:
+            unwanted += [notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS]
+        try:
+            graph.validate()
+            graph.build_operation_graph()
+            graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+            graph.deselect_numeric_notes(unwanted)
+            graph.check_support()
+            graph.build_plans(cudnn.build_plan_policy.HEURISTICS_CHOICE)
+        except cudnn.cudnnGraphNotSupportedError:
+            return None
+        size = max(1, graph.get_workspace_size())
+        return Plan(graph, self._runtime.empty((size,), "uint8", device), passed)
+
+
+@elementwise
+def variance(xp: Namespace, r: Array, eps: float) -> Array:
+    """Return the variance that ``r = 1 / sqrt(var + eps)`` was made of.
+
+    An error of r of two units in the last place, which CUDA allows a reciprocal root, and the
+    roundings here are together less than ``1e-6 * (var + eps)``. It is only ever used as
+    ``var + eps``.
+    """
+    return xp.maximum(1.0 / (r * r) - eps, 0.0)
+
+
+class Runtime:
+    """CuPy and the frontend, as `Plans` and `xplayers.cuda.cudnn.Cudnn` use them."""
+
+    def __init__(self) -> None:
+        try:
+            # By its name: a type checker would take `import cudnn` for the file beside this one.
+            cudnn: Any = importlib.import_module("cudnn")
+            cudnn.backend_version()  # a RuntimeError without the library
+        except (ImportError, RuntimeError) as error:
+            message = (
+                "Cudnn: needs cuDNN and its frontend: "
+                'pip install "xplayers[cudnn]"; or do without, on the portable body.'
+            )
+            raise ImportError(message) from error
+        import cupy
+
+        self.cudnn, self.cupy, self.array = cudnn, cupy, cupy.ndarray
+
+    def empty(self, shape: Sizes, dtype: Any, device: Any) -> Array:
+        with device:
+            return self.cupy.empty(shape, dtype)
+
+    def handle(self, device: Any) -> Any:
+        with device:
+            return self.cudnn.create_handle()
+
+    def add(self, y: Array, b: Array) -> None:
+        y += b
+
+    def copied(self, a: Array) -> Array:
+        return a.copy(order="C")
+
+    def cast(self, a: Array, dtype: Any) -> Array:
+        return a.astype(dtype, copy=False)
+
+    def variance(self, r: Array, eps: float) -> Array:
+        return variance(r, eps)
+
+    def stream(self) -> int:
+        return self.cupy.cuda.get_current_stream().ptr
