@@ -15,6 +15,7 @@ import xplayers as xl
 from xplayers import functional
 from xplayers._jit import exact_source
 from xplayers._trace import trace
+from xplayers.cuda import pooling
 from xplayers.cuda.source import INDEX, Kernel, Operand, translate
 from xplayers.layers import activations, dropout, recurrent
 from xplayers.optimizers import clipping
@@ -149,3 +150,9 @@ def is_exact(case: Case) -> bool:
 
 CASES = list(cases())
 EXACT = [case for case in CASES if is_exact(case)]
+POOLING = [  # operation, dtype, type of indices or number of warps
+    (operation, dtype_of(dtype), kind)
+    for dtype in THERE
+    for operation in pooling._ARRAYS
+    for kind in {"row_means": "18", "channel_means": "8"}.get(operation, ("int", "i64"))
+]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import shutil
 import subprocess
 import sysconfig
@@ -82,3 +83,10 @@ def run(
     n = np.int64(np.asarray(operands[0]).size)
     args = [n, *[operands[r] for r in kernel.pointers], *outs, *kernel.values(operands)]
     launch(kernels, kernel.name, blocks, threads, args, only)
+
+
+def unwritten(n: int, dtype: str) -> np.ndarray:
+    """Return `n` zeros. Memory that is never written costs none, so they may be very many."""
+    unreserved = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved
+    return np.frombuffer(mmap.mmap(-1, n * np.dtype(dtype).itemsize, flags=flags), dtype)
