@@ -159,7 +159,7 @@ __device__ inline void max_grads(
             const I of = g.in_y(window);
             const N gradient = widen(dy[of]);
             const bool takes = value == (N)widen(y[of]) && is_first(g, place, window, x, value);
-            return takes ? gradient : 0 * gradient;  // NaN, as there, where it is not finite
+            return takes ? gradient : 0 * gradient;  // which is NaN where it is not finite
         }));
     });
 }

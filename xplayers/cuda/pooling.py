@@ -42,24 +42,53 @@ _SIZES = {"row_means": ("rows", "places"), "channel_means": ("samples", "places"
 
 
 def max_pooling(x: Any, window: Window) -> Any:
-    """Return the largest value of each window, ``(n, c, *outputs)``, or None.
+    """Return the largest value of each window.
 
-    It has the bits of the portable code: NaN is largest, and of zeros the same one wins.
+    Parameters
+    ----------
+    x : cupy.ndarray
+        Shape ``(n, c, *sizes)``.
+    window : Window
+        The geometry, along all `sizes`.
+
+    Returns
+    -------
+    cupy.ndarray or None
+        Shape ``(n, c, *window.outputs(sizes))``, with the bits of the portable code: NaN is the
+        largest, and of zeros with either sign the same one wins.
     """
     return _launched("max_pooling", x, [x], _outputs(x, window), x.shape[2:], window)
 
 
 def average_pooling(x: Any, window: Window) -> Any:
-    """Return the mean of each window, whose padding is zeros that count; or None."""
+    """Return the mean of each window, whose padding is zeros that count.
+
+    Parameters and result are those of `max_pooling`.
+    """
     return _launched("average_pooling", x, [x], _outputs(x, window), x.shape[2:], window)
 
 
 def max_grads(x: Any, y: Any, dy: Any, window: Window) -> Any:
-    """Return the gradient of `x`, whose windows have the largest values `y`; or None.
+    """Return the gradient of `x`, whose windows have the largest values `y`.
 
-    The first of equal values takes all, and where windows overlap gradients add up. A gradient that
-    is not finite leaves none of its window finite, as in the portable code; at the largest value an
-    infinite one stays so.
+    The first of equal values, in row-major order, takes all of the gradient of a window; where
+    windows overlap, gradients add up in the order of the portable code. A gradient that is not
+    finite leaves no place of its window finite, as there; an infinite one stays so at its largest
+    value, and is NaN elsewhere.
+
+    Parameters
+    ----------
+    x : cupy.ndarray
+        Shape ``(n, c, *sizes)``.
+    y, dy : cupy.ndarray
+        The result of `max_pooling`, and the gradient of that.
+    window : Window
+        The geometry, along all `sizes`.
+
+    Returns
+    -------
+    cupy.ndarray or None
+        Shape ``(n, c, *sizes)``.
     """
     if y.shape != dy.shape or y.shape != _outputs(x, window):
         return None
@@ -67,14 +96,28 @@ def max_grads(x: Any, y: Any, dy: Any, window: Window) -> Any:
 
 
 def average_grads(x: Any, dy: Any, window: Window) -> Any:
-    """Return the gradient of `x`, of which shape and layout count alone; or None."""
+    """Return the gradient of `x`, of which dtype, shape and layout count alone.
+
+    Parameters and result are those of `max_grads`.
+    """
     if dy.shape != _outputs(x, window):
         return None
     return _launched("average_grads", x, [dy], x.shape, x.shape[2:], window)
 
 
 def global_average(x: Any) -> Any:
-    """Return the mean of each channel, ``(n, c)``, or None."""
+    """Return the mean of each channel.
+
+    Parameters
+    ----------
+    x : cupy.ndarray
+        Shape ``(n, c, *sizes)``, with any number of sizes.
+
+    Returns
+    -------
+    cupy.ndarray or None
+        Shape ``(n, c)``. Values are added up in another order than in the portable code.
+    """
     order = kernels.layout(x)
     if order is None or not x.size:
         return None
@@ -93,7 +136,10 @@ def global_average(x: Any) -> Any:
 
 
 def global_average_grads(x: Any, dy: Any) -> Any:
-    """Return the gradient of `x`, of which shape and layout count alone; or None."""
+    """Return the gradient of `x`, of which dtype, shape and layout count alone.
+
+    `dy` has shape ``(n, c)``; the result is that of `max_grads`.
+    """
     if dy.shape != x.shape[:2]:
         return None
     places = math.prod(x.shape[2:])
@@ -111,9 +157,7 @@ def _launched(
     """Return the result of a kernel, in the layout of `x`, whose windows slide along `sizes`."""
     order = kernels.layout(x)
     places = [(a.dtype, a.data.device_id) for a in (x, *arrays)]
-    if order is None or window.axes > AXES or places.count(places[0]) < len(places):
-        return None
-    if not x.size or 0 in shape:
+    if order is None or not x.size or window.axes > AXES or places.count(places[0]) < len(places):
         return None
     geometry = _geometry(sizes, window)
     numbers = [x.shape[1] if order == "channels last" else 1, *np.transpose(geometry).flat]
