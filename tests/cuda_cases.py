@@ -15,7 +15,7 @@ import xplayers as xl
 from xplayers import functional, schedules
 from xplayers._jit import exact_source
 from xplayers._trace import trace
-from xplayers.cuda import cudnn_plans
+from xplayers.cuda import cudnn_plans, pooling
 from xplayers.cuda.source import INDEX, Kernel, Operand, translate
 from xplayers.layers import activations, dropout, recurrent
 from xplayers.losses import base as losses
@@ -33,8 +33,8 @@ ARCHITECTURES = ("sm_75", "sm_80", "sm_90", "sm_100")
 class Case:
     """A function, and its operands by letter.
 
-    x: an array; p: a positive one; m: a mask; i: the index; c: a value in device memory; k: an
-    integer there; b: a truth value there. Numbers are Python's.
+    x: an array; p: a positive one; r: one of 0.5 or more; m: a mask; i: the index; c: a value in
+    device memory; k: an integer there; b: a truth value there. Numbers are Python's.
     """
 
     function: Any
@@ -59,6 +59,7 @@ class Case:
         kinds = {
             "x": Operand("array", floating),
             "p": Operand("array", floating),
+            "r": Operand("array", floating),
             "m": Operand("array", np.dtype(bool)),
             "i": INDEX,
             "c": Operand("scalar", floating),
@@ -78,6 +79,7 @@ class Case:
         made = {
             "x": lambda: x.astype(dtype),
             "p": lambda: np.abs(x).astype(dtype),
+            "r": lambda: (np.abs(x) + 0.5).astype(dtype),
             "m": lambda: x > 0,
             "i": lambda: np.arange(n, dtype="int32"),
             "c": lambda: np.asarray(0.3 / (1 + seed)).astype(dtype),
@@ -117,7 +119,7 @@ def cases() -> Iterator[Case]:
         yield Case(precision._updated, ("p", "k", "k", "b"), {"precision": how})
     for dtype in (None, np.dtype("float32")):
         yield Case(losses._divided, ("x", "c", 7), {"dtype": dtype})
-    yield Case(cudnn_plans.variance, ("p", 1e-5))
+    yield Case(cudnn_plans.variance, ("r", 1e-5))
     yield Case(adaptive._corrections, ("p", -0.1, -0.001, 3.2, 1e-6))
     for schedule in SCHEDULES:
         yield Case(schedules._rate, ("p",), {"schedule": schedule})
@@ -166,3 +168,9 @@ def is_exact(case: Case) -> bool:
 
 CASES = list(cases())
 EXACT = [case for case in CASES if is_exact(case)]
+POOLING = [  # operation, dtype, type of indices or number of warps
+    (operation, dtype_of(dtype), kind)
+    for dtype in THERE
+    for operation in pooling._ARRAYS
+    for kind in {"row_means": "18", "channel_means": "8"}.get(operation, ("int", "i64"))
+]

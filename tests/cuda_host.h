@@ -130,6 +130,7 @@ FAULT(type_mismatch_v1, void*, void*)
 FAULT(add_overflow, void*, void*, void*)
 FAULT(sub_overflow, void*, void*, void*)
 FAULT(mul_overflow, void*, void*, void*)
+FAULT(divrem_overflow, void*, void*, void*)
 FAULT(negate_overflow, void*, void*)
 FAULT(shift_out_of_bounds, void*, void*, void*)
 

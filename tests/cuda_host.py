@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import shutil
 import subprocess
 import sysconfig
@@ -85,3 +86,10 @@ def run(
 ) -> None:  # fmt: skip
     """Run a translated function on NumPy arrays; `outs` are those with memory of their own."""
     launch(kernels, kernel.name, blocks, threads, kernel.arguments(operands, outs), only)
+
+
+def unwritten(n: int, dtype: str) -> np.ndarray:
+    """Return `n` zeros. Memory that is never written costs none, so they may be very many."""
+    unreserved = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved
+    return np.frombuffer(mmap.mmap(-1, n * np.dtype(dtype).itemsize, flags=flags), dtype)

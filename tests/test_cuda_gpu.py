@@ -12,7 +12,7 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers._arrays import to_numpy
-from xplayers.cuda import fused, kernels
+from xplayers.cuda import fused, kernels, pooling
 
 pytestmark = pytest.mark.only("cupy")
 
@@ -70,6 +70,52 @@ def test_softmax_with_loss(classes, dtype, xpv, launches):
     want = loss.forward(scores.astype("float64"), labels)
     assert_close(value, want, min(TOLERANCE[dtype], 1e-6))
     assert_close(dx, loss.backward(), TOLERANCE[dtype])
+
+
+POOLINGS = [
+    (xl.MaxPooling(2), (4, 8, 9, 7)),
+    (xl.MaxPooling(3, 2, 1), (4, 33, 9, 7)),
+    (xl.MaxPooling((3, 2, 2), 1, (1, 0, 1)), (2, 3, 5, 6, 4)),
+    (xl.AveragePooling(2), (4, 8, 30)),
+    (xl.AveragePooling(3, 2, 1), (4, 33, 9, 7)),
+    (xl.GlobalAveragePooling(), (4, 33, 9, 7)),
+    (xl.GlobalAveragePooling(), (4, 5, 40, 30)),
+]
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["rows", "channels last"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize(("layer", "shape"), POOLINGS, ids=str)
+def test_pooling(layer, shape, dtype, last, xpv, launches):
+    """Of values with ties; gradients come by rows."""
+    x = np.round(values(shape)).astype(dtype)
+    want, cache = layer.apply({}, x.astype("float64"))
+    dy = values(want.shape, 1).astype(dtype)
+    want_dx, _ = layer.vjp(cache, dy.astype("float64"))
+    there = xpv.asarray(x)
+    if last:
+        there = kernels.laid(there, "channels last")
+    with fused():
+        y, cache = layer.apply({}, there)
+        dx, _ = layer.vjp(cache, xpv.asarray(dy))
+    assert len(launches) == 2
+    assert kernels.layout(dx) == kernels.layout(there)
+    assert_close(y, want, TOLERANCE[dtype])
+    assert_close(dx, want_dx, TOLERANCE[dtype])
+
+
+def test_indices_of_64_bits(xpv, launches, monkeypatch):
+    monkeypatch.setattr(pooling, "_SHORT", 0)
+    layer, x = xl.MaxPooling(3, 2, 1), np.round(values((2, 3, 9, 7))).astype("float32")
+    want, cache = layer.apply({}, x)
+    dy = values(want.shape, 1).astype("float32")
+    want_dx, _ = layer.vjp(cache, dy)
+    with fused():
+        y, cache = layer.apply({}, xpv.asarray(x))
+        dx, _ = layer.vjp(cache, xpv.asarray(dy))
+    assert len(launches) == 2
+    assert_same_bits(to_numpy(y), want)
+    assert_close(dx, want_dx, TOLERANCE["float32"])
 
 
 def test_training_is_that_of_the_portable_code(xpv, launches):

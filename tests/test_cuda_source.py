@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import mmap
 import pkgutil
 import sys
 
@@ -392,9 +391,7 @@ def test_packs_are_of_16_bytes():
 def test_more_elements_than_32_bits_count(compiled):
     """Thread 0 of 2**28 has the first pack, the one at 2**32, and a part of the tail."""
     n = 2**32 + 37
-    unreserved = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | unreserved
-    x, y = (np.frombuffer(mmap.mmap(-1, n, flags=flags), "bool") for _ in range(2))
+    x, y = (cuda_host.unwritten(n, "bool") for _ in range(2))
     library, kernels = compiled
     cuda_host.run(library, kernels["inverted"], [x], [y], blocks=2**20, threads=256, only=0)
     assert y[:16].all()

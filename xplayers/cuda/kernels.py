@@ -214,9 +214,9 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
     """
     first = operands[0]
     array, shape, place = type(first), first.shape, first.data.device_id
-    laid = _layout(first)
+    order = layout(first)
     counted = any(a is INDEX for a in operands)  # by rows, whatever the layout
-    if laid is None or (counted and laid != "rows"):
+    if order is None or (counted and order != "rows"):
         return None
     kinds: list[Any] = []
     pointers: list[int | None] = []
@@ -228,7 +228,7 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
             if memory.device_id != place:
                 return None
             if a.shape == shape:
-                if _layout(a) != laid:
+                if layout(a) != order:
                     return None
                 pointer = memory.ptr
             elif a.ndim:
@@ -244,7 +244,7 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
     outs = () if out is None else out if isinstance(out, tuple) else (out,)
     aliases = []
     for o in outs:
-        if type(o) is not array or o.shape != shape or _layout(o) != laid:
+        if type(o) is not array or o.shape != shape or layout(o) != order:
             return None
         memory = o.data
         times = pointers.count(memory.ptr)
@@ -257,7 +257,7 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
     return kinds, outs, aliases if any(alias is not None for alias in aliases) else []
 
 
-def _layout(a: Any) -> str | None:
+def layout(a: Any) -> str | None:
     """Return in which order the elements of a dense array lie; None for another array."""
     if a.flags.c_contiguous:
         return "rows"
@@ -276,11 +276,24 @@ def channels_first(a: Any) -> Any:
     return a.transpose(0, a.ndim - 1, *range(1, a.ndim - 1))
 
 
+def laid(a: Any, order: str) -> Any:
+    """Return `a` with its elements in the order that `layout` names, itself or a copy."""
+    inner = a if order == "rows" else channels_last(a)
+    if inner.flags.c_contiguous:
+        return a
+    return copied(a) if order == "rows" else channels_first(copied(inner))
+
+
+def empty_laid(like: Any, shape: tuple[int, ...], dtype: np.dtype, order: str) -> Any:
+    """Return an array without values, with its elements in the order that `layout` names."""
+    if order == "rows":
+        return empty(like, shape, dtype)
+    return channels_first(empty(like, (shape[0], *shape[2:], shape[1]), dtype))
+
+
 def _alike(a: Any, dtype: np.dtype) -> Any:
     """Return an array without values, of the shape and layout of `a`."""
-    if a.flags.c_contiguous:
-        return empty(a, a.shape, dtype)
-    return channels_first(empty(a, channels_last(a).shape, dtype))
+    return empty_laid(a, a.shape, dtype, "rows" if a.flags.c_contiguous else "channels last")
 
 
 def empty(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
@@ -289,3 +302,9 @@ def empty(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
 
     with like.device:
         return cupy.empty(shape, dtype)
+
+
+def copied(a: Any) -> Any:
+    """Return a copy of `a` by rows, on its device."""
+    with a.device:
+        return a.copy(order="C")

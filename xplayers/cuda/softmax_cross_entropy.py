@@ -87,7 +87,7 @@ def source(
 @functools.cache
 def template() -> str:
     """Return the source that the kernels for all dtypes share."""
-    return f"{library()}\n{part('softmax_cross_entropy.cu')}"
+    return "\n".join([library(), part("warps.cuh"), part("softmax_cross_entropy.cu")])
 
 
 @functools.cache

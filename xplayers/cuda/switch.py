@@ -12,7 +12,7 @@ _on: contextvars.ContextVar[bool] = contextvars.ContextVar("xplayers.cuda.fused"
 
 @contextlib.contextmanager
 def fused(on: bool = True) -> Iterator[None]:
-    """Let elementwise functions, dropout and softmax cross entropy be one kernel each.
+    """Let elementwise functions, dropout, pooling and softmax cross entropy be one kernel each.
 
     Parameters
     ----------
@@ -25,7 +25,8 @@ def fused(on: bool = True) -> Iterator[None]:
     what is called elsewhere is as before. Results are those of the portable functions up to
     rounding: float16 and bfloat16 are float32 inside and rounded once, and exponentials are CUDA's.
     Arrays that are not contiguous, or not of one shape, are computed by the portable functions;
-    images may have their channels last in memory, as `xplayers.cuda.cudnn` makes them.
+    images may have their channels last in memory, as `xplayers.cuda.cudnn` makes them. Poolings
+    have one kernel forward and one backward, before which a gradient in another layout is copied.
 
     No kernel has been run on a GPU yet.
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, device, namespace, widened
 from xplayers._recording import whole
+from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import as_numpy
 from xplayers.layers import pooling_host as host
 from xplayers.layers.base import Cache, Layer
@@ -108,6 +110,10 @@ class MaxPooling(_Pooling):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, window = namespace(x), self._fitting(x)
+        kernels = _kernels(xp)
+        y = kernels.max_pooling(x, window) if kernels else None
+        if y is not None:
+            return y, (x, y)
         y = window.fold(xp, window.pad(xp, x, -math.inf), xp.maximum)
         if max(window.size) == 1:
             y = xp.asarray(y, copy=True)  # no window has two values, so y is a view of x
@@ -115,7 +121,10 @@ class MaxPooling(_Pooling):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         x, y = cache
-        return _max_grads(namespace(dy), x, y, dy, self._fitting(x)), {}
+        xp, window = namespace(dy), self._fitting(x)
+        kernels = _kernels(xp)
+        dx = kernels.max_grads(x, y, dy, window) if kernels else None
+        return _max_grads(xp, x, y, dy, window) if dx is None else dx, {}
 
 
 class AveragePooling(_Pooling):
@@ -145,6 +154,10 @@ class AveragePooling(_Pooling):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, window = namespace(x), self._fitting(x)
+        kernels = _kernels(xp)
+        y = kernels.average_pooling(x, window) if kernels else None
+        if y is not None:
+            return y, (x,)
         total = window.fold(xp, widened(xp, window.pad(xp, x)), operator.add)
         y = total * (1.0 / math.prod(window.size))
         return xp.astype(y, x.dtype, copy=False), (x,)
@@ -152,6 +165,10 @@ class AveragePooling(_Pooling):
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache  # the array, not its shape: a cache holds arrays only
         xp, window = namespace(dy), self._fitting(x)
+        kernels = _kernels(xp)
+        dx = kernels.average_grads(x, dy, window) if kernels else None
+        if dx is not None:
+            return dx, {}
         each = widened(xp, dy) * (1.0 / math.prod(window.size))
         ones = (1,) * window.axes
         pieces = xp.broadcast_to(
@@ -185,14 +202,31 @@ class GlobalAveragePooling(Layer):
             message = f"{self}: x has shape {tuple(shape)}; expected (n, c, ...).{hint}"
             raise ValueError(message)
         xp = namespace(x)
+        kernels = _kernels(xp)
+        y = kernels.global_average(x) if kernels else None
+        if y is not None:
+            return y, (x,)
         y = xp.mean(widened(xp, x), axis=tuple(range(2, len(shape))))
         return xp.astype(y, x.dtype, copy=False), (x,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache
         xp, places = namespace(dy), x.shape[2:]
+        kernels = _kernels(xp)
+        dx = kernels.global_average_grads(x, dy) if kernels else None
+        if dx is not None:
+            return dx, {}
         each = xp.reshape(dy * (1.0 / math.prod(places)), (*dy.shape, *(1,) * len(places)))
         return xp.zeros(x.shape, dtype=x.dtype, device=device(x)) + each, {}
+
+
+def _kernels(xp: Namespace) -> Any:
+    """Return the module of the kernels of our own, None where they are not asked for."""
+    if not is_fused(xp):
+        return None
+    from xplayers.cuda import pooling
+
+    return pooling
 
 
 @whole

@@ -1,0 +1,22 @@
+// Values of the threads of WARPS warps, one or all of a block, combined to one.
+
+struct Sum
+{
+    template <class N> __device__ N operator()(N a, N b) const { return a + b; }
+};
+
+// What all threads that share a value get is the same to the last bit.
+
+template <int WARPS, class N, class Combine>
+__device__ inline N reduced(N value, N* shared, Combine combine)
+{
+    for (int lanes = 16; lanes > 0; lanes /= 2)
+        value = combine(value, __shfl_xor_sync(0xffffffffu, value, lanes));
+    if (WARPS == 1) return value;
+    __syncthreads();  // what was shared before has been read
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = shared[0];
+    for (int w = 1; w < WARPS; ++w) value = combine(value, shared[w]);
+    return value;
+}
