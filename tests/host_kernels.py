@@ -73,5 +73,5 @@ def given(shape: tuple[int, ...] = (1003,), seed: int = 0, dtype: str = "float32
 
 
 def seen(a: Any) -> np.ndarray:
-    """Return the values of such an array."""
+    """Return the values of such an array; `host` is a view of memory which goes when `a` does."""
     return host(a).copy()

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from cuda_cases import POOLING, THERE, dtype_of
 from helpers import TOLERANCE, assert_close, assert_same_bits, values
+
+pytest.importorskip("cupy")
+
 from host_gpu import fabricated, host
+from host_kernels import Plainly, needs_compiler, seen
 
 import xplayers as xl
 from xplayers.cuda import fused, kernels, pooling
 from xplayers.layers.windows import Window
 
-pytest.importorskip("cupy")
-
-pytestmark = pytest.mark.skipif(
-    cuda_host.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
-)
+pytestmark = needs_compiler
 
 GEOMETRIES = [  # shape of x, size, stride, padding
     ((2, 3, 9), 2, None, 0),
@@ -107,21 +107,12 @@ def plainly(monkeypatch):
     monkeypatch.setattr("xplayers.layers.pooling.widened", refused)
 
 
-class Plainly(Exception):
-    pass
-
-
 def there(a, layout="rows", device=0):
     """Return a CuPy array with the values of `a`, which lie as `layout` says."""
     if layout == "channels last":
         inner = np.ascontiguousarray(np.moveaxis(a, 1, -1))
         return kernels.channels_first(fabricated(inner, device))
     return fabricated(np.array(a, order="C"), device)
-
-
-def seen(a):
-    """Return the values of such an array; `host` is a view of memory which goes when `a` does."""
-    return host(a).copy()
 
 
 def is_laid(a, layout):
