@@ -21,6 +21,7 @@ from xplayers.layers import activations, dropout, recurrent
 from xplayers.losses import base as losses
 from xplayers.optimizers import adaptive, clipping
 from xplayers.optimizers.base import _apply as apply_rule
+from xplayers.optimizers.base import _apply_if as apply_if
 from xplayers.training import precision
 
 HAS_BFLOAT16 = importlib.util.find_spec("ml_dtypes") is not None
@@ -112,7 +113,6 @@ def cases() -> Iterator[Case]:
     yield Case(activations._tanh_vjp, ("x", "x"))
     for function in found(recurrent):
         yield Case(function, ("x",) * (function.__signature__.parameters.__len__()))
-    yield Case(precision._choose, ("x", "x", "b"), {}, (1,))
     yield Case(precision._unscaled, ("x", "c"), {"dtype": np.dtype("float32")})
     yield Case(precision._rounded, ("x",), {"dtype": np.dtype("float32")})
     for how in (xl.MixedPrecision("float16"), xl.MixedPrecision("bfloat16")):
@@ -131,12 +131,13 @@ def cases() -> Iterator[Case]:
         constants = optimizer.constants(np.asarray(3.0))
         scalars = tuple("c" if isinstance(c, np.generic) else c for c in constants)
         decay = 0.0 if optimizer.decoupled else optimizer.weight_decay
-        yield Case(
-            apply_rule,
-            ("x", "x", *"p" * moments, "c", *scalars),
-            {"rule": optimizer.rule, "weight_decay": decay},
-            (0, *range(2, 2 + moments)),
-        )
+        for function, good in ((apply_rule, ""), (apply_if, "b")):
+            yield Case(
+                function,
+                ("x", "x", *"p" * moments, "c", *scalars, *good),
+                {"rule": optimizer.rule, "weight_decay": decay},
+                (0, *range(2, 2 + moments)),
+            )
 
 
 SCHEDULES = [

@@ -139,7 +139,9 @@ def result_dtypes(case, dtype):
 
 def test_what_is_exactly_rounded():
     names = " ".join(map(repr, EXACT))
-    assert all(name in names for name in ("relu", "sgd", "adamw", "rmsprop", "tanh_vjp", "choose"))
+    assert all(
+        name in names for name in ("relu", "sgd", "adamw", "rmsprop", "tanh_vjp", "apply_if")
+    )
     assert "sigmoid_derivative" not in names
 
 

@@ -97,6 +97,7 @@ class Optimizer:
         *,
         lr: Any = None,
         donate: bool = False,
+        good: Array | None = None,
     ) -> tuple[dict[str, Array], State]:
         """Compute one step; pure unless `donate`.
 
@@ -111,6 +112,9 @@ class Optimizer:
         donate : bool
             The caller gives up `params` and `state`: their memory is used for the results where
             the library has mutation.
+        good : 0-d array of bool, optional
+            Whether the step is taken at all. Where it is False, the results are `params` and
+            `state`, bit by bit, and nothing waits to know it.
 
         Returns
         -------
@@ -133,6 +137,8 @@ class Optimizer:
         count = state["count"] + 1
         new: dict[str, Array] = {}
         after: State = {"count": count, **{m: {} for m in self.moments}}
+        if good is not None:
+            after["count"] = namespace(count).where(good, count, state["count"])
         first = next(iter(params.values()))
         xp = namespace(first)
         wide = widened(xp, first)
@@ -146,10 +152,13 @@ class Optimizer:
             if like is None or wide.dtype != like:  # once for all parameters of a dtype
                 like = wide.dtype
                 scalars = tuple([as_scalar(c, wide) for c in constants])
+                scalars += () if good is None else (good,)
             rows.append((wide, widened(xp, grads[name]), *moments, *scalars))
             outs.append((wide, *moments) if donate else None)
-        decay = 0.0 if self.decoupled else self.weight_decay
-        all_results = _apply.rows(rows, outs=outs, rule=self.rule, weight_decay=decay)
+        options = {
+            "rule": self.rule, "weight_decay": 0.0 if self.decoupled else self.weight_decay
+        }  # fmt: skip
+        all_results = (_apply if good is None else _apply_if).rows(rows, outs=outs, **options)
         for (name, p), results in zip(params.items(), all_results, strict=True):
             new[name] = xp.astype(results[0], p.dtype) if is_half(p) else results[0]
             for m, value in zip(self.moments, results[1:], strict=True):
@@ -236,6 +245,13 @@ def _apply(xp, p, g, *operands, rule, weight_decay):
     if weight_decay:
         g = g + weight_decay * p
     return rule(xp, p, g, *operands)
+
+
+@elementwise
+def _apply_if(xp, p, g, *operands, rule, weight_decay):
+    *operands, good = operands
+    new = _apply.function(xp, p, g, *operands, rule=rule, weight_decay=weight_decay)
+    return tuple([xp.where(good, a, old) for a, old in zip(new, (p, *operands), strict=False)])
 
 
 _NUMBERS = (float, int, np.generic, np.ndarray)

@@ -72,8 +72,7 @@ class MixedPrecision:
     -----
     ``step.state["precision"]`` has the 0-d arrays `scale`, `good_steps` (in a row, since the scale
     last changed) and `skipped_steps`. They stay on the device: whether a step is skipped is chosen
-    by ``where``, and nothing waits for it. So a step needs memory for the new parameters and the
-    new optimizer's state beside the old ones.
+    by ``where``, and nothing waits for it.
 
     A skipped step does not count for a schedule. Gradients are looked at after `reduce_grads`, so
     in data-parallel training all devices come to one decision; what is not finite is handed to it
@@ -263,24 +262,3 @@ def all_finite(grads: Mapping[str, Array]) -> Array:
     """Return whether every value of every gradient is finite, 0-d bool on their device."""
     xp = namespace(next(iter(grads.values())))
     return xp.all(xp.stack([xp.all(xp.isfinite(g)) for g in grads.values()]))
-
-
-def chosen(good: Array, new: Any, old: Any, *, donate: bool = False) -> Any:
-    """Return the arrays of `new` where `good` (0-d bool), else those of `old`, bit by bit.
-
-    `new` and `old` are nested dicts of one structure. With `donate` the results are written over
-    `old` where the library allows it.
-    """
-    if not isinstance(new, Mapping):
-        return namespace(new).where(good, new, old)
-    arrays = [k for k in new if donate and not isinstance(new[k], Mapping) and old[k].shape]
-    rows, outs = [(new[k], old[k], good) for k in arrays], [old[k] for k in arrays]
-    written = dict(zip(arrays, _choose.rows(rows, outs=outs), strict=True))
-    return {
-        k: written[k] if k in written else chosen(good, new[k], old[k], donate=donate) for k in new
-    }
-
-
-@elementwise(integers=True)
-def _choose(xp: Namespace, new: Array, old: Array, good: Any) -> Array:
-    return xp.where(good, new, old)

@@ -24,7 +24,7 @@ from xplayers.layers.base import Layer
 from xplayers.layers.stores import Located
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
-from xplayers.training.precision import MixedPrecision, all_finite, chosen
+from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.replays import Replays
 
 __all__ = ["TrainStep"]
@@ -326,18 +326,14 @@ class TrainStep:
         if self.reduce_grads is not None:
             grads = self.reduce_grads(dict(grads))
         changed = self.net.updated_buffers(arrays, cache)
-        # A step that may be skipped must not write over what it would keep.
+        good = None if precision is None else all_finite(grads)
         after, moments = self.optimizer.step(
-            params, grads, state["optimizer"], lr=lr, donate=donate and precision is None
+            params, grads, state["optimizer"], lr=lr, donate=donate, good=good
         )
         if precision is None:
             return value, after, {**buffers, **changed}, {"optimizer": moments}
-        good = all_finite(grads)
-        after = chosen(good, after, params, donate=donate)
-        changed = chosen(good, changed, buffers)
-        moments = chosen(good, moments, state["optimizer"], donate=donate)
-        scaling = precision.updated(state["precision"], good)
-        state = {"optimizer": moments, "precision": scaling}
+        changed = {k: namespace(a).where(good, a, buffers[k]) for k, a in changed.items()}
+        state = {"optimizer": moments, "precision": precision.updated(state["precision"], good)}
         return value, after, {**buffers, **changed}, state
 
     def _rate(self, x: Array) -> Any:
