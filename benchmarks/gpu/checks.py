@@ -324,9 +324,11 @@ def bandwidth(device: str, seconds: float) -> Iterator[Row]:
     yield {"row": "copy", "time": copy, "value": f"{speed / 1e12:.2f} TB/s"}
     n //= 4
     shape = (n // 4096, 4096)
-    params = {"W": cupy.ones(shape, "float32")}
-    grads = {"W": cupy.full(shape, 1e-3, "float32")}
-    relu, optimizer = xl.Relu(), xl.Adam(1e-7)
+    x = cupy.ones(shape, "float32")
+    parts = (8, shape[0] // 8, shape[1])  # parameters, as of a network
+    params = {str(i): cupy.ones(parts[1:], "float32") for i in range(parts[0])}
+    grads = {name: cupy.full(p.shape, 1e-3, "float32") for name, p in params.items()}
+    relu, optimizer, pooling = xl.Relu(), xl.Adam(1e-7), xl.MaxPooling(2)
     moments = optimizer.init(params)
 
     def adam() -> Any:
@@ -334,11 +336,14 @@ def bandwidth(device: str, seconds: float) -> Iterator[Row]:
         params, moments = optimizer.step(params, grads, moments, donate=True)
         return params
 
-    x, t = params["W"], cupy.zeros(shape[0], "int64")
-    loss = xl.SoftmaxWithLoss()
+    t, loss = cupy.zeros(shape[0], "int64"), xl.SoftmaxWithLoss()
+    images = cupy.reshape(x, (-1, 64, 32, 32))
+    pooled = images[:, :, ::2, ::2].copy()
     passes = {  # arrays of n values that are read or written at the least
         "relu": (lambda: relu.predict(x), 2),
         "adam": (adam, 7),
+        "max pooling": (lambda: pooling.predict(images), 1.25),
+        "its gradient": (lambda: pooling.vjp((images, pooled), pooled), 2.5),
         "softmax cross entropy": (lambda: loss.vjp(loss.apply({}, x, t)[1], 1.0), 2),
     }
     for title, context in _engines():

@@ -28,7 +28,9 @@ def network(workload: Workload, layers: list[dict[str, Any]]) -> xl.Sequential:
     return xl.Sequential(*parts[:-1])
 
 
-def train_step(workload: Workload, asarray: Callable[[Any], Any]) -> tuple[TrainStep, Any, Any]:
+def train_step(
+    workload: Workload, asarray: Callable[[Any], Any], **options: Any
+) -> tuple[TrainStep, Any, Any]:
     host = data(workload)
     layers = [{name: asarray(a) for name, a in layer.items()} for layer in host["layers"]]
     half = xl.MixedPrecision("bfloat16") if workload.precision == "bfloat16" else None
@@ -38,16 +40,19 @@ def train_step(workload: Workload, asarray: Callable[[Any], Any]) -> tuple[Train
         xl.Adam(workload.lr),
         compile=False,
         precision=half,
+        **options,
     )
     return step, asarray(host["x"]), asarray(host["t"])
 
 
 def plain(workload: Workload, device: str) -> Callable[[], Any]:
     """The step as it stands."""
-    if workload.precision == "tf32":
-        message = "TF32 for `@` is a setting of the process (CUPY_TF32), not of a step"
-        raise NotImplementedError(message)
-    step, x, t = train_step(workload, library(device).asarray)
+    options: dict[str, Any] = {}
+    if workload.precision == "tf32":  # of `@` it is a setting of the process
+        from xplayers.cuda.gemm import Gemm
+
+        options["gemm"] = functools.partial(Gemm, "tf32")
+    step, x, t = train_step(workload, library(device).asarray, **options)
     return lambda: step(x, t)
 
 
@@ -63,13 +68,16 @@ def graph(workload: Workload, device: str) -> Callable[[], Any]:
 
 
 def many(workload: Workload, device: str) -> Callable[[], Any]:
-    """Ten steps in one launch, whose batches the graph gathers from data on the device."""
+    """Ten fused steps in one launch, whose batches the graph gathers from data on the device."""
+    from xplayers.cuda.switch import fused as switched_on
+
     take, given, x, t, lr = captured(workload, device)
     rows = np.tile(np.arange(workload.batch), (STEPS, 1))
     index = library(device).asarray(rows)
 
     def run() -> Any:
-        values, given[0], given[1], given[3] = take.many(*given, x, t, index, lr)
+        with switched_on():
+            values, given[0], given[1], given[3] = take.many(*given, x, t, index, lr)
         return values
 
     return run
