@@ -6,6 +6,7 @@ when the graph is launched.
 
 from __future__ import annotations
 
+import functools
 import gc
 
 import numpy as np
@@ -524,6 +525,63 @@ def test_a_network_learns_the_same(cuda, make, name, kind):
     if skipped:
         assert int(state["precision"]["skipped_steps"]) == 1
         assert float(state["precision"]["scale"]) == 2.0**15
+
+
+@pytest.fixture
+def as_cupy(cuda, monkeypatch):
+    """Let `TrainStep` take the stand-in's arrays for those of CuPy."""
+    monkeypatch.setattr("xplayers.training.step.library", lambda x: "cupy")
+    monkeypatch.setattr("xplayers.cuda.gemm.Gemm", HostGemm)
+    captured = functools.partial(CapturedStep, cuda=cuda)
+    monkeypatch.setattr("xplayers.cuda.graph.CapturedStep", captured)
+
+
+def device_step(cuda, **options):
+    """Return a step of a network, its loss and state on the device."""
+    net = xl.mlp([6, 8, 3], rng=0)
+    for store in net._stores.values():
+        store.params |= on_device(cuda, store.params)
+        store.placed = True
+    step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+    step.optimizer.state = on_device(cuda, step.optimizer.init(dict(net.params)))
+    return step
+
+
+def test_a_step_by_graph_is_a_step(cuda, as_cupy):
+    """One by one and several in a launch, against the step as it stands with the same products."""
+    rng = np.random.default_rng(3)
+    x = cuda.array(rng.standard_normal((12, 6)).astype("float32"))
+    t = cuda.array(rng.integers(0, 3, 12))
+    index = cuda.array(rng.permutation(12).reshape(4, 3))
+    found = []
+    for how in ("plain", "graph", "many"):
+        gemm = {"gemm": HostGemm} if how == "graph" else {"gemm": "cublaslt"}
+        compiled = {"compile": False if how == "plain" else "graph"}
+        step = device_step(cuda, **compiled, **gemm)
+        if how == "many":
+            losses = [
+                float(v) for part in (index[:2], index[2:]) for v in plain(step.many(x, t, part))
+            ]
+        else:
+            losses = [float(step(x[index[i]], t[index[i]])) for i in range(4)]
+        assert int(step.optimizer.state["count"]) == 4
+        params = plain({**step.net.params})
+        found.append((losses, params))
+        step.close()
+    for losses, params in found[1:]:
+        assert losses == found[0][0]
+        assert same(params, found[0][1])
+    assert all(gemm.closed for gemm in HostGemm.made)
+
+
+def test_several_steps_are_one_launch(cuda, as_cupy):
+    step = device_step(cuda, compile="graph")
+    x, t = cuda.array(np.ones((8, 6), "float32")), cuda.array(np.arange(8) % 3)
+    index = cuda.array(np.arange(8).reshape(4, 2))
+    step.many(x, t, index)
+    cuda.log.clear()
+    step.many(x, t, index)
+    assert [entry for entry in cuda.log if "launch" in entry] == ["launch on null"]
 
 
 def test_the_layer_that_cannot_be_captured_is_named(cuda, make):

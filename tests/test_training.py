@@ -335,6 +335,42 @@ def test_a_graph_is_for_cupy(xpv):
             step(x, t)
 
 
+@pytest.mark.parametrize("lr", [None, 0.05, xl.schedules.Cosine(0.1, steps=6)])
+def test_many_steps_are_steps_one_by_one(xpv, lr):
+    """On batches that are gathered, with the optimizer's rate, a given one, and a schedule."""
+    host_x, host_t = values((20, 6)), np.arange(20) % 3
+    x, t = xpv.asarray(host_x, "float32"), xpv.asarray(host_t)
+    index = np.random.default_rng(0).permutation(20)[:18].reshape(6, 3)
+    rows = xpv.asarray(index)
+    results = []
+    for together in (False, True):
+        optimizer = xl.Adam(lr if callable(lr) else 0.01)
+        step = TrainStep(xl.mlp([6, 4, 3], rng=0), xl.SoftmaxWithLoss(), optimizer)
+        given = {} if lr is None or callable(lr) else {"lr": lr}
+        if together:
+            found = [step.many(x, t, rows[i : i + 3, :], **given) for i in (0, 3)]
+            found = np.concatenate([to_numpy(f) for f in found])
+        else:
+            batches = [(xpv.asarray(host_x[i], "float32"), xpv.asarray(host_t[i])) for i in index]
+            found = np.asarray([float(step(*batch, **given)) for batch in batches], "float32")
+        results.append((found, step.net.params))
+    assert results[0][0].shape == results[1][0].shape == (6,)
+    assert_same_bits(results[1][0], results[0][0])
+    for name, p in results[0][1].items():
+        assert_same_bits(to_numpy(results[1][1][name]), to_numpy(p), name)
+
+
+def test_batches_of_many_steps(xpv):
+    step = TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss(), xl.SGD())
+    x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
+    for shape in ((4,), (0, 2), (2, 0), (1, 2, 2)):
+        with pytest.raises(ValueError, match=r"index has shape .*; expected \(steps, batch\)"):
+            step.many(x, t, xpv.asarray(np.zeros(shape, "int64")))
+    if xpv.xp is not np:
+        with pytest.raises(TypeError, match=r"TrainStep.many: index is a numpy"):
+            step.many(x, t, np.zeros((2, 2), "int64"))
+
+
 def test_a_step_that_was_closed_goes_on(xpv):
     x, t = xpv.asarray(values((8, 6)), "float32"), xpv.asarray(np.arange(8) % 3)
     steps = [TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss(), xl.Adam()) for _ in range(2)]

@@ -147,28 +147,70 @@ class TrainStep:
         array
             The loss before the update, 0-d. It stays on the device.
         """
-        optimizer, replays = self.optimizer, self._replays
-        if lr is None and not callable(optimizer.lr):
-            lr = self._rate(x)
-        if isinstance(lr, _NUMBERS):
-            lr = float(lr)
+        lr, replays = self._rate_of(lr, x), self._replays
         namespace(x, "TrainStep", "x")
         namespace(t, "TrainStep", "t")
         kind = self._kind(x, t, lr)
-        if replays is not None and Replays.fit(x):
-            if self._marks[0] is not optimizer.state or self._marks[1] is not self._scaling:
-                replays.forget()
-            arguments = (x, t) if lr is None else (x, t, lr)
-            value = replays.replay(kind, *arguments)
-            if value is None:
-                value = self._take(kind, x, t, lr, replays)
-                replays.hold(self._holders())
-                self._marks = optimizer.state, self._scaling
-            return value
-        return self._take(kind, x, t, lr, None)
+        if replays is None or not Replays.fit(x):
+            return self._take(kind, x, t, lambda function, trees: function(*trees, x, t, lr))
+        if self._marks[0] is not self.optimizer.state or self._marks[1] is not self._scaling:
+            replays.forget()
+        value = replays.replay(kind, *((x, t) if lr is None else (x, t, lr)))
+        if value is None:
+            arguments = x, t, lr
+            value = self._take(
+                kind, x, t, lambda f, trees: replays.record(kind, f, trees, arguments), flat=True
+            )
+            replays.hold(self._holders())
+            self._marks = self.optimizer.state, self._scaling
+        return value
 
-    def _take(self, kind: Any, x: Array, t: Array, lr: Any, replays: Replays | None) -> Array:
-        """Take a step that is computed, and recorded for `replays`."""
+    def many(self, x: Array, t: Array, index: Array, *, lr: Any = None) -> Array:
+        """Take several steps, on batches of a data set that is where the parameters are.
+
+        The same as a loop of ``step(xp.take(x, rows, axis=0), xp.take(t, rows, axis=0))`` over the
+        rows of `index`. With ``compile="graph"`` it is one launch, which gathers its batches.
+
+        Parameters
+        ----------
+        x, t : array
+            All inputs and targets. A graph reads them where they are, and holds them.
+        index : array of int, of shape (steps, batch)
+            The samples of each batch, as of a permutation. On a GPU it is not checked: out of range
+            it wraps around.
+        lr : float or 0-d array, optional
+            Learning rate of these steps; by default that of the optimizer.
+
+        Returns
+        -------
+        array of shape (steps,)
+            The losses before each update.
+
+        Raises
+        ------
+        ValueError
+            If `index` has another shape.
+        """
+        xp = namespace(index, "TrainStep.many", "index")
+        if len(index.shape) != 2 or 0 in index.shape:
+            shape = tuple(index.shape)
+            message = f"TrainStep.many: index has shape {shape}; expected (steps, batch)."
+            raise ValueError(message)
+        check_same("TrainStep.many", "index", index, x, like_name="x")
+        if self.compile == "graph":
+            rate = self._rate_of(lr, x)
+            return self._take(
+                self._kind(x, t, rate), x, t,
+                lambda captured, trees: captured.many(*trees, x, t, index, rate),
+            )  # fmt: skip
+        rows = [index[i, ...] for i in range(index.shape[0])]
+        batches = ((xp.take(x, r, axis=0), xp.take(t, r, axis=0)) for r in rows)
+        return xp.stack([self(*batch, lr=lr) for batch in batches])
+
+    def _take(
+        self, kind: Any, x: Array, t: Array, run: Callable[[Any, Any], Any], *, flat: bool = False
+    ) -> Array:
+        """Let ``run(function, trees)`` compute; `flat`: with parameters side by side."""
         optimizer = self.optimizer
         left = optimizer.state is not None and self._params.hold(self._left)
         if kind not in self._checked or not left:  # or somebody has moved what was checked
@@ -177,14 +219,10 @@ class TrainStep:
         state: State = {"optimizer": optimizer.state}
         if self.precision is not None:
             state["precision"] = self._scaling
-        if replays is not None:
+        if flat:
             self._lay_flat(params)
-        function = self._function(x)
         trees = params, buffers, self.loss._store.buffers, state
-        if replays is None:
-            value, params, buffers, state = function(*trees, x, t, lr)
-        else:
-            value, params, buffers, state = replays.record(kind, function, trees, (x, t, lr))
+        value, params, buffers, state = run(self._function(x), trees)
         optimizer.state, self._scaling = state["optimizer"], state.get("precision")
         self._params.put(params)
         self._buffers.put(buffers)
@@ -326,15 +364,23 @@ class TrainStep:
         if self.reduce_grads is not None:
             grads = self.reduce_grads(dict(grads))
         changed = self.net.updated_buffers(arrays, cache)
-        good = None if precision is None else all_finite(grads)
-        after, moments = self.optimizer.step(
-            params, grads, state["optimizer"], lr=lr, donate=donate, good=good
+        update = functools.partial(
+            self.optimizer.step, params, grads, state["optimizer"], lr=lr, donate=donate
         )
         if precision is None:
+            after, moments = update()
             return value, after, {**buffers, **changed}, {"optimizer": moments}
+        good = all_finite(grads)
+        after, moments = update(good=good)
         changed = {k: namespace(a).where(good, a, buffers[k]) for k, a in changed.items()}
         state = {"optimizer": moments, "precision": precision.updated(state["precision"], good)}
         return value, after, {**buffers, **changed}, state
+
+    def _rate_of(self, lr: Any, x: Array) -> Any:
+        """Return the rate that is given or the optimizer's, None where that has a schedule."""
+        if lr is None and not callable(self.optimizer.lr):
+            lr = self._rate(x)
+        return float(lr) if isinstance(lr, _NUMBERS) else lr
 
     def _rate(self, x: Array) -> Any:
         """Return the learning rate, an argument of the compiled function, so that it may change."""
