@@ -162,6 +162,19 @@ class HostGraph:
         given = [grad, input, scale, mean, inv_variance]
         return self._operation("layernorm_backward", operations.layernorm_vjp, given, results=3)
 
+    def rmsnorm(self, norm_forward_phase: Any, input: Any, scale: Any, epsilon: Any) -> list[Any]:
+        assert norm_forward_phase is self.cudnn.norm_forward_phase.TRAINING
+        assert epsilon.is_pass_by_value
+        return self._operation("rmsnorm", operations.rmsnorm, [input, scale, epsilon], results=2)
+
+    def rmsnorm_backward(
+        self, grad: Any, input: Any, scale: Any, inv_variance: Any, has_dbias: bool
+    ) -> list[Any]:
+        assert has_dbias is False
+        given = [grad, input, scale, inv_variance]
+        made = self._operation("rmsnorm_backward", operations.rmsnorm_vjp, given, results=2)
+        return [*made, None]
+
     def _operation(
         self, name: str, function: Any, given: list[HostTensor], window: Any = None,
         results: int = 1,

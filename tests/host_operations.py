@@ -103,3 +103,14 @@ def layernorm(x: Any, scale: Any, bias: Any, eps: Any, shape: Any) -> Any:
 
 def layernorm_vjp(dy: Any, x: Any, scale: Any, mean: Any, r: Any, shape: Any) -> Any:
     return _normalized_vjp(dy, x, scale, mean, r, (1, 2, 3), 0)
+
+
+def rmsnorm(x: Any, scale: Any, eps: Any, shape: Any) -> Any:
+    r = 1 / np.sqrt((x * x).mean(axis=(1, 2, 3), keepdims=True) + eps)
+    return x * r * scale, r
+
+
+def rmsnorm_vjp(dy: Any, x: Any, scale: Any, r: Any, shape: Any) -> Any:
+    xh, h = x * r, dy * scale
+    dx = r * (h - xh * (h * xh).mean(axis=(1, 2, 3), keepdims=True))
+    return dx, (dy * xh).sum(axis=0, keepdims=True)

@@ -194,6 +194,7 @@ def test_normalizations_through_cudnn(dtype, xpv, dnn):
         (xl.LayerNormalization.init(33), (6, 33)),
         (xl.LayerNormalization.init(64, eps=1e-2), (4, 9, 64)),
         (xl.LayerNormalization.init(4, 5), (3, 2, 4, 5)),
+        (xl.RmsNormalization.init(64), (4, 9, 64)),
     ):
         assert_as_portable(layer, 1.0 + values(shape), dtype, xpv, dnn, plans=2)
 

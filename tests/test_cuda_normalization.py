@@ -31,7 +31,10 @@ LAYERS = {
     "time": (lambda: xl.LayerNormalization.init(6, eps=1e-2), (2, 3, 6)),
     "two axes": (lambda: xl.LayerNormalization.init(3, 4), (2, 5, 3, 4)),
     "one row": (lambda: xl.LayerNormalization.init(3, 2, 4), (1, 3, 2, 4)),
+    "mean squares": (lambda: xl.RmsNormalization.init(6, eps=1e-2), (2, 3, 6)),
+    "of two axes": (lambda: xl.RmsNormalization.init(3, 4), (2, 5, 3, 4)),
 }
+OPERATIONS = ["batchnorm", "layernorm", "rmsnorm"]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
 
 
@@ -41,7 +44,8 @@ def made(name, parameters="float32"):
     layer = make()
     gamma = (1.5 + values(layer.gamma.shape, 1)).astype(host_dtype(parameters))
     beta = values(gamma.shape, 2).astype(host_dtype(parameters))
-    return layer, {"gamma": gamma, "beta": beta}, 3.0 + values(shape)
+    arrays = {"gamma": gamma, "beta": beta}
+    return layer, {name: arrays[name] for name in layer.params}, 3.0 + values(shape)
 
 
 def there(arrays):
@@ -123,11 +127,11 @@ def refusing(monkeypatch):
     monkeypatch.setattr(normalization, "widened", widened)
 
 
-@pytest.mark.parametrize("name", ["image", "time"])
+@pytest.mark.parametrize("name", ["image", "time", "mean squares"])
 def test_a_backward_that_cudnn_has_not_is_portable(name, monkeypatch):
     layer, arrays, x = made(name)
     x = fabricated(x.astype("float32"))
-    library = Cudnn(runtime=HostRuntime(["batchnorm_backward", "layernorm_backward"]))
+    library = Cudnn(runtime=HostRuntime([f"{name}_backward" for name in OPERATIONS]))
     with library.layers():
         _, cache = layer.apply(there(arrays), x)
         refusing(monkeypatch)
@@ -148,11 +152,11 @@ def test_a_portable_backward_takes_what_the_forward_kept(name, dnn):
         assert_close(a, right[key], 1e-5)
 
 
-@pytest.mark.parametrize("name", ["image", "time"])
+@pytest.mark.parametrize("name", ["image", "time", "mean squares"])
 def test_what_cudnn_has_not_is_portable(name, monkeypatch):
     layer, arrays, x = made(name)
     refusing(monkeypatch)
-    library = Cudnn(runtime=HostRuntime(["batchnorm", "layernorm"]))
+    library = Cudnn(runtime=HostRuntime(OPERATIONS))
     with library.layers():
         for _ in range(2):
             with pytest.raises(NotImplementedError, match="portable"):
@@ -161,7 +165,7 @@ def test_what_cudnn_has_not_is_portable(name, monkeypatch):
     assert library._runtime.copies == 0  # and nothing laid out for it
 
 
-@pytest.mark.parametrize("name", ["image", "time"])
+@pytest.mark.parametrize("name", ["image", "time", "mean squares"])
 def test_double_and_nothing_and_what_is_outside_is_portable(name, dnn, monkeypatch):
     layer, arrays, x = made(name)
     refusing(monkeypatch)
@@ -255,7 +259,7 @@ def test_a_plan_is_of_its_shape_dtype_and_eps(dnn):
     assert len(dnn.plans) == 4
 
 
-@pytest.mark.parametrize("name", ["image", "time"])
+@pytest.mark.parametrize("name", ["image", "time", "mean squares"])
 def test_nothing_is_planned_in_a_capture(name, dnn):
     layer, arrays, x = made(name)
     arrays, x = there(arrays), fabricated(x.astype("float32"))
@@ -280,7 +284,7 @@ def test_the_library_finds_the_graphs_valid(name, dtype, dnn, cudnn_library):
 
 
 def test_numpy_is_computed_as_always(dnn):
-    for name in ("image", "time"):
+    for name in ("image", "time", "mean squares"):
         layer, arrays, x = made(name)
         layer.vjp(layer.apply(arrays, x.astype("float32"))[1], x.astype("float32"))
     assert not dnn.plans

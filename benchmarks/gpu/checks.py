@@ -277,6 +277,7 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
          (128, 32, 16, 16)),
         ("batch normalization", lambda: xl.BatchNormalization.init(64), (128, 64, 32, 32)),
         ("layer normalization", lambda: xl.LayerNormalization.init(1024), (8192, 1024)),
+        ("root mean square", lambda: xl.RmsNormalization.init(1024), (8192, 1024)),
     ):  # fmt: skip
         layer = make()
         needed = 3 if isinstance(layer, (xl.Convolution, xl.ConvolutionTranspose)) else 2  # plans

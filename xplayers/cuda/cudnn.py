@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from xplayers._arrays import Array, dtype_name
@@ -65,7 +65,8 @@ class Cudnn(Plans):
     variance, which is taken from the ``1 / sqrt(var + eps)`` that cuDNN gives: it is off by less
     than ``1e-6 * (var + eps)``.
 
-    `LayerNormalization`, forward and backward: rows of any length.
+    `LayerNormalization` and `RmsNormalization`, forward and backward: rows of any length. cuDNN has
+    nothing for `GroupNormalization`.
 
     References
     ----------
@@ -171,56 +172,89 @@ class Cudnn(Plans):
         """Return the gradients of `x`, gamma and beta; None where cuDNN has none."""
         row = (1, -1)
         return self._normalization_grads(
-            "batchnorm_backward", dy, x, gamma, mean.reshape(row), r.reshape(row)
+            "batchnorm_backward", dy, x, gamma, mean=mean.reshape(row), inv_variance=r.reshape(row)
         )
 
     def layer_normalization(
         self, x: Array, gamma: Array, beta: Array, eps: float
     ) -> tuple[Array, ...] | None:
         """Return ``y``, ``r`` and the mean of each row; None where cuDNN has none."""
-        if not _fit(x) or dtype_name(gamma.dtype) not in TYPES:
+        found = self._rows_normalized("layernorm", x, {"scale": gamma, "bias": beta}, eps, 2)
+        if found is None:
             return None
-        rows = self._rows(x, gamma)
-        of_row = ((rows.shape[0], 1), "float32")
-        results = self.run(
-            "layernorm",
-            {"input": rows, "scale": self._row(gamma), "bias": self._row(beta)},
-            [(rows.shape, x.dtype), of_row, of_row],
-            norm_forward_phase="TRAINING",
-            epsilon=float(eps),
-        )
-        if results is None:
-            return None
-        y, mean, r = results
-        return y.reshape(x.shape), r, mean
+        y, mean, r = found
+        return y, r, mean
 
     def layer_normalization_grads(
         self, dy: Array, x: Array, gamma: Array, mean: Array, r: Array
     ) -> list[Array] | None:
         """Return the gradients of `x`, gamma and beta; None where cuDNN has none."""
         column = (-1, 1)
-        grads = self._normalization_grads(
-            "layernorm_backward",
-            self._rows(dy, gamma),
-            self._rows(x, gamma),
-            gamma,
-            mean.reshape(column),
-            r.reshape(column),
+        return self._rows_grads(
+            "layernorm_backward", dy, x, gamma,
+            mean=mean.reshape(column), inv_variance=r.reshape(column),
+        )  # fmt: skip
+
+    def rms_normalization(self, x: Array, gamma: Array, eps: float) -> list[Array] | None:
+        """Return ``y`` and ``r`` of each row; None where cuDNN has none."""
+        return self._rows_normalized("rmsnorm", x, {"scale": gamma}, eps, 1)
+
+    def rms_normalization_grads(
+        self, dy: Array, x: Array, gamma: Array, r: Array
+    ) -> list[Array] | None:
+        """Return the gradients of `x` and gamma; None where cuDNN has none."""
+        return self._rows_grads(
+            "rmsnorm_backward", dy, x, gamma, beta=False, inv_variance=r.reshape(-1, 1)
         )
-        return grads and [g.reshape(a.shape) for g, a in zip(grads, (x, gamma, gamma), strict=True)]
+
+    def _rows_normalized(
+        self, operation: str, x: Array, params: Mapping[str, Array], eps: float, statistics: int
+    ) -> list[Array] | None:
+        """Return ``y``, and so many statistics of each row."""
+        gamma = params["scale"]
+        if not _fit(x) or dtype_name(gamma.dtype) not in TYPES:
+            return None
+        rows = self._rows(x, gamma)
+        results = self.run(
+            operation,
+            {"input": rows, **{name: self._row(a) for name, a in params.items()}},
+            [(rows.shape, x.dtype), *[((rows.shape[0], 1), "float32")] * statistics],
+            norm_forward_phase="TRAINING",
+            epsilon=float(eps),
+        )
+        return results and [results[0].reshape(x.shape), *results[1:]]
+
+    def _rows_grads(
+        self, operation: str, dy: Array, x: Array, gamma: Array, **options: Any
+    ) -> list[Array] | None:
+        grads = self._normalization_grads(
+            operation, self._rows(dy, gamma), self._rows(x, gamma), gamma, **options
+        )
+        if grads is None:
+            return None
+        dx, *rest = grads
+        return [dx.reshape(x.shape), *(g.reshape(gamma.shape) for g in rest)]
 
     def _normalization_grads(
-        self, operation: str, dy: Array, x: Array, gamma: Array, mean: Array, r: Array
+        self,
+        operation: str,
+        dy: Array,
+        x: Array,
+        gamma: Array,
+        *,
+        beta: bool = True,
+        **statistics: Array,
     ) -> list[Array] | None:
-        """Return the gradients, those of gamma and beta as vectors in the dtype of `x`."""
+        """Return the gradients, those of gamma and, if it has one, beta as vectors like `x`."""
         if not _fit(x, dy):
             return None
         scale = self._row(gamma)
         of_scale = (scale.shape, "float32")
         results = self.run(
             operation,
-            {"grad": dy, "input": x, "scale": scale, "mean": mean, "inv_variance": r},
-            [(x.shape, x.dtype), of_scale, of_scale],
+            {"grad": dy, "input": x, "scale": scale, **statistics},
+            [(x.shape, x.dtype), *[of_scale] * (2 if beta else 1)],
+            **({} if beta else {"has_dbias": False}),
         )
         if results is None:
             return None

@@ -45,7 +45,7 @@ class Key(NamedTuple):
     options : tuple of (str, value)
         The other arguments: tuples of int are lists, a string is a member of the enumeration of
         that name, a float is a tensor of one value that the host passes. These have the numbers
-        after the results.
+        after the results. None and truth values are passed on.
     device : int
         The number of the GPU.
     """
@@ -106,7 +106,7 @@ def build(cudnn: Any, graph: Any, key: Key) -> dict[int, float]:
         elif isinstance(value, str):
             arguments[name] = getattr(getattr(cudnn, name), value)
         else:
-            arguments[name] = value if value is None else list(value)
+            arguments[name] = list(value) if isinstance(value, tuple) else value
     made = getattr(graph, key.operation)(**arguments)
     # What an operation can return and is not asked for comes last, as None.
     for tensor, (number, t) in zip(made if len(places) > 1 else [made], places, strict=False):

@@ -23,8 +23,9 @@ from xplayers.layers.stores import Buffer, Gradient, Parameter
 Axes = tuple[int, ...]
 
 # By type of array: what returns the other body that computes with it here, or None. Its functions
-# `batch_normalization`, `layer_normalization` and, with ``_grads``, their gradients return None for
-# what they do not compute. See `xplayers.cuda.cudnn`, which is asked for by name.
+# `batch_normalization`, `layer_normalization`, `rms_normalization` and, with ``_grads``, their
+# gradients return None for what they do not compute. See `xplayers.cuda.cudnn`, which is asked for
+# by name.
 BODIES: dict[type, Callable[[], Any]] = {}
 
 
@@ -282,8 +283,7 @@ class LayerNormalization(Layer):
         found = body and body.layer_normalization(x, gamma, beta, self.eps)
         if found is not None:
             y, *statistics = found
-            column = (*x.shape[: len(x.shape) - len(axes)], *(1 for _ in axes))
-            r, mean = (xp.reshape(a, column) for a in statistics)
+            r, mean = (xp.reshape(a, _rows_of(x, axes)) for a in statistics)
             return y, (None, r, gamma, x, mean)  # without xh, which that body does not keep
         xh, r, mean, _ = _normalized(xp, widened(xp, x), axes, self.eps)
         gamma = widened(xp, gamma)
@@ -441,7 +441,12 @@ class RmsNormalization(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, axes = namespace(x), _last_axes(self, x, self.gamma)
-        wide, gamma = widened(xp, x), widened(xp, arrays["gamma"])
+        gamma, body = arrays["gamma"], _body(x)
+        found = body and body.rms_normalization(x, gamma, self.eps)
+        if found is not None:
+            y, r = found
+            return y, (None, xp.reshape(r, _rows_of(x, axes)), gamma, x)
+        wide, gamma = widened(xp, x), widened(xp, gamma)
         r = 1.0 / xp.sqrt(_mean(xp, wide * wide, axes) + self.eps)
         xh = wide * r
         return _as(xh * gamma, x), (xh, r, gamma, x)
@@ -449,6 +454,13 @@ class RmsNormalization(Layer):
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x = cache
         xp, axes = namespace(x), _last_axes(self, x, gamma)
+        if xh is None:
+            body = _body(x)
+            grads = body and body.rms_normalization_grads(dy, x, gamma, r)
+            if grads is not None:
+                dx, dgamma = grads
+                return dx, {"gamma": dgamma}
+            xh, gamma = widened(xp, x) * r, widened(xp, gamma)
         wide = widened(xp, dy)
         h = wide * gamma
         dx = h - xh * _mean(xp, h * xh, axes)
@@ -471,6 +483,11 @@ def _last_axes(layer: Layer, x: Array, gamma: Array) -> Axes:
         message = f"{layer}: x has shape {tuple(x.shape)}; expected (..., {shown})."
         raise ValueError(message)
     return tuple(range(-n, 0))
+
+
+def _rows_of(x: Array, axes: Axes) -> tuple[int, ...]:
+    """Return the shape of statistics over the last `axes`, which are kept."""
+    return (*x.shape[: len(x.shape) - len(axes)], *(1 for _ in axes))
 
 
 def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
