@@ -60,7 +60,8 @@ def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = 
         ``call(*operands, out=None, **options)``. With ``out`` (an array or a tuple, one for each
         result) the results are written there where the library allows it, and returned; rebind
         them, since libraries without mutation return new arrays. An array of ``out`` may be one of
-        the operands, and must not overlap any operand otherwise.
+        the operands, and must not overlap any operand otherwise. ``call.rows(rows, outs=None,
+        **options)`` does so for many tuples of operands, as for all parameters of a network.
 
     Examples
     --------
