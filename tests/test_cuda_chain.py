@@ -18,14 +18,18 @@ from xplayers._products import matmul
 from xplayers.cuda.chain import Chain, Kept, joined
 from xplayers.cuda.planner import NoAlgorithm
 from xplayers.cuda.plans import check_operands
+from xplayers.layers.containers import JOINS, Joined
 
 
 def mixed():
-    """Affine, Relu, Affine, Gelu, Affine; then what no product has."""
-    return xl.Sequential(
+    """Affine, Relu, Affine, Gelu, Affine; then what no product has. Biases are not zero."""
+    net = xl.Sequential(
         xl.Affine.init(7, 6, rng=0), xl.Relu(), xl.Affine.init(6, 5, rng=1), xl.Gelu(),
         xl.Affine.init(5, 4, rng=2), xl.Tanh(), xl.Affine.init(4, 3, rng=3),
     )  # fmt: skip
+    for seed, layer in enumerate([*net][::2], 10):
+        layer.b = values(layer.b.shape, seed).astype("float32")
+    return net
 
 
 def chain():
@@ -97,7 +101,56 @@ def test_what_has_no_algorithm_is_computed_by_the_layers(without):
     net, gemm = chain(), Products(without)
     other = Chain(list(net), lambda: gemm)
     kept = assert_same_pass(net, other, values((8, 7)), values((8, 4), 1))
-    assert (type(kept) is Kept) == (without not in ("relu_aux_bias", "gelu_aux_bias"))
+    assert type(kept) is Kept  # the others are products as before
+    assert [aux is None for aux in kept.aux] == [
+        without == "relu_aux_bias", without == "gelu_aux_bias",
+    ]  # fmt: skip
+
+
+def test_gradients_of_another_dtype():
+    """They are promoted, as by the layers."""
+    net = chain()
+    other = Chain(list(net), Products)
+    x, dy = values((8, 7)).astype("float32"), values((8, 4), 1)
+    _, kept = other.apply(net.arrays, x)
+    dx, grads = other.vjp(kept, dy)
+    want, right = net.vjp(net.apply(net.arrays, x)[1], dy)
+    assert dx.dtype == want.dtype == "float64"
+    assert_close(dx, want, 1e-6)
+    for name, g in right.items():
+        assert grads[name].dtype == g.dtype
+        assert_close(grads[name], g, 1e-6, name)
+
+
+def test_an_activation_that_has_changed_since():
+    net = chain()
+    (part,) = joined(net, Products)
+    net[3].approximate = "none"
+    x = values((8, 7)).astype("float32")
+    y, kept = part.layer.apply({k: net.arrays[v] for k, v in part.names.items()}, x)
+    assert type(kept) is tuple
+    assert np.array_equal(y, net.predict(x))
+
+
+def test_buffers_of_layers_beside_a_chain(monkeypatch):
+    """Those of each part are found, though the parts are fewer."""
+    net = xl.Sequential(
+        xl.BatchNormalization.init(7), xl.Affine.init(7, 6, rng=0), xl.Relu(),
+        xl.Affine.init(6, 5, rng=1), xl.BatchNormalization.init(5), xl.Dropout(0.5),
+    )  # fmt: skip
+    x = values((8, 7)).astype("float32")
+    arrays = net.arrays
+    right = net.updated_buffers(arrays, net.apply(arrays, x)[1])
+    gemm = Products()
+    monkeypatch.setitem(JOINS, np.ndarray, lambda net: joined(net, lambda: gemm))
+    _, cache = net.apply(arrays, x)
+    assert type(cache) is Joined
+    assert len(cache) == 4
+    assert gemm.ran
+    found = net.updated_buffers(arrays, cache)
+    assert found.keys() == right.keys()
+    for name, a in right.items():
+        assert_close(found[name], a, 1e-6, name)
 
 
 def test_backward_after_the_context():

@@ -263,6 +263,31 @@ def test_views_that_begin_anywhere(gpu):
         assert_same_bits(seen(functional.relu(fabricated(x))), np.maximum(x, 0))
 
 
+def test_a_schedule_is_one_kernel(gpu):
+    step = fabricated(np.asarray(3, "int32"))
+    for schedule in (
+        xl.schedules.Cosine(0.1, steps=8),
+        xl.schedules.WarmUp(5, xl.schedules.Exponential(0.1, every=2)),
+    ):
+        gpu.launches.clear()
+        rate = schedule(step)
+        assert [name for name, *_ in gpu.launches] == ["xplayers_rate"]
+        assert_close(seen(rate), schedule(3), 1e-6)
+
+
+def test_schedules_of_ones_own_are_called_each_time(gpu):
+    """Nothing says what they depend on, so no kernel of theirs can be kept."""
+
+    class Mine(xl.schedules.Schedule):
+        def rate(self, xp, t):
+            return 2.0 * t
+
+    for schedule in (Mine(), xl.schedules.WarmUp(5, Mine())):
+        with pytest.raises(Exception, match="CUDA_ERROR|cuda"):  # kernels of CuPy
+            schedule(fabricated(np.asarray(3, "float32")))
+    assert not gpu.made
+
+
 def test_bfloat16_stays_bfloat16(gpu):
     pytest.importorskip("ml_dtypes")
     x = given(dtype="bfloat16")

@@ -325,6 +325,13 @@ def test_a_bias_without_an_algorithm_is_added(monkeypatch, runtime):
 
 
 @without_gpu
+def test_a_bias_of_another_dtype_is_added(gemm, runtime):
+    with gemm.products(), pytest.raises(Exception, match="CUDA_ERROR|cuda"):  # CuPy's kernel
+        product(fabricated(values(4, 4)), fabricated(values(4, 4)), fabricated(np.ones(4)))
+    assert [key.epilogue for key in gemm.plans] == ["none"]
+
+
+@without_gpu
 def test_products_it_does_not_have_stay_with_cupy(gemm, runtime):
     integers = fabricated(np.ones((2, 2), "int32"))
     with gemm.products(), pytest.raises(Exception, match="CUDA_ERROR|cuda"):

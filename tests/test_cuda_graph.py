@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import weakref
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from host_graph import GpuArray, HostCuda, HostGemm
 
 import xplayers as xl
 from xplayers._arrays import is_out_of_memory
+from xplayers.cuda import switch
 from xplayers.cuda.graph import CapturedStep, CaptureError, Graph
 from xplayers.training import AccumulatedStep, TrainStep
 
@@ -241,6 +243,41 @@ def test_many_steps_gather_their_batches(cuda, make, trees, batch):
 
 
 # What a capture may cost and leave
+
+
+def test_a_graph_of_many_steps_is_of_its_arrays_rows_and_kind_of_rate(cuda, make, trees, batch):
+    (x, t), index = batch(n=8), cuda.array(np.arange(8).reshape(4, 2))
+    other = batch(1, n=8)
+    step = make(lambda *a: line(*a[:-1], 0.1 if a[-1] is None else a[-1]), limit=8)
+
+    def captures(x, t, index, lr):
+        before = cuda.log.count("begin")
+        step.many(*trees(), x, t, index, lr)
+        return cuda.log.count("begin") - before
+
+    assert [
+        captures(x, t, index, 0.1),
+        captures(x, t, index, 0.2),
+        captures(other[0], t, index, 0.1),
+        captures(x, other[1], index, 0.1),
+        captures(x, t, index[:2], 0.1),
+        captures(x, t, index, None),
+        captures(x, t, index, None),
+    ] == [1, 0, 1, 1, 1, 1, 0]
+
+
+def test_a_graph_of_many_steps_holds_what_it_reads(cuda, make, trees, batch):
+    """Else their memory, and their ids, would be given to others."""
+    step, (x, t) = make(line), batch(n=8)
+    index = cuda.array(np.arange(8).reshape(4, 2))
+    step.many(*trees(), x, t, index, 0.1)
+    held = [weakref.ref(a) for a in (x, t)]
+    del x, t
+    gc.collect()
+    assert all(a() is not None for a in held)
+    step.close()
+    gc.collect()
+    assert all(a() is None for a in held)
 
 
 def test_the_warm_up_does_not_train(cuda, make, trees, batch):
@@ -558,12 +595,13 @@ def test_a_step_by_graph_is_a_step(cuda, as_cupy):
         gemm = {"gemm": HostGemm} if how == "graph" else {"gemm": "cublaslt"}
         compiled = {"compile": False if how == "plain" else "graph"}
         step = device_step(cuda, **compiled, **gemm)
-        if how == "many":
-            losses = [
-                float(v) for part in (index[:2], index[2:]) for v in plain(step.many(x, t, part))
-            ]
-        else:
-            losses = [float(step(x[index[i]], t[index[i]])) for i in range(4)]
+        losses = []
+        for part in (index[:2], index[2:]):
+            if how == "many":
+                losses += [float(v) for v in plain(step.many(x, t, part))]
+            else:
+                losses += [float(step(x[part[i]], t[part[i]])) for i in range(2)]
+            step.optimizer.lr = 0.002
         assert int(step.optimizer.state["count"]) == 4
         params = plain({**step.net.params})
         found.append((losses, params))
@@ -571,7 +609,20 @@ def test_a_step_by_graph_is_a_step(cuda, as_cupy):
     for losses, params in found[1:]:
         assert losses == found[0][0]
         assert same(params, found[0][1])
-    assert all(gemm.closed for gemm in HostGemm.made)
+    assert all(gemm.closed and gemm.planned for gemm in HostGemm.made)
+    assert len(HostGemm.made) == 3
+
+
+def test_a_graph_is_of_fused_kernels(cuda, as_cupy):
+    seen = []
+    step = device_step(
+        cuda, compile="graph", reduce_grads=lambda grads: seen.append(switch._on.get()) or grads
+    )
+    step(cuda.array(np.ones((4, 6), "float32")), cuda.array([0, 1, 2, 0]))
+    assert seen
+    assert all(seen)
+    assert not switch._on.get()
+    step.close()
 
 
 def test_several_steps_are_one_launch(cuda, as_cupy):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -311,3 +312,25 @@ class TestClipByNorm:
         assert xl.clip_by_norm({}, 1.0) == {}
         with pytest.raises(ValueError, match="expected a positive number"):
             xl.clip_by_norm({}, 0.0)
+
+
+def test_wide_copies_of_16_bit_parameters_are_one_at_a_time():
+    n, count = 200_000, 12
+    params = {str(i): np.ones(n, "float16") for i in range(count)}
+    optimizer = xl.SGD()
+    state = optimizer.init(params)
+    tracemalloc.start()
+    try:
+        optimizer.step(params, params, state, donate=True)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    results, one = 2 * n * count, 4 * n
+    assert peak < results + 6 * one, f"{(peak - results) / one:.1f} wide arrays"
+
+
+def test_eps_of_the_second_form_is_divided_by_what_it_was():
+    """The order of the roundings, which later versions keep."""
+    optimizer = xl.Adam(eps=1e-8, eps_hat=False)
+    root = np.sqrt(-np.expm1(np.float64(3) * np.log(0.999)))
+    assert optimizer.constants(np.float64(3))[2] == 1e-8 * root / np.sqrt(1 - 0.999)

@@ -104,3 +104,13 @@ def test_mistakes():
         s.OneCycle(1.0, steps=10, rise=1.5)
     with pytest.raises(TypeError, match="Constant: step is a str"):
         s.Constant(1.0)("a")
+
+
+def test_schedules_of_ones_own_are_not_taken_for_each_other():
+    class Mine(xl.schedules.Schedule):
+        def rate(self, xp, t):
+            return 0.1 + 0.0 * t
+
+    assert Mine() != Mine()
+    assert xl.schedules.Constant(0.1) == xl.schedules.Constant(0.1)
+    assert hash(xl.schedules.Constant(0.1)) == hash(xl.schedules.Constant(0.1))

@@ -366,9 +366,15 @@ def test_batches_of_many_steps(xpv):
     for shape in ((4,), (0, 2), (2, 0), (1, 2, 2)):
         with pytest.raises(ValueError, match=r"index has shape .*; expected \(steps, batch\)"):
             step.many(x, t, xpv.asarray(np.zeros(shape, "int64")))
+    for mask in (np.ones((2, 4), "bool"), np.zeros((2, 4), "float32")):
+        with pytest.raises(TypeError, match=r"index is .*(bool|float32); expected integers"):
+            step.many(x, t, xpv.asarray(mask))
     if xpv.xp is not np:
+        index = np.zeros((2, 2), "int64")
         with pytest.raises(TypeError, match=r"TrainStep.many: index is a numpy"):
-            step.many(x, t, np.zeros((2, 2), "int64"))
+            step.many(x, t, index)
+        with pytest.raises(TypeError, match=r"TrainStep.many: t is a numpy"):
+            step.many(x, np.arange(8) % 3, xpv.asarray(index))
 
 
 def test_a_step_that_was_closed_goes_on(xpv):

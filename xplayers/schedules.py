@@ -19,7 +19,7 @@ from xplayers.elementwise import elementwise
 __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Schedule", "Step", "WarmUp"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)  # of a subclass without fields, all would be equal
 class Schedule:
     """Base of all schedules. A subclass writes `rate`, a formula in the step number ``t``."""
 
@@ -42,8 +42,10 @@ class Schedule:
         """
         if isinstance(step, int | float):
             return float(self.rate(np, np.float64(step)))
-        namespace(step, type(self).__name__, "step")
-        return _rate.if_fused(step, schedule=self)
+        xp = namespace(step, type(self).__name__, "step")
+        if _is_constant(self):
+            return _rate.if_fused(step, schedule=self)
+        return _rate.function(xp, step, schedule=self)
 
     def _check(self, **positive: float) -> None:
         for name, value in positive.items():
@@ -55,6 +57,13 @@ class Schedule:
 @elementwise(integers=True)
 def _rate(xp, step, *, schedule):
     return schedule.rate(xp, xp.astype(step, xp.float32))
+
+
+def _is_constant(schedule: Any) -> bool:
+    """Whether a kernel may be kept for it: one of this file, which says all in its fields."""
+    return isinstance(schedule, int | float) or (
+        type(schedule).__module__ == __name__ and all(map(_is_constant, vars(schedule).values()))
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,7 +92,10 @@ class Kept(NamedTuple):
 
     inputs: tuple[Array, ...]  # of each affine map, matrices
     weights: tuple[Array, ...]
-    aux: tuple[Array, ...]  # of each activation: what its derivative needs, in cuBLASLt's form
+    aux: tuple[
+        Array | None, ...
+    ]  # of each activation: what its derivative needs, as cuBLASLt has it
+    caches: tuple[Cache, ...]  # or what the layer itself has kept, where there is no such product
     x: Array
 
 
@@ -115,38 +118,38 @@ class Chain(Sequential):
         super().__init__(*layers)
         self._gemm = gemm
         self._affine: list[Any] = list(layers[::2])
-        self._activations = [str(_activation(layer)) for layer in layers[1::2]]
+        self._activations = [_activation(layer) for layer in layers[1::2]]
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        with contextlib.suppress(NoAlgorithm):
-            if self._fits(arrays, x):
-                return self._apply(arrays, x)
-        return super().apply(arrays, x)
-
-    def _apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Kept]:
-        pairs = [part.pick(arrays) for part in self._parts[::2]]
-        inputs, aux = [self._affine[0]._rows(x, pairs[0]["W"])], []
-        for name, pair in zip(self._activations, pairs, strict=False):
-            h, kept = self._gemm().matmul(
-                inputs[-1], pair["W"], epilogue=f"{name}_aux_bias", bias=pair["b"]
-            )
-            inputs.append(h)
-            aux.append(kept)
-        y = product(inputs[-1], pairs[-1]["W"], pairs[-1]["b"])
-        weights = tuple([pair["W"] for pair in pairs])
-        return self._shaped(y, x), Kept(tuple(inputs), weights, tuple(aux), x)
-
-    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
-        with contextlib.suppress(NoAlgorithm):
-            if self._fits(arrays, x):
-                return self._infer(arrays, x)
-        return super().infer(arrays, x)
-
-    def _infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        if not self._fits(arrays, x):
+            return super().apply(arrays, x)
         pairs = [part.pick(arrays) for part in self._parts[::2]]
         h = self._affine[0]._rows(x, pairs[0]["W"])
-        for name, pair in zip(self._activations, pairs, strict=False):
-            h = self._gemm().matmul(h, pair["W"], epilogue=f"{name}_bias", bias=pair["b"])
+        inputs, auxs, caches = [h], [], []
+        for k, name in enumerate(self._activations):
+            W, b, aux, cache = pairs[k]["W"], pairs[k]["b"], None, ()
+            try:
+                h, aux = self._gemm().matmul(h, W, epilogue=f"{name}_aux_bias", bias=b)
+            except NoAlgorithm:
+                h, cache = self._layer(k).apply({}, product(h, W, b))
+            inputs.append(h)
+            auxs.append(aux)
+            caches.append(cache)
+        y = product(h, pairs[-1]["W"], pairs[-1]["b"])
+        weights = tuple([pair["W"] for pair in pairs])
+        return self._shaped(y, x), Kept(tuple(inputs), weights, tuple(auxs), tuple(caches), x)
+
+    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        if not self._fits(arrays, x):
+            return super().infer(arrays, x)
+        pairs = [part.pick(arrays) for part in self._parts[::2]]
+        h = self._affine[0]._rows(x, pairs[0]["W"])
+        for k, name in enumerate(self._activations):
+            W, b = pairs[k]["W"], pairs[k]["b"]
+            try:
+                h = self._gemm().matmul(h, W, epilogue=f"{name}_bias", bias=b)
+            except NoAlgorithm:
+                h = self._layer(k).infer({}, product(h, W, b))
         return self._shaped(product(h, pairs[-1]["W"], pairs[-1]["b"]), x)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
@@ -177,16 +180,22 @@ class Chain(Sequential):
         return dz, grads
 
     def _through(self, kept: Kept, k: int, dz: Array) -> tuple[Array, Array]:
-        """Return the gradient of the input of an activation from that of the ``z`` above it."""
-        W, aux, gemm = kept.weights[k], kept.aux[k - 1], self._gemm()
+        """Return the gradient of ``z_k`` from that of ``z_{k+1}``, and its sum over the rows."""
+        W, aux, cache, gemm = kept.weights[k], kept.aux[k - 1], kept.caches[k - 1], self._gemm()
         name = self._activations[k - 1]
-        if gemm is not None:  # the context may be over
-            with contextlib.suppress(NoAlgorithm):
-                return gemm.matmul(dz, W.mT, epilogue=f"d{name}_bgrad", aux=aux)
-        # ReLU has kept bits, but its result has them too; GELU its input, in rows that are padded.
-        cache = (kept.inputs[k] > 0,) if name == "relu" else (aux[:, : W.shape[0]],)
-        dz, _ = self._parts[2 * k - 1].layer.vjp(cache, product(dz, W.mT))
+        if aux is not None:
+            if gemm is not None and dz.dtype == W.dtype:  # the context may be over
+                with contextlib.suppress(NoAlgorithm):
+                    return gemm.matmul(dz, W.mT, epilogue=f"d{name}_bgrad", aux=aux)
+            # ReLU has kept bits, but its result has them too; GELU its input, in rows that are
+            # padded.
+            cache = (kept.inputs[k] > 0,) if name == "relu" else (aux[:, : W.shape[0]],)
+        dz, _ = self._layer(k - 1).vjp(cache, product(dz, W.mT))
         return dz, column_sums(dz)
+
+    def _layer(self, k: int) -> Layer:
+        """Return an activation."""
+        return self._parts[2 * k + 1].layer
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         return {}  # its layers have none
@@ -200,6 +209,7 @@ class Chain(Sequential):
         weights = [pair["W"] for pair in pairs]
         return (
             0 not in x.shape
+            and [_activation(layer) for layer in [*self][1::2]] == self._activations
             and {a.dtype for pair in pairs for a in pair.values()} == {x.dtype}
             and all(fits(W, W.mT) for W in weights)
             and all(V.shape[1] == W.shape[0] for V, W in itertools.pairwise(weights))

@@ -168,7 +168,7 @@ class CapturedStep:
 
             return steps
 
-        return self._step(given, key, (index,), lr, gathered)
+        return self._step(given, key, (index,), lr, gathered, held=(x, t))
 
     def close(self) -> None:
         """Give back the memory of all graphs; the next step captures again.
@@ -184,6 +184,7 @@ class CapturedStep:
         inputs: tuple[Array, ...],
         lr: Any,
         arranged: Callable[[Any], Callable[..., Array]],
+        held: tuple[Array, ...] = (),
     ) -> tuple[Array, Tree, Tree, Tree]:
         kept = self._kept
         if kept is None:
@@ -196,7 +197,7 @@ class CapturedStep:
             one = _writing(self.pure, kept, rate)
             graph = self._captured(lambda: Graph(
                 arranged(one), inputs, [a for tree in kept for a in _leaves(tree)],
-                cuda=self._cuda, gemm=self.gemm, warmup=self.warmup,
+                cuda=self._cuda, gemm=self.gemm, warmup=self.warmup, held=held,
             ))  # fmt: skip
             self._graphs[key] = graph
         self._graphs.move_to_end(key)
@@ -247,6 +248,8 @@ class Graph:
         What the warm-up must leave as it is.
     cuda, gemm, warmup
         As in `CapturedStep`.
+    held : tuple of array
+        What `body` reads besides: the graph knows its addresses alone.
     """
 
     def __init__(
@@ -258,12 +261,14 @@ class Graph:
         cuda: Any,
         gemm: Callable[[], Any] | None,
         warmup: int,
+        held: tuple[Array, ...] = (),
     ) -> None:
         self._cuda = cuda
         # The null stream cannot capture, and a blocking one would wait for it.
         self.stream = cuda.Stream(non_blocking=True)
         self.pool = cuda.MemoryPool()
         self._inputs: tuple[Array, ...] = ()
+        self._held = held
         self._graph: Any = None
         self._value: Any = None
         self._gemm: Any = None
@@ -307,7 +312,7 @@ class Graph:
         if self._gemm is not None:
             self._gemm.close()
         self._graph = self._value = self._gemm = self._cudnn = None
-        self._inputs = ()
+        self._inputs = self._held = ()
         self.pool.free_all_blocks()  # dropping a pool alone does not
 
     def _warm_up(self, body: Callable[..., Array], state: list[Array], times: int) -> None:

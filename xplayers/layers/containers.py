@@ -174,7 +174,7 @@ class Sequential(Container):
         used = [name for p in self._parts for name in p.names.values()]
         self._goes_on = any(used.count(name) > 1 for name in self.buffers)
         # The first part with parameters: below it, no gradient is needed for a parameter.
-        self._lowest = _lowest(self._parts)
+        self._lowest = next((i for i, p in enumerate(self._parts) if p.layer.params), len(self))
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         caches: list[Cache] = []
@@ -212,8 +212,7 @@ class Sequential(Container):
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         grads: dict[str, Array] = {}
-        parts = self._parts_of(cache)
-        at = self._lowest if parts is self._parts else _lowest(parts)
+        parts, at = self._parts_of(cache), self._lowest  # what is joined has parameters
         if at < len(parts):
             dy = _back(parts, cache, dy, grads, down_to=at + 1)
             collect(grads, parts[at], parts[at].layer.param_grads(cache[at], dy))
@@ -250,10 +249,6 @@ class Sequential(Container):
     def __repr__(self) -> str:
         name = type(self).__name__
         return f"{name}(\n{self._rows()})" if self._parts else f"{name}()"
-
-
-def _lowest(parts: Sequence[Part]) -> int:
-    return next((i for i, p in enumerate(parts) if p.layer.params), len(parts))
 
 
 def _back(

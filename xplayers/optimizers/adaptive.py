@@ -91,10 +91,10 @@ class RMSprop(Optimizer):
 
 
 @elementwise
-def _corrections(xp, t, log1, log2, factor, eps):
+def _corrections(xp, t, log1, log2, factor):
     # 1 - beta**t without the cancellation of the subtraction
     root = xp.sqrt(-xp.expm1(t * log2))
-    return root / -xp.expm1(t * log1) * factor, eps * root
+    return root / -xp.expm1(t * log1) * factor, root
 
 
 def _log(beta: float) -> float:
@@ -167,10 +167,11 @@ class Adam(Optimizer):
     def constants(self, t: Array) -> tuple[Any, ...]:
         # The factors 1 - beta of the moments are here, and not in two passes of the rule.
         scale = math.sqrt(1.0 - self.beta2)
-        correction, eps = _corrections.if_fused(
-            t, _log(self.beta1), _log(self.beta2), (1.0 - self.beta1) / scale, self.eps / scale
+        correction, root = _corrections.if_fused(
+            t, _log(self.beta1), _log(self.beta2), (1.0 - self.beta1) / scale
         )
-        return (self.beta1, self.beta2, self.eps / scale if self.eps_hat else eps, correction)
+        eps = self.eps if self.eps_hat else self.eps * root
+        return (self.beta1, self.beta2, eps / scale, correction)
 
 
 def _adamw(xp, p, g, m, v, lr, beta1, beta2, eps, correction, weight_decay):

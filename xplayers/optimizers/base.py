@@ -24,6 +24,7 @@ from xplayers._arrays import (
     widened,
 )
 from xplayers._recording import StandIn
+from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import options
 from xplayers.layers.stores import Live
@@ -35,6 +36,8 @@ Rate = float | Callable[[Any], Any]
 
 class Optimizer:
     """Base of all optimizers. A subclass has a rule, the names of its moments, and `constants`.
+
+    One that overrides `step` takes `good`, which mixed precision passes.
 
     Parameters
     ----------
@@ -144,25 +147,28 @@ class Optimizer:
         wide = widened(xp, first)
         constants = (lr, *self.constants(_step_number(count, wide)))
         scalars, like = constants, None
-        rows, outs = [], []
-        for name, p in params.items():
-            xp = namespace(p)
-            moments = [state[m][name] for m in self.moments]
-            wide = widened(xp, p)
-            if like is None or wide.dtype != like:  # once for all parameters of a dtype
-                like = wide.dtype
-                scalars = tuple([as_scalar(c, wide) for c in constants])
-                scalars += () if good is None else (good,)
-            rows.append((wide, widened(xp, grads[name]), *moments, *scalars))
-            outs.append((wide, *moments) if donate else None)
-        options = {
-            "rule": self.rule, "weight_decay": 0.0 if self.decoupled else self.weight_decay
-        }  # fmt: skip
-        all_results = (_apply if good is None else _apply_if).rows(rows, outs=outs, **options)
-        for (name, p), results in zip(params.items(), all_results, strict=True):
-            new[name] = xp.astype(results[0], p.dtype) if is_half(p) else results[0]
-            for m, value in zip(self.moments, results[1:], strict=True):
-                after[m][name] = value
+        apply = _apply if good is None else _apply_if
+        decay = 0.0 if self.decoupled else self.weight_decay
+        # One by one where that is no more work: of 16-bit parameters there are wide copies.
+        for names in [list(params)] if is_fused(xp) else [[name] for name in params]:
+            rows, outs = [], []
+            for name in names:
+                p = params[name]
+                xp = namespace(p)
+                moments = [state[m][name] for m in self.moments]
+                wide = widened(xp, p)
+                if like is None or wide.dtype != like:  # once for all parameters of a dtype
+                    like = wide.dtype
+                    scalars = tuple([as_scalar(c, wide) for c in constants])
+                    scalars += () if good is None else (good,)
+                rows.append((wide, widened(xp, grads[name]), *moments, *scalars))
+                outs.append((wide, *moments) if donate else None)
+            results = apply.rows(rows, outs=outs, rule=self.rule, weight_decay=decay)
+            for name, (value, *moments) in zip(names, results, strict=True):
+                p = params[name]
+                new[name] = namespace(p).astype(value, p.dtype) if is_half(p) else value
+                for m, moment in zip(self.moments, moments, strict=True):
+                    after[m][name] = moment
         return new, after
 
     def update(self, params: MutableMapping[str, Array], grads: Arrays, *, lr: Any = None) -> None:

@@ -14,6 +14,7 @@ from xplayers._arrays import (
     check_same,
     device,
     dtype_name,
+    is_integer,
     library,
     move,
     namespace,
@@ -176,8 +177,8 @@ class TrainStep:
         x, t : array
             All inputs and targets. A graph reads them where they are, and holds them.
         index : array of int, of shape (steps, batch)
-            The samples of each batch, as of a permutation. On a GPU it is not checked: out of range
-            it wraps around.
+            The samples of each batch, as of a permutation. It is not checked, and libraries differ
+            in what they do out of range: NumPy and PyTorch raise, CuPy wraps around, JAX has NaN.
         lr : float or 0-d array, optional
             Learning rate of these steps; by default that of the optimizer.
 
@@ -190,13 +191,19 @@ class TrainStep:
         ------
         ValueError
             If `index` has another shape.
+        TypeError
+            If it is not of integers, or `t` or `index` are not where `x` is.
         """
-        xp = namespace(index, "TrainStep.many", "index")
+        xp = namespace(x, "TrainStep.many", "x")
+        check_same("TrainStep.many", "t", t, x)
+        check_same("TrainStep.many", "index", index, x)
         if len(index.shape) != 2 or 0 in index.shape:
             shape = tuple(index.shape)
             message = f"TrainStep.many: index has shape {shape}; expected (steps, batch)."
             raise ValueError(message)
-        check_same("TrainStep.many", "index", index, x, like_name="x")
+        if not is_integer(index):
+            message = f"TrainStep.many: index is {index.dtype}; expected integers."
+            raise TypeError(message)
         if self.compile == "graph":
             rate = self._rate_of(lr, x)
             return self._take(
