@@ -90,12 +90,10 @@ def _activation(layer: Layer) -> str | None:
 class Kept(NamedTuple):
     """What a chain keeps of a pass forward."""
 
-    inputs: tuple[Array, ...]  # of each affine map, matrices
+    inputs: tuple[Array, ...]  # of the affine maps, matrices
     weights: tuple[Array, ...]
-    aux: tuple[
-        Array | None, ...
-    ]  # of each activation: what its derivative needs, as cuBLASLt has it
-    caches: tuple[Cache, ...]  # or what the layer itself has kept, where there is no such product
+    aux: tuple[Array | None, ...]  # of the activations: what derivatives need, as cuBLASLt has it
+    caches: tuple[Cache, ...]  # or what their layers keep, where there is no such product
     x: Array
 
 
@@ -187,8 +185,7 @@ class Chain(Sequential):
             if gemm is not None and dz.dtype == W.dtype:  # the context may be over
                 with contextlib.suppress(NoAlgorithm):
                     return gemm.matmul(dz, W.mT, epilogue=f"d{name}_bgrad", aux=aux)
-            # ReLU has kept bits, but its result has them too; GELU its input, in rows that are
-            # padded.
+            # ReLU has kept bits, which its result has too; GELU its input, in rows with padding.
             cache = (kept.inputs[k] > 0,) if name == "relu" else (aux[:, : W.shape[0]],)
         dz, _ = self._layer(k - 1).vjp(cache, product(dz, W.mT))
         return dz, column_sums(dz)
