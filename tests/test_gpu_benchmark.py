@@ -151,6 +151,41 @@ def test_the_captured_step_is_the_plain_one(monkeypatch, several):
     np.testing.assert_allclose([float(v) for v in got], losses, rtol=1e-6)
 
 
+def test_passes_over_memory(monkeypatch):
+    """On NumPy in the place of CuPy, with arrays that are small."""
+    monkeypatch.setitem(sys.modules, "cupy", np)
+    monkeypatch.setattr(checks, "COPY", 1 << 22)
+    copy, *rows = checks.bandwidth("cpu", 0.001)
+    assert copy["value"].endswith(" TB/s")
+    names = ("relu", "adam", "max pooling", "its gradient", "softmax cross entropy")
+    assert [row["row"] for row in rows] == [
+        f"{n}, {how}" for how in ("plain", "fused") for n in names
+    ]
+    assert all(row["value"].endswith("% of copy") for row in rows)
+
+
+def test_products_alone(monkeypatch):
+    class Gemm:
+        def __init__(self, compute):
+            self.ran = []
+
+        def matmul(self, a, b, *, out=None, dtype=None):
+            self.ran.append((a.shape, b.shape))
+            assert dtype in (None, "float32")
+            return np.matmul(a, b, out=out)
+
+        def close(self):
+            ran.append(self.ran)
+
+    ran = []
+    (row,) = checks._products_of(TOYS[0], np, Gemm, 0.001, lambda result: None)
+    assert row["row"] == "mlp-toy"
+    assert row["time"]["median"] > 0
+    step = [((8, 12), (12, 16)), ((8, 16), (16, 10)), ((16, 8), (8, 10)), ((8, 10), (10, 16)),
+            ((12, 8), (8, 16))]  # fmt: skip
+    assert ran[0][:5] == step
+
+
 def test_an_implementation_that_fails_is_a_row(monkeypatch):
     def fails(workload, device):
         if workload.filters:
