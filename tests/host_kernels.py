@@ -52,6 +52,7 @@ def playing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     monkeypatch.setattr(
         kernels, "empty", lambda like, shape, dtype: fabricated(np.full(shape, 77, dtype))
     )
+    monkeypatch.setattr(kernels, "full", lambda like, value: fabricated(np.full((), value)))
     with fused():
         yield gpu
 

@@ -13,6 +13,7 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 import xplayers as xl
 from xplayers._arrays import to_numpy
 from xplayers.cuda import fused, kernels, pooling
+from xplayers.training.precision import all_finite
 
 pytestmark = pytest.mark.only("cupy")
 
@@ -116,6 +117,19 @@ def test_indices_of_64_bits(xpv, launches, monkeypatch):
     assert len(launches) == 2
     assert_same_bits(to_numpy(y), want)
     assert_close(dx, want_dx, TOLERANCE["float32"])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_gradients_that_are_not_finite(dtype, xpv, launches):
+    host = [values((300, 70)).astype(dtype), values((41,)).astype(dtype)]
+    for bad in (None, (0, (299, 69)), (1, (40,))):
+        grads = [a.copy() for a in host]
+        if bad is not None:
+            grads[bad[0]][bad[1]] = np.inf
+        with fused():
+            good = all_finite({str(i): xpv.asarray(g) for i, g in enumerate(grads)})
+        assert bool(good) is (bad is None)
+    assert len(launches) == 3
 
 
 def test_training_is_that_of_the_portable_code(xpv, launches):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cuda_cases import ARCHITECTURES, CASES, EXACT, POOLING, THERE, dtype_of
 
-from xplayers.cuda import pooling, softmax_cross_entropy
+from xplayers.cuda import finite, pooling, softmax_cross_entropy
 from xplayers.cuda.source import OPTIONS, THREADS, library
 from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.optimizers.base import _apply_if as apply_if
@@ -120,6 +120,18 @@ SOFTMAX = [
     )
     for warps in (1, softmax_cross_entropy._WARPS)
 ]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_finite(architecture):
+    bodies = [finite.source(dtype_of(d)) for d in THERE]
+    named = [
+        body.replace(name, f"{name}_{d}") for (body, name), d in zip(bodies, THERE, strict=True)
+    ]
+    entries, assembled = compiled("\n".join([finite.template(), *named]), architecture)
+    assert len(entries) == len(THERE)
+    for name, words in assembled.items():
+        assert_lean(name, words)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

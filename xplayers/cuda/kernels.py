@@ -59,26 +59,31 @@ class Plan:
 
     def run_rows(self, rows: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> None:
         """Evaluate all elements of rows of operands and results, whose scalars are the same."""
-        kernel = self.kernel
+        kernel, operands = self.kernel, rows[0][0]
+        scalars, device = kernel.scalar_arguments(operands), operands[0].device
         for start in range(0, len(rows), kernel.rows):
-            some = rows[start : start + kernel.rows]
-            first = some[0][0]
-            table = self._table(some)
-            args = [table, *kernel.scalar_arguments(first)]
-            self.launcher(first[0].device, int(table["start"][0, len(some)]), THREADS, args)
+            some = [
+                [*[given[r] for r in kernel.arrays], *[outs[k] for k in kernel.own]]
+                for given, outs in rows[start : start + kernel.rows]
+            ]
+            arrays, chunks = table(some, kernel.rows, kernel.chunk)
+            if chunks:
+                self.launcher(device, chunks, THREADS, [arrays, *scalars])
 
-    def _table(self, rows: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> np.ndarray:
-        """Return ``Rows`` of the prelude, as CuPy takes structures by value: an array of one."""
-        kernel, chunks = self.kernel, 0
-        table = np.zeros(1, table_type(kernel.rows, len(kernel.arrays) + len(kernel.own)))
-        (n,), (at,), (starts,) = table["n"], table["at"], table["start"]
-        for i, (operands, outs) in enumerate(rows):
-            arrays = [*[operands[r] for r in kernel.arrays], *[outs[k] for k in kernel.own]]
-            n[i], at[:, i] = arrays[0].size, [a.data.ptr for a in arrays]
-            chunks += -(-arrays[0].size // kernel.chunk)
-            starts[i + 1] = chunks
-        table["count"] = len(rows)
-        return table
+
+def table(rows: Sequence[Sequence[Any]], most: int, chunk: int) -> tuple[np.ndarray, int]:
+    """Return ``Rows`` of the prelude, and how many chunks there are in all.
+
+    As CuPy takes structures by value, it is an array of one. There is place for `most` rows.
+    """
+    table, chunks = np.zeros(1, table_type(most, len(rows[0]))), 0
+    (n,), (at,), (starts,) = table["n"], table["at"], table["start"]
+    for i, arrays in enumerate(rows):
+        n[i], at[:, i] = arrays[0].size, [a.data.ptr for a in arrays]
+        chunks += -(-arrays[0].size // chunk)
+        starts[i + 1] = chunks
+    table["count"] = len(rows)
+    return table, chunks
 
 
 def evaluate(
@@ -302,6 +307,14 @@ def empty(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
 
     with like.device:
         return cupy.empty(shape, dtype)
+
+
+def full(like: Any, value: bool) -> Any:
+    """Return a 0-d array of a truth value on the device of the array `like`."""
+    import cupy
+
+    with like.device:
+        return cupy.full((), value)
 
 
 def copied(a: Any) -> Any:

@@ -18,6 +18,7 @@ from xplayers._arrays import (
     named_dtype,
     namespace,
 )
+from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
 
 __all__ = ["MixedPrecision"]
@@ -261,4 +262,10 @@ def _unscaled(xp: Namespace, g: Array, factor: Any, *, dtype: DType) -> Array:
 def all_finite(grads: Mapping[str, Array]) -> Array:
     """Return whether every value of every gradient is finite, 0-d bool on their device."""
     xp = namespace(next(iter(grads.values())))
+    if is_fused(xp):
+        from xplayers.cuda import finite
+
+        good = finite.all_finite(list(grads.values()))
+        if good is not None:
+            return good
     return xp.all(xp.stack([xp.all(xp.isfinite(g)) for g in grads.values()]))

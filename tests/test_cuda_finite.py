@@ -1,0 +1,103 @@
+"""Whether gradients of CuPy arrays are finite, by one kernel that is run by the host."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cuda_cases import THERE, dtype_of
+from helpers import values
+
+pytest.importorskip("cupy")
+
+from host_gpu import fabricated
+from host_kernels import needs_compiler, playing, seen
+
+from xplayers.cuda import fused, kernels
+from xplayers.cuda.finite import CHUNK, ROWS, _launcher
+from xplayers.training.precision import all_finite
+
+pytestmark = needs_compiler
+
+SHAPES = [(3,), (CHUNK - 1,), (0, 4), (CHUNK,), (3, CHUNK + 1), ()]
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    _launcher.cache_clear()
+    with playing(monkeypatch) as gpu:
+        yield gpu
+    _launcher.cache_clear()
+
+
+def grads_of(dtype, shapes=SHAPES):
+    return [np.asarray(values(shape, i)).astype(dtype_of(dtype)) for i, shape in enumerate(shapes)]
+
+
+def finite(arrays):
+    good = all_finite({str(i): fabricated(a) for i, a in enumerate(arrays)})
+    assert good.shape == ()
+    assert good.dtype == np.bool_
+    return bool(seen(good))
+
+
+@pytest.mark.parametrize("dtype", THERE)
+def test_one_value_that_is_not_finite_is_found_wherever_it_is(gpu, dtype):
+    grads = grads_of(dtype)
+    assert finite(grads)
+    assert [name for name, *_ in gpu.launches] == ["xplayers_all_finite"]
+    for bad in (np.inf, -np.inf, np.nan):
+        for a in grads:
+            flat = a.reshape(-1)
+            for at in {0, flat.size // 2, flat.size - 1} if flat.size else ():
+                before, flat[at] = flat[at].copy(), bad
+                assert not finite(grads), (a.shape, at, bad)
+                flat[at] = before
+    assert finite(grads)
+
+
+@pytest.mark.parametrize("dtype", THERE)
+def test_the_largest_values_are_finite(gpu, dtype):
+    largest = {"float16": 65504.0, "bfloat16": 3.38e38, "float32": 3.4e38, "float64": 1.7e308}
+    assert finite([np.full(9, -largest[dtype]).astype(dtype_of(dtype)), grads_of(dtype)[0]])
+
+
+def test_what_is_beside_the_arrays_is_not_looked_at(gpu):
+    memory = np.full(3 * CHUNK, np.nan, "float32")
+    memory[7 : CHUNK + 9] = 1.0
+    assert finite([memory[7 : CHUNK + 9]])
+
+
+def test_more_arrays_than_a_table_holds_and_of_two_dtypes(gpu):
+    grads = grads_of("float32", [(5,)] * (ROWS + 1)) + grads_of("float16", [(5,)])
+    assert finite(grads)
+    assert len(gpu.launches) == 3
+    for a in (grads[0], grads[ROWS - 1], grads[ROWS], grads[-1]):
+        a[2] = np.inf
+        assert not finite(grads)
+        a[2] = 0.0
+
+
+def test_no_element_at_all(gpu):
+    assert finite([np.zeros((0, 3), "float32")])
+    assert not gpu.launches
+
+
+def test_what_is_computed_plainly(gpu, monkeypatch):
+    """Where there is no kernel, CuPy is asked, which cannot run here."""
+    strided = fabricated(values((4, 6)).astype("float32")[:, ::2])
+    for arrays in (
+        [strided],
+        [fabricated(np.ones(3, "float32")), fabricated(np.ones(3, "float32"), device=1)],
+        [fabricated(np.ones(3, "int32"))],
+    ):
+        with pytest.raises(Exception, match="CUDA_ERROR|cuda"):
+            all_finite(dict(enumerate(arrays)))
+    with fused(False), pytest.raises(Exception, match="CUDA_ERROR|cuda"):
+        all_finite({"W": fabricated(np.ones(3, "float32"))})
+    assert not gpu.made
+
+
+def test_images_with_channels_last(gpu):
+    images = kernels.channels_first(fabricated(values((2, 4, 3, 5)).astype("float32")))
+    assert bool(seen(all_finite({"W": images})))
+    assert len(gpu.launches) == 1
