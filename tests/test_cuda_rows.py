@@ -13,7 +13,7 @@ from host_kernels import Plainly, given, needs_compiler, playing, seen
 
 import xplayers as xl
 from xplayers.cuda import fused
-from xplayers.cuda.source import most_rows, table_type
+from xplayers.cuda.rows import most_rows, table_type
 from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import _apply
 from xplayers.training.precision import _rounded

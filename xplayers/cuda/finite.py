@@ -13,7 +13,8 @@ import numpy as np
 
 from xplayers._tape import Untraceable
 from xplayers.cuda import kernels
-from xplayers.cuda.source import THREADS, c_name, library, most_rows, part
+from xplayers.cuda.rows import most_rows, table_of
+from xplayers.cuda.source import THREADS, c_name, library, part
 
 CHUNK = 16 * THREADS  # elements that a block takes at once
 ROWS = most_rows(1)
@@ -47,7 +48,7 @@ def all_finite(arrays: Sequence[Any]) -> Any:
     for dtype, members in by_dtype.items():
         for start in range(0, len(members), ROWS):
             some = [[a] for a in members[start : start + ROWS]]
-            table, chunks = kernels.table(some, ROWS, CHUNK)
+            table, chunks = table_of(some, ROWS, CHUNK)
             if chunks:
                 launchers[dtype](first.device, chunks, THREADS, [table, good])
     return good

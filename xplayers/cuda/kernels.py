@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from xplayers._tape import Untraceable
-from xplayers.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, table_type, translate
+from xplayers.cuda.rows import table_of
+from xplayers.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, translate
 
 RESIDENT = 2048  # threads that a multiprocessor holds at most
 
@@ -66,24 +67,9 @@ class Plan:
                 [*[given[r] for r in kernel.arrays], *[outs[k] for k in kernel.own]]
                 for given, outs in rows[start : start + kernel.rows]
             ]
-            arrays, chunks = table(some, kernel.rows, kernel.chunk)
+            table, chunks = table_of(some, kernel.rows, kernel.chunk)
             if chunks:
-                self.launcher(device, chunks, THREADS, [arrays, *scalars])
-
-
-def table(rows: Sequence[Sequence[Any]], most: int, chunk: int) -> tuple[np.ndarray, int]:
-    """Return ``Rows`` of the prelude, and how many chunks there are in all.
-
-    As CuPy takes structures by value, it is an array of one. There is place for `most` rows.
-    """
-    table, chunks = np.zeros(1, table_type(most, len(rows[0]))), 0
-    (n,), (at,), (starts,) = table["n"], table["at"], table["start"]
-    for i, arrays in enumerate(rows):
-        n[i], at[:, i] = arrays[0].size, [a.data.ptr for a in arrays]
-        chunks += -(-arrays[0].size // chunk)
-        starts[i + 1] = chunks
-    table["count"] = len(rows)
-    return table, chunks
+                self.launcher(device, chunks, THREADS, [table, *scalars])
 
 
 def evaluate(

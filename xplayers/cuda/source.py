@@ -27,12 +27,11 @@ from typing import Any, Literal
 import numpy as np
 
 from xplayers._tape import Step, Tape, Untraceable, is_cast, is_where
+from xplayers.cuda.rows import most_rows
 
 OPTIONS = ("-std=c++17", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-ftz=false")
 THREADS = 256  # of a block
 CHUNK = 4  # packs that a thread takes of a row before the block looks for its next one
-# Arguments of a kernel are 4096 bytes at most where not all is new; scalars need some of them.
-TABLE_BYTES = 3584
 
 _COMPARISONS = {
     np.greater: ">", np.greater_equal: ">=", np.less: "<", np.less_equal: "<=",
@@ -172,17 +171,6 @@ class Kernel:
             for operation, inputs, made in self.once:
                 registers[made] = operation(*[registers[r] for r in inputs]).item()
             return [dtype.type(registers[r]) for r, dtype in self.scalars]
-
-
-def table_type(rows: int, arrays: int) -> np.dtype:
-    """Return the type of the table that a kernel of rows takes, ``Rows`` in the prelude."""
-    fields = [("n", "<i8", (rows,)), ("at", "<u8", (arrays, rows)), ("start", "<i4", (rows + 1,))]
-    return np.dtype([*fields, ("count", "<i4")], align=True)
-
-
-def most_rows(arrays: int) -> int:
-    """Return how many rows of so many arrays a table has place for."""
-    return min(64, (TABLE_BYTES - 8) // (8 * (arrays + 1) + 4))
 
 
 def part(name: str) -> str:

@@ -49,9 +49,17 @@ def _normalized_vjp(xp: Namespace, h: Array, xh: Array, r: Array, axes: Axes) ->
     return dx
 
 
-def _body(x: Array) -> Any:
+def _asked(operation: str, x: Array, *given: Any) -> Any:
+    """Return what the other body of `x` gives, None where there is none or it has nothing."""
     find = BODIES.get(type(x))
-    return None if find is None else find()
+    body = None if find is None else find()
+    return None if body is None else getattr(body, operation)(*given)
+
+
+def _named(grads: Any) -> tuple[Array, dict[str, Array]]:
+    """Return the gradients of such a body as those of a layer: of the input, and by name."""
+    dx, *rest = grads
+    return dx, dict(zip(("gamma", "beta"), rest, strict=False))
 
 
 def _mean(xp: Namespace, x: Array, axes: Axes) -> Array:
@@ -163,8 +171,8 @@ class BatchNormalization(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, (axes, column) = namespace(x), self._axes(x)
-        gamma, beta, body = arrays["gamma"], arrays["beta"], _body(x)
-        found = body and body.batch_normalization(x, gamma, beta, self.eps)
+        gamma, beta = arrays["gamma"], arrays["beta"]
+        found = _asked("batch_normalization", x, x, gamma, beta, self.eps)
         if found is not None:
             y, *statistics = found
             r, mean, var = (xp.reshape(a, column) for a in statistics)
@@ -181,11 +189,9 @@ class BatchNormalization(Layer):
         xh, r, gamma, x, mean, _ = cache
         xp, (axes, column) = namespace(x), self._axes(x)
         if xh is None:
-            body = _body(x)
-            grads = body and body.batch_normalization_grads(dy, x, gamma, mean, r)
+            grads = _asked("batch_normalization_grads", x, dy, x, gamma, mean, r)
             if grads is not None:
-                dx, dgamma, dbeta = grads
-                return dx, {"gamma": dgamma, "beta": dbeta}
+                return _named(grads)
             xh = (widened(xp, x) - mean) * r
             gamma = xp.reshape(widened(xp, gamma), column)
         wide = widened(xp, dy)
@@ -279,8 +285,8 @@ class LayerNormalization(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, axes = namespace(x), _last_axes(self, x, self.gamma)
-        gamma, beta, body = arrays["gamma"], arrays["beta"], _body(x)
-        found = body and body.layer_normalization(x, gamma, beta, self.eps)
+        gamma, beta = arrays["gamma"], arrays["beta"]
+        found = _asked("layer_normalization", x, x, gamma, beta, self.eps)
         if found is not None:
             y, *statistics = found
             r, mean = (xp.reshape(a, _rows_of(x, axes)) for a in statistics)
@@ -295,11 +301,9 @@ class LayerNormalization(Layer):
         xh, r, gamma, x, mean = cache
         xp, axes = namespace(x), _last_axes(self, x, gamma)
         if xh is None:
-            body = _body(x)
-            grads = body and body.layer_normalization_grads(dy, x, gamma, mean, r)
+            grads = _asked("layer_normalization_grads", x, dy, x, gamma, mean, r)
             if grads is not None:
-                dx, dgamma, dbeta = grads
-                return dx, {"gamma": dgamma, "beta": dbeta}
+                return _named(grads)
             xh, gamma = (widened(xp, x) - mean) * r, widened(xp, gamma)
         wide = widened(xp, dy)
         dx = _normalized_vjp(xp, wide * gamma, xh, r, axes)
@@ -441,8 +445,8 @@ class RmsNormalization(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, axes = namespace(x), _last_axes(self, x, self.gamma)
-        gamma, body = arrays["gamma"], _body(x)
-        found = body and body.rms_normalization(x, gamma, self.eps)
+        gamma = arrays["gamma"]
+        found = _asked("rms_normalization", x, x, gamma, self.eps)
         if found is not None:
             y, r = found
             return y, (None, xp.reshape(r, _rows_of(x, axes)), gamma, x)
@@ -455,11 +459,9 @@ class RmsNormalization(Layer):
         xh, r, gamma, x = cache
         xp, axes = namespace(x), _last_axes(self, x, gamma)
         if xh is None:
-            body = _body(x)
-            grads = body and body.rms_normalization_grads(dy, x, gamma, r)
+            grads = _asked("rms_normalization_grads", x, dy, x, gamma, r)
             if grads is not None:
-                dx, dgamma = grads
-                return dx, {"gamma": dgamma}
+                return _named(grads)
             xh, gamma = widened(xp, x) * r, widened(xp, gamma)
         wide = widened(xp, dy)
         h = wide * gamma
