@@ -183,16 +183,13 @@ __device__ inline void row_means(
 {
     __shared__ N shared[WARPS];
     const int threads = 32 * WARPS;  // of a row
-    const int at_once = blockDim.x / threads;
-    const int lane = threadIdx.x % threads;
-    const i64 stride = (i64)gridDim.x * at_once;
-    for (i64 row = (i64)blockIdx.x * at_once + threadIdx.x / threads; row < rows; row += stride) {
+    for_each_row<WARPS>(rows, [&](const i64 row, const int lane) {
         N sum = 0;
         for (i64 place = lane; place < places; place += threads)
             sum += widen(x[row * places + place]);
         sum = reduced<WARPS>(sum, shared, Sum());
         if (lane == 0) y[row] = narrow<T>(sum / (N)places);
-    }
+    });
 }
 
 // Means over the places of samples (places, channels). A block takes 32 channels of a sample, one by

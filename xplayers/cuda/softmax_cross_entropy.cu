@@ -16,10 +16,7 @@ __device__ inline void softmax_cross_entropy(
 {
     __shared__ N shared[WARPS];
     const int threads = 32 * WARPS;  // of a row
-    const int at_once = blockDim.x / threads;
-    const int lane = threadIdx.x % threads;
-    const i64 stride = (i64)gridDim.x * at_once;
-    for (i64 row = (i64)blockIdx.x * at_once + threadIdx.x / threads; row < rows; row += stride) {
+    for_each_row<WARPS>(rows, [&](const i64 row, const int lane) {
         const Score* x = scores + row * classes;
         Gradient* dx = gradient + row * classes;
         N largest = widen(x[0]);
@@ -55,5 +52,5 @@ __device__ inline void softmax_cross_entropy(
                     exp(widen(x[c]) - largest) * factor - (N)widen(t[c]));
         }
         if (lane == 0) losses[row] = loss;
-    }
+    });
 }

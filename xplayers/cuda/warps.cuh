@@ -20,3 +20,15 @@ __device__ inline N reduced(N value, N* shared, Combine combine)
     for (int w = 1; w < WARPS; ++w) value = combine(value, shared[w]);
     return value;
 }
+
+// Rows shared out among all blocks: `compute(row, lane)`, each by the threads of WARPS warps.
+
+template <int WARPS, class Compute> __device__ inline void for_each_row(i64 rows, Compute compute)
+{
+    const int threads = 32 * WARPS;  // of a row
+    const int at_once = blockDim.x / threads;
+    const int lane = threadIdx.x % threads;
+    const i64 stride = (i64)gridDim.x * at_once;
+    for (i64 row = (i64)blockIdx.x * at_once + threadIdx.x / threads; row < rows; row += stride)
+        compute(row, lane);
+}
