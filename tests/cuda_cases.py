@@ -16,7 +16,7 @@ from xplayers import functional, schedules
 from xplayers._jit import exact_source
 from xplayers._trace import trace
 from xplayers.cuda import cudnn_plans, pooling
-from xplayers.cuda.source import INDEX, Kernel, Operand, translate
+from xplayers.cuda.source import INDEX, Kernel, Operand, inside, translate
 from xplayers.layers import activations, dropout, recurrent
 from xplayers.losses import base as losses
 from xplayers.optimizers import adaptive, clipping
@@ -175,3 +175,13 @@ POOLING = [  # operation, dtype, type of indices or number of warps
     for operation in pooling._ARRAYS
     for kind in {"row_means": "18", "channel_means": "8"}.get(operation, ("int", "i64"))
 ]
+SUMS = sorted(  # values that are read at once, whether of a ReLU, dtype, and that of the sums
+    {
+        (width, relu, a, b)
+        for dtype in map(dtype_of, THERE)
+        for a, b in ((dtype, dtype), (dtype, inside(dtype)), (inside(dtype), dtype))
+        for width in (1, 16 // a.itemsize)
+        for relu in ((False, True) if a == dtype else (False,))
+    },
+    key=str,
+)

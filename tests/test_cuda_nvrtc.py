@@ -10,9 +10,9 @@ import re
 
 import numpy as np
 import pytest
-from cuda_cases import ARCHITECTURES, CASES, EXACT, POOLING, THERE, dtype_of
+from cuda_cases import ARCHITECTURES, CASES, EXACT, POOLING, SUMS, THERE, dtype_of
 
-from xplayers.cuda import finite, pooling, softmax_cross_entropy
+from xplayers.cuda import finite, pooling, softmax_cross_entropy, sums
 from xplayers.cuda.source import OPTIONS, THREADS, library
 from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.optimizers.base import _apply_if as apply_if
@@ -159,6 +159,21 @@ def test_pooling(architecture):
     assert set(entries) == set(bodies)
     for (_, _, kind), name in zip(POOLING, bodies, strict=True):
         assert_lean(name, assembled[name], registers=80 if kind == "i64" else 64, spilled=128)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_sums(architecture):
+    """Four blocks find room, and a thread asks for four packs at once."""
+    bodies = {}
+    for i, case in enumerate(SUMS):
+        body, name = sums.source(*case)
+        bodies[f"sums_{i}"] = body.replace(name, f"sums_{i}")
+    entries, assembled = compiled("\n".join([sums.template(), *bodies.values()]), architecture)
+    assert set(entries) == set(bodies)
+    for (width, *_), name in zip(SUMS, bodies, strict=True):
+        assert_lean(name, assembled[name])
+        wide = re.findall(r"ld\.global(?:\.nc)?\.v\d", entries[name])
+        assert len(wide) == (4 if width > 1 else 0), name
 
 
 @pytest.mark.parametrize("case", EXACT, ids=repr)

@@ -1,4 +1,4 @@
-"""Matrix products of layers: ``@``, on NumPy into memory that is used again."""
+"""Matrix products of layers: ``@``, on NumPy into memory that is used again; sums of columns."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 
 from xplayers._arrays import Array, is_half, namespace, widened
 from xplayers._memory import empty
+from xplayers.cuda.switch import is_fused
 
 
 class Products(Protocol):
@@ -54,7 +55,13 @@ def product_and_sums(a: Array, b: Array) -> tuple[Array, Array]:
 
 
 def column_sums(a: Array) -> Array:
-    """Return the sum of a matrix over its rows; 16-bit values are summed in float32."""
+    """Return the sum over the first axis, of columns; 16-bit values are summed in float32."""
     xp = namespace(a)
+    if is_fused(xp):
+        from xplayers.cuda import sums
+
+        total = sums.column_sums(a)
+        if total is not None:
+            return total
     total = xp.sum(widened(xp, a), axis=0)
     return xp.astype(total, a.dtype) if is_half(a) else total

@@ -1,6 +1,7 @@
 """CUDA beside the portable code, on request only: ``with xplayers.cuda.fused(): ...``.
 
-Kernels of our own (`switch`, `source`, `kernels`, `softmax_cross_entropy`, `pooling`, `finite`),
+Kernels of our own (`switch`, `source`, `kernels`, `softmax_cross_entropy`, `pooling`, `sums`,
+`finite`),
 matrix products through cuBLASLt (`plans`, `gemm`, `chain`), layers through cuDNN (`cudnn` and the
 two files beside it) and training steps as CUDA graphs (`graph`), for CuPy arrays.
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from xplayers._tape import Untraceable
 from xplayers.cuda import kernels
-from xplayers.cuda.source import THREADS, c_name, library, part
+from xplayers.cuda.source import THREADS, c_name, inside, library, part
 from xplayers.layers.windows import Sizes, Window
 
 AXES = 3
@@ -171,7 +171,7 @@ def _launched(
     arrays = [kernels.laid(a, order) for a in arrays]
     args = [np.int64(out.size), *map(index, numbers), *arrays, out]
     if operation in _AVERAGES:
-        args.append(np.dtype(_inside(x.dtype)).type(1.0 / math.prod(window.size)))
+        args.append(inside(x.dtype).type(1.0 / math.prod(window.size)))
     launcher(x.device, -(-out.size // THREADS), THREADS, args)
     return out
 
@@ -183,28 +183,24 @@ def _geometry(sizes: Sizes, window: Window) -> list[Sizes]:
     return [(1, 1, 1, 1, 0)] * (AXES - window.axes) + list(axes)
 
 
-def _inside(dtype: np.dtype) -> str:
-    return "float64" if dtype == np.float64 else "float32"
-
-
 def source(operation: str, dtype: np.dtype, kind: str) -> tuple[str, str]:
     """Return body and name of a kernel; `kind` is the type of indices, or the number of warps."""
     if dtype.kind not in "fV":
         raise Untraceable
-    memory, inside = c_name(dtype), c_name(np.dtype(_inside(dtype)))
+    memory, wide = c_name(dtype), c_name(inside(dtype))
     arrays = dict.fromkeys(_ARRAYS[operation], f"const {memory}*") | {"out": f"{memory}*"}
     if operation in _SIZES:
         given = dict.fromkeys(_SIZES[operation], "const i64") | arrays
-        steps = [f"{operation}<{kind}, {inside}>({', '.join(given)});"]
+        steps = [f"{operation}<{kind}, {wide}>({', '.join(given)});"]
     else:
         if operation in _AVERAGES:
-            arrays["factor"] = f"const {inside}"
+            arrays["factor"] = f"const {wide}"
         numbers = [f"{field}{axis}" for field in _FIELDS for axis in range(AXES)]
         given = {"n": "const i64", **dict.fromkeys(["inner", *numbers], f"const {kind}"), **arrays}
         axes = [f"{{{', '.join(numbers[axis::AXES])}}}" for axis in range(AXES)]
         steps = [
             f"const Pooling<{kind}> g = {{{', '.join(axes)}, inner}};",
-            f"{operation}<{inside}>({', '.join(['n', 'g', *arrays])});",
+            f"{operation}<{wide}>({', '.join(['n', 'g', *arrays])});",
         ]
     name = f"xplayers_{operation}"  # in profiles
     parameters = ", ".join(f"{c} {parameter}" for parameter, c in given.items())

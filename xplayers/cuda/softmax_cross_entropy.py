@@ -13,7 +13,7 @@ import numpy as np
 
 from xplayers._tape import Untraceable
 from xplayers.cuda import kernels
-from xplayers.cuda.source import c_name, library, part
+from xplayers.cuda.source import c_name, inside, library, part
 
 _ONE_WARP = 1024  # up to so many classes a row is read by one warp, above by a block
 _WARPS = 8
@@ -49,15 +49,15 @@ def softmax_cross_entropy(scores: Any, target: Any, *, dtype: Any = None) -> tup
     together = scores.data.device_id == target.data.device_id
     if not (contiguous and together and scores.size) or target.shape != expected:
         return None
-    inside = np.dtype("float64" if scores.dtype == np.float64 else "float32")
-    dtype = inside if dtype is None else np.dtype(dtype)
+    wide = inside(scores.dtype)
+    dtype = wide if dtype is None else np.dtype(dtype)
     classes = shape[-1]
     warps = 1 if classes <= _ONE_WARP else _WARPS
     try:
         launcher = _launcher(scores.dtype, target.dtype, dtype, labels, warps)
     except Untraceable:
         return None
-    losses = kernels.empty(scores, shape[:-1], inside)
+    losses = kernels.empty(scores, shape[:-1], wide)
     gradient = kernels.empty(scores, shape, dtype)
     rows = math.prod(shape[:-1])
     threads = _THREADS if warps == 1 else 32 * warps
@@ -73,13 +73,12 @@ def source(
     """Return body and name of the kernel for given dtypes."""
     if scores.kind not in "fV" or (labels and target.kind not in "iu"):
         raise Untraceable
-    inside = "double" if scores == np.float64 else "float"
     s, t, g = (c_name(d) for d in (scores, target, gradient))
     kind = "labels" if labels else "weights"
     name = f"xplayers_softmax_cross_entropy_{kind}"  # in profiles
     body = _BODY.format(
         name=name, labels=str(labels).lower(), threads=max(_THREADS, 32 * warps), warps=warps,
-        inside=inside, scores=s, target=t, gradient=g,
+        inside=c_name(inside(scores)), scores=s, target=t, gradient=g,
     )  # fmt: skip
     return body, name
 

@@ -192,6 +192,11 @@ def c_name(dtype: np.dtype) -> str:
         raise Untraceable from None
 
 
+def inside(dtype: np.dtype) -> np.dtype:
+    """Return the dtype in which a kernel computes with values of `dtype`."""
+    return np.dtype("float32") if dtype.name in ("float16", "bfloat16") else dtype
+
+
 def translate(
     function: Callable[..., Any],
     operands: Sequence[Any],
@@ -254,11 +259,6 @@ def _one(dtype: np.dtype) -> np.ndarray:
 
 def _is_bfloat16(sample: Any) -> bool:
     return isinstance(sample, np.ndarray) and sample.dtype.name == "bfloat16"
-
-
-def _inside(dtype: np.dtype) -> np.dtype:
-    """Return the dtype in which a kernel computes with values of `dtype`."""
-    return np.dtype("float32") if dtype.name in ("float16", "bfloat16") else dtype
 
 
 class _Writer:
@@ -389,24 +389,24 @@ class _Writer:
         if form is None:
             raise Untraceable
         given = [self._given(r, d) for r, d in zip(inputs, loop, strict=True)]
-        return form.format(*given, T=c_name(_inside(dtype)))
+        return form.format(*given, T=c_name(inside(dtype)))
 
     def _given(self, r: int, dtype: np.dtype) -> str:
         """Return the expression of a register, converted to the dtype of a loop."""
-        inside = _inside(dtype)
+        wide = inside(dtype)
         if self._is_array(r):
-            same = _inside(self._dtype(r)) == inside
-            return f"v{r}" if same else f"({c_name(inside)})v{r}"
+            same = inside(self._dtype(r)) == wide
+            return f"v{r}" if same else f"({c_name(wide)})v{r}"
         value = self.tape.constants.get(r)
-        literal = None if value is None else _literal(value, inside)
+        literal = None if value is None else _literal(value, wide)
         if literal is not None:
             return literal
-        return self.scalars.setdefault((r, inside), f"s{r}_{inside.kind}{inside.itemsize}")
+        return self.scalars.setdefault((r, wide), f"s{r}_{wide.kind}{wide.itemsize}")
 
     def _cast(self, r: int, dtype: np.dtype) -> str:
         given = self._given(r, dtype)
         source = self._dtype(r)
-        if _inside(dtype) == dtype or source == dtype or source == np.bool_:
+        if inside(dtype) == dtype or source == dtype or source == np.bool_:
             return given
         return f"widen(narrow<{c_name(dtype)}>({given}))"  # it was asked for
 
@@ -420,7 +420,7 @@ class _Writer:
         return self._sample(r).dtype
 
     def _type(self, r: int) -> str:
-        return c_name(_inside(self._dtype(r)))
+        return c_name(inside(self._dtype(r)))
 
 
 def _lines(depth: int, lines: Sequence[str]) -> str:

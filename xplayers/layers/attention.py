@@ -19,7 +19,7 @@ from xplayers._arrays import (
     namespace,
     widened,
 )
-from xplayers._products import matmul
+from xplayers._products import column_sums, matmul
 from xplayers.initializers import Rng, xavier_uniform
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
@@ -218,8 +218,7 @@ class MultiHeadAttention(Layer):
             if name == "k":  # 0 but for rounding, of which an optimizer as Adam would make steps
                 grads["bk"] = xp.zeros_like(grads["bq"])
                 continue
-            total = xp.sum(widened(xp, d), axis=0)
-            grads[f"b{name}"] = xp.astype(total, d.dtype) if is_half(d) else total
+            grads[f"b{name}"] = column_sums(d)
         return dq, dk, dv, grads
 
     def _weights(self, xp: Namespace, q: Array, k: Array, key_mask: Array | None) -> Array:

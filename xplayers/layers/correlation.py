@@ -17,6 +17,7 @@ import numpy as np
 from xplayers._arrays import Array, Namespace, is_half, library, widened
 from xplayers._products import matmul
 from xplayers._recording import whole
+from xplayers.cuda.switch import is_fused
 from xplayers.layers import convolution_host as host
 from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
 
@@ -147,5 +148,11 @@ def _body(x: Array) -> Any:
 
 def bias_grad(xp: Namespace, dy: Array) -> Array:
     """Return the sum of `dy` over samples and positions."""
+    if is_fused(xp):
+        from xplayers.cuda import sums
+
+        total = sums.channel_sums(dy)
+        if total is not None:
+            return total
     total = xp.sum(widened(xp, dy), axis=(0, *range(2, len(dy.shape))))
     return xp.astype(total, dy.dtype, copy=False)

@@ -18,7 +18,7 @@ from xplayers._arrays import (
     on_host,
     widened,
 )
-from xplayers._products import matmul
+from xplayers._products import column_sums, matmul
 from xplayers._recording import watch
 from xplayers.initializers import Rng, normal
 from xplayers.layers.base import Cache, Layer
@@ -247,8 +247,6 @@ class PositionalEmbedding(_Table):
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         (W,) = cache
         xp = namespace(dy)
-        total = xp.sum(widened(xp, dy), axis=0)
-        total = xp.astype(total, dy.dtype) if is_half(dy) else total
         rest = (W.shape[0] - dy.shape[1], W.shape[1])
         zeros = xp.zeros(rest, dtype=dy.dtype, device=device(dy))
-        return {"W": xp.concat([total, zeros], axis=0)}
+        return {"W": xp.concat([column_sums(dy), zeros], axis=0)}

@@ -7,8 +7,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, check_same, device, is_half, namespace, widened
-from xplayers._products import matmul
+from xplayers._arrays import Array, Namespace, check_same, device, namespace
+from xplayers._products import column_sums, matmul
 from xplayers.initializers import Rng, orthogonal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
@@ -159,7 +159,7 @@ class Recurrent(Layer):
             order = range(len(kept) - 1, -1, -1) if i else range(len(kept))
             before = step_rows(xp, [states[k][0] for k in order])
             dWh = self._recurrent_grad(xp, before, [kept[k] for k in order], dq)
-            one = (matmul(rows.mT, dp), dWh, _column_sums(xp, dp), _column_sums(xp, dq))
+            one = (matmul(rows.mT, dp), dWh, column_sums(dp), column_sums(dq))
             for name, grad in zip(self._names, one, strict=False):
                 grads[f"{name}_reverse" if i else name] = grad
             dstarts.append(dstate)
@@ -250,11 +250,6 @@ def step_rows(xp: Namespace, steps: Sequence[Array]) -> Array:
     """Return arrays ``(n, width)`` of all steps as one of ``(n * time, width)``."""
     n, width = steps[0].shape
     return xp.reshape(xp.stack(steps, axis=1), (n * len(steps), width))
-
-
-def _column_sums(xp: Namespace, d: Array) -> Array:
-    total = xp.sum(widened(xp, d), axis=0)
-    return xp.astype(total, d.dtype) if is_half(d) else total
 
 
 def _joined(xp: Namespace, states: Sequence[State]) -> State:
