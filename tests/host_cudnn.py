@@ -182,7 +182,22 @@ class HostGraph:
         self.operation = name
         self.results = [HostTensor() for _ in range(results)]
         self.computed = function, given, () if window is None else (window,)
+        self.after: list[Any] = []
         return self.results
+
+    def bias(self, input: HostTensor, bias: HostTensor) -> HostTensor:
+        return self._after("bias", np.add, input, bias)
+
+    def relu(self, input: HostTensor) -> HostTensor:
+        return self._after("relu", lambda y: np.maximum(y, 0), input)
+
+    def _after(self, name: str, function: Any, y: HostTensor, *given: HostTensor) -> HostTensor:
+        assert self.results == [y]
+        assert y.uid is None, "written, though it is no result"
+        self.operation += f" + {name}"
+        self.after.append((function, given))
+        self.results = [HostTensor()]
+        return self.results[0]
 
     def get_workspace_size(self) -> int:
         return 48
@@ -193,10 +208,16 @@ class HostGraph:
         assert workspace
         assert self.cudnn.handles[handle] == 7  # the stream of the runtime
         function, given, options = self.computed
-        arrays = [self._memory(t, pointers).astype("float64") for t in given]
+
+        def seen(tensors: Any) -> list[np.ndarray]:
+            return [self._memory(t, pointers).astype("float64") for t in tensors]
+
         outs = [self._memory(t, pointers) for t in self.results]
-        assert len(pointers) == len(arrays) + len(outs)
-        made = function(*arrays, outs[0].shape, *options)
+        others = [t for _, tensors in self.after for t in tensors]
+        assert len(pointers) == len(given) + len(outs) + len(others)
+        made = function(*seen(given), outs[0].shape, *options)
+        for also, tensors in self.after:
+            made = also(made, *seen(tensors))
         for out, values in zip(outs, made if len(outs) > 1 else [made], strict=True):
             assert out.shape == values.shape
             out[...] = values

@@ -8,6 +8,7 @@ every look at a value.
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from xplayers._products import OTHERS, column_sums
-from xplayers.cuda.chain import joined
-from xplayers.layers.containers import JOINS
+from xplayers.cuda.chain import with_chains
+from xplayers.cuda.joints import joining
 
 REFUSED = "the current stream is capturing, so synchronous API calls are disallowed"
 NO_CUBLAS = "calling cuBLAS API during stream capture is currently unsupported"
@@ -233,6 +234,9 @@ def active() -> Any:
     return OTHERS.get(GpuArray)
 
 
+_joiner = functools.partial(with_chains, gemm=active)
+
+
 class HostGemm:
     """What `CapturedStep` asks of a `Gemm`: products that can be captured, once planned."""
 
@@ -247,9 +251,9 @@ class HostGemm:
     def products(self) -> Iterator[None]:
         before = OTHERS.get(GpuArray)
         OTHERS[GpuArray] = self
-        JOINS[GpuArray] = lambda net: joined(net, active) if active() else None
         try:
-            yield
+            with joining(GpuArray, _joiner):
+                yield
         finally:
             if before is None:
                 del OTHERS[GpuArray]

@@ -7,6 +7,7 @@ the stand-in for cuBLASLt and nothing else.
 from __future__ import annotations
 
 import contextlib
+import functools
 import pickle
 
 import numpy as np
@@ -15,7 +16,8 @@ from helpers import assert_close, values
 
 import xplayers as xl
 from xplayers._products import matmul
-from xplayers.cuda.chain import Chain, Kept, joined
+from xplayers.cuda.chain import Chain, Kept, with_chains
+from xplayers.cuda.joints import joined, joining
 from xplayers.cuda.planner import NoAlgorithm
 from xplayers.cuda.plans import check_operands
 from xplayers.layers.containers import JOINS, Joined
@@ -124,7 +126,7 @@ def test_gradients_of_another_dtype():
 
 def test_an_activation_that_has_changed_since():
     net = chain()
-    (part,) = joined(net, Products)
+    (part,) = with_chains(net._parts, Products)
     net[3].approximate = "none"
     x = values((8, 7)).astype("float32")
     y, kept = part.layer.apply({k: net.arrays[v] for k, v in part.names.items()}, x)
@@ -142,8 +144,9 @@ def test_buffers_of_layers_beside_a_chain(monkeypatch):
     arrays = net.arrays
     right = net.updated_buffers(arrays, net.apply(arrays, x)[1])
     gemm = Products()
-    monkeypatch.setitem(JOINS, np.ndarray, lambda net: joined(net, lambda: gemm))
-    _, cache = net.apply(arrays, x)
+    monkeypatch.setitem(JOINS, np.ndarray, joined)
+    with joining(np.ndarray, functools.partial(with_chains, gemm=lambda: gemm)):
+        _, cache = net.apply(arrays, x)
     assert type(cache) is Joined
     assert len(cache) == 4
     assert gemm.ran
@@ -219,7 +222,7 @@ def test_shared_maps_add_up_their_gradients():
     net = xl.Sequential(one, xl.Relu(), one, xl.Relu(), one)
     gemm = Products()
     x, dy = values((8, 6)), values((8, 6), 1)
-    (part,) = joined(net, lambda: gemm)
+    (part,) = with_chains(net._parts, lambda: gemm)
     assert set(part.names.values()) == {"0.W", "0.b"}
     assert type(assert_same_pass(net, part.layer, x, dy)) is Kept
 
@@ -228,8 +231,8 @@ def test_which_parts_are_joined():
     gemm = Products()
 
     def names(*layers):
-        parts = joined(xl.Sequential(*layers), lambda: gemm)
-        return None if parts is None else [part.name for part in parts]
+        parts = with_chains(xl.Sequential(*layers)._parts, lambda: gemm)
+        return [part.name for part in parts]
 
     def affine():
         return xl.Affine.init(3, 3, rng=0)
@@ -238,10 +241,10 @@ def test_which_parts_are_joined():
     assert names(xl.Flatten(), affine(), xl.Gelu(), affine(), affine(), xl.Relu(), affine()) == [
         "0", "1 to 3", "4 to 6",
     ]  # fmt: skip
-    assert names(affine(), xl.Gelu("none"), affine()) is None
-    assert names(affine(), xl.Relu(), xl.Dropout(0.5), affine()) is None
-    assert names(affine(), xl.Relu()) is None
-    assert names() is None
+    assert names(affine(), xl.Gelu("none"), affine()) == ["0", "1", "2"]
+    assert names(affine(), xl.Relu(), xl.Dropout(0.5), affine()) == ["0", "1", "2", "3"]
+    assert names(affine(), xl.Relu()) == ["0", "1"]
+    assert names() == []
 
 
 # In a Sequential, on CuPy arrays

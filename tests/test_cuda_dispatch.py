@@ -27,10 +27,8 @@ pytestmark = needs_compiler
 def gpu(monkeypatch):
     for function in (doubled, *[case.function for case in CASES]):  # nothing is known from before
         monkeypatch.setattr(function, "_programs", {})
-    softmax_cross_entropy._launcher.cache_clear()
     with playing(monkeypatch) as gpu:
         yield gpu
-    softmax_cross_entropy._launcher.cache_clear()
 
 
 # Elementwise functions

@@ -13,7 +13,7 @@ from host_gpu import fabricated
 from host_kernels import needs_compiler, playing, seen
 
 from xplayers.cuda import fused, kernels
-from xplayers.cuda.finite import CHUNK, ROWS, _launcher
+from xplayers.cuda.finite import CHUNK, ROWS
 from xplayers.training.precision import all_finite
 
 pytestmark = needs_compiler
@@ -23,10 +23,8 @@ SHAPES = [(3,), (CHUNK - 1,), (0, 4), (CHUNK,), (3, CHUNK + 1), ()]
 
 @pytest.fixture
 def gpu(monkeypatch):
-    _launcher.cache_clear()
     with playing(monkeypatch) as gpu:
         yield gpu
-    _launcher.cache_clear()
 
 
 def grads_of(dtype, shapes=SHAPES):

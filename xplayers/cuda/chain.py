@@ -12,47 +12,30 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xplayers._arrays import Array, namespace
 from xplayers._products import column_sums, product, product_and_sums
+from xplayers.cuda.joints import Joint, as_part
 from xplayers.cuda.planner import NoAlgorithm
 from xplayers.cuda.plans import fits
 from xplayers.layers.activations import Gelu, Relu
 from xplayers.layers.affine import Affine, as_matrix
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.containers import Part, Sequential, collect
-
-# The parts of a container once those are joined that can be; None where there are none.
-_joined: weakref.WeakKeyDictionary[Sequential, list[Part] | None] = weakref.WeakKeyDictionary()
+from xplayers.layers.containers import Part, collect
 
 
-def joined(net: Sequential, gemm: Callable[[], Any]) -> list[Part] | None:
-    """Return the parts of a container with runs of affine maps and activations joined.
+def with_chains(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
+    """Return parts with runs of affine maps and activations joined.
 
     Parameters
     ----------
-    net : Sequential
-        The container.
+    parts : sequence of Part
+        Of a container.
     gemm : callable
         Returns the `Gemm` of the context.
-
-    Returns
-    -------
-    list of Part or None
-        None where there is nothing to join.
     """
-    if isinstance(net, Chain):
-        return None
-    if net not in _joined:
-        parts = _with_chains(net._parts, gemm)
-        _joined[net] = parts if len(parts) < len(net._parts) else None
-    return _joined[net]
-
-
-def _with_chains(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
     found: list[Part] = []
     at = 0
     while at < len(parts):
@@ -63,21 +46,10 @@ def _with_chains(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
                     break
                 end += 2
         run = parts[at:end]
-        found.append(run[0] if len(run) == 1 else _chained(run, gemm))
+        one = len(run) == 1
+        found.append(run[0] if one else as_part(Chain([p.layer for p in run], gemm), run))
         at = end
     return found
-
-
-def _chained(run: Sequence[Part], gemm: Callable[[], Any]) -> Part:
-    """Return a part that is a chain of some parts, its arrays under the names they have there."""
-    chain = Chain([part.layer for part in run], gemm)
-    names = {
-        inner: outer
-        for mine, part in zip(chain._parts, run, strict=True)
-        for key, outer in part.names.items()
-        if (inner := mine.names[key])
-    }
-    return Part(f"{run[0].name} to {run[-1].name}", chain, names)
 
 
 def _activation(layer: Layer) -> str | None:
@@ -97,7 +69,7 @@ class Kept(NamedTuple):
     x: Array
 
 
-class Chain(Sequential):
+class Chain(Joint):
     """Affine maps with activations between them, ``y = f(... f(x @ W_1 + b_1) ...) @ W_n + b_n``.
 
     With ``z_k = h_k @ W_k + b_k`` and ``h_{k+1} = f(z_k)``, each of these one product. Backward:
@@ -193,12 +165,6 @@ class Chain(Sequential):
     def _layer(self, k: int) -> Layer:
         """Return an activation."""
         return self._parts[2 * k + 1].layer
-
-    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
-        return {}  # its layers have none
-
-    def _locate(self, error: Exception, part: Part) -> None:
-        """The container that the layers belong to does so."""
 
     def _fits(self, arrays: Mapping[str, Array], x: Array) -> bool:
         """Whether all of it are products of matrices that follow each other, of one dtype."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 from xplayers._arrays import Array, dtype_name
 from xplayers.cuda.cudnn_graphs import TYPES, window_options
 from xplayers.cuda.cudnn_plans import Plans, Runtime
+from xplayers.cuda.joints import joining
+from xplayers.cuda.rectified import with_rectified
 from xplayers.layers import correlation, normalization
 from xplayers.layers.windows import Sizes, Window
 
@@ -57,7 +60,9 @@ class Cudnn(Plans):
     portable body.
 
     Convolutions: sequences, images and volumes, and all options of `xplayers.Convolution` and
-    `ConvolutionTranspose`. Gradients of biases are sums of the library.
+    `ConvolutionTranspose`. A bias is added where cuDNN writes a convolution, and in a `Sequential`
+    the ReLU that follows is computed there too, see `xplayers.cuda.rectified`. The bias of a
+    transpose is a pass of its own. Gradients of biases are sums of the library.
 
     `BatchNormalization`, forward in training and backward: cuDNN 9.28 plans it where the channels
     of a place are a multiple of 16 bytes, 4 channels of float32 and 8 of 16 bits. It has no
@@ -92,17 +97,37 @@ class Cudnn(Plans):
             bodies[self._runtime.array] = active
         token = _active.set(self)
         try:
-            yield
+            with joining(self._runtime.array, _joiner):
+                yield
         finally:
             _active.reset(token)
 
     # A body of `xplayers.layers.correlation`; replays, which give it an `out`, are of the host.
 
     def correlate(
-        self, x: Array, W: Array, b: Array, window: Window, groups: int, out: None = None
+        self,
+        x: Array,
+        W: Array,
+        b: Array,
+        window: Window,
+        groups: int,
+        out: None = None,
+        *,
+        relu: bool = False,
     ) -> Array | None:
-        """Return the convolution of `x` with the filters `W`; None where cuDNN has none."""
+        """Return the convolution of `x` with the filters `W`; None where cuDNN has none.
+
+        With `relu` its ReLU, if cuDNN has both in one.
+        """
         shape = (x.shape[0], W.shape[0], *window.outputs(x.shape[2:]))
+        given = {"image": x, "weight": W}
+        after = ("relu",) if relu else ()
+        if b is not None:
+            after = ("bias", *after)
+            given["bias"] = b.reshape(1, -1, *[1] * window.axes)
+        y = self._convolution("conv_fprop", shape, window, after, **given)
+        if y is not None or relu or b is None:
+            return y
         return self._biased(self._convolution("conv_fprop", shape, window, image=x, weight=W), b)
 
     def spread(
@@ -127,12 +152,17 @@ class Cudnn(Plans):
         return dW if dW is None else (self._runtime.copied(dW), None)  # as the filters are
 
     def _convolution(
-        self, operation: str, shape: Sizes, window: Window, **inputs: Array
+        self,
+        operation: str,
+        shape: Sizes,
+        window: Window,
+        after: tuple[str, ...] = (),
+        **inputs: Array,
     ) -> Array | None:
-        a, b = inputs.values()
-        if not _fit(a, b) or 0 in shape:
+        a, *rest = inputs.values()
+        if not _fit(a, *rest) or 0 in shape:
             return None
-        results = self.run(operation, inputs, [(shape, a.dtype)], **window_options(window))
+        results = self.run(operation, inputs, [(shape, a.dtype)], after, **window_options(window))
         return results and results[0]
 
     def _biased(self, y: Array | None, b: Array | None) -> Array | None:
@@ -249,12 +279,13 @@ class Cudnn(Plans):
         if not _fit(x, dy):
             return None
         scale = self._row(gamma)
+        options: dict[str, Any] = {} if beta else {"has_dbias": False}
         of_scale = (scale.shape, "float32")
         results = self.run(
             operation,
             {"grad": dy, "input": x, "scale": scale, **statistics},
             [(x.shape, x.dtype), *[of_scale] * (2 if beta else 1)],
-            **({} if beta else {"has_dbias": False}),
+            **options,
         )
         if results is None:
             return None
@@ -274,6 +305,9 @@ class Cudnn(Plans):
 def active() -> Cudnn | None:
     """Return the object that layers of CuPy arrays go through in this context."""
     return _active.get()
+
+
+_joiner = functools.partial(with_rectified, dnn=active)
 
 
 def _fit(*arrays: Array) -> bool:

@@ -48,6 +48,9 @@ class Key(NamedTuple):
         after the results. None and truth values are passed on.
     device : int
         The number of the GPU.
+    after : tuple of str
+        What is done to the one result before it is written: ``"bias"``, which adds the input of
+        that name, ``"relu"``.
     """
 
     operation: str
@@ -55,10 +58,11 @@ class Key(NamedTuple):
     results: tuple[Tensor, ...]
     options: tuple[tuple[str, Any], ...]
     device: int
+    after: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         given = ", ".join(f"{t.name} {t.shape} of {t.dtype}" for t in self.inputs)
-        return f"{self.operation} ({given})"
+        return f"{' + '.join([self.operation, *self.after])} ({given})"
 
 
 def window_options(window: Window) -> dict[str, Sizes]:
@@ -107,7 +111,10 @@ def build(cudnn: Any, graph: Any, key: Key) -> dict[int, float]:
             arguments[name] = getattr(getattr(cudnn, name), value)
         else:
             arguments[name] = list(value) if isinstance(value, tuple) else value
+    given = {name: arguments.pop(name) for name in key.after if name in arguments}
     made = getattr(graph, key.operation)(**arguments)
+    for name in key.after:
+        made = getattr(graph, name)(input=made, **({name: given[name]} if name in given else {}))
     # What an operation can return and is not asked for comes last, as None.
     for tensor, (number, t) in zip(made if len(places) > 1 else [made], places, strict=False):
         at = laid(t.shape, axes)

@@ -57,6 +57,7 @@ class Plans(Planner):
         operation: str,
         inputs: Mapping[str, Array],
         results: Sequence[tuple[Sizes, Any]],
+        after: tuple[str, ...] = (),
         **options: Any,
     ) -> list[Array] | None:
         """Return the results of an operation; None where cuDNN has no algorithm for it.
@@ -70,6 +71,8 @@ class Plans(Planner):
             is computed elsewhere.
         results : sequence of (shape, dtype)
             In the frontend's order.
+        after : tuple of str
+            As in `Key`.
         **options
             As in `Key`.
 
@@ -85,6 +88,7 @@ class Plans(Planner):
             tuple(Tensor("", shape, dtype_name(dtype)) for shape, dtype in results),
             tuple(options.items()),
             device.id,
+            after,
         )
         plan = self._plan(key, device)
         if plan is None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ import numpy as np
 
 from xplayers._arrays import Array, dtype_name, named_dtype
 from xplayers._products import OTHERS, column_sums
-from xplayers.cuda.chain import joined
+from xplayers.cuda.chain import with_chains
+from xplayers.cuda.joints import joining
 from xplayers.cuda.planner import NoAlgorithm, NotPlanned, Planner
 from xplayers.cuda.plans import (
     COMPUTE_TYPES,
@@ -39,7 +41,6 @@ from xplayers.cuda.plans import (
     key_of,
     layouts,
 )
-from xplayers.layers.containers import JOINS, Part, Sequential
 
 __all__ = ["Gemm", "NoAlgorithm", "NotPlanned"]
 
@@ -198,10 +199,10 @@ class Gemm(Planner):
         Affine maps with ReLU or GELU between them are products alone, see `xplayers.cuda.chain`.
         """
         OTHERS[self._runtime.array] = _InLayers
-        JOINS[self._runtime.array] = _joined
         token = _active.set(self)
         try:
-            yield
+            with joining(self._runtime.array, _joiner):
+                yield
         finally:
             _active.reset(token)
 
@@ -426,5 +427,4 @@ def active() -> Gemm | None:
     return _active.get()
 
 
-def _joined(net: Sequential) -> list[Part] | None:
-    return None if active() is None else joined(net, active)
+_joiner = functools.partial(with_chains, gemm=active)

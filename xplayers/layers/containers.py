@@ -41,7 +41,7 @@ class Joined(tuple[Cache, ...]):
 
 
 # By type of array: what joins the parts of a `Sequential` that are faster as one, or returns None.
-# See `xplayers.cuda.chain`; it stands here because layers do not import what is beside them.
+# See `xplayers.cuda.joints`; it stands here because layers do not import what is beside them.
 JOINS: dict[type, Callable[[Sequential], Sequence[Part] | None]] = {}
 
 

@@ -175,20 +175,32 @@ class Convolution(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
-        _check_images(self, x, W.shape[1] * self.groups, self._window)
+        self.check(x, W)
         y = correlate(namespace(x), x, W, arrays.get("b"), self._window, self.groups)
         return y, (x, W)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        x, W = cache
-        dx = spread(namespace(dy), dy, W, None, self._window, self.groups, x.shape[2:])
-        return dx, self.param_grads(cache, dy)
+        return self.input_grad(cache, dy), self.param_grads(cache, dy)
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        grads = self.filter_grad(cache, dy, bias=self.b is not None)
+        return {"W": grads} if self.b is None else dict(zip(("W", "b"), grads, strict=True))
+
+    # Also for what computes this layer and others as one.
+
+    def check(self, x: Array, W: Array) -> None:
+        """Raise an error if `x` does not fit."""
+        _check_images(self, x, W.shape[1] * self.groups, self._window)
+
+    def input_grad(self, cache: Cache, dy: Array) -> Array:
+        """Return ``dx``."""
         x, W = cache
-        xp, bias = namespace(dy), self.b is not None
-        grads = filter_grads(xp, x, dy, W.shape, self._window, self.groups, bias)
-        return dict(zip(("W", "b"), grads, strict=True)) if bias else {"W": grads}
+        return spread(namespace(dy), dy, W, None, self._window, self.groups, x.shape[2:])
+
+    def filter_grad(self, cache: Cache, dy: Array, *, bias: bool = False) -> Any:
+        """Return ``dW``, or with `bias` ``dW`` and ``db``."""
+        x, W = cache
+        return filter_grads(namespace(dy), x, dy, W.shape, self._window, self.groups, bias)
 
     def __str__(self) -> str:
         n_out, n_in = self.W.shape[0], self.W.shape[1] * self.groups

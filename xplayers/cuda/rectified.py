@@ -1,0 +1,106 @@
+"""A convolution and its ReLU as one operation of cuDNN.
+
+Apart, the bias costs a pass over memory, ReLU another, and backward its derivative and the gradient
+of the bias one each. cuDNN adds a bias and takes ReLU where it writes a convolution; backward, one
+kernel of our own does both (`xplayers.cuda.sums`, within `xplayers.cuda.fused`).
+
+**Not yet run on a GPU**; see `xplayers.cuda.cudnn`, within whose context this is what `Sequential`
+computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from xplayers._arrays import Array, namespace
+from xplayers.cuda import sums
+from xplayers.cuda.joints import Joint, as_part
+from xplayers.cuda.switch import is_fused
+from xplayers.layers.activations import Relu
+from xplayers.layers.base import Cache
+from xplayers.layers.containers import Part
+from xplayers.layers.convolution import Convolution
+from xplayers.layers.correlation import bias_grad
+
+
+def with_rectified(parts: Sequence[Part], dnn: Callable[[], Any]) -> list[Part]:
+    """Return parts with each convolution and the ReLU that follows it as one.
+
+    Parameters
+    ----------
+    parts : sequence of Part
+        Of a container.
+    dnn : callable
+        Returns the `Cudnn` of the context.
+    """
+    found: list[Part] = []
+    for part in parts:
+        before = found[-1].layer if found else None
+        if type(before) is Convolution and type(part.layer) is Relu:
+            part = as_part(Rectified(before, part.layer, dnn), [found.pop(), part])
+        found.append(part)
+    return found
+
+
+class Kept(NamedTuple):
+    """What is kept of a pass forward."""
+
+    x: Array
+    W: Array
+    y: Array
+
+
+class Rectified(Joint):
+    """A convolution and its ReLU, ``y = max(x * W + b, 0)``.
+
+    Backward: ``dz = dy * (y > 0)`` with ``db = sum(dz)`` over samples and positions, then the
+    backward of the convolution.
+
+    Parameters
+    ----------
+    convolution : Convolution
+    relu : Relu
+    dnn : callable
+        Returns the `Cudnn` that computes.
+    """
+
+    def __init__(self, convolution: Convolution, relu: Relu, dnn: Callable[[], Any]) -> None:
+        super().__init__(convolution, relu)
+        self._convolution, self._relu, self._dnn = convolution, relu, dnn
+
+    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+        pair = self._parts[0].pick(arrays)
+        y = self._at_once(pair, x)
+        return super().apply(arrays, x) if y is None else (y, Kept(x, pair["W"], y))
+
+    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+        y = self._at_once(self._parts[0].pick(arrays), x)
+        return super().infer(arrays, x) if y is None else y
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        if not isinstance(cache, Kept):
+            return super().vjp(cache, dy)
+        dz, grads = self._backward(cache, dy)
+        return self._convolution.input_grad((cache.x, cache.W), dz), grads
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        if not isinstance(cache, Kept):
+            return super().param_grads(cache, dy)
+        return self._backward(cache, dy)[1]
+
+    def _at_once(self, arrays: Mapping[str, Array], x: Array) -> Array | None:
+        """Return the result of both layers; None where cuDNN has nothing for it."""
+        layer, W = self._convolution, arrays["W"]
+        layer.check(x, W)
+        return self._dnn().correlate(x, W, arrays.get("b"), layer._window, layer.groups, relu=True)
+
+    def _backward(self, kept: Kept, dy: Array) -> tuple[Array, dict[str, Array]]:
+        """Return the gradient of the result of the convolution, and those of the parameters."""
+        xp, y = namespace(dy), kept.y
+        found = sums.relu_grads(dy, y) if is_fused(xp) else None
+        dz, db = found or (self._relu.vjp((y > 0,), dy)[0], None)
+        grads = {"0.W": self._convolution.filter_grad((kept.x, kept.W), dz)}
+        if self._convolution.b is not None:
+            grads["0.b"] = bias_grad(xp, dz) if db is None else db
+        return dz, grads
