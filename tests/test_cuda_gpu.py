@@ -12,7 +12,8 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers._arrays import to_numpy
-from xplayers.cuda import fused, kernels, pooling
+from xplayers._products import column_sums
+from xplayers.cuda import fused, kernels, pooling, sums
 from xplayers.training.precision import all_finite
 
 pytestmark = pytest.mark.only("cupy")
@@ -132,6 +133,30 @@ def test_gradients_that_are_not_finite(dtype, xpv, launches):
     assert len(launches) == 3
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(1, 1), (129, 7), (1031, 33), (700, 40), (30_000, 32)])
+def test_sums_of_columns(shape, dtype, xpv, launches):
+    a = values(shape).astype(dtype)
+    there = xpv.asarray(a)
+    with fused():
+        got, again = column_sums(there), column_sums(there)
+    assert 2 <= len(launches) <= 4
+    assert_close(got, a.astype("float64").sum(axis=0), TOLERANCE[dtype])
+    assert_same_bits(to_numpy(got), to_numpy(again))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 4), (40, 32, 30, 31)])
+def test_gradient_of_relu_with_its_sums(shape, dtype, xpv, launches):
+    y, dy = np.maximum(values(shape), 0).astype(dtype), values(shape, 1).astype(dtype)
+    with fused():
+        dx, db = sums.relu_grads(xpv.asarray(dy), kernels.laid(xpv.asarray(y), "channels last"))
+    assert len(launches) == (2 if shape[0] == 40 else 1)
+    assert_same_bits(to_numpy(dx), dy * (y > 0).astype(dtype))
+    exact = (dy * (y > 0)).astype("float64")
+    assert_close(db, exact.sum(axis=(0, 2, 3)), 5 * TOLERANCE[dtype])
+
+
 def test_training_is_that_of_the_portable_code(xpv, launches):
     """Ten steps; parameters differ by rounding alone."""
 
@@ -149,7 +174,8 @@ def test_training_is_that_of_the_portable_code(xpv, launches):
     assert not launches
     with fused():
         got = trained()
-    assert len(launches) == 10 * 6  # two for Gelu, two for Dropout, the loss, the optimizer
+    # Two for Gelu, two for Dropout, one for each bias, the loss, the optimizer.
+    assert len(launches) == 10 * 8
     for name, p in got.items():
         assert_close(p, want[name], 1e-4, name)
 
@@ -196,6 +222,20 @@ def test_convolutions_through_cudnn(dtype, xpv, dnn):
         (xl.ConvolutionTranspose.init(8, 16, 4, stride=2, padding=1, rng=0), (4, 8, 5, 6)),
     ):
         assert_as_portable(layer, values(shape), dtype, xpv, dnn, plans=3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_convolutions_and_relu_as_one(dtype, xpv, dnn, launches):
+    for bias in (True, False):
+        net = xl.Sequential(xl.Convolution.init(8, 16, 3, padding=1, bias=bias, rng=0), xl.Relu())
+        with fused():
+            assert_as_portable(net, values((4, 8, 9, 7)), dtype, xpv, dnn, plans=3)
+    assert len(launches) == 2  # of backward
+    x = values((4, 8, 9, 7)).astype(dtype)
+    x[1, 2, 3, 4] = np.nan
+    y = to_numpy(net.to(like=xpv.asarray(x)).predict(xpv.asarray(x)))
+    assert np.isnan(y[1, :, 2:5, 3:6]).all()
+    assert np.isnan(y).sum() == 16 * 9
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])

@@ -157,7 +157,9 @@ def test_passes_over_memory(monkeypatch):
     monkeypatch.setattr(checks, "COPY", 1 << 22)
     copy, *rows = checks.bandwidth("cpu", 0.001)
     assert copy["value"].endswith(" TB/s")
-    names = ("relu", "adam", "max pooling", "its gradient", "softmax cross entropy")
+    names = (
+        "relu", "adam", "max pooling", "its gradient", "sums of channels", "softmax cross entropy",
+    )  # fmt: skip
     assert [row["row"] for row in rows] == [
         f"{n}, {how}" for how in ("plain", "fused") for n in names
     ]

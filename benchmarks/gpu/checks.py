@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import itertools
 import math
 import operator
@@ -20,6 +19,8 @@ from benchmarks.gpu.timing import measure
 from benchmarks.gpu.workloads import TOYS, WORKLOADS, Workload
 from benchmarks.machine import ROOT
 from xplayers._arrays import to_numpy
+from xplayers._products import column_sums
+from xplayers.cuda import fused
 
 TOLERANCE = 1e-5  # of float32, relative to the largest value
 COPY = 1 << 30  # bytes that are copied, many times what a cache holds
@@ -266,21 +267,21 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
     from xplayers.cuda.cudnn import Cudnn
 
     wait = ours.wait(device)
-    for name, make, shape in (
-        ("3x3, 32 to 64", lambda: xl.Convolution.init(32, 64, 3, padding=1, rng=0),
-         (128, 32, 32, 32)),
-        ("stride 2, groups 4", lambda: xl.Convolution.init(32, 64, 3, stride=2, groups=4, rng=0),
-         (128, 32, 33, 33)),
-        ("sequences", lambda: xl.Convolution.init(32, 64, (5,), dilation=2, rng=0),
-         (128, 32, 256)),
-        ("transposed", lambda: xl.ConvolutionTranspose.init(32, 16, 4, stride=2, padding=1, rng=0),
-         (128, 32, 16, 16)),
-        ("batch normalization", lambda: xl.BatchNormalization.init(64), (128, 64, 32, 32)),
-        ("layer normalization", lambda: xl.LayerNormalization.init(1024), (8192, 1024)),
-        ("root mean square", lambda: xl.RmsNormalization.init(1024), (8192, 1024)),
+    conv, transpose = xl.Convolution.init, xl.ConvolutionTranspose.init
+    for name, make, shape, needed in (  # plans
+        ("3x3, 32 to 64", lambda: conv(32, 64, 3, padding=1, rng=0), (128, 32, 32, 32), 3),
+        ("3x3 and ReLU", lambda: xl.Sequential(conv(32, 64, 3, padding=1, rng=0), xl.Relu()),
+         (128, 32, 32, 32), 3),
+        ("stride 2, groups 4", lambda: conv(32, 64, 3, stride=2, groups=4, rng=0),
+         (128, 32, 33, 33), 3),
+        ("sequences", lambda: conv(32, 64, (5,), dilation=2, rng=0), (128, 32, 256), 3),
+        ("transposed", lambda: transpose(32, 16, 4, stride=2, padding=1, rng=0),
+         (128, 32, 16, 16), 3),
+        ("batch normalization", lambda: xl.BatchNormalization.init(64), (128, 64, 32, 32), 2),
+        ("layer normalization", lambda: xl.LayerNormalization.init(1024), (8192, 1024), 2),
+        ("root mean square", lambda: xl.RmsNormalization.init(1024), (8192, 1024), 2),
     ):  # fmt: skip
         layer = make()
-        needed = 3 if isinstance(layer, (xl.Convolution, xl.ConvolutionTranspose)) else 2  # plans
         x = np.random.default_rng(0).standard_normal(shape)
         right, cache = layer.apply({k: a.astype("float64") for k, a in layer.params.items()}, x)
         dy = np.random.default_rng(1).standard_normal(right.shape)
@@ -298,7 +299,7 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
             row = f"{name}, cuDNN{' in TF32' if tf32 else ''}"
             try:
                 lib = Cudnn(tf32=tf32)
-                with lib.layers():
+                with lib.layers(), fused():
                     found = both()
                     wanted = (right, back, *grads.values())
                     error = max(map(_error, found, wanted))
@@ -340,14 +341,16 @@ def bandwidth(device: str, seconds: float) -> Iterator[Row]:
     t, loss = cupy.zeros(shape[0], "int64"), xl.SoftmaxWithLoss()
     images = cupy.reshape(x, (-1, 64, 32, 32))
     pooled = images[:, :, ::2, ::2].copy()
+    places = cupy.reshape(x, (-1, 64))  # of images with the channels last
     passes = {  # arrays of n values that are read or written at the least
         "relu": (lambda: relu.predict(x), 2),
         "adam": (adam, 7),
         "max pooling": (lambda: pooling.predict(images), 1.25),
         "its gradient": (lambda: pooling.vjp((images, pooled), pooled), 2.5),
+        "sums of channels": (lambda: column_sums(places), 1),
         "softmax cross entropy": (lambda: loss.vjp(loss.apply({}, x, t)[1], 1.0), 2),
     }
-    for title, context in _engines():
+    for title, context in (("plain", contextlib.nullcontext), ("fused", fused)):
         for name, (run, arrays) in passes.items():
             try:
                 with context():
@@ -357,15 +360,6 @@ def bandwidth(device: str, seconds: float) -> Iterator[Row]:
                 continue
             share = arrays * n * 4 / time["median"] / speed
             yield {"row": f"{name}, {title}", "time": time, "value": f"{share:.0%} of copy"}
-
-
-def _engines() -> list[tuple[str, Any]]:
-    """Return the ways in which elementwise functions run on CuPy, by name."""
-    try:
-        fused = importlib.import_module("xplayers.cuda.switch").fused
-    except ModuleNotFoundError:
-        return [("plain", contextlib.nullcontext)]
-    return [("plain", contextlib.nullcontext), ("fused", fused)]
 
 
 def products(device: str, seconds: float) -> Iterator[Row]:
