@@ -44,17 +44,18 @@ class HostCudnn:
     ----------
     unsupported : container of str
         The operations that have no algorithm.
+    times : sequence of float or None
+        The milliseconds of the algorithms for each of the others; None of one that is not built.
     """
 
     cudnnGraphNotSupportedError = NotSupported
     data_type = _names("FLOAT", "HALF", "BFLOAT16")
     numerical_note = _names("NONDETERMINISTIC", "TENSOR_CORE", "DOWN_CONVERT_INPUTS")
     heur_mode = _names("A", "FALLBACK")
-    build_plan_policy = _names("HEURISTICS_CHOICE")
     norm_forward_phase = _names("TRAINING")
 
-    def __init__(self, unsupported: Any = ()) -> None:
-        self.unsupported = unsupported
+    def __init__(self, unsupported: Any = (), times: Any = (1.0,)) -> None:
+        self.unsupported, self.times = unsupported, times
         self.handles: dict[int, int] = {}  # and their streams
         self.graphs: list[HostGraph] = []
 
@@ -95,7 +96,7 @@ class HostTensor:
 class HostGraph:
     STAGES = (
         "validate", "build_operation_graph", "create_execution_plans", "deselect_numeric_notes",
-        "check_support", "build_plans",
+        "deselect_workspace_greater_than", "check_support",
     )  # fmt: skip
 
     def __init__(self, cudnn: HostCudnn, **options: Any) -> None:
@@ -104,7 +105,8 @@ class HostGraph:
         self.done: list[str] = []
         self.operation = ""
         self.arguments: dict[str, Any] = {}
-        self.runs = 0
+        self.built: list[int] = []
+        self.ran: list[int] = []  # algorithms
 
     def __getattr__(self, name: str) -> Any:
         """Return a stage: each has to follow the one before."""
@@ -199,11 +201,24 @@ class HostGraph:
         self.results = [HostTensor()]
         return self.results[0]
 
-    def get_workspace_size(self) -> int:
-        return 48
+    def get_execution_plan_count(self) -> int:
+        return len(self.cudnn.times)
 
-    def execute(self, pointers: dict[int, int], workspace: int, handle: int) -> None:
+    def build_plan_at_index(self, index: int) -> None:
         assert self.done == list(self.STAGES)
+        if self.cudnn.times[index] is None:
+            raise RuntimeError("deselected")
+        self.built.append(index)
+
+    def get_workspace_size_plan_at_index(self, index: int) -> int:
+        assert index in self.built
+        return 48 * index
+
+    def execute_plan_at_index(
+        self, pointers: dict[int, int], workspace: int, index: int, handle: int
+    ) -> None:
+        assert index in self.built
+        self.ran.append(index)
         assert all(t.is_output for t in self.results)
         assert workspace
         assert self.cudnn.handles[handle] == 7  # the stream of the runtime
@@ -221,7 +236,6 @@ class HostGraph:
         for out, values in zip(outs, made if len(outs) > 1 else [made], strict=True):
             assert out.shape == values.shape
             out[...] = values
-        self.runs += 1
 
     def _memory(self, t: HostTensor, pointers: dict[int, int]) -> np.ndarray:
         (name,) = (name for name, kind in TYPES.items() if kind == t.data_type.name)
@@ -244,10 +258,10 @@ def _aligned(a: np.ndarray) -> np.ndarray:
 class HostRuntime:
     """What a `Cudnn` asks of CuPy, on host memory."""
 
-    def __init__(self, unsupported: Any = ()) -> None:
+    def __init__(self, unsupported: Any = (), times: Any = (1.0,)) -> None:
         import cupy
 
-        self.cudnn = HostCudnn(unsupported)
+        self.cudnn = HostCudnn(unsupported, times)
         self.array = cupy.ndarray
         self.copies = 0
 
@@ -272,3 +286,7 @@ class HostRuntime:
 
     def stream(self) -> int:
         return 7
+
+    def time(self, function: Any) -> float:
+        function()
+        return self.cudnn.times[self.cudnn.graphs[-1].ran[-1]]

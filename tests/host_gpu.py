@@ -246,6 +246,6 @@ class HostRuntime:
     def stream(self) -> int:
         return 7
 
-    def time(self, function: Any, repeats: int) -> float:
+    def time(self, function: Any) -> float:
         function()
         return self.times[self.lt.algorithms[-1]]

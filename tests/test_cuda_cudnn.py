@@ -24,6 +24,7 @@ from host_gpu import fabricated, host  # noqa: E402
 from host_graph import HostCuda  # noqa: E402
 
 from xplayers.cuda.cudnn import Cudnn, active  # noqa: E402
+from xplayers.cuda.cudnn_plans import CANDIDATES  # noqa: E402
 from xplayers.cuda.gemm import NotPlanned  # noqa: E402
 from xplayers.cuda.graph import Graph  # noqa: E402
 
@@ -71,7 +72,7 @@ def test_layers(name, dtype, dnn):
         assert_close(host(a), right, tolerance)
     assert dW.flags.c_contiguous  # as W is
     assert len(dnn.plans) == 3  # two for what was done twice
-    assert [graph.runs for graph in dnn._runtime.cudnn.graphs] == [1, 2, 2]
+    assert [len(graph.ran) for graph in dnn._runtime.cudnn.graphs] == [1, 2, 2]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -90,14 +91,15 @@ def test_the_library_finds_the_graphs_valid(name, dtype, dnn, cudnn_library):
 
 def test_the_stand_in_has_the_names_of_the_library(cudnn_library):
     library = cudnn_library
-    kinds = ("data_type", "numerical_note", "heur_mode", "build_plan_policy", "norm_forward_phase")
+    kinds = ("data_type", "numerical_note", "heur_mode", "norm_forward_phase")
     for kind in kinds:
         for each in getattr(HostCudnn, kind):
             assert hasattr(getattr(library, kind), each.name)
     assert issubclass(library.cudnnGraphNotSupportedError, Exception)
     for name in ("create_handle", "destroy_handle", "set_stream"):
         assert callable(getattr(library, name))
-    for name in (*HostGraph.STAGES, "get_workspace_size", "execute"):
+    own = [name for name in vars(HostGraph) if not name.startswith("_") and name != "STAGES"]
+    for name in (*HostGraph.STAGES, *own):
         assert callable(getattr(library.pygraph, name))
 
 
@@ -202,6 +204,37 @@ def test_what_algorithms_may_do(tf32, deterministic, dtype, unwanted):
     (notes,) = graph.arguments["deselect_numeric_notes"]
     assert {note.name for note in notes} == unwanted
     assert graph.options["compute_data_type"].name == "FLOAT"
+
+
+@pytest.mark.parametrize(
+    ("times", "autotune", "ran"),
+    [
+        ((3.0, None, 1.0, 2.0), True, [0, 2, 3, 2]),
+        ((3.0, None, 1.0, 2.0), False, [0]),
+        ((None, 1.0), True, [1]),  # one is not timed
+        ((None, 4.0, 3.0), False, [1]),
+        ((9.0,) * CANDIDATES + (1.0,), True, [*range(CANDIDATES), 0]),
+        ((None, None), True, []),
+    ],
+)
+def test_the_fastest_of_some_algorithms(times, autotune, ran):
+    dnn = Cudnn(autotune=autotune, runtime=HostRuntime(times=times))
+    layer = Convolution.init(3, 4, 3, bias=False, rng=0)
+    x = values((2, 3, 6, 5)).astype("float32")
+    there = fabricated(x), fabricated(layer.W)
+    y = dnn.correlate(*there, None, layer._window, 1)
+    (graph,) = dnn._runtime.cudnn.graphs
+    assert graph.ran == ran
+    if not ran:
+        assert y is None
+        assert dnn.correlate(*there, None, layer._window, 1) is None
+        assert len(dnn._runtime.cudnn.graphs) == 1
+        return
+    assert_close(host(y), layer.predict(x), 1e-5)
+    dnn.correlate(*there, None, layer._window, 1)
+    assert graph.ran == [*ran, ran[-1]]
+    ((plan,),) = dnn.plans.values()
+    assert plan.workspace.size == max(1, 48 * ran[-1])
 
 
 def refusing(monkeypatch):

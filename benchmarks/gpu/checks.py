@@ -304,7 +304,7 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
                     wanted = (right, back, *grads.values())
                     error = max(map(_error, found, wanted))
                     time = measure(both, wait, seconds)
-                plans = sum(plan is not None for plan in lib.plans.values())
+                plans = sum(map(bool, lib.plans.values()))
                 lib.close()
             except Exception as e:
                 yield {"row": row, "error": said(e)}

@@ -46,6 +46,10 @@ class Cudnn(Plans):
         does so by default in convolutions. 16-bit arrays have float32 sums either way.
     deterministic : bool
         Leave out the algorithms that add up in an order of chance.
+    autotune : bool
+        Time some algorithms when an operation is met for the first time, and take the fastest:
+        results may then differ in the last bits from one `Cudnn` to the next. False: the one that
+        cuDNN names first.
     runtime : optional
         Where calls go, for tests; by default CuPy and ``cudnn``.
 
@@ -86,9 +90,14 @@ class Cudnn(Plans):
     """
 
     def __init__(
-        self, *, tf32: bool = False, deterministic: bool = True, runtime: Any = None
+        self,
+        *,
+        tf32: bool = False,
+        deterministic: bool = True,
+        autotune: bool = True,
+        runtime: Any = None,
     ) -> None:
-        super().__init__(tf32, deterministic, Runtime() if runtime is None else runtime)
+        super().__init__(tf32, deterministic, autotune, Runtime() if runtime is None else runtime)
 
     @contextlib.contextmanager
     def layers(self) -> Iterator[None]:

@@ -7,23 +7,26 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xplayers._arrays import Array, Namespace, dtype_name
 from xplayers.cuda.cudnn_graphs import Key, Tensor, build
 from xplayers.cuda.kernels import channels_first, channels_last
-from xplayers.cuda.planner import NotPlanned, Planner
+from xplayers.cuda.planner import NotPlanned, Planner, fastest, milliseconds
 from xplayers.elementwise import elementwise
 from xplayers.layers.windows import Sizes
 
+CANDIDATES = 8  # algorithms that are timed
+WORKSPACE = 1 << 30  # bytes that one may work in
 ALIGNMENT = 16  # bytes; what the frontend says of a tensor that says nothing
 
 
 class Plan(NamedTuple):
-    """A graph that is built, the memory that it works in, and the values that the host passes."""
+    """A graph, its algorithm, the memory that it works in, and the values that the host passes."""
 
     graph: Any
+    algorithm: int  # its number in the graph
     workspace: Any
     passed: dict[int, ctypes.c_float]
 
@@ -33,15 +36,15 @@ class Plans(Planner):
 
     Parameters
     ----------
-    tf32, deterministic : bool
+    tf32, deterministic, autotune : bool
         As in `xplayers.cuda.cudnn.Cudnn`.
     runtime
         Where calls go.
     """
 
-    def __init__(self, tf32: bool, deterministic: bool, runtime: Any) -> None:
-        self.tf32, self.deterministic = tf32, deterministic
-        self.plans: dict[Key, Plan | None] = {}  # None: there is no algorithm
+    def __init__(self, tf32: bool, deterministic: bool, autotune: bool, runtime: Any) -> None:
+        self.tf32, self.deterministic, self.autotune = tf32, deterministic, autotune
+        self.plans: dict[Key, list[Plan]] = {}  # none: there is no algorithm
         self._runtime = runtime
         self._handles: dict[int, Any] = {}  # by device
 
@@ -90,8 +93,8 @@ class Plans(Planner):
             device.id,
             after,
         )
-        plan = self._plan(key, device)
-        if plan is None:
+        plans = self._plans(key, device)
+        if not plans:
             return None
         arrays = [self._laid(a) for a in inputs.values()]
         made = [
@@ -99,11 +102,21 @@ class Plans(Planner):
             for shape, dtype in results
         ]
         pointers = {k: a.data.ptr for k, a in enumerate([*arrays, *made], 1)}
-        pointers |= {number: ctypes.addressof(value) for number, value in plan.passed.items()}
+
+        def execute(plan: Plan) -> None:
+            self._execute(plan, pointers, device)
+
+        plans[:] = [fastest(plans, execute, self._runtime.time)]
+        execute(plans[0])
+        return made
+
+    def _execute(self, plan: Plan, pointers: Mapping[int, int], device: Any) -> None:
+        passed = {number: ctypes.addressof(value) for number, value in plan.passed.items()}
         handle = self._handle(device)
         self._runtime.cudnn.set_stream(handle=handle, stream=self._runtime.stream())
-        plan.graph.execute(pointers, plan.workspace.data.ptr, handle=handle)
-        return made
+        plan.graph.execute_plan_at_index(
+            {**pointers, **passed}, plan.workspace.data.ptr, plan.algorithm, handle=handle
+        )
 
     def _laid(self, a: Array) -> Array:
         """Return `a` with the channels of a place side by side, itself or a copy."""
@@ -116,7 +129,8 @@ class Plans(Planner):
             self._handles[device.id] = self._runtime.handle(device)
         return self._handles[device.id]
 
-    def _plan(self, key: Key, device: Any) -> Plan | None:
+    def _plans(self, key: Key, device: Any) -> list[Plan]:
+        """Return the plan of an operation; of a new one those to choose from."""
         if key not in self.plans:
             if self._frozen:
                 message = (
@@ -127,8 +141,8 @@ class Plans(Planner):
             self.plans[key] = self._planned(key, device)
         return self.plans[key]
 
-    def _planned(self, key: Key, device: Any) -> Plan | None:
-        """Return a new plan, None where there is no algorithm."""
+    def _planned(self, key: Key, device: Any) -> list[Plan]:
+        """Return new plans."""
         cudnn = self._runtime.cudnn
         kinds, notes = cudnn.data_type, cudnn.numerical_note
         graph = cudnn.pygraph(
@@ -145,12 +159,21 @@ class Plans(Planner):
             graph.build_operation_graph()
             graph.create_execution_plans([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
             graph.deselect_numeric_notes(unwanted)
+            graph.deselect_workspace_greater_than(WORKSPACE)
             graph.check_support()
-            graph.build_plans(cudnn.build_plan_policy.HEURISTICS_CHOICE)
         except cudnn.cudnnGraphNotSupportedError:
-            return None
-        size = max(1, graph.get_workspace_size())
-        return Plan(graph, self._runtime.empty((size,), "uint8", device), passed)
+            return []
+        plans: list[Plan] = []
+        for k in range(graph.get_execution_plan_count()):
+            try:
+                graph.build_plan_at_index(k)
+            except (cudnn.cudnnGraphNotSupportedError, RuntimeError):
+                continue  # deselected, or not for this device
+            size = max(1, graph.get_workspace_size_plan_at_index(k))
+            plans.append(Plan(graph, k, self._runtime.empty((size,), "uint8", device), passed))
+            if len(plans) == (CANDIDATES if self.autotune else 1):
+                break
+        return plans
 
 
 @elementwise
@@ -201,6 +224,9 @@ class Runtime:
 
     def variance(self, r: Array, eps: float) -> Array:
         return variance(r, eps)
+
+    def time(self, function: Callable[[], None]) -> float:
+        return milliseconds(self.cupy.cuda, function)
 
     def stream(self) -> int:
         return self.cupy.cuda.get_current_stream().ptr

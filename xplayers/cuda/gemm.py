@@ -24,7 +24,7 @@ from xplayers._arrays import Array, dtype_name, named_dtype
 from xplayers._products import OTHERS, column_sums
 from xplayers.cuda.chain import with_chains
 from xplayers.cuda.joints import joining
-from xplayers.cuda.planner import NoAlgorithm, NotPlanned, Planner
+from xplayers.cuda.planner import NoAlgorithm, NotPlanned, Planner, fastest, milliseconds
 from xplayers.cuda.plans import (
     COMPUTE_TYPES,
     DATA_TYPES,
@@ -46,7 +46,6 @@ __all__ = ["Gemm", "NoAlgorithm", "NotPlanned"]
 
 WORKSPACE = 32 << 20  # bytes; what NVIDIA advises for Hopper
 CANDIDATES = 16  # algorithms that are timed
-REPEATS = 5  # how often each
 
 _active: contextvars.ContextVar[Gemm | None] = contextvars.ContextVar("gemm", default=None)
 
@@ -188,7 +187,7 @@ class Gemm(Planner):
         if kind.aux:
             aux = self._vector("aux", aux, kind.aux, aux_shape(key), aux_dtype(key))
         plan = self.plans.get(key) or self._planned(key, a, b, d, bias, aux)
-        self._run(plan, a, b, d, bias, aux, plan.algorithm)
+        self._run(plan, a, b, d, bias, aux)
         extra = [x for x, role in ((bias, kind.bias), (aux, kind.aux)) if role == "out"]
         return (d, *extra) if extra else d
 
@@ -254,17 +253,12 @@ class Gemm(Planner):
                     self._set("matrix_layout", made[-1], "BATCH_COUNT", batch)
                     self._set("matrix_layout", made[-1], "STRIDED_BATCH_OFFSET", stride)
             three = (made[0], made[1], made[2])
-            candidates = self._candidates(key, desc, three)
-            plan = Plan(key, desc, three, candidates[:1])
-            if self.autotune and len(candidates) > 1:
-                times = [
-                    self._runtime.time(
-                        lambda i=i: self._run(plan, a, b, d, bias, aux, candidates[i:]), REPEATS
-                    )
-                    for i in range(len(candidates))
-                ]
-                best = int(np.argmin(times))
-                plan = plan._replace(algorithm=candidates[best : best + 1])
+            found = self._candidates(key, desc, three)
+            plan = fastest(
+                [Plan(key, desc, three, found[i : i + 1]) for i in range(len(found))],
+                lambda plan: self._run(plan, a, b, d, bias, aux),
+                self._runtime.time,
+            )
         except BaseException as error:
             if isinstance(error, NoAlgorithm):
                 self._without.add(key)
@@ -306,10 +300,7 @@ class Gemm(Planner):
         way_on = "a @ b" if key.epilogue == "none" else "epilogue='none', and the rest by itself"
         return f"Gemm: cuBLASLt has no algorithm for {key}. Use {way_on}."
 
-    def _run(
-        self, plan: Plan, a: Array, b: Array, d: Array, bias: Array, aux: Array, found: np.ndarray
-    ) -> None:
-        """Call cuBLASLt with the first of the algorithms `found`."""
+    def _run(self, plan: Plan, a: Array, b: Array, d: Array, bias: Array, aux: Array) -> None:
         self._point(plan.desc, bias, aux)
         A, B, D = plan.layouts
         scales = self._scales["float64" if plan.key.compute == "float64" else "float32"]
@@ -317,7 +308,7 @@ class Gemm(Planner):
         out = d.data.ptr
         self._lt.matmul(
             self._handle, plan.desc, one, b.data.ptr, A, a.data.ptr, B, zero, out, D, out, D,
-            found.ctypes.data, self._workspace.data.ptr, self._workspace.nbytes,
+            plan.algorithm.ctypes.data, self._workspace.data.ptr, self._workspace.nbytes,
             self._runtime.stream(),
         )  # fmt: skip
 
@@ -381,17 +372,8 @@ class Runtime:
     def stream(self) -> int:
         return self.cupy.cuda.get_current_stream().ptr
 
-    def time(self, function: Callable[[], None], repeats: int) -> float:
-        """Return the milliseconds of a call on the device, after one that is not counted."""
-        cuda = self.cupy.cuda
-        start, end = cuda.Event(), cuda.Event()
-        function()
-        start.record()
-        for _ in range(repeats):
-            function()
-        end.record()
-        end.synchronize()
-        return cuda.get_elapsed_time(start, end) / repeats
+    def time(self, function: Callable[[], None]) -> float:
+        return milliseconds(self.cupy.cuda, function)
 
 
 class _InLayers:

@@ -1,9 +1,18 @@
-"""Plans that are made when a call is met for the first time, and not while a graph is captured."""
+"""Plans that are made when a call is met for the first time, and not while a graph is captured.
+
+A library names several algorithms for a call, in the order that it expects of their speed; the
+first ones are timed, and the fastest is kept.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+REPEATS = 5  # how often an algorithm is timed
+
+T = TypeVar("T")
 
 
 class NotPlanned(RuntimeError):
@@ -27,3 +36,24 @@ class Planner:
             yield
         finally:
             self._frozen = False
+
+
+def fastest(
+    candidates: Sequence[T], run: Callable[[T], None], time: Callable[[Callable[[], None]], float]
+) -> T:
+    """Return the candidate that runs in the least time, by `time` of a call; one is not timed."""
+    if len(candidates) == 1:
+        return candidates[0]
+    return min(candidates, key=lambda candidate: time(lambda: run(candidate)))
+
+
+def milliseconds(cuda: Any, function: Callable[[], None]) -> float:
+    """Return the time of a call on the device of ``cupy.cuda``, after one that is not counted."""
+    start, end = cuda.Event(), cuda.Event()
+    function()
+    start.record()
+    for _ in range(REPEATS):
+        function()
+    end.record()
+    end.synchronize()
+    return cuda.get_elapsed_time(start, end) / REPEATS
