@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 import sys
 
@@ -51,10 +52,11 @@ def compiled():
         kernels[name] = translate(function, operands, name=name)
     bodies = {k.name: k.body for k in kernels.values()}
     for labels in (True, False):
-        for warps in (1, 8):
+        for warps, held in itertools.product((1, 8), (0, 1, 4, 16)):
             target = np.dtype("int64" if labels else "float32")
-            body, name = softmax_cross_entropy.source(F4, target, F4, labels, warps)
-            bodies[f"{name}_{warps}"] = body.replace(name, f"{name}_{warps}")
+            body, name = softmax_cross_entropy.source(F4, target, F4, labels, warps, held)
+            new = f"{name}_{warps}_{held}"
+            bodies[new] = body.replace(name, new)
     text = "\n".join([softmax_cross_entropy.template(), *bodies.values()])
     return cuda_host.compiled(text, tuple(bodies)), kernels
 
@@ -406,16 +408,22 @@ def test_more_elements_than_32_bits_count(compiled):
 # Softmax and cross entropy (tests/test_cuda_dispatch.py has all of its dtypes and corners)
 
 
-@pytest.mark.parametrize(("classes", "warps"), [(1, 1), (10, 1), (33, 1), (10, 8), (1500, 8)])
+@pytest.mark.parametrize(
+    ("classes", "warps", "held"),
+    [
+        (1, 1, 0), (10, 1, 0), (33, 1, 0), (10, 8, 0), (1500, 8, 0), (1, 1, 1), (32, 1, 1),
+        (33, 1, 4), (127, 1, 4), (10, 1, 16), (512, 1, 16), (10, 8, 1), (1000, 8, 4), (4095, 8, 16),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("labels", [True, False])
-def test_softmax_cross_entropy(labels, classes, warps, compiled):
+def test_softmax_cross_entropy(labels, classes, warps, held, compiled):
     rows = 7
     scores = values((rows, classes), scale=10.0).astype("float32")
     target = np.abs(values((rows, classes), 1)).astype("float32")
     if labels:
         target = np.argmax(target, axis=1)
     losses, gradient = np.empty(rows, "float32"), np.empty_like(scores)
-    name = f"xplayers_softmax_cross_entropy_{'labels' if labels else 'weights'}_{warps}"
+    name = f"xplayers_softmax_cross_entropy_{'labels' if labels else 'weights'}_{warps}_{held}"
     args = [np.int64(rows), np.int64(classes), scores, target, losses, gradient]
     cuda_host.launch(compiled[0], name, 2, max(64, 32 * warps), args)
     loss = xl.SoftmaxWithLoss(reduction="none")

@@ -1,6 +1,8 @@
 // Softmax and cross entropy of rows of scores: the losses and the gradient in one kernel.
 //
-// A row is read by WARPS warps: one, or all of a block. The row is in a cache after its first pass.
+// A row is read by WARPS warps: one, or all of a block. Each thread keeps its HELD scores, so that
+// memory is read once; with HELD of 0, for rows of any length, it is read in each pass, from a cache
+// after the first.
 
 // A value that is no number need not be passed on: it makes the sum of the exponentials one.
 
@@ -9,47 +11,79 @@ struct Larger
     template <class N> __device__ N operator()(N a, N b) const { return a > b ? a : b; }
 };
 
-template <bool LABELS, int WARPS, class N, class Score, class Target, class Gradient>
+// `visit(k, c)` for each class c of a thread, the k-th of those that it keeps.
+
+template <int HELD, int THREADS_OF_ROW, class Visit>
+__device__ inline void for_each_class(const i64 classes, const int lane, Visit visit)
+{
+    if constexpr (HELD > 0) {
+        #pragma unroll
+        for (int k = 0; k < HELD; ++k) {
+            const i64 c = lane + k * THREADS_OF_ROW;
+            if (c < classes) visit(k, c);
+        }
+    } else {
+        for (i64 c = lane; c < classes; c += THREADS_OF_ROW) visit(0, c);
+    }
+}
+
+template <bool LABELS, int WARPS, int HELD, class N, class Score, class Target, class Gradient>
 __device__ inline void softmax_cross_entropy(
     const i64 rows, const i64 classes, const Score* __restrict__ scores,
     const Target* __restrict__ target, N* __restrict__ losses, Gradient* __restrict__ gradient)
 {
     __shared__ N shared[WARPS];
-    const int threads = 32 * WARPS;  // of a row
     for_each_row<WARPS>(rows, [&](const i64 row, const int lane) {
+        const auto each = [&](auto visit) { for_each_class<HELD, 32 * WARPS>(classes, lane, visit); };
         const Score* x = scores + row * classes;
         Gradient* dx = gradient + row * classes;
+        N held[HELD > 0 ? HELD : 1];  // first the scores, then their exponentials
         N largest = widen(x[0]);
-        for (i64 c = lane; c < classes; c += threads) largest = Larger()(largest, (N)widen(x[c]));
+        each([&](const int k, const i64 c) {
+            held[k] = widen(x[c]);
+            largest = Larger()(largest, held[k]);
+        });
         largest = reduced<WARPS>(largest, shared, Larger());
-        N sum = 0;
-        for (i64 c = lane; c < classes; c += threads) sum += exp(widen(x[c]) - largest);
-        sum = reduced<WARPS>(sum, shared, Sum());
-        N loss;
+        const auto score = [&](const int k, const i64 c) {
+            return HELD > 0 ? held[k] : (N)widen(x[c]);
+        };
+        const auto exponential = [&](const int k, const i64 c) {
+            return HELD > 0 ? held[k] : exp((N)widen(x[c]) - largest);
+        };
+        N sum = 0, loss;
         if constexpr (LABELS) {
+            each([&](const int k, const i64 c) {
+                held[k] = exp(score(k, c) - largest);
+                sum += held[k];
+            });
+            sum = reduced<WARPS>(sum, shared, Sum());
             const i64 label = (i64)target[row];
             const bool valid = label >= 0 && label < classes;
             const i64 at = valid ? label : 0;
             loss = log(sum) - (widen(x[at]) - largest);
             if (!valid) loss = __uint_as_float(0x7fc00000);  // NaN
-            for (i64 c = lane; c < classes; c += threads)
-                dx[c] = narrow<Gradient>(exp(widen(x[c]) - largest) / sum - (N)(c == at));
+            each([&](const int k, const i64 c) {
+                dx[c] = narrow<Gradient>(exponential(k, c) / sum - (N)(c == at));
+            });
         } else {
             const Target* t = target + row * classes;
             N total = 0, dot = 0;
-            for (i64 c = lane; c < classes; c += threads) {
-                const N weight = (N)widen(t[c]);
+            each([&](const int k, const i64 c) {
+                const N weight = (N)widen(t[c]), centred = score(k, c) - largest;
                 total += weight;
                 // A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
-                dot += weight * Larger()((N)widen(x[c]) - largest, (N)-1e30);
-            }
+                dot += weight * Larger()(centred, (N)-1e30);
+                held[k] = exp(centred);
+                sum += held[k];
+            });
+            sum = reduced<WARPS>(sum, shared, Sum());
             total = reduced<WARPS>(total, shared, Sum());
             dot = reduced<WARPS>(dot, shared, Sum());
             loss = log(sum) * total - dot;
             const N factor = total / sum;
-            for (i64 c = lane; c < classes; c += threads)
-                dx[c] = narrow<Gradient>(
-                    exp(widen(x[c]) - largest) * factor - (N)widen(t[c]));
+            each([&](const int k, const i64 c) {
+                dx[c] = narrow<Gradient>(exponential(k, c) * factor - (N)widen(t[c]));
+            });
         }
         if (lane == 0) losses[row] = loss;
     });

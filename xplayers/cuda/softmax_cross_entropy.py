@@ -15,8 +15,8 @@ from xplayers._tape import Untraceable
 from xplayers.cuda import kernels
 from xplayers.cuda.source import c_name, inside, library, part
 
-_ONE_WARP = 1024  # up to so many classes a row is read by one warp, above by a block
-_WARPS = 8
+_HELD = (1, 4, 16)  # scores that a thread keeps
+_WARPS = 8  # of a block, which reads a row that is too long for one warp
 _THREADS = 128  # of a block of rows that are read by one warp each
 
 
@@ -52,9 +52,9 @@ def softmax_cross_entropy(scores: Any, target: Any, *, dtype: Any = None) -> tup
     wide = inside(scores.dtype)
     dtype = wide if dtype is None else np.dtype(dtype)
     classes = shape[-1]
-    warps = 1 if classes <= _ONE_WARP else _WARPS
+    warps, held = _shared_out(classes)
     try:
-        launcher = _launcher(scores.dtype, target.dtype, dtype, labels, warps)
+        launcher = _launcher(scores.dtype, target.dtype, dtype, labels, warps, held)
     except Untraceable:
         return None
     losses = kernels.empty(scores, shape[:-1], wide)
@@ -67,8 +67,14 @@ def softmax_cross_entropy(scores: Any, target: Any, *, dtype: Any = None) -> tup
     return losses, gradient
 
 
+def _shared_out(classes: int) -> tuple[int, int]:
+    """Return by how many warps a row is read, and how much of it a thread keeps: 0 is nothing."""
+    warps = 1 if classes <= 32 * _HELD[-1] else _WARPS
+    return warps, next((held for held in _HELD if classes <= 32 * warps * held), 0)
+
+
 def source(
-    scores: np.dtype, target: np.dtype, gradient: np.dtype, labels: bool, warps: int
+    scores: np.dtype, target: np.dtype, gradient: np.dtype, labels: bool, warps: int, held: int
 ) -> tuple[str, str]:
     """Return body and name of the kernel for given dtypes."""
     if scores.kind not in "fV" or (labels and target.kind not in "iu"):
@@ -78,6 +84,7 @@ def source(
     name = f"xplayers_softmax_cross_entropy_{kind}"  # in profiles
     body = _BODY.format(
         name=name, labels=str(labels).lower(), threads=max(_THREADS, 32 * warps), warps=warps,
+        held=held,
         inside=c_name(inside(scores)), scores=s, target=t, gradient=g,
     )  # fmt: skip
     return body, name
@@ -91,9 +98,9 @@ def template() -> str:
 
 @functools.cache
 def _launcher(
-    scores: np.dtype, target: np.dtype, gradient: np.dtype, labels: bool, warps: int
+    scores: np.dtype, target: np.dtype, gradient: np.dtype, labels: bool, warps: int, held: int
 ) -> kernels.Launcher:
-    body, name = source(scores, target, gradient, labels, warps)
+    body, name = source(scores, target, gradient, labels, warps, held)
     return kernels.Launcher(f"{template()}\n{body}", name)
 
 
@@ -103,7 +110,7 @@ extern "C" __global__ void __launch_bounds__({threads})
     const i64 rows, const i64 classes, const {scores}* scores, const {target}* target,
     {inside}* losses, {gradient}* gradient)
 {{
-    softmax_cross_entropy<{labels}, {warps}>(
+    softmax_cross_entropy<{labels}, {warps}, {held}>(
         rows, classes, scores, target, losses, gradient);
 }}
 """
