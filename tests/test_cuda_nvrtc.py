@@ -136,6 +136,7 @@ def test_all_finite(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_softmax_cross_entropy(architecture):
+    """Three blocks find room, of float64 two."""
     bodies = []
     for i, (scores, target, gradient, *how) in enumerate(SOFTMAX):
         dtypes = [dtype_of(d) for d in (scores, target, gradient)]
@@ -146,7 +147,7 @@ def test_softmax_cross_entropy(architecture):
     assert len(entries) == len(SOFTMAX)
     for i, (scores, *_) in enumerate(SOFTMAX):
         wide = scores == "float64"
-        assert_lean(i, assembled[f"softmax_{i}"], registers=96 if wide else 72)
+        assert_lean(i, assembled[f"softmax_{i}"], registers=128 if wide else 80)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
