@@ -124,6 +124,7 @@ def cases() -> Iterator[Case]:
     for schedule in SCHEDULES:
         yield Case(schedules._rate, ("p",), {"schedule": schedule})
     yield Case(clipping._times, ("x", "c"))
+    yield Case(clipping._factor, ("p", 1.5))
     yield Case(dropout._scaled, ("x", "m"), {"scale": 1.25})
     yield Case(dropout._dropped, ("x", "i", "k"), {"seed": 3, "rate": 0.2, "scale": 1.25})
     for optimizer in OPTIMIZERS:
@@ -174,6 +175,15 @@ POOLING = [  # operation, dtype, type of indices or number of warps
     for dtype in THERE
     for operation in pooling._ARRAYS
     for kind in {"row_means": "18", "channel_means": "8"}.get(operation, ("int", "i64"))
+]
+GRADIENTS = [  # what is asked, dtype of the gradients, and of the answer
+    (operation, dtype, out)
+    for dtype in map(dtype_of, THERE)
+    for operation, out in (
+        ("all_finite", np.dtype(bool)),
+        ("sums_of_squares", inside(dtype)),
+        ("sums_of_squares", np.dtype("float64")),
+    )
 ]
 SUMS = sorted(  # values that are read at once, whether of a ReLU, dtype, and that of the sums
     {

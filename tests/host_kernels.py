@@ -19,7 +19,7 @@ from cuda_cases import dtype_of
 from helpers import values
 from host_gpu import fabricated, host
 
-from xplayers.cuda import finite, fused, kernels, pooling, softmax_cross_entropy, sums
+from xplayers.cuda import fused, gradients, kernels, pooling, softmax_cross_entropy, sums
 from xplayers.elementwise import elementwise
 
 needs_compiler = pytest.mark.skipif(
@@ -49,7 +49,7 @@ class Gpu:
 def playing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     """Let kernels run on the host, and new arrays be in its memory."""
     gpu = Gpu()
-    for module in (finite, pooling, softmax_cross_entropy, sums):  # which keep what they launch
+    for module in (gradients, pooling, softmax_cross_entropy, sums):  # which keep what they launch
         monkeypatch.setattr(module, "_launcher", functools.cache(module._launcher.__wrapped__))
     monkeypatch.setattr(kernels, "Launcher", gpu)
     monkeypatch.setattr(

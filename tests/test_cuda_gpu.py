@@ -157,6 +157,17 @@ def test_gradient_of_relu_with_its_sums(shape, dtype, xpv, launches):
     assert_close(db, exact.sum(axis=(0, 2, 3)), 5 * TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_clipping(dtype, xpv, launches):
+    grads = {str(i): values(s, i).astype(dtype) for i, s in enumerate([(3000, 70), (41,), (5, 6)])}
+    want = xl.clip_by_norm({name: g.astype("float64") for name, g in grads.items()}, 3.0)
+    with fused():
+        got = xl.clip_by_norm({name: xpv.asarray(g) for name, g in grads.items()}, 3.0)
+    assert len(launches) == 4
+    for name, g in want.items():
+        assert_close(got[name], g, TOLERANCE[dtype], name)
+
+
 def test_training_is_that_of_the_portable_code(xpv, launches):
     """Ten steps; parameters differ by rounding alone."""
 

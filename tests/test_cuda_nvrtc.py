@@ -10,9 +10,9 @@ import re
 
 import numpy as np
 import pytest
-from cuda_cases import ARCHITECTURES, CASES, EXACT, POOLING, SUMS, THERE, dtype_of
+from cuda_cases import ARCHITECTURES, CASES, EXACT, GRADIENTS, POOLING, SUMS, THERE, dtype_of
 
-from xplayers.cuda import finite, pooling, softmax_cross_entropy, sums
+from xplayers.cuda import gradients, pooling, softmax_cross_entropy, sums
 from xplayers.cuda.source import OPTIONS, THREADS, library
 from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.optimizers.base import _apply_if as apply_if
@@ -123,13 +123,13 @@ SOFTMAX = [
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_all_finite(architecture):
-    bodies = [finite.source(dtype_of(d)) for d in THERE]
-    named = [
-        body.replace(name, f"{name}_{d}") for (body, name), d in zip(bodies, THERE, strict=True)
-    ]
-    entries, assembled = compiled("\n".join([finite.template(), *named]), architecture)
-    assert len(entries) == len(THERE)
+def test_what_is_asked_of_all_gradients(architecture):
+    bodies = []
+    for i, case in enumerate(GRADIENTS):
+        body, name = gradients.source(*case)
+        bodies.append(body.replace(name, f"{name}_{i}"))
+    entries, assembled = compiled("\n".join([gradients.template(), *bodies]), architecture)
+    assert len(entries) == len(GRADIENTS)
     for name, words in assembled.items():
         assert_lean(name, words)
 

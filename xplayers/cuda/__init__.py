@@ -1,7 +1,7 @@
 """CUDA beside the portable code, on request only: ``with xplayers.cuda.fused(): ...``.
 
 For CuPy arrays there are kernels of our own (`switch`, `source`, `kernels`, `pooling`, `sums`,
-`finite`, `softmax_cross_entropy`), matrix products through cuBLASLt (`plans`, `gemm`, `chain`),
+`gradients`, `softmax_cross_entropy`), matrix products through cuBLASLt (`plans`, `gemm`, `chain`),
 layers through cuDNN (`cudnn` and the two files beside it, `rectified`) and training steps as CUDA
 graphs (`graph`).
 

@@ -55,9 +55,8 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     xp = namespace(next(iter(grads.values())))
     for name, g in grads.items():
         check_floating("clip_by_norm", name, g)
-    total = _sum_of_squares(xp, [widened(xp, g) for g in grads.values()])
-    # min(1, limit / norm), without a division by a norm of zero.
-    factor = limit / xp.maximum(xp.sqrt(total), limit)
+    total = _sum_of_squares(xp, list(grads.values()))
+    factor = _factor.if_fused(total, limit)
     factors = {g.dtype: as_scalar(factor, g) for g in grads.values()}
     rows = [(g, factors[g.dtype]) for g in grads.values()]
     # In a recording, and within `fused`, all of them become one call.
@@ -67,13 +66,26 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
 
 
 @elementwise
+def _factor(xp: Namespace, total: Any, limit: float) -> Any:
+    # min(1, limit / norm), without a division by a norm of zero.
+    return limit / xp.maximum(xp.sqrt(total), limit)
+
+
+@elementwise
 def _times(xp: Namespace, g: Array, factor: Any) -> Array:
     return g * factor
 
 
 @whole
 def _sum_of_squares(xp: Namespace, arrays: list[Array]) -> Any:
-    """Return the sum of the squares of all elements, in the dtype of the arrays."""
+    """Return the sum of the squares of all elements, in the dtype of the arrays or float32."""
+    if is_fused(xp):
+        from xplayers.cuda import gradients
+
+        total = gradients.sum_of_squares(arrays)
+        if total is not None:
+            return total
+    arrays = [widened(xp, a) for a in arrays]
     if all(type(a) is np.ndarray for a in arrays):
         flat = (a.reshape(-1) for a in arrays)
         parts = (a[i : i + PART] for a in flat for i in range(0, a.size, PART))

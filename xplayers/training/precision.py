@@ -263,9 +263,9 @@ def all_finite(grads: Mapping[str, Array]) -> Array:
     """Return whether every value of every gradient is finite, 0-d bool on their device."""
     xp = namespace(next(iter(grads.values())))
     if is_fused(xp):
-        from xplayers.cuda import finite
+        from xplayers.cuda import gradients
 
-        good = finite.all_finite(list(grads.values()))
+        good = gradients.all_finite(list(grads.values()))
         if good is not None:
             return good
     return xp.all(xp.stack([xp.all(xp.isfinite(g)) for g in grads.values()]))

@@ -1,19 +1,20 @@
-"""Whether gradients of CuPy arrays are finite, by one kernel that is run by the host."""
+"""What is asked of all gradients of CuPy arrays, by kernels that are run by the host."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from cuda_cases import THERE, dtype_of
-from helpers import values
+from helpers import TOLERANCE, assert_close, values
 
 pytest.importorskip("cupy")
 
 from host_gpu import fabricated
 from host_kernels import needs_compiler, playing, seen
 
+import xplayers as xl
 from xplayers.cuda import fused, kernels
-from xplayers.cuda.finite import CHUNK, ROWS
+from xplayers.cuda.gradients import CHUNK, ROWS, sum_of_squares
 from xplayers.training.precision import all_finite
 
 pytestmark = needs_compiler
@@ -99,3 +100,60 @@ def test_images_with_channels_last(gpu):
     images = kernels.channels_first(fabricated(values((2, 4, 3, 5)).astype("float32")))
     assert bool(seen(all_finite({"W": images})))
     assert len(gpu.launches) == 1
+    want = (seen(images).astype("float64") ** 2).sum()
+    np.testing.assert_allclose(seen(sum_of_squares([images])), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", THERE)
+def test_sum_of_squares(gpu, dtype):
+    """Each value counts once, and the bits are the same each time."""
+    grads = grads_of(dtype)
+    there = [fabricated(a) for a in grads]
+    total = sum_of_squares(there)
+    assert total.shape == ()
+    assert total.dtype == ("float64" if dtype == "float64" else "float32")
+    want = sum((a.astype("float64") ** 2).sum() for a in grads)
+    tolerance = 1e-13 if dtype == "float64" else 1e-6
+    np.testing.assert_allclose(seen(total), want, rtol=tolerance)
+    assert [name for name, *_ in gpu.launches] == [
+        "xplayers_sums_of_squares",
+        "xplayers_column_sums",
+    ]
+    assert seen(sum_of_squares(there)) == seen(total)
+    ones = [np.zeros(a.shape, a.dtype) for a in grads]
+    for a in ones:
+        a.reshape(-1)[: 1 if a.size < 9 else None : 7] = 2
+    count = sum(int((a != 0).sum()) for a in ones)
+    assert seen(sum_of_squares([fabricated(a) for a in ones])) == 4 * count
+
+
+def test_sum_of_squares_of_two_dtypes_and_more_than_a_table(gpu):
+    grads = grads_of("float64", [(5,)] * (ROWS + 1)) + grads_of("float16", [(CHUNK + 2,), (0,)])
+    want = sum((a.astype("float64") ** 2).sum() for a in grads)
+    for some in (grads, grads[::-1]):
+        gpu.launches.clear()
+        total = sum_of_squares([fabricated(a) for a in some])
+        assert total.dtype == np.float64
+        assert [name for name, *_ in gpu.launches].count("xplayers_sums_of_squares") == 3
+        np.testing.assert_allclose(seen(total), want, rtol=1e-13)
+
+
+def test_squares_of_nothing(gpu):
+    assert sum_of_squares([fabricated(np.zeros((0, 3), "float32"))]) is None
+    assert sum_of_squares([fabricated(np.ones(3, "int32"))]) is None
+    assert not gpu.made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_clipping_is_four_kernels(gpu, dtype):
+    """The sum of the squares of chunks, its sum, the factor, and the product of all gradients."""
+    grads = {str(i): a for i, a in enumerate(grads_of(dtype, [(300, 20), (41,), (3, 4, 5)]))}
+    there = {name: fabricated(a) for name, a in grads.items()}
+    for limit in (1.0, 1e4):
+        gpu.launches.clear()
+        got = xl.clip_by_norm(there, limit)
+        assert len(gpu.launches) == 4
+        want = xl.clip_by_norm({k: a.astype("float64") for k, a in grads.items()}, limit)
+        for name, g in want.items():
+            assert got[name].dtype == grads[name].dtype
+            assert_close(seen(got[name]), g, TOLERANCE[dtype])

@@ -1,0 +1,125 @@
+"""What is asked of all gradients at once, in one kernel for all CuPy arrays of a dtype.
+
+Nothing here has been run on a GPU yet; see `xplayers.cuda`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from xplayers._tape import Untraceable
+from xplayers.cuda import kernels
+from xplayers.cuda.rows import most_rows, table_of
+from xplayers.cuda.source import THREADS, c_name, inside, library, part
+from xplayers.cuda.sums import column_sums
+
+CHUNK = 16 * THREADS  # elements that a block takes at once
+ROWS = most_rows(1)
+
+
+def all_finite(arrays: Sequence[Any]) -> Any:
+    """Return whether all values are finite.
+
+    Parameters
+    ----------
+    arrays : sequence of cupy.ndarray
+        float16, bfloat16, float32 or float64, on one device.
+
+    Returns
+    -------
+    cupy.ndarray or None
+        0-d bool. None where an array is nothing for the kernel: not contiguous, of another dtype,
+        or elsewhere.
+    """
+    tables = _tables(arrays)
+    if tables is None:
+        return None
+    good = kernels.full(arrays[0], True)
+    for dtype, table, chunks in tables:
+        launcher = _launcher("all_finite", dtype, np.dtype(bool))
+        launcher(arrays[0].device, chunks, THREADS, [table, good])
+    return good
+
+
+def sum_of_squares(arrays: Sequence[Any]) -> Any:
+    """Return the sum of the squares of all values.
+
+    Parameters
+    ----------
+    arrays : sequence of cupy.ndarray
+        As in `all_finite`.
+
+    Returns
+    -------
+    cupy.ndarray or None
+        0-d, float32, or float64 where one of the arrays is. The same bits from launch to launch.
+        None as in `all_finite`, and where there is no element.
+    """
+    tables = _tables(arrays)
+    if not tables:
+        return None
+    wide = np.result_type(*[inside(dtype) for dtype, _, _ in tables])
+    first = arrays[0]
+    sums = kernels.empty(first, (sum(chunks for _, _, chunks in tables), 1), wide)
+    start = 0
+    for dtype, table, chunks in tables:
+        launcher = _launcher("sums_of_squares", dtype, wide)
+        launcher(first.device, chunks, THREADS, [table, sums[start:]])
+        start += chunks
+    return column_sums(sums).reshape(())
+
+
+def _tables(arrays: Sequence[Any]) -> list[tuple[np.dtype, np.ndarray, int]] | None:
+    """Return dtype, table and number of chunks for each launch; None where there is no kernel."""
+    by_dtype: dict[np.dtype, list[Any]] = {}
+    for a in arrays:
+        fits = a.dtype.kind in "fV" and kernels.layout(a) is not None
+        if not fits or a.data.device_id != arrays[0].data.device_id:
+            return None
+        by_dtype.setdefault(a.dtype, []).append([a])
+    try:
+        for dtype in by_dtype:
+            c_name(dtype)
+    except Untraceable:
+        return None
+    return list(_launches(by_dtype))
+
+
+def _launches(by_dtype: dict[np.dtype, list[Any]]) -> Iterator[tuple[np.dtype, np.ndarray, int]]:
+    for dtype, members in by_dtype.items():
+        for start in range(0, len(members), ROWS):
+            table, chunks = table_of(members[start : start + ROWS], ROWS, CHUNK)
+            if chunks:
+                yield dtype, table, chunks
+
+
+def source(operation: str, dtype: np.dtype, out: np.dtype) -> tuple[str, str]:
+    """Return body and name of the kernel for arrays of a dtype, and results of another."""
+    memory = c_name(dtype)
+    name = f"xplayers_{operation}"  # in profiles
+    return _BODY.format(name=name, operation=operation, memory=memory, out=c_name(out)), name
+
+
+@functools.cache
+def template() -> str:
+    """Return the source that the kernels for all dtypes share."""
+    return "\n".join([library(), part("warps.cuh"), part("gradients.cu")])
+
+
+@functools.cache
+def _launcher(operation: str, dtype: np.dtype, out: np.dtype) -> kernels.Launcher:
+    body, name = source(operation, dtype, out)
+    return kernels.Launcher(f"{template()}\n{body}", name)
+
+
+_BODY = f"""\
+extern "C" __global__ void __launch_bounds__({THREADS})
+{{name}}(const Rows<{ROWS}, 1> rows, {{out}}* out)
+{{{{
+    {{operation}}<{CHUNK}, {THREADS // 32}, {{memory}}>(rows, out);
+}}}}
+"""
