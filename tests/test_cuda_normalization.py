@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
-from xplayers.layers import normalization
+from xplayers.layers import layer_normalization, normalization
 
 cupy = pytest.importorskip("cupy")
 
@@ -124,7 +124,8 @@ def refusing(monkeypatch):
     def widened(*args):
         raise NotImplementedError("portable")
 
-    monkeypatch.setattr(normalization, "widened", widened)
+    for module in (layer_normalization, normalization):
+        monkeypatch.setattr(module, "widened", widened)
 
 
 @pytest.mark.parametrize("name", ["image", "time", "mean squares"])

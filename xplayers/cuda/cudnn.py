@@ -23,7 +23,7 @@ from xplayers.cuda.cudnn_graphs import TYPES, window_options
 from xplayers.cuda.cudnn_plans import Plans, Runtime
 from xplayers.cuda.joints import joining
 from xplayers.cuda.rectified import with_rectified
-from xplayers.layers import correlation, normalization
+from xplayers.layers import correlation, normalizing
 from xplayers.layers.windows import Sizes, Window
 
 __all__ = ["Cudnn"]
@@ -102,7 +102,7 @@ class Cudnn(Plans):
     @contextlib.contextmanager
     def layers(self) -> Iterator[None]:
         """Let layers of CuPy arrays go through this object, in this context."""
-        for bodies in (correlation.BODIES, normalization.BODIES):
+        for bodies in (correlation.BODIES, normalizing.BODIES):
             bodies[self._runtime.array] = active
         token = _active.set(self)
         try:
@@ -180,7 +180,7 @@ class Cudnn(Plans):
             self._runtime.add(y, b.reshape(-1, *[1] * (y.ndim - 2)))
         return y
 
-    # A body of `xplayers.layers.normalization`.
+    # A body of `xplayers.layers.normalizing`.
 
     def batch_normalization(
         self, x: Array, gamma: Array, beta: Array, eps: float

@@ -19,12 +19,8 @@ from xplayers.layers.containers import Container, Sequential, mlp
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
 from xplayers.layers.dropout import Dropout
 from xplayers.layers.embedding import Embedding, PositionalEmbedding
-from xplayers.layers.normalization import (
-    BatchNormalization,
-    GroupNormalization,
-    LayerNormalization,
-    RmsNormalization,
-)
+from xplayers.layers.layer_normalization import LayerNormalization, RmsNormalization
+from xplayers.layers.normalization import BatchNormalization, GroupNormalization
 from xplayers.layers.pooling import AveragePooling, GlobalAveragePooling, MaxPooling
 from xplayers.layers.recurrent import Gru, Lstm, Rnn
 from xplayers.layers.shape import Flatten, Reshape, Transpose

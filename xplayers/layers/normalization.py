@@ -1,91 +1,26 @@
-"""Normalization: over the batch, over the features, over groups of channels.
-
-They share one formula. With ``xh = (x - mean) * r``, ``r = 1 / sqrt(var + eps)`` and ``h`` the
-gradient of ``xh``, ``dx = r * (h - mean(h) - xh * mean(h * xh))``, the means over the axes that
-were normalized (Ioffe, Szegedy, 2015, section 3). The variance is that of the
-centred values: the mean of the squares minus the square of the mean has no digit left where the
-mean is large. For 16-bit inputs the statistics are float32. Beside these portable bodies may stand
-others that are asked for.
-"""
+"""Normalization of channels: over the batch, and over groups of them in each sample."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Self
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, check_same, is_half, namespace, widened
+from xplayers._arrays import Array, Namespace, namespace, widened
 from xplayers.layers.base import Cache, Layer
+from xplayers.layers.normalizing import (
+    Axes,
+    as_like,
+    asked,
+    check_pair,
+    code,
+    named_grads,
+    normalized,
+    normalized_vjp,
+)
 from xplayers.layers.stores import Buffer, Gradient, Parameter
-
-Axes = tuple[int, ...]
-
-# By type of array: what returns the other body that computes with it here, or None. Its functions
-# `batch_normalization`, `layer_normalization`, `rms_normalization` and, with ``_grads``, their
-# gradients return None for what they do not compute. See `xplayers.cuda.cudnn`, which is asked for
-# by name.
-BODIES: dict[type, Callable[[], Any]] = {}
-
-
-def _normalized(
-    xp: Namespace, x: Array, axes: Axes, eps: float
-) -> tuple[Array, Array, Array, Array]:
-    """Return ``xh``, ``r``, mean and variance; `x` is in at least float32."""
-    mean = _mean(xp, x, axes)
-    xh = x - mean
-    var = _mean(xp, xh * xh, axes)
-    r = 1.0 / xp.sqrt(var + eps)
-    xh *= r
-    return xh, r, mean, var
-
-
-def _normalized_vjp(xp: Namespace, h: Array, xh: Array, r: Array, axes: Axes) -> Array:
-    """Return the gradient of the input, for the gradient `h` of `xh`."""
-    dx = h - _mean(xp, h, axes)
-    dx -= xh * _mean(xp, h * xh, axes)
-    dx *= r
-    return dx
-
-
-def _asked(operation: str, x: Array, *given: Any) -> Any:
-    """Return what the other body of `x` gives, None where there is none or it has nothing."""
-    find = BODIES.get(type(x))
-    body = None if find is None else find()
-    return None if body is None else getattr(body, operation)(*given)
-
-
-def _named(grads: Any) -> tuple[Array, dict[str, Array]]:
-    """Return the gradients of such a body as those of a layer: of the input, and by name."""
-    dx, *rest = grads
-    return dx, dict(zip(("gamma", "beta"), rest, strict=False))
-
-
-def _mean(xp: Namespace, x: Array, axes: Axes) -> Array:
-    """Return the mean over `axes`, which are kept; over nothing (an empty batch) it is 0."""
-    n = math.prod(x.shape[a] for a in axes)
-    return xp.sum(x, axis=axes, keepdims=True) / max(n, 1)
-
-
-def _as(a: Array, like: Array) -> Array:
-    return namespace(a).astype(a, like.dtype) if is_half(like) else a
-
-
-def _check_pair(name: str, gamma: Array, beta: Array) -> None:
-    check_same(name, "beta", beta, gamma, like_name="gamma")
-    if tuple(beta.shape) != tuple(gamma.shape) or beta.dtype != gamma.dtype:
-        message = (
-            f"{name}: beta is {beta.dtype} of shape {tuple(beta.shape)}; expected {gamma.dtype} of "
-            f"shape {tuple(gamma.shape)}, as gamma."
-        )
-        raise ValueError(message)
-
-
-def _check_vector(name: str, gamma: Array) -> None:
-    if len(gamma.shape) != 1:
-        message = f"{name}: gamma has shape {tuple(gamma.shape)}; expected (n_features,)."
-        raise ValueError(message)
 
 
 class BatchNormalization(Layer):
@@ -131,7 +66,7 @@ class BatchNormalization(Layer):
     def __init__(self, gamma: Array, beta: Array, momentum: float = 0.9, eps: float = 1e-5) -> None:
         self.gamma, self.beta, self.momentum, self.eps = gamma, beta, momentum, eps
         _check_vector("BatchNormalization", gamma)
-        _check_pair("BatchNormalization", gamma, beta)
+        check_pair("BatchNormalization", gamma, beta)
         if not 0.0 <= momentum <= 1.0:
             message = f"BatchNormalization: momentum is {momentum}; expected 0 to 1."
             raise ValueError(message)
@@ -172,7 +107,7 @@ class BatchNormalization(Layer):
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, (axes, column) = namespace(x), self._axes(x)
         gamma, beta = arrays["gamma"], arrays["beta"]
-        found = _asked("batch_normalization", x, x, gamma, beta, self.eps)
+        found = asked("batch_normalization", x, x, gamma, beta, self.eps)
         if found is not None:
             y, *statistics = found
             r, mean, var = (xp.reshape(a, column) for a in statistics)
@@ -180,18 +115,18 @@ class BatchNormalization(Layer):
         wide = widened(xp, x)
         gamma = xp.reshape(widened(xp, gamma), column)
         beta = xp.reshape(widened(xp, beta), column)
-        xh, r, mean, var = _normalized(xp, wide, axes, self.eps)
+        xh, r, mean, var = normalized(xp, wide, axes, self.eps)
         y = xh * gamma
         y += beta
-        return _as(y, x), (xh, r, gamma, x, mean, var)
+        return as_like(y, x), (xh, r, gamma, x, mean, var)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x, mean, _ = cache
         xp, (axes, column) = namespace(x), self._axes(x)
         if xh is None:
-            grads = _asked("batch_normalization_grads", x, dy, x, gamma, mean, r)
+            grads = asked("batch_normalization_grads", x, dy, x, gamma, mean, r)
             if grads is not None:
-                return _named(grads)
+                return named_grads(grads)
             xh = (widened(xp, x) - mean) * r
             gamma = xp.reshape(widened(xp, gamma), column)
         wide = widened(xp, dy)
@@ -203,7 +138,7 @@ class BatchNormalization(Layer):
         dx += xp.reshape(dbeta / n, column)
         dx -= wide
         dx *= -(gamma * r)
-        return _as(dx, x), {"gamma": _as(dgamma, x), "beta": _as(dbeta, x)}
+        return as_like(dx, x), {"gamma": as_like(dgamma, x), "beta": as_like(dbeta, x)}
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         xp, (_, column) = namespace(x), self._axes(x)
@@ -212,7 +147,7 @@ class BatchNormalization(Layer):
         shift = widened(xp, arrays["beta"]) - widened(xp, arrays["running_mean"]) * scale
         y = widened(xp, x) * xp.reshape(scale, column)
         y += xp.reshape(shift, column)
-        return _as(y, x)
+        return as_like(y, x)
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         *_, x, mean, var = cache
@@ -241,81 +176,7 @@ class BatchNormalization(Layer):
         return f"BatchNormalization({self.gamma.shape[0]})"
 
     def __repr__(self) -> str:
-        return _code("BatchNormalization", self.gamma.shape[0], self, momentum=0.9, eps=1e-5)
-
-
-class LayerNormalization(Layer):
-    """Normalize each sample over its last axes, ``y = gamma * xh + beta``.
-
-    ``xh = (x - mean) / sqrt(var + eps)`` over the last axes, those of `gamma`. Backward:
-    ``dbeta = sum(dy)`` and ``dgamma = sum(dy * xh)`` over the other axes,
-    ``dx = r * (h - mean(h) - xh * mean(h * xh))`` with ``h = gamma * dy``.
-
-    Parameters
-    ----------
-    gamma, beta : array
-        Scale and shift, of the shape of the axes that are normalized: ``(n_features,)``, or more.
-    eps : float
-        Added to the variance.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-
-    References
-    ----------
-    Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450, equation 3.
-    """
-
-    gamma, dgamma = Parameter(), Gradient()
-    beta, dbeta = Parameter(), Gradient()
-
-    def __init__(self, gamma: Array, beta: Array, eps: float = 1e-5) -> None:
-        self.gamma, self.beta, self.eps = gamma, beta, eps
-        _check_pair("LayerNormalization", gamma, beta)
-
-    @classmethod
-    def init(
-        cls, *shape: int, eps: float = 1e-5, dtype: str = "float32", like: Array = None
-    ) -> Self:
-        """Make a layer with `gamma` 1 and `beta` 0 of `shape`; the rest as in `Affine.init`."""
-        ones = np.ones(shape, dtype)
-        return cls(ones, np.zeros_like(ones), eps)._follow(like)
-
-    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        xp, axes = namespace(x), _last_axes(self, x, self.gamma)
-        gamma, beta = arrays["gamma"], arrays["beta"]
-        found = _asked("layer_normalization", x, x, gamma, beta, self.eps)
-        if found is not None:
-            y, *statistics = found
-            r, mean = (xp.reshape(a, _rows_of(x, axes)) for a in statistics)
-            return y, (None, r, gamma, x, mean)  # without xh, which that body does not keep
-        xh, r, mean, _ = _normalized(xp, widened(xp, x), axes, self.eps)
-        gamma = widened(xp, gamma)
-        y = xh * gamma
-        y += widened(xp, beta)
-        return _as(y, x), (xh, r, gamma, x, mean)
-
-    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        xh, r, gamma, x, mean = cache
-        xp, axes = namespace(x), _last_axes(self, x, gamma)
-        if xh is None:
-            grads = _asked("layer_normalization_grads", x, dy, x, gamma, mean, r)
-            if grads is not None:
-                return _named(grads)
-            xh, gamma = (widened(xp, x) - mean) * r, widened(xp, gamma)
-        wide = widened(xp, dy)
-        dx = _normalized_vjp(xp, wide * gamma, xh, r, axes)
-        rest = tuple(range(len(x.shape) - len(axes)))
-        grads = {"gamma": xp.sum(wide * xh, axis=rest), "beta": xp.sum(wide, axis=rest)}
-        return _as(dx, x), {name: _as(g, x) for name, g in grads.items()}
-
-    def __str__(self) -> str:
-        return f"LayerNormalization({_shown(self.gamma)})"
-
-    def __repr__(self) -> str:
-        return _code("LayerNormalization", _shown(self.gamma), self, eps=1e-5)
+        return code("BatchNormalization", self.gamma.shape[0], self, momentum=0.9, eps=1e-5)
 
 
 class GroupNormalization(Layer):
@@ -351,7 +212,7 @@ class GroupNormalization(Layer):
     def __init__(self, gamma: Array, beta: Array, groups: int, eps: float = 1e-5) -> None:
         self.gamma, self.beta, self.groups, self.eps = gamma, beta, groups, eps
         _check_vector("GroupNormalization", gamma)
-        _check_pair("GroupNormalization", gamma, beta)
+        check_pair("GroupNormalization", gamma, beta)
         if groups < 1 or gamma.shape[0] % groups:
             message = (
                 f"GroupNormalization: {groups} groups do not divide {gamma.shape[0]} channels."
@@ -378,22 +239,22 @@ class GroupNormalization(Layer):
             message = f"{self}: x has shape {shape}; expected (n, {channels}, ...)."
             raise ValueError(message)
         xp = namespace(x)
-        xh, r, _, _ = _normalized(xp, self._grouped(xp, widened(xp, x)), (2,), self.eps)
+        xh, r, _, _ = normalized(xp, self._grouped(xp, widened(xp, x)), (2,), self.eps)
         gamma = xp.reshape(widened(xp, arrays["gamma"]), _column(shape))
         y = xp.reshape(xh, shape) * gamma
         y += xp.reshape(widened(xp, arrays["beta"]), _column(shape))
-        return _as(y, x), (xh, r, gamma, x)
+        return as_like(y, x), (xh, r, gamma, x)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x = cache
         xp = namespace(x)
         wide = widened(xp, dy)
         h = self._grouped(xp, wide * gamma)
-        dx = xp.reshape(_normalized_vjp(xp, h, xh, r, (2,)), x.shape)
+        dx = xp.reshape(normalized_vjp(xp, h, xh, r, (2,)), x.shape)
         rest = tuple(a for a in range(len(x.shape)) if a != 1)
         xh = xp.reshape(xh, x.shape)
         grads = {"gamma": xp.sum(wide * xh, axis=rest), "beta": xp.sum(wide, axis=rest)}
-        return _as(dx, x), {name: _as(g, x) for name, g in grads.items()}
+        return as_like(dx, x), {name: as_like(g, x) for name, g in grads.items()}
 
     def _grouped(self, xp: Namespace, x: Array) -> Array:
         size = math.prod(x.shape[1:]) // self.groups
@@ -404,102 +265,14 @@ class GroupNormalization(Layer):
 
     def __repr__(self) -> str:
         sizes = f"{self.gamma.shape[0]}, {self.groups}"
-        return _code("GroupNormalization", sizes, self, eps=1e-5)
+        return code("GroupNormalization", sizes, self, eps=1e-5)
 
 
-class RmsNormalization(Layer):
-    """Divide each sample by the root of its mean square over the last axes, ``y = gamma * xh``.
-
-    ``xh = x * r`` with ``r = 1 / sqrt(mean(x**2) + eps)``. Backward:
-    ``dgamma = sum(dy * xh)`` over the other axes, ``dx = r * (h - xh * mean(h * xh))`` with
-    ``h = gamma * dy``.
-
-    Parameters
-    ----------
-    gamma : array
-        Scale, of the shape of the axes that are normalized.
-    eps : float
-        Added to the mean square.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-
-    References
-    ----------
-    Zhang, Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019, equation 4.
-    """
-
-    gamma, dgamma = Parameter(), Gradient()
-
-    def __init__(self, gamma: Array, eps: float = 1e-6) -> None:
-        self.gamma, self.eps = gamma, eps
-
-    @classmethod
-    def init(
-        cls, *shape: int, eps: float = 1e-6, dtype: str = "float32", like: Array = None
-    ) -> Self:
-        """Make a layer with `gamma` 1 of `shape`; the rest as in `Affine.init`."""
-        return cls(np.ones(shape, dtype), eps)._follow(like)
-
-    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        xp, axes = namespace(x), _last_axes(self, x, self.gamma)
-        gamma = arrays["gamma"]
-        found = _asked("rms_normalization", x, x, gamma, self.eps)
-        if found is not None:
-            y, r = found
-            return y, (None, xp.reshape(r, _rows_of(x, axes)), gamma, x)
-        wide, gamma = widened(xp, x), widened(xp, gamma)
-        r = 1.0 / xp.sqrt(_mean(xp, wide * wide, axes) + self.eps)
-        xh = wide * r
-        return _as(xh * gamma, x), (xh, r, gamma, x)
-
-    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        xh, r, gamma, x = cache
-        xp, axes = namespace(x), _last_axes(self, x, gamma)
-        if xh is None:
-            grads = _asked("rms_normalization_grads", x, dy, x, gamma, r)
-            if grads is not None:
-                return _named(grads)
-            xh, gamma = widened(xp, x) * r, widened(xp, gamma)
-        wide = widened(xp, dy)
-        h = wide * gamma
-        dx = h - xh * _mean(xp, h * xh, axes)
-        dx *= r
-        rest = tuple(range(len(x.shape) - len(axes)))
-        return _as(dx, x), {"gamma": _as(xp.sum(wide * xh, axis=rest), x)}
-
-    def __str__(self) -> str:
-        return f"RmsNormalization({_shown(self.gamma)})"
-
-    def __repr__(self) -> str:
-        return _code("RmsNormalization", _shown(self.gamma), self, eps=1e-6)
-
-
-def _last_axes(layer: Layer, x: Array, gamma: Array) -> Axes:
-    """Return the axes of `x` that `gamma` has."""
-    n, expected = len(gamma.shape), tuple(gamma.shape)
-    if len(x.shape) <= n or tuple(x.shape[-n:]) != expected:
-        shown = ", ".join(map(str, expected))
-        message = f"{layer}: x has shape {tuple(x.shape)}; expected (..., {shown})."
+def _check_vector(name: str, gamma: Array) -> None:
+    if len(gamma.shape) != 1:
+        message = f"{name}: gamma has shape {tuple(gamma.shape)}; expected (n_features,)."
         raise ValueError(message)
-    return tuple(range(-n, 0))
-
-
-def _rows_of(x: Array, axes: Axes) -> tuple[int, ...]:
-    """Return the shape of statistics over the last `axes`, which are kept."""
-    return (*x.shape[: len(x.shape) - len(axes)], *(1 for _ in axes))
 
 
 def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (1, shape[1], *(1 for _ in shape[2:]))
-
-
-def _shown(gamma: Array) -> str:
-    return ", ".join(map(str, gamma.shape))
-
-
-def _code(name: str, sizes: Any, layer: Layer, **defaults: float) -> str:
-    given = [f"{k}={getattr(layer, k)!r}" for k, v in defaults.items() if getattr(layer, k) != v]
-    return f"{name}.init({', '.join([str(sizes), *given])})"

@@ -1,0 +1,86 @@
+"""What normalizations have in common: the formula, its gradient, and what may take their place.
+
+With ``xh = (x - mean) * r``, ``r = 1 / sqrt(var + eps)`` and ``h`` the gradient of ``xh``,
+``dx = r * (h - mean(h) - xh * mean(h * xh))``, the means over the axes that were normalized (Ioffe,
+Szegedy, 2015, section 3). The variance is that of the centred values: the mean of the squares minus
+the square of the mean has no digit left where the mean is large. For 16-bit inputs the statistics
+are float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from xplayers._arrays import Array, Namespace, check_same, is_half, namespace
+from xplayers.layers.base import Layer
+
+Axes = tuple[int, ...]
+
+# By type of array: what returns the other body that computes with it here, or None. Its functions
+# `batch_normalization`, `layer_normalization`, `rms_normalization` and, with ``_grads``, their
+# gradients return None for what they do not compute. See `xplayers.cuda.cudnn`, which is asked for
+# by name.
+BODIES: dict[type, Callable[[], Any]] = {}
+
+
+def normalized(
+    xp: Namespace, x: Array, axes: Axes, eps: float
+) -> tuple[Array, Array, Array, Array]:
+    """Return ``xh``, ``r``, mean and variance; `x` is in at least float32."""
+    mean = mean_over(xp, x, axes)
+    xh = x - mean
+    var = mean_over(xp, xh * xh, axes)
+    r = 1.0 / xp.sqrt(var + eps)
+    xh *= r
+    return xh, r, mean, var
+
+
+def normalized_vjp(xp: Namespace, h: Array, xh: Array, r: Array, axes: Axes) -> Array:
+    """Return the gradient of the input, for the gradient `h` of `xh`."""
+    dx = h - mean_over(xp, h, axes)
+    dx -= xh * mean_over(xp, h * xh, axes)
+    dx *= r
+    return dx
+
+
+def asked(operation: str, x: Array, *given: Any) -> Any:
+    """Return what the other body of `x` gives, None where there is none or it has nothing."""
+    find = BODIES.get(type(x))
+    body = None if find is None else find()
+    return None if body is None else getattr(body, operation)(*given)
+
+
+def named_grads(grads: Any) -> tuple[Array, dict[str, Array]]:
+    """Return the gradients of such a body as those of a layer: of the input, and by name."""
+    dx, *rest = grads
+    return dx, dict(zip(("gamma", "beta"), rest, strict=False))
+
+
+def mean_over(xp: Namespace, x: Array, axes: Axes) -> Array:
+    """Return the mean over `axes`, which are kept; over nothing (an empty batch) it is 0."""
+    n = math.prod(x.shape[a] for a in axes)
+    return xp.sum(x, axis=axes, keepdims=True) / max(n, 1)
+
+
+def as_like(a: Array, like: Array) -> Array:
+    """Return `a` in the dtype of `like`, where that has 16 bits and `a` is wider."""
+    return namespace(a).astype(a, like.dtype) if is_half(like) else a
+
+
+def check_pair(name: str, gamma: Array, beta: Array) -> None:
+    """Check that beta is as gamma is."""
+    check_same(name, "beta", beta, gamma, like_name="gamma")
+    if tuple(beta.shape) != tuple(gamma.shape) or beta.dtype != gamma.dtype:
+        message = (
+            f"{name}: beta is {beta.dtype} of shape {tuple(beta.shape)}; expected {gamma.dtype} of "
+            f"shape {tuple(gamma.shape)}, as gamma."
+        )
+        raise ValueError(message)
+
+
+def code(name: str, sizes: Any, layer: Layer, **defaults: float) -> str:
+    """Return the call of `init` that makes such a layer."""
+    given = [f"{k}={getattr(layer, k)!r}" for k, v in defaults.items() if getattr(layer, k) != v]
+    return f"{name}.init({', '.join([str(sizes), *given])})"
