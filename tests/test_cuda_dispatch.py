@@ -414,19 +414,37 @@ def test_what_is_no_row_for_the_kernel(scores, target, gpu):
     assert not gpu.launches
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum"])
-def test_the_loss_takes_the_kernel(reduction, gpu, monkeypatch):
-    """The sum of the losses is CuPy's, and is done by NumPy here."""
-    scores, labels = values((6, 10)).astype("float32"), np.arange(6)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_a_loss_and_its_gradient_are_two_kernels(reduction, dtype, gpu):
+    """Losses and gradient in one, and the sum of the losses; another factor is a kernel more."""
+    scores, labels = values((6, 10)).astype(dtype), np.arange(6)
     loss = xl.SoftmaxWithLoss(reduction=reduction)
-    reduced = loss._reduced
-    monkeypatch.setattr(loss, "_reduced", lambda xp, rows, norm: reduced(np, seen(rows), norm))
-    value, (e, _) = loss.apply({}, fabricated(scores), fabricated(labels))
-    norm = len(labels) if reduction == "mean" else 1
+    value, cache = loss.apply({}, fabricated(scores), fabricated(labels))
     want, gradient = portable(scores, labels, reduction)
-    assert_close(value, want, 1e-6)
-    assert_close(seen(e) / norm, gradient, 1e-6)
-    assert gpu.launches == [("xplayers_softmax_cross_entropy_labels", 2, 128)]
+    assert_close(seen(value), want, 1e-6)
+    kernels = ["xplayers_softmax_cross_entropy_labels", "xplayers_column_sums"]
+    kernels = kernels if reduction != "none" else kernels[:1]
+    assert [name for name, *_ in gpu.launches] == kernels
+    dx = loss.vjp(cache, 1.0)
+    assert dx.dtype == dtype
+    assert_close(seen(dx), gradient, TOLERANCE[dtype])
+    # Of float16 it is rounded with the factor, which is there to keep it from 0.
+    more = ["xplayers_divided"] if dtype == "float16" else []
+    assert [name for name, *_ in gpu.launches] == kernels + more
+    inside = "float32" if dtype == "float16" else dtype
+    for dout in (2, 0.5, fabricated(np.asarray(4.0, inside))):
+        number = float(seen(dout)) if hasattr(dout, "shape") else dout
+        assert_close(seen(loss.vjp(cache, dout)), number * gradient, TOLERANCE[dtype])
+
+
+def test_small_gradients_of_float16_are_rounded_once(gpu):
+    """A mean over many samples, times a scale of the loss."""
+    scores, labels = np.zeros((4096, 10), "float16"), np.zeros(4096, "int64")
+    loss = xl.SoftmaxWithLoss()
+    _, cache = loss.apply({}, fabricated(scores), fabricated(labels))
+    dx = seen(loss.vjp(cache, fabricated(np.asarray(2.0**16, "float32"))))
+    assert_close(dx[:, 1:], np.full((4096, 9), 0.1 * 2.0**16 / 4096), 2.0**-11)
 
 
 @pytest.mark.parametrize("option", [{"label_smoothing": 0.1}, {"ignore_index": 3}])

@@ -424,12 +424,12 @@ def test_softmax_cross_entropy(labels, classes, warps, held, compiled):
         target = np.argmax(target, axis=1)
     losses, gradient = np.empty(rows, "float32"), np.empty_like(scores)
     name = f"xplayers_softmax_cross_entropy_{'labels' if labels else 'weights'}_{warps}_{held}"
-    args = [np.int64(rows), np.int64(classes), scores, target, losses, gradient]
+    args = [np.int64(rows), np.int64(classes), scores, target, losses, gradient, np.float32(0.25)]
     cuda_host.launch(compiled[0], name, 2, max(64, 32 * warps), args)
     loss = xl.SoftmaxWithLoss(reduction="none")
     want = loss.forward(scores.astype("float64"), target)
     assert_close(losses, want, 1e-6)
-    assert_close(gradient, loss.backward(), 1e-6)
+    assert_close(gradient, loss.backward(0.25), 1e-6)
 
 
 # What is not translated

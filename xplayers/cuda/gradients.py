@@ -15,7 +15,7 @@ from xplayers._tape import Untraceable
 from xplayers.cuda import kernels
 from xplayers.cuda.rows import most_rows, table_of
 from xplayers.cuda.source import THREADS, c_name, inside, library, part
-from xplayers.cuda.sums import column_sums
+from xplayers.cuda.sums import total
 
 CHUNK = 16 * THREADS  # elements that a block takes at once
 ROWS = most_rows(1)
@@ -64,13 +64,13 @@ def sum_of_squares(arrays: Sequence[Any]) -> Any:
         return None
     wide = np.result_type(*[inside(dtype) for dtype, _, _ in tables])
     first = arrays[0]
-    sums = kernels.empty(first, (sum(chunks for _, _, chunks in tables), 1), wide)
+    sums = kernels.empty(first, (sum(chunks for _, _, chunks in tables),), wide)
     start = 0
     for dtype, table, chunks in tables:
         launcher = _launcher("sums_of_squares", dtype, wide)
         launcher(first.device, chunks, THREADS, [table, sums[start:]])
         start += chunks
-    return column_sums(sums).reshape(())
+    return total(sums)
 
 
 def _tables(arrays: Sequence[Any]) -> list[tuple[np.dtype, np.ndarray, int]] | None:

@@ -30,7 +30,8 @@ __device__ inline void for_each_class(const i64 classes, const int lane, Visit v
 template <bool LABELS, int WARPS, int HELD, class N, class Score, class Target, class Gradient>
 __device__ inline void softmax_cross_entropy(
     const i64 rows, const i64 classes, const Score* __restrict__ scores,
-    const Target* __restrict__ target, N* __restrict__ losses, Gradient* __restrict__ gradient)
+    const Target* __restrict__ target, N* __restrict__ losses, Gradient* __restrict__ gradient,
+    const N scale)
 {
     __shared__ N shared[WARPS];
     for_each_row<WARPS>(rows, [&](const i64 row, const int lane) {
@@ -63,7 +64,7 @@ __device__ inline void softmax_cross_entropy(
             loss = log(sum) - (widen(x[at]) - largest);
             if (!valid) loss = __uint_as_float(0x7fc00000);  // NaN
             each([&](const int k, const i64 c) {
-                dx[c] = narrow<Gradient>(exponential(k, c) / sum - (N)(c == at));
+                dx[c] = narrow<Gradient>((exponential(k, c) / sum - (N)(c == at)) * scale);
             });
         } else {
             const Target* t = target + row * classes;
@@ -82,7 +83,7 @@ __device__ inline void softmax_cross_entropy(
             loss = log(sum) * total - dot;
             const N factor = total / sum;
             each([&](const int k, const i64 c) {
-                dx[c] = narrow<Gradient>(exponential(k, c) * factor - (N)widen(t[c]));
+                dx[c] = narrow<Gradient>((exponential(k, c) * factor - (N)widen(t[c])) * scale);
             });
         }
         if (lane == 0) losses[row] = loss;

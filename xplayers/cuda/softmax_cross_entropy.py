@@ -20,8 +20,10 @@ _WARPS = 8  # of a block, which reads a row that is too long for one warp
 _THREADS = 128  # of a block of rows that are read by one warp each
 
 
-def softmax_cross_entropy(scores: Any, target: Any, *, dtype: Any = None) -> tuple[Any, Any] | None:
-    """Return the loss of each row, and the gradient of their sum.
+def softmax_cross_entropy(
+    scores: Any, target: Any, *, norm: float = 1.0, dtype: Any = None
+) -> tuple[Any, Any] | None:
+    """Return the loss of each row, and the gradient of their sum, divided by `norm`.
 
     Parameters
     ----------
@@ -30,6 +32,8 @@ def softmax_cross_entropy(scores: Any, target: Any, *, dtype: Any = None) -> tup
     target : cupy.ndarray
         Integer labels of shape ``(...)``, or weights of the classes of shape ``(..., c)`` in any
         real dtype.
+    norm : float
+        What the gradient is divided by, before it is rounded.
     dtype : dtype, optional
         Of the gradient: that of the scores or, by default, of the losses.
 
@@ -63,7 +67,7 @@ def softmax_cross_entropy(scores: Any, target: Any, *, dtype: Any = None) -> tup
     threads = _THREADS if warps == 1 else 32 * warps
     args = [np.int64(rows), np.int64(classes), scores, target]
     blocks = -(-rows * 32 * warps // threads)
-    launcher(scores.device, blocks, threads, [*args, losses, gradient])
+    launcher(scores.device, blocks, threads, [*args, losses, gradient, wide.type(1.0 / norm)])
     return losses, gradient
 
 
@@ -108,9 +112,9 @@ _BODY = """\
 extern "C" __global__ void __launch_bounds__({threads})
 {name}(
     const i64 rows, const i64 classes, const {scores}* scores, const {target}* target,
-    {inside}* losses, {gradient}* gradient)
+    {inside}* losses, {gradient}* gradient, const {inside} scale)
 {{
     softmax_cross_entropy<{labels}, {warps}, {held}>(
-        rows, classes, scores, target, losses, gradient);
+        rows, classes, scores, target, losses, gradient, scale);
 }}
 """

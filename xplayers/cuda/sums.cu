@@ -8,7 +8,7 @@
 template <int BLOCK, int WIDTH, bool RELU, class N, class T, class Out>
 __device__ inline void column_sums(
     const i64 rows, const i64 columns, const i64 parts, const i64 share, const int lanes,
-    const T* x, const T* y, T* dz, Out* out)
+    const N divisor, const T* x, const T* y, T* dz, Out* out)
 {
     const int AHEAD = RELU ? 2 : 4;  // rows; a thread asks memory for four packs at once
     __shared__ N shared[BLOCK * WIDTH];
@@ -55,7 +55,8 @@ __device__ inline void column_sums(
                 for (int j = 0; j < WIDTH; ++j) sums[j] += sums[half * lanes * WIDTH + j];
         }
         if (line == 0 && inside)
-            for (int j = 0; j < WIDTH; ++j) out[part * columns + column + j] = narrow<Out>(sums[j]);
+            for (int j = 0; j < WIDTH; ++j)
+                out[part * columns + column + j] = narrow<Out>(sums[j] / divisor);
         __syncthreads();  // before others write what has been read here
     }
 }

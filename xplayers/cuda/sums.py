@@ -45,6 +45,26 @@ def column_sums(x: Any) -> Any:
     return None if total is None else total.reshape(x.shape[1:])
 
 
+def total(x: Any, divisor: float = 1.0) -> Any:
+    """Return the sum of all values, divided by a number.
+
+    Parameters
+    ----------
+    x : cupy.ndarray
+        Of any shape; dtypes as in `column_sums`.
+    divisor : float
+
+    Returns
+    -------
+    cupy.ndarray or None
+        0-d. None as in `column_sums`.
+    """
+    if not x.flags.c_contiguous or not x.size:
+        return None
+    value = _summed(x.reshape(-1, 1), divisor=divisor)
+    return None if value is None else value.reshape(())
+
+
 def channel_sums(x: Any) -> Any:
     """Return the sums of the channels of images with the channels last in memory.
 
@@ -97,24 +117,25 @@ def _matrix(x: Any) -> Any:
     return kernels.channels_last(x).reshape(-1, x.shape[1])
 
 
-def _summed(*arrays: Any) -> Any:
+def _summed(*arrays: Any, divisor: float = 1.0) -> Any:
     """Return the sums of the columns of `x`, or of what is made of `x` and `y` and written."""
     x = arrays[0]
     if not x.size:
         return None
     try:
-        sums = _launched(_BLOCKS, x.dtype, *arrays)
+        sums = _launched(_BLOCKS, x.dtype, *arrays, divisor=divisor)
         if len(sums) > 1:
-            sums = _launched(1, x.dtype, sums)
+            sums = _launched(1, x.dtype, sums, divisor=divisor)
     except Untraceable:
         return None
     return sums.reshape(-1)
 
 
-def _launched(most: int, dtype: np.dtype, *arrays: Any) -> Any:
-    """Return the sums of parts of the rows, a row for each; in `dtype` if there is one part.
+def _launched(most: int, dtype: np.dtype, *arrays: Any, divisor: float) -> Any:
+    """Return the sums of parts of the rows, a row for each.
 
-    There are so many parts that they take `most` blocks or fewer.
+    There are so many parts that they take `most` blocks or fewer. If there is one, it is divided by
+    `divisor` and in `dtype`.
     """
     x = arrays[0]
     rows, columns = x.shape
@@ -127,11 +148,12 @@ def _launched(most: int, dtype: np.dtype, *arrays: Any) -> Any:
     parts = max(1, min(rows * lanes // (_DEPTH * THREADS), most // tiles))
     share = -(-rows // parts)
     parts = -(-rows // share)  # the last ones may have been empty
-    out = dtype if parts == 1 else inside(x.dtype)
+    wide = inside(x.dtype)
+    out, divisor = (dtype, divisor) if parts == 1 else (wide, 1.0)
     launcher = _launcher(width, len(arrays) > 1, x.dtype, out)
     sums = kernels.empty(x, (parts, columns), out)
     sizes = [*map(np.int64, (rows, columns, parts, share)), np.int32(lanes)]
-    launcher(x.device, tiles * parts, THREADS, [*sizes, *arrays, sums])
+    launcher(x.device, tiles * parts, THREADS, [*sizes, wide.type(divisor), *arrays, sums])
     return sums
 
 
@@ -169,9 +191,9 @@ _BODY = f"""\
 extern "C" __global__ void __launch_bounds__({THREADS})
 {{name}}(
     const i64 rows, const i64 columns, const i64 parts, const i64 share, const int lanes,
-    {{parameters}}, {{out}}* out)
+    const {{inside}} divisor, {{parameters}}, {{out}}* out)
 {{{{
     column_sums<{THREADS}, {{width}}, {{relu}}, {{inside}}>(
-        rows, columns, parts, share, lanes, {{arrays}}, out);
+        rows, columns, parts, share, lanes, divisor, {{arrays}}, out);
 }}}}
 """

@@ -22,6 +22,7 @@ from xplayers._arrays import (
     is_half,
     namespace,
 )
+from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Remembering
 
@@ -120,7 +121,14 @@ class Loss(Remembering):
         """Return the losses of the samples, or their sum, or that divided by `norm`."""
         if self.reduction == "none":
             return values
-        value = xp.sum(values) / self._divisor(norm)
+        divisor = self._divisor(norm)
+        if is_fused(xp) and isinstance(divisor, int | float):
+            from xplayers.cuda import sums
+
+            value = sums.total(values, divisor)
+            if value is not None:
+                return value
+        value = xp.sum(values) / divisor
         return np.asarray(value) if isinstance(value, np.generic) else value
 
     def _divisor(self, norm: Any) -> Any:
@@ -148,7 +156,7 @@ def times(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: int = 0) -
         if not is_floating(dout):
             message = f"backward: dout is {dout.dtype}; expected floating-point values."
             raise TypeError(message)
-        dout = xp.astype(dout, dx.dtype)
+        dout = xp.astype(dout, dx.dtype, copy=False)
         losses = tuple(dx.shape[: len(dx.shape) - axes_after])
         if tuple(dout.shape) not in ((), losses):
             message = f"backward: dout has shape {tuple(dout.shape)}; expected () or {losses}."

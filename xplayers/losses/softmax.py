@@ -12,6 +12,7 @@ from xplayers._arrays import (
     Array,
     Namespace,
     device,
+    dtype_name,
     is_integer,
     namespace,
     on_host,
@@ -102,10 +103,13 @@ class SoftmaxWithLoss(Loss):
         if plain and is_fused(xp):
             from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
 
-            fused = softmax_cross_entropy(scores, target)
+            # Of float16 it is rounded when it is multiplied, by a scale that keeps it from 0.
+            dtype = None if dtype_name(scores.dtype) == "float16" else scores.dtype
+            divisor = self._divisor(norm)
+            fused = softmax_cross_entropy(scores, target, norm=divisor, dtype=dtype)
             if fused is not None:
-                rows, e = fused
-                return self._reduced(xp, rows, norm), (e, scores)
+                rows, dx = fused
+                return self._reduced(xp, rows, norm), (dx, scores, None)  # divided already
         x = widened(xp, scores)
         labels = target.shape != scores.shape
         if labels and plain and on_host(target) and host.takes(x, target):
@@ -140,6 +144,10 @@ class SoftmaxWithLoss(Loss):
     def vjp(self, cache: Cache, dout: Any) -> Array:
         dx, scores, *norm = cache
         (norm,) = norm or [_rows(scores)]
+        if norm is None:
+            if isinstance(dout, float) and dout == 1.0 and dx.dtype == scores.dtype:
+                return dx
+            return times(widened(namespace(dx), dx), dout, 1.0, scores, axes_after=1)
         return times(dx, dout, self._divisor(norm), scores, axes_after=1)
 
     def _distribution(
