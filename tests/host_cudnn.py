@@ -33,6 +33,9 @@ def _names(*names: str) -> Any:
     return enum.Enum("Names", names)
 
 
+FAILS = "cuDNN failed"  # in the place of a time: the algorithm is built, but cannot be run
+
+
 class NotSupported(Exception):
     """As cuDNN's, where it has no algorithm."""
 
@@ -50,7 +53,10 @@ class HostCudnn:
 
     cudnnGraphNotSupportedError = NotSupported
     data_type = _names("FLOAT", "HALF", "BFLOAT16")
-    numerical_note = _names("NONDETERMINISTIC", "TENSOR_CORE", "DOWN_CONVERT_INPUTS")
+    numerical_note = _names(
+        "NONDETERMINISTIC", "TENSOR_CORE", "DOWN_CONVERT_INPUTS", "FFT",
+        "REDUCED_PRECISION_REDUCTION",
+    )  # fmt: skip
     heur_mode = _names("A", "FALLBACK")
     norm_forward_phase = _names("TRAINING")
 
@@ -207,7 +213,7 @@ class HostGraph:
     def build_plan_at_index(self, index: int) -> None:
         assert self.done == list(self.STAGES)
         if self.cudnn.times[index] is None:
-            raise RuntimeError("deselected")
+            raise NotSupported
         self.built.append(index)
 
     def get_workspace_size_plan_at_index(self, index: int) -> int:
@@ -219,6 +225,8 @@ class HostGraph:
     ) -> None:
         assert index in self.built
         self.ran.append(index)
+        if self.cudnn.times[index] == FAILS:
+            raise RuntimeError(FAILS)
         assert all(t.is_output for t in self.results)
         assert workspace
         assert self.cudnn.handles[handle] == 7  # the stream of the runtime
@@ -259,10 +267,12 @@ class HostRuntime:
     """What a `Cudnn` asks of CuPy, on host memory."""
 
     def __init__(self, unsupported: Any = (), times: Any = (1.0,)) -> None:
+        import array_api_compat.cupy
         import cupy
 
         self.cudnn = HostCudnn(unsupported, times)
         self.array = cupy.ndarray
+        self.xp = array_api_compat.cupy
         self.copies = 0
 
     def empty(self, shape: Any, dtype: Any, device: Any) -> Any:

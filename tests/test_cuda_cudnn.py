@@ -19,7 +19,7 @@ from xplayers.layers.windows import Window
 
 cupy = pytest.importorskip("cupy")
 
-from host_cudnn import HostCudnn, HostGraph, HostRuntime, assert_valid, host_dtype  # noqa: E402
+from host_cudnn import FAILS, HostCudnn, HostGraph, HostRuntime, assert_valid, host_dtype  # noqa: E402
 from host_gpu import fabricated, host  # noqa: E402
 from host_graph import HostCuda  # noqa: E402
 
@@ -27,6 +27,7 @@ from xplayers.cuda.cudnn import Cudnn, active  # noqa: E402
 from xplayers.cuda.cudnn_plans import CANDIDATES  # noqa: E402
 from xplayers.cuda.gemm import NotPlanned  # noqa: E402
 from xplayers.cuda.graph import Graph  # noqa: E402
+from xplayers.cuda.planner import REPEATS, milliseconds  # noqa: E402
 
 LAYERS = {
     "image": (lambda: Convolution.init(3, 4, 3, bias=False, rng=0), (2, 3, 7, 6)),
@@ -202,7 +203,8 @@ def test_what_algorithms_may_do(tf32, deterministic, dtype, unwanted):
         layer.apply({"W": fabricated(layer.W.astype(dtype))}, x)
     (graph,) = dnn._runtime.cudnn.graphs
     (notes,) = graph.arguments["deselect_numeric_notes"]
-    assert {note.name for note in notes} == unwanted
+    assert {note.name for note in notes} == {*unwanted, "FFT", "REDUCED_PRECISION_REDUCTION"}
+    assert graph.arguments["deselect_workspace_greater_than"] == (1 << 30,)
     assert graph.options["compute_data_type"].name == "FLOAT"
 
 
@@ -215,6 +217,7 @@ def test_what_algorithms_may_do(tf32, deterministic, dtype, unwanted):
         ((None, 4.0, 3.0), False, [1]),
         ((9.0,) * CANDIDATES + (1.0,), True, [*range(CANDIDATES), 0]),
         ((None, None), True, []),
+        ((3.0, FAILS, 1.0), True, [0, 1, 2, 2]),
     ],
 )
 def test_the_fastest_of_some_algorithms(times, autotune, ran):
@@ -233,8 +236,78 @@ def test_the_fastest_of_some_algorithms(times, autotune, ran):
     assert_close(host(y), layer.predict(x), 1e-5)
     dnn.correlate(*there, None, layer._window, 1)
     assert graph.ran == [*ran, ran[-1]]
-    ((plan,),) = dnn.plans.values()
-    assert plan.workspace.size == max(1, 48 * ran[-1])
+    (plan,) = dnn.plans.values()
+    assert plan.workspace == max(1, 48 * ran[-1])
+
+
+def test_an_algorithm_that_has_no_room_is_not_taken(monkeypatch):
+    runtime = HostRuntime(times=(3.0, 2.0, 1.0))
+    empty = runtime.empty
+
+    def limited(shape, dtype, device):
+        if shape == (96,):  # bytes, of the fastest
+            raise MemoryError
+        return empty(shape, dtype, device)
+
+    monkeypatch.setattr(runtime, "empty", limited)
+    layer, dnn = Convolution.init(3, 4, 3, bias=False, rng=0), Cudnn(runtime=runtime)
+    x = values((2, 3, 6, 5)).astype("float32")
+    y = dnn.correlate(fabricated(x), fabricated(layer.W), None, layer._window, 1)
+    assert_close(host(y), layer.predict(x), 1e-5)
+    assert runtime.cudnn.graphs[0].ran == [0, 1, 1]
+
+
+def test_when_all_algorithms_fail_the_error_is_that_of_the_library():
+    dnn = Cudnn(runtime=HostRuntime(times=(FAILS, FAILS)))
+    layer, x = Convolution.init(3, 4, 3, bias=False, rng=0), values((2, 3, 6, 5)).astype("float32")
+    there = fabricated(x), fabricated(layer.W)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=FAILS):
+            dnn.correlate(*there, None, layer._window, 1)
+    assert len(dnn._runtime.cudnn.graphs) == 1
+
+
+def test_errors_of_the_library_are_raised_where_there_is_no_other_graph(monkeypatch):
+    """What cuDNN cannot make a graph of with bias and ReLU may do without."""
+    broken = []
+
+    def build_operation_graph(self):
+        if self.operation in broken:
+            raise RuntimeError("cudnnFinalize failed")
+        self.done.append("build_operation_graph")
+
+    monkeypatch.setattr(HostGraph, "build_operation_graph", build_operation_graph, raising=False)
+    layer, x = Convolution.init(3, 4, 3, rng=0), values((2, 3, 6, 5)).astype("float32")
+    there = [fabricated(a) for a in (x, layer.W, layer.b)]
+    dnn = Cudnn(runtime=HostRuntime())
+    broken += ["conv_fprop + bias", "conv_fprop + bias + relu"]
+    assert dnn.correlate(*there, layer._window, 1, relu=True) is None
+    assert_close(host(dnn.correlate(*there, layer._window, 1)), layer.predict(x), 1e-5)
+    broken.append("conv_fprop")
+    dnn = Cudnn(runtime=HostRuntime())
+    with pytest.raises(RuntimeError, match="cudnnFinalize"):
+        dnn.correlate(*there, layer._window, 1)
+
+
+def test_the_time_of_an_algorithm():
+    """That of one call, without the first."""
+    log = []
+
+    class Event:
+        def record(self):
+            log.append("record")
+
+        def synchronize(self):
+            log.append("wait")
+
+    class Cuda:
+        @staticmethod
+        def get_elapsed_time(start, end):
+            return 20.0
+
+    Cuda.Event = Event
+    assert milliseconds(Cuda, lambda: log.append("call")) == 20.0 / REPEATS
+    assert log == ["call", "record", *["call"] * REPEATS, "record", "wait"]
 
 
 def refusing(monkeypatch):

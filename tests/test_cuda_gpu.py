@@ -246,7 +246,7 @@ def test_convolutions_and_relu_as_one(dtype, xpv, dnn, launches):
     x[1, 2, 3, 4] = np.nan
     y = to_numpy(net.to(like=xpv.asarray(x)).predict(xpv.asarray(x)))
     assert np.isnan(y[1, :, 2:5, 3:6]).all()
-    assert np.isnan(y).sum() == 16 * 9
+    assert not np.isnan(y[0]).any()  # Winograd's tiles may spread it over an image
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -289,7 +289,7 @@ def test_what_cudnn_has_not_is_portable(xpv):
     host = xl.BatchNormalization.init(3, dtype="float64")
     assert_close(y, host.forward(x), 1e-5)
     assert_close(dx, host.backward(values(x.shape, 1)), 1e-5)
-    assert list(library.plans.values()) == [[]]
+    assert list(library.plans.values()) == [None]
     library.close()
 
 

@@ -47,9 +47,9 @@ class Cudnn(Plans):
     deterministic : bool
         Leave out the algorithms that add up in an order of chance.
     autotune : bool
-        Time some algorithms when an operation is met for the first time, and take the fastest:
-        results may then differ in the last bits from one `Cudnn` to the next. False: the one that
-        cuDNN names first.
+        Time some algorithms when an operation is met for the first time, which takes a second or
+        less, and take the fastest: results may then round otherwise from one `Cudnn` to the next.
+        False: the one that cuDNN names first.
     runtime : optional
         Where calls go, for tests; by default CuPy and ``cudnn``.
 
@@ -66,7 +66,9 @@ class Cudnn(Plans):
     Convolutions: sequences, images and volumes, and all options of `xplayers.Convolution` and
     `ConvolutionTranspose`. A bias is added where cuDNN writes a convolution, and in a `Sequential`
     the ReLU that follows is computed there too, see `xplayers.cuda.rectified`. The bias of a
-    transpose is a pass of its own. Gradients of biases are sums of the library.
+    transpose is a pass of its own. Gradients of biases are sums of CuPy, or of kernels of our own
+    within `xplayers.cuda.fused`. Algorithms may be those of Winograd, as on NumPy; not of Fourier.
+    What such a `Sequential` returns is what its backward looks at: do not write over it before.
 
     `BatchNormalization`, forward in training and backward: cuDNN 9.28 plans it where the channels
     of a place are a multiple of 16 bytes, 4 channels of float32 and 8 of 16 bits. It has no

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers._arrays import Array, Namespace, dtype_name
+from xplayers._arrays import Array, Namespace, dtype_name, named_dtype
 from xplayers.cuda.cudnn_graphs import Key, Tensor, build
 from xplayers.cuda.kernels import channels_first, channels_last
 from xplayers.cuda.planner import NotPlanned, Planner, fastest, milliseconds
@@ -23,12 +24,12 @@ ALIGNMENT = 16  # bytes; what the frontend says of a tensor that says nothing
 
 
 class Plan(NamedTuple):
-    """A graph, its algorithm, the memory that it works in, and the values that the host passes."""
+    """A graph, the number of its algorithm, and what that works in and is passed by the host."""
 
     graph: Any
-    algorithm: int  # its number in the graph
-    workspace: Any
-    passed: dict[int, ctypes.c_float]
+    algorithm: int
+    workspace: int  # bytes
+    values: dict[int, ctypes.c_float]
 
 
 class Plans(Planner):
@@ -44,7 +45,7 @@ class Plans(Planner):
 
     def __init__(self, tf32: bool, deterministic: bool, autotune: bool, runtime: Any) -> None:
         self.tf32, self.deterministic, self.autotune = tf32, deterministic, autotune
-        self.plans: dict[Key, list[Plan]] = {}  # none: there is no algorithm
+        self.plans: dict[Key, Plan | None] = {}  # None: there is no algorithm
         self._runtime = runtime
         self._handles: dict[int, Any] = {}  # by device
 
@@ -93,29 +94,27 @@ class Plans(Planner):
             device.id,
             after,
         )
-        plans = self._plans(key, device)
-        if not plans:
+        plan = self._plan(key, device)
+        if plan is None:
             return None
         arrays = [self._laid(a) for a in inputs.values()]
-        made = [
-            channels_first(self._runtime.empty((shape[0], *shape[2:], shape[1]), dtype, device))
-            for shape, dtype in results
-        ]
-        pointers = {k: a.data.ptr for k, a in enumerate([*arrays, *made], 1)}
-
-        def execute(plan: Plan) -> None:
-            self._execute(plan, pointers, device)
-
-        plans[:] = [fastest(plans, execute, self._runtime.time)]
-        execute(plans[0])
+        made = [self._empty(shape, dtype, device) for shape, dtype in results]
+        self._execute(plan, [*arrays, *made], device)
         return made
 
-    def _execute(self, plan: Plan, pointers: Mapping[int, int], device: Any) -> None:
-        passed = {number: ctypes.addressof(value) for number, value in plan.passed.items()}
+    def _empty(self, shape: Sizes, dtype: Any, device: Any) -> Array:
+        """Return an array without values that has its channels last."""
+        return channels_first(self._runtime.empty((shape[0], *shape[2:], shape[1]), dtype, device))
+
+    def _execute(self, plan: Plan, arrays: Sequence[Array], device: Any) -> None:
+        pointers = {k: a.data.ptr for k, a in enumerate(arrays, 1)}
+        pointers |= {k: ctypes.addressof(value) for k, value in plan.values.items()}
+        # Of the pool of the stream, in whose order it is used again.
+        workspace = self._runtime.empty((plan.workspace,), "uint8", device)
         handle = self._handle(device)
         self._runtime.cudnn.set_stream(handle=handle, stream=self._runtime.stream())
         plan.graph.execute_plan_at_index(
-            {**pointers, **passed}, plan.workspace.data.ptr, plan.algorithm, handle=handle
+            pointers, workspace.data.ptr, plan.algorithm, handle=handle
         )
 
     def _laid(self, a: Array) -> Array:
@@ -129,8 +128,7 @@ class Plans(Planner):
             self._handles[device.id] = self._runtime.handle(device)
         return self._handles[device.id]
 
-    def _plans(self, key: Key, device: Any) -> list[Plan]:
-        """Return the plan of an operation; of a new one those to choose from."""
+    def _plan(self, key: Key, device: Any) -> Plan | None:
         if key not in self.plans:
             if self._frozen:
                 message = (
@@ -141,8 +139,26 @@ class Plans(Planner):
             self.plans[key] = self._planned(key, device)
         return self.plans[key]
 
-    def _planned(self, key: Key, device: Any) -> list[Plan]:
-        """Return new plans."""
+    def _planned(self, key: Key, device: Any) -> Plan | None:
+        """Return a new plan, None where there is no algorithm."""
+        plans = self._candidates(key, device)
+        if len(plans) < 2:
+            return plans[0] if plans else None
+        dtypes = [named_dtype(self._runtime.xp, t.dtype) for t in (*key.inputs, *key.results)]
+        shapes = [t.shape for t in (*key.inputs, *key.results)]
+        # Any values will do.
+        arrays = [self._empty(s, d, device) for s, d in zip(shapes, dtypes, strict=True)]
+
+        def time(plan: Plan) -> float:
+            try:
+                return self._runtime.time(lambda: self._execute(plan, arrays, device))
+            except (MemoryError, RuntimeError):  # what it works in does not fit, or it fails
+                return math.inf
+
+        return fastest(plans, time)
+
+    def _candidates(self, key: Key, device: Any) -> list[Plan]:
+        """Return a plan for each of the first algorithms that can be built."""
         cudnn = self._runtime.cudnn
         kinds, notes = cudnn.data_type, cudnn.numerical_note
         graph = cudnn.pygraph(
@@ -150,8 +166,10 @@ class Plans(Planner):
             compute_data_type=kinds.FLOAT,
             handle=self._handle(device),
         )
-        passed = {k: ctypes.c_float(v) for k, v in build(cudnn, graph, key).items()}
-        unwanted = [notes.NONDETERMINISTIC] if self.deterministic else []
+        values = {k: ctypes.c_float(v) for k, v in build(cudnn, graph, key).items()}
+        unwanted = [notes.FFT, notes.REDUCED_PRECISION_REDUCTION]  # they round more
+        if self.deterministic:
+            unwanted.append(notes.NONDETERMINISTIC)
         if key.inputs[0].dtype == "float32" and not self.tf32:
             unwanted += [notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS]
         try:
@@ -163,14 +181,18 @@ class Plans(Planner):
             graph.check_support()
         except cudnn.cudnnGraphNotSupportedError:
             return []
+        except RuntimeError:
+            if key.after:  # which can do without
+                return []
+            raise
         plans: list[Plan] = []
         for k in range(graph.get_execution_plan_count()):
             try:
                 graph.build_plan_at_index(k)
-            except (cudnn.cudnnGraphNotSupportedError, RuntimeError):
+            except cudnn.cudnnGraphNotSupportedError:
                 continue  # deselected, or not for this device
-            size = max(1, graph.get_workspace_size_plan_at_index(k))
-            plans.append(Plan(graph, k, self._runtime.empty((size,), "uint8", device), passed))
+            size = graph.get_workspace_size_plan_at_index(k)
+            plans.append(Plan(graph, k, max(1, size), values))
             if len(plans) == (CANDIDATES if self.autotune else 1):
                 break
         return plans
@@ -201,9 +223,11 @@ class Runtime:
                 'pip install "xplayers[cudnn]"; or do without, on the portable body.'
             )
             raise ImportError(message) from error
+        import array_api_compat.cupy
         import cupy
 
         self.cudnn, self.cupy, self.array = cudnn, cupy, cupy.ndarray
+        self.xp = array_api_compat.cupy
 
     def empty(self, shape: Sizes, dtype: Any, device: Any) -> Array:
         with device:

@@ -256,8 +256,7 @@ class Gemm(Planner):
             found = self._candidates(key, desc, three)
             plan = fastest(
                 [Plan(key, desc, three, found[i : i + 1]) for i in range(len(found))],
-                lambda plan: self._run(plan, a, b, d, bias, aux),
-                self._runtime.time,
+                lambda plan: self._runtime.time(lambda: self._run(plan, a, b, d, bias, aux)),
             )
         except BaseException as error:
             if isinstance(error, NoAlgorithm):
