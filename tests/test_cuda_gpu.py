@@ -241,7 +241,7 @@ def test_convolutions_and_relu_as_one(dtype, xpv, dnn, launches):
         net = xl.Sequential(xl.Convolution.init(8, 16, 3, padding=1, bias=bias, rng=0), xl.Relu())
         with fused():
             assert_as_portable(net, values((4, 8, 9, 7)), dtype, xpv, dnn, plans=3)
-    assert len(launches) == 2  # of backward
+    assert len(launches) == 2  # of backward, with or without sums
     x = values((4, 8, 9, 7)).astype(dtype)
     x[1, 2, 3, 4] = np.nan
     y = to_numpy(net.to(like=xpv.asarray(x)).predict(xpv.asarray(x)))

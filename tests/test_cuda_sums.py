@@ -182,6 +182,41 @@ def test_gradient_of_relu_with_its_sums(launches, shape, dtype):
     assert_sums(db, np.moveaxis(want, 1, -1).reshape(-1, shape[1]), dtype)
 
 
+@pytest.mark.parametrize("dtype", THERE)
+@pytest.mark.parametrize("channels", [3, 33, 40, 264])
+def test_nothing_is_written_beside_the_gradient(launches, monkeypatch, channels, dtype):
+    """Also by the threads of a line that have no column."""
+    shape, around = (2, channels, 9, 31), 512
+    y, dy = np.maximum(matrix(shape, dtype), 0), matrix(shape, dtype, 1)
+    made = []
+
+    def empty(like, shape, dtype):
+        memory = np.full(math.prod(shape) + 2 * around, 77, dtype)
+        made.append(memory)
+        return fabricated(memory[around:-around].reshape(shape))
+
+    monkeypatch.setattr(kernels, "empty", empty)
+    sums.relu_grads(channels_last(dy), channels_last(y))
+    for memory in made:
+        assert (memory[:around].astype("float64") == 77).all()
+        assert (memory[-around:].astype("float64") == 77).all()
+    assert len(made) >= 2
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_gradients_and_results_that_begin_anywhere(launches, which):
+    shape = (2, 8, 9, 7)
+    given = [matrix(shape, "float32", 1), np.maximum(matrix(shape, "float32"), 0)]
+    there = [channels_last(a) for a in given]
+    memory = np.zeros(given[which].size + 1, "float32")
+    inner = memory[1:].reshape(2, 9, 7, 8)
+    inner[...] = np.moveaxis(given[which], 1, -1)
+    there[which] = kernels.channels_first(fabricated(inner))
+    dx, _ = sums.relu_grads(*there)
+    assert_same_bits(seen(dx), given[0] * (given[1] > 0).astype("float32"))
+    assert launches[0][0] == "relu_1_float32_float32"
+
+
 def test_gradients_that_are_not_finite(launches):
     """As the product of the portable code: infinity times 0 is no number."""
     y = np.asarray([1.0, 0.0, np.nan, 2.0] * 2, "float32").reshape(1, 1, 8)
@@ -236,6 +271,7 @@ def test_what_is_nothing_for_a_kernel(launches):
     assert sums.column_sums(fabricated(np.zeros((8, 0), "float32"))) is None
     assert sums.column_sums(fabricated(x.astype("int32"))) is None
     assert sums.channel_sums(fabricated(images)) is None  # by rows
+    assert sums.channel_sums(channels_last(images[:, :0])) is None
     assert sums.channel_sums(fabricated(x)) is None
     for dy, y in itertools.chain(
         [(fabricated(x), fabricated(x)), (fabricated(images), fabricated(images))],

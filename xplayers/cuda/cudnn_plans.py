@@ -146,8 +146,10 @@ class Plans(Planner):
             return plans[0] if plans else None
         dtypes = [named_dtype(self._runtime.xp, t.dtype) for t in (*key.inputs, *key.results)]
         shapes = [t.shape for t in (*key.inputs, *key.results)]
-        # Any values will do.
-        arrays = [self._empty(s, d, device) for s, d in zip(shapes, dtypes, strict=True)]
+        try:  # any values will do
+            arrays = [self._empty(s, d, device) for s, d in zip(shapes, dtypes, strict=True)]
+        except MemoryError:
+            return plans[0]
 
         def time(plan: Plan) -> float:
             try:

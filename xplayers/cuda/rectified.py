@@ -82,7 +82,7 @@ class Rectified(Joint):
         if not isinstance(cache, Kept):
             return super().vjp(cache, dy)
         dz, grads = self._backward(cache, dy)
-        return self._convolution.input_grad((cache.x, cache.W), dz), grads
+        return self._convolution._input_grad((cache.x, cache.W), dz), grads
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         if not isinstance(cache, Kept):
@@ -92,7 +92,7 @@ class Rectified(Joint):
     def _at_once(self, arrays: Mapping[str, Array], x: Array) -> Array | None:
         """Return the result of both layers; None where cuDNN has nothing for it."""
         layer, W = self._convolution, arrays["W"]
-        layer.check(x, W)
+        layer._check(x, W)
         return self._dnn().correlate(x, W, arrays.get("b"), layer._window, layer.groups, relu=True)
 
     def _backward(self, kept: Kept, dy: Array) -> tuple[Array, dict[str, Array]]:
@@ -100,7 +100,7 @@ class Rectified(Joint):
         xp, y = namespace(dy), kept.y
         found = sums.relu_grads(dy, y) if is_fused(xp) else None
         dz, db = found or (self._relu.vjp((y > 0,), dy)[0], None)
-        grads = {"0.W": self._convolution.filter_grad((kept.x, kept.W), dz)}
+        grads = {"0.W": self._convolution._filter_grads((kept.x, kept.W), dz)}
         if self._convolution.b is not None:
             grads["0.b"] = bias_grad(xp, dz) if db is None else db
         return dz, grads

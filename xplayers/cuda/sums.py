@@ -3,7 +3,8 @@
 CuPy gives a sum over the first axis one block for 32 columns, whatever the number of rows: a
 gradient of a bias of 32 channels would be computed by one multiprocessor alone. Here the rows are
 shared out too, in parts whose sums are added up by a second launch. Which values are added to which
-depends on the shape alone, so results are the same bits from launch to launch and GPU to GPU.
+depends on shape, dtype and alignment alone, so results are the same bits from launch to launch and
+from GPU to GPU.
 
 Nothing here has been run on a GPU yet; see `xplayers.cuda`.
 """
@@ -83,7 +84,7 @@ def channel_sums(x: Any) -> Any:
 
 
 def relu_grads(dy: Any, y: Any) -> tuple[Any, Any] | None:
-    """Return ``dx = dy * (y > 0)`` and the sums of its channels, in one pass.
+    """Return ``dx = dy * (y > 0)`` and the sums of its channels, in one pass over both.
 
     Parameters
     ----------
@@ -109,7 +110,7 @@ def relu_grads(dy: Any, y: Any) -> tuple[Any, Any] | None:
 
 
 def _has_channels_last(x: Any) -> bool:
-    return x.ndim > 2 and kernels.channels_last(x).flags.c_contiguous
+    return x.ndim > 2 and x.size > 0 and kernels.channels_last(x).flags.c_contiguous
 
 
 def _matrix(x: Any) -> Any:

@@ -27,7 +27,8 @@ def fused(on: bool = True) -> Iterator[None]:
     Arrays that are not contiguous, or not of one shape, are computed by the portable functions;
     images may have their channels last in memory, as `xplayers.cuda.cudnn` makes them. Poolings
     have one kernel forward and one backward, before which a gradient in another layout is copied.
-    Gradients of biases are added up by as many blocks as there is work for.
+    Gradients of biases are added up by as many blocks as there is work for, of matrices and of
+    images with the channels last.
     An optimizer has one for all its parameters.
 
     No kernel has been run on a GPU yet.

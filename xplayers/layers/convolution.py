@@ -175,29 +175,29 @@ class Convolution(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
-        self.check(x, W)
+        self._check(x, W)
         y = correlate(namespace(x), x, W, arrays.get("b"), self._window, self.groups)
         return y, (x, W)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        return self.input_grad(cache, dy), self.param_grads(cache, dy)
+        return self._input_grad(cache, dy), self.param_grads(cache, dy)
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
-        grads = self.filter_grad(cache, dy, bias=self.b is not None)
+        grads = self._filter_grads(cache, dy, bias=self.b is not None)
         return {"W": grads} if self.b is None else dict(zip(("W", "b"), grads, strict=True))
 
     # Also for what computes this layer and others as one.
 
-    def check(self, x: Array, W: Array) -> None:
+    def _check(self, x: Array, W: Array) -> None:
         """Raise an error if `x` does not fit."""
         _check_images(self, x, W.shape[1] * self.groups, self._window)
 
-    def input_grad(self, cache: Cache, dy: Array) -> Array:
+    def _input_grad(self, cache: Cache, dy: Array) -> Array:
         """Return ``dx``."""
         x, W = cache
         return spread(namespace(dy), dy, W, None, self._window, self.groups, x.shape[2:])
 
-    def filter_grad(self, cache: Cache, dy: Array, *, bias: bool = False) -> Any:
+    def _filter_grads(self, cache: Cache, dy: Array, *, bias: bool = False) -> Any:
         """Return ``dW``, or with `bias` ``dW`` and ``db``."""
         x, W = cache
         return filter_grads(namespace(dy), x, dy, W.shape, self._window, self.groups, bias)
