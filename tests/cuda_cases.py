@@ -22,6 +22,7 @@ from xplayers.losses import base as losses
 from xplayers.optimizers import adaptive, clipping
 from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.optimizers.base import _apply_if as apply_if
+from xplayers.optimizers.base import _counted as counted
 from xplayers.training import precision
 
 HAS_BFLOAT16 = importlib.util.find_spec("ml_dtypes") is not None
@@ -123,6 +124,8 @@ def cases() -> Iterator[Case]:
     yield Case(adaptive._corrections, ("p", -0.1, -0.001, 3.2))
     for schedule in SCHEDULES:
         yield Case(schedules._rate, ("p",), {"schedule": schedule})
+    for good in ("", "b"):
+        yield Case(counted, ("p", *good), {"dtype": np.dtype("float32")})
     yield Case(clipping._times, ("x", "c"))
     yield Case(clipping._factor, ("p", 1.5))
     yield Case(dropout._scaled, ("x", "m"), {"scale": 1.25})

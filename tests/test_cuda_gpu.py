@@ -68,7 +68,7 @@ def test_softmax_with_loss(classes, dtype, xpv, launches):
     with fused():
         value = loss.forward(xpv.asarray(scores), xpv.asarray(labels))
         dx = loss.backward()
-    assert len(launches) == 1
+    assert len(launches) == (3 if dtype == "float16" else 2)  # that is rounded by itself
     want = loss.forward(scores.astype("float64"), labels)
     assert_close(value, want, min(TOLERANCE[dtype], 1e-6))
     assert_close(dx, loss.backward(), TOLERANCE[dtype])
@@ -185,8 +185,8 @@ def test_training_is_that_of_the_portable_code(xpv, launches):
     assert not launches
     with fused():
         got = trained()
-    # Two for Gelu, two for Dropout, one for each bias, the loss, the optimizer.
-    assert len(launches) == 10 * 8
+    # Two for Gelu, two for Dropout, one for each bias, two for the loss, three for the optimizer.
+    assert len(launches) == 10 * 11
     for name, p in got.items():
         assert_close(p, want[name], 1e-4, name)
 

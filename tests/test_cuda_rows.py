@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cuda_cases import THERE, dtype_of
 from helpers import assert_same_bits, values
 
 pytest.importorskip("cupy")
@@ -15,7 +16,7 @@ import xplayers as xl
 from xplayers.cuda import fused
 from xplayers.cuda.rows import most_rows, table_type
 from xplayers.elementwise import elementwise
-from xplayers.optimizers.base import _apply
+from xplayers.optimizers.base import _apply, _counted, _counted_on
 from xplayers.training.precision import _rounded
 
 pytestmark = needs_compiler
@@ -33,7 +34,7 @@ def scaled(xp, x, a):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    for function in (scaled, _apply, _rounded):
+    for function in (scaled, _apply, _counted, _rounded):
         monkeypatch.setattr(function, "_programs", {})
     with playing(monkeypatch) as gpu:
         yield gpu
@@ -68,6 +69,42 @@ def test_an_optimizer_is_one_launch(gpu):
             assert a is memory
             assert_same_bits(seen(a), right)
         assert_same_bits(seen(g), row[1])
+
+
+@pytest.mark.parametrize("dtype", [d for d in THERE if d.endswith("16")])
+def test_gradients_of_16_bits_are_read_as_they_are(gpu, dtype):
+    """The optimizer's step of float32 parameters is one launch, and computes in float32."""
+    host = {str(i): row for i, row in enumerate(rows_of())}
+    optimizer = xl.Momentum(0.1)
+    params = {name: row[0] for name, row in host.items()}
+    grads = {name: row[1].astype(dtype_of(dtype)) for name, row in host.items()}
+    state = optimizer.init(params)
+    wide = {name: g.astype("float32") for name, g in grads.items()}
+    want, moments = optimizer.step(params, wide, state)
+
+    def there(arrays):
+        return {name: fabricated(a.copy()) for name, a in arrays.items()}
+
+    before = {"v": there(state["v"]), "count": fabricated(np.asarray(6, "int32"))}
+    got, after = optimizer.step(there(params), there(grads), before, donate=True)
+    assert [name for name, *_ in gpu.launches] == ["xplayers_counted", "xplayers_apply_rows"]
+    assert seen(after["count"]) == 7
+    for name, p in want.items():
+        assert_same_bits(seen(got[name]), p)
+        assert_same_bits(seen(after["v"][name]), moments["v"][name])
+
+
+@pytest.mark.parametrize("good", [None, True, False])
+def test_steps_are_counted_by_one_kernel(gpu, good):
+    """The number is that of this step, whether it is taken or not."""
+    given = None if good is None else fabricated(np.asarray(good))
+    like = fabricated(np.ones(2, "float32"))
+    after, number = _counted_on(fabricated(np.asarray(6, "int32")), given, like)
+    assert after.dtype == np.int32
+    assert seen(after) == (6 if good is False else 7)
+    assert number.dtype == np.float32
+    assert seen(number) == 7
+    assert len(gpu.launches) == 1
 
 
 def test_new_results_keep_their_shapes(gpu):

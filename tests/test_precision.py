@@ -484,6 +484,28 @@ def test_the_default_scale(policy, scale, dynamic):
     assert eval(repr(policy)) == policy
 
 
+@pytest.mark.parametrize(
+    ("policy", "array"),
+    [
+        (MixedPrecision(), False),
+        (MixedPrecision("float16", 1.0), False),
+        (MixedPrecision("float16"), True),
+        (MixedPrecision("bfloat16", 2.0), True),
+        (MixedPrecision("bfloat16", "dynamic"), True),
+    ],
+)
+def test_a_scale_of_1_is_a_number(policy, array):
+    """So that nothing is multiplied by it."""
+    state = policy.init(np.ones(1, "float32"))
+    scale = policy.scale(state)
+    assert isinstance(scale, np.ndarray) is array
+    assert float(scale) == float(state["scale"])
+    grads = {"W": np.asarray([3.0, np.inf], "float16")}
+    after = policy.unscaled(grads, {"W": np.ones(2, "float32")}, scale)["W"]
+    assert after.dtype == np.float32
+    np.testing.assert_array_equal(after, [3.0 / float(scale), np.nan])
+
+
 def test_the_defaults_are_those_of_grad_scaler():
     torch = pytest.importorskip("torch")
     scaler, ours = torch.amp.GradScaler("cpu"), MixedPrecision()

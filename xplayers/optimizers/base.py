@@ -137,20 +137,18 @@ class Optimizer:
         lr = self.lr if lr is None else lr
         if callable(lr):
             lr = lr(state["count"])
-        count = state["count"] + 1
         new: dict[str, Array] = {}
-        after: State = {"count": count, **{m: {} for m in self.moments}}
-        if good is not None:
-            after["count"] = namespace(count).where(good, count, state["count"])
+        after: State = {m: {} for m in self.moments}
         first = next(iter(params.values()))
         xp = namespace(first)
-        wide = widened(xp, first)
-        constants = (lr, *self.constants(_step_number(count, wide)))
+        after["count"], number = _counted_on(state["count"], good, widened(xp, first))
+        constants = (lr, *self.constants(number))
         scalars, like = constants, None
         apply = _apply if good is None else _apply_if
         decay = 0.0 if self.decoupled else self.weight_decay
         # One by one where that is no more work: of 16-bit parameters there are wide copies.
-        for names in [list(params)] if is_fused(xp) else [[name] for name in params]:
+        fused = is_fused(xp)
+        for names in [list(params)] if fused else [[name] for name in params]:
             rows, outs = [], []
             for name in names:
                 p = params[name]
@@ -161,7 +159,8 @@ class Optimizer:
                     like = wide.dtype
                     scalars = tuple([as_scalar(c, wide) for c in constants])
                     scalars += () if good is None else (good,)
-                rows.append((wide, widened(xp, grads[name]), *moments, *scalars))
+                g = grads[name] if fused else widened(xp, grads[name])  # in the kernel
+                rows.append((wide, g, *moments, *scalars))
                 outs.append((wide, *moments) if donate else None)
             results = apply.rows(rows, outs=outs, rule=self.rule, weight_decay=decay)
             for name, (value, *moments) in zip(names, results, strict=True):
@@ -248,6 +247,8 @@ class Optimizer:
 
 @elementwise
 def _apply(xp, p, g, *operands, rule, weight_decay):
+    if is_half(g):  # of parameters that are not
+        g = xp.astype(g, p.dtype)
     if weight_decay:
         g = g + weight_decay * p
     return rule(xp, p, g, *operands)
@@ -261,6 +262,22 @@ def _apply_if(xp, p, g, *operands, rule, weight_decay):
 
 
 _NUMBERS = (float, int, np.generic, np.ndarray)
+
+
+@elementwise(integers=True)
+def _counted(xp, count, *good, dtype):
+    after = count + 1
+    return (xp.where(good[0], after, count) if good else after), xp.astype(after, dtype)
+
+
+def _counted_on(count: Array, good: Array | None, like: Array) -> tuple[Array, Any]:
+    """Return the count after this step, if it is `good`, and the number of this step."""
+    given = (count,) if good is None else (count, good)
+    xp = namespace(count)
+    if is_fused(xp):
+        return _counted(*given, dtype=like.dtype)
+    after = count + 1
+    return (after if good is None else xp.where(good, after, count)), _step_number(after, like)
 
 
 def _step_number(count: Array, like: Array) -> Any:

@@ -63,7 +63,8 @@ class AccumulatedStep(TrainStep):
     ) -> tuple[Array, Arrays, Arrays, State]:
         # The same function of a network whose output is the loss: it has seen the targets.
         step = copy.copy(self)
-        scale = state["precision"]["scale"] if "precision" in state else 1.0
+        precision = self.precision
+        scale = 1.0 if precision is None else precision.scale(state["precision"])
         step.net = _NetWithLoss(self, loss_arrays, t, scale, check)
         step.loss = _Given()
         return TrainStep.pure(step, params, buffers, {}, state, x, t, lr, donate=donate)

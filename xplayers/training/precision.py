@@ -135,6 +135,22 @@ class MixedPrecision:
         """Whether the scale adapts itself."""
         return self.loss_scale == "dynamic" or (self.loss_scale is None and self.dtype == "float16")
 
+    def scale(self, state: Arrays) -> Any:
+        """Return what the loss is multiplied by.
+
+        Parameters
+        ----------
+        state : dict of str to array
+            From `init` or the step before.
+
+        Returns
+        -------
+        float or array
+            1.0 where it cannot be anything else, and ``state["scale"]`` otherwise.
+        """
+        fixed = not self.dynamic and self.loss_scale in (None, 1.0)
+        return 1.0 if fixed else state["scale"]
+
     def init(self, like: Array) -> Arrays:
         """Return the state before the first step, where `like` is.
 
@@ -196,8 +212,8 @@ class MixedPrecision:
             Gradients of the loss times `scale`.
         params : dict of str to array
             The masters.
-        scale : array
-            0-d.
+        scale : float or array
+            That number, or 0-d.
 
         Returns
         -------
@@ -209,7 +225,9 @@ class MixedPrecision:
             by_dtype.setdefault(params[name].dtype, []).append(name)
         after: Arrays = {}
         for dtype, names in by_dtype.items():
-            factor = namespace(scale).astype(1.0 / scale, dtype)
+            factor = 1.0 / scale
+            if not isinstance(factor, float):
+                factor = namespace(factor).astype(factor, dtype)
             rows = [(grads[name], factor) for name in names]
             after |= zip(names, _unscaled.rows(rows, dtype=dtype), strict=True)
         return after

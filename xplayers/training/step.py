@@ -358,7 +358,7 @@ class TrainStep:
         """
         precision, scale, rounded = self.precision, 1.0, params
         if precision is not None:
-            scale = state["precision"]["scale"]
+            scale = precision.scale(state["precision"])
             rounded, x = precision.cast(params, x)
         arrays = {**rounded, **buffers}
         y, cache = self.net.apply(arrays, x)
@@ -366,7 +366,9 @@ class TrainStep:
             watch(self.loss.check, y, t)
         value, loss_cache = self.loss.apply(loss_arrays, y, t)
         grads: Mapping[str, Array] = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
-        if precision is not None:
+        # The optimizer takes 16-bit gradients too, and computes with them in the dtype of `params`.
+        as_they_are = isinstance(scale, float) and self.reduce_grads is None
+        if precision is not None and not as_they_are:
             grads = precision.unscaled(grads, params, scale)
         if self.reduce_grads is not None:
             grads = self.reduce_grads(dict(grads))
