@@ -162,6 +162,20 @@ def test_rows_are_shared_out_among_blocks(monkeypatch, shape, expected):
 
 
 @pytest.mark.parametrize("dtype", THERE)
+def test_the_sum_of_all_and_its_quotient(launches, dtype):
+    for a in (matrix((), dtype), matrix((7,), dtype), matrix((9, 8, 30, 31), dtype)):
+        for divisor in (1.0, 7.0):
+            there = [fabricated(a)] + ([channels_last(a)] if a.ndim == 4 else [])
+            for x in there:
+                got = sums.total(x, divisor)
+                assert got.shape == ()
+                wide = a.reshape(-1).astype("float64")
+                assert_sums(got, wide / divisor, dtype)
+    assert sums.total(fabricated(matrix((6, 8), dtype)[:, ::2])) is None
+    assert sums.total(fabricated(matrix((0,), dtype))) is None
+
+
+@pytest.mark.parametrize("dtype", THERE)
 @pytest.mark.parametrize("shape", [(2, 3, 5, 4), (3, 8, 9), (2, 16, 3, 4, 5), (9, 32, 30, 31)])
 def test_sums_of_channels(launches, shape, dtype):
     x = matrix(shape, dtype)

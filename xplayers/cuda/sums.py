@@ -52,7 +52,7 @@ def total(x: Any, divisor: float = 1.0) -> Any:
     Parameters
     ----------
     x : cupy.ndarray
-        Of any shape; dtypes as in `column_sums`.
+        Of any shape, images by rows or with the channels last; dtypes as in `column_sums`.
     divisor : float
 
     Returns
@@ -60,9 +60,11 @@ def total(x: Any, divisor: float = 1.0) -> Any:
     cupy.ndarray or None
         0-d. None as in `column_sums`.
     """
-    if not x.flags.c_contiguous or not x.size:
+    order = kernels.layout(x)
+    if order is None:
         return None
-    value = _summed(x.reshape(-1, 1), divisor=divisor)
+    inner = x if order == "rows" else kernels.channels_last(x)
+    value = _summed(inner.reshape(-1, 1), divisor=divisor)
     return None if value is None else value.reshape(())
 
 

@@ -38,7 +38,8 @@ class MixedPrecision:
     `dtype`, and the network goes forward and backward in it. Statistics, losses and running
     buffers are float32 as always. The loss is multiplied by the scale ``S`` before the backward,
     so that small gradients do not become 0 in 16 bits; the gradients are cast to float32 and
-    divided by ``S`` before `reduce_grads` and the optimizer see them.
+    divided by ``S`` before `reduce_grads` and the optimizer see them. (Where ``S`` is 1 for good
+    and there is no `reduce_grads`, the optimizer gets 16 bits, and casts them in its rule.)
 
     Where any gradient is inf or NaN, the step is skipped: parameters, buffers and the optimizer's
     state keep their bits, and it is counted. With a dynamic scale a skipped step makes
