@@ -11,7 +11,7 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 pytest.importorskip("cupy")
 
-from host_gpu import fabricated
+from host_gpu import fabricated, host
 from host_kernels import Plainly, doubled, given, needs_compiler, playing, seen
 
 import xplayers as xl
@@ -311,6 +311,27 @@ def test_dropout(dtype, gpu):
     assert_same_bits(seen(keep), mask)
     assert_close(seen(y), want, TOLERANCE[dtype])
     assert_close(seen(dx), layer.vjp((mask,), seen(dy))[0], TOLERANCE[dtype])
+
+
+def test_dropout_of_images_with_the_channels_last(gpu, monkeypatch):
+    """Of the bits of NumPy; forward and backward copy what does not lie by rows, and no more."""
+    copies = []
+
+    def copied(a):
+        copies.append(a.shape)
+        return fabricated(np.array(host(a), order="C"))
+
+    monkeypatch.setattr(kernels, "copied", copied)
+    (x, values), (dy, upstream) = channels_last(), channels_last(1)
+    layer = xl.Dropout(0.3, seed=5)
+    y, (keep,) = layer.apply({"count": fabricated(np.asarray([11], "int32"))}, x)
+    want, cache = layer.apply({"count": np.asarray([11], "int32")}, values)
+    assert_same_bits(seen(y), want)
+    assert_same_bits(seen(keep), cache[0])
+    dx, _ = layer.vjp((keep,), dy)
+    assert_same_bits(seen(dx), layer.vjp(cache, upstream)[0])
+    assert copies == [x.shape] * 2
+    assert [name for name, *_ in gpu.launches] == ["xplayers_dropped", "xplayers_scaled"]
 
 
 # Softmax and cross entropy

@@ -42,8 +42,8 @@ def column_sums(x: Any) -> Any:
     """
     if x.ndim < 2 or not x.flags.c_contiguous or not x.size:
         return None
-    total = _summed(x.reshape(len(x), -1))
-    return None if total is None else total.reshape(x.shape[1:])
+    sums = _summed(x.reshape(len(x), -1))
+    return None if sums is None else sums.reshape(x.shape[1:])
 
 
 def total(x: Any, divisor: float = 1.0) -> Any:

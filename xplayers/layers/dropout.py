@@ -57,11 +57,14 @@ class Dropout(Layer):
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, count = namespace(x), arrays["count"]
         if is_fused(xp):
-            from xplayers.cuda.kernels import evaluate
+            from xplayers.cuda.kernels import evaluate, laid
             from xplayers.cuda.source import INDEX
 
             options = {"seed": self.seed, "rate": self.rate, "scale": self._scale}
-            done, results = evaluate(_dropped, (x, INDEX, count[0]), None, options)
+            # Places are counted by rows: a copy of images with the channels last costs less than
+            # the operations of the hash, a pass each.
+            operands = laid(x, "rows"), INDEX, count[0]
+            done, results = evaluate(_dropped, operands, None, options)
             if done:
                 y, keep = results
                 return y, (keep,)
@@ -81,7 +84,9 @@ class Dropout(Layer):
 
     def _masked(self, x: Array, keep: Array) -> Array:
         if is_fused(namespace(x)):
-            return _scaled(x, keep, scale=self._scale)
+            from xplayers.cuda.kernels import laid
+
+            return _scaled(laid(x, "rows"), keep, scale=self._scale)
         y = namespace(x).astype(keep, x.dtype)
         y *= self._scale
         y *= x
