@@ -84,6 +84,8 @@ class Chain(Joint):
         Returns the `Gemm` that multiplies.
     """
 
+    kept = Kept
+
     def __init__(self, layers: Sequence[Layer], gemm: Callable[[], Any]) -> None:
         super().__init__(*layers)
         self._gemm = gemm
@@ -122,18 +124,6 @@ class Chain(Joint):
                 h = self._layer(k).infer({}, product(h, W, b))
         return self._shaped(product(h, pairs[-1]["W"], pairs[-1]["b"]), x)
 
-    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        if not isinstance(cache, Kept):
-            return super().vjp(cache, dy)
-        dz, grads = self._backward(cache, dy)
-        dx = product(dz, cache.weights[0].mT)
-        return namespace(dx).reshape(dx, cache.x.shape), grads
-
-    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
-        if not isinstance(cache, Kept):
-            return super().param_grads(cache, dy)
-        return self._backward(cache, dy)[1]
-
     def _backward(self, kept: Kept, dy: Array) -> tuple[Array, dict[str, Array]]:
         """Return the gradient of ``z_1``, and those of all parameters."""
         grads: dict[str, Array] = {}
@@ -148,6 +138,10 @@ class Chain(Joint):
             if k:
                 dz, db = self._through(kept, k, dz)
         return dz, grads
+
+    def _input_grad(self, kept: Kept, dz: Array) -> Array:
+        dx = product(dz, kept.weights[0].mT)
+        return namespace(dx).reshape(dx, kept.x.shape)
 
     def _through(self, kept: Kept, k: int, dz: Array) -> tuple[Array, Array]:
         """Return the gradient of ``z_k`` from that of ``z_{k+1}``, and its sum over the rows."""

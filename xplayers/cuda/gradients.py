@@ -6,7 +6,7 @@ Nothing here has been run on a GPU yet; see `xplayers.cuda`.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -86,15 +86,12 @@ def _tables(arrays: Sequence[Any]) -> list[tuple[np.dtype, np.ndarray, int]] | N
             c_name(dtype)
     except Untraceable:
         return None
-    return list(_launches(by_dtype))
-
-
-def _launches(by_dtype: dict[np.dtype, list[Any]]) -> Iterator[tuple[np.dtype, np.ndarray, int]]:
-    for dtype, members in by_dtype.items():
-        for start in range(0, len(members), ROWS):
-            table, chunks = table_of(members[start : start + ROWS], ROWS, CHUNK)
-            if chunks:
-                yield dtype, table, chunks
+    tables = [
+        (dtype, *table_of(members[start : start + ROWS], ROWS, CHUNK))
+        for dtype, members in by_dtype.items()
+        for start in range(0, len(members), ROWS)
+    ]
+    return [table for table in tables if table[2]]  # that has chunks
 
 
 def source(operation: str, dtype: np.dtype, out: np.dtype) -> tuple[str, str]:

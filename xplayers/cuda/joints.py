@@ -11,6 +11,7 @@ import contextlib
 import contextvars
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from xplayers._arrays import Array
 from xplayers.layers.base import Cache
@@ -26,7 +27,31 @@ _made = weakref.WeakKeyDictionary()
 
 
 class Joint(Sequential):
-    """Layers of a container that are computed as one. Each pass may still be layer by layer."""
+    """Layers of a container that are computed as one, or layer by layer: the cache says which.
+
+    A subclass computes `apply` and `infer`, and the two functions below of what it has kept.
+    """
+
+    kept: type  # of the caches of its own passes
+
+    def _backward(self, kept: Any, dy: Array) -> tuple[Array, dict[str, Array]]:
+        """Return the gradient that goes on to the input, and those of the parameters."""
+        raise NotImplementedError
+
+    def _input_grad(self, kept: Any, dz: Array) -> Array:
+        """Return the gradient of the input from that one."""
+        raise NotImplementedError
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+        if not isinstance(cache, self.kept):
+            return super().vjp(cache, dy)
+        dz, grads = self._backward(cache, dy)
+        return self._input_grad(cache, dz), grads
+
+    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
+        if not isinstance(cache, self.kept):
+            return super().param_grads(cache, dy)
+        return self._backward(cache, dy)[1]
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         return {}  # its layers have none

@@ -52,7 +52,7 @@ class Kept(NamedTuple):
 
 
 class Rectified(Joint):
-    """A convolution and its ReLU, ``y = max(x * W + b, 0)``.
+    """A convolution and its ReLU, ``y = max(x * W + b, 0)``, where ``*`` is the convolution.
 
     Backward: ``dz = dy * (y > 0)`` with ``db = sum(dz)`` over samples and positions, then the
     backward of the convolution.
@@ -64,6 +64,8 @@ class Rectified(Joint):
     dnn : callable
         Returns the `Cudnn` that computes.
     """
+
+    kept = Kept
 
     def __init__(self, convolution: Convolution, relu: Relu, dnn: Callable[[], Any]) -> None:
         super().__init__(convolution, relu)
@@ -77,17 +79,6 @@ class Rectified(Joint):
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         y = self._at_once(self._parts[0].pick(arrays), x)
         return super().infer(arrays, x) if y is None else y
-
-    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        if not isinstance(cache, Kept):
-            return super().vjp(cache, dy)
-        dz, grads = self._backward(cache, dy)
-        return self._convolution._input_grad((cache.x, cache.W), dz), grads
-
-    def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
-        if not isinstance(cache, Kept):
-            return super().param_grads(cache, dy)
-        return self._backward(cache, dy)[1]
 
     def _at_once(self, arrays: Mapping[str, Array], x: Array) -> Array | None:
         """Return the result of both layers; None where cuDNN has nothing for it."""
@@ -104,3 +95,6 @@ class Rectified(Joint):
         if self._convolution.b is not None:
             grads["0.b"] = bias_grad(xp, dz) if db is None else db
         return dz, grads
+
+    def _input_grad(self, kept: Kept, dz: Array) -> Array:
+        return self._convolution._input_grad((kept.x, kept.W), dz)
