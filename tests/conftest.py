@@ -137,6 +137,24 @@ def dnn():
 
 
 @pytest.fixture
+def copies(monkeypatch):
+    """Return the shapes of what is copied before a kernel of our own, which the host does."""
+    pytest.importorskip("cupy")
+    from host_gpu import fabricated, host
+
+    from xplayers.cuda import kernels
+
+    shapes = []
+
+    def copied(a):
+        shapes.append(a.shape)
+        return fabricated(host(a).copy(order="C"))
+
+    monkeypatch.setattr(kernels, "copied", copied)
+    return shapes
+
+
+@pytest.fixture
 def cudnn_library():
     """Return cuDNN's frontend. It judges graphs without a GPU."""
     try:

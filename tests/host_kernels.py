@@ -76,6 +76,12 @@ def given(shape: tuple[int, ...] = (1003,), seed: int = 0, dtype: str = "float32
     return fabricated(values(shape, seed).astype(dtype_of(dtype)))
 
 
+def channels_last(a: np.ndarray, device: int = 0) -> Any:
+    """Return a CuPy array of images, with the channels last in memory."""
+    inner = np.ascontiguousarray(np.moveaxis(a, 1, -1))
+    return kernels.channels_first(fabricated(inner, device))
+
+
 def seen(a: Any) -> np.ndarray:
     """Return the values of such an array; `host` is a view of memory which goes when `a` does."""
     return host(a).copy()

@@ -11,8 +11,8 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 pytest.importorskip("cupy")
 
-from host_gpu import fabricated, host
-from host_kernels import Plainly, doubled, given, needs_compiler, playing, seen
+from host_gpu import fabricated
+from host_kernels import Plainly, channels_last, doubled, given, needs_compiler, playing, seen
 
 import xplayers as xl
 from xplayers import functional
@@ -120,14 +120,14 @@ def test_an_optimizer_over_one_flat_buffer_is_one_kernel(gpu):
         assert_close(seen(got), want, TOLERANCE["float32"])
 
 
-def channels_last(seed=0, shape=(2, 5, 4, 3)):
+def images(seed=0):
     """Return images whose channels are side by side, and their values."""
-    host = np.ascontiguousarray(values(shape, seed).astype("float32").transpose(0, 2, 3, 1))
-    return kernels.channels_first(fabricated(host)), host.transpose(0, 3, 1, 2)
+    host = values((2, 5, 4, 3), seed).astype("float32")
+    return channels_last(host), host
 
 
 def test_images_stay_channels_last(gpu):
-    (x, host), (dy, _) = channels_last(), channels_last(1)
+    (x, host), (dy, _) = images(), images(1)
     y = functional.relu(x)
     assert y.strides == x.strides
     assert_same_bits(seen(kernels.channels_last(y)), np.maximum(host, 0).transpose(0, 2, 3, 1))
@@ -138,7 +138,7 @@ def test_images_stay_channels_last(gpu):
 
 
 def test_layouts_are_not_mixed(gpu):
-    (x, _), rows = channels_last(), given((2, 5, 4, 3))
+    (x, _), rows = images(), given((2, 5, 4, 3))
 
     @elementwise
     def total(xp, a, b):
@@ -313,16 +313,9 @@ def test_dropout(dtype, gpu):
     assert_close(seen(dx), layer.vjp((mask,), seen(dy))[0], TOLERANCE[dtype])
 
 
-def test_dropout_of_images_with_the_channels_last(gpu, monkeypatch):
+def test_dropout_of_images_with_the_channels_last(gpu, copies):
     """Of the bits of NumPy; forward and backward copy what does not lie by rows, and no more."""
-    copies = []
-
-    def copied(a):
-        copies.append(a.shape)
-        return fabricated(np.array(host(a), order="C"))
-
-    monkeypatch.setattr(kernels, "copied", copied)
-    (x, values), (dy, upstream) = channels_last(), channels_last(1)
+    (x, values), (dy, upstream) = images(), images(1)
     layer = xl.Dropout(0.3, seed=5)
     y, (keep,) = layer.apply({"count": fabricated(np.asarray([11], "int32"))}, x)
     want, cache = layer.apply({"count": np.asarray([11], "int32")}, values)

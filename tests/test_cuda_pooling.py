@@ -13,8 +13,8 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 pytest.importorskip("cupy")
 
-from host_gpu import fabricated, host
-from host_kernels import Plainly, needs_compiler, seen
+from host_gpu import fabricated
+from host_kernels import Plainly, channels_last, needs_compiler, seen
 
 import xplayers as xl
 from xplayers.cuda import fused, kernels, pooling
@@ -83,19 +83,6 @@ def launches(library, monkeypatch):
 
 
 @pytest.fixture
-def copies(monkeypatch):
-    """Return the shapes of what is copied, which the host does."""
-    shapes = []
-
-    def copied(a):
-        shapes.append(a.shape)
-        return fabricated(np.array(host(a), order="C"))
-
-    monkeypatch.setattr(kernels, "copied", copied)
-    return shapes
-
-
-@pytest.fixture
 def plainly(monkeypatch):
     """The portable code raises: it must not run where there is no GPU."""
 
@@ -110,8 +97,7 @@ def plainly(monkeypatch):
 def there(a, layout="rows", device=0):
     """Return a CuPy array with the values of `a`, which lie as `layout` says."""
     if layout == "channels last":
-        inner = np.ascontiguousarray(np.moveaxis(a, 1, -1))
-        return kernels.channels_first(fabricated(inner, device))
+        return channels_last(a, device)
     return fabricated(np.array(a, order="C"), device)
 
 
