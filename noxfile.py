@@ -81,6 +81,20 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def emulated(session: nox.Session) -> None:
+    """Run the tests on CuPy where there is no GPU: the host plays two; needs a C++ compiler."""
+    session.install("-e", ".[cublaslt]", *group("test", "emulated"))
+    session.run(
+        "pytest",
+        "--emulated-gpu",
+        libraries("cupy"),
+        "--ignore=tests/test_examples.py",
+        *IN_PARALLEL,
+        *session.posargs,
+    )
+
+
+@nox.session(default=False)
 def nvrtc(session: nox.Session) -> None:
     """Check of the CUDA path what needs no GPU: kernels compiled, run on the host, dispatched."""
     session.install("-e", ".", *group("test", "nvrtc"))

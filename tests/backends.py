@@ -118,4 +118,10 @@ def _cupy(cupy: Any) -> Iterator[Variant]:
         raise RuntimeError(message)
     for i in range(min(cupy.cuda.runtime.getDeviceCount(), 2)):
         device = cupy.cuda.Device(i)
-        yield Variant(f"cupy-{i}", "cupy", cupy, device, ("float16", "float32", "float64"))
+        floats = ("float16", "float32", "float64")
+        # CuPy computes where the current device is, and may not reach the memory of another.
+        yield Variant(f"cupy-{i}", "cupy", cupy, device, floats, context=_current(device))
+
+
+def _current(device: Any) -> Callable[[], Any]:
+    return lambda: type(device)(device.id)  # a context manager, which is entered once

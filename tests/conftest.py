@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import emulator
 import pytest
 from backends import BACKENDS, Variant, installed, variants
 
@@ -26,9 +27,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"libraries to test, separated by commas ({names}); 'auto': those that are there, "
         "'all': every one. A library asked for by name that cannot be used is an error.",
     )
+    parser.addoption(
+        "--emulated-gpu",
+        action="store_true",
+        help="let the host play GPUs for CuPy (tests/emulator), slowly and without cuDNN",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--emulated-gpu"):
+        emulator.install()
     asked = config.getoption("--xp")
     by_name = {b.name: b for b in BACKENDS}
     names = list(by_name) if asked in ("auto", "all") else asked.split(",")

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 
-from xplayers._arrays import device, dtype_name, namespace, to_numpy
+from xplayers._arrays import device, dtype_name, namespace, on_host, to_numpy
 
 # Relative to the largest value, as rounding is: what a result may differ from float64.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
@@ -49,6 +50,12 @@ def complex_step(f: Callable[[Any], Any], x: np.ndarray, v: np.ndarray) -> np.nd
     """Return the derivative of `f` at `x` along `v`, exact to the last digits."""
     h = 1e-30
     return np.imag(f(x + 1j * h * v)) / h
+
+
+def needs_values(xpv: Any) -> None:
+    """Skip a test of errors that values raise, where values cannot be looked at without waiting."""
+    if not on_host(xpv.asarray([0])):
+        pytest.skip("values on a GPU are not looked at")
 
 
 def share_memory(a: Any, b: Any) -> bool:

@@ -85,7 +85,8 @@ def test_axes_of_length_one(gemm, shape):
 @pytest.mark.parametrize(
     ("first", "second"),
     [((6, 4, 5), (6, 5, 3)), ((4, 5), (6, 5, 3)), ((6, 4, 5), (5, 3)), ((2, 3, 4, 5), (2, 3, 5, 2)),
-     ((1, 4, 5), (6, 5, 3)), ((2, 1, 4, 5), (5, 3))],
+     ((1, 4, 5), (6, 5, 3)), ((2, 1, 4, 5), (5, 3)), ((3, 4, 5), (2, 3, 5, 2)),
+     ((2, 1, 4, 5), (2, 3, 5, 2))],
 )  # fmt: skip
 def test_batches(gemm, first, second):
     a, b = values(*first), values(*second, seed=1)

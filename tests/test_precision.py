@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 
 import numpy as np
@@ -102,9 +101,13 @@ def curve(xpv, precision, steps=30):
     return np.asarray([float(v) for v in found]), set(watch.seen), step
 
 
-@functools.cache
+_in_float32 = {}
+
+
 def curve_in_float32(xpv):
-    return curve(xpv, None)[0]
+    if xpv.name not in _in_float32:
+        _in_float32[xpv.name] = curve(xpv, None)[0]
+    return _in_float32[xpv.name]
 
 
 @LIBRARIES

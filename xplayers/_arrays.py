@@ -167,6 +167,15 @@ def size(x: Array) -> int:
     return math.prod(x.shape)
 
 
+def out_of_range(x: Array, n: int) -> int | None:
+    """Return one of the integers of `x` that is not in ``[0, n)``, or None. Looks at all values."""
+    if not size(x):
+        return None
+    xp = namespace(x)
+    low, high = int(xp.min(x)), int(xp.max(x))
+    return low if low < 0 else high if high >= n else None
+
+
 def taken_along_last(xp: Namespace, x: Array, index: Array) -> Array:
     """Return ``take_along_axis(x, index, axis=-1)`` for 64-bit indices that are in range."""
     if library_name(xp) == "torch":

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from xplayers._arrays import Array, check_same, device, is_integer, namespace, on_host, size
+from xplayers._arrays import (
+    Array,
+    check_same,
+    device,
+    is_integer,
+    namespace,
+    on_host,
+    out_of_range,
+    size,
+)
 
 __all__ = ["accuracy", "confusion_matrix"]
 
@@ -53,7 +62,8 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
     Raises
     ------
     ValueError, TypeError
-        If the shapes, or the kind of the labels, do not fit.
+        If the shapes, the kind of the labels or their values do not fit. Values on a GPU and in
+        compiled code are not looked at; a pair that is out of range is not counted there.
     """
     xp = namespace(y, "confusion_matrix", "y")
     check_same("confusion_matrix", "t", t, y, like_name="y")
@@ -69,17 +79,18 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
         message = f"confusion_matrix: t has shape {tuple(t.shape)}; expected {tuple(y.shape)}."
         raise ValueError(message)
     for name, labels in (("y", predicted), ("t", target)):
-        if size(labels) and on_host(labels):
-            low, high = int(xp.min(labels)), int(xp.max(labels))
-            if low < 0 or high >= classes:
-                message = (
-                    f"confusion_matrix: label {low if low < 0 else high} in {name} is out of "
-                    f"range; expected 0 to {classes - 1}."
-                )
-                raise ValueError(message)
+        bad = out_of_range(labels, classes) if on_host(labels) else None
+        if bad is not None:
+            message = (
+                f"confusion_matrix: label {bad} in {name} is out of range; "
+                f"expected 0 to {classes - 1}."
+            )
+            raise ValueError(message)
     # Counts are the distances between the places where each pair begins in the sorted pairs.
     edges = xp.arange(classes * classes + 1, device=device(y))
-    pairs = xp.astype(target, edges.dtype) * classes + xp.astype(predicted, edges.dtype)
+    rows, columns = xp.astype(target, edges.dtype), xp.astype(predicted, edges.dtype)
+    valid = (rows >= 0) & (rows < classes) & (columns >= 0) & (columns < classes)
+    pairs = xp.where(valid, rows * classes + columns, xp.full_like(rows, -1))
     starts = xp.searchsorted(xp.sort(xp.reshape(pairs, (-1,))), edges)
     return xp.reshape(starts[1:] - starts[:-1], (classes, classes))
 

@@ -14,13 +14,14 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import functools
+import math
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, dtype_name, named_dtype
+from xplayers._arrays import Array, dtype_name, named_dtype, namespace
 from xplayers._products import OTHERS, column_sums
 from xplayers.cuda.chain import with_chains
 from xplayers.cuda.joints import joining
@@ -135,7 +136,8 @@ class Gemm(Planner):
         a : array of shape (m, k) or (..., m, k)
             CuPy array.
         b : array of shape (k, n) or (..., k, n)
-            Of the dtype of `a`; with the same leading axes, or one of the two has none.
+            Of the dtype of `a`. Leading axes broadcast; a factor that is neither a single matrix
+            nor has all of them is copied.
         epilogue : str
             ``"none"``; ``"bias"`` adds it; ``"relu"``, ``"gelu"`` (the tanh form) with ``"_aux"``
             and ``"_bias"`` in this order; ``"drelu"``, ``"dgelu"``: the product, a gradient, times
@@ -174,8 +176,9 @@ class Gemm(Planner):
         if compute is None and (name, self.compute) in COMPUTE_TYPES:
             compute = self.compute
         compute = compute_of(name, compute)
-        a, b = (x if factor(x) else self._runtime.contiguous(x) for x in (a, b))
-        shape = (*(batch_shape(a.shape, b.shape) or ()), a.shape[-2], b.shape[-1])
+        lead = batch_shape(a.shape, b.shape) or ()
+        a, b = self._laid(a, lead), self._laid(b, lead)
+        shape = (*lead, a.shape[-2], b.shape[-1])
         d = self._runtime.empty(shape, dtype or name) if out is None else out
         key = key_of(a, b, d, compute=compute, epilogue=epilogue, device=a.device.id)
         if key is None or tuple(d.shape) != shape or key.d.transposed:
@@ -214,6 +217,12 @@ class Gemm(Planner):
         self.plans.clear()
         self._lt.destroy(self._handle)
         self._handle = self._workspace = None
+
+    def _laid(self, x: Array, lead: tuple[int, ...]) -> Array:
+        """Return a factor of a batch as cuBLASLt can read it: itself or a copy."""
+        if x.shape[:-2] != lead and math.prod(x.shape[:-2]) != 1:
+            x = namespace(x).broadcast_to(x, (*lead, *x.shape[-2:]))
+        return x if factor(x) else self._runtime.contiguous(x)
 
     def _vector(self, name: str, x: Array, role: str, shape: tuple[int, ...], dtype: str) -> Array:
         """Return the array for a pointer of an epilogue: a new one, or the one given, checked."""

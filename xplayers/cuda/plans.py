@@ -181,14 +181,11 @@ def alignment(pointer: int) -> int:
 
 
 def batch_shape(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...] | None:
-    """Return the leading axes of ``a @ b``; None where cuBLASLt has no batch for them.
-
-    `a` and `b` are shapes. The leading axes are the same, or one factor is a single matrix.
-    """
-    lead, other = tuple(a[:-2]), tuple(b[:-2])
-    if lead == other or math.prod(lead) == 1 or math.prod(other) == 1:
-        return np.broadcast_shapes(lead, other)
-    return None
+    """Return the leading axes of ``a @ b`` for those shapes; None where they do not broadcast."""
+    try:
+        return np.broadcast_shapes(tuple(a[:-2]), tuple(b[:-2]))
+    except ValueError:
+        return None
 
 
 def key_of(a: Array, b: Array, d: Array, *, compute: str, epilogue: str, device: int) -> Key | None:
@@ -276,8 +273,8 @@ def check_operands(a: Array, b: Array, epilogue: str, given: dict[str, Any]) -> 
         raise ValueError(message)
     if batch_shape(a.shape, b.shape) is None:
         message = (
-            f"Gemm: {tuple(a.shape)} @ {tuple(b.shape)} has no common batch; expected equal "
-            "leading axes, or none in one of them. Use a @ b."
+            f"Gemm: {tuple(a.shape)} @ {tuple(b.shape)} has no common batch; expected leading "
+            "axes that broadcast."
         )
         raise ValueError(message)
     kind = EPILOGUES[epilogue]

@@ -16,6 +16,7 @@ from xplayers._arrays import (
     is_half,
     namespace,
     on_host,
+    out_of_range,
     widened,
 )
 from xplayers._products import column_sums, matmul
@@ -134,7 +135,7 @@ class Embedding(_Table):
         n = W.shape[0]
         flat = xp.reshape(x, (math.prod(x.shape),))
         if on_host(x):
-            watch(self._check_range, xp, flat, n)
+            watch(self._check_range, flat, n)
             index = _as_index(xp, flat)
             y = xp.take(W, index, axis=0)
         else:
@@ -152,13 +153,11 @@ class Embedding(_Table):
         dW = sums(xp, index, d, W.shape[0])
         return None, {"W": xp.astype(dW, W.dtype) if is_half(W) else dW}
 
-    def _check_range(self, xp: Namespace, x: Array, n: int) -> None:
-        if not x.shape[0]:
-            return
-        for extreme in (int(xp.min(x)), int(xp.max(x))):
-            if not 0 <= extreme < n:
-                message = f"{self}: x has {extreme}; expected 0 to {n - 1} for a table of {n} rows."
-                raise ValueError(message)
+    def _check_range(self, x: Array, n: int) -> None:
+        bad = out_of_range(x, n)
+        if bad is not None:
+            message = f"{self}: x has {bad}; expected 0 to {n - 1} for a table of {n} rows."
+            raise ValueError(message)
 
 
 def _as_index(xp: Namespace, x: Array) -> Array:

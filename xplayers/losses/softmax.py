@@ -16,6 +16,7 @@ from xplayers._arrays import (
     is_integer,
     namespace,
     on_host,
+    out_of_range,
     size,
     taken_along_last,
     to_numpy,
@@ -285,10 +286,10 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
     if ignore_index is not None:
         labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare
         labels = xp.where(labels == ignore_index, xp.zeros_like(labels), labels)
-    low, high = int(xp.min(labels)), int(xp.max(labels))
-    if low < 0 or high >= classes:
+    bad = out_of_range(labels, classes)
+    if bad is not None:
         message = (
-            f"SoftmaxWithLoss: label {low if low < 0 else high} is out of range; "
+            f"SoftmaxWithLoss: label {bad} is out of range; "
             f"expected 0 to {classes - 1} for {classes} classes."
         )
         raise ValueError(message)

@@ -1,0 +1,154 @@
+"""CuPy on a GPU that the host plays: real CuPy, its kernels and its streams, without a driver.
+
+`install` puts functions of `device.cpp` in the place of the CUDA runtime that CuPy's wheel holds,
+lets CuPy find them as its driver and `libraries.cpp` as cuBLAS and cuBLASLt, and has a C++
+compiler compile what NVRTC would. From then on all of CuPy works, slowly.
+
+It shows what CuPy does, not what a GPU does: nothing of speed, and of rounding only what C++ says.
+Operations run as late as the calls allow, so a result that is read without waiting is an old one;
+memory is NaN until it is written; what a capture refuses is refused. CUB's and Thrust's kernels
+are in CuPy's wheel as machine code: reductions go through CuPy's own, sorting through NumPy.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import ctypes
+import itertools
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from emulator import building, elf
+
+_library: Any = None
+_operations: dict[int, Callable[[], None]] = {}  # kept: a graph may run them again
+_numbers = itertools.count()
+
+
+def install(devices: int = 2, megabytes: int = 4096) -> None:
+    """Let CuPy find GPUs in this process, before anything has imported it."""
+    global _library
+    if _library is not None:
+        return
+    if "cupy" in sys.modules:
+        message = "emulator.install: cupy is imported already; it has looked for a GPU by now."
+        raise RuntimeError(message)
+    os.environ["CUPY_ACCELERATORS"] = ""  # CUB's reductions cannot run
+    os.environ["EMULATED_DEVICES"] = str(devices)
+    os.environ["EMULATED_MEMORY"] = str(megabytes << 20)
+    _library = ctypes.CDLL(str(building.device()), mode=ctypes.RTLD_GLOBAL)
+    for name in building.LIBRARIES:
+        ctypes.CDLL(str(building.library(name)), mode=ctypes.RTLD_GLOBAL)
+    _library.emu_count.restype = ctypes.c_long
+    _library.emu_name.restype = ctypes.c_char_p
+    _library.emu_used.restype = _library.emu_limit.restype = ctypes.c_size_t
+
+    import cupy_backends.cuda.api.runtime as runtime
+
+    functions = elf.functions(Path(runtime.__file__))
+    _replace(runtime.__file__, {n: at for n, at in functions.items() if re.match("cuda[A-Z]", n)})
+
+    from cupy.cuda import compiler, thrust
+
+    compiler._compile_with_cache_cuda = _module
+    thrust.sort, thrust.argsort = _sort, _argsort
+
+
+def installed() -> bool:
+    return _library is not None
+
+
+def _replace(path: str, functions: dict[str, int]) -> None:
+    refused = ctypes.cast(_library.emu_unsupported, ctypes.c_void_p).value
+    base = elf.base(path)
+    for name, at in functions.items():
+        own = getattr(_library, name, None)
+        if own is None:
+            elf.jump(base + at, elf.call(refused, name))
+        else:
+            elf.jump(base + at, ctypes.cast(own, ctypes.c_void_p).value)
+
+
+def counted() -> collections.Counter[str]:
+    """Return how often each call of the runtime was made, each kernel launched, data copied."""
+    names = itertools.takewhile(bool, map(_library.emu_name, itertools.count()))
+    return collections.Counter({n.decode(): _library.emu_count(n) for n in names})
+
+
+@contextlib.contextmanager
+def counting() -> Iterator[collections.Counter[str]]:
+    """Count inside of the block; the counter is filled at its end."""
+    found: collections.Counter[str] = collections.Counter()
+    before = counted()
+    yield found
+    found.update(counted() - before)
+
+
+def used(device: int = 0) -> int:
+    """Return how many bytes of a device's memory are allocated."""
+    return _library.emu_used(device)
+
+
+@contextlib.contextmanager
+def limited(size: int) -> Iterator[None]:
+    """Let each device have so many bytes."""
+    before = _library.emu_limit(ctypes.c_size_t(size))
+    try:
+        yield
+    finally:
+        _library.emu_limit(ctypes.c_size_t(before))
+
+
+def _module(source: str, options: tuple[str, ...], *args: Any, **kwargs: Any) -> Any:
+    """Stand where CuPy compiles: the image of a module is the path of a library."""
+    from cupy.cuda import function
+
+    module = function.Module()
+    module.load(bytes(building.kernels(source, options)) + b"\0")
+    module._set_mapping({})
+    return module
+
+
+# Thrust
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+def _run(number: int) -> None:
+    _operations[ctypes.c_long.from_address(number).value]()
+
+
+def _put(operation: Callable[[], None]) -> None:
+    """Let the current stream run a function when its turn comes."""
+    import cupy
+
+    number = ctypes.c_long(next(_numbers))
+    _operations[number.value] = operation
+    stream = ctypes.c_void_p(cupy.cuda.get_current_stream().ptr)
+    _library.emu_put(stream, _run, ctypes.byref(number), ctypes.c_size_t(8))
+
+
+def _view(pointer: int, dtype: Any, shape: Any) -> Any:
+    import numpy as np
+
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    return np.frombuffer((ctypes.c_char * size).from_address(pointer), dtype).reshape(shape)
+
+
+def _sort(dtype: Any, data: int, keys: int, shape: Any) -> None:
+    _put(lambda: _view(data, dtype, shape).sort(axis=-1, kind="stable"))
+
+
+def _argsort(dtype: Any, index: int, data: int, keys: int, shape: Any) -> None:
+    def run() -> None:
+        a = _view(data, dtype, shape)
+        order = a.argsort(axis=-1, kind="stable")
+        _view(index, "int64", shape)[...] = order
+        a.sort(axis=-1, kind="stable")
+
+    _put(run)

@@ -1,0 +1,264 @@
+"""Training steps on CuPy, as they stand and as CUDA graphs.
+
+``pytest --xp=cupy``, on a GPU or with ``--emulated-gpu``. What a capture refuses is what waits for
+the device, so that every row of the table can be captured says that none does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import emulator
+import numpy as np
+import pytest
+from cases import LAYERS
+from helpers import assert_same_bits, values
+
+import xplayers as xl
+from xplayers._arrays import is_out_of_memory, to_numpy
+from xplayers.cuda import fused
+from xplayers.cuda.graph import CaptureError
+from xplayers.training import AccumulatedStep, TrainStep
+
+pytestmark = pytest.mark.only("cupy")
+
+WAITING = {
+    "device to host", "host to device", "cudaMemcpy", "cudaMalloc", "cudaHostAlloc", "cudaFree",
+    "cudaDeviceSynchronize", "cudaStreamSynchronize", "cudaEventSynchronize", "cudaStreamQuery",
+    "cudaEventQuery",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _products():
+    pytest.importorskip("nvmath")
+
+
+@contextlib.contextmanager
+def quiet():
+    """Nothing inside waits for the device, moves data to it or from it, or asks for memory."""
+    with emulator.counting() as counted:
+        yield counted
+    assert not WAITING & counted.keys(), counted
+
+
+def network(case, xpv):
+    layer = case.make()
+    x = values(case.shape) if case.integers is None else np.zeros(case.shape, int)
+    y = layer.predict(x)
+    net = xl.Sequential(layer, xl.Affine.init(int(np.prod(y.shape[1:])), 3, rng=1))
+    return net.to(like=xpv.asarray(np.zeros(1), "float32"))
+
+
+def batches(case, xpv, count):
+    for seed in range(count):
+        rng = np.random.default_rng(seed)
+        x, dtype = rng.standard_normal(case.shape), "float32"
+        if case.integers is not None:
+            x, dtype = rng.integers(0, case.integers, case.shape), None
+        yield xpv.asarray(x, dtype), xpv.asarray(rng.integers(0, 3, case.shape[0]))
+
+
+def trained(net, given, **options):
+    """Return the losses and the arrays after a step on each batch."""
+    step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+    losses = [float(step(x, t)) for x, t in given]
+    arrays = {name: to_numpy(a) for name, a in net.arrays.items()}
+    step.close()
+    return losses, arrays
+
+
+def assert_same(found, expected):
+    assert found[0] == expected[0]
+    assert found[1].keys() == expected[1].keys()
+    for name, a in found[1].items():
+        assert_same_bits(a, expected[1][name], name)
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)
+def test_every_layer_in_a_graph(case, xpv):
+    """From its graph a step has the bits of one that stands, with the same kernels."""
+    given = list(batches(case, xpv, 3))
+    with fused():
+        expected = trained(network(case, xpv), given, compile=False, gemm="cublaslt")
+    assert_same(trained(network(case, xpv), given, compile="graph"), expected)
+    assert len(set(expected[0])) == 3
+
+
+@pytest.mark.parametrize("how", ["portable", "fused"])
+@pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)
+def test_no_step_waits(case, how, xpv):
+    """After two steps, which compile kernels and take memory."""
+    if not emulator.installed():
+        pytest.skip("the calls of a GPU are not counted")
+    net, given = network(case, xpv), list(batches(case, xpv, 4))
+    step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01))
+    with fused(how == "fused"):
+        kept = [step(x, t) for x, t in given[:3]]
+        with quiet() as counted:
+            kept.append(step(*given[3]))
+    assert counted["launches"] > 5
+    assert all(np.isfinite(float(v)) for v in kept)
+
+
+def mlp(xpv, **options):
+    net = xl.Sequential(
+        xl.Affine.init(20, 64, rng=0), xl.BatchNormalization.init(64), xl.Relu(), xl.Dropout(0.2),
+        xl.Affine.init(64, 10, rng=1),
+    )  # fmt: skip
+    return TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+
+
+def data(xpv, n=64):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((n, 20))
+    return xpv.asarray(x, "float32"), xpv.asarray(rng.integers(0, 10, n))
+
+
+def results(step, losses):
+    arrays = {name: to_numpy(a) for name, a in step.net.arrays.items()}
+    step.close()
+    return [float(v) for v in losses], arrays
+
+
+def test_several_steps_are_one_launch(xpv):
+    """On rows that the graph gathers, with rates that change between launches."""
+    x, t = data(xpv)
+    index = xpv.asarray(np.random.default_rng(1).permutation(64).reshape(4, 16))
+    expected = mlp(xpv, compile="graph")
+    losses = [expected(x[index[i]], t[index[i]], lr=0.01 / (1 + i // 2)) for i in range(4)]
+    step, found = mlp(xpv, compile="graph"), []
+    for i in range(2):
+        with emulator.counting() as counted:
+            found += list(step.many(x, t, index[2 * i : 2 * i + 2], lr=0.01 / (1 + i)))
+    if emulator.installed():
+        assert counted["cudaGraphLaunch"] == 1
+    assert_same(results(step, found), results(expected, losses))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_mixed_precision(dtype, xpv):
+    """With float16 the second batch overflows: that its step is skipped is found on the device."""
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    given = [data(xpv) for _ in range(4)]
+    if dtype == "float16":
+        given[1][0][3, 4] = np.inf
+    found = []
+    for compiled in (False, "graph"):
+        options = {"compile": compiled, "gemm": "cublaslt", "precision": xl.MixedPrecision(dtype)}
+        step, losses = mlp(xpv, **options), []
+        with fused():
+            losses = [step(x, t) for x, t in given]
+        skipped = int(step.state["precision"]["skipped_steps"])
+        assert skipped == (dtype == "float16")
+        assert int(step.optimizer.state["count"]) == 4 - skipped
+        losses, arrays = results(step, losses)
+        found.append(([str(v) for v in losses], arrays))
+    assert_same(*found)
+
+
+def test_accumulated_steps(xpv):
+    x, t = data(xpv)
+    found = []
+    for compiled in (False, "graph"):
+        net = mlp(xpv).net
+        options = {"parts": 2, "compile": compiled, "gemm": "cublaslt"}
+        step = AccumulatedStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+        with fused():
+            losses = [step(x, t) for _ in range(3)]
+        found.append(results(step, losses))
+    assert_same(*found)
+
+
+def test_the_plain_product_is_refused_in_a_graph_by_name(xpv):
+    """As CuPy refuses cuBLAS there; nothing is trained, and the stream captures no more."""
+    from xplayers.cuda.graph import CapturedStep
+
+    net, (x, t) = xl.mlp([20, 10], rng=0), data(xpv)
+    net.forward(x)
+    step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(0.1))
+    before = {name: to_numpy(a) for name, a in net.params.items()}
+    state = {"optimizer": step.optimizer.init(dict(net.params))}
+    captured = CapturedStep(step.pure, gemm=None)
+    with pytest.raises(CaptureError, match="In part '0' of Sequential. Use compile=False"):
+        captured(dict(net.params), {}, {}, state, x, t, 0.1)
+    for name, a in net.params.items():
+        assert_same_bits(a, before[name], name)
+    assert float(step(x, t)) > 0
+
+
+class Looking(xl.Layer):
+    """A layer of a user that looks at a value."""
+
+    def apply(self, arrays, x):
+        return (x if float(x[0, 0]) > 1e9 else x * 1.0), ()
+
+    def vjp(self, cache, dy):
+        return dy, {}
+
+
+def test_a_look_at_a_value_is_named(xpv):
+    x, t = data(xpv)
+    net = xl.Sequential(xl.Affine.init(20, 10, rng=0), Looking())
+    step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(0.1), compile="graph")
+    with pytest.raises(CaptureError, match="captur.* In part '1' of Sequential. Use compile=False"):
+        step(x, t)
+    step.compile = False
+    step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(0.1), compile=False)
+    assert float(step(x, t)) > 0
+
+
+def test_each_shape_has_a_graph(xpv):
+    given = [data(xpv, n) for n in (64, 32, 16, 8, 4, 64, 32)]
+    with fused():
+        expected = mlp(xpv, compile=False, gemm="cublaslt")
+        right = results(expected, [expected(x, t) for x, t in given])
+    step = mlp(xpv, compile="graph")
+    assert_same(results(step, [step(x, t) for x, t in given]), right)
+
+
+def test_memory_is_given_back(xpv):
+    """All of it: that of the graphs and of their pools."""
+    if not emulator.installed():
+        pytest.skip("memory is looked at in the emulator alone")
+    import cupy
+
+    x, t = data(xpv)
+    step = mlp(xpv, compile="graph")
+    step(x, t)
+    kept = emulator.used(cupy.cuda.Device().id)
+    for n in (48, 32, 16):
+        step(x[:n], t[:n])
+    assert emulator.used(cupy.cuda.Device().id) > kept
+    step.close()
+    cupy.get_default_memory_pool().free_all_blocks()
+    assert emulator.used(cupy.cuda.Device().id) < kept
+    assert float(step(x, t)) > 0
+    step.close()
+
+
+def test_a_gpu_that_is_full(xpv):
+    """Graphs of other shapes are closed for a new one; where that is too little nothing is lost."""
+    if not emulator.installed():
+        pytest.skip("the emulator alone can be made so small")
+    import cupy
+
+    x, t = data(xpv, 512)
+    step = mlp(xpv, compile="graph")
+    losses = [float(step(x[:256], t[:256]))]
+    cupy.get_default_memory_pool().free_all_blocks()
+    with emulator.limited(emulator.used(cupy.cuda.Device().id) + (1 << 20)):
+        losses.append(float(step(x[:256], t[:256])))
+        before = {name: to_numpy(a) for name, a in step.net.arrays.items()}
+        with pytest.raises(cupy.cuda.memory.OutOfMemoryError) as caught:
+            for k in range(8):
+                big = cupy.zeros((1 << (10 + k), 20), "float32")
+                step(big, cupy.zeros(big.shape[0], "int64"))
+                before = {name: to_numpy(a) for name, a in step.net.arrays.items()}
+    assert is_out_of_memory(caught.value)
+    for name, a in step.net.arrays.items():
+        assert_same_bits(a, before[name], name)
+    losses.append(float(step(x[:256], t[:256])))
+    assert losses[2] < losses[0]
+    step.close()
