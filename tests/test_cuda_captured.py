@@ -7,6 +7,7 @@ the device, so that every row of the table can be captured says that none does.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import emulator
 import numpy as np
@@ -21,6 +22,22 @@ from xplayers.cuda.graph import CaptureError
 from xplayers.training import AccumulatedStep, TrainStep
 
 pytestmark = pytest.mark.only("cupy")
+
+# More than eight arrays CuPy joins by a kernel to which it brings their addresses.
+MANY = [
+    dataclasses.replace(LAYERS[0], id=id, make=make, shape=shape)
+    for id, make, shape in (
+        ("Convolution-5x5", lambda: xl.Convolution.init(2, 3, 5, padding=2, rng=0), (4, 2, 9, 9)),
+        ("MaxPooling-4x4", lambda: xl.MaxPooling(4, 2, 1), (4, 2, 9, 9)),
+        ("Rnn-12", lambda: xl.Rnn.init(3, 4, rng=0), (4, 12, 3)),
+        ("Lstm-12", lambda: xl.Lstm.init(3, 4, bidirectional=True, rng=0), (4, 12, 3)),
+        ("Gru-12", lambda: xl.Gru.init(3, 4, reset_after=False, rng=0), (4, 12, 3)),
+        ("Parallel-9", lambda: xl.Parallel(*[xl.Affine.init(6, 2, rng=i) for i in range(9)],
+                                           combine="concatenate"), (4, 6)),
+        ("Sequential-9", lambda: xl.mlp([6, *[5] * 9], rng=0), (4, 6)),
+    )
+]  # fmt: skip
+ROWS = pytest.mark.parametrize("case", [*LAYERS, *MANY], ids=lambda c: c.id)
 
 WAITING = {
     "device to host", "host to device", "cudaMemcpy", "cudaMalloc", "cudaHostAlloc", "cudaFree",
@@ -42,11 +59,27 @@ def quiet():
     assert not WAITING & counted.keys(), counted
 
 
+class Scale(xl.Layer):
+    """``y = x * a``: below a layer, it lets the gradient of that one's input be computed."""
+
+    a, da = xl.Parameter(), xl.Gradient()
+
+    def __init__(self, a):
+        self.a = a
+
+    def apply(self, arrays, x):
+        return x * arrays["a"], (x, arrays["a"])
+
+    def vjp(self, cache, dy):
+        x, a = cache
+        return dy * a, {"a": xl.namespace(x).sum(dy * x)[None]}
+
+
 def network(case, xpv):
-    layer = case.make()
-    x = values(case.shape) if case.integers is None else np.zeros(case.shape, int)
-    y = layer.predict(x)
-    net = xl.Sequential(layer, xl.Affine.init(int(np.prod(y.shape[1:])), 3, rng=1))
+    layer, floating = case.make(), case.integers is None
+    y = layer.predict(values(case.shape) if floating else np.zeros(case.shape, int))
+    below = [Scale(np.ones(1, "float32"))] if floating else []
+    net = xl.Sequential(*below, layer, xl.Affine.init(int(np.prod(y.shape[1:])), 3, rng=1))
     return net.to(like=xpv.asarray(np.zeros(1), "float32"))
 
 
@@ -75,7 +108,7 @@ def assert_same(found, expected):
         assert_same_bits(a, expected[1][name], name)
 
 
-@pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)
+@ROWS
 def test_every_layer_in_a_graph(case, xpv):
     """From its graph a step has the bits of one that stands, with the same kernels."""
     given = list(batches(case, xpv, 3))
@@ -86,7 +119,7 @@ def test_every_layer_in_a_graph(case, xpv):
 
 
 @pytest.mark.parametrize("how", ["portable", "fused"])
-@pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)
+@ROWS
 def test_no_step_waits(case, how, xpv):
     """After two steps, which compile kernels and take memory."""
     if not emulator.installed():
@@ -124,13 +157,13 @@ def results(step, losses):
 def test_several_steps_are_one_launch(xpv):
     """On rows that the graph gathers, with rates that change between launches."""
     x, t = data(xpv)
-    index = xpv.asarray(np.random.default_rng(1).permutation(64).reshape(4, 16))
+    index = xpv.asarray(np.random.default_rng(1).integers(0, 64, (20, 4)))
     expected = mlp(xpv, compile="graph")
-    losses = [expected(x[index[i]], t[index[i]], lr=0.01 / (1 + i // 2)) for i in range(4)]
+    losses = [expected(x[index[i]], t[index[i]], lr=0.01 / (1 + i // 10)) for i in range(20)]
     step, found = mlp(xpv, compile="graph"), []
     for i in range(2):
         with emulator.counting() as counted:
-            found += list(step.many(x, t, index[2 * i : 2 * i + 2], lr=0.01 / (1 + i)))
+            found += list(step.many(x, t, index[10 * i : 10 * i + 10], lr=0.01 / (1 + i)))
     if emulator.installed():
         assert counted["cudaGraphLaunch"] == 1
     assert_same(results(step, found), results(expected, losses))
@@ -251,11 +284,9 @@ def test_a_gpu_that_is_full(xpv):
     with emulator.limited(emulator.used(cupy.cuda.Device().id) + (1 << 20)):
         losses.append(float(step(x[:256], t[:256])))
         before = {name: to_numpy(a) for name, a in step.net.arrays.items()}
+        big = cupy.zeros((2000, 20), "float32"), cupy.zeros(2000, "int64")
         with pytest.raises(cupy.cuda.memory.OutOfMemoryError) as caught:
-            for k in range(8):
-                big = cupy.zeros((1 << (10 + k), 20), "float32")
-                step(big, cupy.zeros(big.shape[0], "int64"))
-                before = {name: to_numpy(a) for name, a in step.net.arrays.items()}
+            step(*big)
     assert is_out_of_memory(caught.value)
     for name, a in step.net.arrays.items():
         assert_same_bits(a, before[name], name)

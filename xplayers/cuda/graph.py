@@ -1,8 +1,7 @@
 """A training step as a CUDA graph: what Python and CuPy do in each step is done once.
 
-**Not yet run on a GPU.** What is copied where, what a capture may do, how graphs are kept and given
-back is tested against a stand-in that records operations on the host as a capture does; CuPy itself
-has captured nothing here yet.
+**Not yet run on a GPU.** In the tests CuPy captures and launches every layer on a device that the
+host plays, which refuses what a capture refuses: a step has the bits that it has without a graph.
 
 A graph is a list of kernels with fixed addresses. So parameters, buffers and state stay in the
 arrays that the first step was given, a batch is copied into arrays of the graph, the learning rate
@@ -21,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from xplayers._arrays import Array, dtype_name, is_out_of_memory, namespace
+from xplayers._joining import stack
 from xplayers.cuda.cudnn import active
 from xplayers.cuda.gemm import Gemm
 
@@ -164,7 +164,7 @@ class CapturedStep:
                 xp = namespace(x)
                 rows = [index[i, ...] for i in range(index.shape[0])]
                 batches = ((xp.take(x, row, axis=0), xp.take(t, row, axis=0)) for row in rows)
-                return xp.stack([one(*batch) for batch in batches])
+                return stack(xp, [one(*batch) for batch in batches])
 
             return steps
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xplayers._arrays import Array, namespace
+from xplayers._joining import concat
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.containers import Container, Sequential, collect, moved_on, named
 
@@ -208,7 +209,7 @@ class Parallel(Container):
             message = f"{self}: the outputs have shapes {[tuple(y.shape) for y in ys]}."
             raise ValueError(message)
         if self.combine == "concatenate":
-            return namespace(ys[0]).concat(list(ys), axis=self.axis)
+            return concat(namespace(ys[0]), ys, self.axis)
         total = ys[0]
         for y in ys[1:]:
             total = total + y

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, device, namespace, widened
+from xplayers._joining import stack
 from xplayers._recording import whole
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import as_numpy
@@ -247,7 +248,7 @@ def _max_grads(
             taken = rest * xp.astype(values == y, dy.dtype)
             rest = rest - taken
             pieces.append(taken)
-        stacked = xp.reshape(xp.stack(pieces, axis=2), (*dy.shape[:2], *window.size, *dy.shape[2:]))
+        stacked = xp.reshape(stack(xp, pieces, 2), (*dy.shape[:2], *window.size, *dy.shape[2:]))
         return window.scatter(xp, stacked, x.shape[2:])
 
     elements = math.prod(window.size) * math.prod(dy.shape[1:])

@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, check_same, device, namespace
+from xplayers._joining import stack
 from xplayers._products import column_sums, matmul
 from xplayers.initializers import Rng, orthogonal
 from xplayers.layers.base import Cache, Layer
@@ -96,7 +97,7 @@ class Recurrent(Layer):
             weights = tuple([arrays[name + suffix] for name in self._names])
             states, kept = self._through(xp, x, weights, state, backwards=suffix != "")
             hs = [s[0] for s in states[1:]]
-            ys.append(xp.stack(hs[::-1] if suffix else hs, axis=1))
+            ys.append(stack(xp, hs[::-1] if suffix else hs, 1))
             passes.append((weights, states, kept))
         y = xp.concat(ys, axis=-1) if self.bidirectional else ys[0]
         return y, (x, tuple(passes), known)
@@ -249,7 +250,7 @@ class Recurrent(Layer):
 def step_rows(xp: Namespace, steps: Sequence[Array]) -> Array:
     """Return arrays ``(n, width)`` of all steps as one of ``(n * time, width)``."""
     n, width = steps[0].shape
-    return xp.reshape(xp.stack(steps, axis=1), (n * len(steps), width))
+    return xp.reshape(stack(xp, steps, 1), (n * len(steps), width))
 
 
 def _joined(xp: Namespace, states: Sequence[State]) -> State:

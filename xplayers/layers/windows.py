@@ -1,20 +1,30 @@
 """Windows that slide over the last axes of an array: what convolution and pooling have in common.
 
 Arrays here are ``(n, c, *sizes)``. Everything is made of slices, `concat`, `stack` and `reshape`:
-nothing is written into an array, so it runs where arrays cannot be written to.
+nothing is written into an array, so it runs where arrays cannot be written to. CuPy has shortcuts.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
+import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, device, dtype_name, is_half, widened
+from xplayers._arrays import (
+    Array,
+    Namespace,
+    device,
+    dtype_name,
+    is_half,
+    library_name,
+    widened,
+)
+from xplayers._joining import concat, stack
 
 # The windows of a batch, laid out as columns, take as many times the memory of the batch as a
 # window has elements. So the batch goes through in blocks whose columns take at most this much, or
@@ -69,6 +79,8 @@ class Window(NamedTuple):
 
     def pad(self, xp: Namespace, x: Array, value: float = 0.0) -> Array:
         """Return `x` with its padding, or `x` itself where there is none."""
+        if library_name(xp) == "cupy" and any(map(any, self.padding)):
+            return self._framed(xp, x, value)
         for axis, (before, after) in enumerate(self.padding, 2):
             x = padded(xp, x, axis, before, after, value)
         return x
@@ -87,8 +99,47 @@ class Window(NamedTuple):
 
     def columns(self, xp: Namespace, x: Array, axis: int) -> Array:
         """Return the windows of padded `x`, with the places in a window as a new axis."""
+        if library_name(xp) == "cupy":
+            return self._copied(xp, x, axis)
         views = list(self.slices(x))
-        return xp.stack(views, axis=axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
+        return stack(xp, views, axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
+
+    # On CuPy each slice is a launch. Into arrays that are written to, and from a view of all windows
+    # at once, padding is two launches, columns are one, and sums are one for each place.
+
+    def _framed(self, xp: Namespace, x: Array, value: float) -> Array:
+        sizes = x.shape[2:]
+        whole = [n + sum(p) for n, p in zip(sizes, self.padding, strict=True)]
+        out = _full(xp, x, (*x.shape[:2], *whole), value)
+        inner = [slice(p[0], p[0] + n) for n, p in zip(sizes, self.padding, strict=True)]
+        out[(..., *inner)] = x
+        return out
+
+    def _copied(self, xp: Namespace, x: Array, axis: int) -> Array:
+        counts, steps = self._counts(x.shape[2:]), x.strides[2:]
+        inside = [d * s for d, s in zip(self.dilation, steps, strict=True)]
+        between = [n * s for n, s in zip(self.stride, steps, strict=True)]
+        view = xp.lib.stride_tricks.as_strided(
+            x,
+            (*x.shape[:axis], *self.size, *x.shape[axis:2], *counts),
+            (*x.strides[:axis], *inside, *x.strides[axis:2], *between),
+        )
+        places = math.prod(self.size)
+        return xp.reshape(view, (*x.shape[:axis], places, *x.shape[axis:2], *counts))
+
+    def _added(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
+        stride, where = self.stride[axis], 2 + 2 * axis
+        shape = [*pieces.shape[: 2 + axis], *pieces.shape[3 + axis :]]
+        count, shape[where] = shape[where], size
+        total = _full(xp, pieces, shape, 0.0)
+        for offset in range(self.size[axis]):
+            first = offset * self.dilation[axis] - self.padding[axis][0]  # of the first window
+            start, stop = max(0, -(first // stride)), min(count, (size - 1 - first) // stride + 1)
+            if stop > start:
+                places = slice(first + start * stride, first + (stop - 1) * stride + 1, stride)
+                there = total[_along(where, places)]
+                there += pieces[_along(2 + axis, offset)][_along(where, slice(start, stop))]
+        return total
 
     def fold(self, xp: Namespace, x: Array, combine: Callable[[Array, Array], Array]) -> Array:
         """Return padded `x` combined over each window, axis by axis; a view if its size is 1."""
@@ -121,8 +172,9 @@ class Window(NamedTuple):
         """
         dtype = pieces.dtype
         total = widened(xp, pieces)
+        one = self._added if library_name(xp) == "cupy" else self._scatter_axis
         for axis in reversed(range(self.axes)):  # the last one first: its elements are neighbours
-            total = self._scatter_axis(xp, total, axis, sizes[axis])
+            total = one(xp, total, axis, sizes[axis])
         return xp.astype(total, dtype) if is_half(pieces) else total
 
     def _scatter_axis(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
@@ -148,7 +200,7 @@ class Window(NamedTuple):
         if stride == 1:
             return totals[0]
         whole = (*shape[:where], length * stride, *shape[where + 1 :])
-        total = xp.reshape(xp.stack(totals, axis=where + 1), whole)
+        total = xp.reshape(stack(xp, totals, where + 1), whole)
         return total if length * stride == size else total[_along(where, slice(0, size))]
 
 
@@ -180,7 +232,7 @@ def padded(xp: Namespace, x: Array, axis: int, before: int, after: int, value: f
         parts.insert(0, _full(xp, x, (*x.shape[:axis], before, *x.shape[axis + 1 :]), value))
     if after:
         parts.append(_full(xp, x, (*x.shape[:axis], after, *x.shape[axis + 1 :]), value))
-    return xp.concat(parts, axis=axis)
+    return concat(xp, parts, axis)
 
 
 def shifted(xp: Namespace, x: Array, axis: int, shift: int, length: int) -> Array | None:
@@ -224,7 +276,7 @@ def in_blocks(
         return out
     if len(parts) == 1:
         return compute(*batches)
-    return xp.concat([compute(*(a[part, ...] for a in batches)) for part in parts], axis=0)
+    return concat(xp, [compute(*(a[part, ...] for a in batches)) for part in parts], 0)
 
 
 def geometry(

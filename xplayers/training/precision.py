@@ -18,6 +18,7 @@ from xplayers._arrays import (
     named_dtype,
     namespace,
 )
+from xplayers._joining import stack
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
 
@@ -287,4 +288,4 @@ def all_finite(grads: Mapping[str, Array]) -> Array:
         good = gradients.all_finite(list(grads.values()))
         if good is not None:
             return good
-    return xp.all(xp.stack([xp.all(xp.isfinite(g)) for g in grads.values()]))
+    return xp.all(stack(xp, [xp.all(xp.isfinite(g)) for g in grads.values()]))

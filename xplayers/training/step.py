@@ -20,6 +20,7 @@ from xplayers._arrays import (
     namespace,
 )
 from xplayers._flat import flattened
+from xplayers._joining import stack
 from xplayers._recording import is_ordered, watch
 from xplayers.layers.base import Layer
 from xplayers.layers.stores import Located
@@ -212,7 +213,7 @@ class TrainStep:
             )  # fmt: skip
         rows = [index[i, ...] for i in range(index.shape[0])]
         batches = ((xp.take(x, r, axis=0), xp.take(t, r, axis=0)) for r in rows)
-        return xp.stack([self(*batch, lr=lr) for batch in batches])
+        return stack(xp, [self(*batch, lr=lr) for batch in batches])
 
     def _take(
         self, kind: Any, x: Array, t: Array, run: Callable[[Any, Any], Any], *, flat: bool = False
