@@ -104,8 +104,8 @@ class Window(NamedTuple):
         views = list(self.slices(x))
         return stack(xp, views, axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
 
-    # On CuPy each slice is a launch. Into arrays that are written to, and from a view of all windows
-    # at once, padding is two launches, columns are one, and sums are one for each place.
+    # On CuPy each slice is a launch. Where arrays are written to, and all windows are one view,
+    # padding is two launches, columns are one, and sums are one for each place.
 
     def _framed(self, xp: Namespace, x: Array, value: float) -> Array:
         sizes = x.shape[2:]
