@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--emulated-gpu",
         action="store_true",
-        help="let the host play GPUs for CuPy (tests/emulator), slowly and without cuDNN",
+        help="let the host play GPUs for CuPy (tests/emulator), slowly",
     )
 
 

@@ -49,6 +49,10 @@ class HostCudnn:
         The operations that have no algorithm.
     times : sequence of float or None
         The milliseconds of the algorithms for each of the others; None of one that is not built.
+    line : int
+        What the bytes of the channels of a batch normalization are a multiple of.
+    put : callable
+        Runs a function when its turn comes, in the stream of a handle.
     """
 
     cudnnGraphNotSupportedError = NotSupported
@@ -60,10 +64,21 @@ class HostCudnn:
     heur_mode = _names("A", "FALLBACK")
     norm_forward_phase = _names("TRAINING")
 
-    def __init__(self, unsupported: Any = (), times: Any = (1.0,)) -> None:
-        self.unsupported, self.times = unsupported, times
+    def __init__(
+        self, unsupported: Any = (), times: Any = (1.0,), line: int = 1, put: Any = None
+    ) -> None:
+        self.unsupported, self.times, self.line = unsupported, times, line
+        self.put = put or self._now
         self.handles: dict[int, int] = {}  # and their streams
         self.graphs: list[HostGraph] = []
+
+    @staticmethod
+    def _now(function: Any, stream: int) -> None:
+        assert stream == 7  # that of the runtime
+        function()
+
+    def backend_version(self) -> int:
+        return 92800
 
     def create_handle(self) -> int:
         self.handles[len(self.handles) + 50] = 0
@@ -121,12 +136,17 @@ class HostGraph:
         assert self.STAGES.index(name) == len(self.done)
 
         def stage(*arguments: Any) -> None:
-            if name == "check_support" and self.operation in self.cudnn.unsupported:
+            if name == "check_support" and self._unsupported():
                 raise NotSupported
             self.done.append(name)
             self.arguments[name] = arguments
 
         return stage
+
+    def _unsupported(self) -> bool:
+        x, channels = self.computed[1][0], self.operation.startswith("batchnorm")
+        odd = channels and x.dim[1] * _dtype(x).itemsize % self.cudnn.line != 0
+        return odd or self.operation in self.cudnn.unsupported
 
     def tensor(self, **what: Any) -> HostTensor:
         self.tensors.append(HostTensor(**what))
@@ -229,29 +249,38 @@ class HostGraph:
             raise RuntimeError(FAILS)
         assert all(t.is_output for t in self.results)
         assert workspace
-        assert self.cudnn.handles[handle] == 7  # the stream of the runtime
         function, given, options = self.computed
-
-        def seen(tensors: Any) -> list[np.ndarray]:
-            return [self._memory(t, pointers).astype("float64") for t in tensors]
-
+        memory = {t: self._memory(t, pointers) for t in given}
+        memory |= {t: a.copy() for t, a in memory.items() if t.is_pass_by_value}
         outs = [self._memory(t, pointers) for t in self.results]
-        others = [t for _, tensors in self.after for t in tensors]
-        assert len(pointers) == len(given) + len(outs) + len(others)
-        made = function(*seen(given), outs[0].shape, *options)
-        for also, tensors in self.after:
-            made = also(made, *seen(tensors))
-        for out, values in zip(outs, made if len(outs) > 1 else [made], strict=True):
-            assert out.shape == values.shape
-            out[...] = values
+        after = [(also, [self._memory(t, pointers) for t in given]) for also, given in self.after]
+        assert len(pointers) == len(given) + len(outs) + sum(len(others) for _, others in after)
+
+        def run() -> None:
+            made = function(*_wide(memory[t] for t in given), outs[0].shape, *options)
+            for also, others in after:
+                made = also(made, *_wide(others))
+            for out, values in zip(outs, made if len(outs) > 1 else [made], strict=True):
+                assert out.shape == values.shape
+                out[...] = values
+
+        self.cudnn.put(run, self.cudnn.handles[handle])
 
     def _memory(self, t: HostTensor, pointers: dict[int, int]) -> np.ndarray:
-        (name,) = (name for name, kind in TYPES.items() if kind == t.data_type.name)
-        dtype = host_dtype(name)
+        dtype = _dtype(t)
         strides = [s * dtype.itemsize for s in t.stride]
         assert t.is_pass_by_value or pointers[t.uid] % 16 == 0, "aligned"
         assert t.stride[1] == 1, "channels side by side"
         return _view(pointers[t.uid], dtype, tuple(t.dim), tuple(strides))
+
+
+def _dtype(t: HostTensor) -> np.dtype:
+    (name,) = (name for name, kind in TYPES.items() if kind == t.data_type.name)
+    return host_dtype(name)
+
+
+def _wide(arrays: Any) -> list[np.ndarray]:
+    return [a.astype("float64") for a in arrays]
 
 
 def _aligned(a: np.ndarray) -> np.ndarray:

@@ -293,3 +293,38 @@ def test_a_gpu_that_is_full(xpv):
     losses.append(float(step(x[:256], t[:256])))
     assert losses[2] < losses[0]
     step.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_network_through_cudnn(dtype, xpv):
+    """Its plans are those of the warm-up; a graph runs them after the context is left, too."""
+    pytest.importorskip("cudnn")
+    from xplayers.cuda.cudnn import Cudnn
+
+    half = None
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+        half = xl.MixedPrecision(dtype)
+    rng = np.random.default_rng(0)
+    given = [
+        (xpv.asarray(rng.standard_normal((4, 8, 10, 10)), "float32"),
+         xpv.asarray(rng.integers(0, 5, 4)))
+        for _ in range(3)
+    ]  # fmt: skip
+    found = []
+    for compiled in (False, "graph"):
+        net = xl.Sequential(
+            xl.Convolution.init(8, 16, 3, padding=1, rng=0), xl.Relu(), xl.MaxPooling(2),
+            xl.Convolution.init(16, 24, 3, bias=False, rng=1), xl.BatchNormalization.init(24),
+            xl.Relu(), xl.GlobalAveragePooling(), xl.Affine.init(24, 5, rng=2),
+        )  # fmt: skip
+        options = {"compile": compiled, "gemm": "cublaslt", "precision": half}
+        step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+        library = Cudnn(autotune=False)
+        with library.layers(), fused():
+            losses = [step(x, t) for x, t in given]
+        planned = sum(map(bool, library.plans.values()))
+        found.append(results(step, losses))
+        library.close()
+        assert planned == 7  # two convolutions, the first one's input needs no gradient; statistics
+    assert_same(*found)

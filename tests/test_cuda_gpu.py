@@ -5,7 +5,6 @@ They are compiled by CuPy and launched, and compared with NumPy and with the por
 
 from __future__ import annotations
 
-import emulator
 import numpy as np
 import pytest
 from cuda_cases import CASES
@@ -197,8 +196,6 @@ def test_training_is_that_of_the_portable_code(xpv, launches):
 def library():
     """Return the class `Cudnn`, where there is cuDNN."""
     pytest.importorskip("cudnn")
-    if emulator.installed():
-        pytest.skip("the host plays no cuDNN")
     from xplayers.cuda.cudnn import Cudnn
 
     return Cudnn
@@ -250,7 +247,8 @@ def test_convolutions_and_relu_as_one(dtype, xpv, dnn, launches):
     for bias in (True, False):
         net = xl.Sequential(xl.Convolution.init(8, 16, 3, padding=1, bias=bias, rng=0), xl.Relu())
         with fused():
-            assert_as_portable(net, values((4, 8, 9, 7)), dtype, xpv, dnn, plans=3)
+            plans = 3 if bias else 1  # those of backward are the same
+            assert_as_portable(net, values((4, 8, 9, 7)), dtype, xpv, dnn, plans)
     assert len(launches) == 2  # of backward, with or without sums
     x = values((4, 8, 9, 7)).astype(dtype)
     x[1, 2, 3, 4] = np.nan

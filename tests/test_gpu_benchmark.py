@@ -4,9 +4,11 @@ import json
 import stat
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
+import emulator
 import numpy as np
 import pytest
 from cases import LOSSES
@@ -186,6 +188,39 @@ def test_products_alone(monkeypatch):
     step = [((8, 12), (12, 16)), ((8, 16), (16, 10)), ((16, 8), (8, 10)), ((8, 10), (10, 16)),
             ((12, 8), (8, 16))]  # fmt: skip
     assert ran[0][:5] == step
+
+
+SMALL = (
+    Workload("mlp", 8, (12, 16, 10)),
+    Workload("cnn", 2, filters=(4, 8)),
+    *(Workload(f"mlp-{p}", 16, (32, 32, 32), precision=p) for p in ("tf32", "bfloat16")),
+)
+ON_CUPY = [s for s, name in worker.SECTIONS.items() if not name or name.startswith("ours.")]
+
+
+@pytest.mark.parametrize("section", ON_CUPY)
+def test_every_section_on_cupy(section, monkeypatch):
+    """With small arrays: nothing goes wrong, and all implementations have the same losses."""
+    if not emulator.installed():
+        pytest.skip("there is no emulator; on a GPU the command itself is run")
+    for module in ("nvmath", "ml_dtypes"):
+        pytest.importorskip(module)
+    for module in (checks, worker):
+        monkeypatch.setattr(module, "WORKLOADS", SMALL)
+    monkeypatch.setattr(checks, "COPY", 1 << 20)
+    monkeypatch.setattr(checks, "PRODUCTS", [(16, 24, 8)])
+    monkeypatch.setattr(checks, "SAMPLES", 1)
+    monkeypatch.setattr(checks, "ROWS", 2)
+    monkeypatch.setattr(timing, "SAMPLE", 1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # CuPy: it will see no synchronisation
+        rows = list(worker.rows(section, "cuda", 0.0))
+    assert rows
+    assert not [row for row in rows if "error" in row]
+    plain = {r["row"]: r["losses"] for r in worker.rows("xplayers", "cuda", 0.0)}
+    for row in rows:
+        if "losses" in row:
+            assert np.allclose(row["losses"], plain[row["row"]], rtol=5e-2), row
 
 
 def test_an_implementation_that_fails_is_a_row(monkeypatch):

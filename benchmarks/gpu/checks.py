@@ -24,6 +24,8 @@ from xplayers.cuda import fused
 
 TOLERANCE = 1e-5  # of float32, relative to the largest value
 COPY = 1 << 30  # bytes that are copied, many times what a cache holds
+PRODUCTS = ((128, 784, 512), (8192, 4096, 4096))  # (m, k) @ (k, n)
+SAMPLES, ROWS = 128, 8192  # images, and rows of 1024 values, for cuDNN
 
 Row = dict[str, Any]
 
@@ -192,7 +194,7 @@ def gemm(device: str, seconds: float) -> Iterator[Row]:
         yield from epilogues(lt, dtype, tolerance, cupy.asarray)
         lt.close()
     rng = np.random.default_rng(0)
-    for m, k, n in ((128, 784, 512), (8192, 4096, 4096)):
+    for m, k, n in PRODUCTS:
         a, b = (cupy.asarray(rng.standard_normal(s, dtype=np.float32)) for s in ((m, k), (k, n)))
         flops = 2 * m * k * n
         lt, name = Gemm(), f"({m}, {k}) @ ({k}, {n})"
@@ -269,17 +271,17 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
     wait = ours.wait(device)
     conv, transpose = xl.Convolution.init, xl.ConvolutionTranspose.init
     for name, make, shape, needed in (  # plans
-        ("3x3, 32 to 64", lambda: conv(32, 64, 3, padding=1, rng=0), (128, 32, 32, 32), 3),
+        ("3x3, 32 to 64", lambda: conv(32, 64, 3, padding=1, rng=0), (SAMPLES, 32, 32, 32), 3),
         ("3x3 and ReLU", lambda: xl.Sequential(conv(32, 64, 3, padding=1, rng=0), xl.Relu()),
-         (128, 32, 32, 32), 3),
+         (SAMPLES, 32, 32, 32), 3),
         ("stride 2, groups 4", lambda: conv(32, 64, 3, stride=2, groups=4, rng=0),
-         (128, 32, 33, 33), 3),
-        ("sequences", lambda: conv(32, 64, (5,), dilation=2, rng=0), (128, 32, 256), 3),
+         (SAMPLES, 32, 33, 33), 3),
+        ("sequences", lambda: conv(32, 64, (5,), dilation=2, rng=0), (SAMPLES, 32, 256), 3),
         ("transposed", lambda: transpose(32, 16, 4, stride=2, padding=1, rng=0),
-         (128, 32, 16, 16), 3),
-        ("batch normalization", lambda: xl.BatchNormalization.init(64), (128, 64, 32, 32), 2),
-        ("layer normalization", lambda: xl.LayerNormalization.init(1024), (8192, 1024), 2),
-        ("root mean square", lambda: xl.RmsNormalization.init(1024), (8192, 1024), 2),
+         (SAMPLES, 32, 16, 16), 3),
+        ("batch normalization", lambda: xl.BatchNormalization.init(64), (SAMPLES, 64, 32, 32), 2),
+        ("layer normalization", lambda: xl.LayerNormalization.init(1024), (ROWS, 1024), 2),
+        ("root mean square", lambda: xl.RmsNormalization.init(1024), (ROWS, 1024), 2),
     ):  # fmt: skip
         layer = make()
         x = np.random.default_rng(0).standard_normal(shape)

@@ -7,7 +7,8 @@ compiler compile what NVRTC would. From then on all of CuPy works, slowly.
 It shows what CuPy does, not what a GPU does: nothing of speed, and of rounding only what C++ says.
 Operations run as late as the calls allow, so a result that is read without waiting is an old one;
 memory is NaN until it is written; what a capture refuses is refused. CUB's and Thrust's kernels
-are in CuPy's wheel as machine code: reductions go through CuPy's own, sorting through NumPy.
+are in CuPy's wheel as machine code: reductions go through CuPy's own, sorting through NumPy. cuDNN
+is a stand-in for its frontend (`host_cudnn`).
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ def install(devices: int = 2, megabytes: int = 4096) -> None:
 
     compiler._compile_with_cache_cuda = _module
     thrust.sort, thrust.argsort = _sort, _argsort
+
+    from host_cudnn import HostCudnn
+
+    sys.modules["cudnn"] = HostCudnn(times=(1.0, 1.0), line=16, put=_put)  # type: ignore[assignment]
 
 
 def installed() -> bool:
@@ -120,17 +125,22 @@ def _module(source: str, options: tuple[str, ...], *args: Any, **kwargs: Any) ->
 
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _run(number: int) -> None:
-    _operations[ctypes.c_long.from_address(number).value]()
+    import numpy as np
+
+    with np.errstate(all="ignore"):  # a GPU does not warn
+        _operations[ctypes.c_long.from_address(number).value]()
 
 
-def _put(operation: Callable[[], None]) -> None:
-    """Let the current stream run a function when its turn comes."""
-    import cupy
+def _put(operation: Callable[[], None], stream: int | None = None) -> None:
+    """Let a stream, by default the current one, run a function when its turn comes."""
+    if stream is None:
+        import cupy
 
+        stream = cupy.cuda.get_current_stream().ptr
     number = ctypes.c_long(next(_numbers))
     _operations[number.value] = operation
-    stream = ctypes.c_void_p(cupy.cuda.get_current_stream().ptr)
-    _library.emu_put(stream, _run, ctypes.byref(number), ctypes.c_size_t(8))
+    place, size = ctypes.c_void_p(stream), ctypes.c_size_t(ctypes.sizeof(number))
+    _library.emu_put(place, _run, ctypes.byref(number), size)
 
 
 def _view(pointer: int, dtype: Any, shape: Any) -> Any:

@@ -69,13 +69,18 @@ struct Matrix
     }
 };
 
+inline void axpy(long n, double factor, const double* __restrict x, double* __restrict y)
+{
+    for (long i = 0; i < n; ++i) y[i] += factor * x[i];
+}
+
 inline std::vector<double> product(
     const std::vector<double>& a, const std::vector<double>& b, long m, long n, long k)
 {
     std::vector<double> c((size_t)m * n);
     for (long j = 0; j < n; ++j)
         for (long l = 0; l < k; ++l)
-            for (long i = 0; i < m; ++i) c[i + j * m] += a[i + l * m] * b[l + j * k];
+            axpy(m, b[l + j * k], &a[l * m], &c[j * m]);
     return c;
 }
 

@@ -52,7 +52,7 @@ def library(name: str) -> Path:
     versions = folder() / f"{soname}.map"
     versions.write_text(f"{soname} {{ global: *; }};\n")
     flags = (f"-Wl,-soname,{soname}", f"-Wl,--version-script={versions}", str(device()))
-    return _built(text, (*_FLAGS, "-O2", f"-I{HERE}"), flags)
+    return _built(text, (*_FLAGS, "-O3", f"-I{HERE}"), flags)
 
 
 def kernels(source: str, options: Sequence[str]) -> Path:
