@@ -92,6 +92,9 @@ def emulated(session: nox.Session) -> None:
         *IN_PARALLEL,
         *session.posargs,
     )
+    for seed in range(1, 4):  # of the order in which streams get on with their work
+        files = ["tests/test_batches.py", "tests/test_cuda_captured.py"]
+        session.run("pytest", f"--emulated-gpu={seed}", libraries("cupy"), *IN_PARALLEL, *files)
 
 
 @nox.session(default=False)

@@ -29,14 +29,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     parser.addoption(
         "--emulated-gpu",
-        action="store_true",
-        help="let the host play GPUs for CuPy (tests/emulator), slowly",
+        nargs="?",
+        type=int,
+        const=0,
+        metavar="SEED",
+        help="let the host play GPUs for CuPy (tests/emulator), slowly; with a seed, streams get "
+        "on with their work at random",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--emulated-gpu"):
-        emulator.install()
+    seed = config.getoption("--emulated-gpu")
+    if seed is not None:
+        emulator.install(seed=seed)
     asked = config.getoption("--xp")
     by_name = {b.name: b for b in BACKENDS}
     names = list(by_name) if asked in ("auto", "all") else asked.split(",")

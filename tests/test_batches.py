@@ -390,3 +390,25 @@ def test_page_locked_memory_brings_the_batches_of_a_pass(monkeypatch):
     for (x, t), part in zip(found, parts, strict=True):
         assert_same_bits(x.now, X[part])
         assert_same_bits(t.now, T[part])
+
+
+@pytest.mark.only("cupy")
+def test_a_batch_is_waited_for(xpv):
+    """The only one of a pass, after which no other copy makes the device wait."""
+    batches = iter(xl.Batches(X, T, N, like=xpv.asarray(X)))
+    x, t = next(batches)
+    assert_same_bits(x, X)
+    assert_same_bits(t, T)
+    batches.close()
+
+
+@pytest.mark.only("cupy")
+def test_a_batch_that_nobody_took_is_not_copied_late(xpv):
+    """Its memory may have been given out again by then."""
+    passes = iter(xl.Batches(X, T, 4, like=xpv.asarray(X)))
+    next(passes)
+    passes.close()
+    others = [xpv.xp.zeros((4, 3), dtype="float32") for _ in range(20)]
+    for _ in range(2):  # as this stream leaves it, and after all others
+        assert all((to_numpy(a) == 0).all() for a in others)
+        xpv.device.synchronize()

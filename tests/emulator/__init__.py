@@ -32,8 +32,11 @@ _operations: dict[int, Callable[[], None]] = {}  # kept: a graph may run them ag
 _numbers = itertools.count()
 
 
-def install(devices: int = 2, megabytes: int = 4096) -> None:
-    """Let CuPy find GPUs in this process, before anything has imported it."""
+def install(devices: int = 2, megabytes: int = 4096, seed: int = 0) -> None:
+    """Let CuPy find GPUs in this process, before anything has imported it.
+
+    With a `seed`, streams get on with their work at random, and not only when they are waited for.
+    """
     global _library
     if _library is not None:
         return
@@ -43,6 +46,7 @@ def install(devices: int = 2, megabytes: int = 4096) -> None:
     os.environ["CUPY_ACCELERATORS"] = ""  # CUB's reductions cannot run
     os.environ["EMULATED_DEVICES"] = str(devices)
     os.environ["EMULATED_MEMORY"] = str(megabytes << 20)
+    os.environ["EMULATED_SEED"] = str(seed)
     _library = ctypes.CDLL(str(building.device()), mode=ctypes.RTLD_GLOBAL)
     for name in building.LIBRARIES:
         ctypes.CDLL(str(building.library(name)), mode=ctypes.RTLD_GLOBAL)

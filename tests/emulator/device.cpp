@@ -163,7 +163,11 @@ static void run(const Kernel& kernel, Index blocks, Index threads, void** args)
 
 // Devices and memory
 
-static size_t number(const char* name) { return strtoull(getenv(name), nullptr, 10); }
+static size_t number(const char* name)
+{
+    const char* text = getenv(name);
+    return text ? strtoull(text, nullptr, 10) : 0;
+}
 
 static const int DEVICES = (int)number("EMULATED_DEVICES");
 static size_t limit = number("EMULATED_MEMORY");  // bytes of each device
@@ -217,6 +221,8 @@ using Operation = std::function<void()>;
 
 struct Graph { std::vector<Operation> operations; };
 
+static const int PATIENCE = 1000;  // questions, after which what is asked for gets done
+
 struct Stream
 {
     int device = 0;
@@ -227,6 +233,7 @@ struct Stream
     std::shared_ptr<Graph> capture;  // what is written down, while this stream captures
     cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
     bool invalid = false;
+    int asked = 0;  // whether all is done
 
     bool blocking() const { return !(flags & cudaStreamNonBlocking); }
 };
@@ -238,10 +245,12 @@ struct Event
     long position = 0;  // how many operations of the stream it waits for
     std::shared_ptr<Graph> capture;
     double milliseconds = 0;
+    int asked = 0;  // whether it is done
 };
 
 static std::map<int, std::shared_ptr<Stream>> null_streams;
 static std::map<Stream*, std::shared_ptr<Stream>> streams;
+static std::vector<std::shared_ptr<Stream>> orphans;  // destroyed, with work that is left
 static std::set<Event*> events;
 static std::map<Graph*, std::shared_ptr<Graph>> graphs, executables;
 
@@ -273,10 +282,34 @@ static void flush(Stream& s, long until)
 
 static void flush(Stream& s) { flush(s, s.begun); }
 
+// The null stream, whose results others must wait for, comes last.
 static void flush_device(int d)
 {
-    if (null_streams[d]) flush(*null_streams[d]);
     for (auto& [_, s] : streams) if (s->device == d) flush(*s);
+    for (auto& s : orphans) if (s->device == d) flush(*s);
+    orphans.erase(std::remove_if(orphans.begin(), orphans.end(), [](auto& s) {
+        return s->queue.empty();
+    }), orphans.end());
+    if (null_streams[d]) flush(*null_streams[d]);
+}
+
+// With a seed, now and then some stream gets on with its work by itself.
+static void stir()
+{
+    static uint64_t state = number("EMULATED_SEED");
+    if (!state) return;
+    const auto random = [&](unsigned below) {
+        state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+        return (unsigned)(state >> 33) % below;
+    };
+    if (random(4)) return;
+    std::vector<Stream*> busy;
+    for (auto& [d, s] : null_streams) if (s && !s->queue.empty()) busy.push_back(s.get());
+    for (auto& [_, s] : streams) if (!s->queue.empty()) busy.push_back(s.get());
+    for (auto& s : orphans) if (!s->queue.empty()) busy.push_back(s.get());
+    if (busy.empty()) return;
+    Stream* one = busy[random(busy.size())];
+    flush(*one, one->done + 1 + random(one->queue.size()));
 }
 
 // What may wait, and memory that comes or goes, ends each capture that is not relaxed.
@@ -315,6 +348,7 @@ static cudaError_t put(const std::shared_ptr<Stream>& s, Operation operation)
     }
     s->queue.push_back(std::move(operation));
     ++s->begun;
+    stir();
     return cudaSuccess;
 }
 
@@ -544,7 +578,7 @@ API cudaError_t cudaStreamDestroy(cudaStream_t handle)
     COUNT("cudaStreamDestroy");
     auto stream = stream_of(handle);
     if (!stream) return fail(cudaErrorInvalidResourceHandle);
-    flush(*stream);  // what is in it goes on
+    orphans.push_back(stream);  // what is in it goes on
     streams.erase(stream.get());
     return cudaSuccess;
 }
@@ -565,7 +599,7 @@ API cudaError_t cudaStreamQuery(cudaStream_t handle)
     auto stream = stream_of(handle);
     if (stream->capture) return stream->invalid = true, fail(cudaErrorStreamCaptureUnsupported);
     if (stream->queue.empty()) return cudaSuccess;
-    flush(*stream);  // it is done the next time
+    if (++stream->asked > PATIENCE) flush(*stream);
     return cudaErrorNotReady;
 }
 
@@ -596,7 +630,7 @@ API cudaError_t cudaEventRecord(cudaEvent_t handle, cudaStream_t on)
     auto event = (Event*)handle;
     if (!stream || !events.count(event)) return fail(cudaErrorInvalidResourceHandle);
     event->stream = stream, event->capture = stream->capture;
-    event->position = stream->begun;
+    event->position = stream->begun, event->asked = 0;
     event->milliseconds = now += 0.001;  // each is later than the one before
     return cudaSuccess;
 }
@@ -614,7 +648,7 @@ API cudaError_t cudaEventQuery(cudaEvent_t handle)
     auto event = (Event*)handle;
     if (event->capture) return unsafe(true), fail(cudaErrorCapturedEvent);
     if (!event->stream || event->stream->done >= event->position) return cudaSuccess;
-    flush(*event->stream, event->position);  // it is done the next time
+    if (++event->asked > PATIENCE) flush(*event->stream, event->position);
     return cudaErrorNotReady;
 }
 API cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to)
