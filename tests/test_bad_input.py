@@ -272,3 +272,54 @@ class TestJustWorks:
         net = xl.mlp([4, 2], rng=0)
         net.backward(net.forward(x))
         assert net.grads["0.W"].shape == (4, 2)
+
+
+class TestGpus:
+    """Where there are two."""
+
+    @pytest.fixture
+    def pair(self, xpv):
+        cupy = xpv.xp
+        if cupy.cuda.runtime.getDeviceCount() < 2:
+            pytest.skip("there is one GPU")
+        arrays = []
+        for i in range(2):
+            with cupy.cuda.Device(i):
+                arrays.append(cupy.ones((4, 20), "float32"))
+        return arrays
+
+    @pytest.mark.only("cupy")
+    @pytest.mark.parametrize("compile", ["auto", "graph"])
+    def test_the_current_one_is_another(self, xpv, pair, compile):
+        here, there = xpv.device.id, 1 - xpv.device.id
+        message = says(
+            f"Sequential: x is a cupy array on cuda:{there}, and CuPy would compute on cuda:{here}."
+            f" Compute inside of `with cupy.cuda.Device({there}):`."
+        )
+        net = xl.mlp([20, 3], rng=0)
+        step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(), compile=compile)
+        with xpv.xp.cuda.Device(there):
+            t = xpv.xp.zeros(4, int)
+        for call in (net.forward, net.predict, lambda x: step(x, t)):
+            with pytest.raises(ValueError, match=f"^{message}$"):
+                call(pair[there])
+        with pytest.raises(ValueError, match="scores is a cupy array .* and CuPy would compute on"):
+            step.loss(pair[there], t)
+        with xpv.xp.cuda.Device(there):  # nothing has been placed by what failed
+            assert float(step(pair[there], t)) > 0
+            assert net.params["0.W"].device.id == there
+        step.close()
+
+    @pytest.mark.only("cupy")
+    def test_arrays_on_both(self, xpv, pair):
+        here, there = xpv.device.id, 1 - xpv.device.id
+        net = xl.mlp([20, 3], rng=0)
+        net.predict(pair[here])
+        with xpv.xp.cuda.Device(there):
+            t = xpv.xp.zeros(4, int)
+            message = f"x is a cupy array on cuda:{there}, 0.W is a cupy array on cuda:{here}. Call"
+            with pytest.raises(TypeError, match=says(message)):
+                net.predict(pair[there])
+        message = f"SoftmaxWithLoss: t is a cupy array on cuda:{there}, x is a cupy array on cuda:"
+        with pytest.raises(TypeError, match=says(message)):
+            xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam())(pair[here], t)

@@ -284,6 +284,8 @@ def check_input(
         raise TypeError(_not_an_array(x, owner, name))
     check_off_tape(owner, name, x)
     dtype, where = x.dtype, device(x)
+    if library_name(xp) == "cupy":
+        _check_current(owner, name, x, where)
     for key, a in arrays.items():
         if namespace(a) is not xp or elsewhere(device(a), where):
             message = f"{owner}: {name} is {place(x)}, {key} is {place(a)}. Call layer.to(like=x)."
@@ -294,6 +296,20 @@ def check_input(
                 f"Pass {name} as {a.dtype}, or call layer.to(like=x)."
             )
             raise TypeError(message)
+
+
+def _check_current(owner: object, name: str, x: Array, where: Any) -> None:
+    """Check that CuPy computes where `x` is: it does so on the current device, whatever it gets."""
+    try:
+        current = type(where)()
+    except RuntimeError:  # there is no driver
+        return
+    if elsewhere(current, where):
+        message = (
+            f"{owner}: {name} is {place(x)}, and CuPy would compute on cuda:{current.id}. "
+            f"Compute inside of `with cupy.cuda.Device({where.id}):`."
+        )
+        raise ValueError(message)
 
 
 def elsewhere(a: Any, b: Any) -> bool:
