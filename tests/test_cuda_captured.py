@@ -328,3 +328,34 @@ def test_a_network_through_cudnn(dtype, xpv):
         library.close()
         assert planned == 7  # two convolutions, the first one's input needs no gradient; statistics
     assert_same(*found)
+
+
+@pytest.mark.parametrize("compile", [False, "graph"])
+def test_a_trainer_brings_numbers_over_once_in_an_epoch(compile, xpv):
+    if not emulator.installed():
+        pytest.skip("the calls of a GPU are not counted")
+    x, t = data(xpv, 200)
+    options = {"batch_size": 20, "epochs": 3, "callbacks": (), "compile": compile}
+    trainer = xl.Trainer(mlp(xpv).net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+    with emulator.counting() as counted:
+        history = trainer.fit(x, t)
+    assert counted["device to host"] == 3
+    assert counted["cudaGraphLaunch"] == (30 if compile else 0)
+    losses = history["loss"]
+    assert losses[2] < losses[0]
+
+
+def test_a_trainer_on_a_full_gpu_says_what_to_do(xpv):
+    if not emulator.installed():
+        pytest.skip("the emulator alone can be made so small")
+    import cupy
+
+    x, t = data(xpv, 512)
+    options = {"batch_size": 512, "epochs": 1, "callbacks": ()}
+    trainer = xl.Trainer(mlp(xpv).net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+    cupy.get_default_memory_pool().free_all_blocks()
+    with (
+        emulator.limited(emulator.used(cupy.cuda.Device().id) + (100 << 10)),
+        pytest.raises(MemoryError, match="out of memory in step 1, with batches of 512.* accumul"),
+    ):
+        trainer.fit(x, t)

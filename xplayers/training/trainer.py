@@ -276,8 +276,9 @@ class Trainer:
             if x.shape[0] == 0:
                 message = f"Trainer.fit: x has shape {tuple(x.shape)}; there are no samples."
                 raise ValueError(message)
-        elif hasattr(x, "shape"):
-            message = "Trainer.fit: t is missing; expected fit(x, t) or fit(batches)."
+        elif hasattr(x, "shape") or is_pair(x):
+            what = "x is a tuple of two arrays" if is_pair(x) else "t is missing"
+            message = f"Trainer.fit: {what}; expected fit(x, t) or fit(batches)."
             raise TypeError(message)
         elif not callable(x):
             _check_batches("batches", x, again=again)
@@ -315,9 +316,10 @@ def _check_alike(x_val: Array, x: Array) -> None:
 
 def _check_batches(name: str, batches: Any, *, again: bool) -> None:
     if not isinstance(batches, Iterable):
+        pair = "a tuple of two arrays, or " if name == "validation" else ""
         message = (
-            f"Trainer.fit: {name} is a {type(batches).__name__}; expected a tuple of two arrays, "
-            "or an iterable of batches (x, t)."
+            f"Trainer.fit: {name} is a {type(batches).__name__}; expected {pair}an iterable of "
+            "batches (x, t)."
         )
         raise TypeError(message)
     if again and isinstance(batches, Iterator):
