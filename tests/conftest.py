@@ -33,8 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         const=0,
         metavar="SEED",
-        help="let the host play GPUs for CuPy (tests/emulator), slowly; with a seed, streams get "
-        "on with their work at random",
+        help="let the host play GPUs for CuPy (tests/emulator), slowly; --emulated-gpu=SEED: its "
+        "streams get on with their work at random",
     )
 
 

@@ -8,6 +8,7 @@ from helpers import assert_at_home, assert_same_bits, share_memory, values
 
 import xplayers as xl
 from xplayers._arrays import dtype_name, is_floating, is_integer, library, on_host, place, to_numpy
+from xplayers._joining import concat, stack
 
 
 def test_namespace_is_that_of_the_array(xpv):
@@ -130,3 +131,24 @@ def test_creation_on_the_device_of_the_input(xpv):
     finally:
         torch.set_default_device(None)
     assert {str(a.device) for a in (value, score, counts, *net.params.values())} == {"cpu"}
+
+
+@pytest.mark.parametrize("count", [3, 9, 70])
+@pytest.mark.parametrize("axis", [0, 1, -1])
+def test_arrays_put_together(count, axis, xpv):
+    """As NumPy does it, whatever their number."""
+    host = [values((2, 3), i).astype("float32") for i in range(count)]
+    there = [xpv.asarray(a, "float32") for a in host]
+    assert_same_bits(concat(xpv.xp, there, axis), np.concatenate(host, axis=axis))
+    assert_same_bits(stack(xpv.xp, there, axis), np.stack(host, axis=axis))
+
+
+@pytest.mark.only("numpy", "torch", "cupy")
+def test_arrays_of_other_dtypes_and_shapes_put_together(xpv):
+    ones = [xpv.asarray(np.ones((2, 3)), "float32") for _ in range(9)]
+    whole = [xpv.asarray(np.full((2, 3), 2, "int32")), *ones]
+    assert concat(xpv.xp, whole, 0).dtype == xpv.xp.concat(whole[:2], axis=0).dtype
+    for other in (np.ones((1, 4)), np.ones(3)):
+        for join in (concat, stack):
+            with pytest.raises((ValueError, RuntimeError, IndexError)):
+                join(xpv.xp, [*ones, xpv.asarray(other, "float32")], 0)

@@ -300,6 +300,8 @@ class TestGpus:
         step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(), compile=compile)
         with xpv.xp.cuda.Device(there):
             t = xpv.xp.zeros(4, int)
+        with pytest.raises(ValueError, match="y is a cupy array .* and CuPy would compute on"):
+            xl.accuracy(pair[there], t)
         for call in (net.forward, net.predict, lambda x: step(x, t)):
             with pytest.raises(ValueError, match=f"^{message}$"):
                 call(pair[there])

@@ -1,14 +1,16 @@
 """CuPy on a GPU that the host plays: real CuPy, its kernels and its streams, without a driver.
 
 `install` puts functions of `device.cpp` in the place of the CUDA runtime that CuPy's wheel holds,
-lets CuPy find them as its driver and `libraries.cpp` as cuBLAS and cuBLASLt, and has a C++
-compiler compile what NVRTC would. From then on all of CuPy works, slowly.
+lets CuPy find them as its driver, and `cublas.cpp` and `cublaslt.cpp` as those libraries, and has a
+C++ compiler compile what NVRTC would. From then on all of CuPy works, slowly.
 
 It shows what CuPy does, not what a GPU does: nothing of speed, and of rounding only what C++ says.
 Operations run as late as the calls allow, so a result that is read without waiting is an old one;
-memory is NaN until it is written; what a capture refuses is refused. CUB's and Thrust's kernels
-are in CuPy's wheel as machine code: reductions go through CuPy's own, sorting through NumPy. cuDNN
-is a stand-in for its frontend (`host_cudnn`).
+memory is NaN until it is written, shared memory too; what a capture refuses is refused; arrays of
+another device cannot be reached. A kernel that writes beside its arrays is not noticed. CUB's and
+Thrust's kernels are in CuPy's wheel as machine code: reductions go through CuPy's own, sorting
+through NumPy. The conversion of float16 is C++'s. cuDNN is a stand-in for its frontend
+(`host_cudnn`).
 """
 
 from __future__ import annotations
@@ -64,9 +66,29 @@ def install(devices: int = 2, megabytes: int = 4096, seed: int = 0) -> None:
     compiler._compile_with_cache_cuda = _module
     thrust.sort, thrust.argsort = _sort, _argsort
 
+    _poison_pools()
+
     from host_cudnn import HostCudnn
 
     sys.modules["cudnn"] = HostCudnn(times=(1.0, 1.0), line=16, put=_put)  # type: ignore[assignment]
+
+
+def _poison_pools() -> None:
+    """Let memory that a pool gives out have no values, though somebody has used it before."""
+    import cupy
+
+    def poisoned(memory: Any) -> Any:
+        stream = ctypes.c_void_p(cupy.cuda.get_current_stream().ptr)
+        _library.emu_poison(stream, ctypes.c_void_p(memory.ptr), ctypes.c_size_t(memory.mem.size))
+        return memory
+
+    class MemoryPool(cupy.cuda.MemoryPool):
+        def malloc(self, size: int) -> Any:
+            return poisoned(super().malloc(size))
+
+    pool = cupy.get_default_memory_pool()
+    cupy.cuda.set_allocator(lambda size: poisoned(pool.malloc(size)))
+    cupy.cuda.MemoryPool = MemoryPool
 
 
 def installed() -> bool:
@@ -85,7 +107,12 @@ def _replace(path: str, functions: dict[str, int]) -> None:
 
 
 def counted() -> collections.Counter[str]:
-    """Return how often each call of the runtime was made, each kernel launched, data copied."""
+    """Return how often each call of the runtime was made, each kernel launched, data copied.
+
+    Nothing is counted where nothing is installed.
+    """
+    if _library is None:
+        return collections.Counter()
     names = itertools.takewhile(bool, map(_library.emu_name, itertools.count()))
     return collections.Counter({n.decode(): _library.emu_count(n) for n in names})
 

@@ -23,6 +23,7 @@ _FLAGS = ("-std=c++17", "-fPIC", "-w", "-fvisibility=hidden")
 _KERNEL_FLAGS = (*_FLAGS, "-O1", "-ffp-contract=off", "-fno-strict-aliasing")
 _NAMES = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)')
 _SHARED = re.compile(r"extern\s+__shared__\s+(\w+)\s+(\w+)\[\];")
+_NAMED_SHARED = re.compile(r"(__shared__\s+[\w:<>, ]+?\s(\w+)\s*(?:\[[^\];]*\])+;)")
 _WAITING = re.compile(r"__sync|__shfl")
 
 
@@ -61,6 +62,7 @@ def kernels(source: str, options: Sequence[str]) -> Path:
 
     source = source.replace(part("half.cuh").strip(), "")  # by instructions of a GPU
     source = _SHARED.sub(r"\1* const \2 = (\1*)emu_shared;", source)
+    source = _NAMED_SHARED.sub(r"\1 emu_shared_values(&\2, sizeof \2);", source)
     header = "cupy_kernel.h" if "#include <cupy/" in source else "kernel.h"
     names = _NAMES.findall(source)
     waits = int(_WAITING.search(source) is not None)

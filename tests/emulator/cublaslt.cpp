@@ -20,7 +20,11 @@ struct Layout
     long stride = 0;
 };
 
-struct Preference { uint64_t workspace = 0; };
+struct Preference
+{
+    uint64_t workspace = 0;
+    uint32_t alignments[4] = {256, 256, 256, 256};  // of A, B, C, D
+};
 
 struct Algorithm { uint64_t data[8]; };
 
@@ -88,24 +92,26 @@ API int cublasLtMatmulPreferenceCreate(Preference** p) { *p = new Preference; re
 API int cublasLtMatmulPreferenceDestroy(Preference* p) { delete p; return SUCCESS; }
 API int cublasLtMatmulPreferenceSetAttribute(Preference* p, int which, const void* v, size_t size)
 {
-    uint32_t alignment;
     switch (which) {
     case 1: return store(p->workspace, v, size);
-    case 5: case 6: case 7: case 8: return store(alignment, v, size);
+    case 5: case 6: case 7: case 8: return store(p->alignments[which - 5], v, size);
     default: return refused("an attribute of a preference");
     }
 }
 
-// Names two algorithms, which compute the same.
+const size_t WORKSPACE = 1024;  // that an algorithm needs
+
+// Names two algorithms, which compute the same, of arrays that are aligned so.
 API int cublasLtMatmulAlgoGetHeuristic(
-    void*, Description*, Layout*, Layout*, Layout*, Layout*, Preference*, int count,
+    void*, Description*, Layout*, Layout*, Layout*, Layout*, Preference* preference, int count,
     Heuristic* results, int* found)
 {
-    *found = count < 2 ? count : 2;
+    *found = preference->workspace < WORKSPACE ? 0 : count < 2 ? count : 2;
     for (int i = 0; i < *found; ++i) {
         results[i] = {};
         results[i].algo.data[0] = i + 1;
-        results[i].workspace = 1024;
+        for (int k = 0; k < 4; ++k) results[i].algo.data[k + 1] = preference->alignments[k];
+        results[i].workspace = WORKSPACE;
     }
     return SUCCESS;
 }
@@ -201,9 +207,14 @@ static void multiply(void* data)
 API int cublasLtMatmul(
     void*, Description* how, const void* alpha, const void* a, Layout* la, const void* b,
     Layout* lb, const void* beta, const void* c, Layout*, void* d, Layout* ld,
-    const Algorithm* algo, void* workspace, size_t, void* stream)
+    const Algorithm* algo, void* workspace, size_t size, void* stream)
 {
     const int scale = how->scale;
+    const void* given[] = {a, b, c, d};
+    for (int k = 0; k < 4; ++k)
+        if ((uintptr_t)given[k] % algo->data[k + 1]) return INVALID;
+    if (!workspace || size < WORKSPACE) return INVALID;
+    if (la->batch != ld->batch || lb->batch != ld->batch) return INVALID;
     if (!algo->data[0] || c != d || get(beta, scale, 0) != 0) return refused("such a product");
     const long k = how->ta ? la->rows : la->cols, other = how->tb ? lb->cols : lb->rows;
     const long m = how->ta ? la->cols : la->rows, n = how->tb ? lb->rows : lb->cols;

@@ -67,6 +67,7 @@ static bool ended[THREADS];
 static unsigned current, alive, alive_in[THREADS / WARP];
 static long passed;  // barriers, by any thread
 static Barrier block_barrier, warp_barriers[THREADS / WARP];
+static std::set<void*> poisoned;  // in this block
 static void (*body)(void**);
 static void** arguments;
 
@@ -141,6 +142,12 @@ static void run_block(bool waits)
     }
 }
 
+// Shared memory that a kernel names has no values at the start of a block, either.
+API void emu_shared_values(void* p, size_t size)
+{
+    if (poisoned.insert(p).second) memset(p, 0xFF, size);
+}
+
 struct Kernel
 {
     std::string name;
@@ -156,7 +163,7 @@ static void run(const Kernel& kernel, Index blocks, Index threads, void** args)
         for (unsigned y = 0; y < blocks.y; ++y)
             for (unsigned x = 0; x < blocks.x; ++x) {
                 emu_block = {x, y, z};
-                if (kernel.waits) memset(emu_shared, 0xFF, SHARED);
+                if (kernel.waits) memset(emu_shared, 0xFF, SHARED), poisoned.clear();
                 run_block(kernel.waits);
             }
 }
@@ -173,7 +180,23 @@ static const int DEVICES = (int)number("EMULATED_DEVICES");
 static size_t limit = number("EMULATED_MEMORY");  // bytes of each device
 
 static std::recursive_mutex mutex;
-#define LOCKED std::lock_guard<std::recursive_mutex> lock(mutex)
+
+// Who waits for it lets go of Python's lock meanwhile: what runs inside may need that.
+struct Lock
+{
+    Lock()
+    {
+        if (mutex.try_lock()) return;
+        static const auto held = (int (*)())dlsym(RTLD_DEFAULT, "PyGILState_Check");
+        static const auto save = (void* (*)())dlsym(RTLD_DEFAULT, "PyEval_SaveThread");
+        static const auto restore = (void (*)(void*))dlsym(RTLD_DEFAULT, "PyEval_RestoreThread");
+        void* state = held && held() ? save() : nullptr;
+        mutex.lock();
+        if (state) restore(state);
+    }
+    ~Lock() { mutex.unlock(); }
+};
+#define LOCKED Lock lock
 
 static thread_local int device = 0;
 static thread_local cudaError_t last = cudaSuccess;
@@ -352,6 +375,13 @@ static cudaError_t put(const std::shared_ptr<Stream>& s, Operation operation)
     return cudaSuccess;
 }
 
+// Memory that a pool gives out has no values, though somebody has used it before.
+API void emu_poison(void* stream, void* p, size_t size)
+{
+    LOCKED;
+    put(stream_of(stream), [=] { memset(p, 0xFF, size); });
+}
+
 API void emu_put(void* stream, void (*run)(void*), void* data, size_t size)  // for other libraries
 {
     LOCKED;
@@ -383,6 +413,7 @@ API const char* cudaGetErrorName(cudaError_t e)
     case cudaErrorInvalidValue: return "cudaErrorInvalidValue";
     case cudaErrorInvalidDevice: return "cudaErrorInvalidDevice";
     case cudaErrorInvalidResourceHandle: return "cudaErrorInvalidResourceHandle";
+    case cudaErrorIllegalAddress: return "cudaErrorIllegalAddress";
     case cudaErrorNotReady: return "cudaErrorNotReady";
     case cudaErrorCapturedEvent: return "cudaErrorCapturedEvent";
     case cudaErrorStreamCaptureUnsupported: return "cudaErrorStreamCaptureUnsupported";
@@ -587,6 +618,7 @@ API cudaError_t cudaStreamSynchronize(cudaStream_t handle)
     COUNT("cudaStreamSynchronize");
     auto stream = stream_of(handle);
     if (!stream) return fail(cudaErrorInvalidResourceHandle);
+    if (auto e = unsafe()) return e;
     if (stream->capture) return stream->invalid = true, fail(cudaErrorStreamCaptureUnsupported);
     if (is_null(*stream))
         if (auto e = wait_for_blocking(*stream)) return e;
@@ -597,6 +629,7 @@ API cudaError_t cudaStreamQuery(cudaStream_t handle)
 {
     COUNT("cudaStreamQuery");
     auto stream = stream_of(handle);
+    if (auto e = unsafe()) return e;
     if (stream->capture) return stream->invalid = true, fail(cudaErrorStreamCaptureUnsupported);
     if (stream->queue.empty()) return cudaSuccess;
     if (++stream->asked > PATIENCE) flush(*stream);
@@ -639,6 +672,7 @@ API cudaError_t cudaEventSynchronize(cudaEvent_t handle)
     COUNT("cudaEventSynchronize");
     auto event = (Event*)handle;
     if (event->capture) return unsafe(true), fail(cudaErrorCapturedEvent);
+    if (auto e = unsafe()) return e;
     if (event->stream) flush(*event->stream, event->position);
     return cudaSuccess;
 }
@@ -647,6 +681,7 @@ API cudaError_t cudaEventQuery(cudaEvent_t handle)
     COUNT("cudaEventQuery");
     auto event = (Event*)handle;
     if (event->capture) return unsafe(true), fail(cudaErrorCapturedEvent);
+    if (auto e = unsafe()) return e;
     if (!event->stream || event->stream->done >= event->position) return cudaSuccess;
     if (++event->asked > PATIENCE) flush(*event->stream, event->position);
     return cudaErrorNotReady;
@@ -667,12 +702,8 @@ API cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t awaited, un
     auto stream = stream_of(handle);
     auto event = (Event*)awaited;
     if (!stream || !events.count(event)) return fail(cudaErrorInvalidResourceHandle);
-    if (event->capture) {  // the stream takes part in the capture from here on
-        if (stream->capture && stream->capture != event->capture)
-            return stream->invalid = true, fail(cudaErrorStreamCaptureMerge);
-        stream->capture = event->capture;
-        return cudaSuccess;
-    }
+    if (event->capture && event->capture == stream->capture) return cudaSuccess;
+    if (event->capture) return unsafe(true), emu_unsupported("a fork in a capture");
     if (stream->capture) return stream->invalid = true, fail(cudaErrorStreamCaptureIsolation);
     auto other = event->stream;
     const long until = event->position;
@@ -698,14 +729,9 @@ API cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph)
     auto stream = stream_of(handle);
     *graph = nullptr;
     if (!stream || !stream->capture) return fail(cudaErrorIllegalState);
-    auto made = stream->capture;
-    bool invalid = false;
-    for (auto& [_, s] : streams)
-        if (s->capture == made) {
-            invalid |= s->invalid;
-            s->capture = nullptr, s->invalid = false;
-        }
-    if (invalid) return fail(cudaErrorStreamCaptureInvalidated);
+    auto made = std::move(stream->capture);
+    stream->capture = nullptr;
+    if (stream->invalid) return stream->invalid = false, fail(cudaErrorStreamCaptureInvalidated);
     graphs[made.get()] = made;
     *graph = (cudaGraph_t)made.get();
     return cudaSuccess;
@@ -829,6 +855,8 @@ API CUresult cuLaunchKernel(
     const bool empty = !gx || !gy || !gz || !bx || !by || !bz;
     if (empty || bx * by * bz > THREADS || gy > 65535 || gz > 65535 || shared > SHARED)
         return (CUresult)fail(cudaErrorInvalidValue);
+    auto stream = stream_of(handle);
+    if (!stream || stream->device != device) return (CUresult)fail(cudaErrorInvalidResourceHandle);
     struct Arguments
     {
         std::vector<std::vector<char>> values;
@@ -837,9 +865,16 @@ API CUresult cuLaunchKernel(
     auto args = std::make_shared<Arguments>();
     for (const size_t* size = kernel->sizes; *size; ++size, ++params)
         args->values.emplace_back((char*)*params, (char*)*params + *size);
-    for (auto& value : args->values) args->pointers.push_back(value.data());
+    for (auto& value : args->values) {
+        const void* start = nullptr;  // of an array, if it is one
+        if (value.size() >= sizeof start) memcpy(&start, value.data(), sizeof start);
+        const Block* block = found(start);
+        if (block && block->type == cudaMemoryTypeDevice && block->device != device)
+            return (CUresult)fail(cudaErrorIllegalAddress);
+        args->pointers.push_back(value.data());
+    }
     const Index blocks{gx, gy, gz}, threads{bx, by, bz};
-    return (CUresult)put(stream_of(handle), [=] {
+    return (CUresult)put(stream, [=] {
         run(*kernel, blocks, threads, args->pointers.data());
     });
 }

@@ -44,6 +44,7 @@ extern "C" {
 extern EmuIndex emu_thread, emu_block, emu_blocks, emu_threads;
 extern char emu_shared[];
 extern double emu_exchanged[];
+void emu_shared_values(void*, size_t);
 void emu_sync_block();
 void emu_sync_warp();
 unsigned emu_number();  // of this thread in its block

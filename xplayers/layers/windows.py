@@ -100,12 +100,12 @@ class Window(NamedTuple):
     def columns(self, xp: Namespace, x: Array, axis: int) -> Array:
         """Return the windows of padded `x`, with the places in a window as a new axis."""
         if library_name(xp) == "cupy":
-            return self._copied(xp, x, axis)
+            return self._viewed(xp, x, axis)
         views = list(self.slices(x))
         return stack(xp, views, axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
 
     # On CuPy each slice is a launch. Where arrays are written to, and all windows are one view,
-    # padding is two launches, columns are one, and sums are one for each place.
+    # padding is two launches, columns are a copy or none, and sums are one for each place.
 
     def _framed(self, xp: Namespace, x: Array, value: float) -> Array:
         sizes = x.shape[2:]
@@ -115,7 +115,7 @@ class Window(NamedTuple):
         out[(..., *inner)] = x
         return out
 
-    def _copied(self, xp: Namespace, x: Array, axis: int) -> Array:
+    def _viewed(self, xp: Namespace, x: Array, axis: int) -> Array:
         counts, steps = self._counts(x.shape[2:]), x.strides[2:]
         inside = [d * s for d, s in zip(self.dilation, steps, strict=True)]
         between = [n * s for n, s in zip(self.stride, steps, strict=True)]
