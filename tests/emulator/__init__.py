@@ -7,7 +7,8 @@ C++ compiler compile what NVRTC would. From then on all of CuPy works, slowly.
 It shows what CuPy does, not what a GPU does: nothing of speed, and of rounding only what C++ says.
 Operations run as late as the calls allow, so a result that is read without waiting is an old one;
 memory is NaN until it is written, shared memory too; what a capture refuses is refused; arrays of
-another device cannot be reached. A kernel that writes beside its arrays is not noticed. CUB's and
+another device cannot be reached; a kernel's access that is not aligned ends the process. One
+beside its arrays is not noticed. CUB's and
 Thrust's kernels are in CuPy's wheel as machine code: reductions go through CuPy's own, sorting
 through NumPy. The conversion of float16 is C++'s. cuDNN is a stand-in for its frontend
 (`host_cudnn`).

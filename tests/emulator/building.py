@@ -19,8 +19,10 @@ from emulator import elf
 HERE = Path(__file__).parent
 LIBRARIES = ("cublas", "cublasLt")
 _FLAGS = ("-std=c++17", "-fPIC", "-w", "-fvisibility=hidden")
-# As NVRTC is asked to compile, but for fused products, which the host may not have.
-_KERNEL_FLAGS = (*_FLAGS, "-O1", "-ffp-contract=off", "-fno-strict-aliasing")
+# As NVRTC is asked to compile, but for fused products, which the host may not have. An access that
+# is not aligned ends the process.
+_TRAPS = ("-fsanitize=alignment", "-fsanitize-undefined-trap-on-error")
+_KERNEL_FLAGS = (*_FLAGS, *_TRAPS, "-O1", "-ffp-contract=off", "-fno-strict-aliasing")
 _NAMES = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)')
 _SHARED = re.compile(r"extern\s+__shared__\s+(\w+)\s+(\w+)\[\];")
 _NAMED_SHARED = re.compile(r"(__shared__\s+[\w:<>, ]+?\s(\w+)\s*(?:\[[^\];]*\])+;)")
