@@ -170,6 +170,8 @@ def copies(monkeypatch):
 @pytest.fixture
 def cudnn_library():
     """Return cuDNN's frontend. It judges graphs without a GPU."""
+    if emulator.installed():
+        pytest.skip("a stand-in is in its place")
     try:
         import cudnn
 
