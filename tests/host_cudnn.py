@@ -8,7 +8,7 @@ from typing import Any
 import host_operations as operations
 import numpy as np
 import pytest
-from host_gpu import _view, fabricated, host
+from host_gpu import fabricated, host, view
 
 from xplayers.cuda.cudnn_graphs import TYPES, build
 from xplayers.cuda.cudnn_plans import variance
@@ -271,7 +271,7 @@ class HostGraph:
         strides = [s * dtype.itemsize for s in t.stride]
         assert t.is_pass_by_value or pointers[t.uid] % 16 == 0, "aligned"
         assert t.stride[1] == 1, "channels side by side"
-        return _view(pointers[t.uid], dtype, tuple(t.dim), tuple(strides))
+        return view(pointers[t.uid], dtype, tuple(t.dim), tuple(strides))
 
 
 def _dtype(t: HostTensor) -> np.dtype:

@@ -26,11 +26,14 @@ def fabricated(values: np.ndarray, device: int = 0) -> Any:
 
 def host(a: Any) -> np.ndarray:
     """Return the memory of such an array as NumPy sees it."""
-    return _view(a.data.ptr, a.dtype, a.shape, a.strides)
+    return view(a.data.ptr, a.dtype, a.shape, a.strides)
 
 
-def _view(pointer: int, dtype: Any, shape: Any, strides: Any) -> np.ndarray:
+def view(pointer: int, dtype: Any, shape: Any, strides: Any = None) -> np.ndarray:
+    """Return the memory at an address as an array, by rows if nothing else is said."""
     dtype = np.dtype(dtype)
+    if strides is None:
+        strides = [math.prod(shape[k + 1 :]) * dtype.itemsize for k in range(len(shape))]
     ends = [(n - 1) * s for n, s in zip(shape, strides, strict=True)]
     before, after = sum(min(e, 0) for e in ends), sum(max(e, 0) for e in ends) + dtype.itemsize
     memory = np.frombuffer(
@@ -134,11 +137,11 @@ class HostCublasLt:
         self.asked += 1
         self.preferences = dict(self.objects[preference])
         offered = self.candidates[:count]
-        structures = _view(results, _STRUCTURE, (count,), (_STRUCTURE.itemsize,))
+        structures = view(results, _STRUCTURE, (count,), (_STRUCTURE.itemsize,))
         for structure, number in zip(structures, offered, strict=False):
             structure["state"] = 0 if number >= 0 else 15
             structure["algo"]["data_"][0] = abs(number)
-        _view(found, np.int32, (1,), (4,))[0] = len(offered)
+        view(found, np.int32, (1,), (4,))[0] = len(offered)
 
     def matmul(
         self, handle: int, desc: int, alpha: int, a: int, A: int, b: int, B: int, beta: int,
@@ -147,11 +150,11 @@ class HostCublasLt:
         assert handle in self.objects
         assert c == d
         self.streams.add(stream)
-        self.algorithms.append(int(_view(algo, np.uint64, (1,), (8,))[0]))
+        self.algorithms.append(int(view(algo, np.uint64, (1,), (8,))[0]))
         how = self.objects[desc]
         scale = _TYPES[how["scale"]]
         size = np.dtype(scale).itemsize
-        one, zero = (float(_view(p, scale, (1,), (size,))[0]) for p in (alpha, beta))
+        one, zero = (float(view(p, scale, (1,), (size,))[0]) for p in (alpha, beta))
         assert (one, zero) == (1.0, 0.0)
         fa, fb = self._matrices(a, A), self._matrices(b, B)
         fa = fa.mT if how.get("TRANSA") else fa
@@ -164,7 +167,7 @@ class HostCublasLt:
         dtype = np.dtype(_TYPES[at["type"]])
         n, size = at.get("BATCH_COUNT", 1), dtype.itemsize
         strides = (at.get("STRIDED_BATCH_OFFSET", 0) * size, size, at["ld"] * size)
-        seen = _view(pointer, dtype, (n, at["rows"], at["cols"]), strides)
+        seen = view(pointer, dtype, (n, at["rows"], at["cols"]), strides)
         return seen if exact else seen.astype(np.float64)
 
     def _finish(
@@ -175,16 +178,16 @@ class HostCublasLt:
         dtype = d.dtype
 
         def vector(n: int) -> np.ndarray:
-            return _view(how["BIAS_POINTER"], dtype, (n,), (dtype.itemsize,))
+            return view(how["BIAS_POINTER"], dtype, (n,), (dtype.itemsize,))
 
         def kept() -> np.ndarray:
             ld, pointer = how["EPILOGUE_AUX_LD"], how["EPILOGUE_AUX_POINTER"]
             if "RELU" in name:
                 assert ld % 128 == 0
                 assert ld >= rows
-                return _view(pointer, np.uint8, (cols, ld // 8), (ld // 8, 1))
+                return view(pointer, np.uint8, (cols, ld // 8), (ld // 8, 1))
             assert ld % 8 == 0
-            return _view(pointer, dtype, (cols, ld), (ld * dtype.itemsize, dtype.itemsize))
+            return view(pointer, dtype, (cols, ld), (ld * dtype.itemsize, dtype.itemsize))
 
         if name in ("BIAS", "RELU_BIAS", "RELU_AUX_BIAS", "GELU_BIAS", "GELU_AUX_BIAS"):
             z = z + vector(rows)[:, None]

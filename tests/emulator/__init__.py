@@ -20,13 +20,15 @@ import collections
 import contextlib
 import ctypes
 import itertools
-import math
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from host_gpu import view
 
 from emulator import building, elf
 
@@ -157,8 +159,6 @@ def _module(source: str, options: tuple[str, ...], *args: Any, **kwargs: Any) ->
 
 @ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 def _run(number: int) -> None:
-    import numpy as np
-
     with np.errstate(all="ignore"):  # a GPU does not warn
         _operations[ctypes.c_long.from_address(number).value]()
 
@@ -175,22 +175,15 @@ def _put(operation: Callable[[], None], stream: int | None = None) -> None:
     _library.emu_put(place, _run, ctypes.byref(number), size)
 
 
-def _view(pointer: int, dtype: Any, shape: Any) -> Any:
-    import numpy as np
-
-    size = math.prod(shape) * np.dtype(dtype).itemsize
-    return np.frombuffer((ctypes.c_char * size).from_address(pointer), dtype).reshape(shape)
-
-
 def _sort(dtype: Any, data: int, keys: int, shape: Any) -> None:
-    _put(lambda: _view(data, dtype, shape).sort(axis=-1, kind="stable"))
+    _put(lambda: view(data, dtype, shape).sort(axis=-1, kind="stable"))
 
 
 def _argsort(dtype: Any, index: int, data: int, keys: int, shape: Any) -> None:
     def run() -> None:
-        a = _view(data, dtype, shape)
+        a = view(data, dtype, shape)
         order = a.argsort(axis=-1, kind="stable")
-        _view(index, "int64", shape)[...] = order
+        view(index, "int64", shape)[...] = order
         a.sort(axis=-1, kind="stable")
 
     _put(run)

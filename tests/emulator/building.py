@@ -39,8 +39,9 @@ def folder() -> Path:
 
 
 def device() -> Path:
-    text = (HERE / "device.cpp").read_text()
-    return _built(text, (*_FLAGS, "-O2", *_includes()), ("-Wl,-soname,libcuda.so.1",))
+    flags = (*_FLAGS, "-O2", f"-I{HERE}", *_includes())
+    text = _with_headers((HERE / "device.cpp").read_text())
+    return _built(text, flags, ("-Wl,-soname,libcuda.so.1",))
 
 
 def library(name: str) -> Path:
@@ -55,7 +56,13 @@ def library(name: str) -> Path:
     versions = folder() / f"{soname}.map"
     versions.write_text(f"{soname} {{ global: *; }};\n")
     flags = (f"-Wl,-soname,{soname}", f"-Wl,--version-script={versions}", str(device()))
-    return _built(text, (*_FLAGS, "-O3", f"-I{HERE}"), flags)
+    return _built(_with_headers(text), (*_FLAGS, "-O3", f"-I{HERE}"), flags)
+
+
+def _with_headers(text: str) -> str:
+    """Return a source that is another one when a header beside it is."""
+    headers = [path.read_text() for path in sorted(HERE.glob("*.h"))]
+    return f"{text}// of headers {_key(*headers)}\n"
 
 
 def kernels(source: str, options: Sequence[str]) -> Path:
