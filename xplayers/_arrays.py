@@ -328,7 +328,7 @@ def check_same(
         )
         message = f"{owner}: {name} is {place(a)}, {like_name} is {place(like)}. {fix}"
         raise TypeError(message)
-    if array_api_compat.is_cupy_array(like):
+    if type(like) is not np.ndarray and array_api_compat.is_cupy_array(like):
         _check_current(owner, like_name, like, device(like))
 
 
