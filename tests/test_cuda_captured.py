@@ -52,6 +52,12 @@ def _products():
     pytest.importorskip("nvmath")
 
 
+@pytest.fixture
+def emulated():
+    if not emulator.installed():
+        pytest.skip("calls are counted and memory is measured in the emulator alone")
+
+
 @contextlib.contextmanager
 def quiet():
     """Nothing inside waits for the device, moves data to it or from it, or asks for memory."""
@@ -96,10 +102,14 @@ def batches(case, xpv, count):
 def trained(net, given, **options):
     """Return the losses and the arrays after a step on each batch."""
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
-    losses = [float(step(x, t)) for x, t in given]
-    arrays = {name: to_numpy(a) for name, a in net.arrays.items()}
+    return results(step, [step(x, t) for x, t in given])
+
+
+def results(step, losses):
+    """Return them on the host, and close the step."""
+    arrays = {name: to_numpy(a) for name, a in step.net.arrays.items()}
     step.close()
-    return losses, arrays
+    return [float(v) for v in losses], arrays
 
 
 def assert_same(found, expected):
@@ -124,10 +134,8 @@ def test_every_layer_in_a_graph(case, xpv):
 
 @pytest.mark.parametrize("how", ["portable", "fused"])
 @ROWS
-def test_no_step_waits(case, how, xpv):
+def test_no_step_waits(case, how, xpv, emulated):
     """After two steps, which compile kernels and take memory."""
-    if not emulator.installed():
-        pytest.skip("the calls of a GPU are not counted")
     net, given = network(case, xpv), list(batches(case, xpv, 4))
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01))
     with fused(how == "fused"):
@@ -138,12 +146,15 @@ def test_no_step_waits(case, how, xpv):
     assert all(np.isfinite(float(v)) for v in kept)
 
 
-def mlp(xpv, **options):
-    net = xl.Sequential(
+def mlp():
+    return xl.Sequential(
         xl.Affine.init(20, 64, rng=0), xl.BatchNormalization.init(64), xl.Relu(), xl.Dropout(0.2),
         xl.Affine.init(64, 10, rng=1),
     )  # fmt: skip
-    return TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+
+
+def mlp_step(**options):
+    return TrainStep(mlp(), xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
 
 
 def data(xpv, n=64, seed=0):
@@ -152,19 +163,13 @@ def data(xpv, n=64, seed=0):
     return xpv.asarray(x, "float32"), xpv.asarray(rng.integers(0, 10, n))
 
 
-def results(step, losses):
-    arrays = {name: to_numpy(a) for name, a in step.net.arrays.items()}
-    step.close()
-    return [float(v) for v in losses], arrays
-
-
 def test_several_steps_are_one_launch(xpv):
     """On rows that the graph gathers, with rates that change between launches."""
     x, t = data(xpv)
     index = xpv.asarray(np.random.default_rng(1).integers(0, 64, (20, 4)))
-    expected = mlp(xpv, compile="graph")
+    expected = mlp_step(compile="graph")
     losses = [expected(x[index[i]], t[index[i]], lr=0.01 / (1 + i // 10)) for i in range(20)]
-    step, found = mlp(xpv, compile="graph"), []
+    step, found = mlp_step(compile="graph"), []
     for i in range(2):
         with emulator.counting() as counted:
             found += list(step.many(x, t, index[10 * i : 10 * i + 10], lr=0.01 / (1 + i)))
@@ -184,7 +189,7 @@ def test_mixed_precision(dtype, xpv):
     found = []
     for compiled in (False, "graph"):
         options = {"compile": compiled, "gemm": "cublaslt", "precision": xl.MixedPrecision(dtype)}
-        step, losses = mlp(xpv, **options), []
+        step = mlp_step(**options)
         with fused():
             losses = [step(x, t) for x, t in given]
         skipped = int(step.state["precision"]["skipped_steps"])
@@ -199,7 +204,7 @@ def test_accumulated_steps(xpv):
     x, t = data(xpv)
     found = []
     for compiled in (False, "graph"):
-        net = mlp(xpv).net
+        net = mlp()
         options = {"parts": 2, "compile": compiled, "gemm": "cublaslt"}
         step = AccumulatedStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
         with fused():
@@ -241,7 +246,6 @@ def test_a_look_at_a_value_is_named(xpv):
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(0.1), compile="graph")
     with pytest.raises(CaptureError, match="captur.* In part '1' of Sequential. Use compile=False"):
         step(x, t)
-    step.compile = False
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(0.1), compile=False)
     assert float(step(x, t)) > 0
 
@@ -249,44 +253,40 @@ def test_a_look_at_a_value_is_named(xpv):
 def test_each_shape_has_a_graph(xpv):
     given = [data(xpv, n, seed) for seed, n in enumerate((64, 32, 16, 8, 4, 64, 32))]
     with fused():
-        expected = mlp(xpv, compile=False, gemm="cublaslt")
+        expected = mlp_step(compile=False, gemm="cublaslt")
         right = results(expected, [expected(x, t) for x, t in given])
-    step = mlp(xpv, compile="graph")
+    step = mlp_step(compile="graph")
     assert_same(results(step, [step(x, t) for x, t in given]), right)
 
 
-def test_memory_is_given_back(xpv):
+def test_memory_is_given_back(xpv, emulated):
     """All of it: that of the graphs and of their pools."""
-    if not emulator.installed():
-        pytest.skip("memory is looked at in the emulator alone")
     import cupy
 
     x, t = data(xpv)
-    step = mlp(xpv, compile="graph")
+    step = mlp_step(compile="graph")
     step(x, t)
-    kept = emulator.used(cupy.cuda.Device().id)
+    kept = emulator.used(xpv.device.id)
     for n in (48, 32, 16):
         step(x[:n], t[:n])
-    assert emulator.used(cupy.cuda.Device().id) > kept
+    assert emulator.used(xpv.device.id) > kept
     step.close()
     cupy.get_default_memory_pool().free_all_blocks()
-    assert emulator.used(cupy.cuda.Device().id) < kept
+    assert emulator.used(xpv.device.id) < kept
     assert float(step(x, t)) > 0
     step.close()
 
 
-def test_a_gpu_that_is_full(xpv):
+def test_a_gpu_that_is_full(xpv, emulated):
     """Graphs of other shapes are closed for a new one; where that is too little nothing is lost."""
-    if not emulator.installed():
-        pytest.skip("the emulator alone can be made so small")
     import cupy
 
     x, t = data(xpv, 512)
-    step = mlp(xpv, compile="graph")
+    step = mlp_step(compile="graph")
     losses = [float(step(x[:256], t[:256]))]
     gc.collect()
     cupy.get_default_memory_pool().free_all_blocks()
-    with emulator.limited(emulator.used(cupy.cuda.Device().id) + (1 << 20)):
+    with emulator.limited(emulator.used(xpv.device.id) + (1 << 20)):
         losses.append(float(step(x[:256], t[:256])))
         before = {name: to_numpy(a) for name, a in step.net.arrays.items()}
         big = cupy.zeros((2000, 20), "float32"), cupy.zeros(2000, "int64")
@@ -302,7 +302,7 @@ def test_a_gpu_that_is_full(xpv):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_network_through_cudnn(dtype, xpv):
-    """Its plans are those of the warm-up; a graph runs them after the context is left, too."""
+    """The plans of a graph are those of its warm-up."""
     pytest.importorskip("cudnn")
     from xplayers.cuda.cudnn import Cudnn
 
@@ -336,12 +336,10 @@ def test_a_network_through_cudnn(dtype, xpv):
 
 
 @pytest.mark.parametrize("compile", [False, "graph"])
-def test_a_trainer_brings_numbers_over_once_in_an_epoch(compile, xpv):
-    if not emulator.installed():
-        pytest.skip("the calls of a GPU are not counted")
+def test_a_trainer_brings_numbers_over_once_in_an_epoch(compile, xpv, emulated):
     x, t = data(xpv, 200)
     options = {"batch_size": 20, "epochs": 3, "callbacks": (), "compile": compile}
-    trainer = xl.Trainer(mlp(xpv).net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+    trainer = xl.Trainer(mlp(), xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
     with emulator.counting() as counted:
         history = trainer.fit(x, t)
     assert counted["device to host"] == 3
@@ -350,18 +348,16 @@ def test_a_trainer_brings_numbers_over_once_in_an_epoch(compile, xpv):
     assert losses[2] < losses[0]
 
 
-def test_a_trainer_on_a_full_gpu_says_what_to_do(xpv):
-    if not emulator.installed():
-        pytest.skip("the emulator alone can be made so small")
+def test_a_trainer_on_a_full_gpu_says_what_to_do(xpv, emulated):
     import cupy
 
     x, t = data(xpv, 512)
     options = {"batch_size": 512, "epochs": 1, "callbacks": ()}
-    trainer = xl.Trainer(mlp(xpv).net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
+    trainer = xl.Trainer(mlp(), xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
     gc.collect()  # memory of graphs that nobody has any more would come free
     with (
         cupy.cuda.using_allocator(cupy.cuda.MemoryPool().malloc),
-        emulator.limited(emulator.used(cupy.cuda.Device().id) + (100 << 10)),
+        emulator.limited(emulator.used(xpv.device.id) + (100 << 10)),
         pytest.raises(MemoryError, match="out of memory in step 1, with batches of 512.* accumul"),
     ):
         trainer.fit(x, t)
