@@ -1,0 +1,224 @@
+"""Checks of arguments where they are given: in constructors and at first sight, not in every call.
+
+Each says who was called, which argument it is, what was expected, what came, and the next step:
+``SGD: lr is -1; expected a positive number.`` A wrong value is a ValueError, a wrong kind of thing
+a TypeError. Numbers come back as Python's, which never decide the dtype of an array: with
+``eps=np.float64(1e-5)`` as it stands, float32 arrays would become float64.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import numbers
+import operator
+import reprlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def shown(value: Any) -> str:
+    """Return `value` as the errors show it: in a few words, however large it is."""
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    shape = getattr(value, "shape", None)
+    if isinstance(shape, tuple) and shape:
+        return f"an array of shape {tuple(shape)}"
+    if isinstance(value, np.generic):
+        value = value.item()
+    text = _SHORT.repr(value)
+    if text.startswith("<") and not isinstance(value, str):  # <xplayers... object at 0x7f...>
+        name = getattr(value, "__name__", None)
+        return f"the {type(value).__name__} {name}" if name else _a(type(value).__name__)
+    return " ".join(text.split())
+
+
+def number(
+    owner: object,
+    name: str,
+    value: Any,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    finite: bool = True,
+    hint: str = "",
+) -> float:
+    """Return `value`, a real number of Python, NumPy or a 0-d array, as a float.
+
+    Parameters
+    ----------
+    owner, name : str
+        Who was called, and the argument.
+    value : object
+        What came.
+    least, above, most, below : float, optional
+        The range: not below `least`, above `above`, not above `most`, below `below`.
+    finite : bool
+        Whether an infinity is refused. NaN always is.
+    hint : str
+        The next step.
+
+    Returns
+    -------
+    float
+    """
+    found = _real(value)
+    if found is None:
+        raise TypeError(_wrong(owner, name, value, _range(least, above, most, below), hint))
+    good = (
+        not math.isnan(found)
+        and (not finite or math.isfinite(found))
+        and (least is None or found >= least)
+        and (above is None or found > above)
+        and (most is None or found <= most)
+        and (below is None or found < below)
+    )
+    if not good:
+        raise ValueError(_wrong(owner, name, value, _range(least, above, most, below), hint))
+    return found
+
+
+def positive(owner: object, name: str, value: Any, *, finite: bool = True, hint: str = "") -> float:
+    """Return `value` as a float above 0."""
+    return number(owner, name, value, above=0, finite=finite, hint=hint)
+
+
+def integer(owner: object, name: str, value: Any, *, least: int | None = 1, hint: str = "") -> int:
+    """Return `value`, an integer of Python, NumPy or a 0-d array, as an int of `least` or more."""
+    expected = {1: "a positive integer", None: "an integer"}.get(least)
+    expected = expected or f"an integer of {least} or more"
+    try:
+        if _is_bool(value):
+            raise TypeError
+        found = operator.index(value)
+    except TypeError:
+        real = _real(value)
+        if not hint and real is not None and real.is_integer():
+            hint = f"Use // to divide, or int({name})."
+        raise TypeError(_wrong(owner, name, value, expected, hint)) from None
+    if least is not None and found < least:
+        raise ValueError(_wrong(owner, name, value, expected, hint))
+    return found
+
+
+def flag(owner: object, name: str, value: Any) -> bool:
+    """Return `value`, True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(_wrong(owner, name, value, "True or False", ""))
+    return bool(value)
+
+
+def choice(owner: object, name: str, value: Any, words: Sequence[Any], *, hint: str = "") -> Any:
+    """Return `value`, which is one of `words`."""
+    for word in words:
+        if value is word or (isinstance(value, str) and value == word):
+            return word
+    expected = " or ".join(filter(None, (", ".join(map(repr, words[:-1])), repr(words[-1]))))
+    message = _wrong(owner, name, value, expected, hint)
+    raise (ValueError if isinstance(value, str) else TypeError)(message)
+
+
+def instance(
+    owner: object, name: str, value: Any, kinds: Any, expected: str, *, hint: str = ""
+) -> Any:
+    """Return `value`, which is of one of `kinds` (a class or a tuple); `expected` in words."""
+    if isinstance(value, kinds):
+        return value
+    if isinstance(value, type) and issubclass(value, kinds):
+        hint = f"Call the class: {call_of(value)}."
+    raise TypeError(_wrong(owner, name, value, expected, hint))
+
+
+def function(owner: object, name: str, value: Any, expected: str = "a function") -> Any:
+    """Return `value`, which can be called."""
+    if not callable(value):
+        raise TypeError(_wrong(owner, name, value, expected, ""))
+    return value
+
+
+def generator(owner: object, name: str, value: Any) -> np.random.Generator:
+    """Return the generator that `value` says: an int is a seed, None is fresh entropy."""
+    expected = "an int (a seed), a numpy.random.Generator or None"
+    empty = isinstance(value, list | tuple) and not value
+    if _is_bool(value) or isinstance(value, str | bytes) or empty:
+        raise TypeError(_wrong(owner, name, value, expected, ""))
+    try:
+        return np.random.default_rng(value)
+    except (TypeError, ValueError) as error:
+        message = _wrong(owner, name, value, expected, "")
+        raise (ValueError if isinstance(error, ValueError) else TypeError)(message) from None
+
+
+def call_of(kind: type) -> str:
+    """Return the call that makes a `kind`, with the arguments that it needs: ``Relu()``."""
+    name, make = kind.__name__, kind.__init__
+    if hasattr(kind, "init"):
+        name, make = f"{name}.init", kind.init
+    return f"{name}({', '.join(needed(make))})"
+
+
+def needed(make: Callable[..., Any]) -> list[str]:
+    """Return the arguments that a function or ``__init__`` cannot go without, by name."""
+    if make is object.__init__:
+        return []
+    return [
+        f"*{p.name}" if p.kind is p.VAR_POSITIONAL else p.name
+        for p in inspect.signature(make).parameters.values()
+        if p.default is p.empty and p.kind is not p.VAR_KEYWORD and p.name != "self"
+    ]
+
+
+def _wrong(owner: object, name: str, value: Any, expected: str, hint: str) -> str:
+    return f"{owner}: {name} is {shown(value)}; expected {expected}." + (f" {hint}" if hint else "")
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def _is_bool(value: Any) -> bool:
+    dtype = getattr(value, "dtype", None)
+    return isinstance(value, bool | np.bool_) or str(dtype).rpartition(".")[2] == "bool"
+
+
+def _real(value: Any) -> float | None:
+    """Return a real number as a float, None for what is none."""
+    scalar = getattr(value, "shape", None) == ()  # of NumPy, or a 0-d array of any library
+    if _is_bool(value) or not (scalar or isinstance(value, numbers.Real)):
+        return None
+    if getattr(getattr(value, "dtype", None), "kind", "f") not in "iufV":  # V: bfloat16
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf  # of an integer; its sign does not matter
+    except (TypeError, ValueError):  # complex, a tracer of JAX, a record
+        return None
+
+
+def _range(
+    least: float | None, above: float | None, most: float | None, below: float | None
+) -> str:
+    """Return a range in words."""
+    low, high = above if least is None else least, below if most is None else most
+    if high is None:
+        if low is None:
+            return "a number"
+        if low == 0:
+            return "a positive number" if least is None else "a number of 0 or more"
+        return f"a number above {low}" if least is None else f"a number of {low} or more"
+    upper = f"less than {high}" if most is None else f"{high}"
+    if low is None:
+        return f"a number of at most {high}" if most is not None else f"a number below {high}"
+    return (
+        f"a number from {low} to {upper}"
+        if least is not None
+        else (f"a number above {low} and {'at most' if most is not None else 'below'} {high}")
+    )
