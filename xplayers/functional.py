@@ -9,6 +9,7 @@ import math
 
 from xplayers._arrays import (
     Array,
+    Namespace,
     check_floating,
     check_same,
     dtype_name,
@@ -27,8 +28,10 @@ __all__ = [
 ]  # fmt: skip
 
 # The largest arguments of exp: exp(x) of float16 overflows above 11.09, of float32 (and bfloat16,
-# which has its range) above 88.72, of float64 above 709.78.
+# which has its range) above 88.72, of float64 above 709.78. There a sigmoid is 1 to the last digit.
 _LARGEST_EXPONENT = {"float16": 11.0, "float64": 709.0}
+# Where x * sigmoid(x) is 0 in every dtype; minus infinity times 0 would be NaN.
+_SIGMOID_END = 1000.0
 
 
 @elementwise(integers=True)
@@ -103,6 +106,8 @@ def leaky_relu(xp, x, *, alpha=0.01):
     array
         Shape and dtype of `x`.
     """
+    if alpha == 0.0:
+        return xp.maximum(x, 0.0)  # 0 times minus infinity would be NaN
     return xp.maximum(x, 0.0) + alpha * xp.minimum(x, 0.0)
 
 
@@ -159,12 +164,18 @@ def sigmoid(xp, x):
 
     Notes
     -----
-    ``exp`` is kept from overflowing, so there is no warning for any `x`, and the relative error is
-    that of ``exp`` wherever the result is a normal number. The form ``tanh(x / 2) / 2 + 1 / 2``,
-    which some libraries use, has no correct digit left below x = -17 in float32.
+    Computed as ``e / (1 + e)`` with ``e = exp(x)``, which is kept from overflowing. So there is no
+    warning for any `x`, and the relative error is that of ``exp`` wherever the result is a normal
+    number. The form ``tanh(x / 2) / 2 + 1 / 2``, which some libraries use, has no correct digit
+    left below x = -17 in float32.
     """
+    e = _bounded_exp(xp, x)
+    return e / (1.0 + e)
+
+
+def _bounded_exp(xp, x):
     largest = _LARGEST_EXPONENT.get(dtype_name(x.dtype), 88.0)
-    return 1.0 / (1.0 + xp.exp(xp.minimum(-x, largest)))
+    return xp.exp(xp.minimum(x, largest))
 
 
 @elementwise
@@ -174,8 +185,10 @@ def sigmoid_derivative(xp, x):
     Takes the input of the sigmoid. Where its output ``y`` is at hand, ``y * (1 - y)`` is the same
     and needs no exponential; that is what the layer `Sigmoid` does.
     """
-    # 1 - sigmoid(x) = sigmoid(-x), without the cancellation for large x
-    return sigmoid.function(xp, x) * sigmoid.function(xp, -x)
+    # It is even, and e / (1 + e)^2 with e = exp(-|x|) has no cancellation for large x.
+    e = xp.exp(-xp.abs(x))
+    root = 1.0 + e
+    return e / (root * root)
 
 
 @elementwise
@@ -216,19 +229,18 @@ def silu(xp, x):
     Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function
     approximation in reinforcement learning", Neural Networks 107, 2018, equation 1.
     """
-    return x * _sigmoid_to_zero(xp, x)
-
-
-def _sigmoid_to_zero(xp, x):
-    """Return the sigmoid, which goes to 0 exactly: it is going to be multiplied by large values."""
-    return xp.exp(xp.minimum(x, 0.0)) / (1.0 + xp.exp(-xp.abs(x)))
+    e = _bounded_exp(xp, x)
+    return xp.maximum(x, -_SIGMOID_END) * (e / (1.0 + e))
 
 
 @elementwise
 def silu_derivative(xp, x):
     """Derivative of `silu`, ``s * (1 + x * (1 - s))`` with ``s = sigmoid(x)``."""
-    s = _sigmoid_to_zero(xp, x)
-    return s * (1.0 + x * _sigmoid_to_zero(xp, -x))
+    e = _bounded_exp(xp, x)
+    root = 1.0 + e  # 1 - s = 1 / root
+    largest = _LARGEST_EXPONENT.get(dtype_name(x.dtype), 88.0)
+    x = xp.minimum(xp.maximum(x, -_SIGMOID_END), largest)
+    return (e / root) * (1.0 + x / root)
 
 
 @elementwise
@@ -262,11 +274,12 @@ def gelu(xp, x, *, approximate="tanh"):
     Hendrycks, Gimpel, "Gaussian Error Linear Units (GELUs)", arXiv:1606.08415, equation 2.
     """
     if gelu_by_tanh(approximate):
-        c = xp.minimum(xp.maximum(x, -_GELU_END), _GELU_END)
+        x = xp.maximum(x, -_GELU_END)  # minus infinity times 0 would be NaN
+        c = xp.minimum(x, _GELU_END)
         return 0.5 * x * (1.0 + xp.tanh(c * (_GELU_A + _GELU_B * (c * c))))
     # max(x, 0) - |x| P(Z > |x|): no cancellation in the tail
-    a = xp.abs(x)
-    return xp.maximum(x, 0.0) - a * _upper_tail(xp, xp.minimum(a, _NORMAL_END))
+    a = xp.minimum(xp.abs(x), _NORMAL_END)
+    return xp.maximum(x, 0.0) - a * _upper_tail(xp, a)
 
 
 @elementwise
@@ -341,11 +354,12 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
     -------
     array
         Shape and dtype of `x`. The largest value of the axis is subtracted first, so nothing
-        overflows; sums of 16-bit values are taken in float32.
+        overflows; sums of 16-bit values are taken in float32. Infinite values share all of it;
+        where all are minus infinity, it is NaN.
     """
     xp = namespace(x, "softmax")
     check_floating("softmax", "x", x)
-    e = xp.exp(widened(xp, x) - xp.max(widened(xp, x), axis=axis, keepdims=True))
+    e = xp.exp(_below_largest(xp, x, axis))
     e /= xp.sum(e, axis=axis, keepdims=True)
     return xp.astype(e, x.dtype) if is_half(x) else e
 
@@ -367,9 +381,24 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """
     xp = namespace(x, "log_softmax")
     check_floating("log_softmax", "x", x)
-    z = widened(xp, x) - xp.max(widened(xp, x), axis=axis, keepdims=True)
+    z = _below_largest(xp, x, axis)
     z -= xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
     return xp.astype(z, x.dtype) if is_half(x) else z
+
+
+def _below_largest(xp: Namespace, x: Array, axis: int) -> Array:
+    """Return `x` less its largest value along `axis`, in at least float32."""
+    # Infinite scores become the largest numbers: infinity less infinity would be NaN.
+    largest = _LARGEST.get(dtype_name(x.dtype), _LARGEST["float32"])
+    x = xp.minimum(widened(xp, x), largest)
+    return x - xp.max(x, axis=axis, keepdims=True)
+
+
+_LARGEST = {
+    "float16": 65504.0,
+    "float32": (2.0 - 2.0**-23) * 2.0**127,  # bfloat16 is computed in it
+    "float64": (2.0 - 2.0**-52) * 2.0**1023,
+}
 
 
 def cross_entropy_error(y: Array, t: Array) -> Array:
