@@ -14,7 +14,7 @@ import numbers
 import operator
 import reprlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -69,7 +69,7 @@ def number(
     -------
     float
     """
-    found = _real(value)
+    found = value if type(value) is float else _real(value)
     if found is None:
         raise TypeError(_wrong(owner, name, value, _range(least, above, most, below), hint))
     good = (
@@ -156,6 +156,28 @@ def generator(owner: object, name: str, value: Any) -> np.random.Generator:
         raise (ValueError if isinstance(error, ValueError) else TypeError)(message) from None
 
 
+class Option:
+    """An attribute that is checked where it is set, in the constructor and later.
+
+    It is declared in the class, with a function of this file: ``eps = Option(number, least=0)``.
+    Read, it is an attribute as any other: the value is in the ``__dict__`` of the object.
+    """
+
+    def __init__(self, check: Callable[..., Any], /, **limits: Any) -> None:
+        self.check, self.limits = check, limits
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __set__(self, of: Any, value: Any) -> None:
+        found = self.check(type(of).__name__, self.name, value, **self.limits)
+        of.__dict__[self.name] = found
+
+    if TYPE_CHECKING:  # without a __get__, reading costs what it costs elsewhere
+
+        def __get__(self, of: Any, owner: type | None = None) -> Any: ...
+
+
 def call_of(kind: type) -> str:
     """Return the call that makes a `kind`, with the arguments that it needs: ``Relu()``."""
     name, make = kind.__name__, kind.__init__
@@ -198,7 +220,7 @@ def _real(value: Any) -> float | None:
     try:
         return float(value)
     except OverflowError:
-        return math.inf  # of an integer; its sign does not matter
+        return -math.inf if str(value).startswith("-") else math.inf
     except (TypeError, ValueError):  # complex, a tracer of JAX, a record
         return None
 

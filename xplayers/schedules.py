@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, namespace
+from xplayers._checks import instance, number
 from xplayers.elementwise import elementwise
 
 __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Schedule", "Step", "WarmUp"]
@@ -47,11 +48,13 @@ class Schedule:
             return _rate.if_fused(step, schedule=self)
         return _rate.function(xp, step, schedule=self)
 
-    def _check(self, **positive: float) -> None:
-        for name, value in positive.items():
-            if not value > 0:
-                message = f"{type(self).__name__}: {name} is {value}; expected a positive number."
-                raise ValueError(message)
+    def _check(self, *names: str, least: float | None = None) -> None:
+        """Check that fields are positive numbers, or of `least` or more, and keep Python's."""
+        for name in names:
+            value, kind = getattr(self, name), type(self).__name__
+            found = number(kind, name, value, above=0 if least is None else None, least=least)
+            whole = isinstance(value, int | np.integer)
+            object.__setattr__(self, name, int(value) if whole else found)
 
 
 @elementwise(integers=True)
@@ -78,6 +81,9 @@ class Constant(Schedule):
 
     lr: float
 
+    def __post_init__(self) -> None:
+        self._check("lr", least=0)
+
     def rate(self, xp: Namespace, t: Any) -> Any:
         return self.lr + 0.0 * t
 
@@ -101,7 +107,8 @@ class Step(Schedule):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        self._check(every=self.every, factor=self.factor)
+        self._check("lr", least=0)
+        self._check("every", "factor")
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         return self.lr * xp.exp(math.log(self.factor) * xp.floor(t / self.every))
@@ -126,7 +133,8 @@ class Exponential(Schedule):
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        self._check(every=self.every, factor=self.factor)
+        self._check("lr", least=0)
+        self._check("every", "factor")
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         return self.lr * xp.exp(math.log(self.factor) * (t / self.every))
@@ -155,7 +163,8 @@ class Cosine(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check(steps=self.steps)
+        self._check("lr", "final", least=0)
+        self._check("steps")
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         part = xp.minimum(t / self.steps, 1.0)
@@ -190,11 +199,10 @@ class OneCycle(Schedule):
     final_factor: float = 1e4
 
     def __post_init__(self) -> None:
-        self._check(steps=self.steps, rise=self.rise, start_factor=self.start_factor)
-        self._check(final_factor=self.final_factor)
-        if not self.rise < 1:
-            message = f"OneCycle: rise is {self.rise}; expected a part between 0 and 1."
-            raise ValueError(message)
+        self._check("lr", least=0)
+        self._check("steps", "start_factor", "final_factor")
+        rise = number("OneCycle", "rise", self.rise, above=0, below=1)
+        object.__setattr__(self, "rise", rise)
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         top = self.rise * self.steps
@@ -224,10 +232,8 @@ class WarmUp(Schedule):
     then: Schedule
 
     def __post_init__(self) -> None:
-        self._check(steps=self.steps)
-        if not isinstance(self.then, Schedule):
-            message = f"WarmUp: then is {self.then!r}; expected a schedule, as Constant(0.1)."
-            raise TypeError(message)
+        self._check("steps")
+        instance("WarmUp", "then", self.then, Schedule, "a schedule, as Constant(0.1)")
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         part = xp.minimum((t + 1.0) / self.steps, 1.0)

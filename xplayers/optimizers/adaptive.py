@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from xplayers._arrays import Array
+from xplayers._checks import Option, flag, number
 from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import Optimizer, Rate
 
@@ -37,6 +38,7 @@ class AdaGrad(Optimizer):
 
     rule = staticmethod(_adagrad)
     moments = ("h",)
+    eps = Option(number, least=0)
 
     def __init__(self, lr: Rate = 0.01, eps: float = 1e-7, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
@@ -74,6 +76,8 @@ class RMSprop(Optimizer):
 
     rule = staticmethod(_rmsprop)
     moments = ("h",)
+    decay_rate = Option(number, least=0, below=1)
+    eps = Option(number, least=0)
 
     def __init__(
         self,
@@ -144,6 +148,10 @@ class Adam(Optimizer):
 
     rule = staticmethod(_adam)
     moments = ("m", "v")
+    beta1 = Option(number, least=0, below=1)
+    beta2 = Option(number, least=0, below=1)
+    eps = Option(number, least=0)
+    eps_hat = Option(flag)
 
     def __init__(
         self,
@@ -155,10 +163,6 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr, weight_decay)
-        for name, beta in (("beta1", beta1), ("beta2", beta2)):
-            if not 0.0 <= beta < 1.0:
-                message = f"{type(self).__name__}: {name} is {beta}; expected 0 to less than 1."
-                raise ValueError(message)
         self.beta1 = beta1
         self.beta2 = beta2
         self.eps = eps

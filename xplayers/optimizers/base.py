@@ -9,29 +9,49 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from xplayers._arrays import (
     Array,
+    check_floating,
+    check_off_tape,
+    check_same,
     device,
+    is_floating,
     is_half,
     library_name,
     namespace,
     on_host,
     widened,
 )
+from xplayers._checks import Option, call_of, instance, number
 from xplayers._recording import StandIn
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
-from xplayers.layers.base import options
+from xplayers.layers.base import Remembering, options
 from xplayers.layers.stores import Live
 
 Arrays = Mapping[str, Array]
 State = dict[str, Any]
 Rate = float | Callable[[Any], Any]
+
+
+def rate(owner: object, name: str, value: Any) -> Any:
+    """Return a learning rate: a float, a function of the step number, or a 0-d array as it is."""
+    given = isinstance(value, Mapping | Remembering | Iterator | list)
+    if callable(value) and not isinstance(value, type) and not given:
+        return value
+    if getattr(value, "shape", None) == () and not isinstance(value, np.generic | np.ndarray):
+        return value
+    hint = "Or pass a schedule of xplayers.schedules."
+    if isinstance(value, type) and callable(value):
+        hint = f"Call the class: {call_of(value)}."
+    elif given:
+        hint = f"Parameters go to update: {owner}().update(net.params, net.grads)."
+    return number(owner, name, value, least=0, hint=hint)
 
 
 class Optimizer:
@@ -52,6 +72,8 @@ class Optimizer:
     rule: ClassVar[Callable[..., tuple[Array, ...]]]  # (xp, p, g, *moments, lr, *constants)
     moments: ClassVar[tuple[str, ...]] = ()
     decoupled: ClassVar[bool] = False  # whether the rule itself takes care of the weight decay
+    lr = Option(rate)
+    weight_decay = Option(number, least=0)
 
     def __init__(self, lr: Rate = 0.01, weight_decay: float = 0.0) -> None:
         self.lr = lr
@@ -81,7 +103,9 @@ class Optimizer:
         """
         state: State = {m: {} for m in self.moments}
         for name, p in params.items():
-            xp = namespace(p)
+            xp = namespace(p, type(self).__name__, name)
+            check_floating(type(self).__name__, name, p)
+            check_off_tape(type(self).__name__, name, p)
             for m in self.moments:
                 state[m][name] = xp.zeros_like(widened(xp, p))
         first = next(iter(params.values()), None)
@@ -134,7 +158,10 @@ class Optimizer:
         """
         self._check(params, grads)
         self._check_state(params, state)
-        lr = self.lr if lr is None else lr
+        if lr is None:
+            lr = self.lr
+        elif not (type(lr) is float and lr >= 0.0):
+            lr = self._rate(lr)
         if callable(lr):
             lr = lr(state["count"])
         new: dict[str, Array] = {}
@@ -186,23 +213,26 @@ class Optimizer:
         lr : float or 0-d array, optional
             Learning rate of this step.
         """
-        old, grads = _plain(params), _plain(grads)
-        self._check(old, grads)
-        state = self.init(old) if self.state is None else self.state
+        old, grads = self._plain("params", params), self._plain("grads", grads)
+        state = self.state
+        if state is None:
+            self._check(old, grads)
+            state = self.init(old)
         new, self.state = self.step(old, grads, state, lr=lr, donate=True)
         for name, value in new.items():
             if value is not old[name]:  # 16-bit, read-only or immutable
                 params[name] = _written(old[name], value)
 
+    def _rate(self, lr: Any) -> Any:
+        return rate(type(self).__name__, "lr", lr)
+
     def _check(self, params: Arrays, grads: Arrays) -> None:
+        """Check all gradients before a parameter is written."""
         if params.keys() == grads.keys():
             for name, p in params.items():
-                if grads[name].shape != p.shape:
-                    message = (
-                        f"{type(self).__name__}: the gradient of {name} has shape "
-                        f"{tuple(grads[name].shape)}; expected {tuple(p.shape)}."
-                    )
-                    raise ValueError(message)
+                g = grads[name]
+                if type(g) is not type(p) or g.shape != p.shape or g.dtype is not p.dtype:
+                    self._check_gradient(name, p, g)
             return
         missing = sorted(params.keys() - grads.keys())
         extra = sorted(grads.keys() - params.keys())
@@ -213,8 +243,35 @@ class Optimizer:
             message += f"no parameter for the gradient {', '.join(extra)}."
         raise ValueError(message)
 
+    def _check_gradient(self, name: str, p: Array, g: Array) -> None:
+        owner, gradient = type(self).__name__, f"the gradient of {name}"
+        check_same(owner, gradient, g, p, like_name=name)
+        check_off_tape(owner, gradient, g)
+        if g.shape != p.shape:
+            message = f"{owner}: {gradient} has shape {tuple(g.shape)}; expected {tuple(p.shape)}."
+            raise ValueError(message)
+        # Gradients of 16 bits, and those of parameters of 16 bits, are taken in float32.
+        if g.dtype != p.dtype and not (is_floating(g) and (is_half(g) or is_half(p))):
+            message = (
+                f"{owner}: {gradient} is {g.dtype}, {name} is {p.dtype}; they must agree. "
+                "Convert it: xp.astype(g, p.dtype)."
+            )
+            raise TypeError(message)
+
+    def _plain(self, name: str, arrays: Arrays) -> dict[str, Array]:
+        """Return a dict, which is faster to look up than the live mapping of a network."""
+        if isinstance(arrays, Live):
+            return arrays.copy()
+        if type(arrays) is not dict:
+            owner = f"{type(self).__name__}.update"
+            instance(owner, name, arrays, Mapping, "arrays by name", hint=f"Pass net.{name}.")
+        return dict(arrays)
+
     def _check_state(self, params: Arrays, state: State) -> None:
         """Check that the moments are those of the parameters, before anything is written."""
+        if type(state) is not dict:
+            hint = "It is what init(params) returns."
+            instance(f"{type(self).__name__}.step", "state", state, Mapping, "a state", hint=hint)
         for m in self.moments:
             held, wrong = state.get(m), ""
             if held is None:
@@ -306,11 +363,6 @@ def as_scalar(c: Any, p: Array) -> Any:
     if isinstance(c, StandIn) and isinstance(c.value, _NUMBERS):
         return c.item()
     return namespace(p).astype(c, p.dtype, copy=False)
-
-
-def _plain(arrays: Arrays) -> dict[str, Array]:
-    """Return a dict, which is faster to look up than the live mapping of a network."""
-    return arrays.copy() if isinstance(arrays, Live) else dict(arrays)
 
 
 def _written(old: Array, value: Array) -> Array:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import operator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, check_floating, namespace, widened
+from xplayers._arrays import Array, Namespace, check_floating, check_same, namespace, widened
+from xplayers._checks import instance, positive
 from xplayers._recording import StandIn, whole
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
@@ -47,14 +49,18 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", ICML 2013,
     algorithm 1.
     """
-    if not limit > 0:
-        message = f"clip_by_norm: limit is {limit}; expected a positive number."
-        raise ValueError(message)
+    owner = "clip_by_norm"
+    limit = positive(owner, "limit", limit, finite=False)
+    if type(grads) is not dict:
+        instance(owner, "grads", grads, Mapping, "arrays by name", hint="Pass net.grads.")
     if not grads:
         return {}
-    xp = namespace(next(iter(grads.values())))
+    first_name, first = next(iter(grads.items()))
+    xp = namespace(first, owner, first_name)
     for name, g in grads.items():
-        check_floating("clip_by_norm", name, g)
+        if type(g) is not type(first):
+            check_same(owner, name, g, first, like_name=first_name)
+        check_floating(owner, name, g)
     total = _sum_of_squares(xp, list(grads.values()))
     factor = _factor.if_fused(total, limit)
     factors = {g.dtype: as_scalar(factor, g) for g in grads.values()}

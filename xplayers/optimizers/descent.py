@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from xplayers._arrays import Array
+from xplayers._checks import Option, number
 from xplayers.optimizers.base import Optimizer, Rate
 
 
@@ -53,6 +54,7 @@ class Momentum(Optimizer):
 
     rule = staticmethod(_momentum)
     moments = ("v",)
+    momentum = Option(number, least=0, below=1)
 
     def __init__(self, lr: Rate = 0.01, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
