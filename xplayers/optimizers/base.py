@@ -231,7 +231,11 @@ class Optimizer:
         if params.keys() == grads.keys():
             for name, p in params.items():
                 g = grads[name]
-                if type(g) is not type(p) or g.shape != p.shape or g.dtype is not p.dtype:
+                try:
+                    fits = type(g) is type(p) and g.shape == p.shape and g.dtype is p.dtype
+                except AttributeError:  # no arrays
+                    fits = False
+                if not fits:
                     self._check_gradient(name, p, g)
             return
         missing = sorted(params.keys() - grads.keys())
@@ -245,6 +249,7 @@ class Optimizer:
 
     def _check_gradient(self, name: str, p: Array, g: Array) -> None:
         owner, gradient = type(self).__name__, f"the gradient of {name}"
+        namespace(p, owner, name)
         check_same(owner, gradient, g, p, like_name=name)
         check_off_tape(owner, gradient, g)
         if g.shape != p.shape:
