@@ -42,6 +42,7 @@ class Operation(NamedTuple):
     kwargs: dict[str, Any]
     results: tuple[Register, ...]
     writes: bool = False  # into the memory of its first argument, which is its result
+    many: bool = False  # whether it returns a tuple or list of its results, which may be one
 
 
 class Kind(NamedTuple):
@@ -88,7 +89,7 @@ class Recording:
                 message = f"{name} returns its argument"
                 raise NotRecordable(message)
             return made[0]
-        self.add(name, function, args, kwargs, made)
+        self.add(name, function, args, kwargs, made, many=many)
         return type(results)(made) if many else made[0]
 
     def add(
@@ -100,6 +101,7 @@ class Recording:
         made: list[Any],
         *,
         writes: bool = False,
+        many: bool = False,
     ) -> None:
         """Write down one call."""
         if len(self.operations) >= MOST:
@@ -109,7 +111,7 @@ class Recording:
         if writes:
             self.numbers.clear()
         results = tuple([m.register for m in made])
-        self.operations.append(Operation(name, function, given, named, results, writes))
+        self.operations.append(Operation(name, function, given, named, results, writes, many))
 
     def fresh(self, value: Any) -> Any:
         """Return a stand-in for `value`, which has memory of its own."""

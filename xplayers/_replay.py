@@ -22,7 +22,15 @@ from xplayers._arrays import Array, device, namespace
 from xplayers._groups import Groups, Task, read
 from xplayers._memory import empty
 from xplayers._places import REDUCTIONS, along, copied_array, into
-from xplayers._recording import BINARY, COMPARISONS, Kind, Operation, Register, found
+from xplayers._recording import (
+    BINARY,
+    COMPARISONS,
+    Kind,
+    NotRecordable,
+    Operation,
+    Register,
+    found,
+)
 from xplayers.elementwise import as_numpy
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")
@@ -53,8 +61,18 @@ def block(n: int, dtype: Any, like: Array) -> Array:
 
 
 def compiled(task: Task, places: Places) -> Callable[..., Array]:
-    """Return ``replay(*arguments) -> value``, with results in `places`."""
-    return _Compiler(task, places).compiled()
+    """Return ``replay(*arguments) -> value``, with results in `places`.
+
+    Raises
+    ------
+    NotRecordable
+        If that cannot be made. Nothing has been written to parameters and state then.
+    """
+    try:
+        return _Compiler(task, places).compiled()
+    except Exception as error:
+        message = f"no replay can be made: {type(error).__name__}: {error}"
+        raise NotRecordable(message) from error
 
 
 class _Compiler:
@@ -148,7 +166,7 @@ class _Compiler:
                          for a in operation.args]  # fmt: skip
                 self._emit_elementwise(operation.function, given, outs, operation)
                 return
-        if len(operation.results) == 1:
+        if len(operation.results) == 1 and not operation.many:
             (made,) = operation.results
             kind = self.kinds[made]
             if kind.root != made and self._known_view(operation, made):
@@ -164,6 +182,7 @@ class _Compiler:
         text = self._call(operation)
         placed = {r: self._name(r) for r in operation.results if r in self.static}
         names = ", ".join(self._local(r) for r in operation.results)
+        names += "," * operation.many
         self.lines.append(f"{names} = {text}" if names else text)
         self.lines += [f"{place}[...] = v{int(r)}" for r, place in placed.items()]
 
@@ -215,7 +234,7 @@ class _Compiler:
             return
         inner = [self._text(a) for a in given]
         many = f"({', '.join(self._define(o) for o in outs)},)"
-        inner.append(f"out={many if len(outs) > 1 else self._define(outs[0])}")
+        inner.append(f"out={many if operation.many else self._define(outs[0])}")
         inner += [f"{k}={self._text(v)}" for k, v in operation.kwargs.items()]
         self.lines.append(f"{self._define(function)}({', '.join(inner)})")
 
@@ -322,7 +341,8 @@ class _Compiler:
         for r, root in zip(given, roots, strict=True):
             old = self.kinds[r]
             if (
-                root in self.block_of
+                r in self.static  # a view may be made anew in each call
+                and root in self.block_of
                 and self.last[root] == at
                 and roots.count(root) == 1
                 and (old.shape, old.dtype, old.ordered) == (kind.shape, kind.dtype, True)

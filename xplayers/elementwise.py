@@ -257,7 +257,7 @@ class _Elementwise:
         operands = tuple(
             [a.item() if isinstance(a, StandIn) and not a.shape else a for a in operands]
         )
-        recording.add("elementwise", self, operands, options, made)
+        recording.add("elementwise", self, operands, options, made, many=many)
         return tuple(made) if many else made[0]
 
     def _is_one_call(self, values: list, out: Any, options: dict[str, Any]) -> bool:
