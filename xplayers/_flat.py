@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,9 +15,18 @@ from xplayers._memory import LINE, empty
 Shapes = Sequence[tuple[int, ...]]
 
 
-# The buffers that were made here, by the id of what owns their memory: what somebody else has put
-# side by side has no padding at its end.
-_BUFFERS: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+class _Part(NamedTuple):
+    """Where in which buffer a part lies. It goes when the part goes."""
+
+    of: weakref.ref[Array]
+    flat: Array
+    start: int
+    stop: int  # with the padding
+
+
+# The parts that were made here, by their id: they alone, the very objects. What else lies in the
+# memory of a buffer, a view of a part or what comes after it, has no padding at its end.
+_parts: dict[int, _Part] = {}
 
 
 def side_by_side(shapes: Shapes, dtype: DType, like: Array) -> tuple[Array, list[Array]]:
@@ -27,38 +36,37 @@ def side_by_side(shapes: Shapes, dtype: DType, like: Array) -> tuple[Array, list
     is 0, so that what is computed with all of the buffer stays finite.
     """
     xp = namespace(like)
-    if isinstance(like, np.ndarray):
-        step = LINE // np.dtype(dtype).itemsize
-        flat = empty((sum(_length(s, step) for s in shapes),), dtype)
-    else:
-        step = LINE // dtype.itemsize
-        n = sum(_length(s, step) for s in shapes)
-        flat = xp.empty((n,), dtype=dtype, device=device(like))
+    on_numpy = isinstance(like, np.ndarray)
+    step = LINE // (np.dtype(dtype) if on_numpy else dtype).itemsize
+    n = sum(_length(s, step) for s in shapes)
+    flat = empty((n,), dtype) if on_numpy else xp.empty((n,), dtype=dtype, device=device(like))
     flat[...] = 0
-    owner = _owner(flat)
-    _BUFFERS[id(owner)] = owner
     parts, start = [], 0
     for shape in shapes:
-        parts.append(xp.reshape(flat[start : start + math.prod(shape)], shape))
-        start += _length(shape, step)
+        part = xp.reshape(flat[start : start + math.prod(shape)], shape)
+        stop = start + _length(shape, step)
+        _parts[id(part)] = _Part(weakref.ref(part, _forgetting(id(part))), flat, start, stop)
+        parts.append(part)
+        start = stop
     return flat, parts
+
+
+def _forgetting(name: int, parts: dict[int, _Part] = _parts) -> Callable[[Any], Any]:
+    return lambda _: parts.pop(name, None)
 
 
 def whole(parts: Sequence[Array]) -> Array | None:
     """Return the buffer of `side_by_side` whose parts these are, one after the other; else None."""
-    first = parts[0]
-    start = address(first)
-    if start is None or id(_owner(first)) not in _BUFFERS:
+    found = [_parts.get(id(a)) for a in parts]
+    first, last = found[0], found[-1]
+    if first is None or last is None:
         return None
-    item = first.dtype.itemsize
-    step, at = LINE // item, 0
-    for a in parts:
-        if a.dtype != first.dtype or address(a) != (start[0], start[1] + at * item):
+    at = first.start
+    for a, part in zip(parts, found, strict=True):
+        if part is None or part.of() is not a or part.flat is not first.flat or part.start != at:
             return None
-        at += _length(a.shape, step)
-    if isinstance(first, np.ndarray):
-        return np.lib.stride_tricks.as_strided(first, (at,), (item,))
-    return first.as_strided((at,), (1,))  # of torch
+        at = part.stop
+    return first.flat[first.start : last.stop]
 
 
 def flattened(arrays: Sequence[Array]) -> list[Array]:
@@ -69,12 +77,6 @@ def flattened(arrays: Sequence[Array]) -> list[Array]:
     for part, a in zip(parts, arrays, strict=True):
         part[...] = a
     return parts
-
-
-def _owner(a: Array) -> Any:
-    if isinstance(a, np.ndarray):
-        return a if a.base is None else a.base
-    return a if a._base is None else a._base
 
 
 def _length(shape: tuple[int, ...], step: int) -> int:
