@@ -99,8 +99,22 @@ def test_step_is_pure(case, xpv):
 
 
 @EVERY
-def test_update_is_step(case, xpv):
+@pytest.mark.parametrize("size", [3, 5000])
+@pytest.mark.parametrize("rate", ["of the optimizer", "array", "schedule"])
+def test_update_is_step(case, size, rate, xpv):
+    """Also where one goes through NumPy and the other does not, and whatever the processor."""
+
+    def start():
+        return {"W": values((size, 4), 1, 1.0), "b": values((4,), 2, 1.0)}
+
+    def gradients(i):
+        return {"W": values((size, 4), 10 + i, 1.0), "b": values((4,), 20 + i, 1.0)}
+
     optimizer = case.make()
+    if rate == "array":
+        optimizer.lr = xpv.asarray(0.003, "float32")
+    elif rate == "schedule":
+        optimizer.lr = xl.schedules.Cosine(0.003, steps=10)
     params = {k: xpv.asarray(v, "float32") for k, v in start().items()}
     pure, state = dict(params), optimizer.init(params)
     for i in range(3):

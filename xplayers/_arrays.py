@@ -8,6 +8,7 @@ asks only modules that are already loaded.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -160,6 +161,12 @@ def on_host(x: Array) -> bool:
         return host
     except TypeError:  # CuPy's devices cannot be looked up
         return False
+
+
+def is_traced() -> bool:
+    """Whether PyTorch writes down what happens here, and would take a value for a constant."""
+    torch = sys.modules["torch"]
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def size(x: Array) -> int:

@@ -71,8 +71,9 @@ class Program:
         self.n_operands = len(tape.operands)
         self.samples, self.constants = tape.registers, tape.constants
         self.once, self.recorded = tape.once, tape.steps
+        met = {r for _, inputs, _ in tape.once for r in inputs}
+        self.combined = [r for r in range(self.n_operands) if r in met]  # scalars with scalars
         self.dtypes = {s.dtype for s in tape.registers if isinstance(s, np.ndarray)}
-        self.has_root = any(operation is np.sqrt for operation, *_ in tape.steps)
         self.source: str | None = None  # for it, if all operations are exactly rounded
         self.kernel: Any = None  # what it has made of that
         self.work = 0  # elements so far

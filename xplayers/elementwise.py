@@ -22,6 +22,7 @@ from xplayers._jit import compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._parallel import share, usable_cores
 from xplayers._recording import StandIn
+from xplayers._roots import with_exact_root
 from xplayers._tape import Untraceable
 from xplayers._trace import Program, trace
 from xplayers.cuda.switch import is_fused
@@ -114,13 +115,11 @@ class _Elementwise:
                     return results
             if first.shape:  # beside a 0-d array, the others are arrays like it
                 operands = (first, *map(_scalar, operands[1:]))
-        elif (
-            out is not None
-            and xp.__name__ == "array_api_compat.torch"
-            and on_host(first)
-            and self._through_numpy(operands, out, options)
-        ):
-            return out
+        elif xp.__name__ == "array_api_compat.torch":
+            if on_host(first):
+                if out is not None and self._through_numpy(operands, out, options):
+                    return out
+                xp = with_exact_root(xp)
         elif is_fused(xp):
             from xplayers.cuda.kernels import evaluate
 
@@ -166,7 +165,7 @@ class _Elementwise:
             return False, None
         values, outs, kinds, aliases = fit
         program = self._program(values, kinds, aliases, options)
-        if program is None or (exact and program.source is None):
+        if program is None or (exact and not _is_alike(program, operands)):
             return False, None
         if not outs:
             outs = tuple([empty(values[0].shape, dtype) for dtype in program.result_dtypes])
@@ -240,6 +239,8 @@ class _Elementwise:
         operands = (operands[0], *map(_scalar_of_host, operands[1:]))
         values = [a.value if isinstance(a, StandIn) else a for a in operands]
         if not self._is_one_call(values, out, options):
+            if xp.__name__ == "array_api_compat.torch" and on_host(operands[0]):
+                xp = with_exact_root(xp)
             return self.function(xp, *operands, **options)
         recording = operands[0].recording
         given = None
@@ -269,18 +270,10 @@ class _Elementwise:
         program = self._program(fit[0], fit[2], [], options)
         if program is None or seen is values:
             return program is not None
-        # Tensors: where they go through NumPy without a recording too, or where it is all one. A
-        # 0-d tensor has a dtype that results are rounded to, a number has none.
-        numbers = all(v.shape for v in values if hasattr(v, "shape"))
-        alike = numbers and not program.has_root  # PyTorch's is not always rounded to the nearest
-        return program.source is not None and (out is not None or alike)
+        return _is_alike(program, values)
 
     def _through_numpy(self, operands: tuple, out: Any, options: dict[str, Any]) -> bool:
-        """Write into tensors on the CPU, where NumPy can see them.
-
-        It gives the same bits, but for square roots: PyTorch does not always round its own to the
-        nearest.
-        """
+        """Write into tensors on the CPU, where NumPy can see them: it gives the same bits."""
         outs = out if isinstance(out, tuple) else (out,)
         try:
             seen = {id(a): a.numpy() for a in (*operands, *outs) if hasattr(a, "numpy")}
@@ -298,6 +291,14 @@ class _Elementwise:
             return None
         program.source = exact_source(program)
         return program
+
+
+def _is_alike(program: Program, operands: Sequence[Any]) -> bool:
+    """Whether NumPy gives the bits that PyTorch gives."""
+    # A 0-d tensor has a dtype that what is made of scalars is rounded to; a number has none.
+    return program.source is not None and not any(
+        hasattr(operands[r], "shape") for r in program.combined
+    )
 
 
 def as_numpy(values: list) -> list | None:

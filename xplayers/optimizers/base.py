@@ -8,7 +8,6 @@ parameters the moments and the arithmetic are float32.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, ClassVar
 
@@ -22,6 +21,7 @@ from xplayers._arrays import (
     device,
     is_floating,
     is_half,
+    is_traced,
     library_name,
     namespace,
     on_host,
@@ -164,6 +164,7 @@ class Optimizer:
             lr = self._rate(lr)
         if callable(lr):
             lr = lr(state["count"])
+        lr = _rate_number(lr)
         new: dict[str, Array] = {}
         after: State = {m: {} for m in self.moments}
         first = next(iter(params.values()))
@@ -346,7 +347,7 @@ def _step_number(count: Array, like: Array) -> Any:
     """Return `count` as a NumPy scalar where that needs no transfer: that is fast, and float64."""
     xp = namespace(count)
     name = library_name(xp)
-    if name in ("numpy", "torch") and on_host(count) and not (name == "torch" and _is_traced()):
+    if name in ("numpy", "torch") and on_host(count) and not (name == "torch" and is_traced()):
         with contextlib.suppress(RuntimeError):  # of torch.func, which has no value to look at
             number = count.item()
             if isinstance(number, StandIn):
@@ -355,10 +356,19 @@ def _step_number(count: Array, like: Array) -> Any:
     return xp.astype(count, like.dtype)
 
 
-def _is_traced() -> bool:
-    """Whether PyTorch writes down what happens here, and would take a value for a constant."""
-    torch = sys.modules["torch"]
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+def _rate_number(lr: Any) -> Any:
+    """Return a rate in a tensor on the CPU as a number, which takes part without a dtype.
+
+    As NumPy's do; and a rule does the same then whether NumPy or PyTorch computes it.
+    """
+    value = lr.value if isinstance(lr, StandIn) else lr
+    if not hasattr(value, "numpy") or not on_host(value) or is_traced():
+        return lr
+    try:
+        value.numpy()
+    except (TypeError, RuntimeError):  # bfloat16; gradients are recorded or transformed
+        return lr
+    return lr.item()
 
 
 def as_scalar(c: Any, p: Array) -> Any:

@@ -1,0 +1,53 @@
+"""Square roots of PyTorch's tensors on the CPU, rounded to the nearest.
+
+All other operations of an optimizer's rule are exactly rounded everywhere, so NumPy, machine code
+and PyTorch agree on them. PyTorch's root comes from a library whose last bit depends on the maker
+of the processor: on some every fifth root of float32 is another one than IEEE 754 asks for.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import Namespace, is_traced
+from xplayers._recording import RecordingNamespace, whole
+
+_EXACT: dict[type, Namespace] = {}  # by what the namespace is: a module, or one that records
+
+
+def with_exact_root(xp: Namespace) -> Namespace:
+    """Return the namespace of PyTorch with this ``sqrt``, for functions of tensors on the CPU."""
+    try:
+        return _EXACT[type(xp)]
+    except KeyError:
+        exact = _EXACT[type(xp)] = _made(xp)
+        return exact
+
+
+def _made(xp: Namespace) -> Namespace:
+    if isinstance(xp, RecordingNamespace):
+        exact: Any = RecordingNamespace(xp._real)
+    else:
+        exact = types.ModuleType(xp.__name__)
+        vars(exact).update(vars(xp))
+    exact.sqrt = _root
+    return exact
+
+
+@whole
+def _root(x: Any) -> Any:
+    torch = sys.modules["torch"]
+    if x.dtype not in (torch.float32, torch.float64) or is_traced():
+        return torch.sqrt(x)
+    try:
+        seen = x.numpy()
+    except RuntimeError:  # gradients are recorded, or a transformation of torch.func
+        return torch.sqrt(x)
+    made = torch.empty_like(x)
+    with np.errstate(invalid="ignore"):  # PyTorch does not warn
+        np.sqrt(seen, out=made.numpy())
+    return made
