@@ -178,6 +178,45 @@ class Option:
         def __get__(self, of: Any, owner: type | None = None) -> Any: ...
 
 
+def floating(owner: object, name: str, value: Any) -> np.dtype:
+    """Return the NumPy dtype of `value`: a floating dtype of any library, or its name."""
+    expected = "'float32', 'float64' or 'float16'"
+    text = str(value)
+    try:
+        found = np.dtype(text.removeprefix("torch.") if text.startswith("torch.") else value)
+    except TypeError:
+        found = None
+    if value is None or found is None:
+        kind = ValueError if isinstance(value, str) else TypeError
+        hint = ""
+        if text.endswith("bfloat16"):  # of which NumPy has none
+            hint = "Make it in float32, and call to(like=x)."
+        raise kind(_wrong(owner, name, value, expected, hint))
+    if found.name not in ("float16", "float32", "float64", "bfloat16") or not found.isnative:
+        raise TypeError(_wrong(owner, name, value, expected, ""))
+    return found
+
+
+def sizes(owner: object, name: str, value: Any, *, least: int = 1) -> tuple[int, ...]:
+    """Return a sequence of integers of `least` or more as a tuple of ints."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise TypeError(_wrong(owner, name, value, "a sequence of integers", ""))
+    try:
+        return tuple([integer(owner, name, n, least=least) for n in value])
+    except (TypeError, ValueError) as error:
+        each = "positive integers" if least == 1 else f"integers of {least} or more"
+        raise type(error)(_wrong(owner, name, value, each, "")) from None
+
+
+def one_by_one(owner: object, name: str, values: tuple[Any, ...], call: str, least: int = 1) -> Any:
+    """Return the sizes that a function takes one by one, ``f(*values)``, as ints."""
+    if len(values) == 1 and isinstance(values[0], tuple | list):
+        given = ", ".join(map(repr, values[0]))
+        message = f"{owner}: {name} is {shown(values[0])}; expected integers one by one."
+        raise TypeError(f"{message} Write {call}({given}).")
+    return sizes(owner, name, values, least=least)
+
+
 def call_of(kind: type) -> str:
     """Return the call that makes a `kind`, with the arguments that it needs: ``Relu()``."""
     name, make = kind.__name__, kind.__init__

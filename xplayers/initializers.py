@@ -7,10 +7,12 @@ the fans: ``(n_in, n_out)`` for two axes, ``(n_out, n_in, *kernel)`` for a convo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
+
+from xplayers._checks import floating, function, generator, number, shown, sizes
 
 __all__ = [
     "he_normal", "he_uniform", "lecun_normal", "normal", "orthogonal", "xavier_normal",
@@ -21,9 +23,35 @@ Rng: TypeAlias = "int | np.random.Generator | None"
 Shape: TypeAlias = Sequence[int]
 
 
-def _fans(shape: Shape) -> tuple[int, int]:
+def drawn(
+    owner: str, initializer: Callable[..., np.ndarray], shape: Shape, rng: Rng, dtype: Any
+) -> np.ndarray:
+    """Return the initial values of a layer, checked: ``initializer(shape, rng)`` in `dtype`.
+
+    `owner` is the layer. What a layer is made of is checked here, for all of them.
+    """
+    shape = tuple(shape)
+    function(owner, "initializer", initializer, "a function of shape and rng, as he_normal")
+    if rng is not None:
+        generator(owner, "rng", rng)
+    made = initializer(shape, rng)
+    if not isinstance(made, np.ndarray) or made.shape != shape:
+        message = (
+            f"{owner}: initializer made {shown(made)}; expected a numpy.ndarray of shape {shape}."
+        )
+        raise TypeError(message)
+    return made.astype(floating(owner, "dtype", dtype))
+
+
+def constant(owner: str, value: float, shape: Any, dtype: Any) -> np.ndarray:
+    """Return initial values that are all the same."""
+    return np.full(shape, value, floating(owner, "dtype", dtype))
+
+
+def _fans(owner: str, shape: Shape) -> tuple[int, int]:
+    shape = sizes(owner, "shape", shape)
     if len(shape) < 2:
-        message = f"initializers: shape {tuple(shape)} has no fans; expected two axes or more."
+        message = f"{owner}: shape {shape} has no fans; expected two axes or more."
         raise ValueError(message)
     if len(shape) == 2:
         return shape[0], shape[1]
@@ -31,13 +59,13 @@ def _fans(shape: Shape) -> tuple[int, int]:
     return shape[1] * kernel, shape[0] * kernel
 
 
-def _normal(shape: Shape, rng: Rng, variance: float) -> np.ndarray:
-    return np.random.default_rng(rng).normal(0.0, math.sqrt(variance), tuple(shape))
+def _normal(owner: str, shape: Shape, rng: Rng, variance: float) -> np.ndarray:
+    return generator(owner, "rng", rng).normal(0.0, math.sqrt(variance), tuple(shape))
 
 
-def _uniform(shape: Shape, rng: Rng, variance: float) -> np.ndarray:
+def _uniform(owner: str, shape: Shape, rng: Rng, variance: float) -> np.ndarray:
     limit = math.sqrt(3.0 * variance)
-    return np.random.default_rng(rng).uniform(-limit, limit, tuple(shape))
+    return generator(owner, "rng", rng).uniform(-limit, limit, tuple(shape))
 
 
 def he_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
@@ -64,12 +92,12 @@ def he_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
     ----------
     He, Zhang, Ren, Sun, "Delving Deep into Rectifiers", ICCV 2015, equation 10.
     """
-    return _normal(shape, rng, 2.0 / _fans(shape)[0])
+    return _normal("he_normal", shape, rng, 2.0 / _fans("he_normal", shape)[0])
 
 
 def he_uniform(shape: Shape, rng: Rng = None) -> np.ndarray:
     """Uniform values of variance ``2 / n_in``; see `he_normal`."""
-    return _uniform(shape, rng, 2.0 / _fans(shape)[0])
+    return _uniform("he_uniform", shape, rng, 2.0 / _fans("he_uniform", shape)[0])
 
 
 def xavier_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
@@ -82,12 +110,12 @@ def xavier_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
     Glorot, Bengio, "Understanding the difficulty of training deep feedforward neural networks",
     AISTATS 2010, equation 12.
     """
-    return _normal(shape, rng, 2.0 / sum(_fans(shape)))
+    return _normal("xavier_normal", shape, rng, 2.0 / sum(_fans("xavier_normal", shape)))
 
 
 def xavier_uniform(shape: Shape, rng: Rng = None) -> np.ndarray:
     """Uniform values of variance ``2 / (n_in + n_out)``; equation 16 of the same paper."""
-    return _uniform(shape, rng, 2.0 / sum(_fans(shape)))
+    return _uniform("xavier_uniform", shape, rng, 2.0 / sum(_fans("xavier_uniform", shape)))
 
 
 def lecun_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
@@ -97,18 +125,19 @@ def lecun_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
     ----------
     LeCun, Bottou, Orr, Mueller, "Efficient BackProp", 1998, section 4.6.
     """
-    return _normal(shape, rng, 1.0 / _fans(shape)[0])
+    return _normal("lecun_normal", shape, rng, 1.0 / _fans("lecun_normal", shape)[0])
 
 
 def normal(shape: Shape, rng: Rng = None, *, std: float = 0.01) -> np.ndarray:
     """Normal values of standard deviation `std`: ``functools.partial(normal, std=0.02)``."""
-    return _normal(shape, rng, std * std)
+    std, shape = number("normal", "std", std, least=0), sizes("normal", "shape", shape)
+    return _normal("normal", shape, rng, std * std)
 
 
 def zeros(shape: Shape, rng: Rng = None) -> np.ndarray:
     """Zeros. `rng` is there because every initializer is called in the same way."""
     del rng
-    return np.zeros(tuple(shape))
+    return np.zeros(sizes("zeros", "shape", shape, least=0))
 
 
 def orthogonal(shape: Shape, rng: Rng = None, *, gain: float = 1.0) -> np.ndarray:
@@ -121,9 +150,12 @@ def orthogonal(shape: Shape, rng: Rng = None, *, gain: float = 1.0) -> np.ndarra
     Saxe, McClelland, Ganguli, "Exact solutions to the nonlinear dynamics of learning in deep linear
     neural networks", ICLR 2014.
     """
-    _fans(shape)
+    _fans("orthogonal", shape)
+    gain = number("orthogonal", "gain", gain)
     rows, columns = shape[0], math.prod(shape[1:])
-    values = np.random.default_rng(rng).normal(size=(max(rows, columns), min(rows, columns)))
+    values = generator("orthogonal", "rng", rng).normal(
+        size=(max(rows, columns), min(rows, columns))
+    )
     q, r = np.linalg.qr(values)
     q *= np.sign(np.diagonal(r))  # makes the factorisation, and so the distribution, unique
     return gain * (q if rows >= columns else q.T).reshape(tuple(shape))

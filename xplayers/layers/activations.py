@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from xplayers import functional
 from xplayers._arrays import Array, is_half, namespace, widened
+from xplayers._checks import Option, choice, integer, number
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Layer
 
@@ -63,8 +64,10 @@ class LeakyRelu(Layer):
     equation 3.
     """
 
+    alpha = Option(number)
+
     def __init__(self, alpha: float = 0.01) -> None:
-        self.alpha = float(alpha)
+        self.alpha = alpha
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         return functional.leaky_relu(x, alpha=self.alpha), (x,)
@@ -89,8 +92,10 @@ class Elu(Layer):
     Clevert, Unterthiner, Hochreiter, ICLR 2016, equation 15.
     """
 
+    alpha = Option(number)
+
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = float(alpha)
+        self.alpha = alpha
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         return functional.elu(x, alpha=self.alpha), (x,)
@@ -194,8 +199,9 @@ class Gelu(Layer):
     Hendrycks, Gimpel, arXiv:1606.08415, equation 2.
     """
 
+    approximate = Option(choice, words=("tanh", "none"))
+
     def __init__(self, approximate: str = "tanh") -> None:
-        functional.gelu_by_tanh(approximate)
         self.approximate = approximate
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -220,6 +226,8 @@ class Softmax(Layer):
     axis : int
         The axis along which the results add up to 1.
     """
+
+    axis = Option(integer, least=None)
 
     def __init__(self, axis: int = -1) -> None:
         self.axis = axis

@@ -9,8 +9,9 @@ from typing import Self
 import numpy as np
 
 from xplayers._arrays import Array, check_same, namespace
+from xplayers._checks import Option, flag, integer
 from xplayers._products import product, product_and_sums
-from xplayers.initializers import Rng, he_normal
+from xplayers.initializers import Rng, drawn, he_normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
 
@@ -58,9 +59,11 @@ class Affine(Layer):
 
     W, dW = Parameter(), Gradient()
     b, db = Parameter(), Gradient()
+    flatten = Option(flag)
 
     def __init__(self, W: Array, b: Array, flatten: bool = True) -> None:
         self.W, self.b, self.flatten = W, b, flatten
+        namespace(b, "Affine", "b")
         if len(W.shape) != 2:
             message = f"Affine: W has shape {tuple(W.shape)}; expected (n_in, n_out)."
             raise ValueError(message)
@@ -106,8 +109,9 @@ class Affine(Layer):
         -------
         Affine
         """
-        W = initializer((n_in, n_out), rng).astype(dtype)
-        return cls(W, np.zeros(n_out, dtype), flatten)._follow(like)
+        shape = integer("Affine", "n_in", n_in), integer("Affine", "n_out", n_out)
+        W = drawn("Affine", initializer, shape, rng, dtype)
+        return cls(W, np.zeros_like(W[0]), flatten)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]

@@ -19,8 +19,9 @@ from xplayers._arrays import (
     namespace,
     widened,
 )
+from xplayers._checks import Option, flag, generator, integer
 from xplayers._products import column_sums, matmul
-from xplayers.initializers import Rng, xavier_uniform
+from xplayers.initializers import Rng, drawn, xavier_uniform
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
 
@@ -100,6 +101,7 @@ class MultiHeadAttention(Layer):
     bv, dbv = Parameter(), Gradient()
     Wo, dWo = Parameter(), Gradient()
     bo, dbo = Parameter(), Gradient()
+    n_heads, causal = Option(integer), Option(flag)
 
     def __init__(
         self, Wq: Array, bq: Array, Wk: Array, bk: Array, Wv: Array, bv: Array, Wo: Array,
@@ -108,6 +110,8 @@ class MultiHeadAttention(Layer):
         self.Wq, self.bq, self.Wk, self.bk = Wq, bq, Wk, bk
         self.Wv, self.bv, self.Wo, self.bo = Wv, bv, Wo, bo
         self.n_heads, self.causal = n_heads, causal
+        for name in ("Wq", "bq", "Wk", "bk", "Wv", "bv", "Wo", "bo"):
+            namespace(getattr(self, name), "MultiHeadAttention", name)  # none of them is None
         features = (*Wq.shape, 0)[0]
         for name, a in self.params.items():
             check_same("MultiHeadAttention", name, a, Wq, like_name="Wq")
@@ -118,7 +122,7 @@ class MultiHeadAttention(Layer):
             if tuple(a.shape) != expected:
                 message = f"MultiHeadAttention: {name} has shape {tuple(a.shape)};"
                 raise ValueError(message + f" expected {expected}.")
-        _check_heads(features, n_heads)
+        _check_heads(features, self.n_heads)
 
     @classmethod
     def init(
@@ -155,12 +159,14 @@ class MultiHeadAttention(Layer):
         -------
         MultiHeadAttention
         """
-        _check_heads(n_features, n_heads)
-        rng = np.random.default_rng(rng)
+        owner = "MultiHeadAttention"
+        n_features = integer(owner, "n_features", n_features)
+        _check_heads(n_features, integer(owner, "n_heads", n_heads))
+        rng = generator(owner, "rng", rng)
         made: dict[str, np.ndarray] = {}
         for name in "qkvo":
-            made[f"W{name}"] = initializer((n_features, n_features), rng).astype(dtype)
-            made[f"b{name}"] = np.zeros(n_features, dtype)
+            W = drawn(owner, initializer, (n_features, n_features), rng, dtype)
+            made |= {f"W{name}": W, f"b{name}": np.zeros_like(W[0])}
         return cls(**made, n_heads=n_heads, causal=causal)._follow(like)
 
     def apply(
@@ -306,7 +312,7 @@ class MultiHeadAttention(Layer):
 
 
 def _check_heads(n_features: int, n_heads: int) -> None:
-    if n_heads < 1 or n_features % n_heads:
+    if n_features % n_heads:
         message = (
             f"MultiHeadAttention: {n_heads} heads do not divide {n_features} features; "
             "each head has n_features / n_heads of them."

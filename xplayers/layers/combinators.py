@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xplayers._arrays import Array, namespace
+from xplayers._checks import Option, choice, integer
 from xplayers._joining import concat
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.containers import Container, Sequential, collect, moved_on, named
@@ -162,18 +163,17 @@ class Parallel(Container):
         If there is no layer, or the outputs do not fit.
     """
 
+    combine, axis = Option(choice, words=("sum", "concatenate")), Option(integer, least=None)
+
     def __init__(
         self, *layers: Layer, combine: str = "sum", axis: int = 1, **named_layers: Layer
     ) -> None:
-        if combine not in ("sum", "concatenate"):
-            message = f"Parallel: combine is {combine!r}; expected 'sum' or 'concatenate'."
-            raise ValueError(message)
+        self.combine, self.axis = combine, axis
         if not layers and not named_layers:
             message = "Parallel: there are no layers."
             raise ValueError(message)
         super().__init__(named(layers, named_layers))
         self.integer_input = all(part.layer.integer_input for part in self._parts)
-        self.combine, self.axis = combine, axis
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         ys, caches = zip(*(p.layer.apply(p.pick(arrays), x) for p in self._parts), strict=True)

@@ -11,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._arrays import Array, check_same, namespace
-from xplayers.initializers import Rng, he_normal
+from xplayers._checks import flag, integer
+from xplayers.initializers import Rng, drawn, he_normal
 from xplayers.layers.base import Cache, Layer, options
 from xplayers.layers.correlation import bias_grad, correlate, filter_grads, spread
 from xplayers.layers.stores import Gradient, Parameter
@@ -110,7 +111,7 @@ class Convolution(Layer):
         self.W, self.b = W, b
         _check_weights("Convolution", W, b, ("n_out", "n_in / groups"), filters=0)
         self.stride, self.padding, self.dilation = plain(stride), plain(padding), plain(dilation)
-        (self.groups,) = per_axis("Convolution", "groups", groups, 1, 1)
+        self.groups = integer("Convolution", "groups", groups)
         if W.shape[0] % self.groups:
             message = (
                 f"Convolution: groups is {groups}, W has {W.shape[0]} filters; "
@@ -161,16 +162,17 @@ class Convolution(Layer):
         -------
         Convolution
         """
-        size = _filter_size("Convolution", size)
-        per_axis("Convolution", "groups", groups, 1, 1)
+        owner = "Convolution"
+        n_in, n_out = integer(owner, "n_in", n_in), integer(owner, "n_out", n_out)
+        size, groups = _filter_size(owner, size), integer(owner, "groups", groups)
         if n_in % groups:
             message = (
                 f"Convolution: groups is {groups}, n_in is {n_in}; "
                 "the number of channels must be a multiple of groups."
             )
             raise ValueError(message)
-        W = initializer((n_out, n_in // groups, *size), rng).astype(dtype)
-        b = np.zeros(n_out, dtype) if bias else None
+        W = drawn(owner, initializer, (n_out, n_in // groups, *size), rng, dtype)
+        b = np.zeros(n_out, W.dtype) if flag(owner, "bias", bias) else None
         return cls(W, b, stride, padding, dilation, groups)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -327,10 +329,12 @@ class ConvolutionTranspose(Layer):
         -------
         ConvolutionTranspose
         """
-        size = _filter_size("ConvolutionTranspose", size)
-        values = initializer((n_out, n_in, *size), rng).astype(dtype)
+        owner = "ConvolutionTranspose"
+        n_in, n_out = integer(owner, "n_in", n_in), integer(owner, "n_out", n_out)
+        shape = (n_out, n_in, *_filter_size(owner, size))
+        values = drawn(owner, initializer, shape, rng, dtype)
         W = np.ascontiguousarray(values.swapaxes(0, 1))
-        b = np.zeros(n_out, dtype) if bias else None
+        b = np.zeros(n_out, W.dtype) if flag(owner, "bias", bias) else None
         return cls(W, b, stride, padding, output_padding)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -401,7 +405,7 @@ def _check_images(owner: object, x: Array, n_in: int, window: Window | None = No
     """Check the input of `owner`; with `window` also that it fits."""
     axes = len(owner.W.shape) - 2  # type: ignore[attr-defined]
     if len(x.shape) != axes + 2 or x.shape[1] != n_in:
-        hint = " A single sample is x[None, ...]." if len(x.shape) == axes + 1 else ""
+        hint = _hint(tuple(x.shape), n_in, axes)
         message = (
             f"{owner}: x has shape {tuple(x.shape)}; "
             f"expected (n, {n_in}, {named_axes(axes)}).{hint}"
@@ -409,6 +413,18 @@ def _check_images(owner: object, x: Array, n_in: int, window: Window | None = No
         raise ValueError(message)
     if window is not None:
         window.check(owner, x)
+
+
+def _hint(shape: tuple[int, ...], n_in: int, axes: int) -> str:
+    """Return what is probably meant by an input of another shape."""
+    if len(shape) == axes + 1:
+        if n_in == 1 and shape[0] != 1:
+            return " Add the axis of the channel: x[:, None, ...]."
+        return " A single sample is x[None, ...]."
+    if len(shape) == axes + 2 and shape[-1] == n_in:
+        order = (0, axes + 1, *range(1, axes + 1))
+        return f" Channels come second: xp.permute_dims(x, {order})."
+    return ""
 
 
 def _filter_size(owner: str, size: Any) -> Sizes:

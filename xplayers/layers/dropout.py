@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from xplayers._arrays import Array, device, namespace, size
+from xplayers._checks import Option, integer, number
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Layer
@@ -45,12 +46,10 @@ class Dropout(Layer):
     """
 
     count = Buffer()
+    rate, seed = Option(number, least=0, most=1), Option(integer, least=None)
 
     def __init__(self, rate: float = 0.5, seed: int = 0) -> None:
-        if not 0.0 <= rate <= 1.0:
-            message = f"Dropout: rate is {rate}; expected 0 to 1."
-            raise ValueError(message)
-        self.rate, self.seed = float(rate), int(seed)
+        self.rate, self.seed = rate, seed
         self.count = np.zeros(1, "int32")  # an array of one: 0-d integers warn when they wrap
         self._store.placed = False
 

@@ -19,9 +19,10 @@ from xplayers._arrays import (
     out_of_range,
     widened,
 )
+from xplayers._checks import integer
 from xplayers._products import column_sums, matmul
 from xplayers._recording import watch
-from xplayers.initializers import Rng, normal
+from xplayers.initializers import Rng, drawn, normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
 
@@ -75,7 +76,9 @@ class _Table(Layer):
         -------
         Self
         """
-        return cls(initializer((n, n_features), rng).astype(dtype))._follow(like)
+        owner = cls.__name__
+        shape = integer(owner, "n", n), integer(owner, "n_features", n_features)
+        return cls(drawn(owner, initializer, shape, rng, dtype))._follow(like)
 
     def __str__(self) -> str:
         return f"{type(self).__name__}{tuple(self.W.shape)}"

@@ -9,7 +9,9 @@ from typing import Self
 import numpy as np
 
 from xplayers._arrays import Array, namespace, widened
+from xplayers._checks import Option, number, one_by_one
 from xplayers._products import column_sums
+from xplayers.initializers import constant
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalizing import (
     Axes,
@@ -51,6 +53,7 @@ class LayerNormalization(Layer):
 
     gamma, dgamma = Parameter(), Gradient()
     beta, dbeta = Parameter(), Gradient()
+    eps = Option(number, least=0)
 
     def __init__(self, gamma: Array, beta: Array, eps: float = 1e-5) -> None:
         self.gamma, self.beta, self.eps = gamma, beta, eps
@@ -61,7 +64,7 @@ class LayerNormalization(Layer):
         cls, *shape: int, eps: float = 1e-5, dtype: str = "float32", like: Array = None
     ) -> Self:
         """Make a layer with `gamma` 1 and `beta` 0 of `shape`; the rest as in `Affine.init`."""
-        ones = np.ones(shape, dtype)
+        ones = constant("LayerNormalization", 1.0, _sizes("LayerNormalization", shape), dtype)
         return cls(ones, np.zeros_like(ones), eps)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -123,6 +126,7 @@ class RmsNormalization(Layer):
     """
 
     gamma, dgamma = Parameter(), Gradient()
+    eps = Option(number, least=0)
 
     def __init__(self, gamma: Array, eps: float = 1e-6) -> None:
         self.gamma, self.eps = gamma, eps
@@ -132,7 +136,8 @@ class RmsNormalization(Layer):
         cls, *shape: int, eps: float = 1e-6, dtype: str = "float32", like: Array = None
     ) -> Self:
         """Make a layer with `gamma` 1 of `shape`; the rest as in `Affine.init`."""
-        return cls(np.ones(shape, dtype), eps)._follow(like)
+        shape = _sizes("RmsNormalization", shape)
+        return cls(constant("RmsNormalization", 1.0, shape, dtype), eps)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, axes = namespace(x), _last_axes(self, x, self.gamma)
@@ -165,6 +170,14 @@ class RmsNormalization(Layer):
 
     def __repr__(self) -> str:
         return code("RmsNormalization", _shown(self.gamma), self, eps=1e-6)
+
+
+def _sizes(owner: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the sizes of the last axes, checked."""
+    if not shape:
+        message = f"{owner}: there are no sizes; expected those of the last axes of x."
+        raise ValueError(message)
+    return one_by_one(owner, "shape", shape, f"{owner}.init")
 
 
 def _last_axes(layer: Layer, x: Array, gamma: Array) -> Axes:

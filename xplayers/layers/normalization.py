@@ -9,6 +9,8 @@ from typing import Self
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, namespace, widened
+from xplayers._checks import Option, integer, number
+from xplayers.initializers import constant
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalizing import (
     Axes,
@@ -62,14 +64,12 @@ class BatchNormalization(Layer):
     gamma, dgamma = Parameter(), Gradient()
     beta, dbeta = Parameter(), Gradient()
     running_mean, running_var = Buffer(), Buffer()
+    momentum, eps = Option(number, least=0, most=1), Option(number, least=0)
 
     def __init__(self, gamma: Array, beta: Array, momentum: float = 0.9, eps: float = 1e-5) -> None:
         self.gamma, self.beta, self.momentum, self.eps = gamma, beta, momentum, eps
         _check_vector("BatchNormalization", gamma)
         check_pair("BatchNormalization", gamma, beta)
-        if not 0.0 <= momentum <= 1.0:
-            message = f"BatchNormalization: momentum is {momentum}; expected 0 to 1."
-            raise ValueError(message)
         xp = namespace(gamma)
         wide = widened(xp, gamma)
         self.running_mean, self.running_var = xp.zeros_like(wide), xp.ones_like(wide)
@@ -101,7 +101,8 @@ class BatchNormalization(Layer):
         -------
         BatchNormalization
         """
-        ones = np.ones(n_features, dtype)
+        n_features = integer("BatchNormalization", "n_features", n_features)
+        ones = constant("BatchNormalization", 1.0, n_features, dtype)
         return cls(ones, np.zeros_like(ones), momentum, eps)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -208,12 +209,13 @@ class GroupNormalization(Layer):
 
     gamma, dgamma = Parameter(), Gradient()
     beta, dbeta = Parameter(), Gradient()
+    groups, eps = Option(integer), Option(number, least=0)
 
     def __init__(self, gamma: Array, beta: Array, groups: int, eps: float = 1e-5) -> None:
         self.gamma, self.beta, self.groups, self.eps = gamma, beta, groups, eps
         _check_vector("GroupNormalization", gamma)
         check_pair("GroupNormalization", gamma, beta)
-        if groups < 1 or gamma.shape[0] % groups:
+        if gamma.shape[0] % self.groups:
             message = (
                 f"GroupNormalization: {groups} groups do not divide {gamma.shape[0]} channels."
             )
@@ -230,7 +232,8 @@ class GroupNormalization(Layer):
         like: Array = None,
     ) -> Self:
         """Make a layer with `gamma` 1 and `beta` 0; the rest as in `Affine.init`."""
-        ones = np.ones(n_channels, dtype)
+        n_channels = integer("GroupNormalization", "n_channels", n_channels)
+        ones = constant("GroupNormalization", 1.0, n_channels, dtype)
         return cls(ones, np.zeros_like(ones), groups, eps)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:

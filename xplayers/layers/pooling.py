@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, device, namespace, widened
+from xplayers._checks import integer
 from xplayers._joining import stack
 from xplayers._recording import whole
 from xplayers.cuda.switch import is_fused
@@ -34,6 +35,9 @@ class _Pooling(Layer):
     def __init__(self, size: Numbers, stride: Numbers | None = None, padding: Numbers = 0) -> None:
         owner = type(self).__name__
         self.size, self.stride, self.padding = plain(size), plain(stride), plain(padding)
+        if isinstance(padding, str):
+            hint = "An odd size keeps the sizes of x by stride=1, padding=size // 2."
+            integer(owner, "padding", padding, least=0, hint=hint)
         axes = max([len(v) for v in (size, stride, padding) if isinstance(v, Sequence)], default=0)
         self._axes = axes  # 0: as many as the input has
         self._window(owner, axes or 1)

@@ -8,6 +8,7 @@ from typing import Self
 import numpy as np
 
 from xplayers._arrays import Array
+from xplayers._checks import flag
 from xplayers._products import matmul
 from xplayers.elementwise import elementwise
 from xplayers.functional import sigmoid
@@ -111,8 +112,7 @@ class Rnn(Recurrent):
         -------
         Rnn
         """
-        biases = {"b": np.zeros(n_hidden)}
-        made = cls._made(n_in, n_hidden, biases, bidirectional, initializer, rng, dtype)
+        made = cls._made(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
         return made._follow(like)
 
     def apply(
@@ -215,9 +215,10 @@ class Lstm(Recurrent):
         It starts by remembering (Jozefowicz, Zaremba, Sutskever, ICML 2015). PyTorch draws all
         values uniformly from ``-1 / sqrt(n_hidden)`` to ``1 / sqrt(n_hidden)``.
         """
-        bias = np.zeros(4 * n_hidden)
-        bias[n_hidden : 2 * n_hidden] = 1.0
-        made = cls._made(n_in, n_hidden, {"b": bias}, bidirectional, initializer, rng, dtype)
+        made = cls._made(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
+        for name, b in made.params.items():
+            if name.startswith("b"):
+                b[n_hidden : 2 * n_hidden] = 1.0
         return made._follow(like)
 
     def apply(
@@ -348,9 +349,7 @@ class Gru(Recurrent):
         like: Array = None,
     ) -> Self:
         """Make a layer as `Rnn.init` does; `reset_after` says whether there is a `bh`, zero too."""
-        biases = {"b": np.zeros(3 * n_hidden)}
-        if reset_after:
-            biases["bh"] = np.zeros(3 * n_hidden)
+        biases = ("b", "bh") if flag("Gru", "reset_after", reset_after) else ("b",)
         made = cls._made(n_in, n_hidden, biases, bidirectional, initializer, rng, dtype)
         return made._follow(like)
 

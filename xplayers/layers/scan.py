@@ -8,9 +8,10 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, check_same, device, namespace
+from xplayers._checks import flag, generator, integer
 from xplayers._joining import stack
 from xplayers._products import column_sums, matmul
-from xplayers.initializers import Rng, orthogonal
+from xplayers.initializers import Rng, drawn, orthogonal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
 
@@ -69,20 +70,23 @@ class Recurrent(Layer):
         cls,
         n_in: int,
         n_hidden: int,
-        biases: Mapping[str, np.ndarray],
+        biases: Sequence[str],
         bidirectional: bool,
         initializer: Callable[[tuple[int, ...], Rng], np.ndarray],
         rng: Rng,
         dtype: str,
     ) -> Self:
-        """Make a layer with initial values, drawn gate by gate."""
-        rng = np.random.default_rng(rng)
+        """Make a layer with initial values, drawn gate by gate; the `biases` are zero."""
+        kind = cls.__name__
+        n_in, n_hidden = integer(kind, "n_in", n_in), integer(kind, "n_hidden", n_hidden)
+        rng = generator(kind, "rng", rng)
         made: dict[str, np.ndarray] = {}
-        for suffix in ("", "_reverse")[: 2 if bidirectional else 1]:
+        for suffix in ("", "_reverse")[: 2 if flag(kind, "bidirectional", bidirectional) else 1]:
             for name, initial, rows in (("Wx", initializer, n_in), ("Wh", orthogonal, n_hidden)):
-                gates = [initial((rows, n_hidden), rng) for _ in range(cls._gates)]
-                made[name + suffix] = np.concatenate(gates, axis=1).astype(dtype)
-            made |= {name + suffix: b.astype(dtype) for name, b in biases.items()}
+                shape = (rows, n_hidden)
+                gates = [drawn(kind, initial, shape, rng, dtype) for _ in range(cls._gates)]
+                made[name + suffix] = W = np.concatenate(gates, axis=1)
+            made |= {name + suffix: np.zeros(W.shape[1], W.dtype) for name in biases}
         return cls(**made)
 
     def _run(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 from xplayers._arrays import Array, namespace
+from xplayers._checks import one_by_one
 from xplayers.layers.base import Cache, Layer
 
 
@@ -43,8 +44,8 @@ class Reshape(Layer):
     """
 
     def __init__(self, *shape: int) -> None:
-        self.shape = shape
-        if shape.count(-1) > 1 or any(s < -1 for s in shape):
+        self.shape = shape = one_by_one("Reshape", "shape", shape, "Reshape", least=-1)
+        if shape.count(-1) > 1:
             message = f"Reshape: shape is {shape}; expected sizes, of which one may be -1."
             raise ValueError(message)
 
@@ -86,7 +87,7 @@ class Transpose(Layer):
     """
 
     def __init__(self, *axes: int) -> None:
-        self.axes = axes
+        self.axes = axes = one_by_one("Transpose", "axes", axes, "Transpose", least=0)
         if sorted(axes) != list(range(1, len(axes) + 1)):
             message = f"Transpose: axes are {axes}; expected an order of 1, 2, ... {len(axes)}."
             raise ValueError(message)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -24,6 +23,7 @@ from xplayers._arrays import (
     library_name,
     widened,
 )
+from xplayers._checks import integer, shown
 from xplayers._joining import concat, stack
 
 # The windows of a batch, laid out as columns, take as many times the memory of the batch as a
@@ -303,21 +303,23 @@ def per_axis(owner: str, name: str, value: Any, axes: int, least: int) -> Sizes:
     """Return an int for each axis from an int or a sequence of them, or raise ValueError."""
     try:
         if isinstance(value, Sequence):
-            found = tuple(operator.index(v) for v in value)
+            found = tuple([integer(owner, name, v, least=least) for v in value])
         else:
-            found = (operator.index(value),) * axes
-    except TypeError:
+            found = (integer(owner, name, value, least=least),) * axes
+    except (TypeError, ValueError):
         found = ()
-    if len(found) != axes or min(found) < least:
+    if len(found) != axes or not found:
         each = "" if axes == 1 else f", or {axes} of them"
-        message = f"{owner}: {name} is {value!r}; expected an int of {least} or more{each}."
+        message = f"{owner}: {name} is {shown(value)}; expected an int of {least} or more{each}."
         raise ValueError(message)
     return found
 
 
 def plain(value: Any) -> Any:
-    """Return an option as `repr` shows it: sequences as tuples."""
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    """Return an option as `repr` shows it: sequences as tuples, integers of NumPy as Python's."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(map(plain, value))
+    return int(value) if isinstance(value, np.integer) else value
 
 
 def times(sizes: Sequence[int]) -> str:
