@@ -65,8 +65,8 @@ class TestNumber:
         [
             ({"above": 0}, [5e-324, 1.0], [0, -0.0, -1], "a positive number"),
             ({"least": 0}, [0, -0.0, 1e300], [-5e-324, -1], "a number of 0 or more"),
-            ({"least": 0, "most": 1}, [0, 1, 0.5], [-1e-9, 1.1], "a number from 0 to 1"),
-            ({"least": 0, "below": 1}, [0, 0.999], [1, -1], "a number from 0 to less than 1"),
+            ({"least": 0, "most": 1}, [0, 1, 0.5], [-1e-9, 1.1], "0 to 1"),
+            ({"least": 0, "below": 1}, [0, 0.999], [1, -1], "0 to less than 1"),
             ({"above": 0, "below": 1}, [0.1], [0, 1], "a number above 0 and below 1"),
             ({"above": 0, "most": 1}, [0.1, 1], [0, 2], "a number above 0 and at most 1"),
             ({"most": 1}, [1, -5], [2], "a number of at most 1"),
@@ -93,7 +93,7 @@ class TestInteger:
 
     @pytest.mark.parametrize("value", ["3", None, True, np.True_, 3.5, NAN, [3], (3,), int, INF])
     def test_what_is_none(self, value):
-        with pytest.raises(TypeError, match=r"^F: n is .*; expected a positive integer\.$"):
+        with pytest.raises(TypeError, match=r"^F: n is .*; expected an integer of at least 1\.$"):
             checks.integer("F", "n", value)
 
     @pytest.mark.parametrize("value", [8 / 4, np.float64(2.0), np.asarray(2.0)])
@@ -105,7 +105,7 @@ class TestInteger:
     def test_ranges(self):
         assert checks.integer("F", "n", 0, least=0) == 0
         assert checks.integer("F", "n", -7, least=None) == -7
-        for least, words in ((1, "a positive integer"), (0, "an integer of 0 or more")):
+        for least, words in ((1, "an integer of at least 1"), (0, "an integer of at least 0")):
             with pytest.raises(ValueError, match=f"^F: n is -1; expected {words}[.]$"):
                 checks.integer("F", "n", -1, least=least)
 

@@ -468,7 +468,7 @@ MISTAKES = [
     (lambda: convolution(padding="valid"), "padding is 'valid'; expected numbers or 'same'."),
     (lambda: convolution(padding="same", stride=2), "padding is 'same', which needs stride 1; str"),
     (lambda: convolution(groups=3), "groups is 3, W has 16 filters; the number of filters must be"),
-    (lambda: convolution(groups=0), "groups is 0; expected a positive integer."),
+    (lambda: convolution(groups=0), "groups is 0; expected an int of 1 or more."),
     (lambda: xl.Convolution.init(3, 4, 3, groups=2), "groups is 2, n_in is 3; the number of chan"),
     (lambda: xl.Convolution.init(3, 4, 0), "Convolution: size is 0; expected an int of 1 or more"),
     (lambda: transposed((16, 3)), "W has shape (16, 3); expected (n_in, n_out, height, width)"),

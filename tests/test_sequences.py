@@ -464,7 +464,7 @@ class TestShapes:
         with pytest.raises(ValueError, match=says("MultiHeadAttention: bk has shape (3,); exp")):
             xl.MultiHeadAttention(*four, one(4, 4), one(3), *four, *four, n_heads=2)
 
-    @pytest.mark.parametrize("heads", [3, 5])
+    @pytest.mark.parametrize("heads", [3, 0, -2])
     def test_heads_that_do_not_divide(self, heads):
         message = f"MultiHeadAttention: {heads} heads do not divide 4 features"
         with pytest.raises(ValueError, match=message):

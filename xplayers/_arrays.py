@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import array_api_compat
 import numpy as np
 
+from xplayers._checks import shown
+
 Array: TypeAlias = Any  # an array of any library; the standard has no type for it
 Namespace: TypeAlias = Any
 DType: TypeAlias = Any
@@ -79,7 +81,11 @@ def _not_an_array(x: Any, owner: object, name: str) -> str:
 def as_namespace(xp: Namespace) -> Namespace:
     """Return the namespace that arrays made by the module `xp` have (``torch`` -> compat's)."""
     if not hasattr(xp, "zeros"):
-        message = f"xp is {xp!r}; expected a module: numpy, cupy, torch, jax.numpy."
+        message = f"xp is {shown(xp)}; expected a module: numpy, cupy, torch, jax.numpy."
+        if xp in ("numpy", "cupy", "torch", "jax.numpy"):
+            message += f" Import {xp}, and pass it without quotes."
+        elif getattr(xp, "__name__", "") == "jax":
+            message += " Pass jax.numpy."
         raise TypeError(message)
     try:
         return namespace(xp.zeros(1))
@@ -207,6 +213,25 @@ def dtype_name(dtype: DType) -> str:
             name = text.rpartition(".")[2]
     _DTYPE_NAMES[key] = name
     return name
+
+
+_FLOATS = ("float16", "bfloat16", "float32", "float64")
+_DTYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
+    *_FLOATS, "complex64", "complex128",
+)  # fmt: skip
+
+
+def check_dtype(owner: object, dtype: DType, *, floating: bool = False) -> None:
+    """Check that `dtype` is one, of any library, or the name of one."""
+    try:
+        name = dtype_name(dtype)
+    except TypeError:  # it cannot be looked up
+        name = ""
+    if name not in (_FLOATS if floating else _DTYPES):
+        expected = "float16, bfloat16, float32 or float64" if floating else "a dtype or its name"
+        message = f"{owner}: dtype is {shown(dtype)}; expected {expected}."
+        raise TypeError(message)
 
 
 def named_dtype(xp: Namespace, name: str) -> DType | None:
@@ -395,8 +420,10 @@ def move(
     a copy, but it shares memory where a copy was asked for (``jnp.from_dlpack(copy=True)``) and
     aborts the process on negative strides (``torch.from_dlpack``).
     """
+    namespace(x, "move")
     floating = is_floating(x)
     if like is not None:
+        namespace(like, "move", "like")
         xp, device = (
             namespace(like),
             device if device is not None else array_api_compat.device(like),
@@ -409,11 +436,13 @@ def move(
     if dtype is None and dtype_name(x.dtype) == "bfloat16":
         dtype = named_dtype(target, "bfloat16") or target.float32  # the host values are float32
     if isinstance(dtype, str):
-        known = named_dtype(target, dtype)
+        known = named_dtype(target, dtype) if dtype in _DTYPES else None
         if known is None:
             message = f"move: {library_name(target)} has no dtype {dtype!r}."
             raise TypeError(message)
         dtype = known
+    elif dtype is not None:
+        check_dtype("move", dtype)
     return _upload(to_numpy(x), target, device, dtype)
 
 
@@ -424,6 +453,12 @@ def _upload(values: np.ndarray, xp: Namespace, device: Any, dtype: DType) -> Arr
         values = np.asarray(values, dtype=name)
     if any(stride < 0 for stride in values.strides) or not values.flags.writeable:
         values = values.copy()  # torch refuses the first and warns of the second
+    if device not in (None, "cpu") and xp is np:
+        message = (
+            f"numpy has no device {shown(device)}; name the library of the device: "
+            f"xp=torch, device={shown(device)}."
+        )
+        raise TypeError(message)
     there = xp.asarray(values, device=device, copy=True)
     return there if dtype is None or there.dtype == dtype else xp.astype(there, dtype)
 

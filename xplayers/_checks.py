@@ -71,7 +71,9 @@ def number(
     """
     found = value if type(value) is float else _real(value)
     if found is None:
-        raise TypeError(_wrong(owner, name, value, _range(least, above, most, below), hint))
+        words = _range(least, above, most, below)
+        words = words if "number" in words else f"a number from {words}"
+        raise TypeError(_wrong(owner, name, value, words, hint))
     good = (
         not math.isnan(found)
         and (not finite or math.isfinite(found))
@@ -92,8 +94,7 @@ def positive(owner: object, name: str, value: Any, *, finite: bool = True, hint:
 
 def integer(owner: object, name: str, value: Any, *, least: int | None = 1, hint: str = "") -> int:
     """Return `value`, an integer of Python, NumPy or a 0-d array, as an int of `least` or more."""
-    expected = {1: "a positive integer", None: "an integer"}.get(least)
-    expected = expected or f"an integer of {least} or more"
+    expected = "an integer" if least is None else f"an integer of at least {least}"
     try:
         if _is_bool(value):
             raise TypeError
@@ -197,14 +198,14 @@ def floating(owner: object, name: str, value: Any) -> np.dtype:
     return found
 
 
-def sizes(owner: object, name: str, value: Any, *, least: int = 1) -> tuple[int, ...]:
+def sizes(owner: object, name: str, value: Any, *, least: int | None = 1) -> tuple[int, ...]:
     """Return a sequence of integers of `least` or more as a tuple of ints."""
+    each = "integers" if least is None else f"integers of at least {least}"
     if isinstance(value, str) or not isinstance(value, Sequence):
-        raise TypeError(_wrong(owner, name, value, "a sequence of integers", ""))
+        raise TypeError(_wrong(owner, name, value, f"a sequence of {each}", ""))
     try:
         return tuple([integer(owner, name, n, least=least) for n in value])
     except (TypeError, ValueError) as error:
-        each = "positive integers" if least == 1 else f"integers of {least} or more"
         raise type(error)(_wrong(owner, name, value, each, "")) from None
 
 
@@ -278,8 +279,6 @@ def _range(
     upper = f"less than {high}" if most is None else f"{high}"
     if low is None:
         return f"a number of at most {high}" if most is not None else f"a number below {high}"
-    return (
-        f"a number from {low} to {upper}"
-        if least is not None
-        else (f"a number above {low} and {'at most' if most is not None else 'below'} {high}")
-    )
+    if least is not None:
+        return f"{low} to {upper}"
+    return f"a number above {low} and {'at most' if most is not None else 'below'} {high}"

@@ -201,8 +201,10 @@ class OneCycle(Schedule):
     def __post_init__(self) -> None:
         self._check("lr", least=0)
         self._check("steps", "start_factor", "final_factor")
-        rise = number("OneCycle", "rise", self.rise, above=0, below=1)
-        object.__setattr__(self, "rise", rise)
+        self._check("rise")
+        if not self.rise < 1:
+            message = f"OneCycle: rise is {self.rise}; expected a part between 0 and 1."
+            raise ValueError(message)
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         top = self.rise * self.steps

@@ -101,7 +101,7 @@ class MultiHeadAttention(Layer):
     bv, dbv = Parameter(), Gradient()
     Wo, dWo = Parameter(), Gradient()
     bo, dbo = Parameter(), Gradient()
-    n_heads, causal = Option(integer), Option(flag)
+    n_heads, causal = Option(integer, least=None), Option(flag)
 
     def __init__(
         self, Wq: Array, bq: Array, Wk: Array, bk: Array, Wv: Array, bv: Array, Wo: Array,
@@ -161,7 +161,7 @@ class MultiHeadAttention(Layer):
         """
         owner = "MultiHeadAttention"
         n_features = integer(owner, "n_features", n_features)
-        _check_heads(n_features, integer(owner, "n_heads", n_heads))
+        _check_heads(n_features, integer(owner, "n_heads", n_heads, least=None))
         rng = generator(owner, "rng", rng)
         made: dict[str, np.ndarray] = {}
         for name in "qkvo":
@@ -312,7 +312,7 @@ class MultiHeadAttention(Layer):
 
 
 def _check_heads(n_features: int, n_heads: int) -> None:
-    if n_features % n_heads:
+    if n_heads < 1 or n_features % n_heads:
         message = (
             f"MultiHeadAttention: {n_heads} heads do not divide {n_features} features; "
             "each head has n_features / n_heads of them."

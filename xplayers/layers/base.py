@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, Self, final
 
 import numpy as np
 
 from xplayers._arrays import (
     Array,
+    check_dtype,
     check_input,
     check_off_tape,
     check_same,
@@ -22,7 +24,8 @@ from xplayers._arrays import (
     namespace,
     place,
 )
-from xplayers.layers.stores import Live, Store
+from xplayers._checks import needed, shown
+from xplayers.layers.stores import Live, Parameter, Store
 
 Cache = tuple  # a nested tuple of arrays, self-contained
 
@@ -41,6 +44,8 @@ class Remembering:
     _pending: list[tuple[Any, Array]]  # caches and outputs of the passes forward: a stack
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if kwargs or (args and isinstance(args[0], int | np.integer | tuple)):
+            _check_arrays(cls, args, kwargs)
         # Here rather than in __init__, so that a subclass may leave out super().__init__().
         self = super().__new__(cls)
         self._store = Store()
@@ -70,7 +75,7 @@ class Remembering:
 
     @final
     def to(
-        self, *, like: Array = None, xp: Any = None, device: Any = None, dtype: Any = None
+        self, *given: Any, like: Array = None, xp: Any = None, device: Any = None, dtype: Any = None
     ) -> Self:
         """Move the parameters and buffers to another library, device or dtype, and nothing else.
 
@@ -90,8 +95,17 @@ class Remembering:
         Self
             The layer itself, with new arrays. Gradients and pending passes are forgotten.
         """
-        for store in self._stores.values():
-            store.move(like=like, xp=xp, device=device, dtype=dtype)
+        owner = f"{type(self).__name__}.to"
+        if given:
+            raise TypeError(_unnamed(owner, given[0]))
+        if like is not None:
+            namespace(like, owner, "like")
+        if dtype is not None:
+            check_dtype(owner, dtype, floating=True)
+        stores = list(self._stores.values())
+        moved = [s.moved(like=like, xp=xp, device=device, dtype=dtype) for s in stores]
+        for store, arrays in zip(stores, moved, strict=True):  # all of them, or none
+            store.take(*arrays)
         self.zero_grads()
         return self
 
@@ -129,7 +143,7 @@ class Remembering:
         namespace(x, self)
         for store in self._stores.values():
             if not store.placed:
-                store.move(like=x)
+                store.take(*store.moved(like=x))
 
     def _follow(self, like: Array) -> Self:
         """Let the host values follow `like` now, or without it the first input."""
@@ -157,6 +171,47 @@ def options(layer: Any) -> list[str]:
         if value is not p.default and value != p.default:
             found.append(f"{name}={value!r}")
     return found
+
+
+def _check_arrays(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise an error where sizes are given to a constructor that takes arrays: ``Affine(4, 3)``."""
+    first, *rest = [*inspect.signature(kind.__init__).parameters][1:] or [""]
+    init = getattr(kind, "init", None)
+    if init is None or not isinstance(getattr(kind, first, None), Parameter):
+        return
+    foreign = sorted(kwargs.keys() - {first, *rest})  # Affine(n_in=4, n_out=3), or in_features=4
+    is_size = bool(args) and isinstance(args[0], int | np.integer | tuple)
+    if not foreign and not is_size:
+        return
+    try:
+        sizes = args[0] if len(args) == 1 and isinstance(args[0], tuple) else args
+        inspect.signature(init).bind(*sizes, **kwargs)
+        given = [*map(shown, sizes), *(f"{k}={shown(v)}" for k, v in kwargs.items())]
+    except TypeError:
+        given = needed(init)
+    came = f"{first} is {shown(args[0])}" if is_size else f"there is no {' and no '.join(foreign)}"
+    message = (
+        f"{kind.__name__}: {came}; expected arrays. A layer with initial values is "
+        f"{kind.__name__}.init({', '.join(given)})."
+    )
+    raise TypeError(message)
+
+
+def _unnamed(owner: str, value: Any) -> str:
+    """Return what is said about ``net.to("cuda")``."""
+    if isinstance(value, ModuleType):
+        hint = f"xp={value.__name__}"
+    elif not isinstance(value, type | np.dtype) and hasattr(value, "dtype"):
+        hint = "like=x"
+    elif "float" in str(value):
+        hint = f"dtype={value.__name__!r}" if isinstance(value, type) else f"dtype={value!r}"
+    else:
+        hint = f"xp=torch, device={str(value)!r}"
+    place = "To where an array is: to(like=x)." if hint != "like=x" else ""
+    message = (
+        f"{owner}: {shown(value)} is given; expected a name with it. Write to({hint}). {place}"
+    )
+    return message.strip()
 
 
 class Layer(Remembering):

@@ -6,13 +6,13 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from xplayers._arrays import Array, check_input, check_same
+from xplayers._checks import generator, instance, shown
+from xplayers._checks import sizes as checked_sizes
 from xplayers.initializers import Rng, he_normal, xavier_normal
-from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh
+from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh, activation_named
 from xplayers.layers.affine import Affine
-from xplayers.layers.base import Cache, Layer
+from xplayers.layers.base import Cache, Layer, Remembering
 from xplayers.layers.stores import Store
 
 
@@ -65,9 +65,8 @@ class Container(Layer):
                 message = f"{self}: a part cannot be called {name!r}, which is an attribute."
                 raise ValueError(message)
             if not isinstance(layer, Layer):
-                hint = f" Call the class: {layer.__name__}()." if isinstance(layer, type) else ""
-                message = f"{self}: part {name!r} is {layer!r}; expected a layer.{hint}"
-                raise TypeError(message)
+                part, hint = f"part {name!r}", _hint(type(self).__name__, layer)
+                instance(type(self).__name__, part, layer, Layer, "a layer", hint=hint)
             names: dict[str, str] = {}
             for inner, store in layer._stores.items():
                 prefix = prefixes.setdefault(id(store), f"{name}.{inner}" if inner else name)
@@ -125,6 +124,18 @@ class Container(Layer):
                 return part.layer
         message = f"{type(self).__name__} has no attribute or part {name!r}."
         raise AttributeError(message)
+
+
+def _hint(owner: str, part: Any) -> str:
+    """Return the next step for what somebody took for a layer."""
+    if isinstance(part, list | tuple | Iterator | dict):
+        stars = "**" if isinstance(part, dict) else "*"
+        return f"Pass the layers one by one: {owner}({stars}layers)."
+    if isinstance(part, Remembering):
+        return "A loss stands beside the network: loss.forward(net.forward(x), t)."
+    words = part if isinstance(part, str) else getattr(part, "__name__", "")
+    ours = activation_named(words)
+    return f"The layer is {ours}()." if ours else ""
 
 
 def named(layers: Sequence[Layer], named_layers: Mapping[str, Layer]) -> dict[str, Layer]:
@@ -273,6 +284,28 @@ def collect(grads: dict[str, Array], part: Part, part_grads: Mapping[str, Array]
         grads[name] = grads[name] + grad if name in grads else grad
 
 
+def _made(owner: str, activation: Any) -> Layer:
+    """Return the layer that `activation` makes when it is called."""
+    expected = "what makes a layer when it is called, as the class Relu"
+    if isinstance(activation, type) and issubclass(activation, Layer):
+        return activation()
+    if isinstance(activation, Layer):
+        hint = f"Pass the class, {type(activation).__name__}, or lambda: {activation!r}."
+        message = f"{owner}: activation is {shown(activation)}; expected {expected}. {hint}"
+        raise TypeError(message)
+    try:
+        made = activation()
+    except (IndexError, TypeError):  # a word, or a function of arrays
+        made = None
+    if not isinstance(made, Layer):
+        name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
+        ours = activation_named(name)
+        hint = f" Pass activation={ours}." if ours else ""
+        message = f"{owner}: activation is {shown(activation)}; expected {expected}.{hint}"
+        raise TypeError(message)
+    return made
+
+
 def mlp(
     sizes: Sequence[int],
     activation: Callable[[], Layer] = Relu,
@@ -316,13 +349,19 @@ def mlp(
         Affine.init(50, 10),
     )
     """
+    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
+        given = [sizes, *([activation] if isinstance(activation, int) else [])]
+        widths = f" Write mlp({given})." if len(given) > 1 else ""
+        message = f"mlp: sizes is {shown(sizes)}; expected a list of widths, as [784, 100, 10]."
+        raise TypeError(message + widths)
+    sizes = checked_sizes("mlp", "sizes", sizes, least=None)
     if len(sizes) < 2 or min(sizes) < 1:
         message = f"mlp: sizes is {list(sizes)}; expected two positive widths or more."
         raise ValueError(message)
-    rng = np.random.default_rng(rng)
+    rng = generator("mlp", "rng", rng)
     layers: list[Layer] = []
     for n_in, n_out in itertools.pairwise(sizes):
-        layers.append(activation())
+        layers.append(_made("mlp", activation))
         initializer = (
             xavier_normal if isinstance(layers[-1], Sigmoid | Tanh | Softmax) else he_normal
         )

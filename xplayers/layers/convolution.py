@@ -111,7 +111,7 @@ class Convolution(Layer):
         self.W, self.b = W, b
         _check_weights("Convolution", W, b, ("n_out", "n_in / groups"), filters=0)
         self.stride, self.padding, self.dilation = plain(stride), plain(padding), plain(dilation)
-        self.groups = integer("Convolution", "groups", groups)
+        (self.groups,) = per_axis("Convolution", "groups", groups, 1, 1)
         if W.shape[0] % self.groups:
             message = (
                 f"Convolution: groups is {groups}, W has {W.shape[0]} filters; "
@@ -164,7 +164,7 @@ class Convolution(Layer):
         """
         owner = "Convolution"
         n_in, n_out = integer(owner, "n_in", n_in), integer(owner, "n_out", n_out)
-        size, groups = _filter_size(owner, size), integer(owner, "groups", groups)
+        size, (groups,) = _filter_size(owner, size), per_axis(owner, "groups", groups, 1, 1)
         if n_in % groups:
             message = (
                 f"Convolution: groups is {groups}, n_in is {n_in}; "
@@ -278,7 +278,7 @@ class ConvolutionTranspose(Layer):
         _check_weights(owner, W, b, ("n_in", "n_out"), filters=1)
         self.stride, self.padding = plain(stride), plain(padding)
         self.output_padding = plain(output_padding)
-        if padding == "same":
+        if isinstance(padding, str) and padding == "same":
             message = f"{owner}: padding is 'same'; expected numbers, as (kernel - 1) // 2."
             raise ValueError(message)
         self._window = geometry(owner, W.shape[2:], stride, padding)

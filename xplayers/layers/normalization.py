@@ -209,13 +209,13 @@ class GroupNormalization(Layer):
 
     gamma, dgamma = Parameter(), Gradient()
     beta, dbeta = Parameter(), Gradient()
-    groups, eps = Option(integer), Option(number, least=0)
+    groups, eps = Option(integer, least=None), Option(number, least=0)
 
     def __init__(self, gamma: Array, beta: Array, groups: int, eps: float = 1e-5) -> None:
         self.gamma, self.beta, self.groups, self.eps = gamma, beta, groups, eps
         _check_vector("GroupNormalization", gamma)
         check_pair("GroupNormalization", gamma, beta)
-        if gamma.shape[0] % self.groups:
+        if self.groups < 1 or gamma.shape[0] % self.groups:
             message = (
                 f"GroupNormalization: {groups} groups do not divide {gamma.shape[0]} channels."
             )

@@ -29,16 +29,23 @@ class Store:
         self.placed = True  # False: host values that will follow the first input
         self.fresh = True  # the next backward starts the gradients afresh
 
-    def move(self, *, dtype: Any = None, **where: Any) -> None:
-        """Move the arrays; only floating-point ones change their dtype."""
-        for name, a in self.params.items():
-            self.params[name] = move(a, dtype=dtype, **where)
+    def moved(self, *, dtype: Any = None, **where: Any) -> tuple[dict, dict]:
+        """Return parameters and buffers moved; only floating-point ones change their dtype."""
+        params = {name: move(a, dtype=dtype, **where) for name, a in self.params.items()}
         # Statistics and weights of losses stay in at least float32.
         like = where.get("like")
         to_half = is_half(like) if dtype is None and like is not None else dtype_is_half(dtype)
-        for name, a in self.buffers.items():
-            wide = "float32" if to_half else dtype
-            self.buffers[name] = move(a, dtype=wide if is_floating(a) else None, **where)
+        wide = "float32" if to_half else dtype
+        buffers = {
+            name: move(a, dtype=wide if is_floating(a) else None, **where)
+            for name, a in self.buffers.items()
+        }
+        return params, buffers
+
+    def take(self, params: Mapping[str, Array], buffers: Mapping[str, Array]) -> None:
+        """Keep what `moved` has returned."""
+        self.params.update(params)
+        self.buffers.update(buffers)
         self.placed = True
 
 
@@ -60,14 +67,7 @@ class Parameter:
                 message = f"{type(layer).__name__}: {self.name} cannot become None."
                 raise TypeError(message)
             return  # a parameter that this layer goes without, as a convolution without b
-        namespace(value, type(layer).__name__, self.name)
-        check_off_tape(type(layer).__name__, self.name, value)
-        if self.kind == "params" and not is_floating(value):
-            message = (
-                f"{type(layer).__name__}: {self.name} is {value.dtype}; "
-                "expected floating-point values."
-            )
-            raise TypeError(message)
+        check_kept(type(layer).__name__, self.name, value, self.kind)
         if self.name in arrays:
             check_shape(self.name, value, arrays[self.name])
         arrays[self.name] = value
@@ -89,6 +89,15 @@ class Gradient:
         return self if layer is None else layer._store.grads.get(self.name)
 
 
+def check_kept(owner: str, name: str, value: Any, kind: str) -> None:
+    """Check that `value` is an array that a layer can keep."""
+    namespace(value, owner, name)
+    check_off_tape(owner, name, value)
+    if kind == "params" and not is_floating(value):
+        message = f"{owner}: {name} is {value.dtype}; expected floating-point values."
+        raise TypeError(message)
+
+
 def check_shape(name: str, value: Array, old: Array) -> None:
     """Check that `value` may take the place of `old`."""
     if value.shape != old.shape:
@@ -103,7 +112,7 @@ class Live(MutableMapping[str, Array]):
         self._stores, self._kind = stores, kind  # prefix -> store
 
     def _find(self, name: str) -> tuple[dict[str, Array], str]:
-        prefix, _, key = name.rpartition(".")
+        prefix, _, key = name.rpartition(".") if isinstance(name, str) else ("", "", name)
         arrays = getattr(self._stores[prefix], self._kind) if prefix in self._stores else {}
         if key not in arrays:
             message = f"no {name!r} in {self._kind}; there are {', '.join(self) or 'none'}"
@@ -116,6 +125,7 @@ class Live(MutableMapping[str, Array]):
 
     def __setitem__(self, name: str, value: Array) -> None:
         arrays, key = self._find(name)
+        check_kept(self._kind, name, value, self._kind)
         check_shape(name, value, arrays[key])
         arrays[key] = value
 

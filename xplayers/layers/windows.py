@@ -286,7 +286,7 @@ def geometry(
     axes = len(size)
     strides = per_axis(owner, "stride", stride, axes, 1)
     dilations = per_axis(owner, "dilation", dilation, axes, 1)
-    if padding != "same":
+    if not isinstance(padding, str) or padding != "same":
         if isinstance(padding, str):
             message = f"{owner}: padding is {padding!r}; expected numbers or 'same'."
             raise ValueError(message)
@@ -306,7 +306,7 @@ def per_axis(owner: str, name: str, value: Any, axes: int, least: int) -> Sizes:
             found = tuple([integer(owner, name, v, least=least) for v in value])
         else:
             found = (integer(owner, name, value, least=least),) * axes
-    except (TypeError, ValueError):
+    except (TypeError, ValueError):  # said in the words of both
         found = ()
     if len(found) != axes or not found:
         each = "" if axes == 1 else f", or {axes} of them"
