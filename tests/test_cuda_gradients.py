@@ -15,6 +15,7 @@ from host_kernels import needs_compiler, playing, seen
 import xplayers as xl
 from xplayers.cuda import fused, kernels
 from xplayers.cuda.gradients import CHUNK, ROWS, sum_of_squares
+from xplayers.optimizers import clipping
 from xplayers.training.precision import all_finite
 
 pytestmark = needs_compiler
@@ -104,17 +105,19 @@ def test_images_with_channels_last(gpu):
     np.testing.assert_allclose(seen(sum_of_squares([images])), want, rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", THERE)
+NARROW = [dtype for dtype in THERE if dtype != "float64"]
+
+
+@pytest.mark.parametrize("dtype", NARROW)
 def test_sum_of_squares(gpu, dtype):
     """Each value counts once, and the bits are the same each time."""
     grads = grads_of(dtype)
     there = [fabricated(a) for a in grads]
     total = sum_of_squares(there)
     assert total.shape == ()
-    assert total.dtype == ("float64" if dtype == "float64" else "float32")
+    assert total.dtype == np.float64
     want = sum((a.astype("float64") ** 2).sum() for a in grads)
-    tolerance = 1e-13 if dtype == "float64" else 1e-6
-    np.testing.assert_allclose(seen(total), want, rtol=tolerance)
+    np.testing.assert_allclose(seen(total), want, rtol=1e-13)
     assert [name for name, *_ in gpu.launches] == [
         "xplayers_sums_of_squares",
         "xplayers_column_sums",
@@ -128,7 +131,7 @@ def test_sum_of_squares(gpu, dtype):
 
 
 def test_sum_of_squares_of_two_dtypes_and_more_than_a_table(gpu):
-    grads = grads_of("float64", [(5,)] * (ROWS + 1)) + grads_of("float16", [(CHUNK + 2,), (0,)])
+    grads = grads_of("float32", [(5,)] * (ROWS + 1)) + grads_of("float16", [(CHUNK + 2,), (0,)])
     want = sum((a.astype("float64") ** 2).sum() for a in grads)
     for some in (grads, grads[::-1]):
         gpu.launches.clear()
@@ -144,9 +147,26 @@ def test_squares_of_nothing(gpu):
     assert not gpu.made
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_squares_of_64_bits_may_overflow_and_are_left_to_the_portable_code(gpu):
+    for dtypes in (["float64"], ["float32", "float64"]):
+        assert sum_of_squares([fabricated(np.ones(3, dtype)) for dtype in dtypes]) is None
+    assert not gpu.made
+
+
+@pytest.mark.parametrize("size", [1e-45, 1e-38, 1e-30, 1e-20, 1.0, 1e19, 1e20, 6e37])
+def test_squares_of_32_bits_do_not_overflow(gpu, size):
+    g = (size * np.asarray([3.0, -4.0, 0.0])).astype("float32")
+    exact = g.astype("float64")
+    np.testing.assert_allclose(seen(sum_of_squares([fabricated(g)])), exact @ exact, rtol=1e-15)
+    (got,) = xl.clip_by_norm({"W": fabricated(g)}, 0.5 * np.linalg.norm(exact)).values()
+    np.testing.assert_allclose(seen(got), 0.5 * exact, rtol=1e-6, atol=1e-45)
+
+
+@pytest.mark.parametrize("dtype", NARROW)
 def test_clipping_is_four_kernels(gpu, dtype):
     """The sum of the squares of chunks, its sum, the factor, and the product of all gradients."""
+    for function in (clipping._factor, clipping._times):
+        function._programs.clear()  # they would run on the GPU of the test before
     grads = {str(i): a for i, a in enumerate(grads_of(dtype, [(300, 20), (41,), (3, 4, 5)]))}
     there = {name: fabricated(a) for name, a in grads.items()}
     for limit in (1.0, 1e4):

@@ -2,23 +2,51 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
 import operator
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, check_floating, check_same, namespace, widened
+from xplayers._arrays import (
+    Array,
+    Namespace,
+    check_floating,
+    check_same,
+    dtype_is_half,
+    dtype_name,
+    is_half,
+    is_traced,
+    library_name,
+    namespace,
+    size,
+    widened,
+)
 from xplayers._checks import instance, positive
 from xplayers._recording import StandIn, whole
 from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import elementwise
+from xplayers.elementwise import as_numpy, elementwise
 from xplayers.optimizers.base import Arrays, as_scalar
 
 # Elements in one product of BLAS. That has no temporary array, but adds up long sums, which round
 # more than NumPy's by halves; so it gets parts of the arrays.
 PART = 1 << 17
+
+# Squares of large values overflow, those of small ones are 0. So values are multiplied by a power
+# of two, which changes no digit, where the largest is below the first of these or above the third:
+# (low, times, high, times), by dtype of the squares.
+_RANGES = {
+    "float32": (2.0**-40, 2.0**90, 2.0**40, 2.0**-80),
+    "float64": (2.0**-400, 2.0**650, 2.0**400, 2.0**-700),
+}
+# Limits as numbers of the dtype: the smallest normal and the largest one.
+_LIMITS = {
+    "float32": (2.0**-126, (2.0 - 2.0**-23) * 2.0**127),
+    "float64": (2.0**-1022, (2.0 - 2.0**-52) * 2.0**1023),
+}
 
 
 def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
@@ -31,18 +59,21 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     grads : mapping of str to array
         Gradients by name. They are not changed.
     limit : float
-        The largest norm, positive.
+        The largest norm, positive. Infinity limits nothing: the results are copies.
 
     Returns
     -------
     dict of str to array
-        New arrays by the same names. The norm stays on the device; a gradient that is not finite
-        makes the results 0 or NaN.
+        New arrays by the same names. The norm stays on the device, and is right where its square
+        is no number of the dtype. Infinite gradients become NaN and the others 0, as in PyTorch; a
+        NaN makes all NaN.
 
     Raises
     ------
     ValueError
         If `limit` is not positive.
+    TypeError
+        If `limit` is no number.
 
     References
     ----------
@@ -61,40 +92,89 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
         if type(g) is not type(first):
             check_same(owner, name, g, first, like_name=first_name)
         check_floating(owner, name, g)
-    total = _sum_of_squares(xp, list(grads.values()))
-    factor = _factor.if_fused(total, limit)
-    factors = {g.dtype: as_scalar(factor, g) for g in grads.values()}
+    if limit == math.inf or not any(map(size, grads.values())):
+        return {name: xp.asarray(g, copy=True) for name, g in grads.items()}
+    total, *units = _squares(xp, list(grads.values()))
+    least, most = _LIMITS[dtype_name(total.dtype)]
+    limit, factors = max(least, min(limit, most)), {}
+    for dtype in {g.dtype: None for g in grads.values()}:
+        wide = xp.float32 if dtype_is_half(dtype) else dtype
+        cast = None if wide == total.dtype else wide
+        factor = _factor.if_fused(total, limit, *units, dtype=cast)
+        factors[dtype] = as_scalar(factor, factor)
     rows = [(g, factors[g.dtype]) for g in grads.values()]
     # In a recording, and within `fused`, all of them become one call.
     one_call = isinstance(total, StandIn) or is_fused(xp)
-    results = _times.rows(rows) if one_call else itertools.starmap(operator.mul, rows)
+    half = any(map(is_half, grads.values()))
+    times = functools.partial(_times.function, xp) if half else operator.mul
+    results = _times.rows(rows) if one_call else itertools.starmap(times, rows)
     return dict(zip(grads, results, strict=True))
 
 
 @elementwise
-def _factor(xp: Namespace, total: Any, limit: float) -> Any:
+def _factor(xp: Namespace, total: Any, limit: float, *units: Any, dtype: Any = None) -> Any:
     # min(1, limit / norm), without a division by a norm of zero.
-    return limit / xp.maximum(xp.sqrt(total), limit)
+    norm = xp.sqrt(total)
+    if units:
+        norm, limit = norm / units[0], limit * units[1]
+    factor = limit / xp.maximum(norm, limit)
+    return factor if dtype is None else xp.astype(factor, dtype)
 
 
 @elementwise
 def _times(xp: Namespace, g: Array, factor: Any) -> Array:
-    return g * factor
+    # A factor for large gradients may be no number of 16 bits.
+    return xp.astype(widened(xp, g) * factor, g.dtype) if is_half(g) else g * factor
 
 
 @whole
-def _sum_of_squares(xp: Namespace, arrays: list[Array]) -> Any:
-    """Return the sum of the squares of all elements, in the dtype of the arrays or float32."""
+def _squares(xp: Namespace, arrays: list[Array]) -> tuple[Any, ...]:
+    """Return the sum of the squares of all elements, in their widest dtype, at least float32.
+
+    With it come two units: ``sqrt(sum) / first`` is the norm times the second, which is less than 1
+    where the norm may overflow. They are not there where no square can.
+    """
     if is_fused(xp):
         from xplayers.cuda import gradients
 
         total = gradients.sum_of_squares(arrays)
         if total is not None:
-            return total
-    arrays = [widened(xp, a) for a in arrays]
-    if all(type(a) is np.ndarray for a in arrays):
-        flat = (a.reshape(-1) for a in arrays)
-        parts = (a[i : i + PART] for a in flat for i in range(0, a.size, PART))
+            return (total,)
+    arrays = [widened(xp, a) for a in arrays if size(a)]
+    traced = library_name(xp) == "torch" and is_traced()
+    seen = None if traced else as_numpy(arrays)
+    if seen is not None:
+        squares = _squares_on_host(seen)
+        return squares if seen is arrays else tuple(map(xp.asarray, squares))
+    dtype = functools.reduce(xp.result_type, [a.dtype for a in arrays])
+    arrays = [xp.astype(a, dtype, copy=False) for a in arrays]
+    low, up, high, down = _RANGES[dtype_name(dtype)]
+    largest = functools.reduce(xp.maximum, map(xp.max, map(xp.abs, arrays)))
+    one = xp.ones_like(largest)
+    up, down = xp.where(largest < low, up, one), xp.where(largest > high, down, one)
+    squares = (xp.square(a * (up * down)) for a in arrays)
+    return functools.reduce(operator.add, map(xp.sum, squares)), up, down
+
+
+def _squares_on_host(arrays: list[np.ndarray]) -> tuple[Any, Any, Any]:
+    """Return the same of arrays that can be looked at: they are rarely multiplied."""
+    dtype = np.result_type(*{a.dtype for a in arrays})
+    one = dtype.type(1.0)
+    low, up, high, down = _RANGES[dtype_name(dtype)]
+    flat = [a.reshape(-1) for a in arrays]
+    total = _sum_of_products(flat, dtype)
+    if low**2 < total < high**2:
+        return total, one, one
+    largest = max(np.max(np.abs(a), initial=0.0) for a in flat)
+    up, down = up * one if largest < low else one, down * one if largest > high else one
+    if up * down != one:
+        total = _sum_of_products([a.astype(dtype, copy=False) * (up * down) for a in flat], dtype)
+    return total, up, down
+
+
+def _sum_of_products(arrays: list[np.ndarray], dtype: Any) -> Any:
+    arrays = [a if a.dtype == dtype else a.astype(dtype) for a in arrays]
+    parts = (a[i : i + PART] for a in arrays for i in range(0, a.size, PART))
+    with np.errstate(all="ignore"):
         sums = [np.dot(part, part) for part in parts]
-        return np.add.reduce(np.asarray(sums, np.result_type(*arrays)))
-    return sum(xp.sum(a * a) for a in arrays)
+        return np.add.reduce(np.asarray(sums, dtype))
