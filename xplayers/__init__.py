@@ -4,7 +4,7 @@ Written once against the Array API: NumPy arrays run on the CPU, CuPy arrays on 
 JAX arrays where they are.
 """
 
-from xplayers import data, functional, initializers, schedules
+from xplayers import _foreign, data, functional, initializers, schedules
 from xplayers._arrays import move, namespace, to_numpy
 from xplayers.data import Batches, minibatches
 from xplayers.elementwise import elementwise
@@ -91,6 +91,11 @@ from xplayers.training import (
     plot_mistakes,
     summary,
 )
+
+
+def __getattr__(name: str):  # asked where there is no such name
+    raise _foreign.of_package(name, __all__, functional.__all__)
+
 
 __version__ = "0.1.0"
 

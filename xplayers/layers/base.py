@@ -25,6 +25,7 @@ from xplayers._arrays import (
     place,
 )
 from xplayers._checks import needed, shown
+from xplayers._foreign import NETWORK, of_object
 from xplayers.layers.stores import Live, Parameter, Store
 
 Cache = tuple  # a nested tuple of arrays, self-contained
@@ -151,6 +152,9 @@ class Remembering:
             return self.to(like=like)
         self._store.placed = False
         return self
+
+    def __getattr__(self, name: str) -> Any:  # asked where there is no such attribute
+        raise of_object(self, name, NETWORK, "attribute")
 
     def __str__(self) -> str:
         """Return what the errors call this layer; `repr` is code."""

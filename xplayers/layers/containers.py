@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from xplayers._arrays import Array, check_input, check_same
 from xplayers._checks import generator, instance, shown
 from xplayers._checks import sizes as checked_sizes
+from xplayers._foreign import NETWORK, of_object
 from xplayers.initializers import Rng, he_normal, xavier_normal
 from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh, activation_named
 from xplayers.layers.affine import Affine
@@ -122,8 +123,7 @@ class Container(Layer):
         for part in self.__dict__.get("_parts", ()):
             if part.name == name:
                 return part.layer
-        message = f"{type(self).__name__} has no attribute or part {name!r}."
-        raise AttributeError(message)
+        raise of_object(self, name, NETWORK, "attribute or part")
 
 
 def _hint(owner: str, part: Any) -> str:

@@ -28,6 +28,7 @@ from xplayers._arrays import (
     widened,
 )
 from xplayers._checks import Option, call_of, instance, number
+from xplayers._foreign import OPTIMIZER, of_object
 from xplayers._recording import StandIn
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
@@ -303,6 +304,9 @@ class Optimizer:
                     "a new optimizer, or begin afresh by state = None."
                 )
                 raise ValueError(message)
+
+    def __getattr__(self, name: str) -> Any:  # asked where there is no such attribute
+        raise of_object(self, name, OPTIMIZER, "attribute")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(options(self))})"

@@ -1,0 +1,151 @@
+"""Names that people bring from other libraries, and what they are called here.
+
+They are looked up where there is nothing of that name, so a name of one's own always wins.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def _by_word(table: Mapping[str, str]) -> dict[str, str]:
+    """Return a table of what is said about words, by word."""
+    return {word: said for said, words in table.items() for word in words.split()}
+
+
+# Names of the package, in lower case and without underscores.
+PACKAGE = _by_word(
+    {
+        "Affine": "linear dense fullyconnected fc linearlayer",
+        "Convolution": "conv conv1d conv2d conv3d convolution2d",
+        "ConvolutionTranspose": (
+            "convtranspose1d convtranspose2d convtranspose3d conv2dtranspose deconv"
+        ),
+        "MaxPooling": "maxpool maxpool1d maxpool2d maxpool3d maxpooling2d pooling",
+        "AveragePooling": "avgpool avgpool1d avgpool2d avgpool3d averagepooling2d avgpooling",
+        "GlobalAveragePooling": (
+            "adaptiveavgpool2d globalaveragepooling2d globalavgpool globalavgpooling"
+        ),
+        "BatchNormalization": "batchnorm batchnorm1d batchnorm2d batchnorm3d",
+        "GroupNormalization": "groupnorm instancenorm instancenorm2d",
+        "RmsNormalization": "rmsnorm",
+        "LayerNormalization": "layernorm",
+        "Rnn": "simplernn rnncell timernn",
+        "Lstm": "lstmcell timelstm",
+        "Gru": "grucell timegru",
+        "MultiHeadAttention": "attention selfattention mha",
+        "Map": "timedistributed vmap",
+        "Silu": "swish",
+        "SoftmaxWithLoss": (
+            "crossentropyloss crossentropy softmaxcrossentropy softmaxcrossentropyloss "
+            "categoricalcrossentropy sparsecategoricalcrossentropy nllloss "
+            "softmaxcrossentropywithlogits logsoftmaxloss"
+        ),
+        "SigmoidWithLoss": "bce bceloss bcewithlogitsloss binarycrossentropy sigmoidcrossentropy",
+        "MeanSquaredError": "mse mseloss l2loss meansquarederrorloss",
+        "MeanAbsoluteError": "mae maeloss l1loss meanabsoluteerrorloss",
+        "Huber": "huberloss smoothl1loss",
+        "Sequential": "model network neuralnetwork net",
+        "Layer": "module function",
+        "mlp": "multilayerperceptron multilayernet twolayernet",
+        "Trainer(net, loss, optimizer).fit(x, t)": "fit train training",
+        "TrainStep": "compile jit trainstate",
+        "Batches": "dataloader dataset tensordataset batch",
+        "clip_by_norm": "clipgradnorm clipgradients clipbyglobalnorm",
+        "check_gradients": "gradcheck gradientcheck checkgrad",
+        "Trainer(net, loss, optimizer, patience=3)": "earlystopping",
+        "Checkpoint": "modelcheckpoint",
+        "MixedPrecision": "lossscaler gradscaler autocast amp",
+        'Parallel(*layers, combine="concatenate")': "concat concatenate",
+        "Adam(lr=0.001), or another optimizer,": "optim optimizers",
+        "Affine, xplayers.Relu and other layers": "nn",
+        "Residual": "add skip skipconnection",
+        "save": "savemodel savenetwork",
+        "load": "loadmodel loadnetwork",
+        "accuracy": "accuracyscore",
+        "data.load_digits": "loaddigits digits",
+        "data.load_mnist": "loadmnist mnist datasets",
+        "schedules.Step": "steplr multisteplr",
+        "schedules.Exponential": "exponentiallr exponentialdecay",
+        "schedules.Cosine": "cosineannealinglr cosinedecay",
+        "schedules.OneCycle": "onecyclelr",
+        "schedules.Schedule": "lrscheduler scheduler learningratescheduler",
+        "functional.cross_entropy_error": "crossentropyerror",
+        "functional.log_softmax": "logsoftmax",
+        "initializers.xavier_uniform": "glorotuniform xavieruniform",
+        "initializers.xavier_normal": "glorotnormal xaviernormal",
+        "initializers.he_normal": "kaimingnormal henormal",
+        "initializers.he_uniform": "kaiminguniform heuniform",
+    }
+)
+
+NETWORK = _by_word(
+    {
+        "xplayers.Trainer(net, loss, optimizer).fit(x, t) trains it.": (
+            "fit train_on_batch fit_generator"
+        ),
+        "There is no mode: forward is for training, predict for everything else.": (
+            "train eval training"
+        ),
+        "xplayers.TrainStep(net, loss, optimizer) is the whole step, compiled.": "compile",
+        "xplayers.evaluate(net, loss, x, t) does it.": "evaluate",
+        "xplayers.summary(net, input_shape) is the table, as summary(net, (1, 28, 28)).": "summary",
+        "xplayers.summary(net, input_shape) counts them.": "count_params",
+        "net.params is a mapping of the parameters, by name.": (
+            "parameters named_parameters weights get_weights trainable_weights trainable_variables "
+            "variables get_params"
+        ),
+        "net.params.update(arrays) sets them.": "set_weights load_state_dict",
+        "net.arrays has parameters and buffers by name.": "state_dict",
+        "xplayers.save(path, net) writes it to a file, xplayers.load(path, net) reads one.": (
+            "save load save_weights load_weights"
+        ),
+        "net.zero_grads() forgets them; a new forward begins afresh.": "zero_grad",
+        "net.grads has them by name, as net.params.": "grad gradients gradient",
+        "net.to(xp=..., device=..., dtype=...) moves it, net.to(like=x) to where x is.": (
+            "cuda cpu half float double device gpu"
+        ),
+        "net[0], net['name'] and iter(net) are the layers of a Sequential.": (
+            "layers modules children get_layer"
+        ),
+        "Sequential(*layers) takes all its layers at once.": "add append",
+        "The weights are W, their gradient dW.": "weight kernel",
+        "The bias is b, its gradient db.": "bias",
+        "xplayers.functional.softmax(net.predict(x)) are the probabilities.": "predict_proba",
+    }
+)
+
+OPTIMIZER = _by_word(
+    {
+        "A forward begins afresh; net.zero_grads() forgets gradients.": "zero_grad",
+        "It is lr.": "learning_rate",
+        "The learning rate is lr; update(net.params, net.grads) takes all.": "param_groups",
+        "update(net.params, net.grads) takes a step.": "apply_gradients minimize apply",
+        "It is state, a dict, None at first.": "state_dict load_state_dict",
+    }
+)
+
+
+def of_package(name: str, public: Iterable[str], functions: Iterable[str]) -> AttributeError:
+    """Return the error for a name that the package does not have, but perhaps `functional`."""
+    key = name.replace("_", "").lower()
+    ours = {n.replace("_", "").lower(): n for n in public}
+    found = ""
+    if not name.startswith("_"):
+        close = difflib.get_close_matches(key, ours, 1, 0.8) or [""]
+        found = ours.get(key) or PACKAGE.get(key) or ours.get(close[0])
+    if name in functions:
+        found = f"functional.{name}" + (
+            f", or the layer xplayers.{ours[key]}" if key in ours else ""
+        )
+    hint = f" It is xplayers.{found} here." if found else ""
+    return AttributeError(f"module 'xplayers' has no attribute {name!r}.{hint}", name=name)
+
+
+def of_object(of: Any, name: str, words: Mapping[str, str], what: str) -> AttributeError:
+    """Return the error for an attribute that an object does not have, as the `what` of it."""
+    hint = f" {words[name]}" if name in words else ""
+    message = f"{type(of).__name__} has no {what} {name!r}.{hint}"
+    return AttributeError(message, name=name, obj=of)
