@@ -26,6 +26,7 @@ DType: TypeAlias = Any
 _NAMESPACES: dict[type, Namespace] = {}
 _FLOATING: dict[tuple[type, DType], bool] = {}
 _INTEGER: dict[tuple[type, DType], bool] = {}
+_REAL: dict[tuple[type, DType], bool] = {}
 _DTYPE_NAMES: dict[tuple[type, DType], str] = {}
 _WITH_DEVICE: set[type] = set()
 _ON_HOST: dict[tuple[type, Any], bool] = {}
@@ -72,9 +73,11 @@ def _first_sight(x: Array, owner: object, name: str) -> Namespace:
 
 
 def _not_an_array(x: Any, owner: object, name: str) -> str:
+    # Labels are integers; all else is floating-point.
+    dtype = "" if name in ("t", "target", "labels") else ", dtype='float32'"
     return (
         f"{owner}: {name} is a {type(x).__name__}; expected an array of numpy, cupy, torch, jax or "
-        f"another Array API library, for example np.asarray({name}, dtype='float32')."
+        f"another Array API library, for example np.asarray({name}{dtype})."
     )
 
 
@@ -124,6 +127,17 @@ def is_integer(x: Array) -> bool:
         return _INTEGER[key]
     except KeyError:
         _INTEGER[key] = kind = bool(namespace(x).isdtype(x.dtype, "integral"))
+        return kind
+
+
+def is_real(x: Array) -> bool:
+    """Whether `x` holds real numbers: bool, integers or floating-point values."""
+    key = (type(x), x.dtype)
+    try:
+        return _REAL[key]
+    except KeyError:
+        known = is_floating(x) or is_integer(x) or namespace(x).isdtype(x.dtype, "bool")
+        _REAL[key] = kind = bool(known)
         return kind
 
 
@@ -283,6 +297,16 @@ def check_floating(owner: object, name: str, x: Array) -> None:
             f"Convert it: xp.astype({name}, xp.float32)."
         )
         raise TypeError(message)
+
+
+def check_real(owner: object, name: str, x: Array) -> None:
+    """Check that `x` holds real numbers: no strings, objects or complex values."""
+    if is_real(x):
+        return
+    message = f"{owner}: {name} is {x.dtype}; expected real numbers."
+    if getattr(x.dtype, "kind", "") in "USTO":
+        message += f" Classes with names get numbers from np.unique({name}, return_inverse=True)."
+    raise TypeError(message)
 
 
 def check_input(

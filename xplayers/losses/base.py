@@ -7,26 +7,35 @@ A loss is a pair of pure functions under the same shell as a layer; `Loss.forwar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import sys
+from collections.abc import Mapping
 from typing import Any, final
 
 import numpy as np
 
+from xplayers import _checks as checks
 from xplayers._arrays import (
     Array,
     Namespace,
     check_input,
     check_off_tape,
+    check_real,
     check_same,
+    dtype_name,
     is_floating,
     is_half,
+    is_integer,
     namespace,
+    on_host,
+    size,
 )
 from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import elementwise
+from xplayers.elementwise import as_numpy, elementwise
 from xplayers.layers.base import Cache, Remembering
 
 REDUCTIONS = ("mean", "sum", "none")
+_NUMBERS = (int, float, np.floating, np.integer)
 
 
 class Loss(Remembering):
@@ -42,10 +51,7 @@ class Loss(Remembering):
     _evaluation = "call the loss itself, loss(scores, target)"
 
     def __init__(self, reduction: str = "mean") -> None:
-        if reduction not in REDUCTIONS:
-            message = f"{self}: reduction is {reduction!r}; expected one of {REDUCTIONS}."
-            raise ValueError(message)
-        self.reduction = reduction
+        self.reduction = checks.choice(self, "reduction", reduction, REDUCTIONS)
 
     def apply(
         self, arrays: Mapping[str, Array], scores: Array, target: Array
@@ -107,7 +113,13 @@ class Loss(Remembering):
         return self._evaluate(scores, target)[0]
 
     def _evaluate(self, scores: Array, target: Array) -> tuple[Array, Cache]:
-        check_input(self, scores, {}, name="scores")
+        try:
+            check_input(self, scores, {}, name="scores")
+        except TypeError as error:
+            if _swapped(scores, target):
+                message = f"{error} If this is the target: the scores come first, then the target."
+                raise TypeError(message) from None
+            raise
         if self._store.buffers:
             self._place(scores)
             for name, buffer in self._store.buffers.items():
@@ -135,12 +147,60 @@ class Loss(Remembering):
         """Return what the sum over the samples, and its gradient, are divided by."""
         return norm if self.reduction == "mean" else 1.0
 
-    def _constant(self, values: Array | Sequence[float] | float | None) -> Array | None:
-        """Take an option that may be an array, or host values that follow the first scores."""
-        if values is None or not isinstance(values, list | tuple | float | int):
-            return values
-        self._store.placed = False
-        return np.asarray(values, dtype="float64")
+    def _weights(self, name: str, values: Any, expected: str, hint: str = "") -> Array | None:
+        """Take weights: an array, or host values that follow the first scores."""
+        if values is None:
+            return None
+        given = hasattr(values, "__array_namespace__") or hasattr(values, "dtype")
+        if not given or isinstance(values, np.generic):
+            values = self._numbers(name, values, expected, hint)
+            self._store.placed = False
+        namespace(values, self, name)
+        check_real(self, name, values)
+        if on_host(values):
+            check_values(self, name, values, 0.0, sys.float_info.max, f"{expected}, none negative")
+        return values
+
+    def _numbers(self, name: str, values: Any, expected: str, hint: str) -> np.ndarray:
+        """Return a number, or a sequence of numbers, as an array of the host."""
+        try:
+            found = np.asarray(values)
+        except ValueError:  # a list of lists of different lengths
+            found = np.asarray(None)
+        if found.dtype.kind not in "iuf":
+            message = f"{self}: {name} is {checks.shown(values)}; expected {expected}."
+            raise TypeError(f"{message} {hint}".rstrip())
+        return found.astype("float64")
+
+
+def check_values(
+    owner: object, name: str, a: Array, low: float, high: float, expected: str
+) -> None:
+    """Check that the values of an array of the host are in ``[low, high]``, which NaN is not."""
+    check_real(owner, name, a)
+    if not size(a) or dtype_name(a.dtype) == "bool":
+        return
+    found = _extreme(a, "min")
+    if found >= low:
+        found = high if math.isinf(high) else _extreme(a, "max")
+        if found <= high:
+            return
+    message = f"{owner}: {name} has a value of {found:g}; expected {expected}."
+    raise ValueError(message)
+
+
+def _extreme(a: Array, which: str) -> float:
+    """Return the least or largest value of an array of the host; NaN where there is one."""
+    (seen,) = as_numpy([a]) or [a]
+    if isinstance(seen, np.ndarray):  # without the function around it, which takes as long
+        return float((np.minimum if which == "min" else np.maximum).reduce(seen, None))
+    return float(getattr(namespace(a), which)(a))
+
+
+def _swapped(scores: Any, target: Any) -> bool:
+    """Whether both are arrays, and the target looks more like scores."""
+    arrays = all(hasattr(a, "shape") and hasattr(a, "dtype") for a in (scores, target))
+    return arrays and is_integer(scores) and is_floating(target)
 
 
 def times(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: int = 0) -> Array:
@@ -149,8 +209,8 @@ def times(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: int = 0) -
     `dout` is a number or of the losses' shape, `norm` a number or 0-d.
     """
     xp = namespace(dx)
-    if isinstance(dout, int | float):
-        dout = float(dout)  # a np.float64 is one, and would decide the dtype
+    if isinstance(dout, _NUMBERS):
+        dout = float(dout)  # one of NumPy would decide the dtype
     else:
         check_same("backward", "dout", dout, dx, like_name="the loss")
         if not is_floating(dout):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xplayers._arrays import Array, Namespace, namespace, size, widened
+from xplayers import _checks as checks
+from xplayers._arrays import Array, Namespace, check_real, namespace, on_host, size, widened
 from xplayers.layers.base import Cache
 from xplayers.layers.stores import Buffer
-from xplayers.losses.base import Loss, times
+from xplayers.losses.base import Loss, check_values, times
 
 
 class _OfEachValue(Loss):
     """Base of losses that compare each score with its target; the mean is over all values."""
 
-    def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
-        raise NotImplementedError
-
-    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+    def compared(
+        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
+    ) -> tuple[Array, Array]:
+        """Return the loss of each score, and its derivative."""
         raise NotImplementedError
 
     def apply(
@@ -30,9 +32,10 @@ class _OfEachValue(Loss):
                 "the shape of the scores."
             )
             raise ValueError(message)
+        check_real(self, "target", target)
         x = widened(xp, scores)
         t = xp.astype(target, x.dtype)
-        values, dx = self.loss(xp, arrays, x, t), self.slope(xp, arrays, x, t)
+        values, dx = self.compared(xp, arrays, x, t)
         return self._reduced(xp, values, max(size(x), 1)), (dx, scores)
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
@@ -44,22 +47,30 @@ class SigmoidWithLoss(_OfEachValue):
     """Sigmoid and binary cross entropy in one, exact for scores of any size.
 
     Forward, for each score ``x`` and target ``t``: ``loss = -p * t * log(sigmoid(x)) -
-    (1 - t) * log(1 - sigmoid(x))``, computed as ``(1 - t) * x + (1 + (p - 1) * t) * softplus(-x)``.
-    Backward: ``dx = (1 - t) - (1 + (p - 1) * t) * sigmoid(-x)``, which is ``sigmoid(x) - t`` for
-    ``p = 1``, divided by the number of values for the default reduction.
+    (1 - t) * log(1 - sigmoid(x))``, computed as ``p * t * softplus(-x) + (1 - t) * softplus(x)``.
+    Backward: ``dx = (1 - t) * sigmoid(x) - p * t * sigmoid(-x)``, which is ``sigmoid(x) - t`` for
+    ``p = 1``, divided by the number of values for the default reduction. Both have all their digits
+    in the tails too: at ``x = -20`` and ``t = 0`` they are 2.06e-9 in float32.
 
     Parameters
     ----------
     pos_weight : array or float or sequence of float, optional
-        ``p``, the weight of positive targets; of a shape that broadcasts to the scores.
+        ``p``, the weight of positive targets, 0 or more; of a shape that broadcasts to the scores.
+        What has weight 0 counts nothing, whatever the score is.
     reduction : {"mean", "sum", "none"}
         As in `Loss`. The mean is over all values (*Deep Learning from Scratch 2* divides by the
         number of rows).
 
     Notes
     -----
-    The target has the shape of the scores and values in ``[0, 1]``, in any dtype. PyTorch calls
-    this ``BCEWithLogitsLoss``.
+    The target has the shape of the scores and values in ``[0, 1]``, in any dtype. Where looking at
+    them would wait for a GPU, and inside ``jax.jit``, one that is out of range makes the loss NaN.
+    PyTorch calls this ``BCEWithLogitsLoss``.
+
+    Raises
+    ------
+    ValueError
+        If shapes, targets or options do not fit.
     """
 
     pos_weight = Buffer()
@@ -68,20 +79,43 @@ class SigmoidWithLoss(_OfEachValue):
         self, pos_weight: Array | Sequence[float] | float | None = None, reduction: str = "mean"
     ) -> None:
         super().__init__(reduction)
-        self.pos_weight = self._constant(pos_weight)
+        self.pos_weight = self._weights("pos_weight", pos_weight, "a number, or one for each score")
 
-    def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
-        softplus = xp.maximum(-x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))  # of -x
-        return (1.0 - t) * x + self._weight(xp, arrays, t) * softplus
+    def check(self, scores: Array, target: Array) -> None:
+        if on_host(target):
+            check_values(self, "target", target, 0.0, 1.0, "probabilities, from 0 to 1")
 
-    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
-        # sigmoid(-x) = exp(-softplus(x)); both exponents are at most 0
-        complement = xp.exp(xp.minimum(-x, 0.0)) / (1.0 + xp.exp(-xp.abs(x)))
-        return (1.0 - t) - self._weight(xp, arrays, t) * complement
-
-    def _weight(self, xp: Namespace, arrays: Mapping[str, Array], t: Array) -> Any:
+    def compared(
+        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
+    ) -> tuple[Array, Array]:
         p = arrays.get("pos_weight")
-        return 1.0 if p is None else 1.0 + (xp.astype(p, t.dtype) - 1.0) * t
+        valid = None if on_host(t) else (t >= 0) & (t <= 1)
+        a, b, w = 1.0 - t, t, 1.0  # the weights of softplus(x) and softplus(-x), and their sum
+        if p is not None:
+            self._check_weight(p, x)
+            b = xp.astype(p, x.dtype) * t
+            w = a + b
+            x = xp.where(w != 0, x, 0.0)  # what counts nothing does so whatever the score is
+        # softplus(x) = max(x, 0) + log1p(exp(-m)) with m = abs(x), so the loss is c * m + w *
+        # log1p(exp(-m)) with the weight c of the one that is large; by m, then by x. None of its
+        # terms is negative, and those of the derivative do not cancel where it is small.
+        right = x > 0
+        c, m = xp.where(right, a, b), xp.abs(x)
+        e = xp.exp(-m)
+        values = c * xp.where(c != 0, m, 0.0) + w * xp.log1p(e)  # 0 * inf is 0 here
+        slope = c - w * (e / (1.0 + e))
+        if valid is not None:  # nobody has looked at them
+            values = xp.where(valid, values, math.nan)
+        return values, xp.where(right, slope, -slope)
+
+    def _check_weight(self, p: Array, x: Array) -> None:
+        pairs = zip(reversed(p.shape), reversed(x.shape), strict=False)
+        if len(p.shape) > len(x.shape) or any(a not in (1, b) for a, b in pairs):
+            message = (
+                f"{self}: pos_weight has shape {tuple(p.shape)}; expected one that broadcasts to "
+                f"{tuple(x.shape)}, the shape of the scores."
+            )
+            raise ValueError(message)
 
 
 class MeanSquaredError(_OfEachValue):
@@ -96,12 +130,11 @@ class MeanSquaredError(_OfEachValue):
         As in `Loss`.
     """
 
-    def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+    def compared(
+        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
+    ) -> tuple[Array, Array]:
         r = x - t
-        return r * r
-
-    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
-        return 2.0 * (x - t)
+        return r * r, 2.0 * r
 
 
 class MeanAbsoluteError(_OfEachValue):
@@ -115,12 +148,11 @@ class MeanAbsoluteError(_OfEachValue):
         As in `Loss`.
     """
 
-    def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
-        return xp.abs(x - t)
-
-    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+    def compared(
+        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
+    ) -> tuple[Array, Array]:
         # not xp.sign: on CuPy it waits for the device
-        return xp.astype(x > t, x.dtype) - xp.astype(x < t, x.dtype)
+        return xp.abs(x - t), xp.astype(x > t, x.dtype) - xp.astype(x < t, x.dtype)
 
 
 class Huber(_OfEachValue):
@@ -147,15 +179,11 @@ class Huber(_OfEachValue):
 
     def __init__(self, delta: float = 1.0, reduction: str = "mean") -> None:
         super().__init__(reduction)
-        if not delta > 0:
-            message = f"{self}: delta is {delta}; expected a positive number."
-            raise ValueError(message)
-        self.delta = float(delta)
+        self.delta = checks.positive(self, "delta", delta)
 
-    def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
-        r = xp.abs(x - t)
-        q = xp.minimum(r, self.delta)
-        return q * (r - 0.5 * q)
-
-    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
-        return xp.maximum(xp.minimum(x - t, self.delta), -self.delta)
+    def compared(
+        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
+    ) -> tuple[Array, Array]:
+        r = x - t
+        q = xp.minimum(xp.abs(r), self.delta)
+        return q * (xp.abs(r) - 0.5 * q), xp.maximum(xp.minimum(r, self.delta), -self.delta)

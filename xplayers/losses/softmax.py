@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
+from xplayers import _checks as checks
 from xplayers._arrays import (
     Array,
     Namespace,
+    check_real,
     device,
     dtype_name,
     is_integer,
@@ -27,7 +29,7 @@ from xplayers.elementwise import as_numpy
 from xplayers.layers.base import Cache
 from xplayers.layers.stores import Buffer
 from xplayers.losses import softmax_host as host
-from xplayers.losses.base import Loss, times
+from xplayers.losses.base import Loss, check_values, times
 
 
 class SoftmaxWithLoss(Loss):
@@ -41,7 +43,8 @@ class SoftmaxWithLoss(Loss):
     Parameters
     ----------
     class_weights : array of shape (c,) or sequence of float, optional
-        Factor of each class. With labels, the mean is over the sum of the weights of the labels.
+        Factor of each class, 0 or more. With labels, the mean is over the sum of the weights of the
+        labels.
     ignore_index : int, optional
         A label whose samples count nothing, in the loss and in the mean.
     label_smoothing : float
@@ -53,9 +56,14 @@ class SoftmaxWithLoss(Loss):
     -----
     ``forward(scores, target)`` takes scores of shape ``(n, c)``, or ``(..., c)`` for sequences, and
     either integer labels of shape ``(n,)`` (``(...)``) or one-hot or soft targets of the shape of
-    the scores, in any dtype. Labels are checked to be in range where they are on the host. Where
-    looking at them would wait for a GPU, and inside ``jax.jit``, a label out of range makes the
-    loss NaN; `check_labels` looks at them once.
+    the scores, in any dtype. Labels are checked to be in range, and targets to be 0 or more, where
+    they are on the host. Where looking at them would wait for a GPU, and inside ``jax.jit``, what
+    is out of range makes the loss NaN; `check_labels` looks at labels once.
+
+    Targets need not add up to 1: a sample whose sum is ``s`` counts ``s`` times in the loss, and
+    once in the mean. A sample without any weight (ignored, of a class of weight 0, or with a target
+    of zeros) adds exactly 0 to loss and gradient whatever its scores are, inf and NaN too. A loss
+    is infinite where a class with a part in the target has a score of -inf, and no other is.
 
     The options are those of PyTorch's ``CrossEntropyLoss``, whose class axis is 1, not -1.
 
@@ -87,12 +95,17 @@ class SoftmaxWithLoss(Loss):
         reduction: str = "mean",
     ) -> None:
         super().__init__(reduction)
-        if not 0.0 <= label_smoothing <= 1.0:
-            message = f"{self}: label_smoothing is {label_smoothing}; expected 0 to 1."
-            raise ValueError(message)
-        self.class_weights = self._constant(class_weights)
+        self.label_smoothing = checks.number(
+            self, "label_smoothing", label_smoothing, least=0, most=1
+        )
         self.ignore_index = ignore_index
-        self.label_smoothing = float(label_smoothing)
+        if ignore_index is not None:
+            self.ignore_index = checks.integer(self, "ignore_index", ignore_index, least=None)
+        self.class_weights = self._weights(
+            "class_weights", class_weights, "a number for each class, in their order"
+        )
+        if self.class_weights is not None and len(self.class_weights.shape) != 1:
+            self._refuse_weights(self.class_weights, "(c,)")
 
     def apply(
         self, arrays: Mapping[str, Array], scores: Array, target: Array
@@ -116,25 +129,26 @@ class SoftmaxWithLoss(Loss):
         if labels and plain and on_host(target) and host.takes(x, target):
             rows, e = host.of_labels(x, target)
             return self._reduced(xp, rows, norm), (e, scores)
-        z = x - xp.max(x, axis=-1, keepdims=True)
-        e = xp.exp(z)
-        s = xp.sum(e, axis=-1, keepdims=True)
+        # On the host they have been checked; elsewhere a wrong target makes the loss NaN.
+        valid = None if on_host(target) else self._valid(target, x)
         # loss = sum(t * (log(s) - z)) / norm; dx = (softmax(x) * sum(t) - t) / norm
-        # On the host they have been checked; elsewhere a label out of range makes the loss NaN.
-        valid = None if not labels or on_host(target) else self._in_range(target, x.shape[-1])
         if labels and plain:
             # sum(t) is 1, and the one score that counts is looked up
             at, t = _one_hot(xp, x, target)
             if valid is not None:
                 at = at * xp.astype(valid, at.dtype)[..., None]
+            z, e, s = _exponentials(xp, x)
             rows = xp.squeeze(xp.log(s) - taken_along_last(xp, z, at), axis=-1)
             e /= s
         else:
             t, norm = self._distribution(xp, arrays, x, target)
+            counts = t != 0
+            # A sample without any weight adds nothing, whatever its scores are.
+            z, e, s = _exponentials(xp, xp.where(xp.any(counts, axis=-1, keepdims=True), x, 0.0))
             total = xp.sum(t, axis=-1, keepdims=True)
             # A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
-            finite = xp.maximum(z, -1e30)
-            rows = xp.squeeze(xp.log(s) * total, axis=-1) - xp.sum(t * finite, axis=-1)
+            counted = xp.where(counts, z, 0.0)
+            rows = xp.squeeze(xp.log(s) * total, axis=-1) - xp.sum(t * counted, axis=-1)
             e *= total / s
         e -= t
         if valid is not None:
@@ -180,6 +194,10 @@ class SoftmaxWithLoss(Loss):
             t = t * weights
         return t, norm
 
+    def _refuse_weights(self, weights: Array, expected: Any) -> NoReturn:
+        message = f"{self}: class_weights has shape {tuple(weights.shape)}; expected {expected}."
+        raise ValueError(message)
+
     def _check_shapes(self, arrays: Mapping[str, Array], scores: Array, target: Array) -> None:
         shape = tuple(scores.shape)
         if len(shape) < 2:
@@ -190,12 +208,16 @@ class SoftmaxWithLoss(Loss):
             raise ValueError(message)
         weights = arrays.get("class_weights")
         if weights is not None and tuple(weights.shape) != shape[-1:]:
-            message = (
-                f"{self}: class_weights has shape {tuple(weights.shape)}; expected {shape[-1:]}."
-            )
-            raise ValueError(message)
+            self._refuse_weights(weights, shape[-1:])
         given, labels = tuple(target.shape), shape[:-1]
         if given == shape:
+            check_real(self, "target", target)
+            if shape[-1] == 1:
+                message = (
+                    f"{self}: scores have shape {shape}, and the softmax of one score is always 1. "
+                    "For two classes with one score use SigmoidWithLoss."
+                )
+                raise ValueError(message)
             if self.ignore_index is not None:
                 message = f"{self}: ignore_index goes with integer labels of shape {labels}."
                 raise ValueError(message)
@@ -209,29 +231,48 @@ class SoftmaxWithLoss(Loss):
             )
             raise ValueError(message)
         elif not is_integer(target):
-            message = (
-                f"{self}: labels are {target.dtype}; expected integers. "
-                "Convert them: xp.astype(labels, xp.int64)."
-            )
-            raise TypeError(message)
+            _refuse_labels(self, target)
 
     def check(self, scores: Array, target: Array) -> None:
-        labels = len(target.shape) + 1 == len(scores.shape)
-        if not labels or _surely_fit(target, scores.shape[-1]):
+        if len(target.shape) == len(scores.shape):
+            if on_host(target):
+                check_values(self, "target", target, 0.0, math.inf, _PROBABILITIES)
+        elif len(target.shape) + 1 != len(scores.shape) or _surely_fit(target, scores.shape[-1]):
             return
-        if is_integer(target) and on_host(target):
+        elif is_integer(target) and on_host(target):
             check_labels(target, scores.shape[-1], ignore_index=self.ignore_index)
 
-    def _in_range(self, labels: Array, classes: int) -> Array:
-        xp = namespace(labels)
-        labels = xp.astype(labels, xp.arange(0).dtype)
-        valid = (labels >= 0) & (labels < classes)
+    def _valid(self, target: Array, x: Array) -> Array:
+        """Return for each sample whether its label is in range, or no probability is negative."""
+        xp = namespace(target)
+        if target.shape == x.shape:
+            return xp.all(xp.astype(target, x.dtype, copy=False) >= 0, axis=-1)
+        labels = xp.astype(target, xp.arange(0).dtype)
+        valid = (labels >= 0) & (labels < x.shape[-1])
         return valid if self.ignore_index is None else valid | (labels == self.ignore_index)
+
+
+_PROBABILITIES = "probabilities of the classes, none negative"
+
+
+def _refuse_labels(owner: object, labels: Array) -> NoReturn:
+    named = getattr(labels.dtype, "kind", "") in "USTO"  # their names, mostly
+    what = "np.unique(labels, return_inverse=True)[1]" if named else "xp.astype(labels, xp.int64)"
+    fix = "Number the classes" if named else "Convert them"
+    message = f"{owner}: labels are {labels.dtype}; expected integers. {fix}: {what}."
+    raise TypeError(message)
 
 
 def _rows(scores: Array) -> int:
     """Return the number of samples, at least 1."""
     return max(math.prod(scores.shape[:-1]), 1)
+
+
+def _exponentials(xp: Namespace, x: Array) -> tuple[Array, Array, Array]:
+    """Return scores less the largest of each sample, their exponentials, and the sum of these."""
+    z = x - xp.max(x, axis=-1, keepdims=True)
+    e = xp.exp(z)
+    return z, e, xp.sum(e, axis=-1, keepdims=True)
 
 
 def _one_hot(xp: Namespace, x: Array, labels: Array) -> tuple[Array, Array]:
@@ -277,12 +318,20 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
     ------
     ValueError
         Naming the label.
+    TypeError
+        If labels are not integers.
     """
+    xp = namespace(labels, "check_labels", "labels")
+    classes = checks.integer("check_labels", "classes", classes)
+    if ignore_index is not None:
+        ignore_index = checks.integer("check_labels", "ignore_index", ignore_index, least=None)
+    if not is_integer(labels):
+        _refuse_labels("check_labels", labels)
     if _surely_fit(labels, classes) or not size(labels):
         return
     if on_host(labels):
         labels = to_numpy(labels)
-    xp = namespace(labels, "check_labels", "labels")
+        xp = namespace(labels)
     if ignore_index is not None:
         labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare
         labels = xp.where(labels == ignore_index, xp.zeros_like(labels), labels)
