@@ -253,7 +253,7 @@ class TestOptions:
             ),
             (
                 lambda: xl.SoftmaxWithLoss(label_smoothing=1.5),
-                "label_smoothing is 1.5; expected a n",
+                "label_smoothing is 1.5; expected 0",
             ),
             (lambda: xl.Huber(0.0), "delta is 0.0; expected a positive number"),
         ],
