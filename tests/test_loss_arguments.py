@@ -32,11 +32,11 @@ def test_reductions(make):
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"label_smoothing": 1.5}, ValueError, "is 1.5; expected 0 to 1"),
-        ({"label_smoothing": -0.1}, ValueError, "is -0.1; expected 0 to 1"),
-        ({"label_smoothing": NAN}, ValueError, "is nan; expected 0 to 1"),
-        ({"label_smoothing": "0.1"}, TypeError, "is '0.1'; expected 0 to 1"),
-        ({"label_smoothing": None}, TypeError, "is None; expected 0 to 1"),
+        ({"label_smoothing": 1.5}, ValueError, "is 1.5; expected .*0 to 1"),
+        ({"label_smoothing": -0.1}, ValueError, "is -0.1; expected .*0 to 1"),
+        ({"label_smoothing": NAN}, ValueError, "is nan; expected .*0 to 1"),
+        ({"label_smoothing": "0.1"}, TypeError, "is '0.1'; expected .*0 to 1"),
+        ({"label_smoothing": None}, TypeError, "is None; expected .*0 to 1"),
         ({"ignore_index": 1.0}, TypeError, "is 1.0; expected an integer"),
         ({"ignore_index": "-1"}, TypeError, "is '-1'; expected an integer"),
         ({"ignore_index": True}, TypeError, "is True; expected an integer"),
@@ -184,7 +184,7 @@ class TestTargets:
 class TestCheckLabels:
     def test_mistakes(self, xpv):
         labels = xpv.asarray(np.asarray([0, 1, 2]))
-        with pytest.raises(ValueError, match="label 2 is out of range; expected 0 to 1"):
+        with pytest.raises(ValueError, match="label 2 is out of range; expected .*0 to 1"):
             xl.check_labels(labels, 2)
         with pytest.raises(TypeError, match="check_labels: labels is a list; expected an array"):
             xl.check_labels([0, 1], 2)
