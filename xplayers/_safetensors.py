@@ -64,15 +64,7 @@ def write(path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]
     OSError
         If the file cannot be written; an earlier file of that name is still there then.
     """
-    entries = _layout(arrays)
-    strings = {"format": _FORMAT, "format_version": _VERSION, "sha256": "0" * 64, **strings}
-    head = _encoded(entries, strings)
-    if len(head) > _LIMIT:
-        message = (
-            f"{path}: names and metadata would take {len(head)} bytes; at most {_LIMIT}. "
-            "Long tables belong in a file of their own."
-        )
-        raise ValueError(message)
+    head, entries, strings = check_header(path, arrays, strings)
     with naming(path), replacing(path) as file:
         file.write(head)
         digests = {}
@@ -82,6 +74,28 @@ def write(path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]
             digests[name] = _sha256(data).hexdigest()
         file.seek(0)
         file.write(_encoded(entries, {**strings, "sha256": _checksum(entries, strings, digests)}))
+
+
+def check_header(
+    path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]
+) -> tuple[bytes, dict[str, Entry], dict[str, str]]:
+    """Return the header of a file, what it says of each array, and all its strings.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If there can be no such header, as from `write`.
+    """
+    entries = _layout(arrays)
+    strings = {"format": _FORMAT, "format_version": _VERSION, "sha256": "0" * 64, **strings}
+    head = _encoded(entries, strings)
+    if len(head) > _LIMIT:
+        message = (
+            f"{path}: names and metadata would take {len(head)} bytes; at most {_LIMIT}. "
+            "Long tables belong in a file of their own."
+        )
+        raise ValueError(message)
+    return head, entries, strings
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, asarray, dtype_name
-from xplayers._files import AnyPath
+from xplayers._checks import call_of, flag, shown
+from xplayers._files import AnyPath, in_full
 from xplayers._safetensors import Entry, Reader, reading, write
 from xplayers.layers.base import Layer
 
@@ -27,8 +28,9 @@ def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -
     Parameters
     ----------
     path : str or path-like
-        The file; ``net.safetensors``, for example. One that is there is replaced in the instant in
-        which the new one is complete: an error, a full disk or a kill leaves it as it was.
+        The file; ``net.safetensors``, for example; ``~`` is a home. One that is there is replaced
+        in the instant in which the new one is complete: an error, a full disk or a kill leaves it
+        as it was. Its mode stays, and where it is a link, what that leads to is replaced.
     net : Layer
         The network; its arrays may be of any library and on any device.
     metadata : mapping, optional
@@ -42,7 +44,8 @@ def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -
     ValueError
         If `path` is a folder, a pipe or a device, or the metadata are longer than 2 MiB.
     TypeError
-        If `net` is no layer, JSON has no form for the metadata, or the format none for a dtype.
+        If `path` is no path or `net` no layer, JSON has no form for the metadata, or the format
+        none for a dtype.
 
     See Also
     --------
@@ -68,11 +71,13 @@ def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -
     >>> bool((net.params["0.W"] == other.params["0.W"]).all())
     True
     """
-    check_layer("save", net)
+    path = _file("save", path, net)
     write(path, net.arrays, {"net": repr(net), "metadata": to_json(as_dict("save", metadata))})
 
 
-def load(path: AnyPath, net: Layer, *, cast: bool = False, verify: bool = True) -> dict[str, Any]:
+def load(
+    path: AnyPath, net: Layer | None = None, *, cast: bool = False, verify: bool = True
+) -> dict[str, Any]:
     """Read the parameters and buffers of a network from a file of `save` or `Checkpoint`.
 
     Everything is checked before the network is touched. The values come to where the arrays of the
@@ -81,9 +86,10 @@ def load(path: AnyPath, net: Layer, *, cast: bool = False, verify: bool = True) 
     Parameters
     ----------
     path : str or path-like
-        The file.
+        The file; ``~`` is a home.
     net : Layer
-        A network with the names and shapes of the one that was saved, made by the same code.
+        A network with the names and shapes of the one that was saved, made by the same code. It has
+        to be given.
     cast : bool
         Whether floating-point values may change to the dtype that the network has. Integers, whose
         widths differ between libraries, always may where none of their values is lost.
@@ -104,7 +110,7 @@ def load(path: AnyPath, net: Layer, *, cast: bool = False, verify: bool = True) 
     OSError
         If the file cannot be read.
     TypeError
-        If `net` is no layer.
+        If `path` is no path, or `net` no layer.
 
     See Also
     --------
@@ -118,7 +124,15 @@ def load(path: AnyPath, net: Layer, *, cast: bool = False, verify: bool = True) 
     Loading a file runs no code, unlike ``torch.load`` or ``pickle``. Where PyTorch's
     ``load_state_dict`` writes into the tensors of the module, here the network gets new arrays.
     """
-    check_layer("load", net)
+    if net is None:
+        message = (
+            "load: net is missing. A file has arrays and no code: make the network again as it was "
+            "made, and call load(path, net)."
+        )
+        raise TypeError(message)
+    path = _file("load", path, net)
+    flag("load", "cast", cast)
+    flag("load", "verify", verify)
     with reading(path, verify=verify) as file:
         entries = entries_of_net(file)
         check_fit(net, entries, cast=cast)
@@ -135,7 +149,7 @@ def read_metadata(path: AnyPath, *, verify: bool = True) -> dict[str, Any]:
     Parameters
     ----------
     path : str or path-like
-        The file. It is read whole, in pieces, and its checksum is checked.
+        The file; ``~`` is a home. It is read whole, in pieces, and its checksum is checked.
     verify : bool
         As in `load`.
 
@@ -149,15 +163,29 @@ def read_metadata(path: AnyPath, *, verify: bool = True) -> dict[str, Any]:
     ValueError, OSError
         As from `load`.
     """
+    path = in_full(path, "read_metadata")
+    flag("read_metadata", "verify", verify)
     with reading(path, verify=verify) as file:
         return _metadata(file, file.read({RECORD}))
 
 
-def check_layer(owner: str, net: Any) -> None:
+def _file(owner: str, path: Any, net: Any) -> str:
+    """Check a network and its file, which people mistake for each other."""
+    check_layer(owner, net, f"The order is {owner}(path, net)." if isinstance(path, Layer) else "")
+    return in_full(path, owner)
+
+
+def check_layer(owner: str, net: Any, hint: str = "") -> None:
     """Check that `net` is a network."""
-    if not isinstance(net, Layer):
-        message = f"{owner}: net is a {type(net).__name__}; expected a layer, as Sequential."
-        raise TypeError(message)
+    if isinstance(net, Layer):
+        return
+    kind = shown(net) if isinstance(net, type) else f"a {type(net).__name__}"
+    if isinstance(net, type) and issubclass(net, Layer):
+        hint = f"Call the class: {call_of(net)}."
+    elif isinstance(net, Mapping) and not hint:
+        hint = "Pass the network itself, whose arrays these are."
+    message = f"{owner}: net is {kind}; expected a layer, as Sequential. {hint}".rstrip()
+    raise TypeError(message)
 
 
 def as_dict(owner: str, metadata: Mapping[str, Any] | None) -> dict[str, Any]:

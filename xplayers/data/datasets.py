@@ -16,9 +16,10 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
+from xplayers._files import AnyPath, in_full, opened
+
 __all__ = ["load_digits", "load_fashion_mnist", "load_mnist", "read_idx", "spiral"]
 
-AnyPath = str | os.PathLike[str]
 Split = tuple[np.ndarray, np.ndarray]
 
 
@@ -224,7 +225,8 @@ def read_idx(path: AnyPath) -> np.ndarray:
     Parameters
     ----------
     path : str or path-like
-        The file. Whether it is gzipped is told from its first bytes, not from its name.
+        The file; ``~`` is a home. Whether it is gzipped is told from its first bytes, not from its
+        name.
 
     Returns
     -------
@@ -235,14 +237,20 @@ def read_idx(path: AnyPath) -> np.ndarray:
     ------
     ValueError
         The file is not an IDX file, or it is shorter or longer than its header says.
+    TypeError
+        `path` is none.
     """
-    with open(path, "rb") as file:
-        gzipped = file.read(2) == b"\x1f\x8b"
+    path = in_full(path, "read_idx")
+    try:
+        with opened(path) as file:
+            gzipped = file.read(2) == b"\x1f\x8b"
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     try:
         with gzip.open(path, "rb") if gzipped else open(path, "rb") as file:
-            return _parse_idx(file, os.fspath(path))
+            return _parse_idx(file, path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{os.fspath(path)}: damaged gzip file ({error}).") from error
+        raise ValueError(f"{path}: damaged gzip file ({error}).") from error
 
 
 def _parse_idx(file, name):
@@ -353,7 +361,14 @@ def _load(collection, path, subset, *form):
             f"{collection.loader}: subset is {subset!r}; expected 'train', 'test' or None."
         )
     subsets = list(_SUBSETS) if subset is None else [subset]
-    folder = _cache_folder() / collection.folder if path is None else Path(path).expanduser()
+    path = None if path is None else in_full(path, collection.loader)
+    try:
+        folder = _cache_folder() / collection.folder if path is None else Path(path)
+    except RuntimeError as error:  # a user whom the system does not know, and no HOME
+        raise OSError(
+            f"{collection.loader}: there is no home folder to keep files in. Give the folder that "
+            f"holds them, {collection.loader}(path), or set HOME or XDG_CACHE_HOME."
+        ) from error
     files = {name: _find(folder, name) for each in subsets for name in _SUBSETS[each]}
     missing = [name for name, file in files.items() if file is None]
     if missing and path is not None:

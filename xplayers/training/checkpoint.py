@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
-import operator
+import os
 import re
 import time
-import warnings
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers._arrays import Array, device, dtype_name, move, named_dtype, namespace, place
-from xplayers._files import TEMPORARY, AnyPath
-from xplayers._safetensors import Entry, naming, reading, write
+from xplayers._checks import integer, positive
+from xplayers._files import AnyPath, clean, in_full
+from xplayers._safetensors import Entry, check_header, naming, reading, write
 from xplayers.layers.base import Layer
 from xplayers.saving import (
     APART,
@@ -31,6 +32,7 @@ from xplayers.saving import (
     read_record,
     to_json,
 )
+from xplayers.training.surroundings import warn
 
 __all__ = ["Checkpoint", "Saved"]
 
@@ -75,7 +77,7 @@ class Checkpoint:
     Parameters
     ----------
     folder : str or path-like
-        Of this run alone. It is made when the first file is written.
+        Of this run alone; ``~`` is a home. It is made when the first file is written.
     every_steps : int, optional
         A checkpoint is due whenever a multiple of this has been reached.
     every_minutes : float, optional
@@ -88,10 +90,14 @@ class Checkpoint:
     ------
     ValueError
         If an option is not positive.
+    TypeError
+        If it is no number, or `folder` no path.
 
     Notes
     -----
     The files are those of `save` with more in them: `load` takes a network out of one.
+
+    Several processes may write to one folder at the same time, each its own complete files.
 
     Examples
     --------
@@ -116,14 +122,12 @@ class Checkpoint:
         every_minutes: float | None = None,
         keep: int = 3,
     ) -> None:
-        options = {"every_steps": every_steps, "every_minutes": every_minutes, "keep": keep}
-        for name, value in options.items():
-            if value is not None and not value > 0:
-                message = f"Checkpoint: {name} is {value}; expected a positive number."
-                raise ValueError(message)
-        self.folder, self.keep = Path(folder), operator.index(keep)
-        self.every_steps = None if every_steps is None else operator.index(every_steps)
-        self.every_minutes = every_minutes
+        self.folder = Path(in_full(folder, "Checkpoint", "folder"))
+        self.every_steps = None if every_steps is None else _count("every_steps", every_steps, 1)
+        self.every_minutes = None
+        if every_minutes is not None:
+            self.every_minutes = positive("Checkpoint", "every_minutes", every_minutes)
+        self.keep = _count("keep", keep, 1)
         self._went_on(0)
 
     def _went_on(self, step: int) -> None:
@@ -180,8 +184,8 @@ class Checkpoint:
         TypeError
             If something is not of the kind above.
         """
-        check_layer("Checkpoint", net)
-        step = operator.index(step)
+        check_layer("Checkpoint", net, "The order is save(step, net)." * isinstance(step, Layer))
+        step = _count("step", step, 0)
         self._check_later(step)
         record = {
             "step": step,
@@ -211,7 +215,7 @@ class Checkpoint:
         ValueError
             If there are files, and none is complete.
         """
-        newest = self._newest({RECORD})
+        newest = self.newest({RECORD})
         return newest and newest.path
 
     def restore(self, net: Layer) -> Saved | None:
@@ -241,10 +245,35 @@ class Checkpoint:
             `load`.
         """
         check_layer("Checkpoint", net)
-        newest = self._newest()
-        if newest is None:
-            return None
-        path, entries, values, record = newest
+        newest = self.newest()
+        return None if newest is None else self.give(net, newest)
+
+    def newest(self, names: Collection[str] | None = None) -> File | None:
+        """Return the newest complete file, with the values called `names`, or all."""
+        passed: dict[Path, Exception] = {}
+        while True:
+            files = self._files()
+            for _, path in reversed(files):
+                try:
+                    found = None if path in passed else _read(path, names)
+                except FileNotFoundError:  # another process has just deleted it: look again
+                    break
+                except (OSError, ValueError) as error:
+                    passed[path] = error
+                    warn(f"Checkpoint passes over {error}")
+                else:
+                    if found is not None:
+                        return found
+            else:
+                break
+        if files:
+            message = f"Checkpoint: none of the {len(files)} files in {self.folder} is complete."
+            raise ValueError(message)
+        return None
+
+    def give(self, net: Layer, file: File) -> Saved:
+        """Give the network the arrays of a file, after all is checked."""
+        path, entries, values, record = file
         with naming(path):
             check_fit(net, {k: e for k, e in entries.items() if not k.startswith(APART)})
             arrays = at_home(net, values)
@@ -254,6 +283,24 @@ class Checkpoint:
         self._went_on(record["step"])
         return Saved(record["step"], state, record["rng_state"], record["metadata"], path)
 
+    def check(self, net: Layer) -> None:
+        """Check that checkpoints of a network can be written, and write nothing.
+
+        Raises
+        ------
+        OSError
+            If the folder can neither be written to nor made.
+        ValueError, TypeError
+            If the format has no form for an array, or no space for the names of all.
+        """
+        arrays = {**net.arrays, RECORD: np.empty(0, "uint8")}
+        check_header(self.folder, arrays, {"net": repr(net), "step": "0" * 20})
+        there = next(f for f in (self.folder, *self.folder.absolute().parents) if f.exists())
+        if not there.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+
     def _files(self) -> list[tuple[int, Path]]:
         """Return the files with their steps, in the order of these."""
         try:
@@ -261,19 +308,6 @@ class Checkpoint:
         except FileNotFoundError:
             return []
         return sorted((int(match[1]), path) for match, path in matches if match)
-
-    def _newest(self, names: Collection[str] | None = None) -> _File | None:
-        """Return the newest complete file, with the values called `names`, or all."""
-        files = self._files()
-        for _, path in reversed(files):
-            try:
-                return _read(path, names)
-            except (OSError, ValueError) as error:
-                warnings.warn(f"Checkpoint passes over {error}", RuntimeWarning, stacklevel=3)
-        if files:
-            message = f"Checkpoint: none of the {len(files)} files in {self.folder} is complete."
-            raise ValueError(message)
-        return None
 
     def _check_later(self, step: int) -> None:
         """Check that no later step is there, which would be taken for the newest."""
@@ -293,22 +327,31 @@ class Checkpoint:
     def _prune(self, step: int) -> None:
         """Delete the files that are no longer kept, and what writes that were killed have left."""
         known = [path for other, path in self._files() if other <= step]
-        for path in [*known[: -self.keep], *self.folder.glob(TEMPORARY)]:
-            path.unlink(missing_ok=True)
+        for path in known[: -self.keep]:
+            with contextlib.suppress(OSError):  # the new one is there, and that is what counts
+                path.unlink()
+        clean(self.folder)
 
 
-class _File(NamedTuple):
+class File(NamedTuple):
+    """A checkpoint that was read whole."""
+
     path: Path
     entries: dict[str, Entry]
     values: dict[str, np.ndarray]
     record: dict[str, Any]
 
 
-def _read(path: Path, names: Collection[str] | None = None) -> _File:
+def _read(path: Path, names: Collection[str] | None = None) -> File:
     """Read a checkpoint whole, so that its checksum is checked; keep the values called `names`."""
     with reading(path) as file:
         values = file.read(names)
-        return _File(path, file.entries, values, read_record(values))
+        return File(path, file.entries, values, read_record(values))
+
+
+def _count(name: str, value: Any, least: int) -> int:
+    hint = "A float is not rounded." if isinstance(value, float) else ""
+    return integer("Checkpoint", name, value, least=least, hint=hint)
 
 
 def _structure(state: Any) -> dict[str, Any]:

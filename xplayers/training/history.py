@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, overload
 
 import numpy as np
 
+from xplayers._files import AnyPath, in_full, write_text
+from xplayers._text import columns, right
+
 __all__ = ["History"]
 
 Number = int | float
 Row = dict[str, Number]
-Path = str | os.PathLike[str]
 
 MOST_ROWS = 20  # that are printed; of a longer table its two ends are
 
@@ -155,7 +156,7 @@ class History:
             raise ImportError(message) from error
         return pd.DataFrame({name: self[name] for name in self._columns})
 
-    def to_jsonl(self, path: Path) -> None:
+    def to_jsonl(self, path: AnyPath) -> None:
         """Write the table as JSON lines: one object a row, in UTF-8.
 
         Numbers come back as they were, to the last bit; what JSON has no number for is the string
@@ -164,19 +165,24 @@ class History:
         Parameters
         ----------
         path : path
-            The file; what was in it is lost.
+            The file; ``~`` is a home. What was in it is lost, once the new table is complete.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; then what was in it is still there.
         """
-        with open(path, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(line + "\n" for line in self._lines())
+        path = in_full(path, "History.to_jsonl")
+        write_text(path, "".join(f"{line}\n" for line in self._lines()))
 
     @classmethod
-    def from_jsonl(cls, path: Path) -> History:
+    def from_jsonl(cls, path: AnyPath) -> History:
         """Read a table that `to_jsonl` has written.
 
         Parameters
         ----------
         path : path
-            The file.
+            The file; ``~`` is a home.
 
         Raises
         ------
@@ -185,18 +191,18 @@ class History:
         ValueError
             If a line is no JSON object of numbers; it is named.
         """
-        history = cls()
+        history, path = cls(), in_full(path, "History.from_jsonl")
         with open(path, encoding="utf-8") as file:
             try:
                 for number, line in enumerate(file, start=1):
                     if line.strip():
-                        history.append(_row(line, f"{os.fspath(path)}, line {number}"))
+                        history.append(_row(line, f"{path}, line {number}"))
             except UnicodeDecodeError as error:
-                message = f"History.from_jsonl: {os.fspath(path)} is no UTF-8 text: {error}."
+                message = f"History.from_jsonl: {path} is no UTF-8 text: {error}."
                 raise ValueError(message) from error
         return history
 
-    def plot(self, path: Path | None = None) -> Any:
+    def plot(self, path: AnyPath | None = None) -> Any:
         """Draw the curves of the losses and metrics, as `plot_curves`.
 
         Parameters
@@ -230,9 +236,9 @@ class History:
         cells = [
             [name, *(text(values[i]) for i in shown)] for name, values in self._columns.items()
         ]
-        widths = [max(map(len, column)) for column in cells]
+        widths = [max(map(columns, column)) for column in cells]
         rows = [
-            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+            "  ".join(right(cell, width) for cell, width in zip(row, widths, strict=True))
             for row in zip(*cells, strict=True)
         ]
         if self._length > MOST_ROWS:

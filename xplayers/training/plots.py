@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from xplayers._arrays import Array, to_numpy
+from xplayers._files import AnyPath, in_full
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.training.layerwise import layer_outputs
@@ -17,7 +17,6 @@ from xplayers.training.surroundings import notebook
 
 __all__ = ["plot_activations", "plot_confusion_matrix", "plot_curves", "plot_mistakes"]
 
-Path = str | os.PathLike[str]
 Figure = Any  # matplotlib.figure.Figure; there are no types without matplotlib
 
 # Columns that are no curve of how good the network is.
@@ -25,7 +24,7 @@ _BESIDE = ("epoch", "step", "lr", "seconds", "samples_per_s")
 
 
 def plot_curves(
-    columns: Mapping[str, Any], path: Path | None = None, *, best_epoch: int | None = None
+    columns: Mapping[str, Any], path: AnyPath | None = None, *, best_epoch: int | None = None
 ) -> Figure:
     """Draw the curves of the losses and metrics over the epochs.
 
@@ -36,7 +35,8 @@ def plot_curves(
     columns : mapping of str to sequence of float
         Columns of a `History`: ``epoch``, and others by name; ``val_`` makes them validation.
     path : path, optional
-        Write the picture there; the suffix decides on the format (``.png``, ``.pdf``, ``.svg``).
+        Write the picture there (``~`` is a home); the suffix decides on the format (``.png``,
+        ``.pdf``, ``.svg``).
         Without it the figure is one of pyplot, so that ``plt.show()`` shows it.
     best_epoch : int, optional
         Where to draw a line.
@@ -75,7 +75,7 @@ def plot_curves(
 
 
 def plot_confusion_matrix(
-    matrix: Array, path: Path | None = None, *, labels: Sequence[str] | None = None
+    matrix: Array, path: AnyPath | None = None, *, labels: Sequence[str] | None = None
 ) -> Figure:
     """Draw a confusion matrix: counts in the cells, colours by the part of each row.
 
@@ -125,7 +125,7 @@ def plot_mistakes(
     x: Array,
     y: Array,
     t: Array,
-    path: Path | None = None,
+    path: AnyPath | None = None,
     *,
     shape: Sequence[int] | None = None,
     labels: Sequence[str] | None = None,
@@ -195,7 +195,7 @@ def plot_mistakes(
 def plot_activations(
     net: Layer,
     x: Array,
-    path: Path | None = None,
+    path: AnyPath | None = None,
     *,
     bins: int = 30,
     layers: Sequence[str] | None = None,
@@ -260,7 +260,7 @@ def plot_activations(
     return _done(figure, path)
 
 
-def _figure(path: Path | None, width: float, height: float) -> Figure:
+def _figure(path: AnyPath | None, width: float, height: float) -> Figure:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -279,9 +279,9 @@ def _grid(figure: Figure, rows: int, columns: int) -> list[Any]:
     return figure.subplots(rows, columns, squeeze=False).ravel().tolist()
 
 
-def _done(figure: Figure, path: Path | None) -> Figure:
+def _done(figure: Figure, path: AnyPath | None) -> Figure:
     if path is not None:
-        figure.savefig(path, dpi=150)
+        figure.savefig(in_full(path, "plot"), dpi=150)
     return figure
 
 

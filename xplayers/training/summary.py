@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from xplayers._arrays import Array, asarray, dtype_name, namespace, size
+from xplayers._text import columns, left, right
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.training.layerwise import layer_outputs
@@ -65,10 +66,10 @@ class Summary:
                 (row.name, row.layer, f"({shape})", f"{row.parameters:,}", f"{row.bytes:,}")
             )
         table.append(("", "", "total", f"{self.parameters:,}", f"{self.bytes:,}"))
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        widths = [max(map(columns, column)) for column in zip(*table, strict=True)]
         return "\n".join(
             "  ".join(
-                cell.ljust(width) if i < 3 else cell.rjust(width)
+                left(cell, width) if i < 3 else right(cell, width)
                 for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             )
             for line in table

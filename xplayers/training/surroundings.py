@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import TextIO
+import warnings
+from typing import Any
 
 
 def notebook() -> bool:
@@ -11,6 +13,16 @@ def notebook() -> bool:
     return "ipykernel" in sys.modules
 
 
-def watched(file: TextIO) -> bool:
+def watched(file: Any) -> bool:
     """Whether somebody looks at `file` while it is written: a terminal or a notebook."""
-    return file.isatty() or notebook()
+    with contextlib.suppress(Exception):  # it was closed, or is no such file
+        return bool(file.isatty()) or notebook()
+    return False
+
+
+def warn(message: str) -> None:
+    """Warn of what does not end a run, and do not end it where stderr was closed."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
+    except ValueError:  # "I/O operation on closed file", which Python does not expect there
+        return

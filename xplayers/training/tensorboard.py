@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
+from xplayers._files import AnyPath, in_full
 from xplayers.training.events import Event
 
 __all__ = ["TensorBoard"]
@@ -19,7 +19,7 @@ class TensorBoard:
     Parameters
     ----------
     folder : path
-        Where the event files go; ``tensorboard --logdir FOLDER`` shows them.
+        Where the event files go (``~`` is a home); ``tensorboard --logdir FOLDER`` shows them.
 
     Raises
     ------
@@ -27,8 +27,8 @@ class TensorBoard:
         At the start of training, if neither tensorboardX nor PyTorch's writer is there.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self.folder = os.fspath(folder)
+    def __init__(self, folder: AnyPath) -> None:
+        self.folder = in_full(folder, "TensorBoard", "folder")
         self._writer: Any = None
 
     def __call__(self, event: Event) -> None:
