@@ -128,8 +128,12 @@ def test_a_tilde_is_a_home_in_every_path(home):
     assert list(home.parent.iterdir()) == [home]
 
 
-def test_pictures_go_home_too(home):
-    pytest.importorskip("matplotlib")
+@pytest.fixture
+def fonts():
+    pytest.importorskip("matplotlib.font_manager")  # before it would look for them anew
+
+
+def test_pictures_go_home_too(fonts, home):
     history = xl.History([{"epoch": 1, "loss": 0.5}])
     history.plot("~/curve.svg")
     xl.plot_activations(network(), np.ones((4, 3), np.float32), Path("~/activations.svg"))

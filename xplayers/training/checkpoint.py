@@ -256,9 +256,9 @@ class Checkpoint:
             for _, path in reversed(files):
                 try:
                     found = None if path in passed else _read(path, names)
-                except FileNotFoundError:  # another process has just deleted it: look again
-                    break
                 except (OSError, ValueError) as error:
+                    if not os.path.lexists(path):
+                        break  # another process has just deleted it: look again
                     passed[path] = error
                     warn(f"Checkpoint passes over {error}")
                 else:

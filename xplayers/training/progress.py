@@ -7,9 +7,10 @@ import sys
 import time
 from typing import Any, TextIO
 
+from xplayers._checks import choice, shown
 from xplayers.training.events import Event
 from xplayers.training.history import text
-from xplayers.training.surroundings import notebook, watched
+from xplayers.training.surroundings import Stream, notebook, watched, writable
 
 __all__ = ["Progress"]
 
@@ -26,21 +27,25 @@ class Progress:
         A bar needs tqdm. ``"auto"``: a bar in a terminal or a notebook if tqdm is installed, else
         lines, about 20 a run, and in long epochs one a minute.
     file : text file, optional
-        Where to write; by default ``sys.stderr``, as it is then.
+        Where to write; by default ``sys.stderr``, as it is then. Where it is closed, missing or
+        full, training goes on in silence.
 
     Raises
     ------
     ValueError
         If the style is none of those.
+    TypeError
+        If `file` cannot be written to.
     ImportError
         At the start of training, if a bar is asked for and tqdm is not installed.
     """
 
     def __init__(self, style: str = "auto", file: TextIO | None = None) -> None:
-        if style not in ("auto", "bar", "lines"):
-            message = f"Progress: style is {style!r}; expected 'auto', 'bar' or 'lines'."
-            raise ValueError(message)
-        self.style, self.file = style, file
+        self.style = choice("Progress", "style", style, ("auto", "bar", "lines"))
+        if file is not None and not hasattr(file, "write"):
+            message = f"Progress: file is {shown(file)}; expected an open text file."
+            raise TypeError(message)
+        self.file = file
         self._bar: Any = None
 
     def __call__(self, event: Event) -> None:
@@ -58,22 +63,23 @@ class Progress:
             self._bar = None
 
     def _begin(self, event: Event) -> None:
-        self._file = sys.stderr if self.file is None else self.file
+        file = sys.stderr if self.file is None else self.file
+        self._file = Stream(file)
         self._start, self._before = time.perf_counter(), event.samples
         self._said = self._start
         self._loss = self._row = ""
-        bar = (
-            _tqdm()
-            if self.style == "bar" or (self.style == "auto" and watched(self._file))
-            else None
-        )
+        bar = None
+        if self.style == "bar" or (self.style == "auto" and watched(file)):
+            bar = _tqdm()
         if bar is None and self.style == "bar":
             message = "Progress: a bar needs tqdm: pip install tqdm; or style='lines'."
             raise ImportError(message)
+        if file is None or not writable(file, sys.stdout, sys.stderr):  # which a bar flushes too
+            bar = None
         if bar is not None:
             self._bar = bar(
                 total=event.total_samples, initial=event.samples, unit=" samples",
-                unit_scale=True, dynamic_ncols=True, file=self.file,
+                unit_scale=True, dynamic_ncols=True, file=None if notebook() else self._file,
             )  # fmt: skip
 
     def _move(self, event: Event) -> None:

@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
 
@@ -26,6 +25,7 @@ from xplayers.training.guard import (
     is_out_of_memory,
 )
 from xplayers.training.history import History, Row
+from xplayers.training.surroundings import warn
 
 LATEST = 1.0  # seconds after which losses come over, however few they are
 RETRY = 60.0  # seconds after which a checkpoint that could not be written is tried again
@@ -319,7 +319,7 @@ class Run:
             path = checkpoint.save(p.step, trainer.net, state, metadata=metadata)
         except OSError as error:  # a full disk must not end a night's work
             message = f"Trainer: no checkpoint at step {p.step}: {error}. Training goes on."
-            warnings.warn(message, RuntimeWarning, stacklevel=2)
+            warn(message)
             self._retry = time.perf_counter() + RETRY
             return
         self.saved, self._kept = str(path), (p.epoch, p.step)
