@@ -110,6 +110,39 @@ def nvrtc(session: nox.Session) -> None:
     )
 
 
+# What libraries take of an x86 processor: the least, and no AVX-512. Their bits differ.
+PROCESSORS = {
+    "oldest": {
+        "ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "OPENBLAS_CORETYPE": "Prescott",
+        "XLA_FLAGS": "--xla_cpu_max_isa=SSE4_2", "OMP_NUM_THREADS": "1",
+    },
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "OPENBLAS_CORETYPE": "Haswell",
+        "XLA_FLAGS": "--xla_cpu_max_isa=AVX2", "OMP_NUM_THREADS": "2",
+    },
+}  # fmt: skip
+
+
+@nox.session(default=False)
+@nox.parametrize("processor", list(PROCESSORS), ids=list(PROCESSORS))
+def processors(session: nox.Session, processor: str) -> None:
+    """Run the tests with the instructions of other x86 processors, and their numbers of threads."""
+    groups = ("numpy", "torch", "jax")
+    session.install("-e", ".", *group("test", *groups))
+    code = "import numpy._core._multiarray_umath as m; print(*m.__cpu_dispatch__)"
+    names = str(session.run("python", "-c", code, silent=True)).split()
+    if processor == "avx2":
+        names = [n for n in names if n.startswith("AVX512") or n == "X86_V4"]
+    session.run(
+        "pytest",
+        libraries(*groups),
+        "--ignore=tests/test_examples.py",
+        *IN_PARALLEL,
+        *session.posargs,
+        env={**PROCESSORS[processor], "NPY_DISABLE_CPU_FEATURES": " ".join(names)},
+    )
+
+
 @nox.session(default=False)
 def minimums(session: nox.Session) -> None:
     """Run the tests with the lowest versions that pyproject.toml allows."""
@@ -141,6 +174,6 @@ def kill(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def mutation(session: nox.Session) -> None:
-    """Put faults into layers and losses, and print those that no test notices; half an hour."""
+    """Put faults into the package, and print those that no test notices; half an hour a part."""
     session.install("-e", ".", *group("test", "torch", "mutation"))  # torch: for its oracles
     session.run("python", "tests/mutation.py", *session.posargs)

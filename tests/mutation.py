@@ -1,8 +1,9 @@
-"""Mutation testing: faults are put into layers and losses one by one; which do the tests let pass?
+"""Mutation testing: faults are put into the package one by one; which do the tests let pass?
 
-`nox -s mutation` runs it. After `--` may follow files of the package (`layers/affine.py`) or names
-of mutants, to try these alone, `--every=K`, to try each K-th mutant only, and `--xp=NAMES`, the
-libraries, NumPy by default.
+`nox -s mutation` runs it. After `--` may follow a part of the package (`layers`, with the losses,
+or `engine`: elementwise functions, recordings and replays), files of it (`layers/affine.py`) or
+names of mutants, to try these alone, `--every=K`, to try each K-th mutant only, `--seconds=S`,
+to give up on a mutant after tests that take so long, and `--xp=NAMES`, the libraries.
 
 The mutants are those of mutmut, which writes all of them into a module, each behind a switch. The
 tests are collected once, not for every mutant as `mutmut run` does. A mutant is tried in a fork of
@@ -16,7 +17,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -24,23 +27,50 @@ import signal
 import sys
 import tempfile
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import libcst as cst
 import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "build" / "mutation.jsonl"
-TESTS = (
-    "layers", "losses", "convolution", "pooling", "normalization", "sequences", "shell", "review",
-    "bad_input", "training", "functional", "gradient_check",
-)  # fmt: skip
+
+
+class Part(NamedTuple):
+    """Files of the package, and the tests that have to find what is wrong with them."""
+
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+    libraries: str
+
+
+PARTS = {
+    "layers": Part(
+        ("layers/*.py", "losses/*.py"),
+        (
+            "layers", "losses", "convolution", "pooling", "normalization", "sequences", "shell",
+            "review", "bad_input", "training", "functional", "gradient_check",
+        ),
+        "numpy",
+    ),
+    "engine": Part(
+        (
+            "elementwise.py", "_flat.py", "_groups.py", "_jit.py", "_places.py", "_recording.py",
+            "_replay.py", "_roots.py", "_tape.py", "_trace.py", "training/replays.py",
+        ),
+        ("elementwise*", "roots", "jit", "replay*", "flat*"),
+        "numpy,torch",
+    ),
+}  # fmt: skip
 
 # mutmut passes over functions with decorators. Of those here, the first change nothing at run
 # time, and the others can be written as a call under the function.
-BARE, CALLS = {"final"}, {"property", "elementwise"}
+BARE, CALLS = {"final"}, {"property", "elementwise", "staticmethod", "functools.cache"}
+
+# What runs when the module is imported, before there is a mutant: it is run again.
+AT_IMPORT = {"xplayers._recording.x__give_operators"}
 
 # What words an error: `raise`, what is assigned to these variables, and these arguments of checks.
 MESSAGES = {"message", "hint"}
@@ -57,7 +87,7 @@ class _Undecorated(cst.CSTTransformer):
         kept, after = [], []
         name = updated_node.name.value
         for each in updated_node.decorators:
-            decorator = each.decorator.value if isinstance(each.decorator, cst.Name) else ""
+            decorator = cst.Module([]).code_for_node(each.decorator)
             if decorator in CALLS:
                 after.insert(0, cst.parse_statement(f"{name} = {decorator}({name})"))
             elif decorator not in BARE:
@@ -143,8 +173,8 @@ def mutated(path: Path) -> tuple[str, list[str]]:
 class Trials:
     """The plugin of pytest that tries every mutant instead of running the tests once."""
 
-    def __init__(self, names: list[str]) -> None:
-        self.names = names
+    def __init__(self, names: list[str], most: float) -> None:
+        self.names, self.most = names, most
         self.finished = False
         self.survivors: list[str] = []
         self.failed = False
@@ -159,13 +189,15 @@ class Trials:
             pytest.exit("the tests cannot be collected", returncode=1)
         status, found = self._forked(lambda out: self._look(session, out))
         if status:
-            pytest.exit("a test fails without any mutant", returncode=1)
+            pytest.exit("too many tests fail without any mutant", returncode=1)
         seconds, through = json.loads(found)
         with RESULTS.open("w") as results:
             for name in self.names:
                 tests = through.get(name.rpartition("__mutmut_")[0], [])
                 # first what has killed others, then what is quick
                 tests.sort(key=lambda i: (-self.kills[i], seconds[i]))
+                spent = itertools.accumulate(seconds[i] for i in tests)
+                tests = [i for i, until in zip(tests, spent, strict=True) if until < self.most]
                 status, killer = self._forked(
                     lambda out, name=name, tests=tests: self._try(session, name, tests, out),
                     limit=10 + 5 * sum(seconds[i] for i in tests),
@@ -193,16 +225,19 @@ class Trials:
         from mutmut.state import state
 
         os.environ["MUTANT_UNDER_TEST"] = "stats"
-        seconds, through = [], defaultdict(list)
+        seconds, through, broken = [], defaultdict(list), 0
         for i, item in enumerate(session.items):
             state()._stats.clear()
             before = sum(os.times()[:2])
-            if self._run(session, i):
-                print(item.nodeid, file=sys.stderr)
-                return 1
+            if self._run(session, i):  # it looks at what the switches of the mutants add
+                print(f"left out, as it fails without any mutant: {item.nodeid}", file=sys.stderr)
+                state()._stats.clear()
+                broken += 1
             seconds.append(sum(os.times()[:2]) - before)
             for function in state()._stats:
                 through[function].append(i)
+        if broken > len(seconds) // 20:
+            return 1
         with os.fdopen(out, "w") as file:
             json.dump([seconds, through], file)
         return 0
@@ -210,6 +245,10 @@ class Trials:
     def _try(self, session: pytest.Session, name: str, tests: list[int], out: int) -> int:
         """Run `tests` with a mutant, and write which one has failed."""
         os.environ["MUTANT_UNDER_TEST"] = name
+        function = name.rpartition("__mutmut_")[0]
+        if function in AT_IMPORT:
+            module, _, function = function.rpartition(".")
+            vars(sys.modules[module])[function.removeprefix("x_")]()
         for i in tests:
             if self._run(session, i):
                 os.write(out, str(i).encode())
@@ -248,16 +287,20 @@ def difference(name: str) -> str:
     return "\n".join(line for line in lines if not line.startswith(("---", "+++", "@@")))
 
 
-def files() -> Iterator[Path]:
-    package = ROOT / "xplayers"
-    yield from sorted(package.glob("layers/*.py"))
-    yield from sorted(package.glob("losses/*.py"))
+def matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+
+
+def _option(arguments: list[str], name: str, default: float) -> str | float:
+    return next((a.partition("=")[2] for a in arguments if a.startswith(f"{name}=")), default)
 
 
 def main(arguments: list[str]) -> int:
-    libraries = [a for a in arguments if a.startswith("--xp")] or ["--xp=numpy"]
-    every = next((int(a.partition("=")[2]) for a in arguments if a.startswith("--every=")), 1)
-    asked = [a for a in arguments if not a.startswith("--")]
+    part = PARTS[next((a for a in arguments if a in PARTS), "layers")]
+    libraries = [a for a in arguments if a.startswith("--xp")] or [f"--xp={part.libraries}"]
+    every = int(_option(arguments, "--every", 1))
+    most = float(_option(arguments, "--seconds", math.inf))
+    asked = [a for a in arguments if not a.startswith("--") and a not in PARTS]
     RESULTS.parent.mkdir(exist_ok=True)
     names = []
     with tempfile.TemporaryDirectory() as folder:
@@ -266,7 +309,7 @@ def main(arguments: list[str]) -> int:
         shutil.copy(ROOT / "pyproject.toml", folder)
         os.chdir(folder)
         sys.path.insert(0, folder)
-        for path in files():
+        for path in matching(ROOT / "xplayers", part.files):
             place = path.relative_to(ROOT)
             module = ".".join(place.with_suffix("").parts)
             if asked and not any(str(place).endswith(a) or module in a for a in asked):
@@ -276,9 +319,10 @@ def main(arguments: list[str]) -> int:
             found = [f"{module}.{name}" for name in found]
             names += [n for n in found if not asked or n in asked or str(place)[9:] in asked]
         names = names[::every]
-        chosen = [f"tests/test_{name}.py" for name in TESTS]
+        tests = matching(Path("tests"), [f"test_{name}.py" for name in part.tests])
+        chosen = list(map(str, tests))
         options = ["-q", "-s", "-p", "no:cacheprovider", "--assert=plain", "--tb=short", *libraries]
-        trials = Trials(names)
+        trials = Trials(names, most)
         pytest.main([*options, *chosen], plugins=[trials])
         if trials.finished:
             report(names, trials.survivors)
