@@ -14,7 +14,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,8 @@ from xplayers._tape import is_cast, is_where
 
 if TYPE_CHECKING:
     from xplayers._trace import Program
+
+LARGEST = 1 << 53  # integers beyond it are rounded on their way to floating point, more than once
 
 EXACT: dict[Any, str] = {
     np.add: "{} + {}",
@@ -44,32 +46,34 @@ EXACT: dict[Any, str] = {
 }
 
 
+COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)
+
+
 class Kernel:
     """The loop of a program, for arrays of one shape."""
 
     def __init__(self, program: Program, loop: Callable[..., None]) -> None:
         self._loop = loop
         self._made = [k for k, alias in enumerate(program.aliases) if alias is None]
+        self._numbers = program.source.numbers
 
     def __call__(self, operands: Sequence[Any], outs: Sequence[np.ndarray]) -> None:
-        flat = [_flat(a) if isinstance(a, np.ndarray) else float(a) for a in operands]
+        flat = [_flat(a) for a in operands if isinstance(a, np.ndarray)]
+        numbers = self._numbers
+        if numbers is not None:
+            flat += numbers(*[a for a in operands if not isinstance(a, np.ndarray)])
         self._loop(*flat, *[_flat(outs[k]) for k in self._made])
 
     def bound(
         self, arrays: Sequence[np.ndarray], outs: Sequence[np.ndarray]
     ) -> Callable[..., None]:
         """Return ``run(*scalars)``, which does the same on this one-dimensional memory."""
-        loop, made = self._loop, [outs[k] for k in self._made]
+        loop, made, numbers = self._loop, [outs[k] for k in self._made], self._numbers
+        if numbers is not None:
+            return lambda *scalars: loop(*arrays, *numbers(*scalars), *made)
         # A call without scalars, as those of an activation, goes right to the machine code.
         without = functools.partial(loop, *arrays, *made)
-
-        def run(*scalars: Any) -> None:
-            if scalars:
-                loop(*arrays, *[float(s) for s in scalars], *made)
-            else:
-                without()
-
-        return run
+        return lambda *scalars: without()
 
 
 def compiled(program: Program) -> Kernel | None:
@@ -78,24 +82,48 @@ def compiled(program: Program) -> Kernel | None:
         return None
     try:
         import numba
-    except ImportError as error:  # one that has not heard of this NumPy
+    except Exception as error:  # one that has not heard of this NumPy
         warnings.warn(f"xplayers: numba cannot be used: {error}", stacklevel=2)
         return None
-
-    dtype = next(d for d in program.dtypes if d != np.bool_)
-    defined: dict[str, Any] = {
-        "D": dtype.type, "sqrt": np.sqrt, "inf": math.inf, "nan": math.nan,
-    }  # fmt: skip
-    exec(program.source, defined)
-    loop: Any = numba.njit(defined["kernel"], nogil=True, error_model="numpy")
-    return Kernel(program, loop)
+    source = program.source
+    if source.of_ties and not _ties_are_second():
+        return None
+    defined: dict[str, Any] = {"D": source.dtype.type, "sqrt": np.sqrt}
+    exec(source.text, defined)
+    try:
+        loop: Any = numba.njit(defined["kernel"], nogil=True, error_model="numpy")
+        kernel = Kernel(program, loop)
+        # Here, where nothing has been written: what Numba cannot do is left to the ufuncs.
+        given = [np.empty(0, s.dtype) if isinstance(s, np.ndarray) else s
+                 for s in program.samples[: program.n_operands]]  # fmt: skip
+        with np.errstate(all="ignore"):
+            kernel(given, [
+                np.empty(0, dtype) if alias is None else given[alias]
+                for dtype, alias in zip(program.result_dtypes, program.aliases, strict=True)
+            ])  # fmt: skip
+    except Exception:
+        return None
+    return kernel
 
 
 def _flat(a: np.ndarray) -> np.ndarray:
     return a if a.ndim == 1 else a.reshape(-1)
 
 
-def exact_source(program: Program) -> str | None:
+class Source(NamedTuple):
+    """The loop of a program in Python, as Numba takes it."""
+
+    text: str
+    dtype: np.dtype  # of all numbers in the loop
+    numbers: Callable[..., list[float]] | None  # of the scalars, those that the loop takes
+    of_ties: bool  # whether it has to choose between 0.0 and -0.0
+
+
+class _Inexact(Exception):
+    """Something in a program is no operation of the list above in one dtype."""
+
+
+def exact_source(program: Program) -> Source | None:
     """Return the source of the loop, or None if an operation is not among the exact ones.
 
     For ``p - lr * g``, written over ``p``, it is ::
@@ -109,45 +137,122 @@ def exact_source(program: Program) -> str | None:
                 v4 = v0 - v3
                 x0[i] = v4
     """
-    floats = {d for d in program.dtypes if d != np.bool_}
-    if floats not in ({np.dtype("float32")}, {np.dtype("float64")}):
+    floats = program.dtypes - {np.dtype(np.bool_)}
+    if len(floats) != 1 or not floats <= {np.dtype("float32"), np.dtype("float64")}:
         return None
-    arrays = set(program.arrays)
-    names = {r: f"x{r}" if r in arrays else f"s{r}" for r in range(program.n_operands)}
-    names |= {r: repr(value) for r, value in program.constants.items()}
-    once = []
-    for operation, inputs, made in program.once:
-        if operation not in EXACT:
+    try:
+        return _Exact(program, *floats).source()
+    except _Inexact:
+        return None
+
+
+class _Exact:
+    """Writes the loop of a program whose numbers all have one dtype, `D` in the source.
+
+    What is computed from scalars alone is Python's, once a call.
+    """
+
+    def __init__(self, program: Program, dtype: np.dtype) -> None:
+        self.program, self.dtype = program, dtype
+        self.numbers: list[int] = []  # scalars that the loop takes
+
+    def source(self) -> Source:
+        program = self.program
+        steps = [f"v{r} = x{r}[i]" for r in program.arrays]
+        for operation, inputs, made in program.recorded:
+            steps.append(f"v{made} = {self._step(operation, inputs, made)}")
+        own = []
+        for k, r in enumerate(program.results):
+            alias = program.aliases[k]
+            own += [f"y{k}"] if alias is None else []
+            steps.append(f"{f'y{k}' if alias is None else f'x{alias}'}[i] = v{r}")
+        parameters = [f"x{r}" for r in program.arrays] + [f"s{r}" for r in self.numbers] + own
+        lines = [
+            f"def kernel({', '.join(parameters)}):",
+            *[f"    c{r} = D(s{r})" for r in self.numbers],
+            f"    for i in range(len(x{program.arrays[0]})):",
+            *[f"        {step}" for step in steps],
+        ]
+        ties = any(operation in (np.maximum, np.minimum) for operation, *_ in program.recorded)
+        return Source("\n".join(lines), self.dtype, self._scalars(), ties)
+
+    def _step(self, operation: Any, inputs: tuple[int, ...], made: int) -> str:
+        """Return the expression of an operation; its numbers have the dtype that NumPy gives."""
+        truth = self._is_truth(made)
+        if is_cast(operation) and not truth:
+            return self._number(inputs[0])
+        if is_where(operation):
+            condition, *both = inputs
+            if not any(self._is_array(r) for r in both):
+                raise _Inexact  # PyTorch has another dtype for it than NumPy
+            a, b = (self._truth(r) if truth else self._number(r) for r in both)
+            return f"{a} if {self._truth(condition)} else {b}"
+        if operation not in EXACT or truth != (operation in COMPARISONS):
+            raise _Inexact
+        if truth and all(self._is_truth(r) for r in inputs if self._is_array(r)):
+            return EXACT[operation].format(*[self._truth(r) for r in inputs])
+        return EXACT[operation].format(*[self._number(r) for r in inputs])
+
+    def _is_array(self, r: int) -> bool:
+        return isinstance(self.program.samples[r], np.ndarray)
+
+    def _is_truth(self, r: int) -> bool:
+        sample = self.program.samples[r]
+        return type(sample) is bool or getattr(sample, "dtype", None) == np.bool_
+
+    def _number(self, r: int) -> str:
+        """Return the expression of a register as a number of the dtype."""
+        if self._is_array(r):
+            return f"D(v{r})" if self._is_truth(r) else f"v{r}"
+        sample = self.program.samples[r]
+        if isinstance(sample, np.generic):  # it has a say in the dtype
+            if sample.dtype not in (self.dtype, np.bool_):
+                raise _Inexact
+        elif type(sample) is int and r >= self.program.n_operands and not self._is_small(r):
+            raise _Inexact
+        if r not in self.numbers:
+            self.numbers.append(r)
+        return f"c{r}"
+
+    def _is_small(self, r: int) -> bool:
+        """Whether it is an integer that is known, and exact in floating point."""
+        return r in self.program.constants and abs(self.program.constants[r]) <= LARGEST
+
+    def _truth(self, r: int) -> str:
+        """Return the expression of a register that is a truth value."""
+        if not self._is_truth(r):
+            raise _Inexact
+        return f"v{r}" if self._is_array(r) else f"({self._number(r)} != 0)"
+
+    def _scalars(self) -> Callable[..., list[float]] | None:
+        """Return ``numbers(*scalars)``: what the loop takes."""
+        program = self.program
+        if not self.numbers:
             return None
-        names[made] = f"s{made}"
-        once.append(f"s{made} = {EXACT[operation].format(*[names[r] for r in inputs])}")
-    scalars = set(names) - arrays
-    steps = [f"v{r} = x{r}[i]" for r in program.arrays]
-    narrowed = set()  # scalars have the dtype of the arrays where they meet them
-    for operation, inputs, made in program.recorded:
-        narrowed |= scalars & set(inputs)
-        given = [f"c{r}" if r in scalars else f"v{r}" for r in inputs]
-        if operation in EXACT:
-            steps.append(f"v{made} = {EXACT[operation].format(*given)}")
-        elif is_cast(operation) and program.samples[made].dtype != np.bool_:
-            steps.append(f"v{made} = D({given[0]})")
-        elif is_where(operation):
-            steps.append(f"v{made} = {given[1]} if {given[0]} else {given[2]}")
-        else:
-            return None
-    parameters = [names[r] for r in range(program.n_operands)]
-    for k, r in enumerate(program.results):
-        alias = program.aliases[k]
-        if alias is None:
-            parameters.append(f"y{k}")
-        steps.append(f"{f'y{k}' if alias is None else f'x{alias}'}[i] = v{r}")
-    lines = [
-        *once,
-        *[f"c{r} = D({names[r]})" for r in sorted(narrowed)],
-        f"for i in range(len(x{program.arrays[0]})):",
-        *[f"    {step}" for step in steps],
-    ]
-    return "\n".join([f"def kernel({', '.join(parameters)}):", *[f"    {line}" for line in lines]])
+        names = [f"s{r}" for r in range(program.n_operands) if not self._is_array(r)]
+        defined: dict[str, Any] = {f"s{r}": value for r, value in program.constants.items()}
+        lines = []
+        for k, (operation, inputs, made) in enumerate(program.once):
+            defined[f"f{k}"] = operation
+            lines.append(f"s{made} = f{k}({', '.join(f's{r}' for r in inputs)})")
+        lines.append(f"return [{', '.join(f'float(s{r})' for r in self.numbers)}]")
+        body = "\n".join(f"    {line}" for line in lines)
+        exec(f"def numbers({', '.join(names)}):\n{body}", defined)
+        return defined["numbers"]
+
+
+@functools.cache
+def _ties_are_second() -> bool:
+    """Whether NumPy takes the second of two equal values here, as the loops do: of 0.0 and -0.0."""
+    zeros = np.zeros(67), np.full(67, -0.0)
+    for dtype in ("float32", "float64"):
+        for a, b in (zeros, zeros[::-1]):
+            a, b = a.astype(dtype), b.astype(dtype)
+            for ufunc in (np.maximum, np.minimum):
+                for second in (b, b[0].item()):
+                    if (np.signbit(ufunc(a, second)) != np.signbit(b)).any():
+                        return False
+    return True
 
 
 @functools.cache

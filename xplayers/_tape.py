@@ -6,7 +6,11 @@ sample of one element, so dtypes come from NumPy itself and no promotion rule is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+import operator
+import struct
+import types
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +22,22 @@ class Untraceable(Exception):
     """The function does something that is not a ufunc, a cast or ``where``."""
 
 
-class _Value(np.lib.mixins.NDArrayOperatorsMixin):
+def _number(function: Callable[..., Any], swapped: bool = False) -> Any:
+    def method(self: _Value, other: Any) -> _Value:
+        a, b = (other, self) if swapped else (self, other)
+        return self.tape.arithmetic(function, (a, b))
+
+    return method
+
+
+def _refused(self: _Value, *args: Any) -> Any:
+    raise Untraceable
+
+
+class _Value:
     """A stand-in for an operand or an intermediate result."""
+
+    __array_priority__ = 1000.0  # NumPy's scalars leave operators to it
 
     def __init__(self, tape: Tape, register: int, sample: Any) -> None:
         self.tape, self.register, self.sample = tape, register, sample
@@ -33,25 +51,68 @@ class _Value(np.lib.mixins.NDArrayOperatorsMixin):
         return not isinstance(self.sample, np.ndarray)
 
     def astype(self, dtype: Any, copy: bool = True) -> _Value:
+        if self.scalar:  # of NumPy: Python's have no such method
+            cast = operator.methodcaller("astype", dtype)
+            return self.tape.record(cast, (self,), cast(self.sample))
         return self.tape.record(Cast(), (self,), self.sample.astype(dtype))
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> _Value:
-        if method != "__call__" or kwargs or ufunc.nout != 1:
+        if method != "__call__" or kwargs or ufunc.nout != 1 or ufunc.signature is not None:
             raise Untraceable
-        samples = self.tape.samples(inputs)
-        with np.errstate(all="ignore"):
-            return self.tape.record(ufunc, inputs, ufunc(*samples))
+        return self.tape.apply(ufunc, inputs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> _Value:
         if func is not np.where or len(args) != 3 or kwargs:
             raise Untraceable
-        samples = self.tape.samples(args)
-        if not any(isinstance(sample, np.ndarray) for sample in samples):
-            raise Untraceable
-        return self.tape.record(where_into, args, np.where(*samples))
+        return self.tape.where(*args)
 
-    def __bool__(self) -> bool:
-        raise Untraceable
+    __bool__ = __float__ = __int__ = __index__ = __complex__ = __array__ = __iter__ = _refused
+    __hash__ = object.__hash__
+
+    __add__, __radd__ = _number(operator.add), _number(operator.add, swapped=True)
+    __sub__, __rsub__ = _number(operator.sub), _number(operator.sub, swapped=True)
+    __mul__, __rmul__ = _number(operator.mul), _number(operator.mul, swapped=True)
+    __truediv__, __rtruediv__ = _number(operator.truediv), _number(operator.truediv, swapped=True)
+    __floordiv__ = _number(operator.floordiv)
+    __rfloordiv__ = _number(operator.floordiv, swapped=True)
+    __mod__, __rmod__ = _number(operator.mod), _number(operator.mod, swapped=True)
+    __pow__, __rpow__ = _number(operator.pow), _number(operator.pow, swapped=True)
+    __and__, __rand__ = _number(operator.and_), _number(operator.and_, swapped=True)
+    __or__, __ror__ = _number(operator.or_), _number(operator.or_, swapped=True)
+    __xor__, __rxor__ = _number(operator.xor), _number(operator.xor, swapped=True)
+    __lshift__, __rlshift__ = _number(operator.lshift), _number(operator.lshift, swapped=True)
+    __rshift__, __rrshift__ = _number(operator.rshift), _number(operator.rshift, swapped=True)
+    __lt__, __le__ = _number(operator.lt), _number(operator.le)
+    __gt__, __ge__ = _number(operator.gt), _number(operator.ge)
+    __eq__, __ne__ = _number(operator.eq), _number(operator.ne)
+    # They write into an array, which may be an operand.
+    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _refused
+    __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refused
+
+    def __neg__(self) -> _Value:
+        return self.tape.arithmetic(operator.neg, (self,))
+
+    def __pos__(self) -> _Value:
+        return self.tape.arithmetic(operator.pos, (self,))
+
+    def __abs__(self) -> _Value:
+        return self.tape.arithmetic(abs, (self,))
+
+    def __invert__(self) -> _Value:
+        return self.tape.arithmetic(operator.invert, (self,))
+
+
+# What the operators of Python do where there is an array.
+_UFUNCS: dict[Any, np.ufunc] = {
+    operator.add: np.add, operator.sub: np.subtract, operator.mul: np.multiply,
+    operator.truediv: np.divide, operator.floordiv: np.floor_divide, operator.mod: np.remainder,
+    operator.and_: np.bitwise_and, operator.or_: np.bitwise_or, operator.xor: np.bitwise_xor,
+    operator.lshift: np.left_shift, operator.rshift: np.right_shift,
+    operator.lt: np.less, operator.le: np.less_equal, operator.gt: np.greater,
+    operator.ge: np.greater_equal, operator.eq: np.equal, operator.ne: np.not_equal,
+    operator.neg: np.negative, operator.pos: np.positive, abs: np.absolute,
+    operator.invert: np.invert,
+}  # fmt: skip
 
 
 class _Namespace:
@@ -81,8 +142,18 @@ class Cast:
 
 
 def where_into(condition: Any, a: Any, b: Any, out: np.ndarray) -> None:
-    np.copyto(out, b)
-    np.copyto(out, a, where=condition)
+    np.copyto(out, _cast_as_where_does(b, out))
+    np.copyto(out, _cast_as_where_does(a, out), where=condition)
+
+
+def _cast_as_where_does(a: Any, out: np.ndarray) -> Any:
+    """Return an integer of Python by way of int64, where others do not ask whether it fits."""
+    return np.asarray(a).astype(out.dtype) if type(a) is int else a
+
+
+def power_into(a: Any, b: Any, out: np.ndarray) -> None:
+    # The operator takes a square, a root or a quotient where `numpy.power` does not.
+    np.copyto(out, a**b)
 
 
 class Tape:
@@ -95,18 +166,57 @@ class Tape:
         self.once: list[Step] = []  # scalars only: once a call
         self.steps: list[Step] = []  # once a block
 
+    power: Any = staticmethod(power_into)  # what an array is raised to a power by
+
     def samples(self, inputs: Sequence[Any]) -> list[Any]:
         """Return the samples of the inputs of an operation."""
         return [i.sample if isinstance(i, _Value) else i for i in inputs]
 
+    def arithmetic(self, function: Callable[..., Any], inputs: tuple) -> _Value:
+        """Record an operator of Python.
+
+        Numbers alone are left to Python, which makes Python numbers of them, without a dtype.
+        """
+        if all(i.scalar if isinstance(i, _Value) else _is_number(i) for i in inputs):
+            if function is operator.pow:  # a float, or a complex number: that depends on the values
+                raise Untraceable
+            with np.errstate(all="ignore"):
+                return self.record(function, inputs, function(*self.samples(inputs)))
+        if function is not operator.pow:
+            return self.apply(_UFUNCS[function], inputs)
+        base, exponent = inputs
+        a, b = self.samples(inputs)
+        if type(exponent) in (int, float) and exponent == 2 and a.dtype.kind == "f":
+            return self.apply(np.square, (base,))
+        with np.errstate(all="ignore"):
+            return self.record(self.power, inputs, a**b)
+
+    def apply(self, ufunc: Any, inputs: tuple) -> _Value:
+        """Record a ufunc. That of numbers alone is a scalar of NumPy, which has a dtype."""
+        samples = self.samples(inputs)
+        arrays = any(isinstance(s, np.ndarray) for s in samples)
+        if not arrays and any(type(s) is int for s in samples):
+            raise Untraceable  # their dtype depends on how large they are
+        with np.errstate(all="ignore"):
+            return self.record(ufunc, inputs, ufunc(*samples))
+
+    def where(self, condition: Any, a: Any, b: Any) -> _Value:
+        """Record ``where``."""
+        samples = self.samples((condition, a, b))
+        if not any(isinstance(sample, np.ndarray) for sample in samples):
+            raise Untraceable
+        if not isinstance(samples[0], np.ndarray):
+            condition = self.record(operator.truth, (condition,), bool(samples[0]))
+        elif condition.dtype != np.bool_:
+            condition = condition.astype(np.bool_)
+        return self.record(where_into, (condition, a, b), np.where(*samples))
+
     def record(self, operation: Any, inputs: Sequence[Any], sample: Any) -> _Value:
+        """Write down one operation, which has made `sample` of the samples of its inputs."""
         values = [i if isinstance(i, _Value) else self.constant(i) for i in inputs]
-        scalars = all(v.scalar for v in values)
-        if scalars:
-            sample = np.asarray(sample).item()  # a Python number, so that it stays weak
         value = _Value(self, len(self.registers), sample)
         self.registers.append(sample)
-        where = self.once if scalars else self.steps
+        where = self.once if all(v.scalar for v in values) else self.steps
         where.append((operation, tuple(v.register for v in values), value.register))
         return value
 
@@ -117,7 +227,9 @@ class Tape:
         """
         try:
             results = function(_Namespace(), *self.operands)
-        except (TypeError, ValueError, AttributeError) as error:  # what NumPy cannot dispatch
+        except Untraceable:
+            raise
+        except Exception as error:  # what NumPy cannot dispatch, and errors of the function itself
             raise Untraceable from error
         many = isinstance(results, tuple)
         values = results if many else (results,)
@@ -129,8 +241,64 @@ class Tape:
         return [v.register for v in values], many
 
     def constant(self, value: Any) -> _Value:
-        if not isinstance(value, (bool, int, float)):
+        if not _is_number(value):
             raise Untraceable
         self.constants[len(self.registers)] = value
         self.registers.append(value)
         return _Value(self, len(self.registers) - 1, value)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether it is a real number of Python, which has no dtype, or a scalar of NumPy."""
+    return type(value) in (bool, int, float) or isinstance(value, _SCALARS)
+
+
+_SCALARS = (np.bool_, np.integer, np.floating)
+
+
+# Values of these types are what they say, as long as they are there.
+_SAYING = frozenset({
+    bool, int, str, bytes, type(None), type, np.ufunc, types.FunctionType,
+    types.BuiltinFunctionType,
+})  # fmt: skip
+_bits = struct.Struct("d").pack  # which tell 0.0 from -0.0, and are equal of what is no number
+
+
+def constants_key(options: Mapping[str, Any]) -> tuple | None:
+    """Return what tells the options of one program from those of all others.
+
+    None where nothing does: a list, an array or an object with attributes may change.
+    """
+    key: list[Any] = []
+    try:
+        for name, value in options.items():
+            kind = type(value)
+            if kind is float:
+                key += (name, kind, _bits(value))
+            elif kind in _SAYING:
+                key += (name, kind, value)
+            else:
+                key += (name, *value_key(value))
+    except Untraceable:
+        return None
+    return tuple(key)
+
+
+def value_key(value: Any) -> tuple:
+    """Return what is equal for the very same value alone: 1, 1.0 and True differ."""
+    kind = type(value)
+    if kind in _SAYING or getattr(kind, "is_constant", False) is True:
+        return kind, value
+    if kind is float:
+        return kind, _bits(value)
+    if isinstance(value, np.dtype):
+        return kind, value
+    if isinstance(value, (np.bool_, np.number)):
+        return kind, value.tobytes()
+    if isinstance(value, tuple):
+        return kind, *map(value_key, value)
+    if dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen:
+        fields = [f.name for f in dataclasses.fields(kind)]
+        if [*getattr(value, "__dict__", fields)] == fields:
+            return kind, *[value_key(getattr(value, name)) for name in fields]
+    raise Untraceable

@@ -74,7 +74,7 @@ class Program:
         met = {r for _, inputs, _ in tape.once for r in inputs}
         self.combined = [r for r in range(self.n_operands) if r in met]  # scalars with scalars
         self.dtypes = {s.dtype for s in tape.registers if isinstance(s, np.ndarray)}
-        self.source: str | None = None  # for it, if all operations are exactly rounded
+        self.source: Any = None  # for it, if all operations are exactly rounded
         self.kernel: Any = None  # what it has made of that
         self.work = 0  # elements so far
         tape.steps = _fused(tape, results)
@@ -176,7 +176,7 @@ class _Source:
         self.calls: list[str] = []
         for operation, inputs, made in tape.once:
             given = ", ".join(names[r] for r in inputs)
-            self.once.append(f"{names[made]} = {self._define('f', operation)}({given}).item()")
+            self.once.append(f"{names[made]} = {self._define('f', operation)}({given})")
 
     def add(self, tape: Tape, step: Step) -> None:
         """Add one step."""

@@ -9,6 +9,7 @@ arrays it can be one kernel, on request: see `xplayers.cuda`.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import math
@@ -18,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import is_floating, namespace, on_host
-from xplayers._jit import compiled, elements_before, exact_source
+from xplayers._jit import LARGEST, compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._parallel import share, usable_cores
 from xplayers._recording import StandIn
 from xplayers._roots import with_exact_root
-from xplayers._tape import Untraceable
+from xplayers._tape import Untraceable, constants_key
 from xplayers._trace import Program, trace
 from xplayers.cuda.switch import is_fused
 
@@ -38,6 +39,8 @@ PLAIN = 4096  # up to this size the operators of the function itself cost less t
 # product OpenBLAS keeps its threads spinning for 100 ms, and they take the other cores.
 THREADED = 3_000_000
 THREADED_KERNEL = 500_000  # machine code needs no interpreter lock, and waits for memory alone
+
+MOST = 256  # programs of one function that are kept
 
 _NUMPY = (np.ndarray, np.generic)
 
@@ -80,6 +83,8 @@ def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = 
 
 class _Elementwise:
     """The callable that `elementwise` returns."""
+
+    is_constant = True  # as an option of another one
 
     def __init__(self, function: Callable[..., Any], integers: bool) -> None:
         functools.update_wrapper(self, function)
@@ -178,12 +183,27 @@ class _Elementwise:
     def _program(
         self, values: list, kinds: list, aliases: list, options: dict[str, Any]
     ) -> Program | None:
-        key = (*kinds, None, *aliases, *[(k, type(v), v) for k, v in options.items()])
+        constants = constants_key(options) if options else ()
+        if constants is None:
+            return None
+        key = (*kinds, None, *aliases, *constants)
         try:
             return self._programs[key]
         except KeyError:
-            program = self._programs[key] = self._trace(values, tuple(aliases), options)
+            program = self._trace(values, tuple(aliases), options)
+            self.keep(key, program)
             return program
+
+    def keep(self, key: Any, program: Any) -> None:
+        """Keep a program, and forget the oldest one where there are many.
+
+        An option that is another number in each call leads to a program a call.
+        """
+        programs = self._programs
+        if len(programs) >= MOST:
+            with contextlib.suppress(StopIteration, RuntimeError):  # of another thread
+                programs.pop(next(iter(programs)), None)
+        programs[key] = program
 
     def _count(self, program: Program, elements: int) -> None:
         """Compile a program that has been run over enough elements."""
@@ -331,6 +351,8 @@ def _fit(operands: tuple, out: Any) -> tuple[list, tuple, list, list] | None:
     None, unless all arrays are contiguous and of one shape.
     """
     shape = operands[0].shape
+    if not shape:  # the others are arrays too, and NumPy makes scalars of results
+        return None
     values, kinds = [], []
     for a in operands:
         kind: Any = type(a)
@@ -341,7 +363,10 @@ def _fit(operands: tuple, out: Any) -> tuple[list, tuple, list, list] | None:
         elif kind is not float:
             a = _scalar(a)
             kind = type(a)
-            if kind is np.ndarray:
+            if kind is int:
+                if not -LARGEST <= a <= LARGEST:
+                    return None
+            elif kind not in (float, bool):
                 return None
         values.append(a)
         kinds.append(kind)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._tape import Untraceable
+from xplayers._tape import Untraceable, constants_key, value_key
 from xplayers.cuda.rows import table_of
 from xplayers.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, translate
 
@@ -135,7 +135,7 @@ def evaluate_rows(
             results.append(function(*row, out=out, **options))
             continue
         plan, made = found
-        scalars = [a if isinstance(a, float | int) else id(a)
+        scalars = [value_key(a) if isinstance(a, float | int) else id(a)
                    for r, a in enumerate(row) if r not in plan.kernel.arrays]  # fmt: skip
         alike.setdefault((plan, row[0].data.device_id, *scalars), []).append((row, made))
         results.append(made if plan.kernel.many else made[0])
@@ -157,12 +157,15 @@ def _prepared(
     if fit is None:
         return None
     kinds, outs, aliases = fit
-    place = "cuda rows" if rows else "cuda"
-    key = (place, *kinds, None, *aliases, *[(k, type(v), v) for k, v in options.items()])
+    constants = constants_key(options)
+    if constants is None:
+        return None
+    key = ("cuda rows" if rows else "cuda", *kinds, None, *aliases, *constants)
     try:
         plan = function._programs[key]
     except KeyError:
-        plan = function._programs[key] = _plan(function, operands, kinds, aliases, options, rows)
+        plan = _plan(function, operands, kinds, aliases, options, rows)
+        function.keep(key, plan)
     if plan is None:
         return None
     dtypes = plan.kernel.result_dtypes

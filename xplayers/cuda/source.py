@@ -169,7 +169,7 @@ class Kernel:
         registers = {**self.constants, **dict(enumerate(operands))}
         with np.errstate(all="ignore"):  # as on the GPU
             for operation, inputs, made in self.once:
-                registers[made] = operation(*[registers[r] for r in inputs]).item()
+                registers[made] = operation(*[registers[r] for r in inputs])
             return [dtype.type(registers[r]) for r, dtype in self.scalars]
 
 
@@ -244,6 +244,8 @@ def translate(
 
 class _Tape(Tape):
     """Gives Python numbers the dtype of bfloat16 values too, where NumPy would make float32."""
+
+    power = np.power
 
     def samples(self, inputs: Sequence[Any]) -> list[Any]:
         samples = super().samples(inputs)
@@ -428,7 +430,9 @@ def _lines(depth: int, lines: Sequence[str]) -> str:
 
 
 def _weak(number: Any) -> Any:
-    """Return what stands for a Python number where NumPy looks for the loop of a ufunc."""
+    """Return what stands for a number where NumPy looks for the loop of a ufunc."""
+    if isinstance(number, np.generic):
+        return number.dtype
     return np.dtype(bool) if isinstance(number, bool) else type(number)
 
 
