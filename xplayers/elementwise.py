@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import is_floating, namespace, on_host
+from xplayers._arrays import check_real, converted, is_floating, namespace, on_host
 from xplayers._jit import LARGEST, compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._parallel import share, usable_cores
@@ -105,12 +105,8 @@ class _Elementwise:
     def __call__(self, *operands: Any, out: Any = None, **options: Any) -> Any:
         first = operands[0]
         xp = namespace(first, self.__name__, "the first operand")
-        if not self.integers and not is_floating(first):
-            message = (
-                f"{self.__name__}: the array is {first.dtype}; expected floating-point values. "
-                "Convert it: xp.astype(x, xp.float32)."
-            )
-            raise TypeError(message)
+        if not is_floating(first):
+            self._check_integers(first)
         if isinstance(first, StandIn):
             return self._recorded(xp, operands, out, options)
         if isinstance(first, _NUMPY):
@@ -133,6 +129,17 @@ class _Elementwise:
                 return results
         results = self.function(xp, *operands, **options)
         return results if out is None else _write(xp, results, out)
+
+    def _check_integers(self, first: Any) -> None:
+        """Check the first operand, which is not floating-point."""
+        if self.integers:
+            check_real(self.__name__, "the array", first)
+            return
+        hint = converted("x", first.dtype, "float32")
+        message = (
+            f"{self.__name__}: the array is {first.dtype}; expected floating-point values. {hint}"
+        )
+        raise TypeError(message)
 
     def if_fused(self, *operands: Any, **options: Any) -> Any:
         """Return ``call(*operands)`` of CuPy arrays that are to be kernels; else as it stands.

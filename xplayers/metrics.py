@@ -10,6 +10,7 @@ from xplayers._arrays import (
     namespace,
     on_host,
     out_of_range,
+    signed,
     size,
 )
 
@@ -111,4 +112,4 @@ def _classes(a: Array, y: Array, owner: str) -> Array:
     if not is_integer(a):
         message = f"{owner}: t is {a.dtype}; labels are integers."
         raise TypeError(message)
-    return a
+    return signed(a)

@@ -17,6 +17,7 @@ from xplayers._arrays import (
     namespace,
     on_host,
     out_of_range,
+    signed,
     widened,
 )
 from xplayers._checks import integer
@@ -134,7 +135,7 @@ class Embedding(_Table):
     integer_input = True
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        W, xp = arrays["W"], namespace(x)
+        W, xp, x = arrays["W"], namespace(x), signed(x)
         n = W.shape[0]
         flat = xp.reshape(x, (math.prod(x.shape),))
         if on_host(x):

@@ -7,7 +7,9 @@ from typing import Any
 
 from xplayers._arrays import (
     Array,
+    check_floating,
     check_off_tape,
+    check_real,
     dtype_is_half,
     dtype_name,
     is_floating,
@@ -93,9 +95,9 @@ def check_kept(owner: str, name: str, value: Any, kind: str) -> None:
     """Check that `value` is an array that a layer can keep."""
     namespace(value, owner, name)
     check_off_tape(owner, name, value)
-    if kind == "params" and not is_floating(value):
-        message = f"{owner}: {name} is {value.dtype}; expected floating-point values."
-        raise TypeError(message)
+    if kind == "params":
+        check_floating(owner, name, value)
+    check_real(owner, name, value)
 
 
 def check_shape(name: str, value: Array, old: Array) -> None:
