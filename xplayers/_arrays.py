@@ -70,6 +70,8 @@ def _first_sight(x: Array, owner: object, name: str) -> Namespace:
         message = (
             f"{owner}: {name} is a {type(x).__name__}; pass a plain array: np.asarray({name})."
         )
+        if isinstance(x, np.ma.MaskedArray):
+            message = f"{message[:-1]} drops the mask, {name}.filled(0) takes 0 for what is hidden."
         raise TypeError(message)
     if not array_api_compat.is_array_api_obj(x):
         raise TypeError(_not_an_array(x, owner, name))
@@ -148,8 +150,15 @@ def _is_one_of(dtype: DType, names: tuple[str, ...]) -> bool:
 
 
 def signed(x: Array) -> Array:
-    """Return integers in a dtype to compute with: PyTorch's of 16 bits and more have a sign."""
-    if library(x) == "torch" and dtype_name(x.dtype) in ("uint16", "uint32", "uint64"):
+    """Return integers in a dtype to compute with, int64 for unsigned ones that meet no others.
+
+    PyTorch has few operations for 16 unsigned bits and more, and the standard no dtype for both
+    int64 and uint64.
+    """
+    if isinstance(x, np.ndarray):
+        return x
+    meet_no_others = ("uint16", "uint32", "uint64") if library(x) == "torch" else ("uint64",)
+    if dtype_name(x.dtype) in meet_no_others:
         xp = namespace(x)
         return xp.astype(x, xp.int64)
     return x
@@ -473,7 +482,9 @@ def move(
     aborts the process on negative strides (``torch.from_dlpack``).
     """
     namespace(x, "move")
-    check_dtype("move", x.dtype)
+    if dtype_name(x.dtype) not in _DTYPES:
+        message = f"move: x is {x.dtype}; expected numbers. {converted('x', x.dtype, 'float32')}"
+        raise TypeError(message)
     floating = is_floating(x)
     if like is not None:
         namespace(like, "move", "like")
@@ -504,6 +515,8 @@ def _upload(values: np.ndarray, xp: Namespace, device: Any, dtype: DType) -> Arr
     name = None if dtype is None else dtype_name(dtype)
     if name not in (None, "bfloat16"):  # on the host: the device may not have the dtype of `values`
         values = np.asarray(values, dtype=name)
+    if dtype_name(values.dtype) == "bfloat16":  # of ml_dtypes, which not every library reads
+        values = values.astype(np.float32)
     if not values.dtype.isnative:
         values = values.astype(values.dtype.newbyteorder("="))
     if any(stride < 0 for stride in values.strides) or not values.flags.writeable:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import check_real, converted, is_floating, namespace, on_host
+from xplayers._checks import function as checked
 from xplayers._jit import LARGEST, compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._parallel import share, usable_cores
@@ -78,7 +79,8 @@ def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = 
     """
     if function is None:
         return functools.partial(elementwise, integers=integers)
-    return _Elementwise(function, integers)
+    expected = "a function of a namespace and arrays"
+    return _Elementwise(checked("elementwise", "function", function, expected), integers)
 
 
 class _Elementwise:
@@ -103,8 +105,8 @@ class _Elementwise:
         return self.__qualname__  # pickled by name, as functions are
 
     def __call__(self, *operands: Any, out: Any = None, **options: Any) -> Any:
-        first = operands[0]
-        xp = namespace(first, self.__name__, "the first operand")
+        first = operands[0] if operands else None
+        xp = namespace(first, self.__name__)
         if not is_floating(first):
             self._check_integers(first)
         if isinstance(first, StandIn):
@@ -133,12 +135,10 @@ class _Elementwise:
     def _check_integers(self, first: Any) -> None:
         """Check the first operand, which is not floating-point."""
         if self.integers:
-            check_real(self.__name__, "the array", first)
+            check_real(self.__name__, "x", first)
             return
         hint = converted("x", first.dtype, "float32")
-        message = (
-            f"{self.__name__}: the array is {first.dtype}; expected floating-point values. {hint}"
-        )
+        message = f"{self.__name__}: x is {first.dtype}; expected floating-point values. {hint}"
         raise TypeError(message)
 
     def if_fused(self, *operands: Any, **options: Any) -> Any:

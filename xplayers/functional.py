@@ -6,11 +6,13 @@ Every function takes an array of any shape and of any library, and computes ther
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from xplayers._arrays import (
     Array,
     Namespace,
     check_floating,
+    check_real,
     check_same,
     dtype_name,
     is_half,
@@ -18,6 +20,7 @@ from xplayers._arrays import (
     namespace,
     widened,
 )
+from xplayers._checks import integer
 from xplayers.elementwise import elementwise
 
 __all__ = [
@@ -359,9 +362,19 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
     """
     xp = namespace(x, "softmax")
     check_floating("softmax", "x", x)
+    _check_axis("softmax", x, axis)
     e = xp.exp(_below_largest(xp, x, axis))
     e /= xp.sum(e, axis=axis, keepdims=True)
     return xp.astype(e, x.dtype) if is_half(x) else e
+
+
+def _check_axis(owner: str, x: Array, axis: Any) -> None:
+    n = len(x.shape)
+    if type(axis) is int and -n <= axis < n:
+        return
+    if not -n <= integer(owner, "axis", axis, least=None) < n:
+        message = f"{owner}: axis is {axis}, and x has shape {tuple(x.shape)}."
+        raise ValueError(message)
 
 
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
@@ -381,6 +394,7 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """
     xp = namespace(x, "log_softmax")
     check_floating("log_softmax", "x", x)
+    _check_axis("log_softmax", x, axis)
     z = _below_largest(xp, x, axis)
     z -= xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
     return xp.astype(z, x.dtype) if is_half(x) else z
@@ -432,8 +446,14 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
     prediction negative and caps every loss at 16.1. Here a probability is taken to be at least the
     smallest normal number, so the loss of a perfect prediction is 0 and none is infinite.
     """
-    xp = namespace(y, "cross_entropy_error", "y")
-    check_same("cross_entropy_error", "t", t, y, like_name="y")
+    owner = "cross_entropy_error"
+    xp = namespace(y, owner, "y")
+    check_same(owner, "t", t, y, like_name="y")
+    check_floating(owner, "y", y)
+    check_real(owner, "t", t)
+    if not y.shape:
+        message = f"{owner}: y has shape (); expected (n, c), or (c,) for one sample."
+        raise ValueError(message)
     smallest = 2.3e-308 if dtype_name(y.dtype) == "float64" else 1.2e-38
     logs = xp.log(xp.maximum(widened(xp, y), smallest))
     shape, given = tuple(y.shape), tuple(t.shape)

@@ -11,6 +11,7 @@ import numpy as np
 from xplayers._arrays import (
     Array,
     asarray,
+    check_real,
     device,
     is_floating,
     is_half,
@@ -18,6 +19,7 @@ from xplayers._arrays import (
     namespace,
     to_numpy,
 )
+from xplayers._checks import function, instance, integer, positive
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 
@@ -54,6 +56,9 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float | None = No
     array([ 6., -2.])
     """
     namespace(x, "numerical_gradient")
+    function("numerical_gradient", "f", f, "a function of an array")
+    if h is not None:
+        h = positive("numerical_gradient", "h", h)
     if not is_floating(x) or is_half(x):
         message = f"numerical_gradient: x is {x.dtype}; expected float64 or float32."
         raise TypeError(message)
@@ -99,7 +104,15 @@ def check_gradients(
     AssertionError
         With the name of the gradient and both numbers.
     """
-    xp = namespace(x, "check_gradients")
+    owner = "check_gradients"
+    instance(owner, "layer", layer, (Layer, Loss), "a layer or a loss")
+    xp = namespace(x, owner)
+    check_real(owner, "x", x)
+    for i, a in enumerate(inputs, 1):
+        if a is not None:
+            namespace(a, owner, f"input {i}")
+            check_real(owner, f"input {i}", a)
+    seed, rtol = integer(owner, "seed", seed, least=0), positive(owner, "rtol", rtol)
     info = xp.__array_namespace_info__()
     if "float64" not in info.dtypes(device=device(x), kind="real floating"):
         xp = np

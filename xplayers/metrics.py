@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from xplayers._arrays import (
     Array,
+    check_real,
     check_same,
     device,
     is_integer,
@@ -13,6 +14,7 @@ from xplayers._arrays import (
     signed,
     size,
 )
+from xplayers._checks import integer
 
 __all__ = ["accuracy", "confusion_matrix"]
 
@@ -68,6 +70,7 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
     """
     xp = namespace(y, "confusion_matrix", "y")
     check_same("confusion_matrix", "t", t, y, like_name="y")
+    classes = None if classes is None else integer("confusion_matrix", "classes", classes)
     if classes is not None and len(y.shape) == 1:
         predicted, target = y, t
         if not (is_integer(y) and is_integer(t)):
@@ -101,6 +104,7 @@ def _classes(a: Array, y: Array, owner: str) -> Array:
     xp = namespace(y, owner, "y")
     check_same(owner, "t", a, y, like_name="y")
     shape, given = tuple(y.shape), tuple(a.shape)
+    check_real(owner, "y" if a is y else "t", a)
     if len(shape) < 2:
         message = f"{owner}: y has shape {shape}; expected (n, c)."
         raise ValueError(message)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from xplayers._arrays import Array, asarray, device, namespace
+from xplayers._checks import generator, integer
 from xplayers.initializers import Rng
 
 __all__ = ["random_flip", "random_shift"]
@@ -51,12 +50,14 @@ def random_shift(x: Array, largest: int, rng: Rng = None) -> Array:
     """
     xp = namespace(x, "random_shift")
     n, channels, height, width = _images("random_shift", x)
+    largest = integer("random_shift", "largest", largest, least=None)
+    rng = generator("random_shift", "rng", rng)
     if largest < 0:
         message = f"random_shift: largest is {largest}; expected 0 or more."
         raise ValueError(message)
-    here, integer = device(x), xp.arange(0).dtype
-    drawn = np.random.default_rng(rng).integers(-largest, largest, (2, n), endpoint=True)
-    shifts = asarray(drawn, x, integer)
+    here, kind = device(x), xp.arange(0).dtype
+    drawn = rng.integers(-largest, largest, (2, n), endpoint=True)
+    shifts = asarray(drawn, x, kind)
     down, right = xp.reshape(shifts[0, ...], (n, 1)), xp.reshape(shifts[1, ...], (n, 1))
     # Where each pixel comes from; the place of one from outside is any, as it becomes zero.
     rows = xp.arange(height, device=here) + down
@@ -100,7 +101,7 @@ def random_flip(x: Array, rng: Rng = None) -> Array:
     """
     xp = namespace(x, "random_flip")
     n = _images("random_flip", x)[0]
-    chosen = asarray(np.random.default_rng(rng).integers(0, 2, n) == 1, x, xp.bool)
+    chosen = asarray(generator("random_flip", "rng", rng).integers(0, 2, n) == 1, x, xp.bool)
     return xp.where(xp.reshape(chosen, (n, 1, 1, 1)), xp.flip(x, axis=-1), x)
 
 

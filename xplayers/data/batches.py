@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-
-from xplayers._arrays import Array, asarray, check_same, device, namespace
+from xplayers._arrays import Array, asarray, check_real, check_same, device, namespace
+from xplayers._checks import flag, generator, integer
 from xplayers.initializers import Rng
 
 __all__ = ["minibatches"]
@@ -48,10 +47,22 @@ def minibatches(
     >>> [labels.tolist() for _, labels in minibatches(x, t, 2)]
     [[0, 1], [2, 3], [4]]
     """
-    xp = namespace(x, "minibatches")
-    check_same("minibatches", "t", t, x)
+    owner = "minibatches"
+    xp = namespace(x, owner)
+    check_same(owner, "t", t, x)
+    check_real(owner, "x", x)
+    check_real(owner, "t", t)
+    batch_size = integer(owner, "batch_size", batch_size, least=None)
     if batch_size < 1:
         message = f"minibatches: batch_size is {batch_size}; expected 1 or more."
+        raise ValueError(message)
+    drop_last = flag(owner, "drop_last", drop_last)
+    rng = None if rng is None else generator(owner, "rng", rng)
+    if not x.shape or not t.shape:
+        message = (
+            f"minibatches: x has shape {tuple(x.shape)}, t has shape {tuple(t.shape)}; "
+            "expected an axis of samples."
+        )
         raise ValueError(message)
     n = x.shape[0]
     if t.shape[0] != n:
@@ -60,7 +71,7 @@ def minibatches(
     if rng is None:
         order = xp.arange(n, device=device(x))
     else:
-        order = asarray(np.random.default_rng(rng).permutation(n), x, xp.arange(0).dtype)
+        order = asarray(rng.permutation(n), x, xp.arange(0).dtype)
     return _batches(x, t, order, batch_size, n - n % batch_size if drop_last else n)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, as_namespace, device, library_name, namespace
+from xplayers._arrays import Array, as_namespace, check_real, device, library_name, namespace
+from xplayers._checks import flag, function, generator, integer
 from xplayers.initializers import Rng
 
 __all__ = ["Batches"]
@@ -99,17 +100,25 @@ class Batches:
                     "Arrays of other libraries are in their place already: use minibatches."
                 )
                 raise TypeError(message)
+            namespace(a, "Batches", name)
+            if a.dtype.kind not in "iufb" or a.dtype.isnative:  # batches have the bytes in order
+                check_real("Batches", name, a)
         if x.shape[:1] != t.shape[:1] or not x.ndim:
             message = (
                 f"Batches: x has shape {x.shape}, t has shape {t.shape}; expected as many targets "
                 "as samples."
             )
             raise ValueError(message)
+        batch_size = integer("Batches", "batch_size", batch_size, least=None)
         if batch_size < 1:
             message = f"Batches: batch_size is {batch_size}; expected 1 or more."
             raise ValueError(message)
+        if rng is not None:
+            generator("Batches", "rng", rng)
+        if transform is not None:
+            function("Batches", "transform", transform, "a function of a batch x and a generator")
         self.x, self.t, self.batch_size, self.rng = x, t, batch_size, rng
-        self.drop_last, self.transform = drop_last, transform
+        self.drop_last, self.transform = flag("Batches", "drop_last", drop_last), transform
         self._xp, self._device = _place(like, xp, device)
 
     def __len__(self) -> int:
@@ -156,7 +165,7 @@ class Batches:
 
 def _place(like: Array, xp: Any, where: Any) -> tuple[Any, Any]:
     if like is not None:
-        return namespace(like), device(like) if where is None else where
+        return namespace(like, "Batches", "like"), device(like) if where is None else where
     return as_namespace(np if xp is None else xp), where
 
 

@@ -13,7 +13,6 @@ from xplayers._arrays import (
     Namespace,
     check_same,
     device,
-    is_floating,
     is_half,
     is_integer,
     namespace,
@@ -298,7 +297,7 @@ class MultiHeadAttention(Layer):
         if tuple(key_mask.shape) != (x.shape[0], keys):
             message = f"{self}: key_mask has shape {tuple(key_mask.shape)};"
             raise ValueError(message + f" expected {(x.shape[0], keys)}.")
-        if is_floating(key_mask):
+        if not (is_integer(key_mask) or key_mask.dtype == namespace(key_mask).bool):
             message = f"{self}: key_mask is {key_mask.dtype}; expected bool or integers."
             raise TypeError(message)
 

@@ -126,7 +126,6 @@ class Loss(Remembering):
                 check_same(self, name, buffer, scores, like_name="scores")
         check_same(self, "target", target, scores, like_name="scores")
         check_off_tape(self, "target", target)
-        check_real(self, "target", target)
         self.check(scores, target)
         return self.apply(self._store.buffers, scores, target)
 
