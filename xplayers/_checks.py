@@ -221,7 +221,7 @@ def one_by_one(owner: object, name: str, values: tuple[Any, ...], call: str, lea
 def call_of(kind: type) -> str:
     """Return the call that makes a `kind`, with the arguments that it needs: ``Relu()``."""
     name, make = kind.__name__, kind.__init__
-    if hasattr(kind, "init"):
+    if isinstance(inspect.getattr_static(kind, "init", None), classmethod):
         name, make = f"{name}.init", kind.init
     return f"{name}({', '.join(needed(make))})"
 

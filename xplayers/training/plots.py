@@ -12,15 +12,13 @@ from xplayers._arrays import Array, to_numpy
 from xplayers._files import AnyPath, in_full
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
+from xplayers.training.columns import MEASURES
 from xplayers.training.layerwise import layer_outputs
 from xplayers.training.surroundings import notebook
 
 __all__ = ["plot_activations", "plot_confusion_matrix", "plot_curves", "plot_mistakes"]
 
 Figure = Any  # matplotlib.figure.Figure; there are no types without matplotlib
-
-# Columns that are no curve of how good the network is.
-_BESIDE = ("epoch", "step", "lr", "seconds", "samples_per_s")
 
 
 def plot_curves(
@@ -52,7 +50,7 @@ def plot_curves(
     ValueError
         If there is nothing to draw.
     """
-    names = [name for name in columns if name not in _BESIDE]
+    names = [name for name in columns if name not in MEASURES]
     if not names or not len(columns[names[0]]):
         message = "plot_curves: there is nothing in the history; train first."
         raise ValueError(message)

@@ -8,6 +8,7 @@ import time
 from typing import Any, TextIO
 
 from xplayers._checks import choice, shown
+from xplayers.training.columns import MEASURES
 from xplayers.training.events import Event
 from xplayers.training.history import text
 from xplayers.training.surroundings import Stream, notebook, watched, writable
@@ -118,7 +119,7 @@ def _epoch(event: Event) -> str:
 
 def _of(row: Any, skip: tuple[str, ...] = ()) -> str:
     """Return losses and metrics of a row in words."""
-    skip = (*skip, "epoch", "step", "lr", "seconds", "samples_per_s")
+    skip = (*skip, *MEASURES)
     return "  ".join(f"{name} {text(value)}" for name, value in row.items() if name not in skip)
 
 

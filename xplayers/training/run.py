@@ -15,7 +15,7 @@ from xplayers._arrays import Array, to_numpy
 from xplayers.data.batches import minibatches
 from xplayers.saving import put
 from xplayers.training.blocks import BLOCK, fetched
-from xplayers.training.checkpoint import Checkpoint
+from xplayers.training.checkpoint import Checkpoint, File
 from xplayers.training.events import Event
 from xplayers.training.guard import (
     NonFiniteLoss,
@@ -25,7 +25,8 @@ from xplayers.training.guard import (
     is_out_of_memory,
 )
 from xplayers.training.history import History, Row
-from xplayers.training.surroundings import warn
+from xplayers.training.identity import differences, is_pair, largest_is_best
+from xplayers.training.surroundings import say, warn
 
 LATEST = 1.0  # seconds after which losses come over, however few they are
 RETRY = 60.0  # seconds after which a checkpoint that could not be written is tried again
@@ -94,8 +95,16 @@ class Snapshot:
 class Run:
     """The training of a `Trainer`, from the beginning or from a checkpoint to its end."""
 
-    def __init__(self, trainer: Any, source: Source, validation: Any, history: History) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        source: Source,
+        validation: Any,
+        history: History,
+        identity: Mapping[str, Any] | None = None,
+    ) -> None:
         self.trainer, self.source, self.validation = trainer, source, validation
+        self.identity = identity or {}  # which checkpoints keep
         self.history = history
         self.position = Position()
         self.best: Mapping[str, Array] | None = None  # parameters and buffers
@@ -213,10 +222,7 @@ class Run:
         trainer, p = self.trainer, self.position
         name = trainer.monitor or ("loss" if self.validation is None else "val_loss")
         value = row[name]
-        largest = trainer.mode == "max"
-        if trainer.mode == "auto":
-            largest = not name.endswith(("loss", "error"))
-        better = value > p.best if largest else value < p.best
+        better = value > p.best if largest_is_best(name, trainer.mode) else value < p.best
         if better or (math.isnan(p.best) and not math.isnan(value)):
             p.best, p.best_epoch = value, p.epoch + 1
             if trainer.restore_best:
@@ -311,7 +317,7 @@ class Run:
         if self.best is not None:
             state["best"] = self.best
         metadata = {
-            "run": self._identity(),
+            "run": self.identity,
             "position": dataclasses.asdict(p),
             "history": list(self.history),
         }
@@ -326,19 +332,20 @@ class Run:
         self._emit("checkpoint")
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go back to the last checkpoint, if there is one."""
+        """Go back to the last checkpoint, if there is one; of another run nothing is taken."""
         trainer, net = self.trainer, self.trainer.net
+        newest = checkpoint.newest()
+        if newest is None:
+            say(
+                f"Trainer.fit: there is no checkpoint in {checkpoint.folder} to go on from; the "
+                "run begins with its first step."
+            )
+            return
+        self._check_same(newest)
         for x, _ in itertools.islice(self.source.batches(0), 1):
             net._ready(x)  # what is restored goes to where the network is
-        saved = checkpoint.restore(net)
-        if saved is None:
-            return
+        saved = checkpoint.give(net, newest)
         state = saved.state or {}
-        was, now = saved.metadata["run"], self._identity()
-        changed = [f"{k} was {was[k]}, is {now[k]}" for k in now if was[k] != now[k]]
-        if changed:
-            message = f"Trainer: {saved.path} is of another run: {', '.join(changed)}."
-            raise ValueError(message)
         trainer.train_step.state = state["step"]
         self.best = state.get("best")
         self.position = Position(**saved.metadata["position"])
@@ -347,15 +354,31 @@ class Run:
         self.history.best_epoch = self.position.best_epoch or None
         self.saved, self._kept = str(saved.path), (self.position.epoch, self.position.step)
 
-    def _identity(self) -> dict[str, Any]:
-        """Return what has to be the same in a run that goes on."""
-        trainer, arrays = self.trainer, self.source.t is not None
-        return {
-            "batch_size": trainer.batch_size,
-            "accumulate": trainer.accumulate,
-            "seed": trainer.seed,
-            "samples": self.source.samples if arrays else None,
-        }
+    def _check_same(self, file: File) -> None:
+        """Check that a checkpoint is one of this run, before anything of it is taken."""
+        metadata, epochs = file.record["metadata"], self.trainer.epochs
+        if not {"run", "position", "history"} <= metadata.keys():
+            message = (
+                f"Trainer: {file.path} was not written by a Trainer. load({str(file.path)!r}, net) "
+                "takes its parameters, and Checkpoint.restore all of it."
+            )
+            raise ValueError(message)
+        changed = differences(metadata["run"], self.identity)
+        if changed:
+            message = (
+                f"Trainer: {file.path} is of another run: {', '.join(changed)}. Go on with what "
+                "was, or begin a run in another folder; load(path, net) takes the parameters alone."
+            )
+            raise ValueError(message)
+        position = metadata["position"]
+        done, part = position["epoch"], position["batch"] > 0
+        if done + part > epochs:
+            words = f"{done} epochs" + (" and a part of the next" if part else "")
+            message = (
+                f"Trainer: {file.path} has done {words}; epochs is {epochs}. Take "
+                f"epochs={done + part} or more, or load(path, net), to have its parameters."
+            )
+            raise ValueError(message)
 
     def _memory_advice(self) -> str:
         trainer = self.trainer
@@ -370,8 +393,3 @@ class Run:
             f"{-(-n // parts)} samples, or a smaller batch_size; precision=MixedPrecision() and "
             "Recompute(...) around layers need less for each sample."
         )
-
-
-def is_pair(data: Any) -> bool:
-    """Whether `data` are samples and targets rather than batches."""
-    return isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")

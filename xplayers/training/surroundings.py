@@ -38,6 +38,13 @@ def warn(message: str) -> None:
         return
 
 
+def say(message: str) -> None:
+    """Write a line to stderr: what is no fault, and what people want to know."""
+    stream = Stream(sys.stderr)
+    stream.write(f"{message}\n")
+    stream.flush()
+
+
 class Stream:
     """A text stream for what somebody may look at: where nothing can be written, nothing is.
 

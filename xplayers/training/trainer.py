@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
-from xplayers._arrays import Array, check_same, is_floating, namespace
+from xplayers._arrays import Array
+from xplayers._checks import call_of, flag, instance, shown
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer, clip_by_norm
 from xplayers.training.accumulation import AccumulatedStep
 from xplayers.training.checkpoint import Checkpoint
+from xplayers.training.columns import checked_metrics
 from xplayers.training.evaluation import Metrics, default_metrics, evaluate
 from xplayers.training.events import Event
 from xplayers.training.history import History
+from xplayers.training.identity import identity
+from xplayers.training.inspection import check_data, check_values
 from xplayers.training.progress import Progress
-from xplayers.training.run import Run, Source, is_pair
+from xplayers.training.run import Run, Source
 from xplayers.training.step import TrainStep
 
 __all__ = ["Trainer"]
@@ -140,6 +145,9 @@ class Trainer:
         progress: bool | str = True,
         **options: Any,
     ) -> None:
+        instance("Trainer", "net", net, Layer, "a network, as Sequential")
+        instance("Trainer", "loss", loss, Loss, "a loss, as SoftmaxWithLoss()")
+        instance("Trainer", "optimizer", optimizer, Optimizer, "an optimizer, as Adam()")
         for name, value, least in (
             ("batch_size", batch_size, 1),
             ("epochs", epochs, 0),
@@ -158,21 +166,34 @@ class Trainer:
             if value not in choices:
                 message = f"Trainer: {name} is {value!r}; expected one of {choices}."
                 raise ValueError(message)
+        if not isinstance(monitor, str | None):
+            message = f"Trainer: monitor is {shown(monitor)}; expected the name of a column."
+            raise TypeError(message)
         if not isinstance(checkpoint, Checkpoint | None):
             message = f"Trainer: checkpoint is {checkpoint!r}; expected Checkpoint(folder, ...)."
             raise TypeError(message)
+        flag("Trainer", "train_metrics", train_metrics)
+        if restore_best is not None:
+            flag("Trainer", "restore_best", restore_best)
+        _check_options(options)
+        self.reduce_grads, self.clip_norm = options.get("reduce_grads"), clip_norm
         if clip_norm is not None:
             options["reduce_grads"] = _clipped(clip_norm, options.get("reduce_grads"))
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
-        self.metrics = dict(default_metrics(loss) if metrics is None else metrics)
+        metrics = default_metrics(loss) if metrics is None else metrics
+        self.metrics = checked_metrics("Trainer", metrics)
         self.train_metrics = train_metrics
         self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
         self.accumulate = accumulate
         self.patience, self.monitor, self.mode = patience, monitor, mode
         self.restore_best = patience is not None if restore_best is None else restore_best
         self.checkpoint, self.on_nonfinite = checkpoint, on_nonfinite
-        self.callbacks = list(callbacks)
+        self.callbacks = _checked_callbacks(callbacks)
+        if not isinstance(progress, bool | str | None):
+            message = f"Trainer: progress is {shown(progress)}; expected True, False or a style."
+            hint = " A Progress goes into callbacks=[...], with progress=False."
+            raise TypeError(message + hint * isinstance(progress, Progress))
         if progress:
             self.callbacks.append(Progress("auto" if progress is True else progress))
         self.train_step = (
@@ -204,8 +225,11 @@ class Trainer:
             What to evaluate on after each epoch.
         resume : bool
             Go on from the last checkpoint, to the same bits as if nothing had happened; without one
-            begin. `epochs` may be larger than it was. Batches that are no arrays have to come in
-            the same order again.
+            begin, and say so on stderr. `epochs` may be larger than it was; the data and all other
+            options that change the results have to be those of before. Data are told by shape,
+            dtype and a digest of their values, of an array above 64 MiB by one of 256 blocks of it.
+            Batches that are no list and no `Batches` are not looked at, and have to come in the
+            same order again. A checkpoint of an earlier version, without a digest, is believed.
 
         Returns
         -------
@@ -215,22 +239,38 @@ class Trainer:
         Raises
         ------
         ValueError
-            If shapes do not fit, there are no samples, or the checkpoint is that of another run.
+            If shapes or labels do not fit, there are no samples, the checkpoint is that of another
+            run, or more epochs are done than `epochs`.
         TypeError
             If libraries, devices or dtypes do not fit.
         NonFiniteLoss
             If a loss is inf or NaN, unless ``on_nonfinite="ignore"``.
         MemoryError
             If memory runs out, of any library, with what to do about it.
+        OSError
+            If the folder of the checkpoint cannot be written to.
+
+        Warns
+        -----
+        RuntimeWarning
+            If a checkpoint cannot be written, or is damaged.
 
         Notes
         -----
         Called again, it goes through all epochs again, from the parameters that there are.
         """
-        self._check(x, t, validation, again=self.epochs > 1 or resume)
+        flag("Trainer.fit", "resume", resume)
+        several = self.epochs > 1
+        check_data(x, t, validation, again=several or resume, again_validation=several)
+        self._check_monitor(validation)
+        check_values(self.net, self.loss, x, t, validation)
         source, checkpoint = Source(x, t, self.batch_size, self.seed), self.checkpoint
         self.history = History()
-        self._run = Run(self, source, validation, self.history)
+        about = None
+        if checkpoint is not None:
+            checkpoint.check(self.net)
+            about = identity(self, x, t, validation)
+        self._run = Run(self, source, validation, self.history, about)
         try:
             if checkpoint is not None and resume:
                 self._run.resume(checkpoint)
@@ -269,65 +309,63 @@ class Trainer:
         if self._run is not None:
             self._run.stopped = "callback"
 
-    def _check(self, x: Any, t: Array | None, validation: Any, *, again: bool) -> None:
-        """Check what would otherwise go wrong after the first epoch."""
-        if t is not None:
-            _check_pair("x", x, "t", t)
-            if x.shape[0] == 0:
-                message = f"Trainer.fit: x has shape {tuple(x.shape)}; there are no samples."
-                raise ValueError(message)
-        elif hasattr(x, "shape") or is_pair(x):
-            what = "x is a tuple of two arrays" if is_pair(x) else "t is missing"
-            message = f"Trainer.fit: {what}; expected fit(x, t) or fit(batches)."
-            raise TypeError(message)
-        elif not callable(x):
-            _check_batches("batches", x, again=again)
-        if is_pair(validation):
-            _check_pair("validation x", validation[0], "validation t", validation[1])
-            if t is not None:
-                _check_alike(validation[0], x)
-        elif validation is not None:
-            _check_batches("validation", validation, again=self.epochs > 1)
+    def _check_monitor(self, validation: Any) -> None:
         known = ["loss", *(self.metrics if self.train_metrics else ())]
         if validation is not None:
             known += [f"val_{name}" for name in ("loss", *self.metrics)]
         if self.monitor not in (None, *known):
             message = f"Trainer: monitor is {self.monitor!r}; expected one of {', '.join(known)}."
+            what = (self.monitor or "").removeprefix("val_")
+            if validation is None and what in ("loss", *self.metrics):
+                message += f" val_{what} needs fit(..., validation=(x, t))."
             raise ValueError(message)
 
 
-def _check_pair(x_name: str, x: Array, t_name: str, t: Array) -> None:
-    namespace(x, "Trainer.fit", x_name)
-    check_same("Trainer.fit", t_name, t, x, like_name=x_name)
-    if x.shape[:1] != t.shape[:1]:
-        message = (
-            f"Trainer.fit: {x_name} has shape {tuple(x.shape)}, {t_name} has shape "
-            f"{tuple(t.shape)}; expected as many targets as samples."
-        )
-        raise ValueError(message)
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Check that all options are those of a step, and say where others belong."""
+    known = [
+        name
+        for name, p in inspect.signature(TrainStep.__init__).parameters.items()
+        if p.default is not p.empty
+    ]
+    for name in options:
+        if name not in known:
+            message = f"Trainer: there is no option {name}."
+            raise TypeError(f"{message} {_ELSEWHERE.get(name, '')}".rstrip())
 
 
-def _check_alike(x_val: Array, x: Array) -> None:
-    check_same("Trainer.fit", "validation x", x_val, x)
-    if is_floating(x) and x_val.dtype != x.dtype:
-        message = f"Trainer.fit: validation x is {x_val.dtype}; expected {x.dtype} as x."
+# Where people look for what is elsewhere here.
+_ELSEWHERE = {
+    "lr": "The optimizer has it: Adam(lr=0.001).",
+    "learning_rate": "The optimizer has it: Adam(lr=0.001).",
+    "validation": "It goes to fit(x, t, validation=(x, t)).",
+    "validation_data": "It goes to fit(x, t, validation=(x, t)).",
+    "validation_split": "Split before, and pass fit(x, t, validation=(x, t)).",
+    "resume": "It goes to fit(..., resume=True).",
+    "verbose": "progress=False shows nothing.",
+    "callback": "callbacks=[...] takes several.",
+    "early_stopping": "patience=3 stops after 3 epochs without a better one.",
+    **dict.fromkeys(("max_epochs", "n_epochs", "num_epochs"), "It is called epochs."),
+    **dict.fromkeys(("shuffle", "random_state", "rng"), "seed decides on the order of samples."),
+    **dict.fromkeys(("device", "xp", "dtype"), "The arrays decide: it trains where they are."),
+}
+
+
+def _checked_callbacks(callbacks: Any) -> list[Callable[[Event], Any]]:
+    if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
+        hint = f"callbacks=[{getattr(callbacks, '__name__', 'function')}]"
+        message = f"Trainer: callbacks is {shown(callbacks)}; expected functions in a list: {hint}."
         raise TypeError(message)
-
-
-def _check_batches(name: str, batches: Any, *, again: bool) -> None:
-    if not isinstance(batches, Iterable):
-        pair = "a tuple of two arrays, or " if name == "validation" else ""
-        message = (
-            f"Trainer.fit: {name} is a {type(batches).__name__}; expected {pair}an iterable of "
-            "batches (x, t)."
-        )
-        raise TypeError(message)
-    if again and isinstance(batches, Iterator):
-        message = (
-            f"Trainer.fit: {name} is an iterator, which can be gone through once only; pass a "
-            "list, a data loader or a function batches(epoch)."
-        )
-        raise ValueError(message)
+    found = list(callbacks)
+    for i, callback in enumerate(found):
+        if isinstance(callback, type) or not callable(callback):
+            message = (
+                f"Trainer: callbacks[{i}] is {shown(callback)}; expected a function of an Event."
+            )
+            if isinstance(callback, type):
+                message += f" Call the class: {call_of(callback)}."
+            raise TypeError(message)
+    return found
 
 
 def _clipped(

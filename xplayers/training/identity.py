@@ -1,0 +1,205 @@
+"""What tells one run of training from another: its data, and all options that change its results.
+
+A checkpoint keeps it, and a run goes on from a checkpoint of the same run alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import Array, dtype_name, to_numpy
+from xplayers.data.loading import Batches
+
+WHOLE = 2**26  # bytes of an array that are all looked at; of a larger one a sample is
+_SAMPLE = 2**24  # bytes of that sample
+_BLOCKS = 256  # it is of, evenly spaced
+_RATES = (0, 1, 2, 3, 10, 100, 1000, 10_000)  # steps at which a schedule of one's own is looked at
+
+
+def identity(trainer: Any, x: Any, t: Array | None, validation: Any) -> dict[str, Any]:
+    """Return what has to be the same in a run that goes on, as JSON has it.
+
+    Of data these are shape, dtype (integers of all widths are one: they train alike) and a digest
+    of the values. Of an array above 64 MiB that is one of 256 blocks which are evenly spaced, with
+    the first and the last samples. Of batches that are no list and no `Batches`, nothing is looked
+    at but how many there are. The names of functions count, not what is in them.
+    """
+    found = {
+        "batch_size": trainer.batch_size,
+        "accumulate": trainer.accumulate,
+        "seed": trainer.seed,
+        "samples": None if t is None else int(t.shape[0]),
+        **_data("", x, t),
+    }
+    given = validation if is_pair(validation) else (validation, None)
+    found |= _data("validation ", *given)
+    name = trainer.monitor or ("loss" if validation is None else "val_loss")
+    found |= {
+        "monitor": name,
+        "mode": "max" if largest_is_best(name, trainer.mode) else "min",
+        "patience": trainer.patience,
+        "restore_best": trainer.restore_best,
+        "metrics": list(trainer.metrics),
+        "train_metrics": trainer.train_metrics,
+        "clip_norm": trainer.clip_norm,
+        "reduce_grads": described(trainer.reduce_grads),
+        "precision": described(trainer.train_step.precision),
+        "loss": described(trainer.loss),
+        "optimizer": described(trainer.optimizer),
+        "network": _without_places(repr(trainer.net)).splitlines(),
+    }
+    return found
+
+
+def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return in words what differs; what an earlier version did not keep is passed over."""
+    words = []
+    for name in now:
+        if name not in was or was[name] == now[name]:
+            continue
+        before, after = was[name], now[name]
+        if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+            pairs = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+            before, after = ([str(pair[i]).strip() for pair in pairs] for i in (0, 1))
+        words.append(f"{name} was {_shown(before)}, is {_shown(after)}")
+    return words
+
+
+def _shown(value: Any) -> str:
+    return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def largest_is_best(name: str, mode: str) -> bool:
+    """Whether of a column the largest value is the best one."""
+    return mode == "max" or (mode == "auto" and not name.endswith(("loss", "error")))
+
+
+def is_pair(data: Any) -> bool:
+    """Whether `data` are samples and targets rather than batches."""
+    return isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")
+
+
+# Data
+
+
+def _data(prefix: str, x: Any, t: Array | None) -> dict[str, Any]:
+    batches = None
+    if t is not None:
+        x, t = digest(x), digest(t)
+    elif isinstance(x, Batches):
+        rng = "a generator" if isinstance(x.rng, np.random.Generator) else x.rng
+        batches = (
+            f"batch_size={x.batch_size}, rng={rng}, drop_last={x.drop_last}, "
+            f"transform={described(x.transform)}"
+        )
+        x, t = digest(x.x), digest(x.t)
+    elif isinstance(x, list | tuple):
+        x = _of_list(x)
+    elif x is not None:
+        kind = "function" if callable(x) else type(x).__name__
+        x = f"a {kind}" + (f" of {len(x)} batches" if hasattr(x, "__len__") else "")
+    return {f"{prefix}x": x, f"{prefix}t": t, f"{prefix}batches": batches}
+
+
+def _of_list(batches: list[Any] | tuple[Any, ...]) -> str:
+    """Return the digest of a list of batches: of all, or of some that are evenly spaced."""
+    chosen = (
+        sorted({round(i) for i in np.linspace(0, len(batches) - 1, _BLOCKS)}) if batches else []
+    )
+    most = WHOLE // max(len(chosen), 1)
+    words = [digest(a, most) for i in chosen for a in batches[i]]
+    return f"{len(batches)} batches {hashlib.sha256(repr(words).encode()).hexdigest()[:16]}"
+
+
+def digest(a: Array, most: int = WHOLE) -> str:
+    """Return dtype, shape and a digest of the values of an array of any library."""
+    dtype, shape = dtype_name(a.dtype), tuple(map(int, a.shape))
+    integers = "int" in dtype
+    size = math.prod(shape) * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
+    if size <= most:
+        a = to_numpy(a)
+    found = hashlib.sha256()
+    for begin, end in _blocks(shape, size, most):
+        values = to_numpy(a[begin:end, ...]) if shape else to_numpy(a)
+        kind = np.dtype("<i8") if integers else values.dtype.newbyteorder("<")
+        found.update(np.ascontiguousarray(values, dtype=kind).reshape(-1).view("u1").data)
+    return f"{'integers' if integers else dtype} {shape} {found.hexdigest()[:16]}"
+
+
+def _blocks(shape: tuple[int, ...], size: int, most: int) -> Iterator[tuple[int, int]]:
+    """Yield the first and last sample of each block that is looked at."""
+    rows = shape[0] if shape else 1
+    if not size:
+        return
+    row = size // rows
+    if size <= most:
+        block = max(2**20 // row, 1)
+        yield from ((i, i + block) for i in range(0, rows, block))
+        return
+    sample = min(_SAMPLE, most)
+    count = max(min(_BLOCKS, sample // row), 2)
+    block = max(sample // count // row, 1)
+    for i in sorted({int(i) for i in np.linspace(0, rows - block, count)}):
+        yield i, i + block
+
+
+# Options
+
+
+def described(value: Any, depth: int = 4) -> str:
+    """Return what an object is, with its options, in words that are the same in every process."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | float | complex | str):
+        return repr(value)
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"<{digest(value)}>"
+    if isinstance(value, type):
+        return value.__name__
+    if isinstance(value, functools.partial):
+        parts = [described(value.func), *map(described, value.args)]
+        parts += [f"{name}={described(v)}" for name, v in value.keywords.items()]
+        return f"partial({', '.join(parts)})"
+    if callable(value) and hasattr(value, "__name__"):
+        return value.__name__
+    if not depth:
+        return type(value).__name__
+    if isinstance(value, Mapping):
+        pairs = (f"{described(k)}: {described(v, depth - 1)}" for k, v in value.items())
+        return f"{{{', '.join(pairs)}}}"
+    if isinstance(value, list | tuple):
+        return f"({', '.join(described(v, depth - 1) for v in value)})"
+    return f"{type(value).__name__}({', '.join(_options(value, depth))})"
+
+
+def _options(value: Any, depth: int) -> Iterator[str]:
+    for name, option in getattr(value, "__dict__", {}).items():
+        if name.startswith("_") or name == "state":  # of an optimizer, which the checkpoint keeps
+            continue
+        yield f"{name}={described(option, depth - 1)}"
+        if name == "lr" and callable(option) and not dataclasses.is_dataclass(option):
+            yield from _rates(option)
+    for name, a in getattr(value, "arrays", {}).items():  # of a loss
+        yield f"{name}={described(a)}"
+
+
+def _rates(schedule: Callable[[Any], Any]) -> Iterator[str]:
+    """Yield what a schedule says, if it can be asked with a number: its name does not tell."""
+    try:
+        rates = [float(schedule(np.asarray(step, "int32"))) for step in _RATES]
+    except Exception:  # one that is of a library
+        return
+    yield f"rates={', '.join(f'{rate:.6g}' for rate in rates)}"
+
+
+def _without_places(text: str) -> str:
+    """Leave out where objects are in memory."""
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

@@ -1,0 +1,216 @@
+"""What is said of the data of a run before its first step, rather than after its first epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import (
+    Array,
+    check_same,
+    is_floating,
+    is_integer,
+    namespace,
+    on_host,
+    out_of_range,
+)
+from xplayers._checks import shown
+from xplayers.data.loading import Batches
+from xplayers.layers.base import Layer
+from xplayers.losses import Loss, SoftmaxWithLoss
+from xplayers.training.identity import is_pair
+
+OWNER = "Trainer.fit"
+
+
+def check_data(x: Any, t: Any, validation: Any, *, again: bool, again_validation: bool) -> None:
+    """Check the forms, libraries and dtypes of what a trainer is given.
+
+    Parameters
+    ----------
+    x, t, validation
+        As `Trainer.fit` gets them.
+    again, again_validation : bool
+        Whether batches are gone through more than once.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they do not fit.
+    """
+    if t is not None:
+        _check_pair("x", x, "t", t)
+    elif hasattr(x, "shape") or is_pair(x):
+        what = "x is a tuple of two arrays" if is_pair(x) else "t is missing"
+        message = f"{OWNER}: {what}; expected fit(x, t) or fit(batches)."
+        raise TypeError(message)
+    elif isinstance(x, Batches) or not callable(x):
+        _check_batches("batches", x, "an iterable of batches (x, t)", again=again)
+    if validation is None:
+        return
+    expected = "a tuple of two arrays, or an iterable of batches (x, t)"
+    if is_pair(validation) or _is_pair_of_other_things(validation):
+        _check_pair("validation x", validation[0], "validation t", validation[1])
+        first = (x, t) if t is not None else _first(x)
+        if first is not None:
+            _check_alike(validation, first)
+    else:
+        _check_batches("validation", validation, expected, again=again_validation)
+
+
+def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: Any) -> None:
+    """Check on the host whether labels fit the network, and elsewhere shapes that are new.
+
+    A batch of no samples goes through the network, by inference, where labels have to be held
+    against its scores, or where validation samples have another shape than those to train on.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If they do not fit.
+    """
+    first = (x, t) if t is not None else _first(x)
+    if first is None:
+        return
+    pair = validation if is_pair(validation) else None
+    if isinstance(loss, SoftmaxWithLoss) and t is not None and is_integer(t) and on_host(t):
+        try:
+            y = _predicted(net, x)
+        except Exception:  # the first step will say it in its own words
+            return
+        for name, labels in (("t", t), ("validation t", None if pair is None else pair[1])):
+            if labels is not None and is_integer(labels) and len(labels.shape) < len(y.shape):
+                _check_labels(name, labels, int(y.shape[-1]), loss.ignore_index)
+    if pair is not None and not _alike(pair, first):
+        _check_shapes(net, loss, *pair)
+
+
+def _check_pair(x_name: str, x: Any, t_name: str, t: Any) -> None:
+    for name, a in ((x_name, x), (t_name, t)):
+        kind = getattr(getattr(a, "dtype", None), "kind", "")
+        if isinstance(kind, str) and kind in tuple("OSUTMm"):
+            what = "names" if kind in tuple("OSUT") else "times"
+            hint = "names, t = numpy.unique(t, return_inverse=True) makes integers of names."
+            message = f"{OWNER}: {name} is {a.dtype}, {what}; expected numbers."
+            raise TypeError(f"{message} {hint}" if "t" in name.split() else message)
+    namespace(x, OWNER, x_name)
+    check_same(OWNER, t_name, t, x, like_name=x_name)
+    if not len(x.shape) or x.shape[:1] != t.shape[:1]:
+        message = (
+            f"{OWNER}: {x_name} has shape {tuple(x.shape)}, {t_name} has shape "
+            f"{tuple(t.shape)}; expected as many targets as samples."
+        )
+        raise ValueError(message)
+    if x.shape[0] == 0:
+        message = f"{OWNER}: {x_name} has shape {tuple(x.shape)}; there are no samples."
+        raise ValueError(message)
+
+
+def _check_alike(validation: tuple[Array, Array], first: tuple[Array, Array]) -> None:
+    """Check that validation samples are of the library and dtype of those to train on."""
+    x_val, x = validation[0], first[0]
+    check_same(OWNER, "validation x", x_val, x)
+    if is_floating(x) and x_val.dtype != x.dtype:
+        message = f"{OWNER}: validation x is {x_val.dtype}; expected {x.dtype} as x."
+        raise TypeError(message)
+    if len(x_val.shape) != len(x.shape):
+        message = (
+            f"{OWNER}: validation x has shape {tuple(x_val.shape)}; expected as many axes as x "
+            f"has, of shape {tuple(x.shape)}."
+        )
+        raise ValueError(message)
+
+
+def _is_pair_of_other_things(data: Any) -> bool:
+    """Whether it is a pair of lists, say, that somebody has taken for arrays."""
+    return (
+        isinstance(data, tuple)
+        and len(data) == 2
+        and not all(isinstance(part, tuple | list) and _is_batch(part) for part in data)
+    )
+
+
+def _check_batches(name: str, batches: Any, expected: str, *, again: bool) -> None:
+    what = ""
+    if hasattr(batches, "shape"):
+        what = shown(batches)
+    elif isinstance(batches, str | bytes | Mapping) or not isinstance(batches, Iterable):
+        what = f"a {type(batches).__name__}"
+    elif isinstance(batches, list | tuple):
+        wrong = [b for b in batches if not _is_batch(b)]
+        if wrong and hasattr(wrong[0], "shape"):
+            what = f"a {type(batches).__name__} of {len(batches)} arrays"
+        elif wrong:
+            what = f"a {type(batches).__name__} with {shown(wrong[0])} in it"
+    if what:
+        hint = ""
+        if isinstance(batches, float) and 0 < batches < 1:
+            hint = " Split the samples before: fit(x[k:], t[k:], validation=(x[:k], t[:k]))."
+        message = f"{OWNER}: {name} is {what}; expected {expected}.{hint}"
+        raise TypeError(message)
+    if again and isinstance(batches, Iterator):
+        message = (
+            f"{OWNER}: {name} is an iterator, which can be gone through once only; pass a "
+            "list, a data loader or a function batches(epoch)."
+        )
+        raise ValueError(message)
+    if name == "validation" and isinstance(batches, list | tuple) and not batches:
+        message = f"{OWNER}: validation has no batches; expected {expected}."
+        raise ValueError(message)
+
+
+def _is_batch(batch: Any) -> bool:
+    return (
+        isinstance(batch, tuple | list)
+        and len(batch) == 2
+        and all(hasattr(a, "shape") and hasattr(a, "dtype") for a in batch)
+    )
+
+
+def _first(batches: Any) -> tuple[Array, Array] | None:
+    """Return a batch, where it can be looked at without a pass having begun."""
+    if isinstance(batches, list | tuple) and batches:
+        return tuple(batches[0])
+    return None
+
+
+def _alike(pair: tuple[Array, Array], first: tuple[Array, Array]) -> bool:
+    return all(
+        tuple(a.shape[1:]) == tuple(b.shape[1:]) and a.dtype == b.dtype
+        for a, b in zip(pair, first, strict=True)
+    )
+
+
+def _check_shapes(net: Layer, loss: Loss, x: Array, t: Array) -> None:
+    try:
+        with np.errstate(all="ignore"):  # of the mean over nothing
+            loss.apply(loss.arrays, _predicted(net, x), t[:0, ...])
+    except (ValueError, TypeError) as error:
+        kind = ValueError if isinstance(error, ValueError) else TypeError
+        words = str(error).replace("(0,", f"({x.shape[0]},")  # none of them were looked at
+        message = (
+            f"{OWNER}: validation x has shape {tuple(x.shape)}, validation t has shape "
+            f"{tuple(t.shape)} and is {t.dtype}, which does not fit: {words}"
+        )
+        raise kind(message) from error
+
+
+def _predicted(net: Layer, x: Array) -> Array:
+    """Return the scores of no samples, whose shape tells that of all."""
+    with np.errstate(all="ignore"):
+        return net.predict(x[:0, ...])
+
+
+def _check_labels(name: str, t: Array, classes: int, ignored: int | None) -> None:
+    if ignored is not None:
+        xp = namespace(t)
+        t = xp.where(t == ignored, xp.zeros_like(t), t)
+    bad = out_of_range(t, classes)
+    if bad is not None:
+        message = (
+            f"{OWNER}: {name} has the label {bad}; expected 0 to {classes - 1}, as the network has "
+            f"{classes} scores."
+        )
+        raise ValueError(message)
