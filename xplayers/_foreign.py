@@ -5,7 +5,6 @@ They are looked up where there is nothing of that name, so a name of one's own a
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -134,6 +133,8 @@ def of_package(name: str, public: Iterable[str], functions: Iterable[str]) -> At
     ours = {n.replace("_", "").lower(): n for n in public}
     found = ""
     if not name.startswith("_"):
+        import difflib  # which a program without mistakes goes without
+
         close = difflib.get_close_matches(key, ours, 1, 0.8) or [""]
         found = ours.get(key) or PACKAGE.get(key) or ours.get(close[0])
     if name in functions:

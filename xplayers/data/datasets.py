@@ -4,12 +4,10 @@ Every function returns host arrays. Move them to a device once, before training
 (``x_train = xp.asarray(x_train)``); the parameters of a network follow the arrays they are given.
 """
 
-import gzip
 import math
 import os
 import struct
 import sys
-import zlib
 from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple, overload
@@ -240,6 +238,9 @@ def read_idx(path: AnyPath) -> np.ndarray:
     TypeError
         `path` is none.
     """
+    import gzip  # here, as below: most never need them
+    import zlib
+
     path = in_full(path, "read_idx")
     try:
         with opened(path) as file:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -116,7 +115,7 @@ def _of_list(batches: list[Any] | tuple[Any, ...]) -> str:
     )
     most = WHOLE // max(len(chosen), 1)
     words = [digest(a, most) for i in chosen for a in batches[i]]
-    return f"{len(batches)} batches {hashlib.sha256(repr(words).encode()).hexdigest()[:16]}"
+    return f"{len(batches)} batches {_sha256(repr(words).encode()).hexdigest()[:16]}"
 
 
 def digest(a: Array, most: int = WHOLE) -> str:
@@ -126,7 +125,7 @@ def digest(a: Array, most: int = WHOLE) -> str:
     size = math.prod(shape) * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
     if size <= most:
         a = to_numpy(a)
-    found = hashlib.sha256()
+    found = _sha256()
     for begin, end in _blocks(shape, size, most):
         values = to_numpy(a[begin:end, ...]) if shape else to_numpy(a)
         kind = np.dtype("<i8") if integers else values.dtype.newbyteorder("<")
@@ -149,6 +148,12 @@ def _blocks(shape: tuple[int, ...], size: int, most: int) -> Iterator[tuple[int,
     block = max(sample // count // row, 1)
     for i in sorted({int(i) for i in np.linspace(0, rows - block, count)}):
         yield i, i + block
+
+
+def _sha256(data: bytes = b"") -> Any:
+    import hashlib  # it loads OpenSSL, which takes 5 ms, and most never need it
+
+    return hashlib.sha256(data)
 
 
 # Options
