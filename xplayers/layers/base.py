@@ -26,12 +26,25 @@ from xplayers._arrays import (
 )
 from xplayers._checks import needed, shown
 from xplayers._foreign import NETWORK, of_object
-from xplayers.layers.stores import Live, Parameter, Store
+from xplayers.layers.stores import Live, Parameter, Store, settings_changed
+from xplayers.layers.ties import Ties
 
 Cache = tuple  # a nested tuple of arrays, self-contained
 
 
-class Remembering:
+class Observed:
+    """Whose attributes are settings, from which something may have been compiled."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        settings_changed()
+
+    def __delattr__(self, name: str) -> None:
+        object.__delattr__(self, name)
+        settings_changed()
+
+
+class Remembering(Observed):
     """What layers and losses have in common: a store, pending passes, and where the arrays are."""
 
     # How many passes may wait for their backward. A network that is evaluated with forward would
@@ -39,10 +52,13 @@ class Remembering:
     # layer to unroll it further by hand.
     pending_limit = 64
     _evaluation = "call predict"  # how to go forward and remember nothing, in words
+    _alone = True  # whether its own store is the only one
 
     _store: Store
     _stores: dict[str, Store]  # prefix -> store, each once
-    _pending: list[tuple[Any, Array]]  # caches and outputs of the passes forward: a stack
+    _ties: Ties  # between their parameters
+    # Of the passes forward, a stack: cache, output, and what `_versions` was.
+    _pending: list[tuple[Any, Array, int]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if kwargs or (args and isinstance(args[0], int | np.integer | tuple)):
@@ -51,18 +67,23 @@ class Remembering:
         self = super().__new__(cls)
         self._store = Store()
         self._stores = {"": self._store}
+        self._ties = Ties(self._stores)
         self._pending = []
         return self
 
     @property
     def params(self) -> Live:
-        """The parameters by name; what is written here goes to the layers."""
-        return Live(self._stores, "params")
+        """The parameters by name; what is written here goes to the layers.
+
+        Parameters that are tied (one array in two layers, or one the transpose of the other in the
+        same memory) are one, under the first of their names.
+        """
+        return Live(self._stores, "params", self._ties)
 
     @property
     def grads(self) -> Live:
         """The gradients of the last backward, by the names of `params`."""
-        return Live(self._stores, "grads")
+        return Live(self._stores, "grads", self._ties)
 
     @property
     def buffers(self) -> Live:
@@ -71,8 +92,11 @@ class Remembering:
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """Parameters and buffers in one new dict: what the pure functions take."""
-        return {**self.params.copy(), **self.buffers.copy()}
+        """Parameters and buffers in one new dict: what the pure functions take.
+
+        Parameters that are tied are in it under all of their names.
+        """
+        return {**self.params.every(), **self.buffers.copy()}
 
     @final
     def to(
@@ -105,8 +129,9 @@ class Remembering:
             check_dtype(owner, dtype, floating=True)
         stores = list(self._stores.values())
         moved = [s.moved(like=like, xp=xp, device=device, dtype=dtype) for s in stores]
-        for store, arrays in zip(stores, moved, strict=True):  # all of them, or none
-            store.take(*arrays)
+        with self._ties.kept():
+            for store, arrays in zip(stores, moved, strict=True):  # all of them, or none
+                store.take(*arrays)
         self.zero_grads()
         return self
 
@@ -127,7 +152,11 @@ class Remembering:
                 "waits."
             )
             raise RuntimeError(message)
-        self._pending.append((cache, y))
+        self._pending.append((cache, y, self._store.version if self._alone else self._versions()))
+
+    def _versions(self) -> int:
+        """Return a number that is another one after parameters have been written over."""
+        return sum([store.version for store in self._stores.values()])
 
     def _last(self) -> tuple[Any, Array]:
         """Return cache and output of the last pass that waits for its backward."""
@@ -137,14 +166,22 @@ class Remembering:
                 "each forward allows one backward."
             )
             raise RuntimeError(message)
-        return self._pending[-1]
+        cache, y, versions = self._pending[-1]
+        if versions != (self._store.version if self._alone else self._versions()):
+            message = (
+                f"{self}.backward: the parameters have been written over since forward, which took "
+                "the old ones. Call backward before the update, or forward again."
+            )
+            raise RuntimeError(message)
+        return cache, y
 
     def _place(self, x: Array) -> None:
         """Let host values that have no place yet follow `x`."""
         namespace(x, self)
-        for store in self._stores.values():
-            if not store.placed:
-                store.take(*store.moved(like=x))
+        with self._ties.kept():
+            for store in self._stores.values():
+                if not store.placed:
+                    store.take(*store.moved(like=x))
 
     def _follow(self, like: Array) -> Self:
         """Let the host values follow `like` now, or without it the first input."""
@@ -390,13 +427,18 @@ class Layer(Remembering):
         """Keep the gradients of a backward."""
         store = self._store
         mine = store.grads
+        tied = grads and self._ties.rows()
+        if tied:
+            grads = self._ties.gathered(grads)
         if store.fresh:
             store.fresh = False
             mine.clear()
             mine.update(grads)
-            return
-        for name, grad in grads.items():
-            mine[name] = mine[name] + grad if name in mine else grad
+        else:
+            for name, grad in grads.items():
+                mine[name] = mine[name] + grad if name in mine else grad
+        if tied:
+            self._ties.follow_gradients()
 
 
 def _check_gradient(owner: str, dy: Array, y: Array) -> None:

@@ -15,6 +15,7 @@ from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh, activation
 from xplayers.layers.affine import Affine
 from xplayers.layers.base import Cache, Layer, Remembering
 from xplayers.layers.stores import Store
+from xplayers.layers.ties import Ties
 
 
 class Part(NamedTuple):
@@ -57,6 +58,8 @@ class Container(Layer):
         The layers by name.
     """
 
+    _alone = False
+
     def __init__(self, parts: Mapping[str, Layer]) -> None:
         prefixes: dict[int, str] = {}
         self._stores: dict[str, Store] = {}
@@ -77,6 +80,7 @@ class Container(Layer):
                 for key in keys:
                     names[f"{inner}.{key}" if inner else key] = f"{prefix}.{key}"
             self._parts.append(Part(name, layer, names))
+        self._ties = Ties(self._stores)
         # Where each array and gradient lies, so that a call does not build names.
         stores = self._stores.items()
         self._params = [(f"{p}.{k}", s.params, k) for p, s in stores for k in s.params]
@@ -107,9 +111,14 @@ class Container(Layer):
             if store.fresh:
                 store.fresh = False
                 store.grads.clear()
+        tied = self._ties.rows()
+        if tied:
+            grads = self._ties.gathered(grads)
         for name, grad in grads.items():
             mine, key = self._grads[name]
             mine[key] = mine[key] + grad if key in mine else grad
+        if tied:
+            self._ties.follow_gradients()
 
     def _rows(self) -> str:
         """Return the parts as code, one a line."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xplayers._arrays import (
     Array,
@@ -18,11 +18,31 @@ from xplayers._arrays import (
     namespace,
 )
 
+if TYPE_CHECKING:
+    from xplayers.layers.ties import Ties
+
+
+_changes = [0]
+
+
+def epoch() -> int:
+    """Return a number that is another one after a setting of a layer or loss has changed.
+
+    Settings are attributes, and which arrays there are. What is compiled was made from them, and
+    asks before it is used whether it has to look anew.
+    """
+    return _changes[0]
+
+
+def settings_changed() -> None:
+    """Say that a setting has changed."""
+    _changes[0] += 1
+
 
 class Store:
     """The arrays of one layer. Several containers may share it; they then share the parameters."""
 
-    __slots__ = ("buffers", "fresh", "grads", "params", "placed")
+    __slots__ = ("buffers", "fresh", "grads", "params", "placed", "version")
 
     def __init__(self) -> None:
         self.params: dict[str, Array] = {}
@@ -30,6 +50,7 @@ class Store:
         self.grads: dict[str, Array] = {}
         self.placed = True  # False: host values that will follow the first input
         self.fresh = True  # the next backward starts the gradients afresh
+        self.version = 0  # how often parameters have been written over
 
     def moved(self, *, dtype: Any = None, **where: Any) -> tuple[dict, dict]:
         """Return parameters and buffers moved; only floating-point ones change their dtype."""
@@ -49,6 +70,7 @@ class Store:
         self.params.update(params)
         self.buffers.update(buffers)
         self.placed = True
+        settings_changed()
 
 
 class Parameter:
@@ -73,6 +95,7 @@ class Parameter:
         if self.name in arrays:
             check_shape(self.name, value, arrays[self.name])
         arrays[self.name] = value
+        settings_changed()
 
 
 class Buffer(Parameter):
@@ -108,10 +131,15 @@ def check_shape(name: str, value: Array, old: Array) -> None:
 
 
 class Live(MutableMapping[str, Array]):
-    """A flat view of the arrays of one or many layers; what is written goes to the layers."""
+    """A flat view of the arrays of one or many layers; what is written goes to the layers.
 
-    def __init__(self, stores: Mapping[str, Store], kind: str) -> None:
+    Parameters that are tied are one, under the first of their names; the others can be read and
+    written.
+    """
+
+    def __init__(self, stores: Mapping[str, Store], kind: str, ties: Ties | None = None) -> None:
         self._stores, self._kind = stores, kind  # prefix -> store
+        self._ties = ties
 
     def _find(self, name: str) -> tuple[dict[str, Array], str]:
         prefix, _, key = name.rpartition(".") if isinstance(name, str) else ("", "", name)
@@ -129,7 +157,29 @@ class Live(MutableMapping[str, Array]):
         arrays, key = self._find(name)
         check_kept(self._kind, name, value, self._kind)
         check_shape(name, value, arrays[key])
+        rows = self._ties.rows() if self._ties is not None and self._kind == "params" else ()
+        if value is arrays[key]:  # as after `params[name] -= ...`: it has been written over
+            self._stores[name.rpartition(".")[0]].version += 1
+            return
         arrays[key] = value
+        for row in rows:
+            if name == row.name:  # the first one has the array, the others follow it
+                row.first_store.params[row.first_key] = value.T if row.transposed else value
+        if rows and self._ties is not None:
+            self._ties.follow()
+        settings_changed()
+
+    def updated(self, new: Mapping[str, Array], *, in_place: bool) -> None:
+        """Take the `new` arrays of an update; `in_place`: others have been written over."""
+        for name, value in new.items():
+            arrays, key = self._find(name)
+            check_shape(name, value, arrays[key])
+            arrays[key] = value
+        if new and self._ties is not None and self._ties.rows():
+            self._ties.follow()
+        if in_place:
+            for store in self._stores.values():
+                store.version += 1
 
     def __delitem__(self, name: str) -> None:
         message = f"cannot delete {name!r}: the layers need all their {self._kind}."
@@ -140,6 +190,13 @@ class Live(MutableMapping[str, Array]):
 
     def copy(self) -> dict[str, Array]:
         """Return the arrays by name as a plain dict, which does not follow the layers."""
+        arrays = self.every()
+        for row in self._ties.rows() if self._ties is not None else ():
+            arrays.pop(row.name, None)
+        return arrays
+
+    def every(self) -> dict[str, Array]:
+        """Return the arrays by every name, where some are tied under several."""
         return {
             (f"{prefix}.{key}" if prefix else key): a
             for prefix, store in self._stores.items()
@@ -147,6 +204,8 @@ class Live(MutableMapping[str, Array]):
         }
 
     def __len__(self) -> int:
+        if self._ties is not None and self._ties.rows():
+            return len(self.copy())
         return sum(len(getattr(store, self._kind)) for store in self._stores.values())
 
     def __repr__(self) -> str:

@@ -168,14 +168,26 @@ class Adam(Optimizer):
         self.eps = eps
         self.eps_hat = eps_hat
 
-    def constants(self, t: Array) -> tuple[Any, ...]:
+    def _numbers(self) -> dict[str, float]:
+        return {**super()._numbers(), **self._derived()}
+
+    def _derived(self) -> dict[str, float]:
+        """Return what the step takes of these numbers, computed on the host."""
         # The factors 1 - beta of the moments are here, and not in two passes of the rule.
         scale = math.sqrt(1.0 - self.beta2)
-        correction, root = _corrections.if_fused(
-            t, _log(self.beta1), _log(self.beta2), (1.0 - self.beta1) / scale
-        )
-        eps = self.eps if self.eps_hat else self.eps * root
-        return (self.beta1, self.beta2, eps / scale, correction)
+        return {
+            "_log1": _log(self.beta1),
+            "_log2": _log(self.beta2),
+            "_factor": (1.0 - self.beta1) / scale,
+            "_eps": self.eps / scale,
+        }
+
+    def constants(self, t: Array) -> tuple[Any, ...]:
+        held = vars(self)
+        of = held if "_eps" in held else self._derived()  # held by the copy in a compiled step
+        correction, root = _corrections.if_fused(t, of["_log1"], of["_log2"], of["_factor"])
+        eps = of["_eps"] if self.eps_hat else of["_eps"] * root
+        return (self.beta1, self.beta2, eps, correction)
 
 
 def _adamw(xp, p, g, m, v, lr, beta1, beta2, eps, correction, weight_decay):

@@ -8,8 +8,9 @@ parameters the moments and the arithmetic are float32.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -80,6 +81,19 @@ class Optimizer:
         self.lr = lr
         self.weight_decay = weight_decay
         self.state: State | None = None
+
+    def _numbers(self) -> dict[str, float]:
+        """Return the attributes that are numbers: what is compiled takes them as arguments.
+
+        A subclass adds what it computes of them on the host, in float64.
+        """
+        return {k: v for k, v in vars(self).items() if type(v) in (float, int) and k != "lr"}
+
+    def _with(self, numbers: Mapping[str, Any]) -> Self:
+        """Return a copy that has these in the place of its numbers."""
+        made = copy.copy(self)
+        vars(made).update(numbers)
+        return made
 
     def constants(self, t: Array) -> tuple[Any, ...]:
         """Return what the rule takes after the learning rate; `t` is the step number.
@@ -172,9 +186,11 @@ class Optimizer:
         xp = namespace(first)
         after["count"], number = _counted_on(state["count"], good, widened(xp, first))
         constants = (lr, *self.constants(number))
+        decay = 0.0 if self.decoupled else self.weight_decay
+        decays = not (isinstance(decay, _NUMBERS) and decay == 0)
+        constants += (decay,) if decays else ()
         scalars, like = constants, None
         apply = _apply if good is None else _apply_if
-        decay = 0.0 if self.decoupled else self.weight_decay
         # One by one where that is no more work: of 16-bit parameters there are wide copies.
         fused = is_fused(xp)
         for names in [list(params)] if fused else [[name] for name in params]:
@@ -191,7 +207,7 @@ class Optimizer:
                 g = grads[name] if fused else widened(xp, grads[name])  # in the kernel
                 rows.append((wide, g, *moments, *scalars))
                 outs.append((wide, *moments) if donate else None)
-            results = apply.rows(rows, outs=outs, rule=self.rule, weight_decay=decay)
+            results = apply.rows(rows, outs=outs, rule=self.rule, decays=decays)
             for name, (value, *moments) in zip(names, results, strict=True):
                 p = params[name]
                 new[name] = namespace(p).astype(value, p.dtype) if is_half(p) else value
@@ -221,9 +237,13 @@ class Optimizer:
             self._check(old, grads)
             state = self.init(old)
         new, self.state = self.step(old, grads, state, lr=lr, donate=True)
-        for name, value in new.items():
-            if value is not old[name]:  # 16-bit, read-only or immutable
-                params[name] = _written(old[name], value)
+        # 16-bit, read-only or immutable
+        others = {k: _written(old[k], a) for k, a in new.items() if a is not old[k]}
+        replaced = {k: a for k, a in others.items() if a is not old[k]}
+        if isinstance(params, Live):
+            params.updated(replaced, in_place=len(replaced) < len(new))
+        else:
+            params.update(replaced)
 
     def _rate(self, lr: Any) -> Any:
         return rate(type(self).__name__, "lr", lr)
@@ -313,18 +333,19 @@ class Optimizer:
 
 
 @elementwise
-def _apply(xp, p, g, *operands, rule, weight_decay):
+def _apply(xp, p, g, *operands, rule, decays):
     if is_half(g):  # of parameters that are not
         g = xp.astype(g, p.dtype)
-    if weight_decay:
+    if decays:
+        *operands, weight_decay = operands
         g = g + weight_decay * p
     return rule(xp, p, g, *operands)
 
 
 @elementwise
-def _apply_if(xp, p, g, *operands, rule, weight_decay):
+def _apply_if(xp, p, g, *operands, rule, decays):
     *operands, good = operands
-    new = _apply.function(xp, p, g, *operands, rule=rule, weight_decay=weight_decay)
+    new = _apply.function(xp, p, g, *operands, rule=rule, decays=decays)
     return tuple([xp.where(good, a, old) for a, old in zip(new, (p, *operands), strict=False)])
 
 

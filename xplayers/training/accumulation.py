@@ -58,6 +58,7 @@ class AccumulatedStep(TrainStep):
         t: Array,
         lr: Any,
         *,
+        numbers: Mapping[str, Any] | None = None,
         donate: bool = False,
         check: bool = False,
     ) -> tuple[Array, Arrays, Arrays, State]:
@@ -67,7 +68,9 @@ class AccumulatedStep(TrainStep):
         scale = 1.0 if precision is None else precision.scale(state["precision"])
         step.net = _NetWithLoss(self, loss_arrays, t, scale, check)
         step.loss = _Given()
-        return TrainStep.pure(step, params, buffers, {}, state, x, t, lr, donate=donate)
+        return TrainStep.pure(
+            step, params, buffers, {}, state, x, t, lr, numbers=numbers, donate=donate
+        )
 
 
 def slices(n: int, parts: int) -> list[slice]:
@@ -84,6 +87,7 @@ class _NetWithLoss(Layer):
     ) -> None:
         self.net, self.loss, self.parts = step.net, step.loss, step.parts
         self.loss_arrays, self.t, self.scale, self.check = loss_arrays, t, scale, check
+        self._ties = self.net._ties
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, n = namespace(x), int(x.shape[0])

@@ -16,8 +16,10 @@ from xplayers._recording import NotRecordable, Recording, StandIn, same
 from xplayers._replay import Places, compiled
 
 MOST = 8  # kinds of batches whose replays are kept
+REMEMBERED = 64  # kinds of which it is known that they cannot be replayed
 
 Tree = Any  # nested dicts of arrays
+Homes = list[tuple[dict[str, Any], list[Any]]]  # dicts, and the arrays in them
 
 
 class Replays:
@@ -25,56 +27,68 @@ class Replays:
 
     Two, because what a step computes from anything but its arguments would be frozen: where the two
     recordings differ, by a random number or a counter of Python's, there is no replay.
+
+    Parameters and state have homes: the arrays which replays read and write. What is computed anew
+    is written into them. Where somebody has put other arrays in, all replays end.
     """
 
-    def __init__(self, around: Callable[[Any], Any]) -> None:
-        self._around = around  # what is done to a function of a step before it is called
+    def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
         """Let go of all replays; the next steps are recorded again."""
         self._recordings: dict[Any, Recording] = {}  # the first ones
-        self._refused: set[Any] = set()  # kinds that are computed anew in each step
+        self._refused: dict[Any, None] = {}  # kinds that are computed anew in each step
         self._replays: dict[Any, Callable[..., Array]] = {}
         self._places = Places()
         self._made = False  # whether there is a new replay
-        # The dicts which hold the arrays that replays read and write, and these arrays.
-        self._held: list[tuple[dict[str, Any], list[Any]]] = []
+        self._homes: Homes = []
 
     @staticmethod
     def fit(x: Array) -> bool:
         """Whether steps on arrays of this library can be replayed."""
         return type(x) is np.ndarray or (library(x) == "torch" and on_host(x))
 
-    def replay(self, key: Any, *arguments: Any) -> Array | None:
-        """Take a step, if there is a replay for it."""
-        replay = self._replays.get(key)
-        if replay is None:
+    def find(self, key: Any, trees: tuple[Any, ...]) -> Callable[..., Array] | None:
+        """Return the replay of this kind, if there is one.
+
+        `trees` are the dicts that replays do not find by themselves, as people replace them.
+        """
+        if not self._replays:
             return None
-        for arrays, homes in self._held:
-            if len(arrays) != len(homes) or not all(map(operator.is_, arrays.values(), homes)):
-                self.forget()  # somebody has put other arrays in
-                return None
-        return replay(*arguments)
+        if not (all(map(operator.is_, trees, self._trees)) and _in_place(self._homes)):
+            self.forget()
+        return self._replays.get(key)
 
     def record(
-        self, key: Any, function: Callable[..., Any], trees: tuple[Tree, ...], arguments: tuple
+        self,
+        key: Any,
+        function: Callable[..., Any],
+        trees: tuple[Tree, ...],
+        arguments: tuple,
+        numbers: dict[str, Any],
+        effects: Callable[[], str] = lambda: "none",
     ) -> Any:
         """Return ``function(*trees, *arguments)``, and write down what it does.
 
-        The results but for the first are written over `trees`: parameters, buffers, arrays of the
-        loss (which stay as they are), and state.
+        `numbers` are passed by keyword to what is written down: arguments, too. The results but for
+        the first are written over `trees`: parameters, buffers, arrays of the loss (which stay as
+        they are), and state. `effects` says afterwards what else the function has changed: "none",
+        "some", or "traces" of the recording, as in an attribute of a layer.
+
+        Nothing is written before all has gone well; else the step is computed anew.
         """
         full = len(self._replays) >= MOST and key not in self._recordings
         if full or key in self._refused:
-            return self._around(function)(*trees, *arguments)
+            return self._computed(function, trees, arguments)
         recording = Recording()
         try:
             for tree in trees:
                 _make_writable(tree)
             stand_ins = [None if a is None else recording.input(a) for a in arguments]
+            named = {k: recording.input(v) for k, v in numbers.items()}
             given = [_mapped(recording.input, tree) for tree in trees]
-            value, *results = self._around(function)(*given, *stand_ins)
+            value, *results = function(*given, *stand_ins, numbers=named)
             recording.finish()
             pairs = list(_pairs((given[0], given[1], given[3]), tuple(results)))
             for before, after in pairs:
@@ -82,10 +96,21 @@ class Replays:
             if not isinstance(value, StandIn):
                 message = "the loss does not depend on the batch"
                 raise NotRecordable(message)
+            seen, replay = effects(), None
+            if seen == "traces":
+                message = "attributes have been set to what is not there"
+                raise NotRecordable(message)
+            if seen == "some":
+                self._refuse(key)
+            elif self._is_second(key, recording):
+                homes = {s.register: s.value for tree in given for s in _leaves(tree)}
+                updates = {b.register: a.register for b, a in pairs}
+                inputs = [s.register for s in (*stand_ins, *named.values()) if s is not None]
+                task = Task(recording, inputs, homes, updates, value.register)
+                replay = compiled(task, self._places)
         except Exception:  # nothing has been written to
-            result = self._around(function)(*trees, *arguments)  # or it says what is wrong
-            self._recordings.pop(key, None)
-            self._refused.add(key)
+            result = self._computed(function, trees, arguments)  # or it says what is wrong
+            self._refuse(key)
             return result
         # A value that is an old one is copied before any of them is written over.
         roots = set(recording.inputs)
@@ -96,16 +121,28 @@ class Replays:
         ]
         for before, new in news:
             before.value[...] = new
-        if self._is_second(key, recording):
-            homes = {s.register: s.value for tree in given for s in _leaves(tree)}
-            updates = {b.register: a.register for b, a in pairs}
-            inputs = [s.register for s in stand_ins if s is not None]
-            task = Task(recording, inputs, homes, updates, value.register)
-            replay = compiled(task, self._places)
-            self._replays[key] = self._around(replay)
+        if replay is not None:
+            self._replays[key] = replay
             self._made = True
         loss = np.asarray(value.value) if isinstance(value.value, np.generic) else value.value
         return loss, trees[0], trees[1], trees[3]
+
+    def _computed(self, function: Callable[..., Any], trees: tuple, arguments: tuple) -> Any:
+        """Compute a step as it stands, and write what it has made into the homes."""
+        value, *results = function(*trees, *arguments)
+        before, after = (trees[0], trees[1], trees[3]), tuple(results)
+        try:
+            pairs = [(old, new) for old, new in _pairs(before, after) if old is not new]
+            for old, new in pairs:
+                _check_home(old, new)
+        except NotRecordable:  # other kinds of values: they stay where they are
+            self.forget()
+            return value, *results
+        # A new value may be an old one of another name: a copy, before anything is written.
+        owners = {_owner(a) for tree in before for a in _leaves(tree)}
+        for old, new in [(b, copied_array(a) if _owner(a) in owners else a) for b, a in pairs]:
+            old[...] = new
+        return value, *before
 
     def _is_second(self, key: Any, recording: Recording) -> bool:
         """Whether a recording of this kind has said the same; else keep it, or refuse the kind."""
@@ -117,15 +154,33 @@ class Replays:
             return False
         if same(earlier, recording):
             return True
-        self._refused.add(key)
+        self._refuse(key)
         return False
 
-    def hold(self, dicts: list[dict[str, Any]]) -> None:
+    def _refuse(self, key: Any) -> None:
+        self._recordings.pop(key, None)
+        self._refused[key] = None
+        if len(self._refused) > REMEMBERED:
+            del self._refused[next(iter(self._refused))]
+
+    def is_refused(self, key: Any) -> bool:
+        """Whether steps of this kind are computed anew."""
+        return key in self._refused
+
+    def hold(self, dicts: list[dict[str, Any]], trees: tuple[Any, ...]) -> None:
         """Take these as the dicts that hold the arrays: where one has another, replays end."""
-        self._held = [(d, [*d.values()]) for d in dicts if d]
+        self._homes = [(d, [*d.values()]) for d in dicts if d]
+        self._trees = trees
         # Of what the recordings have computed: a replay has places of its own.
         (trim if self._made else let_go)()
         self._made = False
+
+
+def _in_place(homes: Homes) -> bool:
+    for arrays, known in homes:
+        if len(arrays) != len(known) or not all(map(operator.is_, arrays.values(), known)):
+            return False
+    return True
 
 
 def _check_fit(before: StandIn, after: Any) -> None:
@@ -135,6 +190,29 @@ def _check_fit(before: StandIn, after: Any) -> None:
     if not kept:
         message = "a part of the state is another kind of value than before"
         raise NotRecordable(message)
+
+
+def _check_home(old: Any, new: Any) -> None:
+    """Check that `new` can be written into `old`."""
+    arrays = type(old) is np.ndarray or hasattr(old, "untyped_storage")
+    kept = arrays and hasattr(new, "dtype") and old.shape == new.shape and old.dtype == new.dtype
+    if not kept or not _is_writable(old):
+        message = "a part of the state is another kind of value than before, or cannot be written"
+        raise NotRecordable(message)
+
+
+def _is_writable(a: Array) -> bool:
+    if isinstance(a, np.ndarray):
+        return a.flags.writeable
+    return not (a.requires_grad or a.is_inference())
+
+
+def _owner(a: Any) -> int:
+    """Return what tells the memory of an array from that of others, while both are alive."""
+    if hasattr(a, "untyped_storage"):
+        return a.untyped_storage().data_ptr()
+    base = getattr(a, "base", None)
+    return id(a if base is None else base)
 
 
 def _make_writable(tree: Tree) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,11 +22,13 @@ from xplayers._arrays import (
 )
 from xplayers._flat import flattened
 from xplayers._joining import stack
-from xplayers._recording import is_ordered, watch
-from xplayers.layers.base import Layer
+from xplayers._recording import NotRecordable, is_ordered, watch
+from xplayers.layers.base import Layer, Observed
 from xplayers.layers.stores import Located
+from xplayers.layers.ties import overlap
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
+from xplayers.training.fingerprint import Sources
 from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.replays import Replays
 
@@ -34,10 +37,12 @@ __all__ = ["TrainStep"]
 Arrays = dict[str, Array]
 State = dict[str, Any]  # nested dicts of arrays
 
+_KINDS = 64  # kinds of batches that are known
+_COMPILED = 4  # functions of one step: for libraries, and numbers that are constants
 _NUMBERS = (float, int, np.generic, np.ndarray)
 
 
-class TrainStep:
+class TrainStep(Observed):
     """One step of training: forward, loss, backward and update.
 
     ``step(x, t)`` does what the loop does ::
@@ -125,14 +130,28 @@ class TrainStep:
         self.gemm = gemm
         self._scaling: Arrays | None = None  # the state of `precision`
         self._unplaced = False  # whether the state will follow the first input, as parameters do
+        self._begin_afresh()
+
+    def _begin_afresh(self) -> None:
+        """Know nothing of the steps before; what they have made stays valid by itself."""
+        self._sources = Sources()
+        self._changes = 0  # of the sources, since a step was compiled or replayed last
+        self._fixed = False  # whether the numbers of the optimizer are constants of what is made
         self._last_rate: tuple[float | None, Any] = None, None  # and as an array
-        self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace, schedule
-        self._replays = Replays(self._quiet) if compile == "auto" else None
-        self._marks: tuple[Any, Any] = None, None  # the states that replays know
+        self._last_numbers: tuple[Any, Any] = None, None  # likewise
+        self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace
+        self._replays = Replays()
         self._checked: set[Any] = set()  # kinds of batches
         self._moves = 0  # how often parameters were laid out anew
         self._params = self._buffers = Located()
         self._left: Arrays = {}  # the parameters as the last step has left them
+        self._apart = True  # whether no two of them share memory
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[0] == "_":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __call__(self, x: Array, t: Array, *, lr: Any = None) -> Array:
         """Take one step on a batch.
@@ -149,23 +168,54 @@ class TrainStep:
         array
             The loss before the update, 0-d. It stays on the device.
         """
+        x, t = _from_memory(x), _from_memory(t)
         lr, replays = self._rate_of(lr, x), self._replays
         namespace(x, "TrainStep", "x")
         namespace(t, "TrainStep", "t")
+        makes = self._may_make()
         kind = self._kind(x, t, lr)
-        if replays is None or not Replays.fit(x):
-            return self._take(kind, x, t, lambda function, trees: function(*trees, x, t, lr))
-        if self._marks[0] is not self.optimizer.state or self._marks[1] is not self._scaling:
-            replays.forget()
-        value = replays.replay(kind, *((x, t) if lr is None else (x, t, lr)))
-        if value is None:
-            arguments = x, t, lr
-            value = self._take(
-                kind, x, t, lambda f, trees: replays.record(kind, f, trees, arguments), flat=True
-            )
-            replays.hold(self._holders())
-            self._marks = self.optimizer.state, self._scaling
+        if self._is_explicit or not makes or not Replays.fit(x):
+            function = self._function(x) if makes else self._plain
+            return self._take(kind, x, t, lambda trees: function(*trees, x, t, lr))
+        numbers = {} if self._fixed else self._sources.numbers
+        replay = replays.find(kind, (self.optimizer.state, self._scaling))
+        if replay is not None:
+            self._changes = 0
+            given = (x, t, *numbers.values()) if lr is None else (x, t, lr, *numbers.values())
+            value = replay(*given) if self.precision is None else _quietly(replay, *given)
+            for store in self.net._stores.values():
+                store.version += 1
+            return value
+        given = (x, t, lr), numbers, self._effects
+        value = self._take(
+            kind, x, t, lambda trees: replays.record(kind, self._plain, trees, *given), flat=True
+        )
+        replays.hold(self._holders(), (self.optimizer.state, self._scaling))
+        if numbers and replays.is_refused(kind) and not _is_ours(self.optimizer):
+            self._fixed = True  # it may look at its numbers
         return value
+
+    def _may_make(self) -> bool:
+        """Whether what was made can be used, or made anew; else the step is computed as it stands.
+
+        What the step is made of may change at any time. If it is another thing in each step, or not
+        all of it can be seen, nothing can be made of it.
+        """
+        if not self._sources.hold(self):
+            self._forget()
+            self._changes += 1
+            return self._is_explicit or self._changes <= 3
+        return self._is_explicit or self._sources.proved
+
+    def _effects(self) -> str:
+        """Return what computing a step has changed of what it is made of."""
+        if self._sources.hold(self):
+            return "none"
+        return "traces" if self._sources.has_traces else "some"
+
+    @property
+    def _is_explicit(self) -> bool:
+        return self.compile != "auto" or self.gemm is not None
 
     def many(self, x: Array, t: Array, index: Array, *, lr: Any = None) -> Array:
         """Take several steps, on batches of a data set that is where the parameters are.
@@ -207,18 +257,20 @@ class TrainStep:
             raise TypeError(message)
         if self.compile == "graph":
             rate = self._rate_of(lr, x)
+            self._may_make()
+            captured: Any = self._function(x)
             return self._take(
                 self._kind(x, t, rate), x, t,
-                lambda captured, trees: captured.many(*trees, x, t, index, rate),
+                lambda trees: captured.many(*trees, x, t, index, rate),
             )  # fmt: skip
         rows = [index[i, ...] for i in range(index.shape[0])]
         batches = ((xp.take(x, r, axis=0), xp.take(t, r, axis=0)) for r in rows)
         return stack(xp, [self(*batch, lr=lr) for batch in batches])
 
     def _take(
-        self, kind: Any, x: Array, t: Array, run: Callable[[Any, Any], Any], *, flat: bool = False
+        self, kind: Any, x: Array, t: Array, run: Callable[[Any], Any], *, flat: bool = False
     ) -> Array:
-        """Let ``run(function, trees)`` compute; `flat`: with parameters side by side."""
+        """Let ``run(trees)`` compute; `flat`: with parameters side by side."""
         optimizer = self.optimizer
         left = optimizer.state is not None and self._params.hold(self._left)
         if kind not in self._checked or not left:  # or somebody has moved what was checked
@@ -227,16 +279,24 @@ class TrainStep:
         state: State = {"optimizer": optimizer.state}
         if self.precision is not None:
             state["precision"] = self._scaling
-        if flat:
+        if flat and self._apart:
             self._lay_flat(params)
-        trees = params, buffers, self.loss._store.buffers, state
-        value, params, buffers, state = run(self._function(x), trees)
+        value, params, buffers, state = run((params, buffers, self.loss._store.buffers, state))
         optimizer.state, self._scaling = state["optimizer"], state.get("precision")
-        self._params.put(params)
+        self._put(params)
         self._buffers.put(buffers)
+        for store in self.net._stores.values():
+            store.version += 1
         self._left = params
+        if len(self._checked) > _KINDS:
+            self._checked.clear()
         self._checked.add(kind)
         return value
+
+    def _put(self, params: Arrays) -> None:
+        self._params.put(params)
+        if self.net._ties.rows():
+            self.net._ties.follow()
 
     def _check(self, x: Array, t: Array) -> None:
         """Look at what a batch of a new kind is, and let what has no place follow it."""
@@ -248,6 +308,7 @@ class TrainStep:
         if self._unplaced:
             self.state = self.state
         params = self._params.copy()
+        self._apart = not overlap(params.values())
         if optimizer.state is None:
             optimizer.state = optimizer.init(params)
         first = next(iter(params.values()))
@@ -272,19 +333,15 @@ class TrainStep:
             for names in by_dtype.values():
                 views = flattened([arrays[name] for name in names])
                 arrays |= zip(names, views, strict=True)
-        self._params.put(params)
+        self._put(params)
         self._moves += any(a is not b for a, b in zip(before, params.values(), strict=True))
 
     def _kind(self, x: Array, t: Array, lr: Any) -> Any:
-        """Return what a replay depends on beside values of arrays."""
-        # Attributes of the optimizer are no arguments of the step, but people change them.
-        options = [
-            _hashable(v) for k, v in vars(self.optimizer).items() if k not in ("state", "lr")
-        ]
+        """Return what a replay depends on beside values of arrays and what the step is made of."""
+        sources = self._sources
         return (
-            type(x), x.shape, x.dtype, _order(x), type(t), t.shape, t.dtype, _order(t),
-            self.optimizer.lr if lr is None else type(lr), id(self.net), id(self.loss),
-            id(self.reduce_grads), id(self.precision), *options,
+            type(x), x.shape, x.dtype, _order(x), type(t), t.shape, t.dtype, _order(t), type(lr),
+            sources.pattern, tuple(sources.numbers.items()) if self._fixed else None,
         )  # fmt: skip
 
     def _holders(self) -> list[dict[str, Any]]:
@@ -297,11 +354,24 @@ class TrainStep:
 
     def close(self) -> None:
         """Give back the memory of what was compiled or recorded; the next step starts afresh."""
+        self._forget()
+
+    def _forget(self) -> None:
         for function in self._compiled.values():
             getattr(function, "close", lambda: None)()
         self._compiled.clear()
-        if self._replays is not None:
-            self._replays.forget()
+        self._checked.clear()
+        self._replays.forget()
+        self._fixed = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled or copied: nothing that was compiled, recorded or looked at."""
+        own = {k: v for k, v in vars(self).items() if k[0] != "_"}
+        return {**own, "_scaling": self._scaling, "_unplaced": self._unplaced}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin_afresh()
 
     @property
     def state(self) -> State:
@@ -348,25 +418,28 @@ class TrainStep:
         t: Array,
         lr: Any,
         *,
+        numbers: Mapping[str, Any] | None = None,
         donate: bool = False,
         check: bool = False,
     ) -> tuple[Array, Arrays, Arrays, State]:
         """Return loss, parameters, buffers and state after one step; no side effect.
 
-        `loss_arrays` are ``loss.arrays``, `state` is as in `TrainStep.state`. With `donate`,
-        parameters and state may be written over; with `check`, the values of the targets are looked
-        at.
+        `loss_arrays` are ``loss.arrays``, `state` is as in `TrainStep.state`. `numbers` stand in
+        the place of those of the optimizer. With `donate`, parameters and state may be written
+        over; with `check`, the values of the targets are looked at.
         """
+        ties = self.net._ties
         precision, scale, rounded = self.precision, 1.0, params
         if precision is not None:
             scale = precision.scale(state["precision"])
             rounded, x = precision.cast(params, x)
-        arrays = {**rounded, **buffers}
+        arrays = {**(ties.expanded(rounded) if ties.rows() else rounded), **buffers}
         y, cache = self.net.apply(arrays, x)
         if check:
             watch(self.loss.check, y, t)
         value, loss_cache = self.loss.apply(loss_arrays, y, t)
         grads: Mapping[str, Array] = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
+        grads = ties.gathered(grads) if ties.rows() else grads
         # The optimizer takes 16-bit gradients too, and computes with them in the dtype of `params`.
         as_they_are = isinstance(scale, float) and self.reduce_grads is None
         if precision is not None and not as_they_are:
@@ -374,14 +447,18 @@ class TrainStep:
         if self.reduce_grads is not None:
             grads = self.reduce_grads(dict(grads))
         changed = self.net.updated_buffers(arrays, cache)
+        optimizer = self.optimizer if numbers is None else self.optimizer._with(numbers)
+        before = dict(vars(optimizer))
         update = functools.partial(
-            self.optimizer.step, params, grads, state["optimizer"], lr=lr, donate=donate
+            optimizer.step, params, grads, state["optimizer"], lr=lr, donate=donate
         )
         if precision is None:
             after, moments = update()
+            _check_kept(optimizer, before, numbers)
             return value, after, {**buffers, **changed}, {"optimizer": moments}
         good = all_finite(grads)
         after, moments = update(good=good)
+        _check_kept(optimizer, before, numbers)
         changed = {k: namespace(a).where(good, a, buffers[k]) for k, a in changed.items()}
         state = {"optimizer": moments, "precision": precision.updated(state["precision"], good)}
         return value, after, {**buffers, **changed}, state
@@ -401,15 +478,46 @@ class TrainStep:
             self._last_rate = lr, namespace(x).asarray(lr)
         return self._last_rate[1]
 
+    def _plain(self, *arguments: Any, numbers: Mapping[str, Any] | None = None) -> Any:
+        """Compute a step as it stands, in place where the library has mutation."""
+        pure = functools.partial(self.pure, numbers=numbers, donate=True, check=True)
+        return pure(*arguments) if self.precision is None else _quietly(pure, *arguments)
+
     def _function(self, x: Array) -> Callable[..., Any]:
-        xp = namespace(x)
-        # A schedule is a part of what is compiled; a rate is an argument.
-        schedule = self.optimizer.lr if callable(self.optimizer.lr) else None
-        try:
-            return self._compiled[xp, schedule]
-        except KeyError:
-            function = self._compiled[xp, schedule] = self._compile(library(x))
-            return function
+        """Return what computes a step of such arrays, compiled where that is asked for."""
+        name, sources = library(x), self._sources
+        if self.compile is False and self.gemm is None:
+            return self._plain
+        jax = name == "jax" and not self._fixed
+        key = (namespace(x), sources.pattern, None if jax else tuple(sources.numbers.items()))
+        function = self._compiled.get(key)
+        if function is None:
+            while len(self._compiled) >= _COMPILED:
+                oldest = self._compiled.pop(next(iter(self._compiled)))
+                getattr(oldest, "close", lambda: None)()
+            function = self._compiled[key] = self._compile(name)
+        else:
+            self._changes = 0
+        return function if not jax or self.compile is False else self._with_numbers(function, x)
+
+    def _with_numbers(self, function: Callable[..., Any], x: Array) -> Callable[..., Any]:
+        """Return `function` with the numbers of the optimizer, brought over once."""
+        numbers = self._sources.numbers
+        if self._last_numbers[0] is not numbers:
+            xp = namespace(x)
+            self._last_numbers = numbers, {k: xp.asarray(v) for k, v in numbers.items()}
+        there = self._last_numbers[1]
+
+        def call(*arguments: Any) -> Any:
+            try:
+                return function(*arguments, numbers=there)
+            except Exception:
+                if _is_ours(self.optimizer):
+                    raise
+            self._fixed = True  # it may look at its numbers
+            return self._function(x)(*arguments)
+
+        return call
 
     def _compile(self, name: str) -> Callable[..., Any]:
         if self.compile == "graph" or self.gemm is not None:
@@ -426,8 +534,7 @@ class TrainStep:
         if self.compile is True:
             message = f"TrainStep: there is no compiler for {name} arrays; use compile='auto'."
             raise ValueError(message)
-        function = functools.partial(self.pure, donate=True, check=True)
-        return function if self._replays is not None else self._quiet(function)
+        return self._plain
 
     def _compile_cuda(self, name: str) -> Callable[..., Any]:
         if name != "cupy":
@@ -445,19 +552,31 @@ class TrainStep:
             return CapturedStep(fused()(functools.partial(self.pure, donate=True)), gemm=gemm)
         return Multiplied(functools.partial(self.pure, donate=True, check=True), gemm())
 
-    def _quiet(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """An overflow is what the scaling reckons with: NumPy need not warn of it."""
-        if self.precision is None:
-            return function
-        return np.errstate(over="ignore", invalid="ignore")(function)
+
+@np.errstate(over="ignore", invalid="ignore")
+def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it: an overflow is what the scaling reckons with, so NumPy need not warn."""
+    return function(*arguments)
 
 
-def _hashable(value: Any) -> Any:
-    try:
-        hash(value)
-    except TypeError:
-        return id(value)
-    return value
+def _is_ours(optimizer: Optimizer) -> bool:
+    """Whether it is known to compute with its numbers alone, and not to look at them."""
+    return type(optimizer).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def _check_kept(optimizer: Optimizer, before: dict[str, Any], numbers: Any) -> None:
+    """Check that a step which is compiled or recorded has set no attribute of its optimizer."""
+    now = vars(optimizer)
+    if numbers is not None and not (
+        len(now) == len(before) and all(map(operator.is_, now.values(), before.values()))
+    ):
+        message = f"{type(optimizer).__name__}.step sets attributes of the optimizer"
+        raise NotRecordable(message)
+
+
+def _from_memory(a: Array) -> Array:
+    """Return a part of a file that is mapped to memory as the plain array that it is."""
+    return a.view(np.ndarray) if type(a) is np.memmap else a
 
 
 def _order(a: Array) -> Any:

@@ -1,0 +1,166 @@
+"""Parameters that are one: the same array in two layers, or one the transpose of the other.
+
+``b.W = a.W``, or ``Embedding(W)`` with ``Affine(W.T, b)``, whose arrays share their memory. Such a
+parameter has one place, under its first name, and one gradient: the sum over its uses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xplayers._arrays import Array
+from xplayers.layers.stores import Store, epoch
+
+Arrays = dict[str, Array]
+
+
+class Tie(NamedTuple):
+    """A parameter that is another one, which comes before it."""
+
+    name: str
+    first: str
+    transposed: bool
+    store: Store
+    key: str  # its name in the store
+    first_store: Store
+    first_key: str
+
+    def of(self, a: Array) -> Array:
+        """Return what this parameter, or its gradient, is where that of the first one is `a`."""
+        return a.T if self.transposed else a
+
+    @property
+    def arrays(self) -> tuple[Array, Array]:
+        """The two as they are now."""
+        return self.first_store.params.get(self.first_key), self.store.params.get(self.key)
+
+
+class Ties:
+    """The ties between the parameters of some layers, found anew when an array was put in."""
+
+    def __init__(self, stores: Mapping[str, Store]) -> None:
+        self._stores = stores
+        self._epoch = -1
+        self._rows: list[Tie] = []
+        # The arrays as they were left. Libraries without views (JAX) cannot tell that one was made
+        # from the other, so a tie stays as long as nobody else puts arrays in.
+        self._left: list[tuple[Array, Array]] = []
+
+    def rows(self) -> list[Tie]:
+        """Return the ties."""
+        if self._epoch != epoch():
+            self._find()
+        return self._rows
+
+    def expanded(self, arrays: Arrays) -> Arrays:
+        """Return `arrays` with those that are tied under their other names too."""
+        return {**arrays, **{row.name: row.of(arrays[row.first]) for row in self.rows()}}
+
+    def gathered(self, grads: Mapping[str, Array]) -> Arrays:
+        """Return the gradients, where the uses of one parameter are added up."""
+        total = dict(grads)
+        for row in self.rows():
+            if row.name in total:
+                g = row.of(total.pop(row.name))
+                total[row.first] = total[row.first] + g if row.first in total else g
+        return total
+
+    def follow(self) -> None:
+        """Let the others follow the first ones, which have been replaced."""
+        for i, row in enumerate(self._rows):
+            first, other = row.arrays
+            if first is not self._left[i][0] or other is not self._left[i][1]:
+                row.store.params[row.key] = row.of(first)
+                self._left[i] = row.arrays
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep the ties while the arrays are moved, one after the other."""
+        rows = self.rows()
+        yield
+        if rows:
+            for row in rows:
+                first, other = row.arrays
+                alike = first.dtype == other.dtype and type(first) is type(other)
+                if alike and tuple(row.of(first).shape) == tuple(other.shape):
+                    row.store.params[row.key] = row.of(first)
+            self._left = [row.arrays for row in rows]
+
+    def follow_gradients(self) -> None:
+        """Let the gradients of the others be those of the first ones."""
+        for row in self._rows:
+            if row.first_key in row.first_store.grads:
+                row.store.grads[row.key] = row.of(row.first_store.grads[row.first_key])
+
+    def _find(self) -> None:
+        kept = {
+            (id(row.store), row.key): row
+            for row, left in zip(self._rows, self._left, strict=True)
+            if all(a is b for a, b in zip(row.arrays, left, strict=True))
+        }
+        self._rows, self._left, self._epoch = [], [], epoch()
+        first: dict[Any, tuple[str, Store, str]] = {}
+        tied: dict[tuple[int, str], str] = {}
+        for prefix, store in self._stores.items():
+            for key, a in store.params.items():
+                name = f"{prefix}.{key}" if prefix else key
+                row = kept.get((id(store), key))
+                if row is not None and tied.get((id(row.first_store), row.first_key)) is None:
+                    self._add(row._replace(name=name))
+                    continue
+                place = _place(a)
+                for transposed, at in ((False, place), (True, _turned(place))):
+                    if at in first:
+                        self._add(Tie(name, first[at][0], transposed, store, key, *first[at][1:]))
+                        tied[id(store), key] = name
+                        break
+                else:
+                    first[place] = name, store, key
+
+    def _add(self, row: Tie) -> None:
+        first, other = row.arrays
+        if row.transposed and not _is_view(other, first):  # out of a pickle, or moved
+            row.store.params[row.key] = row.of(first)
+        self._rows.append(row)
+        self._left.append(row.arrays)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_epoch": -1}  # it is that of another process
+
+
+def _place(a: Array) -> Any:
+    """Return where and how an array lies in memory: equal for those that are one."""
+    if isinstance(a, np.ndarray) and a.size and a.dtype != object:
+        return a.__array_interface__["data"][0], a.dtype.str, a.shape, a.strides
+    if hasattr(a, "data_ptr") and a.numel():  # of PyTorch
+        return a.data_ptr(), a.dtype, tuple(a.shape), a.stride()
+    if hasattr(a, "__cuda_array_interface__") and a.size:
+        return a.data.ptr, a.dtype.str, a.shape, a.strides
+    return id(a), None, (), ()
+
+
+def _turned(place: Any) -> Any:
+    address, dtype, shape, strides = place
+    return (address, dtype, shape[::-1], strides[::-1]) if len(shape) == 2 else None
+
+
+def _is_view(a: Array, of: Array) -> bool:
+    return _place(a)[0] == _place(of)[0]
+
+
+def overlap(arrays: Iterable[Array]) -> bool:
+    """Whether some of the arrays of the host share memory, or may."""
+    bounds = []
+    for a in arrays:
+        if isinstance(a, np.ndarray):
+            bounds.append(np.lib.array_utils.byte_bounds(a))
+        elif hasattr(a, "data_ptr"):
+            last = sum((n - 1) * s for n, s in zip(a.shape, a.stride(), strict=True))
+            bounds.append((a.data_ptr(), a.data_ptr() + (last + 1) * a.element_size()))
+    bounds.sort()
+    return any(low < end for (_, end), (low, _) in itertools.pairwise(bounds))
