@@ -228,7 +228,7 @@ def test_a_skipped_step_leaves_every_bit(dtype, xpv):
     assert [n for _, _, n in seen] == [0, 0, 1, 2, 2, 2, 2, 2, 3]
     assert {type(a) for a in step.state["precision"].values()} == {type(batch(xpv)[0])}
     if xpv.backend == "jax":
-        (function,) = step._compiled.values()
+        (function,) = step._compilation.functions.values()
         assert function._cache_size() == 1
 
 

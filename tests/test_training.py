@@ -90,7 +90,7 @@ def test_jax_compiles_once(xpv):
     step = TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss([1.0, 2.0, 3.0]), xl.Adam())
     for i in range(4):
         step(x, t, lr=0.1 / (i + 1))
-    (function,) = step._compiled.values()
+    (function,) = step._compilation.functions.values()
     assert function._cache_size() == 1
     step(x[:4, :], t[:4])
     assert function._cache_size() == 2

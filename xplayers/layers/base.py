@@ -65,10 +65,9 @@ class Remembering(Observed):
             _check_arrays(cls, args, kwargs)
         # Here rather than in __init__, so that a subclass may leave out super().__init__().
         self = super().__new__(cls)
-        self._store = Store()
-        self._stores = {"": self._store}
-        self._ties = Ties(self._stores)
-        self._pending = []
+        store = Store()
+        stores = {"": store}
+        vars(self).update(_store=store, _stores=stores, _ties=Ties(stores), _pending=[])
         return self
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xplayers._arrays import (
     Array,
@@ -17,9 +17,6 @@ from xplayers._arrays import (
     move,
     namespace,
 )
-
-if TYPE_CHECKING:
-    from xplayers.layers.ties import Ties
 
 
 _changes = [0]
@@ -137,9 +134,9 @@ class Live(MutableMapping[str, Array]):
     written.
     """
 
-    def __init__(self, stores: Mapping[str, Store], kind: str, ties: Ties | None = None) -> None:
+    def __init__(self, stores: Mapping[str, Store], kind: str, ties: Any = None) -> None:
         self._stores, self._kind = stores, kind  # prefix -> store
-        self._ties = ties
+        self._ties = ties  # as in `layers.ties`
 
     def _find(self, name: str) -> tuple[dict[str, Array], str]:
         prefix, _, key = name.rpartition(".") if isinstance(name, str) else ("", "", name)

@@ -66,8 +66,8 @@ class AccumulatedStep(TrainStep):
         step = copy.copy(self)
         precision = self.precision
         scale = 1.0 if precision is None else precision.scale(state["precision"])
-        step.net = _NetWithLoss(self, loss_arrays, t, scale, check)
-        step.loss = _Given()
+        net = _NetWithLoss(self, loss_arrays, t, scale, check)
+        vars(step).update(net=net, loss=_GIVEN)  # no setting has changed
         return TrainStep.pure(
             step, params, buffers, {}, state, x, t, lr, numbers=numbers, donate=donate
         )
@@ -85,9 +85,10 @@ class _NetWithLoss(Layer):
     def __init__(
         self, step: AccumulatedStep, loss_arrays: Arrays, t: Array, scale: Any, check: bool
     ) -> None:
-        self.net, self.loss, self.parts = step.net, step.loss, step.parts
-        self.loss_arrays, self.t, self.scale, self.check = loss_arrays, t, scale, check
-        self._ties = self.net._ties
+        vars(self).update(  # no setting has changed
+            net=step.net, loss=step.loss, parts=step.parts, loss_arrays=loss_arrays, t=t,
+            scale=scale, check=check, _ties=step.net._ties,
+        )  # fmt: skip
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         xp, n = namespace(x), int(x.shape[0])
@@ -140,3 +141,6 @@ class _Given(Loss):
 
     def vjp(self, cache: Cache, dout: Any) -> Any:
         return dout
+
+
+_GIVEN = _Given()

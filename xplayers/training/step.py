@@ -28,6 +28,7 @@ from xplayers.layers.stores import Located
 from xplayers.layers.ties import overlap
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
+from xplayers.training.compilation import Compilation, is_ours, quietly
 from xplayers.training.fingerprint import Sources
 from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.replays import Replays
@@ -38,7 +39,7 @@ Arrays = dict[str, Array]
 State = dict[str, Any]  # nested dicts of arrays
 
 _KINDS = 64  # kinds of batches that are known
-_COMPILED = 4  # functions of one step: for libraries, and numbers that are constants
+_CHANGES = 3  # of what a step is made of, until nothing is made any more
 _NUMBERS = (float, int, np.generic, np.ndarray)
 
 
@@ -136,10 +137,8 @@ class TrainStep(Observed):
         """Know nothing of the steps before; what they have made stays valid by itself."""
         self._sources = Sources()
         self._changes = 0  # of the sources, since a step was compiled or replayed last
-        self._fixed = False  # whether the numbers of the optimizer are constants of what is made
         self._last_rate: tuple[float | None, Any] = None, None  # and as an array
-        self._last_numbers: tuple[Any, Any] = None, None  # likewise
-        self._compiled: dict[Any, Callable[..., Any]] = {}  # by namespace
+        self._compilation = Compilation(self)
         self._replays = Replays()
         self._checked: set[Any] = set()  # kinds of batches
         self._moves = 0  # how often parameters were laid out anew
@@ -169,30 +168,38 @@ class TrainStep(Observed):
             The loss before the update, 0-d. It stays on the device.
         """
         x, t = _from_memory(x), _from_memory(t)
-        lr, replays = self._rate_of(lr, x), self._replays
         namespace(x, "TrainStep", "x")
         namespace(t, "TrainStep", "t")
+        lr, compilation = self._rate_of(lr, x), self._compilation
         makes = self._may_make()
         kind = self._kind(x, t, lr)
         if self._is_explicit or not makes or not Replays.fit(x):
-            function = self._function(x) if makes else self._plain
+            function = compilation.function(x) if makes else compilation.plain
             return self._take(kind, x, t, lambda trees: function(*trees, x, t, lr))
-        numbers = {} if self._fixed else self._sources.numbers
+        replays, numbers = self._replays, {} if compilation.fixed else self._sources.numbers
         replay = replays.find(kind, (self.optimizer.state, self._scaling))
-        if replay is not None:
-            self._changes = 0
-            given = (x, t, *numbers.values()) if lr is None else (x, t, lr, *numbers.values())
-            value = replay(*given) if self.precision is None else _quietly(replay, *given)
-            for store in self.net._stores.values():
-                store.version += 1
-            return value
-        given = (x, t, lr), numbers, self._effects
-        value = self._take(
-            kind, x, t, lambda trees: replays.record(kind, self._plain, trees, *given), flat=True
-        )
+        if replay is None:
+            return self._record(kind, (x, t, lr), numbers)
+        self._changes = 0
+        given = (x, t, *numbers.values()) if lr is None else (x, t, lr, *numbers.values())
+        value = replay(*given) if self.precision is None else quietly(replay, *given)
+        for store in self.net._stores.values():
+            store.version += 1
+        return value
+
+    def _record(self, kind: Any, given: tuple[Any, ...], numbers: dict[str, float]) -> Array:
+        """Take a step of a kind that has no replay yet."""
+        replays, plain = self._replays, self._compilation.plain
+
+        def run(trees: Any) -> Any:
+            if not self._apart:  # in the order in which the optimizer writes into shared memory
+                return plain(*trees, *given)
+            return replays.record(kind, plain, trees, given, numbers, self._effects)
+
+        value = self._take(kind, *given[:2], run, flat=True)
         replays.hold(self._holders(), (self.optimizer.state, self._scaling))
-        if numbers and replays.is_refused(kind) and not _is_ours(self.optimizer):
-            self._fixed = True  # it may look at its numbers
+        if numbers and replays.is_refused(kind) and not is_ours(self.optimizer):
+            self._compilation.fixed = True  # it may look at its numbers
         return value
 
     def _may_make(self) -> bool:
@@ -202,9 +209,9 @@ class TrainStep(Observed):
         all of it can be seen, nothing can be made of it.
         """
         if not self._sources.hold(self):
-            self._forget()
-            self._changes += 1
-            return self._is_explicit or self._changes <= 3
+            self.close()
+            self._changes = 1 if self._compilation.used else self._changes + 1
+            return self._is_explicit or self._changes <= _CHANGES
         return self._is_explicit or self._sources.proved
 
     def _effects(self) -> str:
@@ -258,7 +265,7 @@ class TrainStep(Observed):
         if self.compile == "graph":
             rate = self._rate_of(lr, x)
             self._may_make()
-            captured: Any = self._function(x)
+            captured: Any = self._compilation.function(x)
             return self._take(
                 self._kind(x, t, rate), x, t,
                 lambda trees: captured.many(*trees, x, t, index, rate),
@@ -341,7 +348,7 @@ class TrainStep(Observed):
         sources = self._sources
         return (
             type(x), x.shape, x.dtype, _order(x), type(t), t.shape, t.dtype, _order(t), type(lr),
-            sources.pattern, tuple(sources.numbers.items()) if self._fixed else None,
+            sources.pattern, tuple(sources.numbers.items()) if self._compilation.fixed else None,
         )  # fmt: skip
 
     def _holders(self) -> list[dict[str, Any]]:
@@ -354,15 +361,9 @@ class TrainStep(Observed):
 
     def close(self) -> None:
         """Give back the memory of what was compiled or recorded; the next step starts afresh."""
-        self._forget()
-
-    def _forget(self) -> None:
-        for function in self._compiled.values():
-            getattr(function, "close", lambda: None)()
-        self._compiled.clear()
+        self._compilation.close()
         self._checked.clear()
         self._replays.forget()
-        self._fixed = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled or copied: nothing that was compiled, recorded or looked at."""
@@ -477,91 +478,6 @@ class TrainStep(Observed):
         if self._last_rate[0] != lr:  # brought over once, not in each step
             self._last_rate = lr, namespace(x).asarray(lr)
         return self._last_rate[1]
-
-    def _plain(self, *arguments: Any, numbers: Mapping[str, Any] | None = None) -> Any:
-        """Compute a step as it stands, in place where the library has mutation."""
-        pure = functools.partial(self.pure, numbers=numbers, donate=True, check=True)
-        return pure(*arguments) if self.precision is None else _quietly(pure, *arguments)
-
-    def _function(self, x: Array) -> Callable[..., Any]:
-        """Return what computes a step of such arrays, compiled where that is asked for."""
-        name, sources = library(x), self._sources
-        if self.compile is False and self.gemm is None:
-            return self._plain
-        jax = name == "jax" and not self._fixed
-        key = (namespace(x), sources.pattern, None if jax else tuple(sources.numbers.items()))
-        function = self._compiled.get(key)
-        if function is None:
-            while len(self._compiled) >= _COMPILED:
-                oldest = self._compiled.pop(next(iter(self._compiled)))
-                getattr(oldest, "close", lambda: None)()
-            function = self._compiled[key] = self._compile(name)
-        else:
-            self._changes = 0
-        return function if not jax or self.compile is False else self._with_numbers(function, x)
-
-    def _with_numbers(self, function: Callable[..., Any], x: Array) -> Callable[..., Any]:
-        """Return `function` with the numbers of the optimizer, brought over once."""
-        numbers = self._sources.numbers
-        if self._last_numbers[0] is not numbers:
-            xp = namespace(x)
-            self._last_numbers = numbers, {k: xp.asarray(v) for k, v in numbers.items()}
-        there = self._last_numbers[1]
-
-        def call(*arguments: Any) -> Any:
-            try:
-                return function(*arguments, numbers=there)
-            except Exception:
-                if _is_ours(self.optimizer):
-                    raise
-            self._fixed = True  # it may look at its numbers
-            return self._function(x)(*arguments)
-
-        return call
-
-    def _compile(self, name: str) -> Callable[..., Any]:
-        if self.compile == "graph" or self.gemm is not None:
-            return self._compile_cuda(name)
-        if self.compile is not False and name == "jax":
-            import jax
-
-            # A new function each time: jit would share what it compiled for an equal one.
-            return jax.jit(functools.partial(self.pure), donate_argnums=(0, 1, 3))
-        if self.compile is True and name == "torch":
-            import torch
-
-            return torch.compile(self.pure)
-        if self.compile is True:
-            message = f"TrainStep: there is no compiler for {name} arrays; use compile='auto'."
-            raise ValueError(message)
-        return self._plain
-
-    def _compile_cuda(self, name: str) -> Callable[..., Any]:
-        if name != "cupy":
-            what, instead = (
-                ("compile='graph'", "'auto'") if self.compile == "graph" else ("gemm", "None")
-            )
-            message = f"TrainStep: {what} is for cupy arrays, not {name}; use {instead}."
-            raise ValueError(message)
-        from xplayers.cuda import fused
-        from xplayers.cuda.gemm import Gemm, Multiplied
-        from xplayers.cuda.graph import CapturedStep
-
-        gemm = self.gemm if callable(self.gemm) else Gemm
-        if self.compile == "graph":
-            return CapturedStep(fused()(functools.partial(self.pure, donate=True)), gemm=gemm)
-        return Multiplied(functools.partial(self.pure, donate=True, check=True), gemm())
-
-
-@np.errstate(over="ignore", invalid="ignore")
-def _quietly(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it: an overflow is what the scaling reckons with, so NumPy need not warn."""
-    return function(*arguments)
-
-
-def _is_ours(optimizer: Optimizer) -> bool:
-    """Whether it is known to compute with its numbers alone, and not to look at them."""
-    return type(optimizer).__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _check_kept(optimizer: Optimizer, before: dict[str, Any], numbers: Any) -> None:

@@ -1,0 +1,391 @@
+"""Steps that do not depend on their history: on what was changed, refused or put in in between."""
+
+import copy
+import functools
+import gc
+import pickle
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits, to_numpy, values
+
+import xplayers as xl
+from xplayers import AccumulatedStep, TrainStep
+
+EXACT = ("numpy", "readonly", "torch")  # elsewhere a compiler rounds in its own way
+
+
+def net(*between):
+    return xl.Sequential(
+        xl.Affine.init(6, 6, rng=0), xl.Tanh(), *between, xl.Affine.init(6, 6, rng=1),
+        xl.Affine.init(6, 3, rng=2),
+    )  # fmt: skip
+
+
+def full():
+    return net(xl.BatchNormalization.init(6), xl.Dropout(0.3))
+
+
+def by_hand(step, x, t):
+    """The loop that a step stands for."""
+    value = step.loss.forward(step.net.forward(x), t)
+    step.net.backward(step.loss.backward(), input_grad=False)
+    step.optimizer.update(step.net.params, step.net.grads)
+    return value
+
+
+def same(xpv, history, make=full, optimizer=xl.Adam, loop=True, step=TrainStep, **options):
+    """Run ``history(step, take)`` three ways, and compare all that they leave."""
+    runs = []
+    for how in ("auto", False, "loop")[: 2 + loop]:
+        one = step(make(), xl.SoftmaxWithLoss(), optimizer(), compile=how == "auto" and how,
+                   **options)  # fmt: skip
+        call = functools.partial(by_hand, one) if how == "loop" else one
+        losses = []
+
+        def take(n, call=call, losses=losses, **given):
+            x = xpv.asarray(values((n, 6), seed=len(losses)), "float32")
+            losses.append(np.array(to_numpy(call(x, xpv.asarray(np.arange(n) % 3), **given))))
+
+        history(one, take)
+        arrays = {f"loss {i}": v for i, v in enumerate(losses)}
+        arrays |= {k: np.array(to_numpy(a)) for k, a in one.net.arrays.items()}
+        for k, v in one.optimizer.state.items():
+            named = v if isinstance(v, dict) else {"": v}
+            arrays |= {f"{k} {name}": np.array(to_numpy(a)) for name, a in named.items()}
+        runs.append(arrays)
+    for other in runs[1:]:
+        assert runs[0].keys() == other.keys()
+        for name, a in runs[0].items():
+            if xpv.backend in EXACT:
+                assert_same_bits(a, other[name], name)
+            else:
+                np.testing.assert_allclose(a, other[name], rtol=1e-3, atol=2e-4, err_msg=name)
+    return runs[0]
+
+
+def test_kinds_that_are_computed_anew(xpv):
+    """Nine sizes: one more than there are replays."""
+
+    def history(step, take):
+        for _ in range(3):
+            for n in range(1, 9):
+                take(n)
+        take(9)
+        for _ in range(5):
+            take(1)
+
+    assert same(xpv, history, net)["count "] == 30
+    if xpv.backend in EXACT:
+        same(xpv, history)
+
+
+def test_a_batch_that_is_refused_changes_nothing(xpv):
+    def history(step, take):
+        for _ in range(3):
+            take(4)
+        with pytest.raises(ValueError, match="label 7"):
+            step(xpv.asarray(values((4, 6)), "float32"), xpv.asarray(np.full(4, 7)))
+        for n in (4, 5, 4):
+            take(n)
+
+    if xpv.backend in EXACT:
+        same(xpv, history, loop=False)
+
+
+def empty(step, take):
+    for n in (4, 4, 4, 0, 4, 0, 4, 4):
+        take(n)
+
+
+def test_empty_batches(xpv):
+    assert same(xpv, empty, net)["count "] == 8
+
+
+def put_in(step, xpv):
+    step.net.params["0.W"] = xpv.asarray(np.zeros((6, 6), "float32"))
+
+
+def set_attribute(step, xpv):
+    step.net[0].W = xpv.asarray(np.zeros((6, 6), "float32"))
+
+
+def move(step, xpv):
+    step.net.to(dtype="float32")
+
+
+def forward(step, xpv):
+    step.net.forward(xpv.asarray(values((5, 6)), "float32"))
+    step.net.zero_grads()
+
+
+def load(step, xpv):
+    step.net.params.update({k: p * 0.5 for k, p in step.net.params.items()})
+
+
+def restore(step, xpv):
+    step.state = {k: v for k, v in step.state.items()}
+
+
+def write_over(step, xpv):
+    if xpv.backend != "jax":
+        step.net.params["0.b"][...] = 0.25
+
+
+@pytest.mark.parametrize(
+    "change", [put_in, set_attribute, move, forward, load, restore, write_over]
+)
+@pytest.mark.parametrize("between", [0, 1])
+def test_arrays_that_were_put_in(change, between, xpv):
+    def history(step, take):
+        for _ in range(3):
+            take(8)
+        change(step, xpv)
+        for _ in range(between):
+            take(5)
+        for _ in range(4):
+            take(8)
+
+    same(xpv, history, full if xpv.backend in EXACT else net)
+
+
+def another_optimizer(step):
+    new = xl.AdamW(weight_decay=0.3)
+    new.state, step.optimizer = step.optimizer.state, new
+
+
+def setting(name, value):
+    def change(step):
+        setattr(step.optimizer, name, value)
+
+    change.__name__ = f"{name} {value}"
+    return change
+
+
+CHANGES = [
+    another_optimizer,
+    *[setting(*pair) for pair in (
+        ("beta1", 0.5), ("beta2", 0.9), ("eps", 1e-2), ("eps", 0.0), ("weight_decay", 0.1),
+        ("lr", 0.05), ("lr", xl.schedules.Exponential(0.1, 2)), ("eps_hat", False),
+    )],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda f: f.__name__)
+def test_what_a_step_is_made_of_may_change(change, xpv):
+    def history(step, take):
+        for _ in range(3):
+            take(4)
+        change(step)
+        for _ in range(4):
+            take(4)
+
+    same(xpv, history, net)
+
+
+def test_settings_of_layers_and_losses_may_change(xpv):
+    def history(step, take):
+        for _ in range(3):
+            take(4)
+        step.net[2].rate = 0.7
+        for _ in range(3):
+            take(4)
+        step.loss.label_smoothing = 0.2
+        for _ in range(3):
+            take(4)
+        step.loss = xl.SoftmaxWithLoss(ignore_index=1)
+        for _ in range(3):
+            take(4)
+
+    same(xpv, history, lambda: net(xl.Dropout(0.3)), loop=xpv.backend in EXACT)
+
+
+class Factors(xl.Layer):
+    """Has a list, which can change without an attribute being set."""
+
+    def __init__(self):
+        self.factors = [2.0]
+
+    def apply(self, arrays, x):
+        return x * self.factors[0], ()
+
+    def vjp(self, cache, dy):
+        return dy * self.factors[0], {}
+
+
+def test_a_list_may_change_in_place(xpv):
+    def history(step, take):
+        for _ in range(4):
+            take(4)
+        step.net[2].factors[0] = -1.0
+        for _ in range(4):
+            take(4)
+
+    same(xpv, history, lambda: net(Factors()))
+
+
+class Keeping(xl.Layer):
+    """Leaves something behind: what people do to look at it later."""
+
+    def apply(self, arrays, x):
+        self.y = x * 2.0
+        return self.y, ()
+
+    def vjp(self, cache, dy):
+        return dy * 2.0, {}
+
+
+@pytest.mark.only(*EXACT)
+def test_what_a_layer_leaves_behind_is_an_array(xpv):
+    def history(step, take):
+        for _ in range(6):
+            take(4)
+            assert type(step.net[2].y) is type(step.net.params["0.W"])
+
+    same(xpv, history, lambda: net(Keeping()))
+
+
+def test_reductions_that_are_made_anew(xpv):
+    for make in (
+        lambda f: functools.partial(lambda grads, f: {k: g * f for k, g in grads.items()}, f=f),
+        lambda f: lambda grads: {k: g * f for k, g in grads.items()},
+    ):
+
+        def history(step, take, make=make):
+            for i in range(8):
+                step.reduce_grads = make(1.0 if i < 5 else 0.5)
+                gc.collect()
+                take(4)
+
+        same(xpv, history, net, loop=False)
+
+
+def test_parts_may_change(xpv):
+    def history(step, take):
+        for parts in (2, 2, 2, 3, 3, 1, 2):
+            step.parts = parts
+            take(6)
+
+    same(xpv, history, net, loop=False, step=AccumulatedStep, parts=2)
+
+
+@pytest.mark.only("numpy", "torch")
+def test_numbers_of_the_optimizer_are_arguments(xpv):
+    """A weight decay that is set anew in each step: one replay, and no memory."""
+    steps = []
+
+    def history(step, take):
+        steps.append(step)
+        for i in range(12):
+            step.optimizer.weight_decay = 0.01 * (i + 1)
+            step.optimizer.lr = 0.1 / (i + 1)
+            take(4)
+
+    same(xpv, history)
+    assert len(steps[0]._replays._replays) == 1
+
+
+class Looking(xl.Adam):
+    """Looks at its numbers, so they are constants of what is recorded or compiled."""
+
+    def constants(self, t):
+        if self.eps > 1e-3:
+            return (self.beta1, self.beta2, float(self.eps), super().constants(t)[-1])
+        return super().constants(t)
+
+
+def test_an_optimizer_that_looks_at_its_numbers(xpv):
+    def history(step, take):
+        for eps in (1e-7, 1e-7, 1e-7, 1e-2, 1e-2, 1e-2, 1e-7, 1e-7):
+            step.optimizer.eps = eps
+            take(4)
+
+    same(xpv, history, net, Looking)
+
+
+class Counting(xl.SGD):
+    """Sets an attribute in each step."""
+
+    def step(self, params, grads, state, **options):
+        self.steps = getattr(self, "steps", 0) + 1
+        return super().step(params, grads, state, **options)
+
+
+@pytest.mark.only(*EXACT)
+def test_an_optimizer_that_counts(xpv):
+    def history(step, take):
+        for i in range(6):
+            take(4)
+            assert step.optimizer.steps == i + 1
+
+    same(xpv, history, net, Counting)
+
+
+@pytest.mark.only("numpy")
+def test_files_mapped_to_memory_are_replayed(xpv, tmp_path):
+    np.save(tmp_path / "x.npy", values((32, 6)).astype("float32"))
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    step = TrainStep(net(), xl.SoftmaxWithLoss(), xl.SGD())
+    for i in range(0, 32, 8):
+        step(x[i : i + 8], np.arange(8) % 3)
+    assert len(step._replays._replays) == 1
+
+
+class Schedule:
+    """A schedule of one's own that cannot be hashed."""
+
+    def __eq__(self, other):
+        return self is other
+
+    __hash__ = None
+
+    def __call__(self, step):
+        return 0.1 / (step + 1)
+
+
+def test_a_schedule_that_cannot_be_hashed(xpv):
+    def history(step, take):
+        for _ in range(5):
+            take(4)
+
+    same(xpv, history, net, lambda: xl.SGD(lr=Schedule()))
+
+
+def test_steps_are_copied_and_pickled(xpv):
+    def history(step, take):
+        for _ in range(3):
+            take(4)
+        if isinstance(take.__defaults__, tuple):  # the copies go on as the step itself
+            for again in (copy.deepcopy(step), pickle.loads(pickle.dumps(step))):
+                x = xpv.asarray(values((4, 6)), "float32")
+                other = copy.deepcopy(step)
+                a, b = (s(x, xpv.asarray(np.arange(4) % 3)) for s in (again, other))
+                assert_same_bits(a, b, "loss")
+        take(4)
+
+    same(xpv, history, net)
+
+
+def test_backward_after_an_update(xpv):
+    """The cache has the arrays of forward, which an update in place has written over."""
+    x, t = xpv.asarray(values((4, 6)), "float32"), xpv.asarray(np.arange(4) % 3)
+    step = TrainStep(net(), xl.SoftmaxWithLoss(), xl.SGD())
+    for update in (
+        lambda: by_hand(step, x, t),
+        lambda: step(x, t),
+        lambda: step.optimizer.update(
+            step.net.params, {k: p * 0.5 for k, p in step.net.params.items()}
+        ),
+    ):
+        step(x, t)
+        y = step.net.forward(x)
+        update()
+        if xpv.backend == "jax":
+            step.net.zero_grads()
+            continue
+        with pytest.raises(RuntimeError, match="have been written over since forward"):
+            step.net.backward(y)
+        step.net.zero_grads()
+    y = step.net.forward(x)
+    step.net.params["0.W"] = step.net.params["0.W"] * 2.0  # another array: the old one is there
+    step.net.backward(y)
