@@ -18,7 +18,6 @@ from xplayers._arrays import (
     namespace,
 )
 
-
 _changes = [0]
 
 
