@@ -269,7 +269,7 @@ def test_a_limit_of_the_norm_takes_two_calls(xpv):
         (replay,) = step._replays._replays.values()
         sources.append(replay.source.splitlines())
     plain, clipped = map(len, sources)
-    arithmetic = 4  # root, the larger one, quotient, number
+    arithmetic = 6  # root, two units, the larger one, quotient, number
     assert plain + 2 <= clipped <= plain + 2 + arithmetic
 
 
