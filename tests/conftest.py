@@ -99,6 +99,13 @@ def xpv(request: pytest.FixtureRequest) -> Iterator[Variant]:
 
 
 @pytest.fixture
+def home(tmp_path, monkeypatch):
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Let Ctrl-C interrupt, also where a shell has started the tests in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
