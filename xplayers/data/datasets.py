@@ -15,6 +15,7 @@ from typing import NamedTuple, overload
 import numpy as np
 
 from xplayers._files import AnyPath, in_full, opened
+from xplayers._kinds import START, kind_of
 
 __all__ = ["load_digits", "load_fashion_mnist", "load_mnist", "read_idx", "spiral"]
 
@@ -257,9 +258,11 @@ def read_idx(path: AnyPath) -> np.ndarray:
 def _parse_idx(file, name):
     start = file.read(4)
     if start[:2] != b"\0\0" or len(start) < 4 or start[2] not in _IDX_TYPES or start[3] > _MAX_AXES:
+        kind = kind_of(start + file.read(START))
         raise ValueError(
             f"{name}: not an IDX file; it starts with the bytes '{start.hex(' ')}', "
             f"expected '00 00', a type (08 to 0e) and the number of axes (at most {_MAX_AXES})."
+            + (f" It is {kind}." if kind else "")
         )
     dtype, ndim = np.dtype(_IDX_TYPES[start[2]]), start[3]
     sizes = file.read(4 * ndim)
@@ -449,7 +452,12 @@ def _download(collection, name, folder):
     from http.client import HTTPException  # see _fetch
 
     file, failures = folder / f"{name}.gz", []
-    for mirror in collection.mirrors:
+    mirrors = collection.mirrors
+    try:  # before anything is fetched that could not be kept
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        mirrors, failures = (), [f"  {folder}: {error.strerror or error}"]
+    for mirror in mirrors:
         url = mirror + file.name
         try:
             _fetch(url, file, *collection.files[name])
