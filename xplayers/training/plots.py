@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from xplayers._arrays import Array, to_numpy
-from xplayers._files import AnyPath, in_full
+from xplayers._files import AnyPath, in_full, replacing
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.training.columns import MEASURES
@@ -19,6 +21,12 @@ from xplayers.training.surroundings import notebook
 __all__ = ["plot_activations", "plot_confusion_matrix", "plot_curves", "plot_mistakes"]
 
 Figure = Any  # matplotlib.figure.Figure; there are no types without matplotlib
+
+LONGEST = 30  # characters of a name; longer ones would leave no room for the picture
+
+# What a picture says of its origin, in the formats that have room for that: where.
+MARK = "xplayers"
+_MARKS = {"png": "Software", "pdf": "Creator", "svg": "Creator", "eps": "Creator", "ps": "Creator"}
 
 
 def plot_curves(
@@ -65,7 +73,8 @@ def plot_curves(
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.7", linewidth=1, zorder=0, label="best")
         axes.set_xlabel("epoch")
-        axes.set_ylabel(panel)
+        (label,), options = _as_they_are([panel])
+        axes.set_ylabel(label, **options)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -102,8 +111,8 @@ def plot_confusion_matrix(
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         message = f"plot_confusion_matrix: matrix has shape {counts.shape}; expected (c, c)."
         raise ValueError(message)
-    names = _labels("plot_confusion_matrix", labels, len(counts))
-    side = max(3.6, 0.45 * len(counts) + 1.6)
+    names, options = _labels("plot_confusion_matrix", labels, len(counts))
+    side = max(3.6, 0.45 * len(counts) + 1.6) + 0.08 * max(max(map(len, names)) - 6, 0)
     figure = _figure(path, side, side)
     (axes,) = _grid(figure, 1, 1)
     parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -112,8 +121,9 @@ def plot_confusion_matrix(
         if count:
             colour = "white" if parts[i, j] > 0.5 else "black"
             axes.text(j, i, f"{count}", ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
-    axes.set_yticks(range(len(names)), names)
+    upright = 90 if max(map(len, names)) > 3 else 0
+    axes.set_xticks(range(len(names)), names, rotation=upright, **options)
+    axes.set_yticks(range(len(names)), names, **options)
     axes.set_xlabel("predicted")
     axes.set_ylabel("target")
     return _done(figure, path)
@@ -169,7 +179,7 @@ def plot_mistakes(
             "expected n images, (n, c) scores and n targets."
         )
         raise ValueError(message)
-    names = _labels("plot_mistakes", labels, scores.shape[1])
+    names, options = _labels("plot_mistakes", labels, scores.shape[1])
     target = target if target.ndim == 1 else target.argmax(axis=1)
     predicted = scores.argmax(axis=1)
     (wrong,) = np.nonzero(predicted != target)
@@ -185,7 +195,8 @@ def plot_mistakes(
         axes.set_axis_off()
     for i, image, axes in zip(shown, images, figure.axes, strict=False):
         axes.imshow(image, cmap="gray")
-        axes.set_title(f"{names[target[i]]} \N{RIGHTWARDS ARROW} {names[predicted[i]]}", fontsize=9)
+        title = f"{names[target[i]]} \N{RIGHTWARDS ARROW} {names[predicted[i]]}"
+        axes.set_title(title, fontsize=9, **options)
         axes.set_axis_off()
     return _done(figure, path)
 
@@ -250,10 +261,10 @@ def plot_activations(
         values = to_numpy(y).astype(np.float64).ravel()
         values = values[np.isfinite(values)]
         axes.hist(values, bins=bins, weights=np.full(len(values), 1 / max(len(values), 1)))
-        title = f"{name} {type(layer).__name__}".strip()
+        (title,), options = _as_they_are([f"{name} {type(layer).__name__}".strip()])
         if len(values):
             title += f"\n{values.mean():.2g} \N{PLUS-MINUS SIGN} {values.std():.2g}"
-        axes.set_title(title, fontsize=9)
+        axes.set_title(title, fontsize=9, **options)
         axes.tick_params(labelsize=7)
     return _done(figure, path)
 
@@ -278,17 +289,76 @@ def _grid(figure: Figure, rows: int, columns: int) -> list[Any]:
 
 
 def _done(figure: Figure, path: AnyPath | None) -> Figure:
-    if path is not None:
-        figure.savefig(in_full(path, "plot"), dpi=150)
+    if path is None:
+        return figure
+    path = in_full(path, "plot")
+    suffix = os.path.splitext(path)[1][1:].lower()
+    if not suffix:
+        figure.savefig(path, dpi=150)  # matplotlib adds one
+        return figure
+    mark: dict[str, Any] = {"metadata": {_MARKS[suffix]: MARK}} if suffix in _MARKS else {}
+    picture = io.BytesIO()  # so that an error leaves no half of a file
+    figure.savefig(picture, dpi=150, format=suffix, **mark)
+    with replacing(path) as file:
+        file.write(picture.getbuffer())
     return figure
 
 
-def _labels(owner: str, labels: Sequence[str] | None, classes: int) -> list[str]:
+def _labels(
+    owner: str, labels: Sequence[str] | None, classes: int
+) -> tuple[list[str], dict[str, Any]]:
     names = list(map(str, range(classes) if labels is None else labels))
     if len(names) != classes:
         message = f"{owner}: there are {len(names)} labels; expected one for each of {classes}."
         raise ValueError(message)
-    return names
+    return _as_they_are(names)
+
+
+def _as_they_are(names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    """Return names that can be drawn, and options of texts that draw them as they are.
+
+    ``$`` begins no formula. Characters that the font of labels lacks come from another font; those
+    that none has are escaped, which can be read, unlike the boxes that would stand for them.
+    """
+    import matplotlib as mpl
+
+    names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
+    options: dict[str, Any] = {"parse_math": False, "usetex": False}
+    lacking = {ord(c) for c in "".join(names)} - _characters(None)
+    if lacking and (other := _font_with(lacking)) is not None:
+        options["family"] = [*mpl.rcParams["font.family"], other.name]
+        lacking -= _characters(other.fname)
+    escaped = {c: ascii(chr(c))[1:-1] for c in lacking}
+    return [name.translate(escaped) for name in names], options
+
+
+def _font_with(characters: set[int]) -> Any:
+    """Return the first font with all of these characters, or else that with most of them."""
+    from matplotlib.font_manager import fontManager
+
+    most, best = 0, None
+    for font in fontManager.ttflist:
+        if font.style != "normal" or font.weight not in (400, "normal", "regular"):
+            continue
+        if font.name.startswith("Last Resort"):  # which has boxes for all
+            continue
+        n = len(characters & _characters(font.fname))
+        if n > most:
+            most, best = n, font
+        if n == len(characters):
+            break
+    return best
+
+
+def _characters(font: str | None) -> set[int]:
+    """Return the characters that a font has, by default that of labels; none if it is of pixels."""
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+
+    try:
+        found = get_font(findfont(FontProperties()) if font is None else font)
+        return set(found.get_charmap()) if found.scalable else set()
+    except (OSError, RuntimeError):  # a file that matplotlib cannot read
+        return set()
 
 
 def _images(x: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
