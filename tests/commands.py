@@ -36,6 +36,15 @@ def write_idx(path, array):
     path.write_bytes(header + array.astype(np.uint8).tobytes())
 
 
+def write_mnist(folder, n=10, seed=0):
+    """Write the four files of MNIST, of 40 + n images of 4 x 4 pixels."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for part, count in (("train", 40), ("t10k", n)):
+        write_idx(folder / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (count, 4, 4)))
+        write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(count) % 10)
+
+
 def arrays_of(name):
     """Return the arrays in a model file."""
     _, net, _ = models.load(name)

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from commands import TINY, accuracy, refusal, train, write_idx
+from commands import TINY, accuracy, refusal, train, write_idx, write_mnist
 
 import xplayers as xl
 from xplayers import _devices
@@ -79,10 +79,7 @@ def test_spiral(capsys):
 @pytest.fixture
 def folder(tmp_path):
     """Return a folder with the four files of MNIST, of 40 + 10 images of 4 x 4 pixels."""
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 40), ("t10k", 10)):
-        write_idx(tmp_path / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (n, 4, 4)))
-        write_idx(tmp_path / f"{part}-labels-idx1-ubyte", np.arange(n) % 10)
+    write_mnist(tmp_path)
     return tmp_path
 
 

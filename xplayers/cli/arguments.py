@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import math
-from typing import NoReturn
+import os
+from typing import Any, NoReturn
 
 from xplayers import _devices
 from xplayers._devices import Found
-from xplayers.cli.words import Mistake
+from xplayers.cli.words import Mistake, stdout
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +20,11 @@ class Parser(argparse.ArgumentParser):
         """Raise what is wrong."""
         message = f"{message} (see {self.prog} --help)"
         raise Mistake(message)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print a help, which nobody may read any more."""
+        stdout.write(message)
+        stdout.flush()
 
 
 def positive_integer(text: str) -> int:
@@ -48,10 +54,22 @@ def positive_number(text: str) -> float:
     raise argparse.ArgumentTypeError(message)
 
 
+def path(text: str) -> str:
+    """Return the name of a file; ``~`` is a home, which a shell misses in ``--save=~/net``."""
+    found = os.path.expanduser(text)
+    if not text or "\0" in text:
+        message = f"{text!r} is no name of a file"
+        raise argparse.ArgumentTypeError(message)
+    if found.startswith("~") and (found == "~" or found[1] in "/\\"):
+        message = f"{text}: there is no home directory; say HOME=... or the whole path"
+        raise argparse.ArgumentTypeError(message)
+    return found
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the saved model, and how much of the samples it is given at once."""
     add = parser.add_argument
-    add("model", metavar="MODEL", help="file that `xplayers train --save` has written")
+    add("model", type=path, metavar="MODEL", help="file that `xplayers train --save` has written")
     add(
         "--batch-size",
         type=positive_integer,

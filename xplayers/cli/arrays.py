@@ -1,58 +1,208 @@
-"""Arrays in the user's files."""
+"""Arrays in the user's files. Nothing in them is believed, and none of them can run code."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import math
 import zipfile
-import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from xplayers._files import opened
+from xplayers._kinds import LFS, NPY, START, TABLE, ZIP, kind_of
 from xplayers.cli.words import Mistake
+
+HOW = 'numpy.savez("data.npz", x=samples, t=labels) makes one'
+SAMPLES = 'numpy.save("x.npy", samples) makes one'
+TEXT = "numpy.genfromtxt(file, delimiter=',', skip_header=1) reads the numbers of a table, and "
+INFLATED = 1032  # bytes at most that deflate makes of one
+BLOCK = 2**23  # bytes of float64 that are looked at once
+
+
+class Archive:
+    """An open ``.npz`` file, whose arrays are read when they are asked for.
+
+    Parameters
+    ----------
+    path : str
+        Its name.
+    archive : zipfile.ZipFile
+        The open file.
+    """
+
+    def __init__(self, path: str, archive: zipfile.ZipFile) -> None:
+        self._path, self._archive = path, archive
+        found = archive.infolist()
+        self._members = {m.filename[:-4]: m for m in found if m.filename.endswith(".npy")}
+        if found and not self._members:
+            names = [member.filename for member in found]
+            message = f"{path} is {_without_arrays(names)}; expected an .npz file. {HOW}"
+            raise Mistake(message)
+
+    @property
+    def names(self) -> set[str]:
+        """Names of the arrays."""
+        return set(self._members)
+
+    def read(self, name: str) -> np.ndarray:
+        """Return an array, after what its header says is held against what is there."""
+        member, where = self._members[name], f"{name} of {self._path}"
+        if member.flag_bits & 1:
+            message = f"{where} is encrypted; save it without a password"
+            raise Mistake(message)
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            message = f"{where} is compressed in a way that NumPy's files are not; {HOW}"
+            raise Mistake(message)
+        with self._archive.open(member) as file:
+            shape, dtype = _header(file, where)
+            size, there = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+            packed = INFLATED if member.compress_type == zipfile.ZIP_DEFLATED else 1
+            if size != there or member.file_size > packed * member.compress_size:
+                message = (
+                    f"{where} is damaged: its header says {dtype} of shape {shape}, {size} bytes, "
+                    "and they are not there"
+                )
+                raise Mistake(message)
+        with self._archive.open(member) as file:
+            try:
+                return np.lib.format.read_array(file, allow_pickle=False)
+            except MemoryError as error:
+                message = f"{where} has shape {shape}, {size} bytes: more than memory holds"
+                raise Mistake(message) from error
+
+
+def _without_arrays(names: list[str]) -> str:
+    if any(name.endswith("data.pkl") for name in names):
+        return "a file of PyTorch's torch.save, which is loaded as a pickle: it could run any code"
+    if "[Content_Types].xml" in names:
+        return "a file of an Office program, as Excel"
+    return f"a zip archive with no array in it, but {listed(names[:10])}"
+
+
+def _header(file: Any, where: str) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }.get(version)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        message = f"{where} is damaged: it says that it is of version {version}"
+        raise Mistake(message)
+    shape, _, dtype = (None, None, None) if read is None else read(file)
+    if shape is None or dtype is None or dtype.names is not None:  # version 3 is of such alone
+        message = f"{where} is a table with named columns; save them as one array of numbers"
+        raise Mistake(message)
+    if dtype.hasobject:
+        message = (
+            f"{where} holds Python objects, which could run any code when they are loaded; save "
+            "numbers (or strings) of one dtype, as array.astype(float)"
+        )
+        raise Mistake(message)
+    return shape, dtype
 
 
 @contextlib.contextmanager
-def npz(path: str) -> Iterator[Mapping[str, np.ndarray]]:
-    """Open an ``.npz`` file: its arrays by name, each read when it is asked for."""
-    try:
-        with opened(path) as file:
-            archive = np.load(file, allow_pickle=False)
-            if isinstance(archive, np.ndarray):
-                message = "it holds one array, as an .npy file does"
-                raise ValueError(message)
-            yield archive
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        message = f"{path} is no .npz file of numbers: {error}"
-        raise Mistake(message) from error
+def npz(path: str) -> Iterator[Archive]:
+    """Open an ``.npz`` file."""
+    with _reading(path, "an .npz file", ZIP, HOW) as file:
+        yield Archive(path, zipfile.ZipFile(file))
 
 
 def read_samples(path: str) -> np.ndarray:
     """Return the samples in a file: of an ``.npy`` file memory-mapped, of an ``.npz`` file ``x``.
 
-    Where there is no ``x``, it is the only array.
+    Where there is no ``x``, it is the only array. The content tells which of the two it is.
     """
-    if Path(path).suffix == ".npz":
-        with npz(path) as arrays:
-            name = "x" if "x" in arrays or len(arrays) != 1 else next(iter(arrays))
-            if name not in arrays:
-                message = f"{path} has {listed(arrays)}; expected one called x, or one alone"
+    with _reading(path, "an .npy or .npz file of numbers", (NPY, *ZIP), SAMPLES) as file:
+        if file.peek(len(NPY)).startswith(ZIP):
+            archive = Archive(path, zipfile.ZipFile(file))
+            names = archive.names
+            name = "x" if "x" in names or len(names) != 1 else next(iter(names))
+            if name not in names:
+                message = f"{path} has {listed(names)}; expected one called x, or one alone"
                 raise Mistake(message)
-            return arrays[name]
+            return archive.read(name)
+        shape, _ = _header(file, path)
+        if 0 in shape:  # nothing that could be mapped
+            file.seek(0)
+            return np.lib.format.read_array(file, allow_pickle=False)
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
+@contextlib.contextmanager
+def _reading(path: str, expected: str, starts: tuple[bytes, ...], how: str) -> Iterator[Any]:
+    """Open a file that has to begin as one of those; whatever is wrong with it is a `Mistake`."""
     try:
-        opened(path).close()  # not a pipe, which NumPy would wait for
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        message = f"{path} is no .npy file of numbers: {error}"
+        file = opened(path)
+    except ValueError as error:  # a folder, a pipe
+        message = f"{path} {str(error).partition(';')[0]}; expected {expected}"
         raise Mistake(message) from error
-    if not isinstance(found, np.ndarray):
-        message = f"{path} is an .npz file; its name has to end so"
+    with file:
+        start = file.read(START)
+        file.seek(0)
+        if not start.startswith(starts):
+            kind = kind_of(start)
+            message = f"{path} is {kind or 'something else'}; expected {expected}"
+            if not start.startswith(LFS):
+                message += f". {TEXT if kind == TABLE else ''}{how}"
+            raise Mistake(message)
+        try:
+            yield file
+        except (Mistake, MemoryError):
+            raise
+        except Exception as error:  # a file that somebody has made up can raise anything
+            what = str(error) or type(error).__name__
+            message = f"{path} is damaged, or cut off: {what.splitlines()[0]}"
+            raise Mistake(message) from error
+
+
+def check_numbers(x: np.ndarray, name: str) -> None:
+    """Check that samples are finite numbers, and there are some in each."""
+    if x.dtype.kind not in "biuf":
+        message = f"{name} is {x.dtype}; expected numbers"
         raise Mistake(message)
-    return found
+    if 0 in x.shape[1:]:
+        message = f"{name} has shape {x.shape}: there is nothing in its samples"
+        raise Mistake(message)
+    if x.dtype.kind == "f":
+        for start, part in blocks(x):
+            check_finite(part, name, start)
+
+
+def check_finite(part: np.ndarray, name: str, start: int = 0, why: str = "") -> None:
+    """Check that rows are finite, the first of which is number `start` of `name`."""
+    if np.isfinite(part).all():
+        return
+    first = np.unravel_index(int(np.argmin(np.isfinite(part))), part.shape)
+    inside = ", ".join(str(int(i)) for i in first[1:])
+    at = f"column {inside}" if part.ndim == 2 else f"at [{inside}]"
+    message = (
+        f"{name} has values that are not finite: row {start + int(first[0])}, {at} (from 0) is "
+        f"{part[first]}{why or '; fill such values in, or leave their rows out'}"
+    )
+    raise Mistake(message)
+
+
+def blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield samples in parts that are small in memory, each with the number of its first."""
+    rows = max(BLOCK // (8 * max(math.prod(x.shape[1:]), 1)), 1)
+    for start in range(0, len(x), rows):
+        yield start, np.asarray(x[start : start + rows])
 
 
 def listed(names: Iterable[str]) -> str:
     """Return names in words."""
     return ", ".join(sorted(names)) or "nothing"
+
+
+def digest(*arrays: np.ndarray) -> str:
+    """Return the SHA-256 sum over arrays: dtypes, shapes and values."""
+    found = hashlib.sha256()
+    for x in arrays:
+        found.update(f"{x.dtype.str} {x.shape} ".encode())
+        for _, part in blocks(x):
+            found.update(part.tobytes())
+    return found.hexdigest()

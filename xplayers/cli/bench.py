@@ -9,7 +9,7 @@ from importlib import metadata
 from pathlib import Path
 
 import xplayers as xl
-from xplayers.cli.arguments import positive_integer
+from xplayers.cli.arguments import path, positive_integer
 from xplayers.cli.words import Mistake
 
 NAME = "bench"
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--only", metavar="REGEX", help="the workloads whose name matches")
     add("--implementations", metavar="REGEX", help="those whose name matches")
     add("--threads", type=positive_integer, metavar="N", help="for all libraries (default: cores)")
-    add("--json", metavar="FILE", help="write the results there")
+    add("--json", type=path, metavar="FILE", help="write the results there")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import sys
 import traceback
 import warnings
@@ -13,7 +12,17 @@ from collections.abc import Sequence
 import xplayers as xl
 from xplayers.cli import bench, config, evaluate, info, predict, train
 from xplayers.cli.arguments import Parser
-from xplayers.cli.words import INTERRUPTED, PIPE_CLOSED, Mistake, complain, in_words, warn
+from xplayers.cli.words import (
+    INTERRUPTED,
+    PIPE_CLOSED,
+    Mistake,
+    complain,
+    in_words,
+    note,
+    print_error,
+    stdout,
+    warn,
+)
 
 PARTS = (train, evaluate, predict, bench, info)
 
@@ -33,24 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback); 130 after Ctrl-C; 141 where nobody reads the output any more.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    stdout.begin()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = warn
             args = _arguments(argv)
             code = args.run(args)
-        sys.stdout.flush()
+        stdout.flush()
     except BrokenPipeError:
-        # Else the interpreter would complain when it flushes the output at its end.
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except KeyboardInterrupt:
-        print("xplayers: interrupted", file=sys.stderr)
+        note("interrupted")
         return INTERRUPTED
     except Exception as error:
         if "--debug" in argv:
-            traceback.print_exc()
+            for line in traceback.format_exc().splitlines():
+                print_error(line)
         complain("error", in_words(error))
+        with contextlib.suppress(Exception):
+            stdout.flush()
         return 2
     return code or 0
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import xplayers as xl
-from xplayers.cli.arrays import listed, npz
+from xplayers.cli.arrays import check_numbers, digest, listed, npz
+from xplayers.cli.labels import Classes, classes_of, numbers
 from xplayers.cli.words import Mistake
 
 FROM_FILES: dict[str, Callable[..., Any]] = {
@@ -19,7 +21,18 @@ FROM_FILES: dict[str, Callable[..., Any]] = {
 }
 BUILT_IN = ("digits", *FROM_FILES, "spiral")
 
-Classes = tuple[int | str, ...]
+
+class Source(NamedTuple):
+    """Where data are: one of `BUILT_IN`, or a file by its whole path; and the folder of the first.
+
+    A model keeps it, so that it is judged by the same from wherever one stands.
+    """
+
+    dataset: str
+    folder: str | None = None
+
+    def __str__(self) -> str:
+        return self.dataset if self.folder is None else f"{self.dataset} in {self.folder}"
 
 
 class Data(NamedTuple):
@@ -33,6 +46,8 @@ class Data(NamedTuple):
         Samples, and the numbers of their classes.
     classes : tuple of int or str
         What the classes are called.
+    source : Source
+        Where they are.
     own : bool
         Whether they are the user's, of whatever scale.
     """
@@ -43,7 +58,21 @@ class Data(NamedTuple):
     x_test: np.ndarray
     t_test: np.ndarray
     classes: Classes
+    source: Source
     own: bool = False
+
+    def digest(self) -> str:
+        """Return the SHA-256 sum over samples and labels."""
+        return digest(self.x, self.t, self.x_test, self.t_test)
+
+    def named(self, classes: Classes) -> Data:
+        """Return the data with labels that are the numbers of these classes, of the same names."""
+        if classes == self.classes:
+            return self
+        known = np.asarray(self.classes)
+        with _naming(self.name):
+            t, t_test = (numbers("t", known[t], classes) for t in (self.t, self.t_test))
+        return self._replace(t=t, t_test=t_test, classes=classes)
 
 
 def read(dataset: str, folder: str | None = None, classes: Classes | None = None) -> Data:
@@ -56,7 +85,7 @@ def read(dataset: str, folder: str | None = None, classes: Classes | None = None
     folder : str, optional
         Where the files of one of `FROM_FILES` are.
     classes : tuple of int or str, optional
-        What the classes of a file are called; by default what its labels are.
+        What the classes of a file are called, of a model; by default what its labels are.
     """
     if dataset in FROM_FILES:
         return _from_files(dataset, folder)
@@ -65,12 +94,12 @@ def read(dataset: str, folder: str | None = None, classes: Classes | None = None
         raise Mistake(message)
     if dataset == "digits":
         train, test = xl.data.load_digits(flatten=False)
-        return Data(dataset, *train, *test, classes=tuple(range(10)))
+        return Data(dataset, *train, *test, tuple(range(10)), Source(dataset))
     if dataset == "spiral":
         x, t = xl.data.spiral(400, 3)
         out = np.arange(len(x)) % 5 == 4  # evenly from all arms, and all along them
-        return Data(dataset, x[~out], t[~out], x[out], t[out], classes=(0, 1, 2))
-    if Path(dataset).suffix != ".npz":
+        return Data(dataset, x[~out], t[~out], x[out], t[out], (0, 1, 2), Source(dataset))
+    if Path(dataset).suffix.lower() != ".npz" and not os.path.exists(dataset):
         message = (
             f"--dataset: invalid choice: {dataset!r} (choose from {', '.join(BUILT_IN)}, or an "
             ".npz file)"
@@ -89,20 +118,33 @@ def _from_files(dataset: str, folder: str | None) -> Data:
     if train[0].shape[1:] != test[0].shape[1:]:
         message = f"--dataset {dataset}: its two parts have images of different sizes"
         raise Mistake(message)
-    return Data(dataset, *train, *test, classes=tuple(range(10)))
+    (x, t), (x_test, t_test) = train, test
+    for name, part in (("training", x), ("test", x_test)):
+        if not part.size:
+            message = f"--dataset {dataset}: its {name} part has shape {part.shape}; it is empty"
+            raise Mistake(message)
+    source = Source(dataset, None if folder is None else os.path.abspath(folder))
+    return Data(dataset, x, t, x_test, t_test, tuple(range(10)), source)
 
 
 def _own(path: str, classes: Classes | None) -> Data:
-    with npz(path) as arrays:
-        if {"x_train", "t_train", "x_test", "t_test"} <= set(arrays):
-            x, t = _pair(arrays, "x_train", "t_train")
-            x_test, t_test = _pair(arrays, "x_test", "t_test")
-            classes = classes or _classes("t_train", t)
-            t, t_test = numbers("t_train", t, classes), numbers("t_test", t_test, classes)
-        elif {"x", "t"} <= set(arrays):
-            x, t = _pair(arrays, "x", "t")
-            classes = classes or _classes("t", t)
-            t = numbers("t", t, classes)
+    with npz(path) as archive:
+        names = archive.names
+        split = {"x_train", "t_train", "x_test", "t_test"} <= names
+        if not split and not {"x", "t"} <= names:
+            message = (
+                f"{path} has {listed(names)}; expected x and t, or x_train, t_train, x_test and "
+                "t_test"
+            )
+            raise Mistake(message)
+        wanted = ("x_train", "t_train", "x_test", "t_test") if split else ("x", "t")
+        arrays = {name: archive.read(name) for name in wanted}
+    with _naming(path):
+        if split:
+            x, t, classes = _pair(arrays, path, "x_train", "t_train", classes)
+            x_test, t_test, _ = _pair(arrays, path, "x_test", "t_test", classes)
+        else:
+            x, t, classes = _pair(arrays, path, "x", "t", classes)
             if len(x) < 2:
                 message = f"x has {len(x)} samples; to hold some out there have to be two or more"
                 raise ValueError(message)
@@ -110,19 +152,17 @@ def _own(path: str, classes: Classes | None) -> Data:
             order = np.random.default_rng(0).permutation(len(x))
             out, rest = np.sort(order[: -(-len(x) // 5)]), np.sort(order[-(-len(x) // 5) :])
             x, t, x_test, t_test = x[rest], t[rest], x[out], t[out]
-        else:
-            message = (
-                f"{path} has {listed(arrays)}; expected x and t, or x_train, t_train, x_test and "
-                "t_test"
-            )
-            raise Mistake(message)
-    if x.shape[1:] != x_test.shape[1:]:
-        message = f"{path}: x_train has shape {x.shape}, x_test {x_test.shape}"
-        raise Mistake(message)
-    return Data(os.path.basename(path), x, t, x_test, t_test, classes, own=True)
+        if x.shape[1:] != x_test.shape[1:]:
+            message = f"x_train has shape {x.shape}, x_test {x_test.shape}"
+            raise ValueError(message)
+    source = Source(os.path.abspath(path))
+    return Data(os.path.basename(path), x, t, x_test, t_test, classes, source, own=True)
 
 
-def _pair(arrays: Mapping[str, np.ndarray], x: str, t: str) -> tuple[np.ndarray, np.ndarray]:
+def _pair(
+    arrays: Mapping[str, np.ndarray], path: str, x: str, t: str, classes: Classes | None
+) -> tuple[np.ndarray, np.ndarray, Classes]:
+    """Return samples, the numbers of their classes, and these; all of them checked."""
     samples, labels = arrays[x], arrays[t]
     if samples.ndim < 2 or labels.shape[:1] != samples.shape[:1]:
         message = (
@@ -130,48 +170,19 @@ def _pair(arrays: Mapping[str, np.ndarray], x: str, t: str) -> tuple[np.ndarray,
             "axis, and as many labels"
         )
         raise ValueError(message)
-    return samples, labels
-
-
-def _classes(name: str, t: np.ndarray) -> Classes:
-    """Return the classes that labels name: the labels there are, or the columns of one-hot ones."""
-    if t.ndim == 2 and t.shape[1] > 1:
-        return tuple(range(t.shape[1]))
-    if t.ndim != 1 or t.dtype.kind not in "biuUS":
-        message = (
-            f"{name} is {t.dtype} of shape {t.shape}; expected labels (n,), integers or strings, "
-            "or one-hot rows (n, classes)"
-        )
+    if not len(samples):
+        message = f"{x} has shape {samples.shape}: there are no samples"
         raise ValueError(message)
-    found = tuple(np.unique(_plain(t)).tolist())
-    if len(found) < 2:
-        message = f"{name} has {len(found)} class; expected two or more"
-        raise ValueError(message)
-    return found
+    check_numbers(samples, f"{x} of {os.path.basename(path)}")
+    classes = classes or classes_of(t, labels)
+    return samples, numbers(t, labels, classes), classes
 
 
-def numbers(name: str, t: np.ndarray, classes: Classes) -> np.ndarray:
-    """Return the numbers of the classes that labels name."""
-    if t.ndim == 2 and t.shape[1] == len(classes):
-        return np.argmax(t, axis=1)
-    t = _plain(t)
-    known = np.asarray(classes)
-    if t.ndim == 1 and (t.dtype.kind == "U") == (known.dtype.kind == "U"):
-        order = np.argsort(known)
-        places = order[np.minimum(np.searchsorted(known, t, sorter=order), len(known) - 1)]
-        strange = t[known[places] != t]
-        if not len(strange):
-            return places
-        what = f"the label {strange[0]!s}"
-    else:
-        what = f"{t.dtype} of shape {t.shape}"
-    few = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
-    message = f"{name} has {what}; the classes are {few}"
-    raise ValueError(message)
-
-
-def _plain(t: np.ndarray) -> np.ndarray:
-    """Return labels as integers or strings; JSON has no other for the names of classes."""
-    if t.dtype.kind == "b":
-        return t.astype(np.int64)
-    return np.char.decode(t, "utf-8") if t.dtype.kind == "S" else t
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    """Make a `Mistake` with the name of the file of every ValueError."""
+    try:
+        yield
+    except ValueError as error:
+        message = f"{path}: {error}"
+        raise Mistake(message) from error

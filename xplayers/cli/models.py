@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import xplayers as xl
-from xplayers.cli.datasets import Classes, Data
+from xplayers._kinds import kind_of_file
+from xplayers.cli.arrays import blocks, check_finite
+from xplayers.cli.datasets import Data
+from xplayers.cli.labels import Classes
+from xplayers.cli.standardising import Numbers, Standard, standard
 from xplayers.cli.words import Mistake
 from xplayers.initializers import Rng
 
@@ -19,8 +25,8 @@ KINDS = ("mlp", "cnn")
 # which OpenBLAS starts no threads: they win little there, and wait long on a machine that is busy.
 HIDDEN = {"mlp": (128, 64), "cnn": (64,)}
 CHANNELS = (16, 32)
-MOST_COLUMNS = 10_000  # that are standardised one by one: a file has a mean for each
 ROWS = 4096  # that are converted at once
+LIMIT = 2 * 2**20  # bytes of metadata that a file can have
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +48,10 @@ class Model:
         Of the convolutions, each of which halves height and width.
     mean, scale : float or tuple of float
         What is taken from the values, and what they are divided by then; one a feature, or one.
+    shape : tuple of int
+        The shape of a sample of the data, whose order of axes is that of `sample`.
+    constant : tuple of int
+        The features that had one value.
     """
 
     kind: str
@@ -49,8 +59,10 @@ class Model:
     classes: Classes
     hidden: tuple[int, ...]
     channels: tuple[int, ...] = ()
-    mean: float | tuple[float, ...] = 0.0
-    scale: float | tuple[float, ...] = 1.0
+    mean: Numbers = 0.0
+    scale: Numbers = 1.0
+    shape: tuple[int, ...] = ()
+    constant: tuple[int, ...] = ()
 
     @classmethod
     def of(
@@ -75,15 +87,21 @@ class Model:
         elif channels is not None:
             message = "--channels goes with --model cnn"
             raise Mistake(message)
-        mean, scale = _statistics(data) if data.own else (0.0, 1.0)
+        try:
+            found = standard(data.x) if data.own else Standard(0.0, 1.0, ())
+        except ValueError as error:
+            message = f"x of {data.name}: {error}"
+            raise Mistake(message) from error
         return cls(
             kind,
             shape if kind == "cnn" else (math.prod(shape),),
             data.classes,
             tuple(HIDDEN[kind] if hidden is None else hidden),
             tuple(channels or CHANNELS) if kind == "cnn" else (),
-            mean,
-            scale,
+            found.mean,
+            found.scale,
+            data.x.shape[1:],
+            found.constant,
         )
 
     def build(self, rng: Rng) -> xl.Sequential:
@@ -113,30 +131,54 @@ class Model:
         parts += [f"convolution {n}" for n in self.channels]
         return " -> ".join([*parts, *map(str, self.hidden), str(len(self.classes))])
 
-    def prepared(self, x: np.ndarray, name: str = "x") -> np.ndarray:
-        """Return host samples as the network takes them."""
+    def prepared(self, x: np.ndarray, name: str = "x", start: int = 0) -> np.ndarray:
+        """Return host samples as the network takes them; the first is number `start` of `name`."""
         self.check(x, name)
         found = np.empty((len(x), *self.sample), np.float32)
-        for start in range(0, len(x), ROWS):
-            part = np.asarray(x[start : start + ROWS])
+        plain = self.mean == 0.0 and self.scale == 1.0
+        mean, scale = np.asarray(self.mean, np.float64), np.asarray(self.scale, np.float64)
+        for at, part in blocks(x):
             flat = part.reshape(len(part), -1)
-            if self.mean != 0.0 or self.scale != 1.0:
-                flat = (flat - np.asarray(self.mean)) / np.asarray(self.scale)
-            found[start : start + ROWS] = flat.reshape(len(part), *self.sample)
+            with np.errstate(over="ignore", invalid="ignore"):
+                flat = flat if plain else (flat - mean) / scale
+                found[at : at + len(part)] = flat.reshape(len(part), *self.sample)
+            if not np.isfinite(found[at : at + len(part)]).all():
+                check_finite(part, name, start + at)
+                shown = found[at : at + len(part)].reshape(part.shape)
+                far = ", so far is it from the samples that the network was trained on"
+                check_finite(shown, f"{name}, standardised,", start + at, far)
         return found
 
     def check(self, x: np.ndarray, name: str) -> None:
         """Check that `prepared` can take host samples."""
         shape = tuple(x.shape[1:])
-        # As many values are enough where the order of axes cannot be another.
-        fits = len(self.sample) == 1 or x.ndim == 2 or shape in (self.sample, self.sample[1:])
-        if x.ndim < 2 or not fits or math.prod(shape) != math.prod(self.sample):
+        # As many values are not enough, since axes in another order have other values there. Rows
+        # are taken for images whose axes are in the order of those trained on.
+        known = [_long(self.shape or self.sample), _long((math.prod(self.sample),))]
+        if x.ndim < 2 or _long(shape) not in known:
             expected = ", ".join(map(str, self.sample))
             message = f"{name} has shape {x.shape}; the network takes (n, {expected})"
+            if self.shape not in ((), self.sample):
+                message += f" and was trained on samples of shape {self.shape}"
+            if x.ndim > 2 and sorted(_long(shape)) == sorted(known[0]):
+                message += ". Its axes are in another order: transpose it"
+            elif math.prod(x.shape) == math.prod(self.sample):
+                message += ". Of a single sample make x[None]"
+            elif len(known[0]) == 1 and math.prod(shape) == math.prod(self.sample):
+                message += ". Where its rows were such samples, save x.reshape(len(x), -1)"
             raise Mistake(message)
         if x.dtype.kind not in "biuf":
             message = f"{name} is {x.dtype}; expected numbers"
             raise Mistake(message)
+
+    def constants(self) -> str:
+        """Return in words which features had one value; "" for none."""
+        if not self.constant or isinstance(self.mean, float):
+            return "x has one value only" if self.constant else ""
+        first = ", ".join(map(str, self.constant[:10]))
+        more = f" and {len(self.constant) - 10} more" if len(self.constant) > 10 else ""
+        s, ve = ("s", "ve") if len(self.constant) > 1 else ("", "s")
+        return f"column{s} {first}{more} (from 0) of x ha{ve} one value only"
 
     def metadata(self) -> dict[str, Any]:
         """Return what to write into a file."""
@@ -146,7 +188,7 @@ class Model:
     def from_metadata(cls, found: dict[str, Any]) -> Model:
         """Return the model that a file tells of; what comes from a file may be anything."""
 
-        def number(value: Any) -> float | tuple[float, ...]:
+        def number(value: Any) -> Numbers:
             return tuple(map(float, value)) if isinstance(value, list) else float(value)
 
         model = cls(
@@ -157,13 +199,33 @@ class Model:
             tuple(map(int, found["channels"])),
             number(found["mean"]),
             number(found["scale"]),
+            tuple(map(int, found.get("shape", ()))),
+            tuple(map(int, found.get("constant", ()))),
         )
         axes = {"mlp": 1, "cnn": 3}[model.kind]
         sizes = (*model.sample, *model.hidden, *model.channels, len(model.classes))
-        if len(model.sample) != axes or min(sizes) < 1 or (axes == 3) != bool(model.channels):
+        features = math.prod(model.sample)
+        if (
+            len(model.sample) != axes
+            or min(sizes) < 1
+            or (axes == 3) != bool(model.channels)
+            or math.prod(model.shape or model.sample) != features
+            or any(isinstance(a, tuple) and len(a) != features for a in (model.mean, model.scale))
+        ):
             message = "its sizes do not fit together"
             raise ValueError(message)
+        if not (np.isfinite(model.mean).all() and np.isfinite(model.scale).all()):
+            message = "its mean and scale are not finite"
+            raise ValueError(message)
+        if not np.greater(model.scale, 0).all():
+            message = "its scale is not positive"
+            raise ValueError(message)
         return model
+
+
+def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without the axes of size 1, wherever they are: the values lie the same."""
+    return tuple(n for n in shape if n != 1)
 
 
 def save(path: str, model: Model, net: xl.Layer, **more: Any) -> None:
@@ -171,33 +233,40 @@ def save(path: str, model: Model, net: xl.Layer, **more: Any) -> None:
     xl.save(path, net, {"model": model.metadata(), **more})
 
 
+def check_length(path: str, model: Model, net: xl.Layer, about: dict[str, Any]) -> None:
+    """Check before the training that all there is to say of a model goes into a file."""
+    text = json.dumps({"model": model.metadata(), **about})
+    if len(json.dumps(text)) + len(json.dumps(repr(net))) > LIMIT - 2**16:  # of names, and results
+        message = (
+            f"--save {path}: the names of the {len(model.classes)} classes are too long for a "
+            f"file; together at most {LIMIT} bytes"
+        )
+        raise Mistake(message)
+
+
 def load(path: str) -> tuple[Model, xl.Sequential, dict[str, Any]]:
     """Return what is in a file of `save`: the model, its network, and the other metadata."""
+    kind = kind_of_file(path)
+    if Path(path).is_dir():
+        kind = "a folder"
+    if kind not in ("", "a safetensors file"):
+        message = f"{path} is {kind}; expected a model that `xplayers train --save` has written"
+        raise Mistake(message)
     metadata = xl.read_metadata(path)
     try:
         model = Model.from_metadata(metadata["model"])
-    except (KeyError, TypeError, ValueError) as error:
-        message = f"{path} is no model that `xplayers train --save` has written ({error!r})"
-        raise Mistake(message) from error
-    net = model.build(0)
+        net = model.build(0)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        what = f"{path} is no model that `xplayers train --save` has written ({error!r})"
+        if metadata.keys() >= {"run", "position"}:
+            what = (
+                f"{path} is a checkpoint, not a model; `xplayers train --checkpoint-dir "
+                f"{Path(path).parent} --resume --save FILE` makes a model of the last one"
+            )
+        raise Mistake(what) from error
     xl.load(path, net)
+    broken = [name for name, a in net.arrays.items() if not np.isfinite(xl.to_numpy(a)).all()]
+    if broken:
+        message = f"{path} has values in {broken[0]} that are not finite; train it anew"
+        raise Mistake(message)
     return model, net, metadata
-
-
-def _statistics(data: Data) -> tuple[Any, Any]:
-    """Return mean and standard deviation of the user's samples: one for each column of a table."""
-    for name, x in (("x", data.x), ("x_test", data.x_test)):
-        if x.dtype.kind not in "biuf":
-            message = f"{name} of {data.name} is {x.dtype}; expected numbers"
-            raise Mistake(message)
-        if not np.isfinite(np.sum(x, dtype=np.float64)):
-            message = f"{name} of {data.name} has values that are not finite"
-            raise Mistake(message)
-    table = data.x.ndim == 2 and data.x.shape[1] <= MOST_COLUMNS
-    axis = 0 if table else None
-    mean = np.asarray(np.mean(data.x, axis=axis, dtype=np.float64))
-    deviation = np.std(data.x, axis=axis, dtype=np.float64 if table else np.float32)
-    scale = np.where(deviation > 0, deviation, 1.0)  # a column of one value
-    if not table:
-        return float(mean), float(scale)
-    return tuple(mean.tolist()), tuple(scale.tolist())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,9 +13,10 @@ import xplayers as xl
 from xplayers._devices import Found
 from xplayers._files import replacing
 from xplayers.cli import models
-from xplayers.cli.arguments import add_model, add_place, place
-from xplayers.cli.arrays import read_samples
-from xplayers.cli.words import Mistake
+from xplayers.cli.arguments import add_model, add_place, path, place
+from xplayers.cli.arrays import check_numbers, read_samples
+from xplayers.cli.results import NPY_HEADER, Result, check, is_predictions
+from xplayers.cli.words import Mistake, stdout
 
 NAME = "predict"
 SUMMARY = "say what a saved model takes samples for"
@@ -28,11 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add(
         "input",
+        type=path,
         metavar="INPUT",
         help="samples: an .npy file, of any size, or an .npz file with x or one array",
     )
     add(
         "--output",
+        type=path,
         metavar="FILE.npy",
         help="write an array there, in the place of CSV to the standard output",
     )
@@ -47,22 +49,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Print or write the predictions, batch by batch."""
-    if args.output is not None and Path(args.output).suffix != ".npy":
-        message = f"--output {args.output}: expected a name that ends in .npy"
-        raise Mistake(message)
+    if args.output is not None:
+        stdout.needed = False
+        if Path(args.output).suffix != ".npy":
+            message = f"--output {args.output}: expected a name that ends in .npy"
+            raise Mistake(message)
+        output = Result(f"--output {args.output}", Path(args.output), is_predictions)
+        check([output], [args.model, args.input])
     found, _ = place(args)
     model, net, _ = models.load(args.model)
     x = read_samples(args.input)
     model.check(x, args.input)
+    check_numbers(x, args.input)  # all of it, before the first prediction
     parts = (
         part
         for i in range(0, len(x), models.ROWS)  # only so much of it is in memory at once
-        for part in scores(net, model.prepared(x[i : i + models.ROWS]), args.batch_size, found)
+        for part in scores(
+            net, model.prepared(x[i : i + models.ROWS], args.input, i), args, found, i
+        )
     )
     if args.output is not None:
         _write(args.output, parts, len(x), model, args.probabilities)
         return
-    rows = csv.writer(sys.stdout, lineterminator="\n")
+    rows = csv.writer(stdout, lineterminator="\n")
     rows.writerow(["class", *(model.classes if args.probabilities else ())])
     for y in parts:
         chosen = [model.classes[i] for i in np.argmax(y, axis=1)]
@@ -71,23 +80,35 @@ def run(args: argparse.Namespace) -> None:
             rows.writerow([name, *(f"{p:.6g}" for p in row)])
 
 
-def scores(net: xl.Layer, x: np.ndarray, batch_size: int, found: Found) -> Iterator[np.ndarray]:
+def scores(
+    net: xl.Layer, x: np.ndarray, args: argparse.Namespace, found: Found, start: int = 0
+) -> Iterator[np.ndarray]:
     """Yield the outputs of a network for host samples, batch by batch, on the host."""
-    for i in range(0, len(x), batch_size):
-        batch = xl.move(x[i : i + batch_size], xp=found.xp, device=found.device)
-        yield xl.to_numpy(net.predict(batch))
+    for i in range(0, len(x), args.batch_size):
+        batch = xl.move(x[i : i + args.batch_size], xp=found.xp, device=found.device)
+        with np.errstate(over="ignore", invalid="ignore"):
+            y = xl.to_numpy(net.predict(batch))
+        finite = np.isfinite(y).all(axis=1)
+        if not finite.all():
+            message = (
+                f"{args.model} has no finite answer for row {start + i + int(np.argmin(finite))} "
+                "(from 0): its values are too far from those that the network was trained on"
+            )
+            raise Mistake(message)
+        yield y
 
 
 def _write(
     path: str, parts: Iterator[np.ndarray], n: int, model: models.Model, probabilities: bool
 ) -> None:
-    """Write an ``.npy`` file in pieces; one that is there is replaced when all are written."""
+    """Write an ``.npy`` file in pieces; an earlier one is replaced when all are written."""
     classes = np.asarray(model.classes)
     shape = (n, len(classes)) if probabilities else (n,)
     dtype = np.dtype(np.float32) if probabilities else classes.dtype
-    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    header = repr({"descr": dtype.str, "fortran_order": False, "shape": shape})
     with replacing(path) as file:
-        np.lib.format.write_array_header_1_0(file, header)
+        file.write(b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little"))
+        file.write(f"{header:{NPY_HEADER - 11}}\n".encode())
         for y in parts:
             found = _probabilities(y) if probabilities else classes[np.argmax(y, axis=1)]
             file.write(np.ascontiguousarray(found, dtype).tobytes())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import math
-import os
 import sys
 import time
 from pathlib import Path
@@ -16,11 +15,14 @@ from xplayers.cli import config, datasets, models
 from xplayers.cli.arguments import (
     add_place,
     natural_number,
+    path,
     place,
     positive_integer,
     positive_number,
 )
-from xplayers.cli.words import INTERRUPTED, Mistake, complain, say
+from xplayers.cli.log import Log
+from xplayers.cli.results import CHECKPOINTS, Result, check, is_log, is_model, is_picture
+from xplayers.cli.words import INTERRUPTED, Mistake, complain, is_terminal, note, say, stdout
 
 NAME = "train"
 SUMMARY = "train a network and measure it on held-out data"
@@ -48,6 +50,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--dataset",
+        type=path,
         default="digits",
         metavar="{digits,mnist,fashion,spiral,FILE.npz}",
         help="digits comes with the package; mnist and fashion are downloaded once; spiral is "
@@ -56,6 +59,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--data-dir",
+        type=path,
         metavar="FOLDER",
         help="folder with the four IDX files of mnist or fashion (default: the user's cache)",
     )
@@ -89,6 +93,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--config",
+        type=path,
         metavar="FILE.toml",
         help="take options from a file, as one is written beside the results of every run; those "
         "of the command line come before it",
@@ -146,17 +151,25 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add(
         "--save",
+        type=path,
         metavar="FILE",
         help="write the trained model there (safetensors), for `xplayers predict` and `evaluate`",
     )
-    add("--log", metavar="FILE.jsonl", help="write the numbers of each epoch there, as JSON lines")
+    add(
+        "--log",
+        type=path,
+        metavar="FILE.jsonl",
+        help="write the numbers of each epoch there, as JSON lines",
+    )
     add(
         "--plot",
+        type=path,
         metavar="FILE.png",
         help="draw the curves of the run (.pdf and .svg too); needs matplotlib",
     )
     add(
         "--checkpoint-dir",
+        type=path,
         metavar="FOLDER",
         help="keep there what is needed to go on; of this run alone",
     )
@@ -182,6 +195,8 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, measure, and write the results."""
+    stdout.needed = not (args.save or args.log or args.plot or args.checkpoint_dir)
+    options = _check_results(args)
     found, why = place(args)
     say(f"xplayers {xl.__version__}, {found}" + (f" ({why})" if why else ""))
     data = datasets.read(args.dataset, args.data_dir)
@@ -194,7 +209,8 @@ def run(args: argparse.Namespace) -> int:
     if args.model != "cnn" and (args.shift or args.flip):
         message = "--shift and --flip go with --model cnn"
         raise Mistake(message)
-    _check_results(args)
+    if constants := model.constants():
+        complain("warning", f"{data.name}: {constants}, which is taken to 0 and not scaled")
     checkpoint = _checkpoint(args)
 
     try:
@@ -202,12 +218,35 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:  # more than an array can have
         message = f"--hidden {' '.join(map(str, model.hidden))}: {error}"
         raise Mistake(message) from error
+    digest = data.digest() if options else ""
+    if args.resume:
+        config.check_same(args, digest)
+    about = {"data": {**data.source._asdict(), "sha256": digest}, "xplayers": xl.__version__}
+    if args.save is not None:
+        models.check_length(args.save, model, net, about)
     make = OPTIMIZERS[args.optimizer]
     optimizer = make() if args.lr is None else make(lr=args.lr)
     # Smoothing is worth one percent on the digits: without it 1,438 samples are learnt by heart.
     loss = xl.SoftmaxWithLoss(label_smoothing=0.1)
     count = sum(math.prod(p.shape) for p in net.params.values())
     say(f"network: {model}, {count} parameters; {args.optimizer}, lr {optimizer.lr:g}; {loss!r}")
+
+    def begin(event: xl.Event) -> None:
+        """Write the options, when a run that goes on is known to be the same."""
+        if event.kind == "epoch":
+            stdout.check()  # a line of progress ends no run
+        if event.kind != "begin":
+            return
+        if (done := len(event.history)) > args.epochs:
+            message = f"--epochs is {args.epochs}; {args.checkpoint_dir} has {done} epochs done"
+            raise Mistake(message)
+        if done == args.epochs:
+            say(f"all {done} epochs are done; a larger --epochs goes on")
+        for result in options:
+            if done == args.epochs and result.path.exists():
+                continue  # nothing is done with these options
+            result.path.parent.mkdir(parents=True, exist_ok=True)
+            config.write(result.path, args, found.name, digest)
 
     trainer = xl.Trainer(
         net,
@@ -217,12 +256,9 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         seed=args.seed,
         checkpoint=checkpoint,
-        callbacks=[_progress(), *([] if args.log is None else [Log(args.log)])],
+        callbacks=[begin, _progress(), *([] if args.log is None else [Log(args.log)])],
         progress=False,
     )
-    for path in config.paths(args):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        config.write(path, args, found.name)
 
     start = time.perf_counter()
     x, x_test = model.prepared(data.x), model.prepared(data.x_test)
@@ -244,8 +280,7 @@ def run(args: argparse.Namespace) -> int:
         f"trained in {seconds:.1f} s"
     )
     if args.save is not None:
-        about = {"dataset": args.dataset, "results": results, "xplayers": xl.__version__}
-        models.save(args.save, model, net, **about)
+        models.save(args.save, model, net, **about, results=results)
         say(f"saved in {args.save}")
     if args.plot is not None and len(history):
         history.plot(args.plot)
@@ -253,26 +288,33 @@ def run(args: argparse.Namespace) -> int:
     if not history.interrupted:
         return 0
     on = "" if checkpoint is None else "; the same command with --resume goes on"
-    print(f"xplayers: interrupted{on}", file=sys.stderr)
+    note(f"interrupted{on}")
     return INTERRUPTED
 
 
-def _check_results(args: argparse.Namespace) -> None:
-    """Check before the work that its results can be written."""
-    for option, path in (("--save", args.save), ("--log", args.log), ("--plot", args.plot)):
-        if path is None:
-            continue
-        folder = Path(path).parent
-        if not os.access(folder, os.W_OK) or Path(path).is_dir():
-            what = "is a folder" if Path(path).is_dir() else f"cannot be written to {folder}"
-            message = f"{option} {path} {what}"
-            raise Mistake(message)
-    if args.plot is not None:
-        check_plot(args.plot)
+def _check_results(args: argparse.Namespace) -> list[Result]:
+    """Check before the work that its results can be written; return where its options go."""
     for option, asked in (("resume", args.resume), ("checkpoint-every", args.checkpoint_every)):
         if asked and args.checkpoint_dir is None:
             message = f"--{option} goes with --checkpoint-dir"
             raise Mistake(message)
+    given = [
+        Result(f"--{name} {getattr(args, name)}", Path(getattr(args, name)), own)
+        for name, own in (("save", is_model), ("log", is_log), ("plot", is_picture))
+        if getattr(args, name) is not None
+    ]
+    dataset = None if args.dataset in datasets.BUILT_IN else args.dataset
+    check([*given], [dataset, args.config], args.checkpoint_dir)
+    options = config.results(args)
+    # Options that were read from a file of ours go back to it.
+    check(
+        [*given, *(o for o in options if o.path.parent.is_dir())],
+        [dataset],
+        args.checkpoint_dir,
+    )
+    if args.plot is not None:
+        check_plot(args.plot)
+    return options
 
 
 def check_plot(path: str) -> None:
@@ -300,6 +342,13 @@ def _checkpoint(args: argparse.Namespace) -> xl.Checkpoint | None:
             "them"
         )
         raise Mistake(message)
+    names = [p.name for p in Path(folder).iterdir()] if Path(folder).is_dir() else []
+    if args.resume and not any(map(CHECKPOINTS.fullmatch, names)):
+        if config.NAME not in names:  # which a run has from its beginning
+            what = "has no checkpoint" if Path(folder).is_dir() else "is not there"
+            message = f"--resume: {folder} {what}; expected the --checkpoint-dir of a run"
+            raise Mistake(message)
+        say(f"{folder} has no checkpoint yet: from the beginning")
     return checkpoint
 
 
@@ -314,29 +363,6 @@ def _augmentation(args: argparse.Namespace) -> Any:
 
 def _progress() -> xl.Progress:
     """Return a bar on a terminal; else, and without tqdm, lines among the others."""
-    if sys.stderr.isatty() and importlib.util.find_spec("tqdm") is not None:
+    if is_terminal(sys.stderr) and importlib.util.find_spec("tqdm") is not None:
         return xl.Progress("bar")
-    return xl.Progress("lines", file=sys.stdout)
-
-
-class Log:
-    """A callback that writes the rows of the history as they come, as JSON lines.
-
-    Parameters
-    ----------
-    path : str
-        The file; what was in it is lost.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __call__(self, event: xl.Event) -> None:
-        if event.kind == "begin":
-            event.history.to_jsonl(self.path)  # the rows of a run that goes on
-        elif event.kind == "epoch" and event.row is not None:
-            try:
-                with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-                    file.writelines(f"{line}\n" for line in xl.History([event.row])._lines())
-            except OSError as error:  # a full disk must not end a night's work
-                complain("warning", f"epoch {event.epoch} is not in the log: {error}")
+    return xl.Progress("lines", file=stdout)  # type: ignore[arg-type]  # all that it needs of one

@@ -1,29 +1,148 @@
-"""What the command says: lines on stdout; errors and warnings on stderr, each in one line."""
+"""What the command says: lines on stdout; errors and warnings on stderr, each in one line.
+
+Both streams may be closed, missing, full, or of an encoding that lacks a character. What is said on
+stderr can be lost. What is said on stdout is the result of a command, unless that is in files.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
+from xplayers._text import cut_apart
 from xplayers.training.guard import NonFiniteLoss, is_out_of_memory
 
 INTERRUPTED = 130  # exit code, as of a process that SIGINT ends
 PIPE_CLOSED = 141  # and SIGPIPE
+
+WIDEST = 40  # columns of a terminal for the name of a class
 
 
 class Mistake(Exception):
     """What the user can mend."""
 
 
+class Stdout:
+    """The standard output: as it is when something is written.
+
+    Attributes
+    ----------
+    needed : bool
+        Whether an error is one of the command; else what cannot be written is left out, since the
+        results are in files.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin a command, whose results are on the standard output until it says otherwise."""
+        self.needed, self._escaped = True, False
+        self._lost: Exception | None = None
+
+    def check(self) -> None:
+        """Raise what went wrong before, where the output is needed: others may have passed it."""
+        if self._lost is not None and self.needed:
+            raise self._lost
+
+    def write(self, text: str) -> None:
+        """Write a text; characters that the encoding lacks are escaped."""
+        self.check()
+        if self._lost is not None:
+            return
+        try:
+            if sys.stdout is None or getattr(sys.stdout, "closed", False):
+                message = "the standard output is closed"
+                raise Mistake(message)
+            if _put(sys.stdout, text) and not self._escaped:
+                self._escaped = True
+                what = f"the standard output is {sys.stdout.encoding}: what that lacks is escaped"
+                complain("warning", f"{what}; PYTHONIOENCODING=utf-8 has all")
+        except (OSError, Mistake) as error:
+            self._lose(error)
+
+    def flush(self) -> None:
+        """Bring to its reader what was written."""
+        self.check()
+        if self._lost is not None or sys.stdout is None or getattr(sys.stdout, "closed", False):
+            return
+        try:
+            sys.stdout.flush()
+        except OSError as error:
+            self._lose(error)
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal."""
+        return is_terminal(sys.stdout)
+
+    def _lose(self, error: Exception) -> None:
+        _abandon(sys.stdout)
+        self._lost = error
+        if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+            self._lost = Mistake(f"the standard output: {error.strerror or error}")
+            if not self.needed:
+                complain("warning", f"{self._lost}; the work goes on")
+        self.check()
+
+
+stdout = Stdout()
+
+
 def say(line: str) -> None:
     """Print a line at once: where output is a pipe, progress would come all at the end."""
-    print(line, flush=True)
+    stdout.write(f"{line}\n")
+    stdout.flush()
 
 
 def complain(kind: str, words: str) -> None:
     """Print an ``error`` or a ``warning``."""
     line = " ".join(line.strip() for line in words.splitlines())
-    print(f"xplayers: {kind}: {line}", file=sys.stderr)
+    note(f"{kind}: {line}")
+
+
+def note(line: str) -> None:
+    """Print what is to be known beside the results."""
+    print_error(f"xplayers: {line}")
+
+
+def print_error(line: str) -> None:
+    """Print a line on stderr; where it cannot be written, there is nobody to tell."""
+    try:
+        if sys.stderr is not None:  # else print would take stdout
+            _put(sys.stderr, f"{line}\n")
+            sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):
+        _abandon(sys.stderr)
+
+
+def is_terminal(stream: Any) -> bool:
+    """Whether a stream, which may be none or closed, is a terminal."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, OSError, ValueError):
+        return False
+
+
+def _put(stream: Any, text: str) -> bool:
+    """Write a text, and return whether characters in it had to be escaped."""
+    try:
+        stream.write(text)
+    except UnicodeEncodeError:
+        encoding = getattr(stream, "encoding", None) or "ascii"
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        return True
+    return False
+
+
+def _abandon(stream: Any) -> None:
+    """Let what is still to be written go nowhere; the interpreter would complain at its end."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def warn(message: Any, *where: Any, **more: Any) -> None:
@@ -44,3 +163,10 @@ def in_words(error: Exception) -> str:
     if isinstance(error, Mistake | ValueError | OSError | ImportError):
         return str(error)
     return f"{type(error).__name__}: {error} (with --debug: where)"
+
+
+def named(names: Iterable[object]) -> list[str]:
+    """Return names of classes as they stand in tables: in one line, not too long, and apart."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    texts = [str(name).encode(encoding, "backslashreplace").decode(encoding) for name in names]
+    return cut_apart(texts, WIDEST)

@@ -1,0 +1,49 @@
+"""The log of a run: the rows of its history as JSON lines, as they come."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import xplayers as xl
+from xplayers.cli.words import complain
+
+
+class Log:
+    """A callback that writes the rows of the history as they come, as JSON lines.
+
+    A row that a full disk does not take leaves nothing of itself, and comes with a later one.
+
+    Parameters
+    ----------
+    path : str
+        The file; what was in it is lost.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._waiting: list[str] = []
+
+    def __call__(self, event: xl.Event) -> None:
+        if event.kind == "begin":
+            event.history.to_jsonl(self.path)  # the rows of a run that goes on
+        elif event.kind == "epoch" and event.row is not None:
+            self._waiting += xl.History([event.row])._lines()
+        if event.kind in ("epoch", "end") and self._waiting:
+            try:
+                self._append("".join(f"{line}\n" for line in self._waiting).encode())
+                self._waiting = []
+            except OSError as error:  # a full disk must not end a night's work
+                complain("warning", f"epoch {event.epoch} is not in the log: {error}")
+
+    def _append(self, lines: bytes) -> None:
+        with open(self.path, "ab", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            try:
+                rest = memoryview(lines)
+                while rest:  # a file may take a part of what it is given
+                    rest = rest[file.write(rest) :]
+            except OSError:
+                with contextlib.suppress(OSError):  # the error that led here is the one to report
+                    file.truncate(end)
+                raise
