@@ -340,7 +340,7 @@ class Schedule:
     __hash__ = None
 
     def __call__(self, step):
-        return 0.1 / (step + 1)
+        return xl.schedules.Exponential(0.1, 2)(step)
 
 
 def test_a_schedule_that_cannot_be_hashed(xpv):

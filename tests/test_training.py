@@ -397,3 +397,29 @@ def test_a_network_that_was_moved_is_looked_at_again(xpv):
     step.net.to(dtype=other)
     with pytest.raises(TypeError, match=r"x is .*float32, 0\.W is"):
         step(x, t)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: TrainStep("net", xl.SoftmaxWithLoss(), xl.SGD()), "net is 'net'; expected"),
+        (lambda: TrainStep(xl.Relu, xl.SoftmaxWithLoss(), xl.SGD()), r"Call the class: Relu\(\)"),
+        (lambda: TrainStep(xl.Relu(), "softmax", xl.SGD()), "loss is 'softmax'; expected a loss"),
+        (lambda: TrainStep(xl.Relu(), xl.SoftmaxWithLoss, xl.SGD()), r"SoftmaxWithLoss\(\)"),
+        (lambda: TrainStep(xl.Relu(), xl.SoftmaxWithLoss(), "adam"), "expected an optimizer"),
+        (lambda: TrainStep(xl.Relu(), xl.SoftmaxWithLoss(), xl.SGD, "auto"), r"SGD\(\)"),
+        (lambda: TrainStep(xl.Relu(), xl.SoftmaxWithLoss(), xl.SGD(), compile="yes"), "compile is"),
+        (lambda: TrainStep(xl.Relu(), xl.SoftmaxWithLoss(), xl.SGD(), reduce_grads=1.0),
+         "reduce_grads is 1.0; expected a function"),
+        (lambda: TrainStep(xl.Relu(), xl.SoftmaxWithLoss(), xl.SGD(), gemm=3), "gemm is 3"),
+        (lambda: xl.AccumulatedStep(xl.Relu(), xl.SoftmaxWithLoss(), xl.SGD(), parts=0),
+         "AccumulatedStep: parts is 0"),
+        (lambda: xl.AccumulatedStep(xl.Relu(), xl.SoftmaxWithLoss(), xl.SGD(), parts=1.5),
+         "AccumulatedStep: parts is 1.5"),
+        (lambda: TrainStep(xl.mlp([2, 3]), xl.SoftmaxWithLoss(), xl.SGD())(
+            np.ones((1, 2), "float32"), np.zeros(1, "int64"), lr="0.1"), "lr is '0.1'"),
+    ],
+)  # fmt: skip
+def test_what_a_step_is_given(make, words):
+    with pytest.raises((TypeError, ValueError), match=words):
+        make()

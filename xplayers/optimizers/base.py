@@ -92,7 +92,7 @@ class Optimizer:
     def _with(self, numbers: Mapping[str, Any]) -> Self:
         """Return a copy that has these in the place of its numbers."""
         made = copy.copy(self)
-        vars(made).update(numbers)
+        vars(made).update({**self._numbers(), **numbers})
         return made
 
     def constants(self, t: Array) -> tuple[Any, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from xplayers._arrays import Array, namespace, widened
+from xplayers._checks import Option, integer
 from xplayers._recording import watch
 from xplayers.layers.base import Cache, Layer
 from xplayers.losses import Loss
@@ -39,12 +40,11 @@ class AccumulatedStep(TrainStep):
     the same.
     """
 
+    parts = Option(integer)
+
     def __init__(
         self, net: Layer, loss: Loss, optimizer: Optimizer, *, parts: int, **options: Any
     ) -> None:
-        if parts < 1:
-            message = f"AccumulatedStep: parts is {parts}; expected 1 or more."
-            raise ValueError(message)
         super().__init__(net, loss, optimizer, **options)
         self.parts = parts
 

@@ -23,11 +23,8 @@ from xplayers.layers.stores import epoch
 LARGEST = 1 << 16  # bytes of an array whose values are compared
 
 _VALUES = (bool, int, complex, str, bytes, type(None), type(...), range)
-# What is the same as long as it is the same object. (Of a source of random numbers the next ones
-# differ, and so do two recordings.)
-_OPAQUE = (
-    type, types.ModuleType, types.BuiltinFunctionType, np.ufunc, np.random.Generator, enum.Enum,
-)  # fmt: skip
+# What is the same as long as it is the same object.
+_OPAQUE = type, types.ModuleType, types.BuiltinFunctionType, np.ufunc, enum.Enum
 # What the code of layers and containers alone changes.
 _SHELL = frozenset(("_store", "_stores", "_pending", "_ties"))
 _CONTAINER = frozenset(("_params", "_buffers", "_grads", "_goes_on", "_lowest", "integer_input"))
@@ -73,7 +70,8 @@ class Fingerprint:
             return kind, value.tobytes()
         if isinstance(value, tuple | frozenset):
             return kind, tuple(map(self._of, value))
-        if isinstance(value, (*_OPAQUE, np.dtype)):
+        # (Of a source of random numbers the next ones differ, and so do two recordings.)
+        if isinstance(value, (*_OPAQUE, np.dtype)) or kind.__module__.startswith("numpy.random"):
             return self._identity(value)
         if id(value) in self._order:
             return "again", self._order[id(value)]

@@ -20,6 +20,7 @@ from xplayers._arrays import (
     move,
     namespace,
 )
+from xplayers._checks import choice, function, instance, positive, shown
 from xplayers._flat import flattened
 from xplayers._joining import stack
 from xplayers._recording import NotRecordable, is_ordered, watch
@@ -94,8 +95,14 @@ class TrainStep(Observed):
     kind is recorded, the optimizer's results need memory of their own.
 
     What is compiled or replayed must be pure: layers, loss, schedule and `reduce_grads` compute
-    from their arguments alone, and are not called again. Attributes of the optimizer may be
-    changed between steps. With ``compile=False`` everything is called in every step.
+    from their arguments and attributes alone, and are not called again. All of these may be changed
+    between steps, and other arrays be put in: a step does what the loop would do. Where an
+    attribute has changed, it is compiled or recorded anew; the numbers of the optimizer are
+    arguments, and cost nothing. What is another thing in each step is computed as it stands, and so
+    is what a layer or function keeps from one step to the next, as long as an attribute shows it.
+    With ``compile=False`` everything is called in every step.
+
+    A step that has been used can be copied and pickled; what is compiled is left out.
     """
 
     def __init__(
@@ -108,22 +115,24 @@ class TrainStep(Observed):
         precision: MixedPrecision | None = None,
         gemm: str | Callable[[], Any] | None = None,
     ) -> None:
-        if compile not in ("auto", True, False, "graph"):
-            message = f"TrainStep: compile is {compile!r}; expected 'auto', True, False or 'graph'."
-            raise ValueError(message)
+        owner = type(self).__name__
+        instance(owner, "net", net, Layer, "a network, as Sequential")
+        instance(owner, "loss", loss, Loss, "a loss, as SoftmaxWithLoss()")
+        instance(owner, "optimizer", optimizer, Optimizer, "an optimizer, as Adam()")
+        choice(owner, "compile", compile, ("auto", True, False, "graph"))
         if loss.reduction == "none":
-            message = "TrainStep: the loss has reduction='none'; expected 'mean' or 'sum'."
+            message = f"{owner}: the loss has reduction='none'; expected 'mean' or 'sum'."
             raise ValueError(message)
-        if not isinstance(precision, MixedPrecision | None):
-            message = (
-                f"TrainStep: precision is {precision!r}; expected MixedPrecision('bfloat16'), "
-                "MixedPrecision('float16') or None."
+        if reduce_grads is not None:
+            function(
+                owner, "reduce_grads", reduce_grads, "a function of gradients by name, or None"
             )
-            raise TypeError(message)
+        kinds = "MixedPrecision('bfloat16'), MixedPrecision('float16') or None"
+        instance(owner, "precision", precision, MixedPrecision | None, kinds)
         if not (gemm in (None, "cublaslt") or callable(gemm)):
             message = (
-                f"TrainStep: gemm is {gemm!r}; expected None, 'cublaslt' or a function that makes "
-                "a Gemm."
+                f"{owner}: gemm is {shown(gemm)}; expected None, 'cublaslt' or a function that "
+                "makes a Gemm."
             )
             raise ValueError(message)
         self.net, self.loss, self.optimizer = net, loss, optimizer
@@ -468,7 +477,9 @@ class TrainStep(Observed):
         """Return the rate that is given or the optimizer's, None where that has a schedule."""
         if lr is None and not callable(self.optimizer.lr):
             lr = self._rate(x)
-        return float(lr) if isinstance(lr, _NUMBERS) else lr
+        if isinstance(lr, _NUMBERS):
+            return float(lr)
+        return lr if lr is None or hasattr(lr, "shape") else positive("TrainStep", "lr", lr)
 
     def _rate(self, x: Array) -> Any:
         """Return the learning rate, an argument of the compiled function, so that it may change."""
