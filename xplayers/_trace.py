@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._tape import Cast, Step, Tape, is_cast, is_where
+from xplayers._tape import Cast, Step, Tape, can_be_kept, is_cast, is_where, kept_into
 
 
 def trace(
@@ -182,6 +182,11 @@ class _Source:
         """Add one step."""
         operation, inputs, made = step
         given = [self.names[r] for r in inputs]
+        if is_where(operation):
+            condition, a, otherwise = (tape.constants.get(r, tape.registers[r]) for r in inputs)
+            constant = inputs[2] in tape.constants
+            if constant and can_be_kept(condition, a, tape.registers[made], otherwise):
+                operation, given = kept_into, given[:2]
         if operation in (np.maximum, np.minimum):
             for i, r in enumerate(inputs):
                 if not isinstance(tape.registers[r], np.ndarray):

@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import check_real, converted, is_floating, namespace, on_host
+from xplayers._arrays import check_real, converted, is_floating, is_traced, namespace, on_host
 from xplayers._checks import function as checked
 from xplayers._jit import LARGEST, compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._parallel import share, usable_cores
 from xplayers._recording import StandIn
 from xplayers._roots import with_exact_root
-from xplayers._tape import Untraceable, constants_key
+from xplayers._tape import Untraceable, can_be_kept, constants_key, kept_into
 from xplayers._trace import Program, trace
 from xplayers.cuda.switch import is_fused
 
@@ -326,6 +326,22 @@ def _is_alike(program: Program, operands: Sequence[Any]) -> bool:
     return program.source is not None and not any(
         hasattr(operands[r], "shape") for r in program.combined
     )
+
+
+def kept(xp: Any, condition: Any, a: Any) -> Any:
+    """Return `a` where the condition holds, else 0, also where `a` is infinite or NaN.
+
+    In place of ``a * condition``, in elementwise functions and elsewhere, and as fast: where
+    PyTorch selects on the CPU, it is ten times as slow as NumPy here.
+    """
+    seen: list | None = [a, condition]
+    if type(a) is not np.ndarray and xp.__name__ == "array_api_compat.torch":
+        seen = None if is_traced() else as_numpy(seen)
+    if seen is not None and can_be_kept(seen[1], seen[0], seen[0]) and a.shape == condition.shape:
+        out = empty(a.shape, seen[0].dtype)
+        kept_into(seen[1], seen[0], out)
+        return out if seen[0] is a else xp.asarray(out)
+    return xp.where(condition, a, 0.0)
 
 
 def as_numpy(values: list) -> list | None:

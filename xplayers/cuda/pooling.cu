@@ -127,8 +127,8 @@ __device__ inline N gathered(const Pooling<I>& g, const Element<I>& place, Give 
     return all;
 }
 
-// Whether no place of the window before this one, in row-major order, has its value too. Padding is
-// minus infinity. Few threads ask: those whose value is the largest.
+// Whether no place of the window before this one, in row-major order, has its value too; padding
+// never has. Few threads ask: those whose value is the largest.
 
 template <class N, class I, class T>
 __device__ inline bool is_first(
@@ -141,8 +141,7 @@ __device__ inline bool is_first(
                 if (a == place.a && b == place.b && c == place.c) return true;
                 const bool inside = a >= 0 && b >= 0 && b < g.b.x && c >= 0 && c < g.c.x;
                 const Element<I> other = {place.outer, a, b, c, place.inner};
-                if (value == (inside ? (N)widen(x[g.in_x(other)]) : minus_infinity<N>()))
-                    return false;
+                if (inside && value == (N)widen(x[g.in_x(other)])) return false;
             }
     return true;
 }
@@ -159,7 +158,7 @@ __device__ inline void max_grads(
             const I of = g.in_y(window);
             const N gradient = widen(dy[of]);
             const bool takes = value == (N)widen(y[of]) && is_first(g, place, window, x, value);
-            return takes ? gradient : 0 * gradient;  // which is NaN where it is not finite
+            return takes ? gradient : (N)0;
         }));
     });
 }

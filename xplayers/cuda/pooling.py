@@ -72,9 +72,7 @@ def max_grads(x: Any, y: Any, dy: Any, window: Window) -> Any:
     """Return the gradient of `x`, whose windows have the largest values `y`.
 
     The first of equal values, in row-major order, takes all of the gradient of a window; where
-    windows overlap, gradients add up in the order of the portable code. A gradient that is not
-    finite leaves no place of its window finite, as there; an infinite one stays so at its largest
-    value, and is NaN elsewhere.
+    windows overlap, gradients add up in the order of the portable code.
 
     Parameters
     ----------

@@ -40,7 +40,7 @@ __device__ inline void column_sums(
                 for (int j = 0; j < WIDTH; ++j) {
                     N value = widen(given[k].v[j]);
                     if constexpr (RELU) {
-                        value = value * (N)(widen(after[k].v[j]) > 0);
+                        value = widen(after[k].v[j]) > 0 ? value : (N)0;
                         made.v[j] = narrow<T>(value);
                     }
                     total[j] += value;

@@ -1,8 +1,8 @@
 """Activations: each a forward, and under it its derivative applied to the upstream gradient.
 
-Forward is the function of the same name in `xplayers.functional`. The derivatives are written with
-products rather than ``where``: a selection by an unpredictable mask takes the CPU ten times as
-long. An infinite upstream gradient where the derivative is 0 is therefore NaN, not 0.
+Forward is the function of the same name in `xplayers.functional`. ReLU selects, so an infinite
+upstream gradient is 0 where its derivative is. The other derivatives are factors, which are 0 by
+rounding alone: there it is NaN, as in PyTorch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from xplayers import functional
 from xplayers._arrays import Array, is_half, namespace, widened
 from xplayers._checks import Option, choice, integer, number
-from xplayers.elementwise import elementwise
+from xplayers.elementwise import elementwise, kept
 from xplayers.layers.base import Cache, Layer
 
 
@@ -45,7 +45,7 @@ def _relu_and_mask(xp, x):
 
 @elementwise
 def _relu_vjp(xp, dy, mask):
-    return dy * xp.astype(mask, dy.dtype)
+    return kept(xp, mask, dy)
 
 
 class LeakyRelu(Layer):

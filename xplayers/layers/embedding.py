@@ -14,6 +14,8 @@ from xplayers._arrays import (
     device,
     dtype_name,
     is_half,
+    is_traced,
+    library_name,
     namespace,
     on_host,
     out_of_range,
@@ -22,7 +24,8 @@ from xplayers._arrays import (
 )
 from xplayers._checks import integer
 from xplayers._products import column_sums, matmul
-from xplayers._recording import watch
+from xplayers._recording import watch, whole
+from xplayers.elementwise import as_numpy
 from xplayers.initializers import Rng, drawn, normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
@@ -172,8 +175,29 @@ def _as_index(xp: Namespace, x: Array) -> Array:
     return xp.astype(x, xp.int64 if name == "uint64" else xp.int32)
 
 
+@whole
 def _sums_by_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
-    """Return the sums of the rows of `d` by `index`: a product with the one-hot matrix."""
+    """Return the sums of the rows of `d` by `index`: a product with the one-hot matrix.
+
+    There 0 times infinity would be NaN in all rows. What is not finite is left out, and added to
+    the rows that have such a value, in the columns that have.
+    """
+    traced = library_name(xp) == "torch" and is_traced()
+    if not traced and as_numpy([d]) is not None:  # a look costs less than two passes over d
+        with np.errstate(invalid="ignore"):
+            total = _one_hot_product(xp, index, d, n)
+        if bool(xp.all(xp.isfinite(total))):
+            return total
+    finite = xp.isfinite(d)
+    spoilt = xp.astype(~xp.all(finite, axis=1, keepdims=True), d.dtype)
+    total = _one_hot_product(xp, index, xp.concat([xp.where(finite, d, 0.0), spoilt], axis=1), n)
+    with np.errstate(invalid="ignore"):
+        rest = xp.sum(xp.where(finite, 0.0, d), axis=0)
+    total, spoilt = total[:, :-1], total[:, -1:] > 0
+    return xp.where(spoilt & (rest != 0), total + rest, total)
+
+
+def _one_hot_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
     total = xp.zeros((n, d.shape[1]), dtype=d.dtype, device=device(d))
     rows = xp.reshape(xp.arange(n, dtype=index.dtype, device=device(d)), (n, 1))
     step = max(_BLOCK // max(n, 1), 1)

@@ -14,7 +14,7 @@ from xplayers._checks import integer
 from xplayers._joining import stack
 from xplayers._recording import whole
 from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import as_numpy
+from xplayers.elementwise import as_numpy, kept
 from xplayers.layers import pooling_host as host
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.windows import (
@@ -100,8 +100,8 @@ class MaxPooling(_Pooling):
 
     Notes
     -----
-    A NaN in a window is its largest value, and no place of that window gets a gradient. The
-    gradient is given out with products, so an infinite one becomes NaN.
+    A NaN in a window is its largest value, and no place of that window gets a gradient. Where all
+    values are minus infinity, the first one inside of `x` gets it.
 
     Examples
     --------
@@ -248,10 +248,10 @@ def _max_grads(
 
     def block(dy: Array, x: Array, y: Array) -> Array:
         pieces, rest = [], dy  # rest: what no place has taken yet
-        for values in window.slices(window.pad(xp, x, -math.inf)):
-            taken = rest * xp.astype(values == y, dy.dtype)
-            rest = rest - taken
-            pieces.append(taken)
+        for values in window.slices(window.pad(xp, x, math.nan)):  # which is equal to nothing
+            won = values == y
+            pieces.append(kept(xp, won, rest))
+            rest = kept(xp, ~won, rest)
         stacked = xp.reshape(stack(xp, pieces, 2), (*dy.shape[:2], *window.size, *dy.shape[2:]))
         return window.scatter(xp, stacked, x.shape[2:])
 

@@ -81,12 +81,16 @@ class _Block:
         rest, won = self._rest[:n, :c], self._won[:n, :c]
         levels = [level[:n, :c] for level in self._levels]
         np.copyto(rest, dy)  # rest: what no place has taken yet
+        bits = f"i{rest.itemsize}"
+        rest = rest.view(bits)
 
         def descend(axis: int, x: np.ndarray, dx: np.ndarray) -> None:
             if axis == len(levels):
                 np.equal(x, y, out=won)
-                np.multiply(rest, won, out=dx)
-                np.subtract(rest, dx, out=rest)
+                # as integers: infinity times 0 and infinity less infinity are NaN
+                given = dx.view(bits)
+                np.multiply(rest, won, given)
+                np.subtract(rest, given, rest)
                 return
             level = levels[axis]
             for offset in range(self._window.stride[axis]):
