@@ -210,12 +210,13 @@ def test_means_of_many_float16(launches):
 @pytest.mark.parametrize("padding", [0, 1])
 @each_layout
 def test_windows_of_minus_infinity(padding, layout, launches):
-    """Padding is minus infinity too, and takes the gradient where it comes first."""
+    """Padding is minus infinity too, but takes no gradient, though it comes first."""
     layer, x = xl.MaxPooling(2, 2, padding), np.full((1, 2, 6, 5), -np.inf, "float32")
     x[0, 0, 2, 2] = 1.0
     dy = gradient(layer, x)
     for got, want in zip(by_kernels(layer, x, dy, layout), portable(layer, x, dy), strict=True):
         np.testing.assert_array_equal(got, want)
+    np.testing.assert_allclose(want.sum(), dy.sum(), 1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
@@ -231,7 +232,7 @@ def test_gradients_that_are_not_finite(shape, size, stride, padding, dtype, laun
     finite = np.isfinite(want)
     np.testing.assert_array_equal(np.isfinite(dx), finite)
     np.testing.assert_array_equal(dx[finite], want[finite])
-    assert not finite.all()
+    assert dy.size < 3 or not finite.all()
 
 
 def test_by_hand(launches):
