@@ -212,6 +212,15 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
+def widest_floating(x: Array) -> DType:
+    """Return float64 where the library and the device of `x` have it, else float32."""
+    xp = namespace(x)
+    if isinstance(x, np.ndarray):
+        return xp.float64
+    known = xp.__array_namespace_info__().dtypes(device=device(x), kind="real floating")
+    return known.get("float64", xp.float32)
+
+
 def size(x: Array) -> int:
     """Return the number of elements (``x.size`` is a method in torch)."""
     return math.prod(x.shape)
@@ -341,6 +350,29 @@ def converted(name: str, dtype: DType, to: str) -> str:
     if kind in ("O", "S", "U", "T"):
         return f"If all of it are numbers, {name}.astype({to!r})."
     return f"Convert it: xp.astype({name}, xp.{to})."
+
+
+def check_values(
+    owner: object, name: str, x: Array, low: float, high: float, expected: str
+) -> None:
+    """Check that all values of `x`, on the host, are in ``[low, high]``, which NaN is not."""
+    check_real(owner, name, x)
+    if not size(x) or dtype_name(x.dtype) == "bool":
+        return
+    found = _extreme(x, "min")
+    if found >= low:
+        found = high if math.isinf(high) else _extreme(x, "max")
+        if found <= high:
+            return
+    message = f"{owner}: {name} has a value of {found:g}; expected {expected}."
+    raise ValueError(message)
+
+
+def _extreme(x: Array, which: str) -> float:
+    """Return the least or the largest value of `x`; NaN where there is one."""
+    if isinstance(x, np.ndarray):  # without the function around it, which takes as long
+        return float((np.minimum if which == "min" else np.maximum).reduce(x, None))
+    return float(getattr(namespace(x), which)(x))
 
 
 def check_input(

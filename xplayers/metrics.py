@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
+
+from xplayers import _checks as checks
 from xplayers._arrays import (
     Array,
     check_real,
     check_same,
     device,
+    is_floating,
     is_integer,
     namespace,
     on_host,
     out_of_range,
-    signed,
-    size,
+    widest_floating,
 )
-from xplayers._checks import integer
 
 __all__ = ["accuracy", "confusion_matrix"]
 
@@ -25,7 +27,8 @@ def accuracy(y: Array, t: Array) -> Array:
     Parameters
     ----------
     y : array of shape (n, c) or (..., c)
-        Scores or probabilities.
+        Scores or probabilities of at least two classes. A sample with NaN among its scores is
+        wrong.
     t : array
         Integer labels ``(n,)`` (``(...)``), or one-hot or soft targets of the shape of `y`, of
         which the largest counts.
@@ -33,16 +36,27 @@ def accuracy(y: Array, t: Array) -> Array:
     Returns
     -------
     array
-        A 0-d float32 array; 0 for no samples.
+        0-d, float64 where the library has it (JAX by default has not), else float32; 0 for no
+        samples. It is the quotient of two counts, rounded once.
 
     Raises
     ------
     ValueError, TypeError
-        If the shapes, or the kind of the labels, do not fit.
+        If the shapes, the kind of the labels or their values do not fit. Values on a GPU and in
+        compiled code are not looked at; a label that is out of range is a miss there.
     """
-    hits = _classes(y, y, "accuracy") == _classes(t, y, "accuracy")
+    xp = namespace(y, "accuracy", "y")
+    found = hits(y, t)
+    return xp.astype(found, widest_floating(y)) / max(math.prod(y.shape[:-1]), 1)
+
+
+def hits(y: Array, t: Array) -> Array:
+    """Return the number of samples that `accuracy` counts as right, a 0-d array of integers."""
+    predicted, target = _predicted(y, "accuracy"), _target(t, y, "accuracy")
+    _check_range("accuracy", "t", t, target, int(y.shape[-1]))
     xp = namespace(y)
-    return xp.sum(xp.astype(hits, xp.float32)) / max(size(hits), 1)
+    right = (predicted == target) & (predicted >= 0)
+    return xp.sum(xp.astype(right, xp.int32))
 
 
 def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
@@ -51,7 +65,8 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
     Parameters
     ----------
     y : array of shape (n, c), or (n,)
-        Scores or probabilities; or predicted labels, integers, together with `classes`.
+        Scores or probabilities of at least two classes; or predicted labels, integers, together
+        with `classes`.
     t : array
         Integer labels ``(n,)``, or one-hot targets ``(n, c)``.
     classes : int, optional
@@ -66,30 +81,30 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
     ------
     ValueError, TypeError
         If the shapes, the kind of the labels or their values do not fit. Values on a GPU and in
-        compiled code are not looked at; a pair that is out of range is not counted there.
+        compiled code are not looked at; a pair that is out of range, or of scores with NaN, is not
+        counted there.
     """
-    xp = namespace(y, "confusion_matrix", "y")
-    check_same("confusion_matrix", "t", t, y, like_name="y")
-    classes = None if classes is None else integer("confusion_matrix", "classes", classes)
-    if classes is not None and len(y.shape) == 1:
-        predicted, target = y, t
-        if not (is_integer(y) and is_integer(t)):
-            message = f"confusion_matrix: y is {y.dtype}, t is {t.dtype}; labels are integers."
-            raise TypeError(message)
-    else:
-        classes = int(y.shape[-1]) if classes is None else classes
-        predicted, target = _classes(y, y, "confusion_matrix"), _classes(t, y, "confusion_matrix")
-    if tuple(predicted.shape) != tuple(target.shape):
-        message = f"confusion_matrix: t has shape {tuple(t.shape)}; expected {tuple(y.shape)}."
-        raise ValueError(message)
-    for name, labels in (("y", predicted), ("t", target)):
-        bad = out_of_range(labels, classes) if on_host(labels) else None
-        if bad is not None:
+    owner = "confusion_matrix"
+    xp = namespace(y, owner, "y")
+    check_same(owner, "t", t, y, like_name="y")
+    if classes is not None:
+        classes = checks.integer(owner, "classes", classes)
+    if len(y.shape) == 1:
+        if classes is None:
             message = (
-                f"confusion_matrix: label {bad} in {name} is out of range; "
-                f"expected 0 to {classes - 1}."
+                f"{owner}: y has shape {tuple(y.shape)}; expected (n, c) scores. Of predicted "
+                "labels say how many classes there are: confusion_matrix(y, t, classes)."
             )
             raise ValueError(message)
+        predicted, target = _labels(y, "y", owner), _labels(t, "t", owner)
+    else:
+        classes = int(y.shape[-1]) if classes is None else classes
+        predicted, target = _predicted(y, owner), _target(t, y, owner)
+    if tuple(predicted.shape) != tuple(target.shape):
+        message = f"{owner}: t has shape {tuple(t.shape)}; expected {tuple(y.shape)}."
+        raise ValueError(message)
+    for name, given, labels in (("y", y, predicted), ("t", t, target)):
+        _check_range(owner, name, given, labels, classes)
     # Counts are the distances between the places where each pair begins in the sorted pairs.
     edges = xp.arange(classes * classes + 1, device=device(y))
     rows, columns = xp.astype(target, edges.dtype), xp.astype(predicted, edges.dtype)
@@ -99,21 +114,62 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
     return xp.reshape(starts[1:] - starts[:-1], (classes, classes))
 
 
-def _classes(a: Array, y: Array, owner: str) -> Array:
-    """Return the classes that scores, targets or labels `a` name, for scores `y`."""
-    xp = namespace(y, owner, "y")
-    check_same(owner, "t", a, y, like_name="y")
-    shape, given = tuple(y.shape), tuple(a.shape)
-    check_real(owner, "y" if a is y else "t", a)
+def _predicted(y: Array, owner: str) -> Array:
+    """Return the class with the largest score of each sample; -1 where one is NaN."""
+    namespace(y, owner, "y")
+    check_real(owner, "y", y)
+    shape = tuple(y.shape)
     if len(shape) < 2:
-        message = f"{owner}: y has shape {shape}; expected (n, c)."
+        hint = " Of predicted labels, take the mean of y == t." if is_integer(y) else ""
+        message = f"{owner}: y has shape {shape}; expected (n, c).{hint}"
         raise ValueError(message)
+    if shape[-1] < 2:
+        message = (
+            f"{owner}: y has shape {shape}; expected the scores of at least two classes. One score "
+            "of two classes makes two: xp.concat([-y, y], axis=-1), of a probability [1 - y, y]."
+        )
+        raise ValueError(message)
+    return _largest(y)
+
+
+def _target(t: Array, y: Array, owner: str) -> Array:
+    """Return the classes that targets or labels `t` name, for scores `y`."""
+    check_same(owner, "t", t, y, like_name="y")
+    check_real(owner, "t", t)
+    shape, given = tuple(y.shape), tuple(t.shape)
     if given == shape:
-        return xp.argmax(xp.astype(a, xp.int32) if a.dtype == xp.bool else a, axis=-1)
+        return _largest(t)
     if given != shape[:-1]:
         message = f"{owner}: t has shape {given}; expected {shape[:-1]} integers or {shape}."
         raise ValueError(message)
+    return _labels(t, "t", owner)
+
+
+def _largest(a: Array) -> Array:
+    xp = namespace(a)
+    if not is_floating(a):
+        return xp.argmax(xp.astype(a, xp.int32) if a.dtype == xp.bool else a, axis=-1)
+    largest = xp.max(a, axis=-1)
+    return xp.where(largest == largest, xp.argmax(a, axis=-1), -1)
+
+
+def _labels(a: Array, name: str, owner: str) -> Array:
+    """Return integer labels in the dtype of indices: of others not all can be compared."""
+    xp = namespace(a)
+    check_real(owner, name, a)
     if not is_integer(a):
-        message = f"{owner}: t is {a.dtype}; labels are integers."
+        message = f"{owner}: {name} is {a.dtype}; labels are integers."
         raise TypeError(message)
-    return signed(a)
+    return xp.astype(a, xp.arange(0).dtype, copy=False)
+
+
+def _check_range(owner: str, name: str, given: Array, labels: Array, classes: int) -> None:
+    """Check `labels`, the classes that `given` says, where that needs no transfer."""
+    bad = out_of_range(labels, classes) if on_host(labels) else None
+    if bad is None:
+        return
+    what = f"label {bad} in {name} is out of range; expected 0 to {classes - 1}"
+    if bad < 0 and is_floating(given):
+        what = f"{name} has NaN in it, which says no class"
+    message = f"{owner}: {what}."
+    raise ValueError(message)

@@ -7,7 +7,6 @@ A loss is a pair of pure functions under the same shell as a layer; `Loss.forwar
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Mapping
 from typing import Any, final
@@ -22,16 +21,15 @@ from xplayers._arrays import (
     check_off_tape,
     check_real,
     check_same,
-    dtype_name,
+    check_values,
     is_floating,
     is_half,
     is_integer,
     namespace,
     on_host,
-    size,
 )
 from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import as_numpy, elementwise
+from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Remembering
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -171,30 +169,6 @@ class Loss(Remembering):
             message = f"{self}: {name} is {checks.shown(values)}; expected {expected}."
             raise TypeError(f"{message} {hint}".rstrip())
         return found.astype("float64")
-
-
-def check_values(
-    owner: object, name: str, a: Array, low: float, high: float, expected: str
-) -> None:
-    """Check that the values of an array of the host are in ``[low, high]``, which NaN is not."""
-    check_real(owner, name, a)
-    if not size(a) or dtype_name(a.dtype) == "bool":
-        return
-    found = _extreme(a, "min")
-    if found >= low:
-        found = high if math.isinf(high) else _extreme(a, "max")
-        if found <= high:
-            return
-    message = f"{owner}: {name} has a value of {found:g}; expected {expected}."
-    raise ValueError(message)
-
-
-def _extreme(a: Array, which: str) -> float:
-    """Return the least or largest value of an array of the host; NaN where there is one."""
-    (seen,) = as_numpy([a]) or [a]
-    if isinstance(seen, np.ndarray):  # without the function around it, which takes as long
-        return float((np.minimum if which == "min" else np.maximum).reduce(seen, None))
-    return float(getattr(namespace(a), which)(a))
 
 
 def _swapped(scores: Any, target: Any) -> bool:

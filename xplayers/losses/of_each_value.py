@@ -7,10 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xplayers import _checks as checks
-from xplayers._arrays import Array, Namespace, check_real, namespace, on_host, size, widened
+from xplayers._arrays import (
+    Array,
+    Namespace,
+    check_real,
+    check_values,
+    namespace,
+    on_host,
+    size,
+    widened,
+)
 from xplayers.layers.base import Cache
 from xplayers.layers.stores import Buffer
-from xplayers.losses.base import Loss, check_values, times
+from xplayers.losses.base import Loss, times
 
 
 class _OfEachValue(Loss):

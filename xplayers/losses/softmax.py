@@ -13,6 +13,7 @@ from xplayers._arrays import (
     Array,
     Namespace,
     check_real,
+    check_values,
     device,
     dtype_name,
     is_integer,
@@ -29,7 +30,7 @@ from xplayers.elementwise import as_numpy
 from xplayers.layers.base import Cache
 from xplayers.layers.stores import Buffer
 from xplayers.losses import softmax_host as host
-from xplayers.losses.base import Loss, check_values, times
+from xplayers.losses.base import Loss, times
 
 
 class SoftmaxWithLoss(Loss):

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, namespace, to_numpy
+from xplayers._arrays import namespace, to_numpy
 
 BLOCK = 128  # numbers that wait on the device at most
 
 
-def fetched(values: Sequence[Array]) -> np.ndarray:
-    """Return the values of 0-d arrays of one library, device and dtype, as float64 on the host.
+def fetched(values: Sequence[Any]) -> np.ndarray:
+    """Return the values of 0-d arrays of one device, and of numbers, as float64 on the host.
 
-    They are stacked where they are, so that the device is waited for once.
+    Those of one library and dtype are stacked where they are, so that the device is waited for
+    once, and what is an integer stays one.
     """
-    if not values:
-        return np.empty(0)
-    # JAX compiles the stacking for each length: powers of two are few.
-    length = 1 << (len(values) - 1).bit_length()
-    padded = [*values, *[values[-1]] * (length - len(values))]
-    stacked = to_numpy(namespace(values[0]).stack(padded))
-    return stacked[: len(values)].astype(np.float64)
+    found = np.empty(len(values))
+    alike: dict[Any, list[int]] = {}
+    for i, value in enumerate(values):
+        if isinstance(value, float):
+            found[i] = value
+        else:
+            alike.setdefault((type(value), value.dtype), []).append(i)
+    for places in alike.values():
+        stacked = [values[i] for i in places]
+        # JAX compiles the stacking for each length: powers of two are few.
+        padding = (1 << (len(stacked) - 1).bit_length()) - len(stacked)
+        made = to_numpy(namespace(stacked[0]).stack(stacked + stacked[-1:] * padding))
+        found[places] = made[: len(places)]
+    return found

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, asarray, namespace
+from xplayers._arrays import Array, namespace, on_host
 from xplayers.data.batches import minibatches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
-from xplayers.metrics import accuracy
+from xplayers.metrics import accuracy, hits
 from xplayers.training.blocks import BLOCK, fetched
 
 __all__ = ["evaluate"]
@@ -46,7 +48,8 @@ def evaluate(
         Samples and targets; or in the place of `x` an iterable of batches ``(x, t)``.
     metrics : mapping of str to callable, optional
         Functions of scores and targets which return the mean over the samples of a batch, a number
-        or 0-d array, as `accuracy` does. By default ``{"accuracy": accuracy}`` for a
+        or 0-d array, as `accuracy` does, which itself is counted: what comes out is the quotient of
+        two integers, rounded once. By default ``{"accuracy": accuracy}`` for a
         `SoftmaxWithLoss` without ``ignore_index``, and none for other losses.
     batch_size : int
         Samples in a batch, where `x` is an array.
@@ -60,9 +63,9 @@ def evaluate(
     Raises
     ------
     ValueError
-        If shapes do not fit, or a metric is not one number.
+        If shapes do not fit, or a metric or the loss is not one number.
     TypeError
-        If libraries or devices do not fit.
+        If libraries or devices do not fit, or a metric is no number.
 
     Examples
     --------
@@ -72,40 +75,66 @@ def evaluate(
     ['loss', 'accuracy']
     """
     metrics = default_metrics(loss) if metrics is None else metrics
-    width = 1 + len(metrics)
-    total, weight = np.zeros(width), np.zeros(width)
-    sizes: list[int] = []  # of the batches whose numbers wait on the device
-    waiting: list[Array] = []
+    means = _Mean(), *(_Mean() for _ in metrics)
+    batches: list[tuple[int, int, bool]] = []  # whose numbers wait on the device
+    waiting: list[Array | float] = []
 
     def collect() -> None:
-        table = fetched(waiting).reshape(len(sizes), -1)
-        by = np.repeat(np.asarray(sizes, dtype=np.float64)[:, None], width, axis=1)
-        if loss.reduction == "sum":
-            table[:, 0] /= by[:, 0]
-        elif table.shape[1] > width:
-            by[:, 0] = table[:, width]
-        # The mean over no weight at all counts nothing, and need not be a number.
-        total[:] += np.sum(np.where(by > 0, table[:, :width] * by, 0.0), axis=0)
-        weight[:] += np.sum(by, axis=0)
-        sizes.clear()
+        numbers = iter(fetched(waiting).tolist())
+        for n, labels, weighted in batches:
+            value, found = next(numbers), [next(numbers) for _ in metrics]
+            weight = next(numbers) if weighted else n
+            if n == 0:
+                continue
+            # What the loss has divided by is 1 where there is no weight.
+            means[0].add(value * (weight or 1.0) if loss.reduction != "sum" else value, weight)
+            for mean, number, metric in zip(means[1:], found, metrics.values(), strict=True):
+                if metric is accuracy:  # its hits have come over, which are exact
+                    mean.add(Fraction(int(number) * n, max(labels, 1)), n)
+                else:
+                    mean.add(number * n, n)
+        batches.clear()
         waiting.clear()
 
     with np.errstate(invalid="ignore", divide="ignore"):  # of empty batches
         for batch_x, batch_t in x if t is None else minibatches(x, t, batch_size):
             y = net.predict(batch_x)
             value = loss(y, batch_t)
-            sizes.append(int(batch_x.shape[0]))
-            found = [_number(name, metric(y, batch_t), value) for name, metric in metrics.items()]
-            waiting += [value, *found]
-            weights = label_weights(loss, loss.arrays, y, batch_t)
+            waiting.append(_number("the loss", value))
+            for name, metric in metrics.items():
+                count = hits if metric is accuracy else metric
+                waiting.append(_number(f"metric {name}", count(y, batch_t)))
+            weights = None
+            if loss.reduction == "mean":
+                weights = label_weights(loss, loss.arrays, y, batch_t)
             if weights is not None:
-                waiting.append(_number("the weight", weights, value))
-            if len(waiting) + width >= BLOCK:
+                waiting.append(weights)
+            labels = math.prod(y.shape[:-1])
+            batches.append((int(batch_x.shape[0]), labels, weights is not None))
+            if len(waiting) + 2 + len(metrics) > BLOCK:
                 collect()
-        if sizes:
-            collect()
-        means = total / weight
-    return dict(zip(("loss", *metrics), means.tolist(), strict=True))
+        collect()
+    return {name: mean.value() for name, mean in zip(("loss", *metrics), means, strict=True)}
+
+
+class _Mean:
+    """A mean over batches: the sum, exact where all that is added is, and what it is divided by."""
+
+    def __init__(self) -> None:
+        self.total: Any = Fraction(0)
+        self.weight: float = 0.0
+        self.empty = True
+
+    def add(self, value: Any, weight: float) -> None:
+        self.total, self.weight, self.empty = self.total + value, self.weight + weight, False
+
+    def value(self) -> float:
+        """Return the mean; NaN of nothing, and the sum where all weights are 0."""
+        if self.empty:
+            return math.nan
+        weight = self.weight or 1.0
+        exact = isinstance(self.total, Fraction)
+        return float(self.total / Fraction(weight) if exact else self.total / weight)
 
 
 def default_metrics(loss: Loss) -> Metrics:
@@ -128,18 +157,21 @@ def label_weights(
     keep = labels == labels if ignored is None else labels != ignored
     if weights is None:
         return xp.sum(xp.astype(keep, xp.float32))
+    if not on_host(labels):  # nobody has looked at them; where one is out of range the loss is NaN
+        keep = keep & (labels >= 0) & (labels < weights.shape[0])
     each = xp.take(weights, xp.where(keep, labels, xp.zeros_like(labels)), axis=0)
     return xp.sum(each * xp.astype(keep, each.dtype))
 
 
-def _number(name: str, value: Any, like: Array) -> Array:
-    """Return a number or 0-d array as a 0-d array of the dtype of `like`."""
+def _number(name: str, value: Any) -> Array | float:
+    """Return a number as a float, and a 0-d array as it is."""
     if isinstance(value, bool | int | float | np.generic):
-        return asarray(np.asarray(value), like)
-    if tuple(value.shape) != ():
+        return float(value)
+    shape = getattr(value, "shape", None)
+    if shape is None or tuple(shape) != ():
+        came = f"is a {type(value).__name__}" if shape is None else f"has shape {tuple(shape)}"
         message = (
-            f"evaluate: metric {name} has shape {tuple(value.shape)}; expected one number, the "
-            "mean over the samples of a batch."
+            f"evaluate: {name} {came}; expected one number, the mean over the samples of a batch."
         )
-        raise ValueError(message)
-    return namespace(like).astype(value, like.dtype)
+        raise (TypeError if shape is None else ValueError)(message)
+    return value
