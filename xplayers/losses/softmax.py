@@ -213,12 +213,6 @@ class SoftmaxWithLoss(Loss):
         given, labels = tuple(target.shape), shape[:-1]
         if given == shape:
             check_real(self, "target", target)
-            if shape[-1] == 1:
-                message = (
-                    f"{self}: scores have shape {shape}, and the softmax of one score is always 1. "
-                    "For two classes with one score use SigmoidWithLoss."
-                )
-                raise ValueError(message)
             if self.ignore_index is not None:
                 message = f"{self}: ignore_index goes with integer labels of shape {labels}."
                 raise ValueError(message)

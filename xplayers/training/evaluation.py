@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -75,24 +74,25 @@ def evaluate(
     ['loss', 'accuracy']
     """
     metrics = default_metrics(loss) if metrics is None else metrics
-    means = _Mean(), *(_Mean() for _ in metrics)
+    mean = _Mean()
+    means = [_Hits() if metric is accuracy else _Mean() for metric in metrics.values()]
     batches: list[tuple[int, int, bool]] = []  # whose numbers wait on the device
     waiting: list[Array | float] = []
 
     def collect() -> None:
         numbers = iter(fetched(waiting).tolist())
         for n, labels, weighted in batches:
-            value, found = next(numbers), [next(numbers) for _ in metrics]
+            value, found = next(numbers), [next(numbers) for _ in means]
             weight = next(numbers) if weighted else n
             if n == 0:
                 continue
             # What the loss has divided by is 1 where there is no weight.
-            means[0].add(value * (weight or 1.0) if loss.reduction != "sum" else value, weight)
-            for mean, number, metric in zip(means[1:], found, metrics.values(), strict=True):
-                if metric is accuracy:  # its hits have come over, which are exact
-                    mean.add(Fraction(int(number) * n, max(labels, 1)), n)
+            mean.add(value * (weight or 1.0) if loss.reduction != "sum" else value, weight)
+            for metric, number in zip(means, found, strict=True):
+                if isinstance(metric, _Hits):
+                    metric.add(int(number), max(labels, 1), n)
                 else:
-                    mean.add(number * n, n)
+                    metric.add(number * n, n)
         batches.clear()
         waiting.clear()
 
@@ -114,27 +114,40 @@ def evaluate(
             if len(waiting) + 2 + len(metrics) > BLOCK:
                 collect()
         collect()
-    return {name: mean.value() for name, mean in zip(("loss", *metrics), means, strict=True)}
+    names = ("loss", *metrics)
+    return {name: m.value() for name, m in zip(names, (mean, *means), strict=True)}
 
 
 class _Mean:
-    """A mean over batches: the sum, exact where all that is added is, and what it is divided by."""
+    """A mean over batches, with weights."""
 
     def __init__(self) -> None:
-        self.total: Any = Fraction(0)
-        self.weight: float = 0.0
+        self.total = self.weight = 0.0
         self.empty = True
 
-    def add(self, value: Any, weight: float) -> None:
-        self.total, self.weight, self.empty = self.total + value, self.weight + weight, False
+    def add(self, total: float, weight: float) -> None:
+        self.total, self.weight, self.empty = self.total + total, self.weight + weight, False
 
     def value(self) -> float:
         """Return the mean; NaN of nothing, and the sum where all weights are 0."""
-        if self.empty:
-            return math.nan
-        weight = self.weight or 1.0
-        exact = isinstance(self.total, Fraction)
-        return float(self.total / Fraction(weight) if exact else self.total / weight)
+        return math.nan if self.empty else self.total / (self.weight or 1.0)
+
+
+class _Hits:
+    """The mean over samples of the hits among their labels, as a quotient of integers."""
+
+    def __init__(self) -> None:
+        self.hits, self.of, self.samples = 0, 1, 0
+
+    def add(self, hits: int, labels: int, samples: int) -> None:
+        a, b = self.hits * labels + hits * samples * self.of, self.of * labels
+        common = math.gcd(a, b)
+        self.hits, self.of = a // common, b // common
+        self.samples += samples
+
+    def value(self) -> float:
+        """Return the mean, rounded once; NaN of nothing."""
+        return self.hits / (self.of * self.samples) if self.samples else math.nan
 
 
 def default_metrics(loss: Loss) -> Metrics:
