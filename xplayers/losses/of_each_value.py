@@ -25,11 +25,17 @@ from xplayers.losses.base import Loss, times
 class _OfEachValue(Loss):
     """Base of losses that compare each score with its target; the mean is over all values."""
 
+    def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+        raise NotImplementedError
+
+    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+        raise NotImplementedError
+
     def compared(
         self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
     ) -> tuple[Array, Array]:
         """Return the loss of each score, and its derivative."""
-        raise NotImplementedError
+        return self.loss(xp, arrays, x, t), self.slope(xp, arrays, x, t)
 
     def apply(
         self, arrays: Mapping[str, Array], scores: Array, target: Array
@@ -139,11 +145,12 @@ class MeanSquaredError(_OfEachValue):
         As in `Loss`.
     """
 
-    def compared(
-        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
-    ) -> tuple[Array, Array]:
+    def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
         r = x - t
-        return r * r, 2.0 * r
+        return r * r
+
+    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+        return 2.0 * (x - t)
 
 
 class MeanAbsoluteError(_OfEachValue):
@@ -157,11 +164,12 @@ class MeanAbsoluteError(_OfEachValue):
         As in `Loss`.
     """
 
-    def compared(
-        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
-    ) -> tuple[Array, Array]:
+    def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+        return xp.abs(x - t)
+
+    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
         # not xp.sign: on CuPy it waits for the device
-        return xp.abs(x - t), xp.astype(x > t, x.dtype) - xp.astype(x < t, x.dtype)
+        return xp.astype(x > t, x.dtype) - xp.astype(x < t, x.dtype)
 
 
 class Huber(_OfEachValue):
@@ -190,9 +198,10 @@ class Huber(_OfEachValue):
         super().__init__(reduction)
         self.delta = checks.positive(self, "delta", delta)
 
-    def compared(
-        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
-    ) -> tuple[Array, Array]:
-        r = x - t
-        q = xp.minimum(xp.abs(r), self.delta)
-        return q * (xp.abs(r) - 0.5 * q), xp.maximum(xp.minimum(r, self.delta), -self.delta)
+    def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+        r = xp.abs(x - t)
+        q = xp.minimum(r, self.delta)
+        return q * (r - 0.5 * q)
+
+    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+        return xp.maximum(xp.minimum(x - t, self.delta), -self.delta)
