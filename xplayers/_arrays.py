@@ -372,7 +372,7 @@ def _extreme(x: Array, which: str) -> float:
     """Return the least or the largest value of `x`; NaN where there is one."""
     if isinstance(x, np.ndarray):  # without the function around it, which takes as long
         return float((np.minimum if which == "min" else np.maximum).reduce(x, None))
-    return float(getattr(namespace(x), which)(x))
+    return float(getattr(namespace(x), which)(signed(x)))
 
 
 def check_input(
