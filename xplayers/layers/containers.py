@@ -81,11 +81,22 @@ class Container(Layer):
                     names[f"{inner}.{key}" if inner else key] = f"{prefix}.{key}"
             self._parts.append(Part(name, layer, names))
         self._ties = Ties(self._stores)
+        self._find_arrays()
+
+    def _find_arrays(self) -> None:
         # Where each array and gradient lies, so that a call does not build names.
         stores = self._stores.items()
         self._params = [(f"{p}.{k}", s.params, k) for p, s in stores for k in s.params]
         self._buffers = [(f"{p}.{k}", s.buffers, k) for p, s in stores for k in s.buffers]
         self._grads = {f"{p}.{k}": (s.grads, k) for p, s in stores for k in s.params}
+
+    def __getstate__(self) -> dict[str, Any]:
+        located = ("_params", "_buffers", "_grads")
+        return {k: v for k, v in super().__getstate__().items() if k not in located}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._find_arrays()
 
     def _ready(self, x: Array) -> dict[str, Array]:
         if not all([store.placed for store in self._stores.values()]):

@@ -17,6 +17,7 @@ from xplayers._arrays import (
     move,
     namespace,
 )
+from xplayers._packing import packed, unpacked
 
 _changes = [0]
 
@@ -47,6 +48,13 @@ class Store:
         self.placed = True  # False: host values that will follow the first input
         self.fresh = True  # the next backward starts the gradients afresh
         self.version = 0  # how often parameters have been written over
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: packed(getattr(self, name)) for name in self.__slots__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        for name, value in state.items():
+            setattr(self, name, unpacked(value))
 
     def moved(self, *, dtype: Any = None, **where: Any) -> tuple[dict, dict]:
         """Return parameters and buffers moved; only floating-point ones change their dtype."""

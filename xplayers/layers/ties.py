@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers._arrays import Array
+from xplayers._packing import packed, unpacked
 from xplayers.layers.stores import Store, epoch
 
 Arrays = dict[str, Array]
@@ -130,7 +131,12 @@ class Ties:
         self._left.append(row.arrays)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_epoch": -1}  # it is that of another process
+        left = [tuple(map(packed, arrays)) for arrays in self._left]
+        return {**self.__dict__, "_left": left, "_epoch": -1}  # it is that of another process
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        left = [tuple(map(unpacked, arrays)) for arrays in state["_left"]]
+        self.__dict__.update({**state, "_left": left})
 
 
 def _place(a: Array) -> Any:

@@ -30,6 +30,7 @@ from xplayers._arrays import (
 )
 from xplayers._checks import Option, call_of, instance, number
 from xplayers._foreign import OPTIMIZER, of_object
+from xplayers._packing import packed, unpacked
 from xplayers._recording import StandIn
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
@@ -94,6 +95,12 @@ class Optimizer:
         made = copy.copy(self)
         vars(made).update({**self._numbers(), **numbers})
         return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "state": packed(self.state)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({**state, "state": unpacked(state["state"])})
 
     def constants(self, t: Array) -> tuple[Any, ...]:
         """Return what the rule takes after the learning rate; `t` is the step number.
