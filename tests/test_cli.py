@@ -243,6 +243,21 @@ def test_bench_measures(capsys, home):
     assert found["workloads"]["step-6-5-4-3"]["ratios"]["book_over_ours"] > 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("--only [", "--only: '[' is no regular expression: unterminated character set"),
+        ("--implementations (", "--implementations: '(' is no regular expression"),
+        ("--json mine.json", "--json mine.json: there is a file of that name already"),
+        ("--json no/such.json", "cannot be written to no: there is no such folder"),
+        ("--threads 0", "--threads: '0' is not an integer of at least 1"),
+    ],
+)
+def test_bench_says_first_what_is_wrong(capsys, home, arguments, words):
+    Path("mine.json").write_text('{"mine": 1}')
+    assert words in refusal(capsys, "bench", *arguments.split())
+
+
 def test_bench_of_an_installed_package(monkeypatch, tmp_path):
     monkeypatch.setattr(xl, "__file__", str(tmp_path / "lib" / "xplayers" / "__init__.py"))
     main_file = tmp_path / "share" / "xplayers" / "benchmarks" / "__main__.py"

@@ -584,11 +584,12 @@ class TestDownload:
         assert contents(cache) == sorted(f"{name}.gz" for name in (*TEST, TRAIN[0]))
         assert load(subset="test")[0].shape == (4, 15)
 
-    def test_a_cache_that_cannot_be_made(self, load, mirrors, tmp_path):
+    def test_a_cache_that_cannot_be_made(self, load, mirrors, tmp_path, requests):
         (tmp_path / "cache").write_text("a file")
         with pytest.raises(OSError, match="could not download") as error:
             load(subset="test")
         assert f"{load.__name__}(path)" in str(error.value)
+        assert requests == []  # what could not be kept is not fetched
 
 
 class TestTables:

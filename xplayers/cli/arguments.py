@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import math
 import os
+import re
 from typing import Any, NoReturn
 
 from xplayers import _devices
@@ -52,6 +53,16 @@ def positive_number(text: str) -> float:
             return float(text)
     message = f"{text!r} is not a positive number"
     raise argparse.ArgumentTypeError(message)
+
+
+def pattern(text: str) -> str:
+    """Return a regular expression."""
+    try:
+        re.compile(text)
+    except re.error as error:
+        message = f"{text!r} is no regular expression: {error}"
+        raise argparse.ArgumentTypeError(message) from error
+    return text
 
 
 def path(text: str) -> str:

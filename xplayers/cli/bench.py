@@ -9,7 +9,8 @@ from importlib import metadata
 from pathlib import Path
 
 import xplayers as xl
-from xplayers.cli.arguments import path, positive_integer
+from xplayers.cli.arguments import path, pattern, positive_integer
+from xplayers.cli.results import Result, check, is_measurements
 from xplayers.cli.words import Mistake
 
 NAME = "bench"
@@ -21,14 +22,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--list", action="store_true", help="say what would be measured")
     add("--full", action="store_true", help="measure all of it, longer: an hour or less")
-    add("--only", metavar="REGEX", help="the workloads whose name matches")
-    add("--implementations", metavar="REGEX", help="those whose name matches")
+    add("--only", type=pattern, metavar="REGEX", help="the workloads whose name matches")
+    add("--implementations", type=pattern, metavar="REGEX", help="those whose name matches")
     add("--threads", type=positive_integer, metavar="N", help="for all libraries (default: cores)")
     add("--json", type=path, metavar="FILE", help="write the results there")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``python -m benchmarks``."""
+    if args.json is not None:
+        check([Result(f"--json {args.json}", Path(args.json), is_measurements)], [])
     folder = _folder()
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

@@ -16,6 +16,7 @@ from xplayers.cli.words import (
     INTERRUPTED,
     PIPE_CLOSED,
     Mistake,
+    abandon,
     complain,
     in_words,
     note,
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = args.run(args)
         stdout.flush()
     except BrokenPipeError:
+        abandon(sys.stdout)
         return PIPE_CLOSED
     except KeyboardInterrupt:
         note("interrupted")

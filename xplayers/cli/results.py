@@ -150,6 +150,12 @@ def is_picture(path: Path) -> bool:
     return b"xplayers" in found and found.startswith((b"\x89PNG", b"%PDF", b"<?xml", b"%!PS"))
 
 
+def is_measurements(path: Path) -> bool:
+    """Whether a file has what `xplayers bench` has measured."""
+    with open(path, "rb") as file:
+        return file.read(64).startswith(b'{\n "date": ')
+
+
 def is_predictions(path: Path) -> bool:
     """Whether a file has predictions."""
     with open(path, "rb") as file:

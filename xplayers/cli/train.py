@@ -237,10 +237,7 @@ def run(args: argparse.Namespace) -> int:
             stdout.check()  # a line of progress ends no run
         if event.kind != "begin":
             return
-        if (done := len(event.history)) > args.epochs:
-            message = f"--epochs is {args.epochs}; {args.checkpoint_dir} has {done} epochs done"
-            raise Mistake(message)
-        if done == args.epochs:
+        if (done := len(event.history)) == args.epochs:
             say(f"all {done} epochs are done; a larger --epochs goes on")
         for result in options:
             if done == args.epochs and result.path.exists():
@@ -348,7 +345,6 @@ def _checkpoint(args: argparse.Namespace) -> xl.Checkpoint | None:
             what = "has no checkpoint" if Path(folder).is_dir() else "is not there"
             message = f"--resume: {folder} {what}; expected the --checkpoint-dir of a run"
             raise Mistake(message)
-        say(f"{folder} has no checkpoint yet: from the beginning")
     return checkpoint
 
 

@@ -79,7 +79,7 @@ class Stdout:
         return is_terminal(sys.stdout)
 
     def _lose(self, error: Exception) -> None:
-        _abandon(sys.stdout)
+        abandon(sys.stdout)
         self._lost = error
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
             self._lost = Mistake(f"the standard output: {error.strerror or error}")
@@ -115,7 +115,7 @@ def print_error(line: str) -> None:
             _put(sys.stderr, f"{line}\n")
             sys.stderr.flush()
     except (OSError, ValueError, AttributeError):
-        _abandon(sys.stderr)
+        abandon(sys.stderr)
 
 
 def is_terminal(stream: Any) -> bool:
@@ -137,7 +137,7 @@ def _put(stream: Any, text: str) -> bool:
     return False
 
 
-def _abandon(stream: Any) -> None:
+def abandon(stream: Any) -> None:
     """Let what is still to be written go nowhere; the interpreter would complain at its end."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
