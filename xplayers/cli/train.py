@@ -340,11 +340,11 @@ def _checkpoint(args: argparse.Namespace) -> xl.Checkpoint | None:
         )
         raise Mistake(message)
     names = [p.name for p in Path(folder).iterdir()] if Path(folder).is_dir() else []
-    if args.resume and not any(map(CHECKPOINTS.fullmatch, names)):
-        if config.NAME not in names:  # which a run has from its beginning
-            what = "has no checkpoint" if Path(folder).is_dir() else "is not there"
-            message = f"--resume: {folder} {what}; expected the --checkpoint-dir of a run"
-            raise Mistake(message)
+    begun = config.NAME in names or any(map(CHECKPOINTS.fullmatch, names))
+    if args.resume and not begun:
+        what = "has no checkpoint" if Path(folder).is_dir() else "is not there"
+        message = f"--resume: {folder} {what}; expected the --checkpoint-dir of a run"
+        raise Mistake(message)
     return checkpoint
 
 
