@@ -134,6 +134,19 @@ def test_saved_and_loaded(xpv, tmp_path):
         np.testing.assert_array_equal(to_numpy(other[2].W), to_numpy(net[2].W))
 
 
+@pytest.mark.parametrize("how", ["auto", False])
+def test_tied_while_the_loss_finds_its_place(how, xpv):
+    """A loss with weights is placed in the first step: what changes there unties nothing."""
+    x, t = xpv.asarray(values((4, 6)), "float32"), xpv.asarray(np.arange(4) % 3)
+    net = square().to(like=x)
+    net[2].W = net[0].W
+    step = TrainStep(net, xl.SoftmaxWithLoss(class_weights=[1.0, 2.0, 3.0]), xl.SGD(0.5), how)
+    for _ in range(4):
+        step(x, t)
+        assert list(net.params) == ["0.W", "0.b", "2.b", "3.W", "3.b"]
+        np.testing.assert_array_equal(to_numpy(net[0].W), to_numpy(net[2].W))
+
+
 def test_untied_by_another_array(xpv):
     x, t = xpv.asarray(values((4, 6)), "float32"), xpv.asarray(np.arange(4) % 3)
     net = square().to(like=x)

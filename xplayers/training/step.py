@@ -310,8 +310,9 @@ class TrainStep(Observed):
         return value
 
     def _put(self, params: Arrays) -> None:
+        tied = self.net._ties.rows()  # before arrays of the first names take other places
         self._params.put(params)
-        if self.net._ties.rows():
+        if tied:
             self.net._ties.follow()
 
     def _check(self, x: Array, t: Array) -> None:
