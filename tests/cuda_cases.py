@@ -135,12 +135,13 @@ def cases() -> Iterator[Case]:
         moments = len(optimizer.moments)
         constants = optimizer.constants(np.asarray(3.0))
         scalars = tuple("c" if isinstance(c, np.generic) else c for c in constants)
-        decay = 0.0 if optimizer.decoupled else optimizer.weight_decay
+        decays = not optimizer.decoupled and optimizer.weight_decay != 0
+        scalars += (optimizer.weight_decay,) if decays else ()
         for function, good in ((apply_rule, ""), (apply_if, "b")):
             yield Case(
                 function,
                 ("x", "x", *"p" * moments, "c", *scalars, *good),
-                {"rule": optimizer.rule, "weight_decay": decay},
+                {"rule": optimizer.rule, "decays": decays},
                 (0, *range(2, 2 + moments)),
             )
 

@@ -403,6 +403,29 @@ def test_scores_that_are_no_numbers(gpu):
     assert np.all(np.isfinite(seen(dx)[2]))
 
 
+def test_rows_without_any_weight_add_nothing(gpu):
+    """Whatever their scores are; and losses of the others may be infinite."""
+    scores = values((5, 40)).astype("float32")
+    target = np.abs(values((5, 40), 1)).astype("float32")
+    target[:3], target[3, 7] = 0, 0
+    scores[0], scores[1, 3], scores[2, 5] = -np.inf, np.nan, np.inf
+    scores[3, 7], scores[4, 7] = -np.inf, -np.inf  # masked; and a mistake without bounds
+    losses, dx = softmax_cross_entropy.softmax_cross_entropy(fabricated(scores), fabricated(target))
+    want, gradient = portable(scores, target, "none")
+    np.testing.assert_array_equal(seen(losses)[[0, 1, 2, 4]], [0, 0, 0, np.inf])
+    np.testing.assert_array_equal(want[[0, 1, 2, 4]], [0, 0, 0, np.inf])
+    assert_close(seen(losses)[3], want[3], 1e-6)
+    assert not seen(dx)[:3].any()
+    assert_close(seen(dx), gradient, 1e-6)
+
+
+def test_weights_that_make_no_sense_make_the_loss_nan(gpu):
+    scores, target = values((3, 4)).astype("float32"), np.full((3, 4), 0.25)
+    target[0, 1], target[2, 0], target[2, 1] = np.nan, -0.25, 0.75
+    losses, _ = softmax_cross_entropy.softmax_cross_entropy(fabricated(scores), fabricated(target))
+    np.testing.assert_array_equal(np.isnan(seen(losses)), [True, False, True])
+
+
 def test_the_gradient_in_the_dtype_of_the_scores(gpu):
     scores, labels = values((6, 10)).astype("float16"), np.arange(6)
     _, dx = softmax_cross_entropy.softmax_cross_entropy(

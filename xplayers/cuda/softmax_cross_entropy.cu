@@ -71,19 +71,21 @@ __device__ inline void softmax_cross_entropy(
             N total = 0, dot = 0;
             each([&](const int k, const i64 c) {
                 const N weight = (N)widen(t[c]), centred = score(k, c) - largest;
-                total += weight;
+                total += weight >= 0 ? weight : (N)__uint_as_float(0x7fc00000);  // NaN
                 // A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
-                dot += weight * Larger()(centred, (N)-1e30);
+                if (weight != 0) dot += weight * centred;
                 held[k] = exp(centred);
                 sum += held[k];
             });
             sum = reduced<WARPS>(sum, shared, Sum());
             total = reduced<WARPS>(total, shared, Sum());
             dot = reduced<WARPS>(dot, shared, Sum());
-            loss = log(sum) * total - dot;
+            const bool silent = total == 0;  // a row without any weight, whatever its scores are
+            loss = silent ? 0 : log(sum) * total - dot;
             const N factor = total / sum;
             each([&](const int k, const i64 c) {
-                dx[c] = narrow<Gradient>((exponential(k, c) * factor - (N)widen(t[c])) * scale);
+                const N slope = silent ? 0 : exponential(k, c) * factor - (N)widen(t[c]);
+                dx[c] = narrow<Gradient>(slope * scale);
             });
         }
         if (lane == 0) losses[row] = loss;
