@@ -6,11 +6,19 @@ import math
 
 import numpy as np
 import pytest
-from helpers import TOLERANCE, assert_at_home, assert_close, assert_same_bits, share_memory, values
+from helpers import (
+    TOLERANCE,
+    assert_at_home,
+    assert_close,
+    assert_same_bits,
+    needs_values,
+    share_memory,
+    values,
+)
 
 import xplayers as xl
 from xplayers import functional as F
-from xplayers._arrays import to_numpy
+from xplayers._arrays import on_host, to_numpy
 
 ACTIVATIONS = {
     "relu": F.relu,
@@ -238,6 +246,42 @@ class TestCrossEntropyError:
             F.cross_entropy_error(y, xpv.asarray(np.zeros((4, 1), "int64")))
         with pytest.raises(TypeError, match="labels are integers"):
             F.cross_entropy_error(y, xpv.asarray(np.zeros(4), "float32"))
+        with pytest.raises(
+            TypeError, match=r"cross_entropy_error: t is a list; .* np\.asarray\(t\)"
+        ):
+            F.cross_entropy_error(y, [0, 1, 0, 1])
+        with pytest.raises(TypeError, match="cross_entropy_error: y is .*int.*; expected floating"):
+            F.cross_entropy_error(xpv.asarray(np.ones((4, 2), "int64")), xpv.asarray([0] * 4))
+
+    @pytest.mark.parametrize("label", [-1, 2, 255])
+    def test_labels_out_of_range(self, label, xpv, monkeypatch):
+        """In NumPy -1 would be the last class."""
+        y, t = xpv.asarray(np.full((2, 2), 0.5), "float32"), xpv.asarray(np.asarray([0, label]))
+        if on_host(t):
+            message = f"cross_entropy_error: label {label} is out of range; expected 0 to 1"
+            with pytest.raises(ValueError, match=message):
+                F.cross_entropy_error(y, t)
+        monkeypatch.setattr(F, "on_host", lambda a: False)
+        assert math.isnan(F.cross_entropy_error(y, t))
+        assert float(F.cross_entropy_error(y, xpv.asarray([0, 1]))) == pytest.approx(math.log(2))
+
+    @pytest.mark.parametrize("bad", [-0.25, 1.5, math.inf, -math.inf])
+    def test_what_is_no_probability(self, bad, xpv):
+        """Scores, for the most part."""
+        y, t = xpv.asarray([[0.5, 0.5], [bad, 0.5]], "float32"), xpv.asarray([0, 1])
+        needs_values(xpv)
+        with pytest.raises(
+            ValueError, match=r"y has values .* The loss of scores is .*SoftmaxWith"
+        ):
+            F.cross_entropy_error(y, t)
+        good = xpv.asarray([[0.5, 0.5], [1.0, 0.0]], "float32")
+        if bad < 0:
+            with pytest.raises(ValueError, match="cross_entropy_error: t has a value of"):
+                F.cross_entropy_error(good, y)
+        for dtype in xpv.floats:  # of 16 bits they may be more than 1
+            F.cross_entropy_error(xpv.asarray([[1.0039, 0.0]], dtype), xpv.asarray([0]))
+        nan = xpv.asarray([[math.nan, 0.5]], "float32")
+        assert math.isnan(F.cross_entropy_error(nan, xpv.asarray([0])))
 
 
 def test_gelu_forms_differ_by_what_the_docstring_says():

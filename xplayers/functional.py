@@ -14,10 +14,13 @@ from xplayers._arrays import (
     check_floating,
     check_real,
     check_same,
+    check_values,
     dtype_name,
     is_half,
     is_integer,
     namespace,
+    on_host,
+    out_of_range,
     widened,
 )
 from xplayers._checks import integer
@@ -436,9 +439,11 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
     Raises
     ------
     ValueError
-        If the shapes do not match.
+        If the shapes do not match, a label is out of range, or what should be a probability is
+        none. Values on a GPU and in compiled code are not looked at; a label that is out of range
+        makes the result NaN there.
     TypeError
-        If labels are not integers.
+        If labels are not integers, or `y` is not floating-point.
 
     Notes
     -----
@@ -454,21 +459,49 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
     if not y.shape:
         message = f"{owner}: y has shape (); expected (n, c), or (c,) for one sample."
         raise ValueError(message)
-    smallest = 2.3e-308 if dtype_name(y.dtype) == "float64" else 1.2e-38
-    logs = xp.log(xp.maximum(widened(xp, y), smallest))
     shape, given = tuple(y.shape), tuple(t.shape)
-    if given == shape:
-        total = xp.sum(logs * xp.astype(t, logs.dtype))
-    elif given == shape[:-1] and is_integer(t):
-        total = xp.sum(xp.take_along_axis(logs, xp.expand_dims(t, axis=-1), axis=-1))
-    elif given == shape[:-1]:
-        message = f"cross_entropy_error: t is {t.dtype}; labels are integers."
-        raise TypeError(message)
-    else:
+    if given not in (shape, shape[:-1]):
         message = (
-            f"cross_entropy_error: t has shape {given}; expected {shape[:-1]} integer labels "
+            f"{owner}: t has shape {given}; expected {shape[:-1]} integer labels "
             f"or {shape} probabilities."
         )
         raise ValueError(message)
+    labels = given != shape
+    if labels and not is_integer(t):
+        message = f"{owner}: t is {t.dtype}; labels are integers."
+        raise TypeError(message)
+    seen = on_host(t)
+    if seen:
+        _check_probabilities(owner, y, t, labels)
+    smallest = 2.3e-308 if dtype_name(y.dtype) == "float64" else 1.2e-38
+    logs = xp.log(xp.maximum(widened(xp, y), smallest))
+    if labels:
+        at = xp.expand_dims(xp.astype(t, xp.arange(0).dtype), axis=-1)
+        if seen:
+            total = xp.sum(xp.take_along_axis(logs, at, axis=-1))
+        else:  # nobody has looked at them
+            valid = (at >= 0) & (at < shape[-1])
+            picked = xp.take_along_axis(logs, xp.where(valid, at, 0), axis=-1)
+            total = xp.sum(xp.where(valid, picked, math.nan))
+    else:
+        total = xp.sum(logs * xp.astype(t, logs.dtype))
     samples = math.prod(y.shape[:-1])
     return xp.astype(-total / max(samples, 1), y.dtype)
+
+
+def _check_probabilities(owner: str, y: Array, t: Array, labels: bool) -> None:
+    """Check the values of arrays of the host. What is NaN in `y` may stay so."""
+    if labels:
+        bad = out_of_range(t, int(y.shape[-1]))
+        if bad is not None:
+            message = f"{owner}: label {bad} is out of range; expected 0 to {y.shape[-1] - 1}."
+            raise ValueError(message)
+    else:
+        check_values(owner, "t", t, 0.0, math.inf, "probabilities of the classes, none negative")
+    # probabilities of 16 bits are rounded to 1.004 at most
+    if bool(namespace(y).any((y < 0) | (y > 1.01))):
+        message = (
+            f"{owner}: y has values that are no probabilities, from 0 to 1. The loss of scores is "
+            "xplayers.SoftmaxWithLoss()(y, t)."
+        )
+        raise ValueError(message)
