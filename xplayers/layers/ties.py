@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -160,13 +161,22 @@ def _is_view(a: Array, of: Array) -> bool:
 
 
 def overlap(arrays: Iterable[Array]) -> bool:
-    """Whether some of the arrays of the host share memory, or may."""
+    """Whether some elements of arrays of the host share memory with others, or may."""
     bounds = []
     for a in arrays:
         if isinstance(a, np.ndarray):
-            bounds.append(np.lib.array_utils.byte_bounds(a))
-        elif hasattr(a, "data_ptr"):
+            low, high = np.lib.array_utils.byte_bounds(a)
+            item = a.itemsize
+        elif hasattr(a, "data_ptr") and a.device.type == "cpu":
+            low, item = a.data_ptr(), a.element_size()
             last = sum((n - 1) * s for n, s in zip(a.shape, a.stride(), strict=True))
-            bounds.append((a.data_ptr(), a.data_ptr() + (last + 1) * a.element_size()))
+            high = low + (last + 1) * item
+        else:
+            continue
+        n = math.prod(a.shape)
+        if n and high - low < n * item:  # one that lies over itself, as out of `broadcast_to`
+            return True
+        if n:
+            bounds.append((low, high))
     bounds.sort()
     return any(low < end for (_, end), (low, _) in itertools.pairwise(bounds))

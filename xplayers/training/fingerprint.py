@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 
 from xplayers._recording import StandIn
-from xplayers.layers.base import Remembering
+from xplayers.layers.base import Observed, Remembering
 from xplayers.layers.containers import Container
 from xplayers.layers.stores import epoch
 
-LARGEST = 1 << 16  # bytes of an array whose values are compared
+LARGEST = 1 << 20  # bytes of an array whose values are compared in each step
+MOST = 5_000  # parts of one value; what has more is not looked through
 
 _VALUES = (bool, int, complex, str, bytes, type(None), type(...), range)
 # What is the same as long as it is the same object.
@@ -53,6 +54,7 @@ class Fingerprint:
         self._held: list[Any] = []  # what is known by its id, and must not die
         self._order: dict[int, int] = {}  # of what contains other things, by id
         self._inside = 0  # how many mutable things surround the one that is looked at
+        self._inside_function = 0
         self.key = self._of(value)
 
     @property
@@ -73,6 +75,9 @@ class Fingerprint:
         # (Of a source of random numbers the next ones differ, and so do two recordings.)
         if isinstance(value, (*_OPAQUE, np.dtype)) or kind.__module__.startswith("numpy.random"):
             return self._identity(value)
+        if len(self._order) > MOST or (self._inside_function and isinstance(value, Observed)):
+            self.proved = False  # a function may read parameters, which every step changes
+            return id(value)
         if id(value) in self._order:
             return "again", self._order[id(value)]
         self._order[id(value)] = len(self._order)
@@ -86,7 +91,7 @@ class Fingerprint:
             return kind, *map(self._of, (value.func, value.args)), self._items(value.keywords)
         if isinstance(value, types.MethodType):
             return kind, self._of(value.__func__), self._of(value.__self__)
-        if isinstance(value, types.FunctionType) and not value.__closure__:
+        if isinstance(value, types.FunctionType) and not _uses(value):
             return self._of_function(value)
         parameters = getattr(kind, "__dataclass_params__", None)
         if parameters is not None and parameters.frozen:
@@ -120,26 +125,25 @@ class Fingerprint:
         return key
 
     def _of_function(self, function: types.FunctionType) -> Any:
-        """Functions of one piece of code are the same if what they close over is."""
+        """Functions of one piece of code are the same if what they use beside arguments is."""
+        self._inside_function += 1
         inside = [_contents(cell) for cell in function.__closure__ or ()]
-        return (
+        key = (
             self._identity(function.__code__), self._identity(function.__globals__),
-            tuple([self._closed_over(v) for v in inside]),
-            self._of(function.__defaults__),
+            tuple(map(self._of, inside)), tuple(map(self._of, _globals(function).values())),
+            self._of(function.__defaults__), self._items(function.__kwdefaults__ or {}),
         )  # fmt: skip
-
-    def _closed_over(self, value: Any) -> Any:
-        # A function is pure: it may use numbers that people change. Of the large things around it
-        # no more is asked than that they are the same.
-        if isinstance(value, (*_VALUES, float, tuple, list, dict, types.FunctionType, np.generic)):
-            return self._of(value)
-        return self._identity(value)
+        self._inside_function -= 1
+        return key
 
     def _of_array(self, a: Any) -> Any:
-        # Larger arrays are read where they are, in each step.
-        if isinstance(a, np.ndarray) and a.nbytes <= LARGEST and a.dtype != object:
-            return id(a), a.shape, a.dtype.str, a.tobytes()
-        return id(a)
+        if isinstance(a, np.ndarray):
+            if a.nbytes <= LARGEST and a.dtype != object:
+                return id(a), a.shape, a.dtype.str, a.tobytes()
+            # What may have been computed from a large one is not known to be still right.
+            self.proved = self.proved and not a.flags.writeable
+            return id(a)
+        return id(a), getattr(a, "_version", None)  # which PyTorch counts up
 
     def _of_layer(self, layer: Remembering) -> Any:
         ours = type(layer).__module__.partition(".")[0] == __name__.partition(".")[0]
@@ -153,6 +157,18 @@ class Fingerprint:
             elif name not in skipped and not (ours and name[0] == "_"):
                 parts.append((name, self._of(value)))
         return tuple(parts)
+
+
+def _globals(function: types.FunctionType) -> dict[str, Any]:
+    """Return the values (no functions, classes or modules) that it finds by their names."""
+    found = {k: function.__globals__.get(k) for k in function.__code__.co_names}
+    code = types.FunctionType | types.ModuleType | types.BuiltinFunctionType | type
+    return {k: v for k, v in found.items() if v is not None and not isinstance(v, code)}
+
+
+def _uses(function: types.FunctionType) -> bool:
+    """Whether it uses more than its arguments, which could change."""
+    return bool(function.__closure__ or function.__kwdefaults__ or _globals(function))
 
 
 def _contents(cell: Any) -> Any:

@@ -14,6 +14,7 @@ from xplayers._memory import let_go, trim
 from xplayers._places import copied_array
 from xplayers._recording import NotRecordable, Recording, StandIn, same
 from xplayers._replay import Places, compiled
+from xplayers.layers.ties import overlap
 
 MOST = 8  # kinds of batches whose replays are kept
 REMEMBERED = 64  # kinds of which it is known that they cannot be replayed
@@ -220,10 +221,13 @@ def _make_writable(tree: Tree) -> None:
     for name, a in tree.items():
         if isinstance(a, Mapping):
             _make_writable(a)
-        elif isinstance(a, np.generic) or (
-            isinstance(a, np.ndarray) and not a.flags.writeable
-        ):  # fmt: skip
-            tree[name] = np.array(a)
+        elif isinstance(a, np.ndarray):
+            if not a.flags.writeable or overlap([a]):
+                tree[name] = np.array(a)
+        elif isinstance(a, np.generic):
+            tree[name] = np.asarray(a)
+        elif hasattr(a, "clone") and overlap([a]):
+            tree[name] = a.clone()
 
 
 def _mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:

@@ -303,7 +303,7 @@ class TrainStep(Observed):
         self._buffers.put(buffers)
         for store in self.net._stores.values():
             store.version += 1
-        self._left = params
+        self._left = params if self._apart else {}  # then they are looked at again
         if len(self._checked) > _KINDS:
             self._checked.clear()
         self._checked.add(kind)
@@ -346,7 +346,8 @@ class TrainStep(Observed):
         for arrays in alike:
             by_dtype: dict[Any, list[str]] = {}
             for name, a in arrays.items():
-                by_dtype.setdefault(a.dtype, []).append(name)
+                if is_ordered(a):  # a product of another order has other bits
+                    by_dtype.setdefault(a.dtype, []).append(name)
             for names in by_dtype.values():
                 views = flattened([arrays[name] for name in names])
                 arrays |= zip(names, views, strict=True)
