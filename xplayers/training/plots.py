@@ -12,17 +12,19 @@ import numpy as np
 
 from xplayers._arrays import Array, to_numpy
 from xplayers._files import AnyPath, in_full, replacing
+from xplayers._text import columns as columns_of
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.training.columns import MEASURES
 from xplayers.training.layerwise import layer_outputs
+from xplayers.training.lettering import lettered
 from xplayers.training.surroundings import notebook
 
 __all__ = ["plot_activations", "plot_confusion_matrix", "plot_curves", "plot_mistakes"]
 
-Figure = Any  # matplotlib.figure.Figure; there are no types without matplotlib
+MOST_CELLS = 60  # along an axis of a confusion matrix, with a number in each
 
-LONGEST = 30  # characters of a name; longer ones would leave no room for the picture
+Figure = Any  # matplotlib.figure.Figure; there are no types without matplotlib
 
 # What a picture says of its origin, in the formats that have room for that: where.
 MARK = "xplayers"
@@ -66,15 +68,15 @@ def plot_curves(
     few = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
     panels = list(dict.fromkeys(name.removeprefix("val_") for name in names))
     figure = _figure(path, 4.8 * len(panels), 3.6)
-    for panel, axes in zip(panels, _grid(figure, 1, len(panels)), strict=True):
+    titles, plain = lettered(panels, 40)
+    for panel, title, axes in zip(panels, titles, _grid(figure, 1, len(panels)), strict=True):
         for name, label, style in ((panel, "training", "-"), (f"val_{panel}", "validation", "--")):
             if name in columns:
                 axes.plot(epochs, columns[name], style, label=label, **few)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.7", linewidth=1, zorder=0, label="best")
         axes.set_xlabel("epoch")
-        (label,), options = _as_they_are([panel])
-        axes.set_ylabel(label, **options)
+        axes.set_ylabel(title, **plain)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -94,7 +96,8 @@ def plot_confusion_matrix(
     path : path, optional
         As in `plot_curves`.
     labels : sequence of str, optional
-        What the classes are called; by default their numbers.
+        What the classes are called; by default their numbers. Long names are cut. Of more than 60
+        classes some are named, and no counts are written.
 
     Returns
     -------
@@ -111,19 +114,21 @@ def plot_confusion_matrix(
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         message = f"plot_confusion_matrix: matrix has shape {counts.shape}; expected (c, c)."
         raise ValueError(message)
-    names, options = _labels("plot_confusion_matrix", labels, len(counts))
-    side = max(3.6, 0.45 * len(counts) + 1.6) + 0.08 * max(max(map(len, names)) - 6, 0)
+    names = _labels("plot_confusion_matrix", labels, len(counts))
+    names, style = lettered(names, 24)
+    n, longest = len(counts), max(map(columns_of, names), default=0)
+    side = max(3.6, 0.45 * min(n, MOST_CELLS) + 0.09 * longest + 1.5)
     figure = _figure(path, side, side)
     (axes,) = _grid(figure, 1, 1)
     parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(parts, cmap="Blues", vmin=0.0, vmax=1.0)
-    for (i, j), count in np.ndenumerate(counts):
+    for (i, j), count in np.ndenumerate(counts if n <= MOST_CELLS else counts[:0]):
         if count:
             colour = "white" if parts[i, j] > 0.5 else "black"
             axes.text(j, i, f"{count}", ha="center", va="center", color=colour, fontsize=8)
-    upright = 90 if max(map(len, names)) > 3 else 0
-    axes.set_xticks(range(len(names)), names, rotation=upright, **options)
-    axes.set_yticks(range(len(names)), names, **options)
+    shown = range(0, n, max(-(-n // MOST_CELLS), 1))
+    axes.set_xticks(shown, [names[i] for i in shown], rotation=90 if longest > 3 else 0, **style)
+    axes.set_yticks(shown, [names[i] for i in shown], **style)
     axes.set_xlabel("predicted")
     axes.set_ylabel("target")
     return _done(figure, path)
@@ -179,7 +184,10 @@ def plot_mistakes(
             "expected n images, (n, c) scores and n targets."
         )
         raise ValueError(message)
-    names, options = _labels("plot_mistakes", labels, scores.shape[1])
+    names, style = lettered(_labels("plot_mistakes", labels, scores.shape[1]), 16)
+    arrow = " \N{RIGHTWARDS ARROW} "
+    if max(map(columns_of, names), default=0) > 7:  # beside each other they would not fit
+        arrow = f"\n{arrow.lstrip()}"
     target = target if target.ndim == 1 else target.argmax(axis=1)
     predicted = scores.argmax(axis=1)
     (wrong,) = np.nonzero(predicted != target)
@@ -187,16 +195,16 @@ def plot_mistakes(
     margin = scores[rows, predicted] - scores[rows, target]
     shown = wrong[np.argsort(-margin[wrong], kind="stable")][:most]
     images = _images(images[shown], shape)
-    columns = max(math.ceil(math.sqrt(len(shown))), 1)
-    lines = max(math.ceil(len(shown) / columns), 1)
-    figure = _figure(path, max(1.3 * columns, 4), 1.55 * lines + 0.5)
+    across = max(math.ceil(math.sqrt(len(shown))), 1)
+    lines = max(math.ceil(len(shown) / across), 1)
+    figure = _figure(path, max(1.3 * across, 4), 1.55 * lines + 0.5)
     figure.suptitle(f"{len(wrong)} of {len(scores)} wrong")
-    for axes in _grid(figure, lines, columns)[len(shown) :]:
+    for axes in _grid(figure, lines, across)[len(shown) :]:
         axes.set_axis_off()
     for i, image, axes in zip(shown, images, figure.axes, strict=False):
         axes.imshow(image, cmap="gray")
-        title = f"{names[target[i]]} \N{RIGHTWARDS ARROW} {names[predicted[i]]}"
-        axes.set_title(title, fontsize=9, **options)
+        title = f"{names[target[i]]}{arrow}{names[predicted[i]]}"
+        axes.set_title(title, fontsize=9, **style)
         axes.set_axis_off()
     return _done(figure, path)
 
@@ -250,21 +258,21 @@ def plot_activations(
     if unknown:
         message = f"plot_activations: no layer {unknown[0]!r}; there are {', '.join(outputs)}."
         raise ValueError(message)
-    columns = min(len(layers), 5)
-    lines = math.ceil(len(layers) / columns)
-    figure = _figure(path, 2.6 * columns, 2.4 * lines)
-    grid = _grid(figure, lines, columns)
+    across = min(len(layers), 5)
+    lines = math.ceil(len(layers) / across)
+    figure = _figure(path, 2.6 * across, 2.4 * lines)
+    grid = _grid(figure, lines, across)
     for axes in grid[len(layers) :]:
         axes.set_axis_off()
-    for name, axes in zip(layers, grid, strict=False):
-        layer, y = outputs[name]
+    titles, style = lettered((f"{name} {type(outputs[name][0]).__name__}" for name in layers), 32)
+    for name, title, axes in zip(layers, titles, grid, strict=False):
+        y = outputs[name][1]
         values = to_numpy(y).astype(np.float64).ravel()
         values = values[np.isfinite(values)]
         axes.hist(values, bins=bins, weights=np.full(len(values), 1 / max(len(values), 1)))
-        (title,), options = _as_they_are([f"{name} {type(layer).__name__}".strip()])
         if len(values):
             title += f"\n{values.mean():.2g} \N{PLUS-MINUS SIGN} {values.std():.2g}"
-        axes.set_title(title, fontsize=9, **options)
+        axes.set_title(title, fontsize=9, **style)
         axes.tick_params(labelsize=7)
     return _done(figure, path)
 
@@ -304,61 +312,12 @@ def _done(figure: Figure, path: AnyPath | None) -> Figure:
     return figure
 
 
-def _labels(
-    owner: str, labels: Sequence[str] | None, classes: int
-) -> tuple[list[str], dict[str, Any]]:
+def _labels(owner: str, labels: Sequence[str] | None, classes: int) -> list[str]:
     names = list(map(str, range(classes) if labels is None else labels))
     if len(names) != classes:
         message = f"{owner}: there are {len(names)} labels; expected one for each of {classes}."
         raise ValueError(message)
-    return _as_they_are(names)
-
-
-def _as_they_are(names: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Return names that can be drawn, and options of texts that draw them as they are.
-
-    ``$`` begins no formula. Characters that the font of labels lacks come from another font; those
-    that none has are escaped, which can be read, unlike the boxes that would stand for them.
-    """
-    import matplotlib as mpl
-
-    names = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
-    options: dict[str, Any] = {"parse_math": False, "usetex": False}
-    lacking = {ord(c) for c in "".join(names)} - _characters(None)
-    if lacking and (other := _font_with(lacking)) is not None:
-        options["family"] = [*mpl.rcParams["font.family"], other.name]
-        lacking -= _characters(other.fname)
-    escaped = {c: ascii(chr(c))[1:-1] for c in lacking}
-    return [name.translate(escaped) for name in names], options
-
-
-def _font_with(characters: set[int]) -> Any:
-    """Return the first font with all of these characters, or else that with most of them."""
-    from matplotlib.font_manager import fontManager
-
-    most, best = 0, None
-    for font in fontManager.ttflist:
-        if font.style != "normal" or font.weight not in (400, "normal", "regular"):
-            continue
-        if font.name.startswith("Last Resort"):  # which has boxes for all
-            continue
-        n = len(characters & _characters(font.fname))
-        if n > most:
-            most, best = n, font
-        if n == len(characters):
-            break
-    return best
-
-
-def _characters(font: str | None) -> set[int]:
-    """Return the characters that a font has, by default that of labels; none if it is of pixels."""
-    from matplotlib.font_manager import FontProperties, findfont, get_font
-
-    try:
-        found = get_font(findfont(FontProperties()) if font is None else font)
-        return set(found.get_charmap()) if found.scalable else set()
-    except (OSError, RuntimeError):  # a file that matplotlib cannot read
-        return set()
+    return names
 
 
 def _images(x: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
