@@ -351,7 +351,12 @@ def _read(path: Path, names: Collection[str] | None = None) -> File:
 
 def _count(name: str, value: Any, least: int) -> int:
     hint = "A float is not rounded." if isinstance(value, float) else ""
-    return integer("Checkpoint", name, value, least=least, hint=hint)
+    found = integer("Checkpoint", name, value, least=None, hint=hint)
+    if found < least:
+        expected = "a positive number" if least else "0 or more"
+        message = f"Checkpoint: {name} is {found}; expected {expected}."
+        raise ValueError(message)
+    return found
 
 
 def _structure(state: Any) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, namespace, on_host
+from xplayers._checks import instance, integer, shown
 from xplayers.data.batches import minibatches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
 from xplayers.metrics import accuracy, hits
 from xplayers.training.blocks import BLOCK, fetched
+from xplayers.training.columns import checked_metrics
 
 __all__ = ["evaluate"]
 
@@ -64,7 +66,8 @@ def evaluate(
     ValueError
         If shapes do not fit, or a metric or the loss is not one number.
     TypeError
-        If libraries or devices do not fit, or a metric is no number.
+        If an argument is of another kind, a metric is no number, or libraries or devices do not
+        fit.
 
     Examples
     --------
@@ -73,7 +76,20 @@ def evaluate(
     >>> list(evaluate(xl.mlp([64, 10], rng=0), xl.SoftmaxWithLoss(), x, t))
     ['loss', 'accuracy']
     """
+    hint = "evaluate(net, loss, x, t)"
+    instance("evaluate", "net", net, Layer, f"a network: {hint}")
+    instance("evaluate", "loss", loss, Loss, f"a loss, as SoftmaxWithLoss(): {hint}")
+    integer("evaluate", "batch_size", batch_size)
+    if t is None and (
+        hasattr(x, "shape") or isinstance(x, str | Mapping) or not isinstance(x, Iterable)
+    ):
+        message = f"evaluate: x is {shown(x)}, t is missing; expected {hint} or batches (x, t)."
+        raise TypeError(message)
+    if t is None and isinstance(x, list | tuple) and x and hasattr(x[0], "shape"):
+        message = f"evaluate: x is a {type(x).__name__} of arrays; expected {hint}."
+        raise TypeError(message)
     metrics = default_metrics(loss) if metrics is None else metrics
+    metrics = checked_metrics("evaluate", metrics, taken=("loss",))
     mean = _Mean()
     means = [_Hits() if metric is accuracy else _Mean() for metric in metrics.values()]
     batches: list[tuple[int, int, bool]] = []  # whose numbers wait on the device

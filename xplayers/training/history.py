@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from xplayers._checks import shown
 from xplayers._files import AnyPath, in_full, write_text
 from xplayers._text import columns, right
 
@@ -68,6 +69,9 @@ class History:
         self._length = 0
         self.stopped = ""
         self.best_epoch: int | None = None
+        if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
+            message = f"History: rows is {shown(rows)}; expected a list of rows, numbers by name."
+            raise TypeError(message)
         for row in rows:
             self.append(row)
 
@@ -94,7 +98,13 @@ class History:
         TypeError
             If a value is no number.
         """
+        if not isinstance(row, Mapping):
+            message = f"History: a row is {shown(row)}; expected numbers by name, a dict."
+            raise TypeError(message)
         for name, value in row.items():
+            if not isinstance(name, str):
+                message = f"History: a row has the column {shown(name)}; expected a string."
+                raise TypeError(message)
             if isinstance(value, bool) or not isinstance(value, int | float | np.number):
                 message = (
                     f"History: {name} is a {type(value).__name__}; expected a number. "
@@ -126,6 +136,9 @@ class History:
                 message = f"no column {key!r}; there are {', '.join(self._columns) or 'none'}"
                 raise KeyError(message)
             return np.asarray([math.nan if v is None else v for v in self._columns[key]])
+        if not hasattr(key, "__index__"):
+            message = f"History: [{key}]; expected the name of a column or the number of a row."
+            raise TypeError(message)
         if not -self._length <= key < self._length:
             message = f"History: row {key} of {self._length}."
             raise IndexError(message)
@@ -230,11 +243,11 @@ class History:
         if not self._length:
             return "History()"
         half = MOST_ROWS // 2
-        shown = list(range(self._length))
+        numbers = list(range(self._length))
         if self._length > MOST_ROWS:
-            shown = [*shown[:half], *shown[-half:]]
+            numbers = [*numbers[:half], *numbers[-half:]]
         cells = [
-            [name, *(text(values[i]) for i in shown)] for name, values in self._columns.items()
+            [name, *(text(values[i]) for i in numbers)] for name, values in self._columns.items()
         ]
         widths = [max(map(columns, column)) for column in cells]
         rows = [

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from xplayers._arrays import Array, asarray, dtype_name, namespace, size
+from xplayers._checks import instance, integer, shown
 from xplayers._text import columns, left, right
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
@@ -78,7 +79,7 @@ class Summary:
     __repr__ = __str__
 
 
-def summary(net: Layer, input_shape: Sequence[int]) -> Summary:
+def summary(net: Layer, input_shape: Sequence[int] | None = None) -> Summary:
     """Return a table of the layers of a network, with output shapes, parameters and bytes.
 
     Parameters
@@ -88,7 +89,8 @@ def summary(net: Layer, input_shape: Sequence[int]) -> Summary:
         its arrays are; nothing in it is changed, and host values still follow their
         first input.
     input_shape : sequence of int
-        Of one sample, without the axis for the batch: ``(784,)``, ``(1, 28, 28)``.
+        Of one sample, without the axis for the batch: ``(784,)``, ``(1, 28, 28)``. It has to be
+        given: the layers do not tell it.
 
     Returns
     -------
@@ -99,6 +101,8 @@ def summary(net: Layer, input_shape: Sequence[int]) -> Summary:
     ------
     ValueError
         If the input does not fit the network.
+    TypeError
+        If `net` is no layer, or `input_shape` no shape.
 
     Examples
     --------
@@ -110,8 +114,10 @@ def summary(net: Layer, input_shape: Sequence[int]) -> Summary:
     2     Affine(50 -> 10)   (n, 10)         510    2,040
                              total        39,760  159,040
     """
+    instance("summary", "net", net, Layer, "a network: summary(net, input_shape)")
+    shape = _checked_shape(input_shape)
     like = next(iter(net.params.values()), np.empty(0, np.float32))
-    x = asarray(np.zeros((1, *input_shape)), like)
+    x = asarray(np.zeros((1, *shape)), like)
     if net.integer_input:
         xp = namespace(x)
         x = xp.astype(x, xp.int32)
@@ -127,6 +133,24 @@ def summary(net: Layer, input_shape: Sequence[int]) -> Summary:
             rows.append(Row(name, str(layer), tuple(y.shape), *sizes))
     total = sum(row.parameters for row in rows), sum(row.bytes for row in rows)
     return Summary(tuple(rows), *total)
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    expected = "that of one sample, without the axis of the batch, as (784,) or (1, 28, 28)"
+    if shape is None:
+        message = f"summary: input_shape is missing; expected {expected}."
+    elif hasattr(shape, "shape") and len(shape.shape) > 1:
+        message = (
+            f"summary: input_shape is an array of shape {tuple(shape.shape)}; expected {expected}. "
+            "Pass x.shape[1:]."
+        )
+    elif isinstance(shape, str) or not isinstance(shape, Iterable):
+        message = f"summary: input_shape is {shown(shape)}; expected {expected}."
+        if isinstance(shape, int):
+            message += f" Pass ({shape},)."
+    else:
+        return tuple(integer("summary", "input_shape", n, least=0) for n in shape)
+    raise TypeError(message)
 
 
 def _bytes(a: Array) -> int:
