@@ -48,7 +48,7 @@ def test_the_file_of_the_training_is_taken_from_anywhere(capsys, home, elsewhere
     assert "held out: 16 samples" in evaluation(capsys, "../m.safetensors", "--dataset", "own.npz")
 
 
-@pytest.mark.parametrize("change", ["x", "t", "one value", "dtype", "order"])
+@pytest.mark.parametrize("change", ["x", "t", "one value", "dtype", "order", "names"])
 def test_a_file_that_changed_is_not_the_one_of_the_training(capsys, home, change):
     x, t = own("own.npz", N)
     train(capsys, *TINY, "--dataset", "own.npz", "--save", "m.safetensors")
@@ -61,10 +61,15 @@ def test_a_file_that_changed_is_not_the_one_of_the_training(capsys, home, change
         t = np.roll(t, 1)
     elif change == "one value":
         x[-1, -1, -1] += 1
+    elif change == "names":
+        t = np.char.upper(t)
     elif change == "order":
         x, t = x[::-1], t[::-1]
     np.savez("own.npz", x=x.astype(np.float32 if change == "dtype" else np.uint8), t=t)
     line = refusal(capsys, "evaluate", "m.safetensors")
+    if change == "names":
+        assert "t has the label A; the classes are a, b, c" in line
+        return
     assert "own.npz is not what it was when m.safetensors was trained on it; to measure" in line
     assert f"say --dataset {home / 'own.npz'}" in line
     evaluation(capsys, "m.safetensors", "--dataset", "own.npz")

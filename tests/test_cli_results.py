@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 
@@ -202,6 +203,23 @@ def test_options_written_by_hand_are_kept(capsys, data):
     Path("run").mkdir()
     Path("run/config.toml").write_text("epochs = 1\n")
     assert "run/config.toml" in refused(capsys, *TRAIN, "--checkpoint-dir", "run")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_names_of_files_that_are_no_text(capsys, data):
+    """TOML cannot hold them; what can be, is repeated from the options."""
+    name = os.fsdecode(b"caf\xe9\n.npz")
+    os.rename("own.npz", name)
+    arguments = ("train", *TINY, "--dataset", name, "--batch-size", "8")
+    assert main([*arguments, "--save", os.fsdecode(b"m\xe9\n")]) == 0
+    (path,) = Path().glob("*.config.toml")
+    text = path.read_text()
+    assert "# not UTF-8, so say it: dataset" in text
+    assert tomllib.loads(text)["batch-size"] == 8
+    capsys.readouterr()
+    run(capsys, "train", "--config", str(path), "--dataset", name, "--save", "n")
+    assert_same(os.fsdecode(b"m\xe9\n"), "n")
+    run(capsys, "evaluate", "n")
 
 
 @pytest.mark.parametrize(("old", "new"), [("seed = 0", "seed = 7"), ("\n", "\r\n"), ("# ", "#")])

@@ -58,7 +58,7 @@ def test_a_refused_resume_changes_nothing(capsys, run, options, words):
     assert "epoch 3/3" in out
 
 
-@pytest.mark.parametrize("change", ["x", "t", "dtype"])
+@pytest.mark.parametrize("change", ["x", "t", "dtype", "names"])
 def test_data_that_changed(capsys, run, change):
     with np.load("own.npz") as found:
         x, t = found["x"], found["t"]
@@ -66,6 +66,8 @@ def test_data_that_changed(capsys, run, change):
         x[3, 2, 1] += 1
     elif change == "t":
         t = np.roll(t, 1)
+    elif change == "names":
+        t = np.char.upper(t)
     np.savez("own.npz", x=x.astype(float) if change == "dtype" else x, t=t)
     line = refused(capsys, *RESUME, "--epochs", "3")
     assert (

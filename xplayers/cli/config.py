@@ -13,6 +13,7 @@ from typing import Any
 
 import xplayers as xl
 from xplayers._files import opened, replacing
+from xplayers._kinds import kind_of_file
 from xplayers.cli.datasets import BUILT_IN
 from xplayers.cli.results import Result
 from xplayers.cli.words import Mistake, complain
@@ -43,7 +44,9 @@ def read(path: Path) -> list[str]:
         with opened(path) as file:
             table = tomllib.load(file)
     except ValueError as error:  # no TOML, no UTF-8, or no file
-        message = f"--config {path}: {error}"
+        kind = kind_of_file(path)
+        what = f" is {kind}, not TOML" if kind and not kind.startswith("a t") else ""
+        message = f"--config {path}{what}: {error}"
         raise Mistake(message) from error
     return [argument for name, value in table.items() for argument in _option(path, name, value)]
 
@@ -158,12 +161,21 @@ def write(path: Path, args: argparse.Namespace, backend: str, digest: str) -> No
     names = [Path(name).name for name in (args.save, args.log) if name is not None]
     lines = [
         _OF.decode() + json.dumps({"results": names, "data": digest}),
-        f"# xplayers {xl.__version__}. To repeat the run: xplayers train --config {path.name}",
+        f"# xplayers {xl.__version__}. To repeat the run: xplayers train --config "
+        f"{path.name if path.name.isprintable() else ascii(path.name)}",
         *(f"{name.replace('_', '-')} = {_toml(value)}" for name, value in options.items()),
     ]
-    rest = "".join(f"{line}\n" for line in lines).encode()
+    rest = b"".join(_encoded(line) + b"\n" for line in lines)
     with replacing(path) as file:
         file.write(_mark(rest) + b"\n" + rest)
+
+
+def _encoded(line: str) -> bytes:
+    """Return a line of TOML, which is UTF-8: the name of a file that is not becomes a comment."""
+    try:
+        return line.encode()
+    except UnicodeEncodeError:
+        return f"# not UTF-8, so say it: {line}".encode("utf-8", "backslashreplace")
 
 
 def _toml(value: Any) -> str:

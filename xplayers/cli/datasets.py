@@ -62,8 +62,9 @@ class Data(NamedTuple):
     own: bool = False
 
     def digest(self) -> str:
-        """Return the SHA-256 sum over samples and labels."""
-        return digest(self.x, self.t, self.x_test, self.t_test)
+        """Return the SHA-256 sum over samples and labels, by the names of these."""
+        classes = np.frombuffer(repr(self.classes).encode("utf-8", "surrogatepass"), "uint8")
+        return digest(self.x, self.t, self.x_test, self.t_test, classes)
 
     def named(self, classes: Classes) -> Data:
         """Return the data with labels that are the numbers of these classes, of the same names."""

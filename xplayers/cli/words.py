@@ -57,11 +57,13 @@ class Stdout:
             if sys.stdout is None or getattr(sys.stdout, "closed", False):
                 message = "the standard output is closed"
                 raise Mistake(message)
-            if _put(sys.stdout, text) and not self._escaped:
+            lacking = _put(sys.stdout, text)
+            # What UTF-8 lacks is no text, as a name of a file that is none.
+            if lacking.lower() not in ("", "utf-8") and not self._escaped:
                 self._escaped = True
-                what = f"the standard output is {sys.stdout.encoding}: what that lacks is escaped"
+                what = f"the standard output is {lacking}: what that lacks is escaped"
                 complain("warning", f"{what}; PYTHONIOENCODING=utf-8 has all")
-        except (OSError, Mistake) as error:
+        except (OSError, ValueError, Mistake) as error:  # ValueError: it was closed or detached
             self._lose(error)
 
     def flush(self) -> None:
@@ -70,8 +72,8 @@ class Stdout:
         if self._lost is not None or sys.stdout is None or getattr(sys.stdout, "closed", False):
             return
         try:
-            sys.stdout.flush()
-        except OSError as error:
+            getattr(sys.stdout, "flush", bool)()
+        except (OSError, ValueError) as error:
             self._lose(error)
 
     def isatty(self) -> bool:
@@ -113,7 +115,7 @@ def print_error(line: str) -> None:
     try:
         if sys.stderr is not None:  # else print would take stdout
             _put(sys.stderr, f"{line}\n")
-            sys.stderr.flush()
+            getattr(sys.stderr, "flush", bool)()
     except (OSError, ValueError, AttributeError):
         abandon(sys.stderr)
 
@@ -126,15 +128,15 @@ def is_terminal(stream: Any) -> bool:
         return False
 
 
-def _put(stream: Any, text: str) -> bool:
-    """Write a text, and return whether characters in it had to be escaped."""
+def _put(stream: Any, text: str) -> str:
+    """Write a text, and return the encoding for which characters had to be escaped, or none."""
     try:
         stream.write(text)
     except UnicodeEncodeError:
         encoding = getattr(stream, "encoding", None) or "ascii"
         stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        return True
-    return False
+        return encoding
+    return ""
 
 
 def abandon(stream: Any) -> None:
