@@ -11,6 +11,7 @@ from helpers import assert_same_bits, to_numpy, values
 
 import xplayers as xl
 from xplayers import MixedPrecision, TrainStep
+from xplayers.elementwise import elementwise
 
 
 @pytest.fixture(autouse=True)
@@ -194,3 +195,27 @@ def test_caches_of_losses_are_arrays(loss, xpv):
         torch.testing.assert_close(value[i], alone)
         loss.forward(scores[i], target[i])
         torch.testing.assert_close(dx[i], loss.backward())
+
+
+@elementwise(integers=True)
+def _by_a_number(xp, x, k):
+    return x * (k // 2) + k / 3
+
+
+class ByNumbers(xl.Layer):
+    """Computes with numbers that come from arrays: of Python, of several types."""
+
+    def apply(self, arrays, x):
+        xp = xl.namespace(x)
+        rows = xp.sum(xp.astype(x[:, 0] > 0, xp.int64))
+        return _by_a_number(x, rows.item()) + _by_a_number(x, xp.max(x).item()), ()
+
+    def vjp(self, cache, dy):
+        return dy, {}
+
+
+def test_numbers_of_several_types(xpv):
+    def net():
+        return xl.Sequential(xl.Affine.init(6, 5, rng=0), ByNumbers(), xl.Affine.init(5, 4, rng=1))
+
+    compare(xpv, net, xl.SGD)

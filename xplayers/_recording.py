@@ -51,7 +51,7 @@ class Kind(NamedTuple):
     root: int  # the register in whose memory it lies; its own number if it has its own
     number: bool  # a scalar of Python or NumPy, which has no memory
     shape: tuple[int, ...]
-    dtype: Any
+    dtype: Any  # of a number its type
     ordered: bool  # whether its elements lie in row-major order without gaps
 
 
@@ -132,7 +132,7 @@ class Recording:
         register = Register(len(self.kinds))
         root = register if view_of is None else self.kinds[view_of.register].root
         if _is_number(value):
-            self.kinds.append(Kind(root, True, (), None, True))
+            self.kinds.append(Kind(root, True, (), type(value), True))
             return _class_of(_NUMPY)(self, register, value)
         shape = tuple(value.shape)
         self.kinds.append(Kind(root, False, shape, value.dtype, is_ordered(value)))

@@ -221,9 +221,11 @@ class _Compiler:
         self, function: Any, given: list[Any], outs: list[Array], operation: Operation
     ) -> None:
         run = None
-        numbers = all(self.kinds[a].number for a in given if isinstance(a, Register))
+        changing = [self.kinds[a] for a in given if isinstance(a, Register)]
+        numbers = all(kind.number and kind.dtype in (float, int, bool) for kind in changing)
         if numbers and all(a.shape for a in given if hasattr(a, "shape")):
-            values = as_numpy([1.0 if isinstance(a, Register) else a for a in given])
+            ones = [self.kinds[a].dtype(1) if isinstance(a, Register) else a for a in given]
+            values = as_numpy(ones)
             seen = as_numpy(outs)
             if values is not None and seen is not None:
                 values = _one_object(values, given, seen, outs)

@@ -232,6 +232,8 @@ class _Elementwise:
         if fit is None:
             return None
         given, outs, kinds, aliases = fit
+        if int in kinds:  # one that is too large is no number for a kernel
+            return None
         program = self._program(given, kinds, aliases, options)
         if program is None or tuple([o.dtype for o in outs]) != program.result_dtypes:
             return None
