@@ -14,7 +14,8 @@ from helpers import values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xplayers import _parallel, _trace
+from xplayers import _parallel, _trace, namespace
+from xplayers._roots import with_exact_root
 from xplayers.elementwise import elementwise
 
 engine = sys.modules["xplayers.elementwise"]
@@ -230,3 +231,39 @@ def test_numba(monkeypatch, trees, call):
         small(patch)
         patch.setattr(engine, "elements_before", lambda: 0)
         check(function_of(trees), call, SIZES)
+
+
+@quick
+@given(exact_trees, exact_calls)
+def test_tensors_through_numpy(tree, call):
+    """Where tensors are written by NumPy, they get the bits of PyTorch, but for the sign of 0.
+
+    Of 0.0 and -0.0 PyTorch takes one or the other as the larger one, by the place in the array.
+    """
+    torch = pytest.importorskip("torch")
+    function = function_of([tree])
+    for n in (9, 37):
+        operands = [torch.asarray(a) for a in arrays(n, call["dtypes"], call["seed"])]
+        scalars = [s.item() if isinstance(s, np.generic) else s for s in call["scalars"]]
+        given = (*operands, *scalars)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plain = with_exact_root(namespace(operands[0]))
+            expected = outcome(function.function, plain, *given, **call["options"])
+            if isinstance(expected, type) or getattr(expected[0], "shape", ()) != (n,):
+                return
+            out = torch.empty_like(expected[0])
+            if function._through_numpy(given, out, call["options"]):
+                a, b = out.numpy(), expected[0].numpy()
+                assert_same((a + a.dtype.type(0),), (b + b.dtype.type(0),))
+
+
+def test_a_number_by_a_tensor_is_left_to_pytorch():
+    torch = pytest.importorskip("torch")
+
+    @elementwise
+    def quotient(xp, x, s):
+        return s / x
+
+    x = torch.linspace(0.1, 3, 5000)
+    assert torch.equal(quotient(x, -1.5, out=torch.empty(5000)), -1.5 / x)

@@ -117,6 +117,7 @@ class Source(NamedTuple):
     dtype: np.dtype  # of all numbers in the loop
     numbers: Callable[..., list[float]] | None  # of the scalars, those that the loop takes
     of_ties: bool  # whether it has to choose between 0.0 and -0.0
+    as_torch: bool  # whether PyTorch does the same operations
 
 
 class _Inexact(Exception):
@@ -155,6 +156,7 @@ class _Exact:
     def __init__(self, program: Program, dtype: np.dtype) -> None:
         self.program, self.dtype = program, dtype
         self.numbers: list[int] = []  # scalars that the loop takes
+        self.as_torch = True
 
     def source(self) -> Source:
         program = self.program
@@ -174,7 +176,7 @@ class _Exact:
             *[f"        {step}" for step in steps],
         ]
         ties = any(operation in (np.maximum, np.minimum) for operation, *_ in program.recorded)
-        return Source("\n".join(lines), self.dtype, self._scalars(), ties)
+        return Source("\n".join(lines), self.dtype, self._scalars(), ties, self.as_torch)
 
     def _step(self, operation: Any, inputs: tuple[int, ...], made: int) -> str:
         """Return the expression of an operation; its numbers have the dtype that NumPy gives."""
@@ -189,6 +191,9 @@ class _Exact:
             return f"{a} if {self._truth(condition)} else {b}"
         if operation not in EXACT or truth != (operation in COMPARISONS):
             raise _Inexact
+        if operation is np.divide and not self._is_array(inputs[0]):
+            # PyTorch multiplies a number by the reciprocal.
+            self.as_torch &= self.program.constants.get(inputs[0]) in (1, -1)
         if truth and all(self._is_truth(r) for r in inputs if self._is_array(r)):
             return EXACT[operation].format(*[self._truth(r) for r in inputs])
         return EXACT[operation].format(*[self._number(r) for r in inputs])

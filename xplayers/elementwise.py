@@ -325,9 +325,9 @@ class _Elementwise:
 def _is_alike(program: Program, operands: Sequence[Any]) -> bool:
     """Whether NumPy gives the bits that PyTorch gives."""
     # A 0-d tensor has a dtype that what is made of scalars is rounded to; a number has none.
-    return program.source is not None and not any(
-        hasattr(operands[r], "shape") for r in program.combined
-    )
+    source = program.source
+    alike = source is not None and source.as_torch
+    return alike and not any(hasattr(operands[r], "shape") for r in program.combined)
 
 
 def kept(xp: Any, condition: Any, a: Any) -> Any:
