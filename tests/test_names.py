@@ -54,7 +54,7 @@ def test_what_is_said_is_there():
                 of = getattr(of, part)
     public = {n.lower().replace("_", "") for n in xl.__all__}
     assert not public & set(_foreign.PACKAGE)
-    made = [NET, NET[0], xl.SoftmaxWithLoss()]
+    made = [NET, NET[0], xl.Layer]
     for name in _foreign.NETWORK:
         assert not any(hasattr(one, name) for one in made), name
     for name in _foreign.OPTIMIZER:
@@ -74,8 +74,8 @@ def test_what_is_said_is_there():
         (NET[0], "weight", "Affine has no attribute 'weight'. The weights are W"),
         (NET[0], "bias", "The bias is b"), (NET[0], "grad", "net.grads has them by name"),
         (NET, "nothing", "Sequential has no attribute or part 'nothing'."),
-        (NET[0], "nothing", "Affine has no attribute 'nothing'."),
-        (xl.SoftmaxWithLoss(), "nothing", "SoftmaxWithLoss has no attribute 'nothing'."),
+        (NET[0], "nothing", "'Affine' object has no attribute 'nothing'"),
+        (xl.Affine, "weight", "Affine has no attribute 'weight'. The weights are W"),
         (xl.Adam(), "zero_grad", "Adam has no attribute 'zero_grad'. A forward begins afresh"),
         (xl.SGD(), "learning_rate", "SGD has no attribute 'learning_rate'. It is lr."),
         (xl.SGD(), "nothing", "SGD has no attribute 'nothing'."),
@@ -100,6 +100,8 @@ def test_names_of_ones_own_win():
 
     mine = Mine()
     assert (mine.weight, mine.summary) == (3, "mine")
+    assert {"weight", "summary", "forward"} <= set(dir(mine))
+    assert not {"fit", "train"} & set(dir(mine))
     net = xl.Sequential(fit=xl.Relu(), head=mine)
     assert net.fit is net["fit"] is net[0]
     assert "fit" not in dir(NET)

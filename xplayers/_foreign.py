@@ -127,6 +127,22 @@ OPTIMIZER = _by_word(
 )
 
 
+class Foreign:
+    """A name that layers do not have. In their class, as a ``__getattr__`` slows all others down.
+
+    Attributes of an object and of a subclass come before it.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, of: Any, owner: type | None = None) -> Any:
+        raise of_object(owner if of is None else of, self.name, NETWORK, "attribute")
+
+    def __repr__(self) -> str:
+        return f"<there is none. {NETWORK[self.name]}>"
+
+
 def of_package(name: str, public: Iterable[str], functions: Iterable[str]) -> AttributeError:
     """Return the error for a name that the package does not have, but perhaps `functional`."""
     key = name.replace("_", "").lower()
@@ -148,5 +164,6 @@ def of_package(name: str, public: Iterable[str], functions: Iterable[str]) -> At
 def of_object(of: Any, name: str, words: Mapping[str, str], what: str) -> AttributeError:
     """Return the error for an attribute that an object does not have, as the `what` of it."""
     hint = f" {words[name]}" if name in words else ""
-    message = f"{type(of).__name__} has no {what} {name!r}.{hint}"
+    kind = of if isinstance(of, type) else type(of)
+    message = f"{kind.__name__} has no {what} {name!r}.{hint}"
     return AttributeError(message, name=name, obj=of)

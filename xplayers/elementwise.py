@@ -20,6 +20,7 @@ import numpy as np
 
 from xplayers._arrays import check_real, converted, is_floating, is_traced, namespace, on_host
 from xplayers._checks import function as checked
+from xplayers._checks import number
 from xplayers._jit import LARGEST, compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._parallel import share, usable_cores
@@ -95,6 +96,8 @@ class _Elementwise:
         self.integers = integers
         parameters = list(inspect.signature(function).parameters.values())
         self.__signature__ = inspect.Signature(parameters[1:])  # without xp, for help()
+        # Options that are numbers, which a scalar of NumPy would give a dtype.
+        self._numbers = [p.name for p in parameters if type(p.default) is float]
         self._programs: dict[Any, Program | None] = {}
         self._plain = PLAIN
 
@@ -109,6 +112,8 @@ class _Elementwise:
         xp = namespace(first, self.__name__)
         if not is_floating(first):
             self._check_integers(first)
+        if options:
+            self._check_options(options)
         if isinstance(first, StandIn):
             return self._recorded(xp, operands, out, options)
         if isinstance(first, _NUMPY):
@@ -118,7 +123,9 @@ class _Elementwise:
                     return results
             if first.shape:  # beside a 0-d array, the others are arrays like it
                 operands = (first, *map(_scalar, operands[1:]))
-        elif xp.__name__ == "array_api_compat.torch":
+            results = self.function(xp, *operands, **options)
+            return results if out is None else _write(xp, results, out)
+        if xp.__name__ == "array_api_compat.torch":
             if on_host(first):
                 if out is not None and self._through_numpy(operands, out, options):
                     return out
@@ -129,8 +136,20 @@ class _Elementwise:
             done, results = evaluate(self, operands, out, options)
             if done:
                 return results
+        if out is None and len(operands) > 1:
+            operands = (first, *map(_scalar, operands[1:]))
         results = self.function(xp, *operands, **options)
         return results if out is None else _write(xp, results, out)
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        """Check options that are numbers, and let them be Python's."""
+        for name, value in options.items():
+            if type(value) is float and value - value == 0.0:  # finite, as nearly always
+                continue
+            if name in self._numbers:
+                options[name] = number(self.__name__, name, value)
+            elif isinstance(value, _NUMPY) and not value.shape:
+                options[name] = value.item()
 
     def _check_integers(self, first: Any) -> None:
         """Check the first operand, which is not floating-point."""

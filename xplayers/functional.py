@@ -23,7 +23,7 @@ from xplayers._arrays import (
     out_of_range,
     widened,
 )
-from xplayers._checks import integer
+from xplayers._checks import choice, integer
 from xplayers.elementwise import elementwise
 
 __all__ = [
@@ -312,9 +312,8 @@ _GELU_END = 20.0  # the derivative is 0 or 1 to the last digit from 10 on
 
 def gelu_by_tanh(approximate: str) -> bool:
     """Whether `approximate` asks for the tanh form; raises where it asks for none of the two."""
-    if approximate not in ("tanh", "none"):
-        message = f"gelu: approximate is {approximate!r}; expected 'tanh' or 'none'."
-        raise ValueError(message)
+    if not isinstance(approximate, str) or approximate not in ("tanh", "none"):
+        choice("gelu", "approximate", approximate, ("tanh", "none"))
     return approximate == "tanh"
 
 
@@ -365,19 +364,21 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
     """
     xp = namespace(x, "softmax")
     check_floating("softmax", "x", x)
-    _check_axis("softmax", x, axis)
+    axis = _axis("softmax", x, axis)
     e = xp.exp(_below_largest(xp, x, axis))
     e /= xp.sum(e, axis=axis, keepdims=True)
     return xp.astype(e, x.dtype) if is_half(x) else e
 
 
-def _check_axis(owner: str, x: Array, axis: Any) -> None:
+def _axis(owner: str, x: Array, axis: Any) -> int:
+    """Return an axis that `x` has, as an int."""
     n = len(x.shape)
-    if type(axis) is int and -n <= axis < n:
-        return
-    if not -n <= integer(owner, "axis", axis, least=None) < n:
+    if type(axis) is not int:
+        axis = integer(owner, "axis", axis, least=None)
+    if not -n <= axis < n:
         message = f"{owner}: axis is {axis}, and x has shape {tuple(x.shape)}."
         raise ValueError(message)
+    return axis
 
 
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
@@ -397,7 +398,7 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """
     xp = namespace(x, "log_softmax")
     check_floating("log_softmax", "x", x)
-    _check_axis("log_softmax", x, axis)
+    axis = _axis("log_softmax", x, axis)
     z = _below_largest(xp, x, axis)
     z -= xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
     return xp.astype(z, x.dtype) if is_half(x) else z

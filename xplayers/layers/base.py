@@ -25,7 +25,7 @@ from xplayers._arrays import (
     place,
 )
 from xplayers._checks import needed, shown
-from xplayers._foreign import NETWORK, of_object
+from xplayers._foreign import NETWORK, Foreign
 from xplayers.layers.stores import Live, Parameter, Store, settings_changed
 from xplayers.layers.ties import Ties
 
@@ -188,9 +188,6 @@ class Remembering(Observed):
             return self.to(like=like)
         self._store.placed = False
         return self
-
-    def __getattr__(self, name: str) -> Any:  # asked where there is no such attribute
-        raise of_object(self, name, NETWORK, "attribute")
 
     def __str__(self) -> str:
         """Return what the errors call this layer; `repr` is code."""
@@ -402,6 +399,11 @@ class Layer(Remembering):
         """Compute the output for inference: the same as `predict`."""
         return self.predict(x, *inputs)
 
+    def __dir__(self) -> list[str]:
+        kind, own = type(self), self.__dict__
+        foreign = {n for n in NETWORK if isinstance(inspect.getattr_static(kind, n), Foreign)}
+        return [name for name in super().__dir__() if name in own or name not in foreign]
+
     def _ready(self, x: Array) -> dict[str, Array]:
         """Check `x` against the arrays, and return them by the names the pure functions use."""
         store = self._store
@@ -438,6 +440,10 @@ class Layer(Remembering):
                 mine[name] = mine[name] + grad if name in mine else grad
         if tied:
             self._ties.follow_gradients()
+
+
+for _name in NETWORK:
+    setattr(Layer, _name, Foreign(_name))
 
 
 def _check_gradient(owner: str, dy: Array, y: Array) -> None:
