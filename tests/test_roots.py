@@ -25,6 +25,12 @@ def root(xp, x):
 
 
 @elementwise
+def damped(xp, x):
+    """Return something with a root that is no program for tensors: exponentials differ."""
+    return xp.sqrt(x) * xp.exp(-x)
+
+
+@elementwise
 def product(xp, x, a, b):
     """Return a product whose scalars meet each other before they meet the array."""
     return x * (a * b)
@@ -100,7 +106,7 @@ class Rooted(xl.Layer):
     def apply(self, arrays, x):
         y = scaled(x * x + 0.1, 0.3)
         a = namespace(x).mean(y)
-        return product(y, a, a) * arrays["s"], (y,)
+        return (product(y, a, a) + damped(y)) * arrays["s"], (y,)
 
     def vjp(self, cache, dy):
         (y,) = cache
