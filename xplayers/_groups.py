@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from xplayers._arrays import Array
 from xplayers._flat import address, side_by_side, whole
 from xplayers._recording import Kind, Operation, Recording, Register, found
+from xplayers._tape import constants_key, value_key
 
 
 class Task(NamedTuple):
@@ -103,10 +104,14 @@ class Groups:
         """Return what operations of one group have in common; None for those of no group."""
         if operation.name != "elementwise":
             return None
+        options = constants_key(operation.kwargs)
+        numbers = [a for a in operation.args if not isinstance(a, Register)]
+        if options is None or any(type(a) not in (bool, int, float) for a in numbers):
+            return None
         parts: list[Any] = []
         for arg in operation.args:
             if not isinstance(arg, Register):
-                parts.append((type(arg), arg))
+                parts.append(value_key(arg))
             elif self._kinds[arg].number:
                 parts.append(arg)
             else:
@@ -126,7 +131,7 @@ class Groups:
         at_home = self._at_home(operation) or self._for_rules.issuperset(operation.results)
         if len(shapes) != 1 or len(sizes) != 1 or not at_home:  # parts begin at the same places
             return None
-        return (operation.function, *operation.kwargs.items(), *parts)
+        return (operation.function, options, *parts)
 
     def _at_home(self, operation: Operation) -> bool:
         """Whether it computes with parameters or state, as the rule of an optimizer does."""
@@ -181,7 +186,10 @@ class Groups:
                 placed.update((o.results[k], self._homes[self._home_of[o.results[k]]])
                               for o in operations)  # fmt: skip
             else:
-                outs.append(flat_of([o.results[k] for o in operations]))
+                flat = flat_of([o.results[k] for o in operations])
+                if flat is None:
+                    return None
+                outs.append(flat)
         self.static |= placed
         return Group(members, operands, outs)
 

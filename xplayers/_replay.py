@@ -122,6 +122,10 @@ class _Compiler:
             for root in [r for r in self.block_of if self.last[r] == at]:
                 free.append(self.block_of.pop(root))
             self._let_go(at)
+        value = self._name(self.task.value)
+        if self.task.value in self.static or self.kinds[self.task.value].root != self.task.value:
+            self.lines.append(f"value = {self._define(copied_array)}({value})")  # of the old state
+            value = "value"
         late = {
             h: m for h, m in self.task.updates.items() if self.static.get(m) is not self.homes[h]
         }
@@ -129,11 +133,8 @@ class _Compiler:
         for made in copied:  # parts of the old state, which may be written over
             self.lines.append(f"v{int(made)} = {self._define(copied_array)}({self._name(made)})")
         for home, made in late.items():
-            value = f"v{int(made)}" if made in copied else self._name(made)
-            self.lines.append(f"{self._name(home)}[...] = {value}")
-        value = self._name(self.task.value)
-        if self.task.value in self.static or self.kinds[self.task.value].root != self.task.value:
-            value = f"{self._define(copied_array)}({value})"
+            new = f"v{int(made)}" if made in copied else self._name(made)
+            self.lines.append(f"{self._name(home)}[...] = {new}")
         if self.kinds[self.task.value].number:
             value = f"{self._define(np.asarray)}({value})"
         self.lines.append(f"return {value}")
