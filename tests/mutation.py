@@ -193,7 +193,9 @@ class Trials:
         seconds, through = json.loads(found)
         with RESULTS.open("w") as results:
             for name in self.names:
-                tests = through.get(name.rpartition("__mutmut_")[0], [])
+                function = name.rpartition("__mutmut_")[0]
+                everything = range(len(seconds)) if function in AT_IMPORT else ()
+                tests = through.get(function, list(everything))
                 # first what has killed others, then what is quick
                 tests.sort(key=lambda i: (-self.kills[i], seconds[i]))
                 spent = itertools.accumulate(seconds[i] for i in tests)
