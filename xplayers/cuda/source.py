@@ -441,7 +441,10 @@ def _literal(value: Any, dtype: np.dtype) -> str | None:
     if dtype == np.bool_:
         return "true" if value else "false"
     if dtype.kind != "f":
-        return f"({c_name(dtype)})({value})"
+        number, most = int(value), 1 << 63
+        # As a bit pattern: C++ has no literal for the least of 64 bits.
+        text = number if -most < number < most else f"{number % (2 * most)}ull"
+        return f"({c_name(dtype)})({text})"
     with np.errstate(over="ignore"):
         number = dtype.type(value)
     # The shortest decimal that is read as the same number.
