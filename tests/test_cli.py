@@ -175,6 +175,7 @@ def test_progress_is_lines_on_a_terminal_without_tqdm(capsys, monkeypatch):
         ("predict no.safetensors x.npy --output x.csv", "expected a name that ends in .npy"),
         ("evaluate no.safetensors --part some", "--part: invalid choice: 'some'"),
         ("train --dataset mnist --data-dir /no/such", "/no/such is not a folder; expected one"),
+        ("train own.npz", "unrecognized arguments: own.npz; data are given by --dataset (see"),
         ("info --seed 1", "unrecognized arguments: --seed 1"),
     ],
 )

@@ -145,6 +145,7 @@ def test_a_table_is_standardised_by_the_columns_of_its_training_samples(home):
         ({"x": np.full((40, 2), np.nan)}, "x of own.npz has values that are not finite"),
         ({"x": np.full((40, 2), "a")}, "x of own.npz is <U1; expected numbers"),
         ({"x": np.arange(40)}, "x has shape (40,), t (40,); expected samples along"),
+        ({"x": np.arange(40)}, "Of one value a sample make x[:, None]"),
         ({"x": np.zeros((40, 2), object)}, "x of own.npz holds Python objects, which could"),
         ({"x": np.zeros((1, 2)), "t": np.zeros(1, int)}, "t has 1 class"),
     ],

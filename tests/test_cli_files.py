@@ -95,6 +95,16 @@ def test_arguments_that_are_interchanged(capsys, data):
     assert ". is a folder; expected an .npz file" in refusal(capsys, "train", "--dataset", ".")
 
 
+def test_safetensors_of_others(capsys, data):
+    header = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    Path("other.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
+    line = refusal(capsys, "evaluate", "other.safetensors")
+    assert "other.safetensors is a safetensors file of another program; expected a model" in line
+    xl.save("net.safetensors", xl.mlp([4, 2], rng=0))
+    line = refusal(capsys, "evaluate", "net.safetensors")
+    assert "it does not say how the network is built; in Python xl.load(path, net) reads it" in line
+
+
 # Archives
 
 

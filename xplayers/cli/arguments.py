@@ -19,6 +19,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise what is wrong."""
+        if re.match(r"unrecognized arguments: [^-]", message):
+            message += "; data are given by --dataset"
         message = f"{message} (see {self.prog} --help)"
         raise Mistake(message)
 

@@ -170,6 +170,8 @@ def _pair(
             f"{x} has shape {samples.shape}, {t} {labels.shape}; expected samples along the first "
             "axis, and as many labels"
         )
+        if samples.ndim == 1 and samples.shape == labels.shape:
+            message += f". Of one value a sample make {x}[:, None]"
         raise ValueError(message)
     if not len(samples):
         message = f"{x} has shape {samples.shape}: there are no samples"

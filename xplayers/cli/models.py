@@ -252,12 +252,24 @@ def load(path: str) -> tuple[Model, xl.Sequential, dict[str, Any]]:
     if kind not in ("", "a safetensors file"):
         message = f"{path} is {kind}; expected a model that `xplayers train --save` has written"
         raise Mistake(message)
-    metadata = xl.read_metadata(path)
+    try:
+        metadata = xl.read_metadata(path)
+    except ValueError as error:
+        if "was not written by xplayers" not in str(error):
+            raise
+        message = (
+            f"{path} is a safetensors file of another program; expected a model that `xplayers "
+            "train --save` has written"
+        )
+        raise Mistake(message) from error
     try:
         model = Model.from_metadata(metadata["model"])
         net = model.build(0)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        what = f"{path} is no model that `xplayers train --save` has written ({error!r})"
+        why = repr(error)
+        if "model" not in metadata:
+            why = "it does not say how the network is built; in Python xl.load(path, net) reads it"
+        what = f"{path} is no model that `xplayers train --save` has written ({why})"
         if metadata.keys() >= {"run", "position"}:
             what = (
                 f"{path} is a checkpoint, not a model; `xplayers train --checkpoint-dir "

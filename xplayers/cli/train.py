@@ -233,7 +233,7 @@ def run(args: argparse.Namespace) -> int:
 
     def begin(event: xl.Event) -> None:
         """Write the options, when a run that goes on is known to be the same."""
-        if event.kind == "epoch":
+        if event.kind in ("losses", "epoch"):
             stdout.check()  # a line of progress ends no run
         if event.kind != "begin":
             return
