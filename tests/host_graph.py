@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._products import OTHERS, column_sums
+from xplayers._products import OTHERS
+from xplayers._sums import column_sums
 from xplayers.cuda.chain import with_chains
 from xplayers.cuda.joints import joining
 

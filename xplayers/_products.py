@@ -1,4 +1,4 @@
-"""Matrix products of layers: ``@``, on NumPy into memory that is used again; sums of columns."""
+"""Matrix products of layers: ``@``, on NumPy into memory that is used again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from xplayers._arrays import Array, is_half, namespace, widened
+from xplayers._arrays import Array
 from xplayers._memory import empty
-from xplayers.cuda.switch import is_fused
+from xplayers._sums import column_sums
 
 
 class Products(Protocol):
@@ -52,16 +52,3 @@ def product_and_sums(a: Array, b: Array) -> tuple[Array, Array]:
     """Return ``a @ b`` of two matrices, and the sum of `b` over its rows."""
     other = OTHERS.get(type(a))
     return (product(a, b), column_sums(b)) if other is None else other.product_and_sums(a, b)
-
-
-def column_sums(a: Array) -> Array:
-    """Return the sum over the first axis, of columns; 16-bit values are summed in float32."""
-    xp = namespace(a)
-    if is_fused(xp):
-        from xplayers.cuda import sums
-
-        total = sums.column_sums(a)
-        if total is not None:
-            return total
-    total = xp.sum(widened(xp, a), axis=0)
-    return xp.astype(total, a.dtype) if is_half(a) else total

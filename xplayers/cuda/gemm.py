@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers._arrays import Array, dtype_name, named_dtype, namespace
-from xplayers._products import OTHERS, column_sums
+from xplayers._products import OTHERS
+from xplayers._sums import column_sums
 from xplayers.cuda.chain import with_chains
 from xplayers.cuda.joints import joining
 from xplayers.cuda.planner import NoAlgorithm, NotPlanned, Planner, fastest, milliseconds

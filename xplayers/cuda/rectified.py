@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xplayers._arrays import Array, namespace
+from xplayers._sums import channel_sums
 from xplayers.cuda import sums
 from xplayers.cuda.joints import Joint, as_part
 from xplayers.cuda.switch import is_fused
@@ -21,7 +22,6 @@ from xplayers.layers.activations import Relu
 from xplayers.layers.base import Cache
 from xplayers.layers.containers import Part
 from xplayers.layers.convolution import Convolution
-from xplayers.layers.correlation import bias_grad
 
 
 def with_rectified(parts: Sequence[Part], dnn: Callable[[], Any]) -> list[Part]:
@@ -93,7 +93,7 @@ class Rectified(Joint):
         dz, db = found or (self._relu.vjp((y > 0,), dy)[0], None)
         grads = {"0.W": self._convolution._filter_grads((kept.x, kept.W), dz)}
         if self._convolution.b is not None:
-            grads["0.b"] = bias_grad(xp, dz) if db is None else db
+            grads["0.b"] = channel_sums(dz) if db is None else db
         return dz, grads
 
     def _input_grad(self, kept: Kept, dz: Array) -> Array:

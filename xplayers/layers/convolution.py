@@ -12,9 +12,10 @@ import numpy as np
 
 from xplayers._arrays import Array, check_same, namespace
 from xplayers._checks import flag, integer
+from xplayers._sums import channel_sums
 from xplayers.initializers import Rng, drawn, he_normal
 from xplayers.layers.base import Cache, Layer, options
-from xplayers.layers.correlation import bias_grad, correlate, filter_grads, spread
+from xplayers.layers.correlation import correlate, filter_grads, spread
 from xplayers.layers.stores import Gradient, Parameter
 from xplayers.layers.windows import (
     Numbers,
@@ -353,7 +354,7 @@ class ConvolutionTranspose(Layer):
         x, W = cache
         xp = namespace(dy)
         dW = filter_grads(xp, dy, x, W.shape, self._window, 1, bias=False)
-        return {"W": dW} if self.b is None else {"W": dW, "b": bias_grad(xp, dy)}
+        return {"W": dW} if self.b is None else {"W": dW, "b": channel_sums(dy)}
 
     def _outputs(self, x: Array) -> Sizes:
         window = self._window

@@ -17,7 +17,7 @@ import numpy as np
 from xplayers._arrays import Array, Namespace, is_half, library, widened
 from xplayers._products import matmul
 from xplayers._recording import whole
-from xplayers.cuda.switch import is_fused
+from xplayers._sums import channel_sums
 from xplayers.layers import convolution_host as host
 from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
 
@@ -113,7 +113,7 @@ def filter_grads(
     if grads is not None:
         dW, db = grads
         if bias and db is None:
-            db = bias_grad(xp, dy)
+            db = channel_sums(dy)
         return (dW, db) if bias else dW
     n_out, depth = shape[0], math.prod(shape[1:])
     places = math.prod(dy.shape[2:])
@@ -134,7 +134,7 @@ def filter_grads(
     for part in rest:
         total = total + part
     dW = xp.reshape(xp.astype(total, dtype, copy=False), shape)
-    return (dW, bias_grad(xp, dy)) if bias else dW
+    return (dW, channel_sums(dy)) if bias else dW
 
 
 def _body(x: Array) -> Any:
@@ -144,15 +144,3 @@ def _body(x: Array) -> Any:
 
         find = BODIES[type(x)] = lambda: convolution_torch
     return None if find is None else find()
-
-
-def bias_grad(xp: Namespace, dy: Array) -> Array:
-    """Return the sum of `dy` over samples and positions."""
-    if is_fused(xp):
-        from xplayers.cuda import sums
-
-        total = sums.channel_sums(dy)
-        if total is not None:
-            return total
-    total = xp.sum(widened(xp, dy), axis=(0, *range(2, len(dy.shape))))
-    return xp.astype(total, dy.dtype, copy=False)

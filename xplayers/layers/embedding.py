@@ -23,8 +23,9 @@ from xplayers._arrays import (
     widened,
 )
 from xplayers._checks import integer
-from xplayers._products import column_sums, matmul
+from xplayers._products import matmul
 from xplayers._recording import watch, whole
+from xplayers._sums import column_sums
 from xplayers.elementwise import as_numpy
 from xplayers.initializers import Rng, drawn, normal
 from xplayers.layers.base import Cache, Layer

@@ -10,7 +10,7 @@ import numpy as np
 
 from xplayers._arrays import Array, namespace, widened
 from xplayers._checks import Option, number, one_by_one
-from xplayers._products import column_sums
+from xplayers._sums import column_sums
 from xplayers.initializers import constant
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalizing import (

@@ -10,7 +10,9 @@ import numpy as np
 
 from xplayers._arrays import Array, Namespace, namespace, widened
 from xplayers._checks import Option, integer, number
+from xplayers._sums import channel_sums
 from xplayers.initializers import constant
+from xplayers.layers import normalization_host as host
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalizing import (
     Axes,
@@ -116,14 +118,17 @@ class BatchNormalization(Layer):
         wide = widened(xp, x)
         gamma = xp.reshape(widened(xp, gamma), column)
         beta = xp.reshape(widened(xp, beta), column)
-        xh, r, mean, var = normalized(xp, wide, axes, self.eps)
+        if host.takes(wide):
+            xh, r, mean, var = host.normalized(wide, self.eps)
+        else:
+            xh, r, mean, var = normalized(xp, wide, axes, self.eps)
         y = xh * gamma
         y += beta
         return as_like(y, x), (xh, r, gamma, x, mean, var)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x, mean, _ = cache
-        xp, (axes, column) = namespace(x), self._axes(x)
+        xp, (_, column) = namespace(x), self._axes(x)
         if xh is None:
             grads = asked("batch_normalization_grads", x, dy, x, gamma, mean, r)
             if grads is not None:
@@ -131,7 +136,7 @@ class BatchNormalization(Layer):
             xh = (widened(xp, x) - mean) * r
             gamma = xp.reshape(widened(xp, gamma), column)
         wide = widened(xp, dy)
-        dgamma, dbeta = xp.sum(wide * xh, axis=axes), xp.sum(wide, axis=axes)
+        dgamma, dbeta = channel_sums(wide * xh), channel_sums(wide)
         # The means of h and h * xh are these sums times gamma / n, so h itself is not needed:
         # dx = gamma * r * (dy - dbeta / n - xh * dgamma / n)
         n = max(math.prod(x.shape) // max(x.shape[1], 1), 1)
@@ -254,9 +259,8 @@ class GroupNormalization(Layer):
         wide = widened(xp, dy)
         h = self._grouped(xp, wide * gamma)
         dx = xp.reshape(normalized_vjp(xp, h, xh, r, (2,)), x.shape)
-        rest = tuple(a for a in range(len(x.shape)) if a != 1)
         xh = xp.reshape(xh, x.shape)
-        grads = {"gamma": xp.sum(wide * xh, axis=rest), "beta": xp.sum(wide, axis=rest)}
+        grads = {"gamma": channel_sums(wide * xh), "beta": channel_sums(wide)}
         return as_like(dx, x), {name: as_like(g, x) for name, g in grads.items()}
 
     def _grouped(self, xp: Namespace, x: Array) -> Array:

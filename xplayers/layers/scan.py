@@ -10,7 +10,8 @@ import numpy as np
 from xplayers._arrays import Array, Namespace, check_same, device, namespace
 from xplayers._checks import flag, generator, integer
 from xplayers._joining import stack
-from xplayers._products import column_sums, matmul
+from xplayers._products import matmul
+from xplayers._sums import column_sums
 from xplayers.initializers import Rng, drawn, orthogonal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
