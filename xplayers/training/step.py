@@ -346,7 +346,7 @@ class TrainStep(Observed):
         for arrays in alike:
             by_dtype: dict[Any, list[str]] = {}
             for name, a in arrays.items():
-                if is_ordered(a):  # a product of another order has other bits
+                if is_ordered(a) and _is_aligned(a):  # else a product may have other bits
                     by_dtype.setdefault(a.dtype, []).append(name)
             for names in by_dtype.values():
                 views = flattened([arrays[name] for name in names])
@@ -501,6 +501,11 @@ def _check_kept(optimizer: Optimizer, before: dict[str, Any], numbers: Any) -> N
     ):
         message = f"{type(optimizer).__name__}.step sets attributes of the optimizer"
         raise NotRecordable(message)
+
+
+def _is_aligned(a: Array) -> bool:
+    """Whether a tensor begins where PyTorch's vector instructions begin, as what it allocates."""
+    return isinstance(a, np.ndarray) or a.data_ptr() % 16 == 0
 
 
 def _from_memory(a: Array) -> Array:
