@@ -114,6 +114,15 @@ def test_places_where_no_file_can_be(capsys, data, arguments, words):
     assert words in refused(capsys, *TRAIN, *arguments.split())
 
 
+def test_places_that_may_not_be_written(capsys, data, monkeypatch):
+    """Asked of the system before the work; whoever is root may all."""
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    for options in (("--save", "m"), ("--log", "m"), ("--checkpoint-dir", "run/a")):
+        line = refused(capsys, *TRAIN, *options)
+        assert f"{' '.join(options)} cannot be written to " in line
+        assert ": permission denied" in line
+
+
 # Files that are not one's own
 
 

@@ -94,15 +94,13 @@ def test_a_run_with_results_in_files_goes_on(data, monkeypatch, make, after):
         (closed, 2, "xplayers: error: the standard output is closed\n"),
     ],
 )
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "info", "--help", "bench"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "info", "--help"])
 def test_where_the_output_is_the_result(data, monkeypatch, make, code, said, command):
-    arguments = {"train": TRAIN, "bench": ("bench", "--list")}.get(command, (command,))
+    arguments = TRAIN if command == "train" else (command,)
     if command in ("evaluate", "predict"):
         run(monkeypatch, *TRAIN, "--save", "m.safetensors", out=io.StringIO())
         np.save("x.npy", np.zeros((4, 6, 6)))
         arguments = (command, "m.safetensors", *(("x.npy",) if command == "predict" else ()))
-    if command == "bench":
-        pytest.skip("it prints by other means")
     err = io.StringIO()
     assert run(monkeypatch, *arguments, out=make(), err=err) == code
     assert err.getvalue() == said

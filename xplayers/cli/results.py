@@ -86,7 +86,7 @@ def _check_place(result: Result) -> None:
     elif not folder.is_dir():
         message = f"{result.what} cannot be written to {folder}: there is no such folder"
     elif not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        message = f"{result.what} cannot be written to {folder}: it may not be"
+        message = f"{result.what} cannot be written to {folder}: permission denied"
     else:
         return
     raise Mistake(message)
@@ -99,7 +99,7 @@ def _check_folder(folder: str) -> None:
         message = f"--checkpoint-dir {folder}: {there} is a file; expected a folder"
         raise Mistake(message)
     if not os.access(there, os.W_OK):
-        message = f"--checkpoint-dir {folder} cannot be written to {there}: it may not be"
+        message = f"--checkpoint-dir {folder} cannot be written to {there}: permission denied"
         raise Mistake(message)
 
 
