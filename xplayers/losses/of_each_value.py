@@ -114,14 +114,15 @@ class SigmoidWithLoss(_OfEachValue):
         # softplus(x) = max(x, 0) + log1p(exp(-m)) with m = abs(x), so the loss is c * m + w *
         # log1p(exp(-m)) with the weight c of the one that is large; by m, then by x. None of its
         # terms is negative, and those of the derivative do not cancel where it is small.
-        right = x > 0
-        c, m = xp.where(right, a, b), xp.abs(x)
+        # Selected by factors of 0 and 1: where() of NumPy takes as long as five products.
+        right, m = xp.astype(x > 0, x.dtype), xp.abs(x)
+        c = right * a + (1.0 - right) * b
         e = xp.exp(-m)
         values = c * xp.where(c != 0, m, 0.0) + w * xp.log1p(e)  # 0 * inf is 0 here
         slope = c - w * (e / (1.0 + e))
         if valid is not None:  # nobody has looked at them
             values = xp.where(valid, values, math.nan)
-        return values, xp.where(right, slope, -slope)
+        return values, slope * (2.0 * right - 1.0)
 
     def _check_weight(self, p: Array, x: Array) -> None:
         pairs = zip(reversed(p.shape), reversed(x.shape), strict=False)

@@ -143,12 +143,11 @@ class SoftmaxWithLoss(Loss):
             e /= s
         else:
             t, norm = self._distribution(xp, arrays, x, target)
-            counts = t != 0
-            # A sample without any weight adds nothing, whatever its scores are.
-            z, e, s = _exponentials(xp, xp.where(xp.any(counts, axis=-1, keepdims=True), x, 0.0))
             total = xp.sum(t, axis=-1, keepdims=True)
+            # A sample without any weight adds nothing, whatever its scores are.
+            z, e, s = _exponentials(xp, xp.where(total != 0, x, 0.0))
             # A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
-            counted = xp.where(counts, z, 0.0)
+            counted = xp.where(t != 0, z, 0.0)
             rows = xp.squeeze(xp.log(s) * total, axis=-1) - xp.sum(t * counted, axis=-1)
             e *= total / s
         e -= t
