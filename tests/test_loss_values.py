@@ -160,6 +160,33 @@ def test_an_evaluation_is_not_spoiled(xpv):
         assert found["loss"] == pytest.approx(whole, rel=1e-6)
 
 
+def test_an_evaluation_without_any_weight(xpv):
+    """What the loss says of the whole: 0, or what smoothing gives to the other classes."""
+    x, t = xpv.asarray(values((5, 3)), "float32"), xpv.asarray(np.full(5, 1))
+    net = xl.Sequential(xl.Flatten())
+    for loss in (
+        xl.SoftmaxWithLoss(ignore_index=1),
+        xl.SoftmaxWithLoss(WEIGHTS),
+        xl.SoftmaxWithLoss(WEIGHTS, label_smoothing=0.1),
+    ):
+        found = xl.evaluate(net, loss, x, t, batch_size=2, metrics={})
+        assert found["loss"] == pytest.approx(float(loss(x, t)), rel=1e-6)
+    some = xpv.asarray(np.asarray([1, 1, 0, 2, 1]))  # the first batch has none
+    assert xl.evaluate(net, loss, x, some, batch_size=2, metrics={})["loss"] == pytest.approx(
+        float(loss(x, some)), rel=1e-6
+    )
+
+
+@pytest.mark.only("numpy", "torch")
+@pytest.mark.parametrize("label", [-1, 3])
+def test_an_evaluation_with_labels_that_cannot_be_looked_at(label, xpv, monkeypatch):
+    for module in ("losses.softmax", "training.evaluation"):
+        monkeypatch.setattr(f"xplayers.{module}.on_host", lambda a: False)
+    x, t = xpv.asarray(values((2, 3)), "float32"), xpv.asarray(np.asarray([0, label]))
+    net, loss = xl.Sequential(xl.Flatten()), xl.SoftmaxWithLoss(WEIGHTS)
+    assert math.isnan(xl.evaluate(net, loss, x, t, batch_size=1, metrics={})["loss"])
+
+
 # Infinite losses
 
 
@@ -327,13 +354,15 @@ def test_targets_out_of_range_are_refused_in_steps_that_are_replayed(parts, xpv)
 def test_targets_that_cannot_be_looked_at_make_the_loss_nan(make, xpv, monkeypatch):
     for module in ("softmax", "of_each_value"):
         monkeypatch.setattr(f"xplayers.losses.{module}.on_host", lambda a: False)
-    target = np.asarray([[0.5, 0.5], [-0.5, 1.5], [NAN, 1.0], [1.0, 0.0]])
+    target = np.asarray([[0.5, 0.5], [-0.5, 0.5], [NAN, 1.0], [1.0, 0.0], [0.5, 1.5]])
     value, dx = both(
-        make(reduction="none"), xpv.asarray(values((4, 2)), "float32"),
+        make(reduction="none"),
+        xpv.asarray(values((5, 2)), "float32"),
         xpv.asarray(target, "float32"),
-    )  # fmt: skip
+    )
     per_sample = value if value.ndim == 1 else value.sum(axis=1)
-    assert np.isnan(per_sample).tolist() == [False, True, True, False]
+    more = make is xl.SigmoidWithLoss  # of softmax, a sample may count more than once
+    assert np.isnan(per_sample).tolist() == [False, True, True, False, more]
     assert np.isfinite(dx[::3]).all()
 
 
