@@ -173,3 +173,57 @@ class TestBatchNormalization:
             params.append({**net.params, **net.buffers})
         for name, p in params[0].items():
             assert_same_bits(p, params[1][name], name)
+
+
+NORMS = [
+    (lambda: xl.LayerNormalization.init(6, dtype="float64"), (4, 6)),
+    (lambda: xl.LayerNormalization.init(2, 3, dtype="float64"), (4, 2, 3)),
+    (lambda: xl.RmsNormalization.init(6, dtype="float64"), (4, 6)),
+    (lambda: xl.GroupNormalization.init(4, 2, dtype="float64"), (3, 4, 3)),
+]
+
+
+@pytest.mark.parametrize("size", [1e-38, 1e-30, 1e-20, 1.0, 1e15, 1e19, 1e20, 1e30, 1e37])
+@pytest.mark.parametrize(("make", "shape"), NORMS)
+def test_norms_of_squares_that_are_no_numbers(make, shape, size, xpv):
+    """Rows of that size beside others, both ways, against 64 bits; without eps they are scaled."""
+    for eps in (1e-5, 0.0):
+        if eps == 0.0 and size < 1e-36:
+            continue  # JAX takes such numbers for 0
+        oracle = make()
+        oracle.eps = eps
+        x, dy = values(shape), values(shape, 1)
+        x[1] *= size
+        layer = make().to(like=xpv.asarray([0.0], "float32"))
+        layer.eps = eps
+        there = xpv.asarray(x, "float32")
+        y, want = layer.forward(there), oracle.forward(to_numpy(there).astype("float64"))
+        assert_close(y, want, 2e-6)
+        dx, want = to_numpy(layer.backward(xpv.asarray(dy, "float32"))), oracle.backward(dy)
+        for got, row in zip(dx, want, strict=True):
+            scale = np.abs(row).max()
+            if 1e-36 < scale < 1e36:
+                assert_close(got / np.float32(scale), row / scale, 2e-5)
+
+
+@pytest.mark.parametrize(("make", "shape"), NORMS)
+def test_norms_of_equal_values(make, shape, xpv):
+    for value in (1000.1, 0.1, -3e7, 1e30):
+        layer = make().to(like=xpv.asarray([0.0], "float32"))
+        y = to_numpy(layer.forward(xpv.asarray(np.full(shape, value), "float32")))
+        if isinstance(layer, xl.RmsNormalization):
+            assert_close(y, np.full(shape, np.sign(value)), 1e-4)
+        else:
+            assert not y.any()
+
+
+@pytest.mark.parametrize(("make", "shape"), NORMS)
+def test_a_sample_that_is_not_finite_spoils_no_other(make, shape, xpv):
+    x = values(shape)
+    layer = make().to(like=xpv.asarray([0.0], "float32"))
+    want = to_numpy(layer.forward(xpv.asarray(x, "float32")))
+    for bad in (np.inf, np.nan):
+        x[1].reshape(-1)[2] = bad
+        with np.errstate(invalid="ignore"):
+            got = to_numpy(layer.forward(xpv.asarray(x, "float32")))
+        assert_close(got[::2], want[::2], 1e-6)

@@ -21,7 +21,7 @@ from xplayers.layers.normalizing import (
     code,
     mean_over,
     named_grads,
-    normalized,
+    normalized_rows,
     normalized_vjp,
 )
 from xplayers.layers.stores import Gradient, Parameter
@@ -75,11 +75,11 @@ class LayerNormalization(Layer):
             y, *statistics = found
             r, mean = (xp.reshape(a, _rows_of(x, axes)) for a in statistics)
             return y, (None, r, gamma, x, mean)  # without xh, which that body does not keep
-        xh, r, mean, _ = normalized(xp, widened(xp, x), axes, self.eps)
+        xh, r = normalized_rows(xp, widened(xp, x), axes, self.eps)
         gamma = widened(xp, gamma)
         y = xh * gamma
         y += widened(xp, beta)
-        return as_like(y, x), (xh, r, gamma, x, mean)
+        return as_like(y, x), (xh, r, gamma, x, None)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x, mean = cache
@@ -147,8 +147,7 @@ class RmsNormalization(Layer):
             y, r = found
             return y, (None, xp.reshape(r, _rows_of(x, axes)), gamma, x)
         wide, gamma = widened(xp, x), widened(xp, gamma)
-        r = 1.0 / xp.sqrt(mean_over(xp, wide * wide, axes) + self.eps)
-        xh = wide * r
+        xh, r = normalized_rows(xp, wide, axes, self.eps, centred=False)
         return as_like(xh * gamma, x), (xh, r, gamma, x)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:

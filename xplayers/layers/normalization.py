@@ -22,6 +22,7 @@ from xplayers.layers.normalizing import (
     code,
     named_grads,
     normalized,
+    normalized_rows,
     normalized_vjp,
 )
 from xplayers.layers.stores import Buffer, Gradient, Parameter
@@ -247,7 +248,7 @@ class GroupNormalization(Layer):
             message = f"{self}: x has shape {shape}; expected (n, {channels}, ...)."
             raise ValueError(message)
         xp = namespace(x)
-        xh, r, _, _ = normalized(xp, self._grouped(xp, widened(xp, x)), (2,), self.eps)
+        xh, r = normalized_rows(xp, self._grouped(xp, widened(xp, x)), (-1,), self.eps)
         gamma = xp.reshape(widened(xp, arrays["gamma"]), _column(shape))
         y = xp.reshape(xh, shape) * gamma
         y += xp.reshape(widened(xp, arrays["beta"]), _column(shape))

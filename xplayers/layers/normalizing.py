@@ -13,7 +13,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from xplayers._arrays import Array, Namespace, check_same, is_half, namespace
+import numpy as np
+
+from xplayers._arrays import (
+    Array,
+    Namespace,
+    check_same,
+    dtype_name,
+    is_half,
+    is_traced,
+    library_name,
+    namespace,
+)
+from xplayers._recording import whole
+from xplayers._sums import UNITS
+from xplayers.elementwise import as_numpy
 from xplayers.layers.base import Layer
 
 Axes = tuple[int, ...]
@@ -35,6 +49,54 @@ def normalized(
     r = 1.0 / xp.sqrt(var + eps)
     xh *= r
     return xh, r, mean, var
+
+
+@whole
+def normalized_rows(
+    xp: Namespace, x: Array, axes: Axes, eps: float, *, centred: bool = True
+) -> tuple[Array, Array]:
+    """Return ``xh`` and ``r`` over the last `axes`, of the mean square where not `centred`.
+
+    `x` is in at least float32. Squares that are no numbers of its dtype do no harm.
+    """
+    traced = library_name(xp) == "torch" and is_traced()
+    if not traced and as_numpy([x]) is not None:  # on the host a look costs less than a unit
+        with np.errstate(all="ignore"):
+            xh = _less_mean(xp, x, axes) if centred else x
+            r = 1.0 / xp.sqrt(mean_over(xp, xh * xh, axes) + eps)
+            if 0 in x.shape or 0.0 < float(xp.min(r)) <= float(xp.max(r)) < 2.0**60:
+                return xh * r, r
+    low, up, high, down = UNITS[dtype_name(x.dtype)]
+    unit = xp.ones_like(_first(x, axes))
+    if centred:
+        end = 2.0**1000 if dtype_name(x.dtype) == "float64" else 2.0**100
+        # then sums and differences are numbers
+        unit = xp.where(_largest(xp, x, axes) > end, 2.0**-30, unit)
+        x = _less_mean(xp, x * unit, axes)
+    largest = _largest(xp, x, axes)
+    more = xp.where(largest > high, down, xp.ones_like(unit))
+    if eps < low**3:  # else squares that are 0 are nothing beside it
+        more = xp.where(largest < low, up, more)
+    xh, unit = x * more, unit * more
+    smallest = 2.0**-1022 if dtype_name(x.dtype) == "float64" else 2.0**-126
+    square = mean_over(xp, xh * xh, axes) + eps * unit * unit
+    r = 1.0 / xp.sqrt(xp.maximum(square, smallest))
+    return xh * r, r * unit
+
+
+def _less_mean(xp: Namespace, x: Array, axes: Axes) -> Array:
+    """Return `x` less its mean; less one of its values before, so that equal ones become 0."""
+    xh = x - _first(x, axes)
+    xh -= mean_over(xp, xh, axes)
+    return xh
+
+
+def _first(x: Array, axes: Axes) -> Array:
+    return x[(..., *[slice(0, 1) for _ in axes])]
+
+
+def _largest(xp: Namespace, x: Array, axes: Axes) -> Array:
+    return xp.max(xp.abs(x), axis=axes, keepdims=True)
 
 
 def normalized_vjp(xp: Namespace, h: Array, xh: Array, r: Array, axes: Axes) -> Array:

@@ -27,6 +27,7 @@ from xplayers._arrays import (
 )
 from xplayers._checks import instance, positive
 from xplayers._recording import StandIn, whole
+from xplayers._sums import UNITS
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import as_numpy, elementwise
 from xplayers.optimizers.base import Arrays, as_scalar
@@ -35,13 +36,6 @@ from xplayers.optimizers.base import Arrays, as_scalar
 # more than NumPy's by halves; so it gets parts of the arrays.
 PART = 1 << 17
 
-# Squares of large values overflow, those of small ones are 0. So values are multiplied by a power
-# of two, which changes no digit, where the largest is below the first of these or above the third:
-# (low, times, high, times), by dtype of the squares.
-_RANGES = {
-    "float32": (2.0**-40, 2.0**90, 2.0**40, 2.0**-80),
-    "float64": (2.0**-400, 2.0**650, 2.0**400, 2.0**-700),
-}
 # Limits as numbers of the dtype: the smallest normal and the largest one.
 _LIMITS = {
     "float32": (2.0**-126, (2.0 - 2.0**-23) * 2.0**127),
@@ -148,7 +142,7 @@ def _squares(xp: Namespace, arrays: list[Array]) -> tuple[Any, ...]:
         return squares if seen is arrays else tuple(map(xp.asarray, squares))
     dtype = functools.reduce(xp.result_type, [a.dtype for a in arrays])
     arrays = [xp.astype(a, dtype, copy=False) for a in arrays]
-    low, up, high, down = _RANGES[dtype_name(dtype)]
+    low, up, high, down = UNITS[dtype_name(dtype)]
     largest = functools.reduce(xp.maximum, map(xp.max, map(xp.abs, arrays)))
     one = xp.ones_like(largest)
     up, down = xp.where(largest < low, up, one), xp.where(largest > high, down, one)
@@ -160,7 +154,7 @@ def _squares_on_host(arrays: list[np.ndarray]) -> tuple[Any, Any, Any]:
     """Return the same of arrays that can be looked at: they are rarely multiplied."""
     dtype = np.result_type(*{a.dtype for a in arrays})
     one = dtype.type(1.0)
-    low, up, high, down = _RANGES[dtype_name(dtype)]
+    low, up, high, down = UNITS[dtype_name(dtype)]
     flat = [a.reshape(-1) for a in arrays]
     total = _sum_of_products(flat, dtype)
     if low**2 < total < high**2:
