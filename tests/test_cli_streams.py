@@ -230,7 +230,7 @@ class FullDisk(Log):
 
     room = 100
 
-    def _append(self, lines):
+    def __call__(self, event):
         real = io.FileIO.write
 
         class File(io.FileIO):
@@ -242,9 +242,9 @@ class FullDisk(Log):
 
         import builtins
 
-        opened, builtins.open = builtins.open, lambda name, mode, buffering: File(name, mode)
+        opened, builtins.open = builtins.open, lambda name, mode, **_: File(name, mode)
         try:
-            super()._append(lines)
+            super().__call__(event)
         finally:
             builtins.open = opened
 

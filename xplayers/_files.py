@@ -197,7 +197,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def append(path: AnyPath, line: str) -> None:
-    """Add a line to a text file in UTF-8: all of it, or nothing.
+    """Add a line, or several, to a text file in UTF-8: all of it, or nothing.
 
     What a write that was cut off (a full disk) has left of it is taken away again. The half of a
     line of somebody who was killed before is ended, so that the new one begins in a place of its

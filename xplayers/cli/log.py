@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-
 import xplayers as xl
+from xplayers._files import append
 from xplayers.cli.words import complain
 
 
@@ -31,19 +29,7 @@ class Log:
             self._waiting += xl.History([event.row])._lines()
         if event.kind in ("epoch", "end") and self._waiting:
             try:
-                self._append("".join(f"{line}\n" for line in self._waiting).encode())
+                append(self.path, "\n".join(self._waiting))
                 self._waiting = []
             except OSError as error:  # a full disk must not end a night's work
                 complain("warning", f"epoch {event.epoch} is not in the log: {error}")
-
-    def _append(self, lines: bytes) -> None:
-        with open(self.path, "ab", buffering=0) as file:
-            end = file.seek(0, os.SEEK_END)
-            try:
-                rest = memoryview(lines)
-                while rest:  # a file may take a part of what it is given
-                    rest = rest[file.write(rest) :]
-            except OSError:
-                with contextlib.suppress(OSError):  # the error that led here is the one to report
-                    file.truncate(end)
-                raise

@@ -95,7 +95,8 @@ class Checkpoint:
 
     Notes
     -----
-    The files are those of `save` with more in them: `load` takes a network out of one.
+    The files are those of `save` with more in them: `load` takes a network out of one. Those of a
+    `Trainer` say which run they are of, so that no other goes on from them.
 
     Several processes may write to one folder at the same time, each its own complete files.
 

@@ -12,6 +12,7 @@ from xplayers._arrays import (
     check_same,
     is_floating,
     is_integer,
+    library_name,
     namespace,
     on_host,
     out_of_range,
@@ -64,7 +65,8 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
     """Check on the host whether labels fit the network, and elsewhere shapes that are new.
 
     A batch of no samples goes through the network, by inference, where labels have to be held
-    against its scores, or where validation samples have another shape than those to train on.
+    against its scores, or where validation samples have another shape than those to train on. (Not
+    for labels of JAX, which would compile that pass; there a loss is NaN, and the run says why.)
 
     Raises
     ------
@@ -75,7 +77,8 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
     if first is None:
         return
     pair = validation if is_pair(validation) else None
-    if isinstance(loss, SoftmaxWithLoss) and t is not None and is_integer(t) and on_host(t):
+    labels = isinstance(loss, SoftmaxWithLoss) and t is not None and is_integer(t) and on_host(t)
+    if labels and library_name(namespace(t)) != "jax":
         try:
             y = _predicted(net, x)
         except Exception:  # the first step will say it in its own words
