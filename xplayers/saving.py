@@ -171,7 +171,8 @@ def read_metadata(path: AnyPath, *, verify: bool = True) -> dict[str, Any]:
 
 def _file(owner: str, path: Any, net: Any) -> str:
     """Check a network and its file, which people mistake for each other."""
-    check_layer(owner, net, f"The order is {owner}(path, net)." if isinstance(path, Layer) else "")
+    swapped: bool = issubclass(type(path), Layer)
+    check_layer(owner, net, f"The order is {owner}(path, net)." if swapped else "")
     return in_full(path, owner)
 
 

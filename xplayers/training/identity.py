@@ -104,7 +104,8 @@ def _data(prefix: str, x: Any, t: Array | None) -> dict[str, Any]:
         x = _of_list(x)
     elif x is not None:
         kind = "function" if callable(x) else type(x).__name__
-        x = f"a {kind}" + (f" of {len(x)} batches" if hasattr(x, "__len__") else "")
+        count = getattr(x, "__len__", None)
+        x = f"a {kind}" + ("" if count is None else f" of {count()} batches")
     return {f"{prefix}x": x, f"{prefix}t": t, f"{prefix}batches": batches}
 
 
