@@ -159,6 +159,8 @@ WRONG = {
     "True": (True, TypeError, "validation is a bool"),
     "a name": ("test", TypeError, "validation is a str"),
     "a function": (lambda: [(X, T)], TypeError, "validation is a function"),
+    "a set": ({1, 2}, TypeError, "validation is a set with 1 in it"),
+    "a range": (range(3), TypeError, "validation is a range with 0 in it"),
     "numbers": ([1, 2], TypeError, "validation is a list with 1 in it"),
     "a batch of one": ([(X,)], TypeError, "validation is a list with "),
     "nothing": ([], ValueError, "validation has no batches"),

@@ -158,3 +158,42 @@ def test_history_keys():
         ):
             history[key]
     assert history[np.int64(1)] == {"epoch": 2}
+
+
+# Pictures
+
+
+def test_pictures(tmp_path):
+    pytest.importorskip("matplotlib")
+    path, eye, labels = tmp_path / "a.png", np.eye(3), np.asarray([1, 2, 0])
+    matrix, history = xl.plot_confusion_matrix, xl.History([{"epoch": 1, "loss": 1.0}])
+    for call, error, words in (
+        (lambda: matrix([[1, 0], [0, 1]], path), TypeError, "plot_confusion_matrix: matrix is a l"),
+        (lambda: matrix(eye, path, labels=["a"]), ValueError, "there are 1 labels"),
+        (lambda: matrix(eye, tmp_path / "a.xyz"), ValueError, r"ends in \.xyz; expected .*\.png"),
+        (lambda: history.plot(tmp_path / "a.docx"), ValueError, r"ends in \.docx"),
+        (lambda: xl.plot_activations(X, NET, path), TypeError, r"net is an array .*\(net, x\)"),
+        (lambda: xl.plot_activations(NET, X, path, bins=0), ValueError, "bins is 0"),
+        (lambda: xl.plot_mistakes([1], eye, labels, path), TypeError, "plot_mistakes: x is a list"),
+        (lambda: xl.plot_mistakes(eye, eye, labels + 1, path), ValueError, "t has the label 3; y"),
+        (lambda: xl.plot_mistakes(eye, eye, labels, path, most=0), ValueError, "most is 0"),
+        (lambda: xl.layer_outputs(X, NET), TypeError, r"layer_outputs: net is an array"),
+    ):
+        with pytest.raises(error, match=words):
+            call()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_path_is_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for call in (
+        lambda: xl.save("", NET),
+        lambda: xl.load("", NET),
+        lambda: xl.Checkpoint(""),
+        lambda: xl.History().to_jsonl(""),
+        lambda: xl.data.read_idx(""),
+        lambda: xl.data.load_mnist(""),
+    ):
+        with pytest.raises(ValueError, match="(path|folder) is empty; expected a name"):
+            call()
+    assert not list(tmp_path.iterdir())

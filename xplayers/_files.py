@@ -31,10 +31,15 @@ def in_full(path: AnyPath, owner: object, name: str = "path") -> str:
     ------
     TypeError
         If `path` is none.
+    ValueError
+        If it is empty, as that of a variable which is not set.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         message = f"{owner}: {name} is {shown(path)}; expected a str or pathlib.Path."
         raise TypeError(message)
+    if not os.fspath(path):
+        message = f"{owner}: {name} is empty; expected a name, or '.' for where we are."
+        raise ValueError(message)
     return os.path.expanduser(path)  # pathlib fails without a home
 
 

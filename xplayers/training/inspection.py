@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from xplayers.losses import Loss, SoftmaxWithLoss
 from xplayers.training.identity import is_pair
 
 OWNER = "Trainer.fit"
+_MOST = 100_000  # batches that are looked at
 
 
 def check_data(x: Any, t: Any, validation: Any, *, again: bool, again_validation: bool) -> None:
@@ -141,8 +143,8 @@ def _check_batches(name: str, batches: Any, expected: str, *, again: bool) -> No
         what = shown(batches)
     elif isinstance(batches, str | bytes | Mapping) or not isinstance(batches, Iterable):
         what = f"a {type(batches).__name__}"
-    elif isinstance(batches, list | tuple):
-        wrong = [b for b in batches if not _is_batch(b)]
+    elif isinstance(batches, Collection):
+        wrong = [b for b in itertools.islice(batches, _MOST) if not _is_batch(b)]
         if wrong and hasattr(wrong[0], "shape"):
             what = f"a {type(batches).__name__} of {len(batches)} arrays"
         elif wrong:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from xplayers._arrays import Array
+from xplayers._checks import instance
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.containers import Container
 
@@ -51,7 +52,13 @@ def layer_outputs(
     -------
     list of Output
         In the order in which they were computed: the parts of a container before the container.
+
+    Raises
+    ------
+    TypeError
+        If `net` is no layer.
     """
+    instance("layer_outputs", "net", net, Layer, "a network: layer_outputs(net, x)")
     found: list[Output] = []
     listening = _Listening(net, "", found)
     (listening.apply if train else listening.infer)(net.arrays if arrays is None else arrays, x)

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, to_numpy
+from xplayers._arrays import Array, namespace, to_numpy
+from xplayers._checks import instance, integer
 from xplayers._files import AnyPath, in_full, replacing
 from xplayers._text import columns as columns_of
 from xplayers.layers.base import Layer
@@ -110,6 +111,7 @@ def plot_confusion_matrix(
     ValueError
         If the matrix is not square, or there is not one label a class.
     """
+    namespace(matrix, "plot_confusion_matrix", "matrix")
     counts = to_numpy(matrix)
     if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
         message = f"plot_confusion_matrix: matrix has shape {counts.shape}; expected (c, c)."
@@ -177,6 +179,9 @@ def plot_mistakes(
     ValueError
         If the shapes do not fit.
     """
+    for name, a in (("x", x), ("y", y), ("t", t)):
+        namespace(a, "plot_mistakes", name)
+    most = integer("plot_mistakes", "most", most)
     images, scores, target = (to_numpy(a) for a in (x, y, t))
     if scores.ndim != 2 or len(images) != len(scores) or len(target) != len(scores):
         message = (
@@ -189,6 +194,10 @@ def plot_mistakes(
     if max(map(columns_of, names), default=0) > 7:  # beside each other they would not fit
         arrow = f"\n{arrow.lstrip()}"
     target = target if target.ndim == 1 else target.argmax(axis=1)
+    outside = target[(target < 0) | (target >= scores.shape[1])]
+    if len(outside):
+        message = f"plot_mistakes: t has the label {outside[0]}; y has {scores.shape[1]} scores."
+        raise ValueError(message)
     predicted = scores.argmax(axis=1)
     (wrong,) = np.nonzero(predicted != target)
     rows = np.arange(len(scores))
@@ -251,6 +260,8 @@ def plot_activations(
     ----------
     Saitoh, *Deep Learning from Scratch*, section 6.2.
     """
+    instance("plot_activations", "net", net, Layer, "a network: plot_activations(net, x)")
+    bins = integer("plot_activations", "bins", bins)
     outputs = {name: (layer, y) for name, layer, y in layer_outputs(net, x)}
     if layers is None:
         layers = [name for name, (layer, _) in outputs.items() if not isinstance(layer, Container)]
@@ -285,11 +296,22 @@ def _figure(path: AnyPath | None, width: float, height: float) -> Figure:
         raise ImportError(message) from error
     size: Any = {"figsize": (width, height), "layout": "constrained"}
     if path is not None:
+        _check_suffix(in_full(path, "plot"))  # before anything is drawn
         return Figure(**size)  # pyplot would need a display, and keep it
     import matplotlib.pyplot as plt
 
     # A notebook shows what a cell returns, and would show a figure of pyplot once more.
     return Figure(**size) if notebook() else plt.figure(**size)
+
+
+def _check_suffix(path: str) -> None:
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    known = FigureCanvasBase.get_supported_filetypes()
+    suffix = os.path.splitext(path)[1][1:].lower()
+    if suffix and suffix not in known:
+        message = f"plot: {path} ends in .{suffix}; expected .{', .'.join(sorted(known))}."
+        raise ValueError(message)
 
 
 def _grid(figure: Figure, rows: int, columns: int) -> list[Any]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+
 from xplayers._arrays import Array
 from xplayers._checks import call_of, flag, instance, shown
 from xplayers.layers.base import Layer
@@ -190,12 +192,12 @@ class Trainer:
         self.restore_best = patience is not None if restore_best is None else restore_best
         self.checkpoint, self.on_nonfinite = checkpoint, on_nonfinite
         self.callbacks = _checked_callbacks(callbacks)
-        if not isinstance(progress, bool | str | None):
+        if not isinstance(progress, bool | np.bool_ | str | None):
             message = f"Trainer: progress is {shown(progress)}; expected True, False or a style."
             hint = " A Progress goes into callbacks=[...], with progress=False."
             raise TypeError(message + hint * isinstance(progress, Progress))
         if progress:
-            self.callbacks.append(Progress("auto" if progress is True else progress))
+            self.callbacks.append(Progress(progress if isinstance(progress, str) else "auto"))
         self.train_step = (
             TrainStep(net, loss, optimizer, **options)
             if accumulate == 1
