@@ -98,6 +98,8 @@ class _Elementwise:
         self.__signature__ = inspect.Signature(parameters[1:])  # without xp, for help()
         # Options that are numbers, which a scalar of NumPy would give a dtype.
         self._numbers = [p.name for p in parameters if type(p.default) is float]
+        others = () if self._numbers else (bool, str, type(None), _Elementwise)
+        self._sure = {float, int, *others}  # types of options that are as they should be
         self._programs: dict[Any, Program | None] = {}
         self._plain = PLAIN
 
@@ -112,8 +114,10 @@ class _Elementwise:
         xp = namespace(first, self.__name__)
         if not is_floating(first):
             self._check_integers(first)
-        if options:
-            self._check_options(options)
+        for value in options.values():
+            if type(value) not in self._sure or value != value:  # NaN
+                self._check_options(options)
+                break
         if isinstance(first, StandIn):
             return self._recorded(xp, operands, out, options)
         if isinstance(first, _NUMPY):
@@ -144,8 +148,6 @@ class _Elementwise:
     def _check_options(self, options: dict[str, Any]) -> None:
         """Check options that are numbers, and let them be Python's."""
         for name, value in options.items():
-            if type(value) is float and value - value == 0.0:  # finite, as nearly always
-                continue
             if name in self._numbers:
                 options[name] = number(self.__name__, name, value)
             elif isinstance(value, _NUMPY) and not value.shape:
