@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import check_real, converted, is_floating, is_traced, namespace, on_host
+from xplayers._checks import flag, number
 from xplayers._checks import function as checked
-from xplayers._checks import number
 from xplayers._jit import LARGEST, compiled, elements_before, exact_source
 from xplayers._memory import empty
 from xplayers._parallel import share, usable_cores
@@ -78,6 +78,7 @@ def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = 
     >>> square(np.asarray([1.0, -3.0]))
     array([1., 9.])
     """
+    flag("elementwise", "integers", integers)
     if function is None:
         return functools.partial(elementwise, integers=integers)
     expected = "a function of a namespace and arrays"

@@ -61,6 +61,7 @@ class Container(Layer):
     _alone = False
 
     def __init__(self, parts: Mapping[str, Layer]) -> None:
+        instance(type(self).__name__, "parts", parts, Mapping, "a mapping of layers by name")
         prefixes: dict[int, str] = {}
         self._stores: dict[str, Store] = {}
         self._parts: list[Part] = []
