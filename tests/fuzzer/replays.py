@@ -1,0 +1,33 @@
+"""How many steps are replayed: the proof that replays are tried at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from xplayers.training import replays
+
+
+class Counting:
+    """Counts, while it is entered, the replays of each world."""
+
+    def __init__(self) -> None:
+        self.of: Any = None  # the world whose turn it is
+
+    def __enter__(self) -> Counting:
+        self._before = replays.compiled
+        replays.compiled = self._compiled
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        replays.compiled = self._before
+
+    def _compiled(self, *arguments: Any) -> Callable[..., Any]:
+        replay = self._before(*arguments)
+
+        def counted(*batch: Any) -> Any:
+            value = replay(*batch)
+            self.of.replayed += 1
+            return value
+
+        return counted

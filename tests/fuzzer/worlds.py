@@ -1,0 +1,164 @@
+"""The three ways to train that are compared."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+import xplayers as xl
+from fuzzer.libraries import Library, bits
+from fuzzer.networks import Builder, Network
+from fuzzer.settings import Manner
+
+WAYS = ("auto", "plain", "loop")
+
+
+class Loop:
+    """The loop that is written by hand, with the face of a `TrainStep`."""
+
+    def __init__(self, net: xl.Layer, loss: xl.Loss, optimizer: xl.Optimizer, reduce: Any) -> None:
+        self.net, self.loss, self.optimizer, self.reduce_grads = net, loss, optimizer, reduce
+
+    def __call__(self, x: Any, t: Any, *, lr: Any = None) -> Any:
+        buffers = {name: bits(a) for name, a in self.net.buffers.items()}
+        copies = {name: xl.to_numpy(a).copy() for name, a in self.net.buffers.items()}
+        try:
+            value = self.loss.forward(self.net.forward(x), t)
+            self.net.backward(self.loss.backward(), input_grad=False)
+            grads = self.net.grads
+            if self.reduce_grads is not None:
+                grads = self.reduce_grads(dict(grads))
+            self.optimizer.update(self.net.params, grads, lr=lr)
+        except Exception:
+            # A step is taken as a whole or not at all; in the loop, forward has counted already.
+            for name, a in self.net.buffers.items():
+                if bits(a) != buffers[name]:
+                    self.net.buffers[name] = xl.move(copies[name], like=a)
+            self.net.zero_grads()
+            self.loss.zero_grads() if hasattr(self.loss, "zero_grads") else None
+            raise
+        return value
+
+    def many(self, x: Any, t: Any, index: Any, *, lr: Any = None) -> Any:
+        xp = xl.namespace(x)
+        rows = [index[i, ...] for i in range(index.shape[0])]
+        return xp.stack([
+            self(xp.take(x, r, axis=0), xp.take(t, r, axis=0), lr=lr) for r in rows
+        ])  # fmt: skip
+
+    def close(self) -> None:
+        pass
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return {} if self.optimizer.state is None else {"optimizer": self.optimizer.state}
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.optimizer.state = value.get("optimizer")
+
+
+class World:
+    """A network that is trained in one of the ways, and what its owner has in hand."""
+
+    def __init__(self, way: str, lib: Library, network: Network, dtype: str, placed: bool) -> None:
+        self.way, self.lib, self.dtype = way, lib, dtype
+        self.net, self.builder = network.build()
+        self.shape = network.shape
+        self.step: Any = None
+        self.others: list[Any] = []  # further steps
+        self.saved: dict[str, Any] = {}  # what events keep for later ones
+        self.given: list[tuple[Any, Any]] = []  # arrays that nobody may write to, and their bits
+        self.taken = self.refused = self.replayed = 0  # steps
+        self.kinds: tuple[Any, ...] = ()
+        self.scores: tuple[int, ...] = ()  # the shape of the scores of a sample
+        self.manner, self.folder, self.traceback = Manner(), "", ""
+        if placed or self.builder.integers is not None:
+            self.net.to(like=lib.array(np.zeros(()), dtype))
+            self.tie()
+
+    def tie(self) -> None:
+        """Let tied layers have one array again."""
+        for layer, made, transposed in self.builder.ties:
+            made.W = layer.W.T if transposed else layer.W
+
+    def make_step(
+        self, loss: xl.Loss, optimizer: xl.Optimizer, reduce: Any, manner: Manner
+    ) -> Any:
+        if self.way == "loop":
+            return Loop(self.net, loss, optimizer, reduce)
+        options: dict[str, Any] = {
+            "compile": "auto" if self.way == "auto" else False,
+            "reduce_grads": reduce, "precision": manner.precision,
+        }  # fmt: skip
+        if manner.parts:
+            return xl.AccumulatedStep(self.net, loss, optimizer, parts=manner.parts, **options)
+        return xl.TrainStep(self.net, loss, optimizer, **options)
+
+    def take(self, x: Any, t: Any, **options: Any) -> Any:
+        """Take a step, and keep the loss."""
+        try:
+            value = self.step(x, t, **options)
+        except Exception:
+            self.refused += 1
+            raise
+        self.taken += 1
+        return self.keep(value)
+
+    def many(self, x: Any, t: Any, index: Any) -> Any:
+        return self.keep(self.step.many(x, t, index))
+
+    def adopt(self, net: xl.Layer) -> None:
+        """Go on with a copy of the network."""
+        self.net = net
+        self.builder.made = [(self.shape, layer) for layer in leaves(net)]
+
+    def keep(self, a: Any) -> Any:
+        """Take note of an array that has to stay as it is."""
+        if hasattr(a, "dtype"):
+            self.given.append((a, bits(a)))
+            del self.given[:-40]
+        return a
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that can be seen of a network and its steps, by name."""
+        seen: dict[str, Any] = {}
+        for kind in ("params", "buffers"):
+            for name, a in getattr(self.net, kind).items():
+                seen[f"{kind} {name}"] = bits(a)
+        for i, step in enumerate([self.step, *self.others]):
+            _flat(f"state {i}", step.state, seen)
+            for name, a in step.loss._store.buffers.items():
+                seen[f"loss {i} {name}"] = bits(a)
+        return seen
+
+    def written(self) -> str:
+        """Return what is wrong with the arrays that nobody may write to."""
+        for a, before in self.given:
+            if bits(a) != before:
+                return f"an array of shape {tuple(a.shape)} was written to"
+        return ""
+
+
+def leaves(layer: Any) -> list[xl.Layer]:
+    """Return the layers inside that hold no others."""
+    parts = getattr(layer, "_parts", None)
+    return [layer] if parts is None else [x for part in parts for x in leaves(part.layer)]
+
+
+def _flat(name: str, value: Any, seen: dict[str, Any]) -> None:
+    if isinstance(value, dict):
+        for k, v in value.items():
+            _flat(f"{name} {k}", v, seen)
+    elif hasattr(value, "dtype"):
+        seen[name] = bits(value)
+    else:
+        seen[name] = repr(value)
+
+
+@contextlib.contextmanager
+def quiet() -> Any:
+    with np.errstate(all="ignore"):
+        yield
