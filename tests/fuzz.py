@@ -85,6 +85,8 @@ def again(a: argparse.Namespace) -> int:
     if outcome.wrong:
         print(outcome.wrong)
         what = sort(outcome.wrong)
+        at = outcome.event
+        case = dataclasses.replace(case, events=case.events[: at + 1])
         case = shrink(case, lambda smaller: sort(play(smaller).wrong) == what)
         outcome = play(case)
         print("\nmade small:")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
@@ -119,6 +120,8 @@ def _host(a: Any) -> Any:
 def _happen(world: World, event: Event) -> Any:
     """Return what an event returns, or the error that it raises."""
     rng = np.random.default_rng(event.seed)
+    if not EVENTS[event.row].still:
+        world.computed.clear()
     try:
         return EVENTS[event.row].happen(world, rng)
     except Exception as error:
@@ -147,10 +150,11 @@ def _difference(worlds: list[World], found: list[Any]) -> str:
 
 
 def _where(worlds: list[World], found: list[Any]) -> str:
-    lines = [
-        w.traceback for w, f in zip(worlds, found, strict=True)
-        if isinstance(f, Exception)
-    ]  # fmt: skip
+    """Return where errors have come from."""
+    lines: list[str] = []
+    for world, value in zip(worlds, found, strict=True):
+        if isinstance(value, Exception):
+            lines += [f"{world.way}:", *world.traceback.splitlines()[-12:]]
     return "\n" + "\n".join(lines) if lines else ""
 
 
@@ -209,15 +213,19 @@ def sort(wrong: str) -> str:
     return re.split(r"\d", wrong, maxsplit=1)[0]
 
 
-def shrink(case: Case, differs: Callable[[Case], bool]) -> Case:
+def shrink(case: Case, differs: Callable[[Case], bool], seconds: float = 60.0) -> Case:
     """Return a smaller case that differs too: events, layers and options are dropped."""
-    while True:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
         for smaller in _smaller(case):
+            if time.monotonic() > end:
+                break
             if differs(smaller):
                 case = smaller
                 break
         else:
-            return case
+            break
+    return case
 
 
 def _smaller(case: Case) -> Iterator[Case]:

@@ -342,7 +342,10 @@ def draw_network(rng: np.random.Generator) -> Network:
     if rng.random() < 0.7:
         nodes = (*nodes, Node("Affine", seed_of(rng)))
     network = Network(nodes, shape, width)
-    return dataclasses.replace(network, nodes=_fitting(network))
+    network = dataclasses.replace(network, nodes=_fitting(network))
+    if not network.build()[0].params:  # which a step refuses
+        network = dataclasses.replace(network, nodes=(*network.nodes, Node("Affine", seed_of(rng))))
+    return network
 
 
 def _nodes(rng: np.random.Generator, n: int, depth: int = 0) -> tuple[Node, ...]:
