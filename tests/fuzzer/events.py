@@ -22,18 +22,19 @@ from numpy.random import Generator
 
 import xplayers as xl
 from fuzzer.batches import Kind, batch, labels_of
-from fuzzer.libraries import bits
+from fuzzer.libraries import LAYOUTS, bits
 from fuzzer.networks import pick, seed_of
 from fuzzer.settings import (
     LOSSES,
     OPTIMIZERS,
+    Manner,
     clip,
     draw_optimizer,
     draw_precision,
     draw_rate,
     draw_reduction,
 )
-from fuzzer.worlds import World
+from fuzzer.worlds import Loop, World
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,13 +148,18 @@ def assign_otherwise(world: World, rng: Generator) -> Any:
     old = world.net.params[name]
     shape = tuple(old.shape)
     new = values(world, rng, shape)
-    how = pick(rng, "read-only", "transposed", "part", "itself", "another's", "one for all", "view")
+    how = pick(rng, "read-only", "transposed", "part", "itself", "another's", "one for all", "view",
+               "mapped")  # fmt: skip
     if how == "read-only" and world.lib.name == "numpy":
         new.flags.writeable = False
     elif how == "transposed" and len(shape) == 2:
         new = values(world, rng, shape[::-1]).T
     elif how == "part":
-        new = values(world, rng, (*shape, 3))[..., 1]
+        more = values(world, rng, (*shape, 3))
+        new = more[..., 1]
+        world.keep(more[..., ::2])
+    elif how == "mapped" and world.lib.name == "numpy" and 0 not in shape:
+        new = LAYOUTS["mapped"](world.lib, xl.to_numpy(new), world.dtype)
     elif how == "itself":
         new = old
     elif how == "view":
@@ -185,6 +191,7 @@ def views_of_one(world: World, rng: Generator) -> Any:
         n = int(np.prod(a.shape))
         params[name] = flat[start : start + n].reshape(tuple(a.shape))
         start += n
+    world.keep(flat[start:])
 
 
 def write(world: World, rng: Generator) -> Any:
@@ -219,8 +226,9 @@ def _floating(a: Any) -> bool:
 
 def remember(world: World, rng: Generator) -> Any:
     """Copy the parameters, for a later event."""
-    world.saved["params"] = {k: world.lib.xp.asarray(xl.to_numpy(a).copy(), dtype=a.dtype)
-                             for k, a in world.net.params.items()}  # fmt: skip
+    world.saved["params"] = keep = {k: world.lib.xp.asarray(xl.to_numpy(a).copy(), dtype=a.dtype)
+                                    for k, a in world.net.params.items()}  # fmt: skip
+    keep_all(world, keep)
 
 
 def restore(world: World, rng: Generator) -> Any:
@@ -338,6 +346,12 @@ def write_state(world: World, rng: Generator) -> Any:
 
 def checkpoint(world: World, rng: Generator) -> Any:
     world.saved["state"] = copy.deepcopy(world.step.state)
+    keep_all(world, world.saved["state"])
+
+
+def keep_all(world: World, tree: Any) -> None:
+    for a in tree.values():
+        keep_all(world, a) if isinstance(a, dict) else world.keep(a)
 
 
 def go_back(world: World, rng: Generator) -> Any:
@@ -484,6 +498,10 @@ def another_step(world: World, rng: Generator) -> Any:
     if not world.others or rng.random() < 0.3:
         loss = LOSSES[type(world.step.loss).__name__](rng, world.scores[-1])
         optimizer, reduce = draw_optimizer(rng), draw_reduction(rng)
+        if rng.random() < 0.3:
+            optimizer = world.step.optimizer
+        if rng.random() < 0.3:
+            loss = world.step.loss
         world.others = [world.make_step(loss, optimizer, reduce, world.manner)]
     rng_batches = np.random.default_rng(seed_of(rng))
     kind = pick(rng, *world.kinds)
@@ -493,6 +511,56 @@ def another_step(world: World, rng: Generator) -> Any:
             x, t = batch(world, rng_batches, kind)
             found.append(world.keep(step(x, t)))
     return found
+
+
+def shared_layer(world: World, rng: Generator) -> Any:
+    """A layer of the network is trained in a network of its own, too."""
+    before, layer = pick(rng, *world.builder.made)
+    if not layer.params or world.builder.integers is not None:
+        return None
+    net = xl.Sequential(layer, xl.Tanh())
+    optimizer, found = draw_optimizer(rng), []
+    step = world.make_step(xl.MeanSquaredError(), optimizer, None, Manner(), net)
+    for _ in range(int(rng.integers(1, 5))):
+        x = values(world, rng, (3, *before))
+        shape = net.predict(x).shape
+        found.append(world.keep(step(x, values(world, rng, shape))))
+    world.others.clear()
+    return found
+
+
+def by_hand(world: World, rng: Generator) -> Any:
+    """The optimizer of the step updates by hand."""
+    x, t = batch(world, rng, pick(rng, *world.kinds))
+    if world.dtype != _dtype_of(world):
+        return None
+    step = Loop(world.net, world.step.loss, world.step.optimizer, None)
+    return world.keep(step(x, t))
+
+
+def interrupted(world: World, rng: Generator) -> Any:
+    """Ctrl-C in the middle of a step."""
+
+    def stop(grads: Any) -> Any:
+        raise KeyboardInterrupt
+
+    before = world.step.reduce_grads
+    world.step.reduce_grads = stop
+    try:
+        return steps(world, rng)
+    except KeyboardInterrupt:
+        return "interrupted"
+    finally:
+        world.step.reduce_grads = before
+
+
+def modes_of_torch(world: World, rng: Generator) -> Any:
+    """A step where PyTorch records gradients, or does not."""
+    if world.lib.name != "torch":
+        return steps(world, rng)
+    mode = pick(rng, world.lib.xp.no_grad, world.lib.xp.enable_grad)
+    with mode():
+        return steps(world, rng)
 
 
 def copied(world: World, rng: Generator) -> Any:
@@ -510,7 +578,10 @@ def copied(world: World, rng: Generator) -> Any:
         if rng.random() < 0.5:
             world.step.net = made
             world.builder.ties.clear()
+            world.others.clear()
             world.adopt(made)
+        else:
+            keep_all(world, {**made.params, **made.buffers})
         return None
     world.builder.ties.clear()
     world.others.clear()
@@ -628,6 +699,10 @@ EVENTS: dict[str, Row] = {
     "evaluate": Row(evaluate, 0.5, still=True),
     "update in between": Row(update_in_between, 0.5),
     "another step": Row(another_step),
+    "shared layer": Row(shared_layer),
+    "by hand": Row(by_hand),
+    "interrupted": Row(interrupted, 0.5),
+    "modes of torch": Row(modes_of_torch, 0.5, still=True),
     "copied": Row(copied, 2),
     "close": Row(close, 0.5),
     "collect": Row(collect, 0.5, still=True),

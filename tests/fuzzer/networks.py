@@ -228,6 +228,40 @@ def parallel(builder: Builder, rng: Any, shape: Shape, inside: tuple[Node, ...])
     return xl.Parallel(*parts, combine="concatenate", axis=pick(rng, axis, axis - len(shape) - 1))
 
 
+@xl.elementwise
+def _bent(xp: Any, x: Any, s: Any) -> Any:
+    return xp.where(x > 0.0, x * s, xp.tanh(x)) + 0.1 * x * x
+
+
+@xl.elementwise
+def _slope(xp: Any, x: Any, s: Any, dy: Any) -> Any:
+    y = xp.tanh(x)
+    return dy * (xp.where(x > 0.0, s + 0.0 * x, 1.0 - y * y) + 0.2 * x)
+
+
+class Own(xl.Layer):
+    """A layer of somebody's own, with a 0-d parameter."""
+
+    s, ds = xl.Parameter(), xl.Gradient()
+
+    def __init__(self, s: Any) -> None:
+        self.s = s
+
+    def apply(self, arrays: Any, x: Any) -> Any:
+        return _bent(x, arrays["s"]), (x, arrays["s"])
+
+    def vjp(self, cache: Any, dy: Any) -> Any:
+        x, s = cache
+        xp = xl.namespace(x)
+        return _slope(x, s, dy), {"s": xp.sum(xp.where(x > 0.0, x * dy, 0.0 * dy))}
+
+
+def own(rng: Any, shape: Shape) -> xl.Layer:
+    layer = Own(np.asarray(rng.normal(1.0, 0.2), np.float32))
+    layer._follow(None)
+    return layer
+
+
 def again(builder: Builder, rng: Any, shape: Shape, inside: Any) -> xl.Layer:
     """A layer that the network has already."""
     fits = [layer for before, layer in builder.made if before == shape and layer.params]
@@ -303,6 +337,7 @@ LAYERS: dict[str, Row] = {
     "Parallel": Row(parallel, holds=True, often=0.7),
     "Map": Row(container(xl.Map), (2, 3), holds=True, often=0.7),
     "Recompute": Row(container(xl.Recompute), holds=True, often=0.7),
+    "own": Row(plain(own), often=0.7),
     "again": Row(again, often=0.7),
     "tied": Row(tied, often=0.7),
 }

@@ -31,7 +31,7 @@ class Loop:
             if self.reduce_grads is not None:
                 grads = self.reduce_grads(dict(grads))
             self.optimizer.update(self.net.params, grads, lr=lr)
-        except Exception:
+        except BaseException:
             # A step is taken as a whole or not at all; in the loop, forward has counted already.
             for name, a in self.net.buffers.items():
                 if bits(a) != buffers[name]:
@@ -87,17 +87,18 @@ class World:
             made.W = layer.W.T if transposed else layer.W
 
     def make_step(
-        self, loss: xl.Loss, optimizer: xl.Optimizer, reduce: Any, manner: Manner
+        self, loss: xl.Loss, optimizer: xl.Optimizer, reduce: Any, manner: Manner, net: Any = None
     ) -> Any:
+        net = self.net if net is None else net
         if self.way == "loop":
-            return Loop(self.net, loss, optimizer, reduce)
+            return Loop(net, loss, optimizer, reduce)
         options: dict[str, Any] = {
             "compile": "auto" if self.way == "auto" else False,
             "reduce_grads": reduce, "precision": manner.precision,
         }  # fmt: skip
         if manner.parts:
-            return xl.AccumulatedStep(self.net, loss, optimizer, parts=manner.parts, **options)
-        return xl.TrainStep(self.net, loss, optimizer, **options)
+            return xl.AccumulatedStep(net, loss, optimizer, parts=manner.parts, **options)
+        return xl.TrainStep(net, loss, optimizer, **options)
 
     def take(self, x: Any, t: Any, **options: Any) -> Any:
         """Take a step, and keep the loss."""
@@ -131,7 +132,7 @@ class World:
         """Take note of an array that has to stay as it is."""
         if hasattr(a, "dtype"):
             self.given.append((a, bits(a)))
-            del self.given[:-40]
+            del self.given[:-60]
         return a
 
     def snapshot(self) -> dict[str, Any]:
