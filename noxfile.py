@@ -177,3 +177,10 @@ def mutation(session: nox.Session) -> None:
     """Put faults into the package, and print those that no test notices; half an hour a part."""
     session.install("-e", ".", *group("test", "torch", "mutation"))  # torch: for its oracles
     session.run("python", "tests/mutation.py", *session.posargs)
+
+
+@nox.session(default=False)
+def fuzz(session: nox.Session) -> None:
+    """Train random networks with random histories in three ways that have to agree; an hour."""
+    session.install("-e", ".", *group("test", "numpy", "torch"))
+    session.run("python", "tests/fuzz.py", *session.posargs)

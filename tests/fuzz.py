@@ -1,9 +1,11 @@
-"""Random networks with random histories, trained in three ways that have to agree bit by bit.
+"""Train random networks with random histories in three ways, which have to agree bit by bit.
 
-    python tests/fuzz.py --library torch --seconds 600 --seed 3
-    python tests/fuzz.py --library torch --seed 3 --case 17     # one case again, made small
+    python tests/fuzz.py --seconds 3600 --seed 3                # NumPy, PyTorch; with Numba, without
+    python tests/fuzz.py --library torch --jit 0 --seed 3       # one of the four
+    python tests/fuzz.py --library torch --jit 0 --seed 3 --case 17     # a case again, made small
 
-`nox -s fuzz` runs it on NumPy and PyTorch, with Numba and without; see `fuzzer`.
+`nox -s fuzz` is the first of them, for an hour. What differs is printed as a command of the last
+form, and kept in build/fuzz.txt. The package `fuzzer` says what is drawn.
 """
 
 from __future__ import annotations
@@ -12,38 +14,84 @@ import argparse
 import dataclasses
 import itertools
 import os
+import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fuzzer.histories import Case
 
+RESULTS = Path(__file__).parents[1] / "build" / "fuzz.txt"
+KINDS = [(library, jit) for library in ("numpy", "torch") for jit in ("0", "1")]
+STEPS = ("cases", "failures", "steps taken", "steps replayed", "steps refused", "not finite")
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--library", choices=["numpy", "torch"], default="numpy")
-    parser.add_argument("--jit", choices=["0", "1", ""], default="", help="XPLAYERS_JIT")
+    parser.add_argument("--library", choices=["numpy", "torch"])
+    parser.add_argument("--jit", choices=["0", "1"], help="XPLAYERS_JIT")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--case", type=int, help="this case alone")
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--cases", type=int, help="so many, however long they take")
+    parser.add_argument("--case", type=int, help="this case alone, of a library")
+    parser.add_argument("--seconds", type=float, default=3600.0, help="of all that is asked for")
     parser.add_argument("--most", type=int, default=20, help="end after so many failures")
     parser.add_argument("--without", default="", help="events to leave out, separated by commas")
     arguments = parser.parse_args()
-    if arguments.jit:
-        os.environ["XPLAYERS_JIT"] = arguments.jit
-    if arguments.case is not None:
-        return again(arguments)
-    counts, failures = run(arguments)
-    print(report(arguments, counts))
-    return 1 if failures else 0
+    kinds = [
+        (library, jit) for library, jit in KINDS
+        if arguments.library in (None, library) and arguments.jit in (None, jit)
+    ]  # fmt: skip
+    if len(kinds) > 1 and arguments.case is None:
+        return all_of(kinds, arguments)
+    library, jit = kinds[0]
+    os.environ["XPLAYERS_JIT"] = jit  # before the package is imported
+    arguments.library, arguments.jit = library, jit
+    return fuzz(arguments) if arguments.case is None else again(arguments)
+
+
+def all_of(kinds: list[tuple[str, str]], a: argparse.Namespace) -> int:
+    """Run each in a process of its own, one after the other."""
+    failed = 0
+    for library, jit in kinds:
+        options = {
+            "library": library, "jit": jit, "seed": a.seed, "seconds": a.seconds / len(kinds),
+            "most": a.most, "without": a.without,
+        }  # fmt: skip
+        words = [f"--{name}={value}" for name, value in options.items()]
+        failed |= subprocess.run([sys.executable, __file__, *words], check=False).returncode
+    return failed
+
+
+def fuzz(a: argparse.Namespace) -> int:
+    """Play one case after the other, until the time is over."""
+    from fuzzer.histories import play
+
+    counts: Counter[str] = Counter()
+    end = time.monotonic() + a.seconds
+    for number in itertools.count():
+        if time.monotonic() > end or counts["failures"] >= a.most:
+            break
+        case = drawn(a, number)
+        outcome = play(case)
+        counts += outcome.counts
+        counts["cases"] += 1
+        if outcome.wrong:
+            counts["failures"] += 1
+            said = f"{case.events[outcome.event].row}: {outcome.wrong.splitlines()[0][:300]}"
+            print(f"{command(a, number)}\n    {said}", flush=True)
+            RESULTS.parent.mkdir(exist_ok=True)
+            with RESULTS.open("a", encoding="utf-8") as file:
+                print(f"{command(a, number)}  # {said}", file=file)
+    print(report(a, counts), flush=True)
+    return 1 if counts["failures"] else 0
 
 
 def command(a: argparse.Namespace, number: int) -> str:
-    jit = f" --jit {a.jit}" if a.jit else ""
-    return f"python tests/fuzz.py --library {a.library}{jit} --seed {a.seed} --case {number}"
+    without = f" --without {a.without!r}" if a.without else ""
+    which = f"--library {a.library} --jit {a.jit} --seed {a.seed} --case {number}{without}"
+    return f"python tests/fuzz.py {which}"
 
 
 def drawn(a: argparse.Namespace, number: int) -> Case:
@@ -54,71 +102,28 @@ def drawn(a: argparse.Namespace, number: int) -> Case:
     return dataclasses.replace(case, events=events)
 
 
-def run(a: argparse.Namespace) -> tuple[Counter[str], int]:
-    from fuzzer.histories import play
-
-    counts: Counter[str] = Counter()
-    end, failures = time.monotonic() + a.seconds, 0
-    for number in itertools.count() if a.cases is None else range(a.cases):
-        if a.cases is None and time.monotonic() > end:
-            break
-        case = drawn(a, number)
-        outcome = play(case)
-        counts += outcome.counts
-        counts["cases"] += 1
-        if outcome.wrong:
-            failures += 1
-            kind = case.events[outcome.event].row
-            print(f"{command(a, number)}\n    at {kind!r}: {outcome.wrong.splitlines()[0][:300]}",
-                  flush=True)  # fmt: skip
-            if failures >= a.most:
-                break
-    counts["failures"] = failures
-    return counts, failures
-
-
 def again(a: argparse.Namespace) -> int:
-    from fuzzer.histories import play, shrink, sort
+    """Play one case, and where it fails make it small."""
+    from fuzzer.histories import play, shrink, sort, told
 
     case = drawn(a, a.case)
     outcome = play(case)
     if outcome.wrong:
-        print(outcome.wrong)
+        print(outcome.wrong, "\nMade small:\n", sep="\n")
         what = sort(outcome.wrong)
-        at = outcome.event
-        case = dataclasses.replace(case, events=case.events[: at + 1])
+        case = dataclasses.replace(case, events=case.events[: outcome.event + 1])
         case = shrink(case, lambda smaller: sort(play(smaller).wrong) == what)
         outcome = play(case)
-        print("\nmade small:")
-    print(told(case), outcome.wrong, sep="\n\n")
+    print(told(case), outcome.wrong or "No difference.", sep="\n\n")
     return 1 if outcome.wrong else 0
 
 
-def told(case: object) -> str:
-    """Return a case in words."""
-    import numpy as np
-
-    from fuzzer.histories import make
-
-    world = make(case, "plain", "")
-    step = world.step
-    lines = [
-        f"{case.library}, {case.dtype}, placed={case.placed}, samples {case.network.shape}"
-        f" -> {world.scores}, integers={world.builder.integers}, {case.manner}",
-        repr(world.net), repr(step.loss), repr(step.optimizer), f"reduce: {step.reduce_grads}",
-        *map(str, case.kinds), *(f"{e.row} (seed {e.seed})" for e in case.events),
-    ]  # fmt: skip
-    del np
-    return "\n".join(lines)
-
-
 def report(a: argparse.Namespace, counts: Counter[str]) -> str:
-    head = ("cases", "failures", "steps taken", "steps replayed", "steps refused", "not finite")
-    events = sorted((k, n) for k, n in counts.items() if k not in head)
+    events = sorted((k, n) for k, n in counts.items() if k not in STEPS)
     return (
-        f"{a.library}, XPLAYERS_JIT={os.environ.get('XPLAYERS_JIT', '')}, seed {a.seed}: "
-        + ", ".join(f"{counts[k]} {k}" for k in head)
-        + "; events: " + ", ".join(f"{n} {k}" for k, n in events)
+        f"{a.library}, XPLAYERS_JIT={a.jit}, seed {a.seed}: "
+        + ", ".join(f"{counts[k]:,} {k}" for k in STEPS)
+        + "\n    events: " + ", ".join(f"{n:,} {k}" for k, n in events)
     )  # fmt: skip
 
 

@@ -77,7 +77,7 @@ def all_sizes(world: World, rng: Generator) -> Any:
     first = world.kinds[0]
     sizes = [*range(1, pick(rng, 4, 9, 10)), *([0] if rng.random() < 0.2 else [])]
     order = [*(sizes * int(rng.integers(1, 4))), *rng.permutation(sizes)]
-    world.crowded = True
+    world.unreplayed = True  # more kinds than replays are kept for
     return [world.take(*batch(world, rng, dataclasses.replace(first, n=int(n)))) for n in order]
 
 

@@ -205,7 +205,25 @@ def _shown(name: str, a: Any, b: Any) -> str:
     dtype = a[0] if a[0] != "bfloat16" else "float32"
     one, two = (np.frombuffer(v[2], dtype) for v in (a, b))
     far = np.nanmax(np.abs(one.astype("float64") - two.astype("float64")), initial=0.0)
-    return f"{name} ({dtype}{list(a[1])}) by {far:.3g}, as {one[one != two][:1]} / {two[one != two][:1]}"
+    first = (
+        np.flatnonzero(
+            one.view("uint8").reshape(one.size, -1) != two.view("uint8").reshape(one.size, -1)
+        )[0]
+        // one.itemsize
+    )
+    return f"{name} ({a[0]}{list(a[1])}) by {far:.3g}, as {one[first]!r} / {two[first]!r}"
+
+
+def told(case: Case) -> str:
+    """Return a case in words."""
+    world = make(case, "plain", "")
+    step = world.step
+    return "\n".join([
+        f"{case.library}, {case.dtype}, placed={case.placed}, {case.manner}",
+        f"samples {case.network.shape} -> {world.scores}, integers={world.builder.integers}",
+        repr(world.net), repr(step.loss), repr(step.optimizer), f"reduce: {step.reduce_grads}",
+        *map(str, case.kinds), *(f"{e.row} (seed {e.seed})" for e in case.events),
+    ])  # fmt: skip
 
 
 def sort(wrong: str) -> str:

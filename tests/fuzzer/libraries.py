@@ -63,9 +63,11 @@ def _contiguous(lib: Library, values: np.ndarray, dtype: str) -> Any:
 
 
 def _transposed(lib: Library, values: np.ndarray, dtype: str) -> Any:
-    return lib.xp.permute_dims(lib.array(values.T, dtype), tuple(range(values.ndim))[::-1]) if (
-        lib.name == "numpy"
-    ) else lib.array(values.T.copy(), dtype).permute(*range(values.ndim)[::-1])
+    return (
+        lib.xp.permute_dims(lib.array(values.T, dtype), tuple(range(values.ndim))[::-1])
+        if (lib.name == "numpy")
+        else lib.array(values.T.copy(), dtype).permute(*range(values.ndim)[::-1])
+    )
 
 
 def _strided(lib: Library, values: np.ndarray, dtype: str) -> Any:

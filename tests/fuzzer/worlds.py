@@ -9,7 +9,7 @@ import numpy as np
 
 import xplayers as xl
 from fuzzer.libraries import Library, bits
-from fuzzer.networks import Builder, Network
+from fuzzer.networks import Network, Own
 from fuzzer.settings import Manner
 
 WAYS = ("auto", "plain", "loop")
@@ -67,13 +67,14 @@ class World:
         self.way, self.lib, self.dtype = way, lib, dtype
         self.net, self.builder = network.build()
         self.shape = network.shape
+        # A gradient that is a scalar of NumPy is not replayed.
+        self.unreplayed = any(isinstance(layer, Own) for _, layer in self.builder.made)
         self.step: Any = None
         self.others: list[Any] = []  # further steps
         self.saved: dict[str, Any] = {}  # what events keep for later ones
         self.given: list[tuple[Any, Any]] = []  # arrays that nobody may write to, and their bits
         self.taken = self.refused = self.replayed = 0  # steps
         self.computed: dict[Any, int] = {}  # steps that were not replayed, one after the other
-        self.crowded = False  # whether there were more kinds of batches than are replayed
         self.kinds: tuple[Any, ...] = ()
         self.scores: tuple[int, ...] = ()  # the shape of the scores of a sample
         self.manner, self.folder, self.traceback = Manner(), "", ""
@@ -114,7 +115,7 @@ class World:
 
     def _notice(self, x: Any, t: Any, options: Any, replayed: bool) -> None:
         """See that steps of one kind, with nothing in between, are replayed at last."""
-        if self.way != "auto" or self.crowded or 0 in x.shape:
+        if self.way != "auto" or self.unreplayed or 0 in x.shape:
             return
         kind = (*map(_kind, (x, t)), *(type(v) for v in options.values()))
         self.computed[kind] = 0 if replayed else self.computed.get(kind, 0) + 1
@@ -125,8 +126,10 @@ class World:
 
     def adopt(self, net: xl.Layer) -> None:
         """Go on with a copy of the network."""
+        copies = dict(zip(map(id, walk(self.net)), walk(net), strict=True))
+        made = self.builder.made
+        self.builder.made = [(s, copies[id(a)]) for s, a in made if id(a) in copies]
         self.net = net
-        self.builder.made = [(self.shape, layer) for layer in leaves(net)]
 
     def keep(self, a: Any) -> Any:
         """Take note of an array that has to stay as it is."""
@@ -160,10 +163,10 @@ def _kind(a: Any) -> Any:
     return tuple(a.shape), str(a.dtype), lies
 
 
-def leaves(layer: Any) -> list[xl.Layer]:
-    """Return the layers inside that hold no others."""
-    parts = getattr(layer, "_parts", None)
-    return [layer] if parts is None else [x for part in parts for x in leaves(part.layer)]
+def walk(layer: Any) -> list[xl.Layer]:
+    """Return a layer and all that is inside."""
+    parts = getattr(layer, "_parts", ())
+    return [layer, *(x for part in parts for x in walk(part.layer))]
 
 
 def _flat(name: str, value: Any, seen: dict[str, Any]) -> None:
