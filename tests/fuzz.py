@@ -1,6 +1,6 @@
 """Train random networks with random histories in three ways, which have to agree bit by bit.
 
-    python tests/fuzz.py --seconds 3600 --seed 3                # NumPy, PyTorch; with Numba, without
+    python tests/fuzz.py --seconds 3600 --seed 3               # NumPy, PyTorch; with Numba, without
     python tests/fuzz.py --library torch --jit 0 --seed 3       # one of the four
     python tests/fuzz.py --library torch --jit 0 --seed 3 --case 17     # a case again, made small
 

@@ -33,17 +33,21 @@ def draw_kinds(rng: Generator) -> tuple[Kind, ...]:
     return tuple(kinds)
 
 
-def batch(world: Any, rng: Generator, kind: Kind) -> tuple[Any, Any]:
-    """Return input and target, which have to stay as they are."""
+def batch(world: Any, rng: Generator, kind: Kind, *, keep: bool = True) -> tuple[Any, Any]:
+    """Return input and target; `keep`: they have to stay as they are."""
     shape = (kind.n, *world.shape)
     if world.builder.integers is not None:
         x, dtype = rng.integers(0, world.builder.integers, shape), "int64"
     else:
         x, dtype = rng.normal(size=shape), world.dtype
-    return (
-        world.keep(LAYOUTS[kind.x](world.lib, x, dtype)),
-        world.keep(labels_of(world, rng, kind)),
-    )
+    x = LAYOUTS[kind.x](world.lib, x, dtype)
+    t = labels_of(world, rng, kind)
+    if kind.labels == "soft" and tuple(t.shape) == shape and str(t.dtype) == str(x.dtype) and keep:
+        t = x  # the very same array, as of an autoencoder
+    if keep:
+        world.keep(x)
+        world.keep(t)
+    return x, t
 
 
 def labels_of(world: Any, rng: Generator, kind: Kind) -> Any:

@@ -72,6 +72,44 @@ def same_batch(world: World, rng: Generator) -> Any:
     return [world.take(x, t) for _ in range(4)]
 
 
+def one_buffer(world: World, rng: Generator) -> Any:
+    """Batches are written into one place, and the losses are written over."""
+    kind = dataclasses.replace(pick(rng, *world.kinds), x="contiguous", t="contiguous")
+    x, t = batch(world, rng, kind, keep=False)
+    losses = []
+    for _ in range(4):
+        new_x, new_t = batch(world, rng, kind)
+        x[...], t[...] = new_x, new_t
+        loss = world.step(x, t)
+        losses.append(loss + 0.0)
+        loss[...] = 7.0
+    return losses
+
+
+def at_the_same_time(world: World, rng: Generator) -> Any:
+    """Another network is trained in another thread."""
+    other = World(world.way, world.lib, world.network, world.dtype, world.placed)
+    other.kinds, other.scores, other.unreplayed = world.kinds, world.scores, True
+    loss = LOSSES[type(world.step.loss).__name__](rng, world.scores[-1])
+    other.step = other.make_step(loss, draw_optimizer(rng), draw_reduction(rng), world.manner)
+    there = np.random.default_rng(seed_of(rng))
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.extend(train(other, there)))
+    thread.start()
+    try:
+        return train(world, rng), found
+    finally:
+        thread.join()
+
+
+def train(world: World, rng: Generator) -> list[Any]:
+    kind = pick(rng, *world.kinds)
+    try:
+        return [world.take(*batch(world, rng, kind)) for _ in range(8)]
+    except Exception as error:
+        return [f"{type(error).__name__}"]
+
+
 def all_sizes(world: World, rng: Generator) -> Any:
     """More kinds of batches than there are replays kept for."""
     first = world.kinds[0]
@@ -281,6 +319,8 @@ def new_optimizer(world: World, rng: Generator) -> Any:
         name = pick(rng, *_alike(type(old).__name__))
         new = OPTIMIZERS[name](rng, draw_rate(rng))
         new.state = old.state
+        if any(step.optimizer is old for step in world.others):  # a step gives its state up
+            new.state = copy.deepcopy(old.state)
     world.step.optimizer = new
 
 
@@ -298,6 +338,13 @@ def attribute(world: World, rng: Generator) -> Any:
     name = pick(rng, *names)
     if name == "lr":
         optimizer.lr = draw_rate(rng)
+    elif name == "factors":  # a list, in place
+        optimizer.factors[0] *= 0.7
+    elif name == "scale":  # an array
+        if optimizer.scale is None:
+            optimizer.scale = world.lib.array(np.asarray(0.5), world.dtype)
+        else:
+            optimizer.scale[...] = float(rng.uniform(0.5, 1.0))
     elif name == "eps_hat":
         optimizer.eps_hat = not optimizer.eps_hat
     elif name == "weight_decay":
@@ -401,8 +448,9 @@ def reduction_fails(world: World, rng: Generator) -> Any:
 
 def new_loss(world: World, rng: Generator) -> Any:
     """One of the same kind, since the targets are of its kind."""
-    loss = LOSSES[type(world.step.loss).__name__](rng, world.scores[-1])
-    world.step.loss = loss
+    make = LOSSES[type(world.step.loss).__name__]
+    world.step.loss = None  # so that the new one may be at the address of the old one
+    world.step.loss = make(rng, world.scores[-1])
 
 
 def loss_weights(world: World, rng: Generator) -> Any:
@@ -418,6 +466,7 @@ def loss_weights(world: World, rng: Generator) -> Any:
 def new_precision(world: World, rng: Generator) -> Any:
     drawn = draw_precision(rng, world.lib.name)
     if getattr(world.step, "precision", None) is not None:
+        world.step.precision = None
         world.step.precision = drawn
 
 
@@ -662,6 +711,8 @@ def overflow(world: World, rng: Generator) -> Any:
 EVENTS: dict[str, Row] = {
     "steps": Row(steps, 25, still=True),
     "same batch": Row(same_batch, 4, still=True),
+    "one buffer": Row(one_buffer, 1, still=True),
+    "at the same time": Row(at_the_same_time, 0.5),
     "all sizes": Row(all_sizes, 1),
     "many": Row(many, 1),
     "rate given": Row(rate_given, 1, still=True),

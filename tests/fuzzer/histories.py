@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import tempfile
 import time
@@ -20,7 +21,8 @@ from fuzzer.libraries import bits, library
 from fuzzer.networks import Network, Node, draw_network, pick, seed_of
 from fuzzer.replays import Counting
 from fuzzer.settings import LOSSES, Manner, draw_manner, draw_optimizer, draw_reduction
-from fuzzer.worlds import WAYS, World, quiet
+from fuzzer.worlds import WAYS, World
+from xplayers._jit import elements_before
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,8 +88,8 @@ def play(case: Case) -> Outcome:
     outcome = Outcome()
     ways = WAYS if case.manner.is_plain else WAYS[:2]
     with (
-        quiet(), tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(),
-        Counting() as replays,
+        np.errstate(all="warn", under="ignore"), tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(), Counting() as replays,
     ):  # fmt: skip
         warnings.simplefilter("ignore")
         worlds = [make(case, way, folder) for way in ways]
@@ -122,11 +124,16 @@ def _happen(world: World, event: Event) -> Any:
     rng = np.random.default_rng(event.seed)
     if not EVENTS[event.row].still:
         world.computed.clear()
-    try:
-        return EVENTS[event.row].happen(world, rng)
-    except Exception as error:
-        world.traceback = traceback.format_exc()
-        return error
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        try:
+            return EVENTS[event.row].happen(world, rng)
+        except Exception as error:
+            world.traceback = traceback.format_exc()
+            return error
+        finally:
+            # Of NumPy's warnings, without the name of the ufunc.
+            world.warned = {str(w.message).partition(" in ")[0] for w in found}
 
 
 def _difference(worlds: list[World], found: list[Any]) -> str:
@@ -139,6 +146,9 @@ def _difference(worlds: list[World], found: list[Any]) -> str:
             return f"{world.way}: {wrong}"
     wrong = _values(found[0], found[1], "result", words=True)
     wrong = wrong or _states(first, plain)
+    # Kernels of Numba do not warn.
+    if not wrong and math.isinf(elements_before()) and first.warned != plain.warned:
+        wrong = f"warnings are {first.warned} / {plain.warned}"
     if wrong:
         return f"auto / plain: {wrong}{_where(worlds, found)}"
     if loop:

@@ -74,6 +74,23 @@ def draw_rate(rng: Generator, size: float = 0.02) -> Any:
 
 # Optimizers.
 
+
+class Own(xl.SGD):
+    """An optimizer of somebody's own, with attributes that are no numbers."""
+
+    def __init__(self, lr: Any) -> None:
+        super().__init__(lr)
+        self.factors = [0.9]
+        self.scale: Any = None
+
+    @staticmethod
+    def rule(xp: Any, p: Any, g: Any, lr: Any, factor: Any, scale: Any) -> Any:
+        return (p - lr * factor * scale * g,)
+
+    def constants(self, t: Any) -> Any:
+        return self.factors[0], 1.0 if self.scale is None else self.scale
+
+
 _DECAY = (0.0, 0.0, 0.01, 0.1)
 
 OPTIMIZERS: dict[str, Callable[[Generator, Any], xl.Optimizer]] = {
@@ -88,6 +105,7 @@ OPTIMIZERS: dict[str, Callable[[Generator, Any], xl.Optimizer]] = {
     "AdamW": lambda rng, lr: xl.AdamW(
         lr, eps=1e-3, eps_hat=pick(rng, True, False), weight_decay=pick(rng, 0.01, 0.3)
     ),
+    "Own": lambda rng, lr: Own(lr),
 }
 
 

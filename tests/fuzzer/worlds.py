@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import numpy as np
@@ -65,6 +64,8 @@ class World:
 
     def __init__(self, way: str, lib: Library, network: Network, dtype: str, placed: bool) -> None:
         self.way, self.lib, self.dtype = way, lib, dtype
+        self.network, self.placed = network, placed
+        self.warned: set[str] = set()  # in the last event
         self.net, self.builder = network.build()
         self.shape = network.shape
         # A gradient that is a scalar of NumPy is not replayed.
@@ -177,9 +178,3 @@ def _flat(name: str, value: Any, seen: dict[str, Any]) -> None:
         seen[name] = bits(value)
     else:
         seen[name] = repr(value)
-
-
-@contextlib.contextmanager
-def quiet() -> Any:
-    with np.errstate(all="ignore"):
-        yield
