@@ -21,6 +21,7 @@ import numpy as np
 from numpy.random import Generator
 
 import xplayers as xl
+from fuzzer import settings
 from fuzzer.batches import Kind, batch, labels_of
 from fuzzer.libraries import LAYOUTS, bits
 from fuzzer.networks import pick, seed_of
@@ -338,6 +339,8 @@ def attribute(world: World, rng: Generator) -> Any:
     name = pick(rng, *names)
     if name == "lr":
         optimizer.lr = draw_rate(rng)
+    elif name == "power":
+        optimizer.power = pick(rng, 1, 2, 3)
     elif name == "factors":  # a list, in place
         optimizer.factors[0] *= 0.7
     elif name == "scale":  # an array
@@ -354,9 +357,88 @@ def attribute(world: World, rng: Generator) -> Any:
         setattr(optimizer, name, kind(pick(rng, 0.5, 0.8, 0.9, float(rng.uniform(0.5, 0.95)))))
 
 
+def in_place(world: World, rng: Generator) -> Any:
+    """What a schedule or a reduction holds is changed where it stands."""
+    lr, reduce = world.step.optimizer.lr, world.step.reduce_grads
+    if hasattr(lr, "box"):
+        lr.box[0] *= 0.7
+    elif isinstance(lr, np.ndarray):
+        lr[...] = 0.7 * lr
+    elif hasattr(lr, "lr") and not isinstance(lr, xl.schedules.Schedule):
+        lr.lr *= 0.7
+    clipper = getattr(reduce, "__self__", reduce)
+    if hasattr(clipper, "limit"):
+        clipper.limit *= 0.7
+
+
+def option(world: World, rng: Generator) -> Any:
+    """An option of a layer or of the loss is changed."""
+    makers = [layer for _, layer in world.builder.made] + [world.step.loss]
+    found = [
+        (layer, name) for layer in makers for name, v in vars(layer).items()
+        if type(v) is float and name[0] != "_" and name != "eps"
+    ]  # fmt: skip
+    if found:
+        layer, name = pick(rng, *found)
+        setattr(layer, name, float(rng.uniform(0.1, 0.9)))
+
+
+def penalty(world: World, rng: Generator) -> Any:
+    """A reduction that looks at the parameters by itself."""
+    net, world.unreplayed = world.net, True
+    world.step.reduce_grads = lambda grads: {k: g + 0.01 * net.params[k] for k, g in grads.items()}
+
+
+def masked(world: World, rng: Generator) -> Any:
+    """A reduction that holds arrays, which are written to later."""
+    if "masks" in world.saved and rng.random() < 0.5:
+        for mask in world.saved["masks"].values():
+            mask[...] = float(rng.random())
+        return
+    masks = {k: world.lib.xp.ones_like(a) for k, a in world.net.params.items()}
+    world.saved["masks"] = masks
+    world.step.reduce_grads = lambda grads: {k: g * masks[k] for k, g in grads.items()}
+
+
+def by_global(world: World, rng: Generator) -> Any:
+    """A reduction that reads a variable of its module, which is another one later."""
+    world.step.reduce_grads = settings._by_global
+    kind, losses = pick(rng, *world.kinds), []
+    for _ in range(2):
+        settings.set_limit(float(rng.uniform(0.01, 1.0)))
+        losses += [world.take(*batch(world, rng, kind)) for _ in range(4)]
+    world.step.reduce_grads = None
+    return losses
+
+
+def overlapping(world: World, rng: Generator) -> Any:
+    """Parameters or buffers that share memory in another way than as one and the same."""
+    how = pick(rng, "part", "reversed", "buffers", "transposed")
+    params, buffers = world.net.params, world.net.buffers
+    if how == "buffers":
+        name = name_of(world, rng, "buffers")
+        if name is not None:
+            fits = [k for k in sorted(buffers) if buffers[k].shape == buffers[name].shape]
+            other = pick(rng, *fits)
+            if buffers[other].dtype == buffers[name].dtype:
+                buffers[other] = buffers[name]
+        return
+    name = name_of(world, rng)
+    shape = tuple(params[name].shape)
+    if how == "transposed" and len(shape) > 2 and shape[-1] == shape[-2]:
+        fits = [k for k in sorted(params) if tuple(params[k].shape) == shape]
+        params[pick(rng, *fits)] = world.lib.xp.moveaxis(params[name], -1, -2)
+    elif how == "reversed" and shape and world.lib.name == "numpy":
+        params[name] = params[name][::-1]
+    elif shape:
+        more = values(world, rng, (shape[0] + 1, *shape[1:]))
+        fits = [k for k in sorted(params) if tuple(params[k].shape) == shape]
+        params[name], params[pick(rng, *fits)] = more[1:], more[:-1]
+
+
 def state_anew(world: World, rng: Generator) -> Any:
     optimizer = world.step.optimizer
-    how = pick(rng, "none", "copied", "the same dict", "initial", "shared arrays")
+    how = pick(rng, "none", "copied", "the same dict", "initial", "shared arrays", "backwards")
     if optimizer.state is None:
         return
     if how == "none":
@@ -365,6 +447,11 @@ def state_anew(world: World, rng: Generator) -> Any:
         optimizer.state = copy.deepcopy(optimizer.state)
     elif how == "the same dict":
         optimizer.state = dict(optimizer.state)
+    elif how == "backwards":
+        optimizer.state = {
+            k: dict(reversed(v.items())) if isinstance(v, dict) else v
+            for k, v in reversed(optimizer.state.items())
+        }
     elif how == "initial":
         optimizer.state = optimizer.init(dict(world.net.params))
     else:
@@ -380,7 +467,9 @@ def write_state(world: World, rng: Generator) -> Any:
         return
     key = pick(rng, *sorted(state))
     if key == "count":
-        state["count"] = world.lib.array(np.asarray(int(rng.integers(0, 20))), "int32")
+        n = int(rng.integers(0, 20))
+        array = world.lib.array(np.asarray(n), pick(rng, "int32", "int32", "int64"))
+        state["count"] = pick(rng, array, array, array, np.int32(n), n)
         return
     if not state[key]:
         return
@@ -607,7 +696,8 @@ def modes_of_torch(world: World, rng: Generator) -> Any:
     """A step where PyTorch records gradients, or does not."""
     if world.lib.name != "torch":
         return steps(world, rng)
-    mode = pick(rng, world.lib.xp.no_grad, world.lib.xp.enable_grad)
+    xp = world.lib.xp
+    mode = pick(rng, xp.no_grad, xp.enable_grad, xp.inference_mode)
     with mode():
         return steps(world, rng)
 
@@ -615,6 +705,8 @@ def modes_of_torch(world: World, rng: Generator) -> Any:
 def copied(world: World, rng: Generator) -> Any:
     """The network, or all of the step, is copied; sometimes one goes on with the copy."""
     how = pick(rng, "pickle", "deepcopy")
+    if rng.random() < 0.1:
+        world.step.optimizer = copy.copy(world.step.optimizer)
     if rng.random() < 0.5:
         net = world.net
         made = pickle.loads(pickle.dumps(net)) if how == "pickle" else copy.deepcopy(net)
@@ -733,6 +825,12 @@ EVENTS: dict[str, Row] = {
     "untie": Row(untie, 0.3),
     "new optimizer": Row(new_optimizer),
     "attribute": Row(attribute, 2),
+    "in place": Row(in_place),
+    "option": Row(option),
+    "penalty": Row(penalty, 0.5),
+    "masked": Row(masked, 0.5),
+    "by global": Row(by_global, 0.3),
+    "overlapping": Row(overlapping, 0.5),
     "state anew": Row(state_anew),
     "write state": Row(write_state),
     "checkpoint": Row(checkpoint, still=True),

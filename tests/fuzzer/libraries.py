@@ -122,6 +122,15 @@ def _mapped(lib: Library, values: np.ndarray, dtype: str) -> Any:
     return mapped if lib.name == "numpy" else lib.xp.from_numpy(mapped)
 
 
+class Subclass(np.ndarray):
+    """An array of another type."""
+
+
+def _subclass(lib: Library, values: np.ndarray, dtype: str) -> Any:
+    a = lib.array(values, dtype)
+    return a.view(Subclass) if lib.name == "numpy" else a
+
+
 LAYOUTS: dict[str, Callable[[Library, np.ndarray, str], Any]] = {
     "contiguous": _contiguous,
     "transposed": _transposed,
@@ -133,4 +142,5 @@ LAYOUTS: dict[str, Callable[[Library, np.ndarray, str], Any]] = {
     "readonly": _readonly,
     "unaligned": _unaligned,
     "mapped": _mapped,
+    "subclass": _subclass,
 }

@@ -51,6 +51,16 @@ class Unhashable:
         return self.lr / (1.0 + count)
 
 
+class Boxed:
+    """One that can be changed where it stands."""
+
+    def __init__(self, lr: float) -> None:
+        self.box = [lr]
+
+    def __call__(self, count: Any) -> Any:
+        return self.box[0] / (1.0 + 0.1 * count)
+
+
 SCHEDULES: dict[str, Callable[[float], Any]] = {
     "number": lambda lr: lr,
     "number of NumPy": np.float64,
@@ -63,6 +73,8 @@ SCHEDULES: dict[str, Callable[[float], Any]] = {
     "WarmUp": lambda lr: xl.schedules.WarmUp(5, xl.schedules.Cosine(lr, steps=10)),
     "function": lambda lr: lambda count: lr / (1.0 + 0.1 * count),
     "unhashable": Unhashable,
+    "boxed": Boxed,
+    "array": np.asarray,
 }
 
 
@@ -82,13 +94,14 @@ class Own(xl.SGD):
         super().__init__(lr)
         self.factors = [0.9]
         self.scale: Any = None
+        self.power = 1
 
     @staticmethod
     def rule(xp: Any, p: Any, g: Any, lr: Any, factor: Any, scale: Any) -> Any:
         return (p - lr * factor * scale * g,)
 
     def constants(self, t: Any) -> Any:
-        return self.factors[0], 1.0 if self.scale is None else self.scale
+        return self.factors[0] ** self.power, 1.0 if self.scale is None else self.scale
 
 
 _DECAY = (0.0, 0.0, 0.01, 0.1)
@@ -130,6 +143,46 @@ def _own(limit: float) -> Callable[[Any], Any]:
     return lambda grads: clip(_scaled(grads, 0.5), limit)
 
 
+def _by_keyword(limit: float) -> Callable[[Any], Any]:
+    def reduce(grads: Any, *, limit: float = limit) -> Any:
+        return clip(grads, limit)
+
+    return reduce
+
+
+limit_of_all = 1.0
+
+
+def _by_global(grads: Any) -> Any:
+    return clip(grads, limit_of_all)
+
+
+def set_limit(value: float) -> None:
+    global limit_of_all
+    limit_of_all = value
+
+
+class Clipper:
+    """A function with an attribute."""
+
+    def __init__(self, limit: float) -> None:
+        self.limit = limit
+
+    def __call__(self, grads: Any) -> Any:
+        return clip(grads, self.limit)
+
+    def method(self, grads: Any) -> Any:
+        return clip(grads, self.limit)
+
+
+def _zeros(grads: Any) -> Any:
+    return {name: xl.namespace(g).zeros_like(g) for name, g in grads.items()}
+
+
+def _backwards(grads: Any) -> Any:
+    return dict(reversed(grads.items()))
+
+
 REDUCTIONS: dict[str, Callable[[float], Any]] = {
     "none": lambda limit: None,
     "partial": lambda limit: functools.partial(clip, limit=limit),
@@ -137,6 +190,11 @@ REDUCTIONS: dict[str, Callable[[float], Any]] = {
     "scaled": lambda limit: functools.partial(_scaled, factor=limit),
     "own": _own,
     "as they are": lambda limit: dict,
+    "by keyword": _by_keyword,
+    "object": Clipper,
+    "method": lambda limit: Clipper(limit).method,
+    "zeros": lambda limit: _zeros,
+    "backwards": lambda limit: _backwards,
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import xplayers as xl
-from fuzzer.libraries import Library, bits
+from fuzzer.libraries import Library, Subclass, bits
 from fuzzer.networks import Network, Own
 from fuzzer.settings import Manner
 
@@ -116,7 +116,7 @@ class World:
 
     def _notice(self, x: Any, t: Any, options: Any, replayed: bool) -> None:
         """See that steps of one kind, with nothing in between, are replayed at last."""
-        if self.way != "auto" or self.unreplayed or 0 in x.shape:
+        if self.way != "auto" or self.unreplayed or 0 in x.shape or Subclass in map(type, (x, t)):
             return
         kind = (*map(_kind, (x, t)), *(type(v) for v in options.values()))
         self.computed[kind] = 0 if replayed else self.computed.get(kind, 0) + 1
