@@ -397,7 +397,10 @@ def masked(world: World, rng: Generator) -> Any:
         return
     masks = {k: world.lib.xp.ones_like(a) for k, a in world.net.params.items()}
     world.saved["masks"] = masks
-    world.step.reduce_grads = lambda grads: {k: g * masks[k] for k, g in grads.items()}
+    if rng.random() < 0.5:
+        world.step.reduce_grads = lambda grads: {k: g * masks[k] for k, g in grads.items()}
+    else:  # what they are multiplied by is no gradient
+        world.step.reduce_grads = lambda grads: {k: g * (2.0 * masks[k]) for k, g in grads.items()}
 
 
 def by_global(world: World, rng: Generator) -> Any:
