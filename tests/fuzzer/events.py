@@ -181,6 +181,7 @@ def assign_attribute(world: World, rng: Generator) -> Any:
 
 def assign_otherwise(world: World, rng: Generator) -> Any:
     """An array that lies in another way, or is another's too."""
+    world.apart = True
     name = name_of(world, rng)
     if name is None:
         return
@@ -224,12 +225,17 @@ def swap(world: World, rng: Generator) -> Any:
 def views_of_one(world: World, rng: Generator) -> Any:
     """Parameters that lie side by side in an array of the user."""
     params = world.net.params
-    flat = values(world, rng, (sum(int(np.prod(a.shape)) for a in params.values()) + 7,))
+    # Each begins at a line of the cache on PyTorch: MKL rounds a product otherwise if it does not,
+    # and it is for the step to say where its parameters are.
+    line = 1 if world.lib.name == "numpy" else 64
+    lengths = [-(-int(np.prod(a.shape)) // line) * line for a in params.values()]
+    flat = values(world, rng, (sum(lengths) + 7,))
     start = 0
-    for name, a in list(params.items()):
+    for (name, a), length in zip(list(params.items()), lengths, strict=True):
         n = int(np.prod(a.shape))
         params[name] = flat[start : start + n].reshape(tuple(a.shape))
-        start += n
+        start += length
+    world.apart = True
     world.keep(flat[start:])
 
 
@@ -416,6 +422,7 @@ def by_global(world: World, rng: Generator) -> Any:
 
 def overlapping(world: World, rng: Generator) -> Any:
     """Parameters or buffers that share memory in another way than as one and the same."""
+    world.apart = True
     how = pick(rng, "part", "reversed", "buffers", "transposed")
     params, buffers = world.net.params, world.net.buffers
     if how == "buffers":
@@ -433,7 +440,7 @@ def overlapping(world: World, rng: Generator) -> Any:
         params[pick(rng, *fits)] = world.lib.xp.moveaxis(params[name], -1, -2)
     elif how == "reversed" and shape and world.lib.name == "numpy":
         params[name] = params[name][::-1]
-    elif shape:
+    elif shape and world.lib.name == "numpy":  # see `views_of_one`
         more = values(world, rng, (shape[0] + 1, *shape[1:]))
         fits = [k for k in sorted(params) if tuple(params[k].shape) == shape]
         params[name], params[pick(rng, *fits)] = more[1:], more[:-1]

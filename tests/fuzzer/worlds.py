@@ -74,6 +74,9 @@ class World:
         self.others: list[Any] = []  # further steps
         self.saved: dict[str, Any] = {}  # what events keep for later ones
         self.given: list[tuple[Any, Any]] = []  # arrays that nobody may write to, and their bits
+        # Whether parameters lie in a way of their own. In 16 bits a step puts new arrays in their
+        # place and the loop writes over them, so that BLAS may round otherwise.
+        self.apart = False
         self.taken = self.refused = self.replayed = 0  # steps
         self.computed: dict[Any, int] = {}  # steps that were not replayed, one after the other
         self.kinds: tuple[Any, ...] = ()
