@@ -12,7 +12,7 @@ from fuzzer.networks import LAYERS
 import xplayers as xl
 
 SEED = 0
-CASES = 30  # half a minute
+CASES = 40  # half a minute
 
 
 @pytest.fixture(autouse=True)
