@@ -415,7 +415,7 @@ def test_parts_in_mixed_precision_and_of_wrong_targets():
     sizes = [part.stop - part.start for part in slices(N, 4)]
     assert sizes == [6, 6, 6, 4]
     assert [len(slices(n, 4)) for n in (0, 1, 4, 5, 9)] == [1, 1, 4, 3, 3]
-    with pytest.raises(ValueError, match="parts is 0; expected 1 or more"):
+    with pytest.raises(ValueError, match="parts is 0; expected .* 1"):
         AccumulatedStep(net, xl.SoftmaxWithLoss(), xl.SGD(), parts=0)
 
 
