@@ -60,7 +60,7 @@ PARTS = {
             "elementwise.py", "_flat.py", "_groups.py", "_jit.py", "_places.py", "_recording.py",
             "_replay.py", "_roots.py", "_tape.py", "_trace.py", "training/replays.py",
         ),
-        ("elementwise*", "roots", "jit", "replay*", "flat*"),
+        ("elementwise*", "roots", "jit", "groups", "places", "replay*", "flat*"),
         "numpy,torch",
     ),
 }  # fmt: skip

@@ -1,0 +1,177 @@
+"""Which results of an operation are written to memory that is given, and what is written there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import assert_same_bits, values
+
+import xplayers as xl
+from xplayers._places import into
+from xplayers._recording import (
+    NotRecordable,
+    Recording,
+    Register,
+    StandIn,
+    found,
+    is_ordered,
+    whole,
+)
+
+
+@whole
+def _with_place(x, out=None):
+    return np.add(x, 1.0, out=out)
+
+
+@whole
+def _without_place(x):
+    return x + 1.0
+
+
+@whole
+def _with_options(x, *, by=1.0, out=None):
+    return np.add(x, by, out=out)
+
+
+# What is called, on an array of shape (40, 3), one like it, one of (3, 5) and one of (40, 3, 2);
+# and whether the result may be written over an operand: None where it makes new memory.
+NUMPY = {
+    "add": (lambda xp, a, b, c, d: a + b, True),
+    "subtract a number": (lambda xp, a, b, c, d: 1.0 - a, True),
+    "compare": (lambda xp, a, b, c, d: a > b, True),
+    "function": (lambda xp, a, b, c, d: xp.exp(a), True),
+    "negative": (lambda xp, a, b, c, d: -a, True),
+    "maximum": (lambda xp, a, b, c, d: xp.maximum(a, b), True),
+    "power": (lambda xp, a, b, c, d: a**2.0, None),
+    "power of two arrays": (lambda xp, a, b, c, d: xp.abs(a) ** b, None),
+    "product": (lambda xp, a, b, c, d: a @ c, False),
+    "sum": (lambda xp, a, b, c, d: xp.sum(a, axis=0), False),
+    "sum of rows": (lambda xp, a, b, c, d: xp.sum(a, axis=-1, keepdims=True), False),
+    "largest of short rows": (lambda xp, a, b, c, d: xp.max(a, axis=-1), False),
+    "smallest of short rows": (lambda xp, a, b, c, d: xp.min(a, axis=1, keepdims=True), False),
+    "largest of columns": (lambda xp, a, b, c, d: xp.max(a, axis=0), False),
+    "sum in another dtype": (lambda xp, a, b, c, d: xp.sum(a, axis=0, dtype=xp.float64), None),
+    "any": (lambda xp, a, b, c, d: xp.any(a > 0, axis=0), False),
+    "cast": (lambda xp, a, b, c, d: xp.astype(a, xp.float64), False),
+    "where": (lambda xp, a, b, c, d: xp.where(a > b, a, b), None),
+    "one's own": (lambda xp, a, b, c, d: _with_place(a), False),
+    "one's own without": (lambda xp, a, b, c, d: _without_place(a), None),
+    "one's own with options": (lambda xp, a, b, c, d: _with_options(a, by=2.0), None),
+}
+TORCH = {
+    "add": (lambda xp, a, b, c, d: a + b, True),
+    "subtract a number": (lambda xp, a, b, c, d: a - 1.0, True),
+    "from a number": (lambda xp, a, b, c, d: 1.0 - a, None),
+    "compare": (lambda xp, a, b, c, d: a > 0, True),
+    "function": (lambda xp, a, b, c, d: xp.exp(a), True),
+    "maximum": (lambda xp, a, b, c, d: xp.maximum(a, b), True),
+    "maximum with a number": (lambda xp, a, b, c, d: xp.maximum(a, 0.0), None),
+    "two dtypes": (lambda xp, a, b, c, d: a + xp.astype(b, xp.float64), None),
+    "product": (lambda xp, a, b, c, d: a @ c, False),
+    "product of three axes": (lambda xp, a, b, c, d: xp.matmul(d, d.mT), False),
+    "sum": (lambda xp, a, b, c, d: xp.sum(a, axis=0), False),
+    "sum of rows": (lambda xp, a, b, c, d: xp.sum(a, axis=-1, keepdims=True), False),
+    "largest": (lambda xp, a, b, c, d: xp.max(a, axis=1), False),
+    "smallest": (lambda xp, a, b, c, d: xp.min(a, axis=0, keepdims=True), False),
+    "sum of all": (lambda xp, a, b, c, d: xp.sum(a), None),
+    "sum of two axes": (lambda xp, a, b, c, d: xp.sum(d, axis=(0, 1)), None),
+    "sum in another dtype": (lambda xp, a, b, c, d: xp.sum(a, axis=0, dtype=xp.float64), None),
+    "mean": (lambda xp, a, b, c, d: xp.mean(a, axis=0), None),
+    "cast": (lambda xp, a, b, c, d: xp.astype(a, xp.float64), False),
+    "power": (lambda xp, a, b, c, d: a**2.0, None),
+    "where": (lambda xp, a, b, c, d: xp.where(a > b, a, b), None),
+}
+CASES = [("numpy", n) for n in NUMPY] + [("torch", n) for n in TORCH]
+
+
+@pytest.mark.only("numpy", "torch")
+@pytest.mark.parametrize(("library", "name"), CASES)
+def test_results_with_places(library, name, xpv):
+    if library != xpv.backend:
+        pytest.skip("a case of the other library")
+    function, over = {"numpy": NUMPY, "torch": TORCH}[library][name]
+    shapes = ((40, 3), (40, 3), (3, 5), (40, 3, 2))
+    arrays = [xpv.asarray(values(s, i), "float32") for i, s in enumerate(shapes)]
+    xp = xl.namespace(arrays[0])
+    recording = Recording()
+    expected = function(recording.input(arrays[0]).xp, *map(recording.input, arrays)).value
+    operation = recording.operations[-1]
+    written = into(operation, recording.kinds, arrays[0])
+    if over is None:
+        assert written is None
+        return
+    write, args, may_be_over = written
+    assert may_be_over is over
+    known = dict(zip(recording.inputs[1:], arrays, strict=True))
+    for o in recording.operations[:-1]:  # what comes before: operands that are made themselves
+        given = [known.get(a, a) if isinstance(a, Register) else a for a in o.args]
+        known[o.results[0]] = o.function(*given, **o.kwargs)
+    given = [known[a] if isinstance(a, Register) else a for a in args]
+    out = xp.zeros_like(expected)
+    write(*given, out=out)
+    assert_same_bits(out, expected)
+    if over and out.dtype == arrays[0].dtype:
+        place = xp.asarray(arrays[0], copy=True)
+        write(*[place if g is arrays[0] else g for g in given], out=place)
+        assert_same_bits(place, expected)
+
+
+# What a recording writes down, and what it refuses
+
+
+def test_what_writes_to_an_array_is_refused(xpv):
+    if xpv.backend not in ("numpy", "torch"):
+        pytest.skip("nothing is recorded there")
+    recording = Recording()
+    x = recording.input(xpv.asarray(values((3,)), "float32"))
+    other = xpv.asarray(values((3,)), "float32")
+    with pytest.raises(NotRecordable, match="exp writes to an array"):
+        x.xp.exp(x, out=other)
+    with pytest.raises(NotRecordable, match="writes to its argument"):
+        x += 1.0
+    y = x * 1.0
+    y += x
+    assert recording.operations[-1].writes
+    assert recording.operations[-1].results == recording.operations[0].results
+    assert_same_bits(y.value, x.value * 1.0 + x.value)
+
+
+def test_functions_of_torch_are_written_down_and_those_in_place_refused():
+    torch = pytest.importorskip("torch")
+    recording = Recording()
+    x = recording.input(torch.ones(3))
+    made = torch.nn.functional.relu(x)
+    assert isinstance(made, StandIn)
+    assert recording.operations[-1].name == "relu"
+    with pytest.raises(NotRecordable, match="relu_ writes to an array"):
+        torch.relu_(x)
+    assert not is_ordered(torch.ones(3, requires_grad=True))
+    assert is_ordered(torch.ones(3))
+    assert not is_ordered(torch.ones(3, 2).T)
+
+
+@pytest.mark.only("numpy", "torch")
+def test_operators_are_those_of_the_arrays(xpv):
+    a, b = (xpv.asarray(np.abs(values((4,), i)) + 1.0, "float32") for i in range(2))
+    recording = Recording()
+    x, y = recording.input(a), recording.input(b)
+    for got, expected in (
+        (x - y, a - b), (2.0 - x, 2.0 - a), (x / y, a / b), (2.0 / x, 2.0 / a), (x**y, a**b),
+        (2.0**x, 2.0**a), (x // y, a // b), (x % y, a % b), (5.0 % x, 5.0 % a), (x < y, a < b),
+        (x >= 2.0, a >= 2.0), (-x, -a), (abs(-x), abs(-a)), (x @ y, a @ b), (b - x, b - a),
+    ):  # fmt: skip
+        assert_same_bits(got.value, expected)
+
+
+def test_stand_ins_are_found_in_nests():
+    recording = Recording()
+    x, y = recording.input(np.ones(2)), recording.input(np.ones(3))
+    nest = ({"a": [x, 1.0]}, (y,), "x")
+    assert list(found(StandIn, nest)) == [x, y]
+    assert type(x).__name__ == "StandIn"
+    assert x.shape == (2,)
+    number = recording.input(2.0)
+    kind = recording.kinds[number.register]
+    assert (kind.root, kind.number, kind.ordered) == (number.register, True, True)
+    assert number.shape == ()
