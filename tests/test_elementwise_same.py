@@ -163,14 +163,19 @@ calls = st.fixed_dictionaries(
 )
 
 
+def as_number(value):
+    """Return a scalar of NumPy as Python's: as an operand or option it has no dtype."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def check(function, call, sizes):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for n in sizes:
             operands = (*arrays(n, call["dtypes"], call["seed"]), *call["scalars"])
-            scalars = [s.item() if isinstance(s, np.generic) else s for s in call["scalars"]]
-            plain = (*operands[:3], *scalars)
-            expected = outcome(function.function, np, *plain, **call["options"])
+            plain = (*operands[:3], *map(as_number, call["scalars"]))
+            options = {name: as_number(value) for name, value in call["options"].items()}
+            expected = outcome(function.function, np, *plain, **options)
             assert_same(outcome(function, *operands, **call["options"]), expected)
 
 
@@ -244,8 +249,7 @@ def test_tensors_through_numpy(tree, call):
     function = function_of([tree])
     for n in (9, 37):
         operands = [torch.asarray(a) for a in arrays(n, call["dtypes"], call["seed"])]
-        scalars = [s.item() if isinstance(s, np.generic) else s for s in call["scalars"]]
-        given = (*operands, *scalars)
+        given = (*operands, *map(as_number, call["scalars"]))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             plain = with_exact_root(namespace(operands[0]))
