@@ -68,6 +68,11 @@ def fuzz(a: argparse.Namespace) -> int:
     """Play one case after the other, until the time is over."""
     from fuzzer.histories import play
 
+    if a.library == "torch":
+        import torch
+
+        torch.set_num_threads(1)  # arrays are small
+
     counts: Counter[str] = Counter()
     end = time.monotonic() + a.seconds
     for number in itertools.count():

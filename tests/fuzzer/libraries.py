@@ -35,7 +35,6 @@ def library(name: str) -> Library:
         return Library(name, np, ("float32", "float32", "float64", "float16"))
     import torch
 
-    torch.set_num_threads(1)
     return Library(name, torch, ("float32", "float32", "float64", "float16", "bfloat16"))
 
 
