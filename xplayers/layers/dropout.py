@@ -9,7 +9,7 @@ import numpy as np
 from xplayers._arrays import Array, device, namespace, size
 from xplayers._checks import Option, integer, number
 from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import elementwise, kept
+from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Buffer
 
@@ -86,16 +86,19 @@ class Dropout(Layer):
             from xplayers.cuda.kernels import laid
 
             return _scaled(laid(x, "rows"), keep, scale=self._scale)
-        return _scaled(x, keep, scale=self._scale)
+        y = namespace(x).astype(keep, x.dtype)
+        y *= self._scale
+        y *= x
+        return y
 
     @property
     def _scale(self) -> float:
-        return 1.0 if self.rate == 1.0 else 1.0 / (1.0 - self.rate)  # of nothing
+        return 0.0 if self.rate == 1.0 else 1.0 / (1.0 - self.rate)
 
 
 @elementwise
 def _scaled(xp, x, keep, *, scale):
-    return kept(xp, keep, x * scale)
+    return xp.astype(keep, x.dtype) * scale * x
 
 
 @elementwise
