@@ -119,6 +119,8 @@ class Fingerprint:
             key = type(value), id(value), self._items(vars(value))
         else:
             self.proved, key = False, id(value)
+        if self._inside_function and not isinstance(value, types.FunctionType | np.ndarray):
+            self.proved = False  # a function may leave something there, as it is called
         self._inside -= 1
         if self._watch and not self._inside:  # the outermost one says all
             self.watched.append((value, Fingerprint(value, watch=False).key))
