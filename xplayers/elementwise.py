@@ -364,7 +364,7 @@ def kept(xp: Any, condition: Any, a: Any) -> Any:
     if seen is not None and can_be_kept(seen[1], seen[0], seen[0]) and a.shape == condition.shape:
         out = empty(a.shape, seen[0].dtype)
         kept_into(seen[1], seen[0], out)
-        return out if seen[0] is a else xp.asarray(out)
+        return out if seen[0] is a else xp.asarray(out, device=a.device)
     return xp.where(condition, a, 0.0)
 
 

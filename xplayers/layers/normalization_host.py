@@ -40,9 +40,9 @@ def normalized(x: np.ndarray, eps: float) -> Results:
         return xh, r, mean, var
     # A square was no number of the dtype, or a value is none.
     unit = _unit(x)
-    eps = eps * unit * unit
-    xh, mean, var = _centred(x * unit, eps)
-    r = 1.0 / np.sqrt(np.maximum(var + eps, np.finfo(x.dtype).tiny))
+    scaled: Any = eps * unit * unit
+    xh, mean, var = _centred(x * unit, scaled)
+    r = 1.0 / np.sqrt(np.maximum(var + scaled, np.finfo(x.dtype).tiny))
     xh *= r
     with np.errstate(over="ignore"):
         return xh, r * unit, mean / unit, var / unit / unit

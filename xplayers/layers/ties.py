@@ -144,10 +144,11 @@ def _place(a: Array) -> Any:
     """Return where and how an array lies in memory: equal for those that are one."""
     if isinstance(a, np.ndarray) and a.size and a.dtype != object:
         return a.__array_interface__["data"][0], a.dtype.str, a.shape, a.strides
-    if hasattr(a, "data_ptr") and a.numel():  # of PyTorch
-        return a.data_ptr(), a.dtype, tuple(a.shape), a.stride()
-    if hasattr(a, "__cuda_array_interface__") and a.size:
-        return a.data.ptr, a.dtype.str, a.shape, a.strides
+    other: Any = a
+    if hasattr(a, "data_ptr") and other.numel():  # of PyTorch
+        return other.data_ptr(), other.dtype, tuple(other.shape), other.stride()
+    if hasattr(a, "__cuda_array_interface__") and other.size:
+        return other.data.ptr, other.dtype.str, other.shape, other.strides
     return id(a), None, (), ()
 
 

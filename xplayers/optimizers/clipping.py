@@ -16,6 +16,7 @@ from xplayers._arrays import (
     Namespace,
     check_floating,
     check_same,
+    device,
     dtype_is_half,
     dtype_name,
     is_half,
@@ -138,8 +139,8 @@ def _squares(xp: Namespace, arrays: list[Array]) -> tuple[Any, ...]:
     traced = library_name(xp) == "torch" and is_traced()
     seen = None if traced else as_numpy(arrays)
     if seen is not None:
-        squares = _squares_on_host(seen)
-        return squares if seen is arrays else tuple(map(xp.asarray, squares))
+        squares, where = _squares_on_host(seen), device(arrays[0])
+        return squares if seen is arrays else tuple([xp.asarray(v, device=where) for v in squares])
     dtype = functools.reduce(xp.result_type, [a.dtype for a in arrays])
     arrays = [xp.astype(a, dtype, copy=False) for a in arrays]
     low, up, high, down = UNITS[dtype_name(dtype)]

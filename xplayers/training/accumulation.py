@@ -82,6 +82,14 @@ def slices(n: int, parts: int) -> list[slice]:
 class _NetWithLoss(Layer):
     """A network and its loss in one: the output is the loss of a batch, the cache its gradients."""
 
+    net: Layer
+    loss: Loss
+    parts: int
+    loss_arrays: Arrays
+    t: Array
+    scale: Any
+    check: bool
+
     def __init__(
         self, step: AccumulatedStep, loss_arrays: Arrays, t: Array, scale: Any, check: bool
     ) -> None:

@@ -109,7 +109,7 @@ class Compilation:
         from xplayers.cuda.gemm import Gemm, Multiplied
         from xplayers.cuda.graph import CapturedStep
 
-        gemm = step.gemm if callable(step.gemm) else Gemm
+        gemm: Any = step.gemm if callable(step.gemm) else Gemm
         if step.compile == "graph":
             return CapturedStep(fused()(functools.partial(step.pure, donate=True)), gemm=gemm)
         return Multiplied(functools.partial(step.pure, donate=True, check=True), gemm())

@@ -80,7 +80,7 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
         return
     pair = validation if is_pair(validation) else None
     labels = isinstance(loss, SoftmaxWithLoss) and t is not None and is_integer(t) and on_host(t)
-    if labels and library_name(namespace(t)) != "jax":
+    if isinstance(loss, SoftmaxWithLoss) and labels and library_name(namespace(t)) != "jax":
         try:
             y = _predicted(net, x)
         except Exception:  # the first step will say it in its own words

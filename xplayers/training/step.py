@@ -205,7 +205,7 @@ class TrainStep(Observed):
                 return plain(*trees, *given)
             return replays.record(kind, plain, trees, given, numbers, self._effects)
 
-        value = self._take(kind, *given[:2], run, flat=True)
+        value = self._take(kind, given[0], given[1], run, flat=True)
         replays.hold(self._holders(), (self.optimizer.state, self._scaling))
         if numbers and replays.is_refused(kind) and not is_ours(self.optimizer):
             self._compilation.fixed = True  # it may look at its numbers
@@ -220,7 +220,8 @@ class TrainStep(Observed):
         if not self._sources.hold(self):
             self.close()
             self._changes = 1 if self._compilation.used else self._changes + 1
-            return self._is_explicit or self._changes <= _CHANGES
+            if self._changes > _CHANGES:
+                return self._is_explicit
         return self._is_explicit or self._sources.proved
 
     def _effects(self) -> str:
