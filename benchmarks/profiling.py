@@ -60,7 +60,8 @@ def calls(step: Any, x: Any, t: Any, seconds: float) -> list[dict[str, Any]] | N
     lines = [line.strip() for line in replay.source.split("\n")[1:-1]]
     times: list[list[float]] = [[] for _ in lines]
     timed = _timed(replay, lines, times)
-    arguments = (x, t, step.optimizer.lr)[: replay.__code__.co_argcount]
+    given = x, t, step.optimizer.lr, *step._sources.numbers.values()
+    arguments = given[: replay.__code__.co_argcount]
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop or len(times[0]) < 10:
         timed(*arguments)

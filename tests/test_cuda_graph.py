@@ -567,7 +567,7 @@ def test_a_network_learns_the_same(cuda, make, name, kind):
 @pytest.fixture
 def as_cupy(cuda, monkeypatch):
     """Let `TrainStep` take the stand-in's arrays for those of CuPy."""
-    monkeypatch.setattr("xplayers.training.step.library", lambda x: "cupy")
+    monkeypatch.setattr("xplayers.training.compilation.library", lambda x: "cupy")
     monkeypatch.setattr("xplayers.cuda.gemm.Gemm", HostGemm)
     captured = functools.partial(CapturedStep, cuda=cuda)
     monkeypatch.setattr("xplayers.cuda.graph.CapturedStep", captured)

@@ -73,6 +73,8 @@ KINDS = [
 @pytest.mark.parametrize("jit", [False, True])
 @pytest.mark.parametrize("function", KINDS, ids=lambda f: f.__name__)
 def test_no_size_decides(function, jit, monkeypatch):
+    if jit:
+        pytest.importorskip("numba")
     monkeypatch.setattr(engine, "elements_before", lambda: 0 if jit else float("inf"))
     call = elementwise(function)
     for dtype in ("float16", "float32", "float64"):

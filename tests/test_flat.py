@@ -62,6 +62,7 @@ def test_arrays_of_somebody_else_have_no_buffer(xpv):
 
 def test_a_buffer_ends_with_its_parts(xpv):
     """Its memory is used again, for arrays of which nothing is known."""
+    gc.collect()  # of what other tests have left
     n, before = _memory.SMALLEST // 4, len(_flat._parts)
     _memory.let_go()
     flat, parts = parts_of(xpv, (n - 16,), (5,))

@@ -11,6 +11,7 @@ import numpy as np
 
 from xplayers._arrays import Array, DType, device, namespace
 from xplayers._memory import LINE, empty
+from xplayers._recording import is_ordered
 
 Shapes = Sequence[tuple[int, ...]]
 
@@ -90,3 +91,17 @@ def address(a: Array) -> tuple[int, int] | None:
     if hasattr(a, "untyped_storage") and a.is_contiguous():
         return a.untyped_storage().data_ptr(), a.data_ptr()
     return None
+
+
+def lay_flat(arrays: dict[str, Array]) -> None:
+    """Put the arrays of each dtype side by side, where that changes no bits of what is computed.
+
+    A product may round otherwise where an array lies in another order, or does not begin where
+    PyTorch's vector instructions do: such arrays stay where they are.
+    """
+    by_dtype: dict[DType, list[str]] = {}
+    for name, a in arrays.items():
+        if is_ordered(a) and (isinstance(a, np.ndarray) or a.data_ptr() % 16 == 0):
+            by_dtype.setdefault(a.dtype, []).append(name)
+    for names in by_dtype.values():
+        arrays |= zip(names, flattened([arrays[name] for name in names]), strict=True)

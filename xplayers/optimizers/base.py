@@ -47,7 +47,8 @@ def rate(owner: object, name: str, value: Any) -> Any:
     given = isinstance(value, Mapping | Remembering | Iterator | list)
     if callable(value) and not isinstance(value, type) and not given:
         return value
-    if getattr(value, "shape", None) == () and not isinstance(value, np.generic | np.ndarray):
+    host = type(value) is np.ndarray or isinstance(value, np.generic)
+    if getattr(value, "shape", None) == () and not host:
         return value
     hint = "Or pass a schedule of xplayers.schedules."
     if isinstance(value, type) and callable(value):

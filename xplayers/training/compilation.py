@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import functools
+import operator
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from xplayers._arrays import Array, library, namespace
+from xplayers._recording import NotRecordable
 from xplayers.optimizers import Optimizer
 
 MOST = 4  # functions of one step: for libraries, and numbers that are constants
@@ -27,10 +30,15 @@ class Compilation:
     """
 
     def __init__(self, step: Any) -> None:
-        self.step = step
+        self._step = weakref.ref(step)  # which has this; so its memory is free when it goes
         self.fixed = self.used = False
         self.functions: dict[Any, Callable[..., Any]] = {}
         self._numbers: tuple[Any, Any] = None, None  # the last ones, and as arrays
+
+    @property
+    def step(self) -> Any:
+        """The `TrainStep`."""
+        return self._step()
 
     def plain(self, *arguments: Any, numbers: Mapping[str, Any] | None = None) -> Any:
         """Compute a step as it stands, in place where the library has mutation."""
@@ -124,6 +132,16 @@ def quietly(function: Callable[..., Any], *arguments: Any) -> Any:
 def is_ours(optimizer: Optimizer) -> bool:
     """Whether it is known to compute with its numbers, and not to look at them."""
     return type(optimizer).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def check_kept(optimizer: Optimizer, before: dict[str, Any], numbers: Any) -> None:
+    """Check that a step which is compiled or recorded has set no attribute of its optimizer."""
+    now = vars(optimizer)
+    if numbers is not None and not (
+        len(now) == len(before) and all(map(operator.is_, now.values(), before.values()))
+    ):
+        message = f"{type(optimizer).__name__}.step sets attributes of the optimizer"
+        raise NotRecordable(message)
 
 
 def _close(function: Any) -> None:

@@ -87,6 +87,8 @@ class Fingerprint:
         if isinstance(value, StandIn):
             self.has_traces, self.proved = True, False
             return id(value)
+        if callable(value) and hasattr(value, "__wrapped__"):  # by a decorator: the same code
+            return self._identity(value), self._of(value.__wrapped__)
         if isinstance(value, functools.partial):
             return kind, *map(self._of, (value.func, value.args)), self._items(value.keywords)
         if isinstance(value, types.MethodType):
@@ -165,7 +167,10 @@ def _globals(function: types.FunctionType) -> dict[str, Any]:
     """Return the values (no functions, classes or modules) that it finds by their names."""
     found = {k: function.__globals__.get(k) for k in function.__code__.co_names}
     code = types.FunctionType | types.ModuleType | types.BuiltinFunctionType | type
-    return {k: v for k, v in found.items() if v is not None and not isinstance(v, code)}
+    return {
+        k: v for k, v in found.items()
+        if v is not None and not isinstance(v, code) and not hasattr(v, "__wrapped__")
+    }  # fmt: skip
 
 
 def _uses(function: types.FunctionType) -> bool:

@@ -11,6 +11,7 @@ import numpy as np
 from xplayers._arrays import (
     Array,
     check_same,
+    converted,
     is_floating,
     is_integer,
     library_name,
@@ -99,7 +100,8 @@ def _check_pair(x_name: str, x: Any, t_name: str, t: Any) -> None:
             what = "names" if kind in tuple("OSUT") else "times"
             hint = "names, t = numpy.unique(t, return_inverse=True) makes integers of names."
             message = f"{OWNER}: {name} is {a.dtype}, {what}; expected numbers."
-            raise TypeError(f"{message} {hint}" if "t" in name.split() else message)
+            targets = "t" in name.split()
+            raise TypeError(f"{message} {hint if targets else converted(name, a.dtype, 'float32')}")
     namespace(x, OWNER, x_name)
     check_same(OWNER, t_name, t, x, like_name=x_name)
     if not len(x.shape) or x.shape[:1] != t.shape[:1]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,15 +20,15 @@ from xplayers._arrays import (
     namespace,
 )
 from xplayers._checks import choice, function, instance, positive, shown
-from xplayers._flat import flattened
+from xplayers._flat import lay_flat
 from xplayers._joining import stack
-from xplayers._recording import NotRecordable, is_ordered, watch
+from xplayers._recording import is_ordered, watch
 from xplayers.layers.base import Layer, Observed
 from xplayers.layers.stores import Located
 from xplayers.layers.ties import overlap
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
-from xplayers.training.compilation import Compilation, is_ours, quietly
+from xplayers.training.compilation import Compilation, check_kept, is_ours, quietly
 from xplayers.training.fingerprint import Sources
 from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.replays import Replays
@@ -345,13 +344,7 @@ class TrainStep(Observed):
             if isinstance(m, dict) and m.keys() == params.keys():
                 alike += [m] if all(hasattr(a, "shape") for a in m.values()) else []
         for arrays in alike:
-            by_dtype: dict[Any, list[str]] = {}
-            for name, a in arrays.items():
-                if is_ordered(a) and _is_aligned(a):  # else a product may have other bits
-                    by_dtype.setdefault(a.dtype, []).append(name)
-            for names in by_dtype.values():
-                views = flattened([arrays[name] for name in names])
-                arrays |= zip(names, views, strict=True)
+            lay_flat(arrays)
         self._put(params)
         self._moves += any(a is not b for a, b in zip(before, params.values(), strict=True))
 
@@ -467,11 +460,11 @@ class TrainStep(Observed):
         )
         if precision is None:
             after, moments = update()
-            _check_kept(optimizer, before, numbers)
+            check_kept(optimizer, before, numbers)
             return value, after, {**buffers, **changed}, {"optimizer": moments}
         good = all_finite(grads)
         after, moments = update(good=good)
-        _check_kept(optimizer, before, numbers)
+        check_kept(optimizer, before, numbers)
         changed = {k: namespace(a).where(good, a, buffers[k]) for k, a in changed.items()}
         state = {"optimizer": moments, "precision": precision.updated(state["precision"], good)}
         return value, after, {**buffers, **changed}, state
@@ -492,21 +485,6 @@ class TrainStep(Observed):
         if self._last_rate[0] != lr:  # brought over once, not in each step
             self._last_rate = lr, namespace(x).asarray(lr)
         return self._last_rate[1]
-
-
-def _check_kept(optimizer: Optimizer, before: dict[str, Any], numbers: Any) -> None:
-    """Check that a step which is compiled or recorded has set no attribute of its optimizer."""
-    now = vars(optimizer)
-    if numbers is not None and not (
-        len(now) == len(before) and all(map(operator.is_, now.values(), before.values()))
-    ):
-        message = f"{type(optimizer).__name__}.step sets attributes of the optimizer"
-        raise NotRecordable(message)
-
-
-def _is_aligned(a: Array) -> bool:
-    """Whether a tensor begins where PyTorch's vector instructions begin, as what it allocates."""
-    return isinstance(a, np.ndarray) or a.data_ptr() % 16 == 0
 
 
 def _from_memory(a: Array) -> Array:
