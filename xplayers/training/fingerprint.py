@@ -87,8 +87,9 @@ class Fingerprint:
         if isinstance(value, StandIn):
             self.has_traces, self.proved = True, False
             return id(value)
-        if callable(value) and hasattr(value, "__wrapped__"):  # by a decorator: the same code
-            return self._identity(value), self._of(value.__wrapped__)
+        wrapped = getattr(value, "__wrapped__", None)
+        if wrapped is not None and callable(value):  # by a decorator: the same code
+            return self._identity(value), self._of(wrapped)
         if isinstance(value, functools.partial):
             return kind, *map(self._of, (value.func, value.args)), self._items(value.keywords)
         if isinstance(value, types.MethodType):
