@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from xplayers._arrays import Array, is_half, library_name, namespace, widened
 from xplayers._recording import StandIn, whole
 from xplayers.cuda.switch import is_fused
 
+FEW = 32  # rows that NumPy adds up one after the other as well, and faster
 PART = 64  # rows that are added up one after the other, or in a few lanes
 
 # Squares of large values overflow, those of small ones are 0. So values are multiplied by a power
@@ -75,6 +77,11 @@ def channel_sums(x: Array) -> Array:
 def rows_added(a: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Return the sum of the rows of an array of NumPy, in `out` if that is given."""
     n, shape = a.shape[0], a.shape[1:]
+    if a.ndim == 2 and n <= FEW:
+        reduce: Any = np.add.reduce
+        return reduce(a, 0, None, out)
+    if a.ndim == 2 and n <= 2 * PART and shape[0] > 1:
+        return np.matmul(_ones(n, a.dtype), a, out=out)
     flat = a if a.ndim == 2 else a.reshape(n, math.prod(shape))
     # One column lies side by side, which NumPy adds up by halves.
     total = np.add.reduce(flat, axis=0) if flat.shape[1] == 1 else _columns_added(flat)
