@@ -458,3 +458,31 @@ def test_parameters_that_lie_otherwise(lie, xpv):
             take(4)
 
     same(xpv, history, make)
+
+
+@pytest.mark.only("numpy", "torch")
+def test_buffers_that_share_memory(xpv):
+    def make():
+        layers = full()
+        layers.to(like=xpv.asarray([1.0], "float32"))
+        layers[2].running_var = layers[2].running_mean
+        return layers
+
+    def history(step, take):
+        for _ in range(5):
+            take(4)
+
+    same(xpv, history, make)
+
+
+@pytest.mark.only("torch")
+def test_parameters_of_the_inference_mode(xpv):
+    def history(step, take):
+        take(4)
+        with xpv.xp.inference_mode():
+            for _ in range(3):
+                take(4)
+        for _ in range(3):
+            take(4)
+
+    same(xpv, history)

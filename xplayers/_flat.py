@@ -101,7 +101,8 @@ def lay_flat(arrays: dict[str, Array]) -> None:
     """
     by_dtype: dict[DType, list[str]] = {}
     for name, a in arrays.items():
-        if is_ordered(a) and (isinstance(a, np.ndarray) or a.data_ptr() % 16 == 0):
+        host = isinstance(a, np.ndarray | np.generic)
+        if is_ordered(a) and (host or a.data_ptr() % 16 == 0):
             by_dtype.setdefault(a.dtype, []).append(name)
     for names in by_dtype.values():
         arrays |= zip(names, flattened([arrays[name] for name in names]), strict=True)

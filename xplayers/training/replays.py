@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -48,7 +49,11 @@ class Replays:
     @staticmethod
     def fit(x: Array) -> bool:
         """Whether steps on arrays of this library can be replayed."""
-        return type(x) is np.ndarray or (library(x) == "torch" and on_host(x))
+        if type(x) is np.ndarray:
+            return True
+        # What PyTorch makes in its inference mode cannot be written to outside of it.
+        mode = library(x) == "torch" and not sys.modules["torch"].is_inference_mode_enabled()
+        return mode and on_host(x)
 
     def find(self, key: Any, trees: tuple[Any, ...]) -> Callable[..., Array] | None:
         """Return the replay of this kind, if there is one.
@@ -226,7 +231,7 @@ def _make_writable(tree: Tree) -> None:
                 tree[name] = np.array(a)
         elif isinstance(a, np.generic):
             tree[name] = np.asarray(a)
-        elif hasattr(a, "clone") and overlap([a]):
+        elif hasattr(a, "clone") and (a.is_inference() or overlap([a])):
             tree[name] = a.clone()
 
 

@@ -325,7 +325,7 @@ class TrainStep(Observed):
         if self._unplaced:
             self.state = self.state
         params = self._params.copy()
-        self._apart = not overlap(params.values())
+        self._apart = not overlap([*params.values(), *self._buffers.copy().values()])
         if optimizer.state is None:
             optimizer.state = optimizer.init(params)
         first = next(iter(params.values()))
