@@ -307,3 +307,14 @@ def test_names_too_long_for_the_file(tmp_path):
             net, xl.SoftmaxWithLoss(), xl.Adam(), checkpoint=xl.Checkpoint(tmp_path / "run")
         ).fit(X, T)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.only("numpy", "torch")
+def test_unsigned_labels_beside_one_that_is_ignored(xpv):
+    """The last of them is no -1, which the loss ignores."""
+    x = xpv.asarray(np.ones((4, 3)), "float32")
+    t = xpv.asarray(np.asarray([0, 1, 255, 1], "uint8"))
+    loss = xl.SoftmaxWithLoss(ignore_index=-1)
+    trainer = xl.Trainer(xl.mlp([3, 2], rng=0), loss, xl.SGD(), batch_size=2, epochs=1)
+    with pytest.raises(ValueError, match="Trainer.fit: t has the label 255; expected 0 to 1"):
+        trainer.fit(x, t)

@@ -213,6 +213,7 @@ def _predicted(net: Layer, x: Array) -> Array:
 def _check_labels(name: str, t: Array, classes: int, ignored: int | None) -> None:
     if ignored is not None:
         xp = namespace(t)
+        t = xp.astype(t, xp.arange(0).dtype)  # unsigned ones have no negative to compare
         t = xp.where(t == ignored, xp.zeros_like(t), t)
     bad = out_of_range(t, classes)
     if bad is not None:
