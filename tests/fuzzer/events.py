@@ -325,10 +325,15 @@ def new_optimizer(world: World, rng: Generator) -> Any:
     if rng.random() < 0.6:
         name = pick(rng, *_alike(type(old).__name__))
         new = OPTIMIZERS[name](rng, draw_rate(rng))
-        new.state = old.state
-        if any(step.optimizer is old for step in world.others):  # a step gives its state up
-            new.state = copy.deepcopy(old.state)
+        new = _with_state(new, old, world)
     world.step.optimizer = new
+
+
+def _with_state(new: Any, old: Any, world: World) -> Any:
+    """Give `new` the state of `old`, of its own where `old` goes on: a step gives it up."""
+    goes_on = any(step.optimizer is old for step in world.others)
+    new.state = copy.deepcopy(old.state) if goes_on else old.state
+    return new
 
 
 def _alike(name: str) -> tuple[str, ...]:
@@ -403,10 +408,22 @@ def masked(world: World, rng: Generator) -> Any:
         return
     masks = {k: world.lib.xp.ones_like(a) for k, a in world.net.params.items()}
     world.saved["masks"] = masks
+    factor = pick(rng, 1.0, 2.0)  # 2: what gradients are multiplied by is computed
+    reduce = Masked(masks, factor)
     if rng.random() < 0.5:
-        world.step.reduce_grads = lambda grads: {k: g * masks[k] for k, g in grads.items()}
-    else:  # what they are multiplied by is no gradient
-        world.step.reduce_grads = lambda grads: {k: g * (2.0 * masks[k]) for k, g in grads.items()}
+        reduce = lambda grads: {k: g * (factor * masks[k]) for k, g in grads.items()}  # noqa: E731
+        reduce.unreplayed = True  # what is in a dict of a function may be another thing at any time
+    world.step.reduce_grads = reduce
+
+
+class Masked:
+    """Multiplies gradients by arrays that others may write to."""
+
+    def __init__(self, masks: dict[str, Any], factor: float) -> None:
+        self.masks, self.factor = masks, factor
+
+    def __call__(self, grads: dict[str, Any]) -> dict[str, Any]:
+        return {k: g * (self.factor * self.masks[k]) for k, g in grads.items()}
 
 
 def by_global(world: World, rng: Generator) -> Any:
@@ -716,7 +733,8 @@ def copied(world: World, rng: Generator) -> Any:
     """The network, or all of the step, is copied; sometimes one goes on with the copy."""
     how = pick(rng, "pickle", "deepcopy")
     if rng.random() < 0.1:
-        world.step.optimizer = copy.copy(world.step.optimizer)
+        old = world.step.optimizer
+        world.step.optimizer = _with_state(copy.copy(old), old, world)
     if rng.random() < 0.5:
         net = world.net
         made = pickle.loads(pickle.dumps(net)) if how == "pickle" else copy.deepcopy(net)

@@ -25,13 +25,11 @@ class Compilation:
     fixed : bool
         Whether the numbers of the optimizer are constants of what is compiled or recorded, as it
         may look at them; else they are arguments.
-    used : bool
-        Whether one that was there has been used again.
     """
 
     def __init__(self, step: Any) -> None:
         self._step = weakref.ref(step)  # which has this; so its memory is free when it goes
-        self.fixed = self.used = False
+        self.fixed = False
         self.functions: dict[Any, Callable[..., Any]] = {}
         self._numbers: tuple[Any, Any] = None, None  # the last ones, and as arrays
 
@@ -54,8 +52,9 @@ class Compilation:
         constants = None if by_number else tuple(sources.numbers.items())
         key = namespace(x), sources.pattern, constants
         function = self.functions.get(key)
-        self.used = function is not None
-        if function is None:
+        if function is not None:
+            step._patience.uses += 1
+        else:
             while len(self.functions) >= MOST:
                 _close(self.functions.pop(next(iter(self.functions))))
             function = self.functions[key] = self._compile(name)

@@ -16,6 +16,7 @@ from xplayers._places import copied_array
 from xplayers._recording import NotRecordable, Recording, StandIn, same
 from xplayers._replay import Places, compiled
 from xplayers.layers.ties import overlap
+from xplayers.training.patience import Patience
 
 MOST = 8  # kinds of batches whose replays are kept
 REMEMBERED = 64  # kinds of which it is known that they cannot be replayed
@@ -34,13 +35,17 @@ class Replays:
     is written into them. Where somebody has put other arrays in, all replays end.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience: Patience | None = None) -> None:
+        self._patience = patience or Patience()
         self.forget()
 
     def forget(self) -> None:
         """Let go of all replays; the next steps are recorded again."""
-        self._recordings: dict[Any, Recording] = {}  # the first ones
         self._refused: dict[Any, None] = {}  # kinds that are computed anew in each step
+        self._end()
+
+    def _end(self) -> None:
+        self._recordings: dict[Any, Recording] = {}  # the first ones
         self._replays: dict[Any, Callable[..., Array]] = {}
         self._places = Places()
         self._made = False  # whether there is a new replay
@@ -60,9 +65,10 @@ class Replays:
 
         `trees` are the dicts that replays do not find by themselves, as people replace them.
         """
-        if not self._replays:
-            return None
-        if not (all(map(operator.is_, trees, self._trees)) and _in_place(self._homes)):
+        if self._homes and not (
+            all(map(operator.is_, trees, self._trees)) and _in_place(self._homes)
+        ):
+            self._patience.changed()
             self.forget()
         return self._replays.get(key)
 
@@ -85,7 +91,7 @@ class Replays:
         Nothing is written before all has gone well; else the step is computed anew.
         """
         full = len(self._replays) >= MOST and key not in self._recordings
-        if full or key in self._refused:
+        if full or key in self._refused or not self._patience.over():
             return self._computed(function, trees, arguments)
         recording = Recording()
         try:
@@ -142,7 +148,7 @@ class Replays:
             for old, new in pairs:
                 _check_home(old, new)
         except NotRecordable:  # other kinds of values: they stay where they are
-            self.forget()
+            self._end()
             return value, *results
         # A new value may be an old one of another name: a copy, before anything is written.
         owners = {_owner(a) for tree in before for a in _leaves(tree)}

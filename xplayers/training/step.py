@@ -30,6 +30,7 @@ from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.compilation import Compilation, check_kept, is_ours, quietly
 from xplayers.training.fingerprint import Sources
+from xplayers.training.patience import Patience
 from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.replays import Replays
 
@@ -39,7 +40,6 @@ Arrays = dict[str, Array]
 State = dict[str, Any]  # nested dicts of arrays
 
 _KINDS = 64  # kinds of batches that are known
-_CHANGES = 3  # of what a step is made of, until nothing is made any more
 _NUMBERS = (float, int, np.generic, np.ndarray)
 
 
@@ -144,10 +144,10 @@ class TrainStep(Observed):
     def _begin_afresh(self) -> None:
         """Know nothing of the steps before; what they have made stays valid by itself."""
         self._sources = Sources()
-        self._changes = 0  # of the sources, since a step was compiled or replayed last
+        self._patience = Patience()
         self._last_rate: tuple[float | None, Any] = None, None  # and as an array
         self._compilation = Compilation(self)
-        self._replays = Replays()
+        self._replays = Replays(self._patience)
         self._checked: set[Any] = set()  # kinds of batches
         self._moves = 0  # how often parameters were laid out anew
         self._params = self._buffers = Located()
@@ -182,13 +182,14 @@ class TrainStep(Observed):
         makes = self._may_make()
         kind = self._kind(x, t, lr)
         if self._is_explicit or not makes or not Replays.fit(x):
+            makes = self._is_explicit or (makes and self._patience.over())
             function = compilation.function(x) if makes else compilation.plain
             return self._take(kind, x, t, lambda trees: function(*trees, x, t, lr))
         replays, numbers = self._replays, {} if compilation.fixed else self._sources.numbers
         replay = replays.find(kind, (self.optimizer.state, self._scaling))
         if replay is None:
             return self._record(kind, (x, t, lr), numbers)
-        self._changes = 0
+        self._patience.uses += 1
         given = (x, t, *numbers.values()) if lr is None else (x, t, lr, *numbers.values())
         value = replay(*given) if self.precision is None else quietly(replay, *given)
         for store in self.net._stores.values():
@@ -213,14 +214,12 @@ class TrainStep(Observed):
     def _may_make(self) -> bool:
         """Whether what was made can be used, or made anew; else the step is computed as it stands.
 
-        What the step is made of may change at any time. If it is another thing in each step, or not
-        all of it can be seen, nothing can be made of it.
+        What the step is made of may change at any time. If not all of it can be seen, nothing can
+        be made of it.
         """
         if not self._sources.hold(self):
+            self._patience.changed()
             self.close()
-            self._changes = 1 if self._compilation.used else self._changes + 1
-            if self._changes > _CHANGES:
-                return self._is_explicit
         return self._is_explicit or self._sources.proved
 
     def _effects(self) -> str:
