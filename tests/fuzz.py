@@ -54,9 +54,9 @@ def main() -> int:
 def all_of(kinds: list[tuple[str, str]], a: argparse.Namespace) -> int:
     """Run each in a process of its own, one after the other."""
     failed = 0
-    for library, jit in kinds:
+    for i, (library, jit) in enumerate(kinds):
         options = {
-            "library": library, "jit": jit, "seed": a.seed, "seconds": a.seconds / len(kinds),
+            "library": library, "jit": jit, "seed": a.seed + i, "seconds": a.seconds / len(kinds),
             "most": a.most, "without": a.without,
         }  # fmt: skip
         words = [f"--{name}={value}" for name, value in options.items()]

@@ -180,3 +180,17 @@ def test_parameters_that_share_some_memory(xpv):
         ends.append(np.array(to_numpy(flat)))
     for other in ends[1:]:
         np.testing.assert_array_equal(ends[0], other)
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_a_state_that_does_not_fit_after_untying_is_refused_each_time(xpv, compile):
+    first, second = xl.Affine.init(3, 3, rng=0), xl.Affine.init(3, 3, rng=1)
+    second.W = first.W
+    step = xl.TrainStep(xl.Sequential(first, second), xl.MeanSquaredError(), xl.Momentum(),
+                        compile=compile)  # fmt: skip
+    x = xpv.asarray(np.eye(3), "float32")
+    step(x, x)
+    second.W = xpv.asarray(np.eye(3), "float32")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="no v of 1.W"):
+            step(x, x)

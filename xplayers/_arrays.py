@@ -455,6 +455,11 @@ def check_same(
         _check_current(owner, like_name, like, device(like))
 
 
+def unmapped(a: Array) -> Array:
+    """Return a part of a file that is mapped to memory as the plain array that it is."""
+    return a.view(np.ndarray) if type(a) is np.memmap else a
+
+
 def to_numpy(x: Array) -> np.ndarray:
     """Return the values of `x`, of any library, as a NumPy array on the host (a transfer).
 

@@ -573,7 +573,7 @@ def loss_weights(world: World, rng: Generator) -> Any:
     """The arrays of the loss are assigned or written."""
     for name, a in list(world.step.loss._store.buffers.items()):
         new = world.lib.xp.asarray(a, copy=True) * 0.5
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 or isinstance(a, np.generic):
             setattr(world.step.loss, name, new)
         elif not isinstance(a, np.ndarray) or a.flags.writeable:
             a[...] = new

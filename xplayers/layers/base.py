@@ -23,6 +23,7 @@ from xplayers._arrays import (
     elsewhere,
     namespace,
     place,
+    unmapped,
 )
 from xplayers._checks import needed, shown
 from xplayers._foreign import NETWORK, Foreign
@@ -345,6 +346,7 @@ class Layer(Remembering):
         """
         if not train:
             return self.predict(x, *inputs)
+        x = unmapped(x)
         arrays = self._ready(x)
         y, cache = self.apply(arrays, x, *inputs)
         self._record(cache, y)
@@ -378,6 +380,7 @@ class Layer(Remembering):
             If `dy` does not fit the output.
         """
         cache, y = self._last()
+        dy = unmapped(dy)
         plain = type(dy) is np.ndarray and type(y) is np.ndarray  # the common case, told fast
         if not plain or dy.shape != y.shape or dy.dtype is not y.dtype:
             _check_gradient(f"{self}.backward", dy, y)
@@ -392,6 +395,7 @@ class Layer(Remembering):
     @final
     def predict(self, x: Array, *inputs: Any) -> Array:
         """Compute the output for inference. Records nothing; safe from any thread."""
+        x = unmapped(x)
         return self.infer(self._ready(x), x, *inputs)
 
     @final

@@ -229,7 +229,9 @@ class Located:
 
     def hold(self, arrays: Mapping[str, Array]) -> bool:
         """Whether these are the arrays, the very objects."""
-        return bool(arrays) and all(held[key] is arrays[name] for name, held, key in self._places)
+        return bool(arrays) and all(
+            held[key] is arrays.get(name) for name, held, key in self._places
+        )
 
     def put(self, new: Mapping[str, Array]) -> None:
         """Take other arrays, of the same shapes, for all of them."""

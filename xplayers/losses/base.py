@@ -27,6 +27,7 @@ from xplayers._arrays import (
     is_integer,
     namespace,
     on_host,
+    unmapped,
 )
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
@@ -111,6 +112,7 @@ class Loss(Remembering):
         return self._evaluate(scores, target)[0]
 
     def _evaluate(self, scores: Array, target: Array) -> tuple[Array, Cache]:
+        scores, target = unmapped(scores), unmapped(target)
         try:
             check_input(self, scores, {}, name="scores")
         except TypeError as error:

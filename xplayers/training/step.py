@@ -18,6 +18,7 @@ from xplayers._arrays import (
     library,
     move,
     namespace,
+    unmapped,
 )
 from xplayers._checks import choice, function, instance, positive, shown
 from xplayers._flat import lay_flat
@@ -175,7 +176,7 @@ class TrainStep(Observed):
         array
             The loss before the update, 0-d. It stays on the device.
         """
-        x, t = _from_memory(x), _from_memory(t)
+        x, t = unmapped(x), unmapped(t)
         namespace(x, "TrainStep", "x")
         namespace(t, "TrainStep", "t")
         lr, compilation = self._rate_of(lr, x), self._compilation
@@ -484,11 +485,6 @@ class TrainStep(Observed):
         if self._last_rate[0] != lr:  # brought over once, not in each step
             self._last_rate = lr, namespace(x).asarray(lr)
         return self._last_rate[1]
-
-
-def _from_memory(a: Array) -> Array:
-    """Return a part of a file that is mapped to memory as the plain array that it is."""
-    return a.view(np.ndarray) if type(a) is np.memmap else a
 
 
 def _order(a: Array) -> Any:

@@ -1,0 +1,52 @@
+"""Files that are mapped to memory: what comes of them is what comes of the arrays, bit by bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from cases import LAYERS, LOSSES
+from helpers import assert_same_bits, values
+
+
+@pytest.fixture
+def mapped(tmp_path):
+    """Returns an array as a file that is mapped to memory."""
+
+    def write(a):
+        np.save(tmp_path / f"{len(list(tmp_path.iterdir()))}.npy", a)
+        return np.load(tmp_path / f"{len(list(tmp_path.iterdir())) - 1}.npy", mmap_mode="r")
+
+    return write
+
+
+@pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)
+def test_a_layer_of_one(case, mapped):
+    x = values(case.shape).astype("float32")
+    if case.integers is not None:
+        x = np.random.default_rng(0).integers(0, case.integers, case.shape)
+    dy = values(case.make().predict(x).shape, seed=1).astype("float32")
+    found = []
+    for kind in (np.asarray, mapped):
+        layer = case.make()
+        y = layer.forward(kind(x))
+        dx = layer.backward(kind(dy.astype(y.dtype)))
+        found.append([y, layer.predict(kind(x)), *([] if dx is None else [dx]),
+                      *layer.grads.values(), *layer.buffers.values()])  # fmt: skip
+    for a, b in zip(*found, strict=True):
+        assert type(a) is type(b)
+        assert_same_bits(a, b)
+
+
+@pytest.mark.parametrize("case", LOSSES, ids=lambda c: c.id)
+def test_a_loss_of_one(case, mapped):
+    scores = values(case.shape).astype("float32")
+    target = case.target(np.random.default_rng(0), case.shape)
+    target = target.astype("float32") if target.dtype.kind == "f" else target
+    found = []
+    for kind in (np.asarray, mapped):
+        loss = case.make()
+        value = loss.forward(kind(scores), kind(target))
+        found.append([value, loss.backward(np.ones_like(value)), loss(kind(scores), kind(target))])
+    for a, b in zip(*found, strict=True):
+        assert type(a) is type(b)
+        assert_same_bits(a, b)
