@@ -2,20 +2,25 @@
 
 `nox -s mutation` runs it. After `--` may follow a part of the package (`layers`, with the losses,
 or `engine`: elementwise functions, recordings and replays), files of it (`layers/affine.py`) or
-names of mutants, to try these alone, `--every=K`, to try each K-th mutant only, `--seconds=S`,
+names of mutants, to try these alone, `--every=K`, to try each K-th mutant only, `--from=N`, to
+begin with the N-th, `--again`, to try only those that have survived the last time, `--seconds=S`,
 to give up on a mutant after tests that take so long, and `--xp=NAMES`, the libraries.
 
-The mutants are those of mutmut, which writes all of them into a module, each behind a switch. The
+The mutants are those of mutmut, which writes all of them into a module, each as a function. The
 tests are collected once, not for every mutant as `mutmut run` does. A mutant is tried in a fork of
-that process, by the tests that come through its function, until the first one fails.
+that process, where its function gets its code, by the tests that come through that function, until
+the first one fails. `build/` keeps the mutants of a file, and which tests come through which
+function, until something changes.
 
-Left out are mutants that change nothing but the words of an error, and the `strict` of a `zip`,
-which guards against mistakes of our own.
+Left out are mutants that change nothing but the words of an error, the `strict` of a `zip`,
+which guards against mistakes of our own, and those of `mutation.toml`, which change nothing that
+can be seen; it says why.
 """
 
 from __future__ import annotations
 
 import difflib
+import gc
 import inspect
 import itertools
 import json
@@ -26,16 +31,20 @@ import shutil
 import signal
 import sys
 import tempfile
+import threading
+import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import libcst as cst
+import mutmut.mutation.trampoline as trampoline
 import pytest
+from mutants import BUILD, ROOT, digest, kept
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "build" / "mutation.jsonl"
+RESULTS = BUILD / "results.jsonl"
+LOOKED = BUILD / "looked.json"
+EQUIVALENT = ROOT / "tests" / "mutation.toml"
 
 
 class Part(NamedTuple):
@@ -65,120 +74,47 @@ PARTS = {
     ),
 }  # fmt: skip
 
-# mutmut passes over functions with decorators. Of those here, the first change nothing at run
-# time, and the others can be written as a call under the function.
-BARE, CALLS = {"final"}, {"property", "elementwise", "staticmethod", "functools.cache"}
-
 # What runs when the module is imported, before there is a mutant: it is run again.
 AT_IMPORT = {"xplayers._recording.x__give_operators"}
 
-# What words an error: `raise`, what is assigned to these variables, and these arguments of checks.
-MESSAGES = {"message", "hint"}
-CHECKS = re.compile("check|namespace|per_axis|geometry|filter_size|zip")
-NAMES = {"self", "owner", "name", "like_name", "fix", "strict"}
+FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {}  # each with its mutants, by its name there
 
 
-class _Undecorated(cst.CSTTransformer):
-    """Take off the decorators that are known here."""
+def unwrapped(mutants: dict[str, Any], is_classmethod: bool = False) -> Callable[[Any], Any]:
+    """Take the place of mutmut's decorator, which looks at every call which mutant is meant."""
 
-    def leave_FunctionDef(
-        self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef
-    ) -> Any:
-        kept, after = [], []
-        name = updated_node.name.value
-        for each in updated_node.decorators:
-            decorator = cst.Module([]).code_for_node(each.decorator)
-            if decorator in CALLS:
-                after.insert(0, cst.parse_statement(f"{name} = {decorator}({name})"))
-            elif decorator not in BARE:
-                kept.append(each)
-        return cst.FlattenSentinel([updated_node.with_changes(decorators=kept), *after])
+    def known(function: Any) -> Any:
+        name = function.__qualname__
+        name = f"xǁ{name.replace('.', 'ǁ')}" if "." in name else f"x_{name}"
+        FUNCTIONS[f"{function.__module__}.{name}"] = function, mutants
+        return function
+
+    return known
 
 
-class _Words(cst.CSTVisitor):
-    """Collect the nodes that only word an error."""
-
-    def __init__(self) -> None:
-        self.found: set[cst.CSTNode] = set()
-
-    def visit_Raise(self, node: cst.Raise) -> None:
-        self._all_of(node)
-
-    def visit_Assign(self, node: cst.Assign) -> None:
-        target = node.targets[0].target
-        if isinstance(target, cst.Name) and target.value in MESSAGES:
-            self._all_of(node)
-
-    def visit_AugAssign(self, node: cst.AugAssign) -> None:
-        if isinstance(node.target, cst.Name) and node.target.value in MESSAGES:
-            self._all_of(node)
-
-    def visit_Call(self, node: cst.Call) -> None:
-        for i, argument in enumerate(node.args if _checks(node) else ()):
-            if _is_name(i, argument, node):
-                self._all_of(argument)
-
-    def _all_of(self, node: cst.CSTNode) -> None:
-        self.found.add(node)
-        for child in node.children:
-            self._all_of(child)
-
-
-def _checks(node: cst.CSTNode) -> bool:
-    """Whether it is a call of a function that takes names for its errors."""
-    if not isinstance(node, cst.Call) or not isinstance(node.func, cst.Name):
-        return False
-    return CHECKS.search(node.func.value) is not None
-
-
-def _is_name(i: int, argument: cst.Arg, call: cst.Call) -> bool:
-    """Whether an argument is there for errors: the owner, which is the first one, or a name."""
-    value, keyword = argument.value, argument.keyword
-    if keyword is not None:
-        return keyword.value in NAMES
-    if isinstance(value, cst.Name) and value.value in NAMES:
-        return True
-    owned = isinstance(call.func, cst.Name) and call.func.value not in ("zip", "namespace")
-    return isinstance(value, cst.SimpleString) or (i == 0 and owned)
-
-
-def _unnames(original: cst.CSTNode, changed: cst.CSTNode) -> bool:
-    """Whether a mutant only takes such arguments away."""
-    return (
-        _checks(original)
-        and isinstance(changed, cst.Call)
-        and all(
-            _is_name(i, a, original) for i, a in enumerate(original.args) if a not in changed.args
-        )
-    )
-
-
-def mutated(path: Path) -> tuple[str, list[str]]:
-    """Return the source of a module with all mutants in it, and their names there."""
-    from mutmut.mutation.file_mutation import combine_mutations_to_source, create_mutations
-
-    source = cst.parse_module(path.read_text()).visit(_Undecorated()).code
-    tree, mutations, *ignored = create_mutations(str(path), source)
-    words = _Words()
-    tree.visit(words)
-    kept = [
-        m
-        for m in mutations
-        if m.original_node not in words.found and not _unnames(m.original_node, m.mutated_node)
-    ]
-    result = combine_mutations_to_source(tree, kept, *ignored)
-    return result.code, list(result.mutant_names)
+def activate(mutant: str) -> None:
+    """Let a function be one of its mutants, in this process."""
+    name = mutant.rpartition("__mutmut_")[0]
+    function, mutants = FUNCTIONS[name]
+    other = mutants[mutant.rpartition(".")[2]]
+    function.__code__, function.__defaults__ = other.__code__, other.__defaults__
+    function.__kwdefaults__ = other.__kwdefaults__
+    forget()
+    if name in AT_IMPORT:
+        function()
 
 
 class Trials:
     """The plugin of pytest that tries every mutant instead of running the tests once."""
 
-    def __init__(self, names: list[str], most: float) -> None:
+    def __init__(self, names: list[str], most: float, before: list[dict[str, Any]] | None) -> None:
         self.names, self.most = names, most
+        self.before = before  # the results of the last run, if only its survivors are to be tried
         self.finished = False
         self.survivors: list[str] = []
+        self.equivalent: list[str] = []
         self.failed = False
-        self.kills: Counter[int] = Counter()
+        self.kills: Counter[Any] = Counter()  # by test and function, test and module, and test
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self.failed |= report.failed
@@ -187,17 +123,21 @@ class Trials:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
             pytest.exit("the tests cannot be collected", returncode=1)
-        status, found = self._forked(lambda out: self._look(session, out))
-        if status:
-            pytest.exit("too many tests fail without any mutant", returncode=1)
-        seconds, through = json.loads(found)
+        self._choose()
+        gc.collect()
+        gc.freeze()  # so that forks share what is there
+        looked = self._look_at(session)
+        seconds = [looked[item.nodeid][0] for item in session.items]
+        through = defaultdict(list)
+        for i, item in enumerate(session.items):
+            for function in looked[item.nodeid][1]:
+                through[function].append(i)
         with RESULTS.open("w") as results:
             for name in self.names:
                 function = name.rpartition("__mutmut_")[0]
                 everything = range(len(seconds)) if function in AT_IMPORT else ()
-                tests = through.get(function, list(everything))
-                # first what has killed others, then what is quick
-                tests.sort(key=lambda i: (-self.kills[i], seconds[i]))
+                tests = through.get(function, everything)
+                tests = self._in_order(session, function, tests, seconds)
                 spent = itertools.accumulate(seconds[i] for i in tests)
                 tests = [i for i, until in zip(tests, spent, strict=True) if until < self.most]
                 status, killer = self._forked(
@@ -205,15 +145,49 @@ class Trials:
                     limit=10 + 5 * sum(seconds[i] for i in tests),
                 )
                 if killer:
-                    self.kills[int(killer)] += 1
+                    self._count(int(killer), function)
                 if not status:
                     self.survivors.append(name)
                 verdict = "killed" if status else "survived" if tests else "not reached"
-                changes = "" if status else difference(name)
-                row = {"mutant": name, "verdict": verdict, "status": status, "diff": changes}
+                by = session.items[int(killer)].nodeid if killer else ""
+                row = {"mutant": name, "verdict": verdict, "status": status, "by": by}
+                row |= {"diff": "" if status else difference(name)}
                 print(json.dumps(row, ensure_ascii=False), file=results, flush=True)
         self.finished = True
         return True
+
+    def _choose(self) -> None:
+        """Leave out what changes nothing, and what the last run has killed."""
+        if self.before is not None:
+            alive = {(place(row["mutant"]), row["diff"]) for row in self.before if row["diff"]}
+            places = {where for where, _ in alive}
+            near = [n for n in self.names if place(n) in places]
+            self.names = [n for n in near if (place(n), difference(n)) in alive]
+        known = tomllib.loads(EQUIVALENT.read_text())["equivalent"]
+        known = {(each["in"], each["old"], each["new"]) for each in known}
+        places = {where for where, *_ in known}
+        self.equivalent = [
+            n for n in self.names if place(n) in places and (place(n), *changed(n)) in known
+        ]
+        self.names = [n for n in self.names if n not in set(self.equivalent)]
+
+    def _in_order(
+        self, session: pytest.Session, function: str, tests: Iterable[int], seconds: list[float]
+    ) -> list[int]:
+        """Return the tests that are likely to kill soon first."""
+        module = function.rpartition(".")[0]
+        subject = module.rpartition(".")[2].strip("_")
+
+        def chance(i: int) -> float:
+            kills = 4 * self.kills[i, function] + 2 * self.kills[i, module] + self.kills[i]
+            near = 4 * session.items[i].nodeid.startswith(f"tests/test_{subject}")
+            return (1 + kills + near) / (0.01 + seconds[i])
+
+        return sorted(tests, key=lambda i: (-chance(i), i))
+
+    def _count(self, test: int, function: str) -> None:
+        for key in ((test, function), (test, function.rpartition(".")[0]), test):
+            self.kills[key] += 1
 
     def _run(self, session: pytest.Session, i: int) -> bool:
         """Run one test and say whether it failed."""
@@ -222,35 +196,58 @@ class Trials:
         item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
         return self.failed
 
-    def _look(self, session: pytest.Session, out: int) -> int:
-        """Run the tests without a mutant, and write which of them come through each function."""
-        from mutmut.state import state
+    def _look_at(self, session: pytest.Session) -> dict[str, Any]:
+        """Return for each test how long it takes, and which functions it comes through."""
+        package = digest(sorted(Path("xplayers").rglob("*.py")))  # with the mutants
+        others = digest(p for p in sorted(Path("tests").glob("*.py")) if p.name[:5] != "test_")
+        files = {item.location[0] for item in session.items}
+        states = {f: f"{package} {others} {digest([Path(f)])}" for f in files}
+        looked: dict[str, Any] = json.loads(LOOKED.read_text()) if LOOKED.exists() else {}
+        looked = {f: each for f, each in looked.items() if states.get(f) == each["state"]}
+        known = {name for each in looked.values() for name in each["tests"]}
+        new = [i for i, item in enumerate(session.items) if item.nodeid not in known]
+        if new:
+            status, found = self._forked(lambda out: self._look(session, new, out))
+            if status:
+                pytest.exit("too many tests fail without any mutant", returncode=1)
+            for i, seen in zip(new, json.loads(found), strict=True):
+                file = session.items[i].location[0]
+                each = looked.setdefault(file, {"state": states[file], "tests": {}})
+                each["tests"][session.items[i].nodeid] = seen
+            LOOKED.write_text(json.dumps(looked, ensure_ascii=False))
+        return {name: seen for each in looked.values() for name, seen in each["tests"].items()}
 
-        os.environ["MUTANT_UNDER_TEST"] = "stats"
-        seconds, through, broken = [], defaultdict(list), 0
-        for i, item in enumerate(session.items):
-            state()._stats.clear()
+    def _look(self, session: pytest.Session, tests: list[int], out: int) -> int:
+        """Run the tests without a mutant, and write which functions each comes through."""
+        codes: set[Any] = set()
+
+        def trace(frame: Any, event: str, arg: Any) -> None:
+            codes.add(frame.f_code)
+
+        threading.settrace(trace)
+        of = {function.__code__: name for name, (function, _) in FUNCTIONS.items()}
+        found, broken = [], 0
+        for i in tests:
+            forget()  # so that a function is not called by the first of its tests alone
+            codes.clear()
             before = sum(os.times()[:2])
-            if self._run(session, i):  # it looks at what the switches of the mutants add
-                print(f"left out, as it fails without any mutant: {item.nodeid}", file=sys.stderr)
-                state()._stats.clear()
+            sys.settrace(trace)
+            failed = self._run(session, i)
+            sys.settrace(None)
+            if failed:
+                print("left out, as it fails without any mutant:", session.items[i].nodeid)
+                codes.clear()
                 broken += 1
-            seconds.append(sum(os.times()[:2]) - before)
-            for function in state()._stats:
-                through[function].append(i)
-        if broken > len(seconds) // 20:
+            found.append([sum(os.times()[:2]) - before, sorted(of[c] for c in codes if c in of)])
+        if broken > len(session.items) // 20:
             return 1
         with os.fdopen(out, "w") as file:
-            json.dump([seconds, through], file)
+            json.dump(found, file)
         return 0
 
     def _try(self, session: pytest.Session, name: str, tests: list[int], out: int) -> int:
         """Run `tests` with a mutant, and write which one has failed."""
-        os.environ["MUTANT_UNDER_TEST"] = name
-        function = name.rpartition("__mutmut_")[0]
-        if function in AT_IMPORT:
-            module, _, function = function.rpartition(".")
-            vars(sys.modules[module])[function.removeprefix("x_")]()
+        activate(name)
         for i in tests:
             if self._run(session, i):
                 os.write(out, str(i).encode())
@@ -276,11 +273,33 @@ class Trials:
         return os.waitpid(child, 0)[1], output
 
 
+def forget() -> None:
+    """Empty the caches of functions."""
+    for module in [m for name, m in sys.modules.items() if name.startswith("xplayers.")]:
+        for value in vars(module).values():
+            if hasattr(value, "cache_clear"):
+                value.cache_clear()
+
+
+def place(name: str) -> str:
+    """Return where a mutant is, as one would say it: `_replay._Compiler.compiled`."""
+    module, _, function = name.rpartition("__mutmut_")[0].rpartition(".")
+    function = function.removeprefix("x_").removeprefix("xǁ").replace("ǁ", ".")
+    return f"{module.removeprefix('xplayers.')}.{function}"
+
+
+def changed(name: str) -> tuple[str, str]:
+    """Return the lines that a mutant changes, and those in their place."""
+    lines = difference(name).splitlines()
+    old, new = ([line[1:].strip() for line in lines if line[0] == sign] for sign in "-+")
+    return " ".join(old), " ".join(new)
+
+
 def difference(name: str) -> str:
     """Return the lines that a mutant changes."""
-    module, _, function = name.rpartition(".")
+    function = name.rpartition(".")[2]
     original = re.sub(r"\d+$", "", function)
-    mutants = vars(sys.modules[module])["mutants_" + original.removesuffix("_")]
+    _, mutants = FUNCTIONS[name.rpartition("__mutmut_")[0]]
     sources = [
         inspect.getsource(mutants[key]).replace(mutants[key].__name__, original).splitlines()
         for key in ("_mutmut_orig", function)
@@ -300,10 +319,15 @@ def _option(arguments: list[str], name: str, default: float) -> str | float:
 def main(arguments: list[str]) -> int:
     part = PARTS[next((a for a in arguments if a in PARTS), "layers")]
     libraries = [a for a in arguments if a.startswith("--xp")] or [f"--xp={part.libraries}"]
-    every = int(_option(arguments, "--every", 1))
+    every, first = int(_option(arguments, "--every", 1)), int(_option(arguments, "--from", 0))
     most = float(_option(arguments, "--seconds", math.inf))
     asked = [a for a in arguments if not a.startswith("--") and a not in PARTS]
-    RESULTS.parent.mkdir(exist_ok=True)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    again = "--again" in arguments
+    before = list(map(json.loads, RESULTS.read_text().splitlines())) if again else None
+    # Threads that wait for work of others take the time of the tests.
+    trampoline.wrap_in_trampoline = unwrapped
+    os.environ |= {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     names = []
     with tempfile.TemporaryDirectory() as folder:
         for name in ("xplayers", "tests"):
@@ -312,26 +336,26 @@ def main(arguments: list[str]) -> int:
         os.chdir(folder)
         sys.path.insert(0, folder)
         for path in matching(ROOT / "xplayers", part.files):
-            place = path.relative_to(ROOT)
-            module = ".".join(place.with_suffix("").parts)
-            if asked and not any(str(place).endswith(a) or module in a for a in asked):
+            file = path.relative_to(ROOT)
+            module = ".".join(file.with_suffix("").parts)
+            if asked and not any(str(file).endswith(a) or module in a for a in asked):
                 continue
-            code, found = mutated(path)
-            place.write_text(code)
+            code, found = kept(path)
+            file.write_text(code)
             found = [f"{module}.{name}" for name in found]
-            names += [n for n in found if not asked or n in asked or str(place)[9:] in asked]
-        names = names[::every]
+            names += [n for n in found if not asked or n in asked or str(file)[9:] in asked]
+        names = names[first::every]
         tests = matching(Path("tests"), [f"test_{name}.py" for name in part.tests])
         chosen = list(map(str, tests))
-        options = ["-q", "-s", "-p", "no:cacheprovider", "--assert=plain", "--tb=short", *libraries]
-        trials = Trials(names, most)
+        options = ["-q", "-s", "-p", "no:cacheprovider", "--assert=plain", "--tb=no", *libraries]
+        trials = Trials(names, most, before)
         pytest.main([*options, *chosen], plugins=[trials])
         if trials.finished:
-            report(names, trials.survivors)
+            report(trials.names, trials.survivors, len(trials.equivalent))
     return 0 if trials.finished else 1
 
 
-def report(names: list[str], survivors: list[str]) -> None:
+def report(names: list[str], survivors: list[str], equivalent: int) -> None:
     print()
     for name in survivors:
         print(name, difference(name), sep="\n", end="\n\n")
@@ -340,6 +364,7 @@ def report(names: list[str], survivors: list[str]) -> None:
         print(f"{module:35} {n - alive:5} of {n:5} killed, {(n - alive) / max(n, 1):7.1%}")
     n, alive = len(names), len(survivors)
     print(f"{'all':35} {n - alive:5} of {n:5} killed, {(n - alive) / max(n, 1):7.1%}")
+    print(f"Besides, {equivalent} change nothing that can be seen.")
 
 
 if __name__ == "__main__":

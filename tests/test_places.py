@@ -38,6 +38,7 @@ def _with_options(x, *, by=1.0, out=None):
 # and whether the result may be written over an operand: None where it makes new memory.
 NUMPY = {
     "add": (lambda xp, a, b, c, d: a + b, True),
+    "add in another dtype": (lambda xp, a, b, c, d: xp.add(a, b, dtype=xp.float64), None),
     "subtract a number": (lambda xp, a, b, c, d: 1.0 - a, True),
     "compare": (lambda xp, a, b, c, d: a > b, True),
     "function": (lambda xp, a, b, c, d: xp.exp(a), True),
@@ -52,8 +53,13 @@ NUMPY = {
     "smallest of short rows": (lambda xp, a, b, c, d: xp.min(a, axis=1, keepdims=True), False),
     "largest of columns": (lambda xp, a, b, c, d: xp.max(a, axis=0), False),
     "sum in another dtype": (lambda xp, a, b, c, d: xp.sum(a, axis=0, dtype=xp.float64), None),
+    "sum by position": (lambda xp, a, b, c, d: xp.sum(a, 0), None),
+    "mean": (lambda xp, a, b, c, d: xp.mean(a, axis=0), None),
+    "product of columns": (lambda xp, a, b, c, d: xp.prod(a, axis=0), False),
     "any": (lambda xp, a, b, c, d: xp.any(a > 0, axis=0), False),
+    "all": (lambda xp, a, b, c, d: xp.all(a > 0, axis=1, keepdims=True), False),
     "cast": (lambda xp, a, b, c, d: xp.astype(a, xp.float64), False),
+    "cast to integers": (lambda xp, a, b, c, d: xp.astype(a, xp.int32), False),
     "where": (lambda xp, a, b, c, d: xp.where(a > b, a, b), None),
     "one's own": (lambda xp, a, b, c, d: _with_place(a), False),
     "one's own without": (lambda xp, a, b, c, d: _without_place(a), None),
@@ -61,19 +67,30 @@ NUMPY = {
 }
 TORCH = {
     "add": (lambda xp, a, b, c, d: a + b, True),
+    "add twice": (lambda xp, a, b, c, d: xp.add(a, b, alpha=2.0), None),
+    "add a truth value": (lambda xp, a, b, c, d: a + True, None),
+    "multiply by an integer": (lambda xp, a, b, c, d: a * 2, True),
+    "multiply by what was computed": (lambda xp, a, b, c, d: a * xp.sum(a).item(), None),
     "subtract a number": (lambda xp, a, b, c, d: a - 1.0, True),
     "from a number": (lambda xp, a, b, c, d: 1.0 - a, None),
     "compare": (lambda xp, a, b, c, d: a > 0, True),
     "function": (lambda xp, a, b, c, d: xp.exp(a), True),
+    "negative": (lambda xp, a, b, c, d: -a, True),
+    "root": (lambda xp, a, b, c, d: xp.sqrt(xp.abs(a)), True),
     "maximum": (lambda xp, a, b, c, d: xp.maximum(a, b), True),
+    "minimum": (lambda xp, a, b, c, d: xp.minimum(a, b), True),
     "maximum with a number": (lambda xp, a, b, c, d: xp.maximum(a, 0.0), None),
     "two dtypes": (lambda xp, a, b, c, d: a + xp.astype(b, xp.float64), None),
     "product": (lambda xp, a, b, c, d: a @ c, False),
+    "product with a vector": (lambda xp, a, b, c, d: a @ c[:, 0], False),
+    "gather": (lambda xp, a, b, c, d: xp.gather(a, 1, xp.argmax(b, axis=1, keepdims=True)), False),
     "product of three axes": (lambda xp, a, b, c, d: xp.matmul(d, d.mT), False),
     "sum": (lambda xp, a, b, c, d: xp.sum(a, axis=0), False),
     "sum of rows": (lambda xp, a, b, c, d: xp.sum(a, axis=-1, keepdims=True), False),
     "largest": (lambda xp, a, b, c, d: xp.max(a, axis=1), False),
     "smallest": (lambda xp, a, b, c, d: xp.min(a, axis=0, keepdims=True), False),
+    "sum by position": (lambda xp, a, b, c, d: __import__("torch").sum(a, 0), None),
+    "sum of integers": (lambda xp, a, b, c, d: xp.sum(xp.astype(a, xp.int32), axis=0), None),
     "sum of all": (lambda xp, a, b, c, d: xp.sum(a), None),
     "sum of two axes": (lambda xp, a, b, c, d: xp.sum(d, axis=(0, 1)), None),
     "sum in another dtype": (lambda xp, a, b, c, d: xp.sum(a, axis=0, dtype=xp.float64), None),
@@ -115,6 +132,27 @@ def test_results_with_places(library, name, xpv):
         place = xp.asarray(arrays[0], copy=True)
         write(*[place if g is arrays[0] else g for g in given], out=place)
         assert_same_bits(place, expected)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "short"),
+    [((40, 3), -1, True), ((40, 3), 1, True), ((40, 3), 0, False), ((3, 5), 1, False),
+     ((3, 3), 1, False), ((4, 3), 1, True), ((40, 31), 1, True), ((40, 32), 1, False),
+     ((40, 3, 2), 1, False), ((40, 3, 2), -1, False)],
+)  # fmt: skip
+def test_the_largest_values_of_short_rows_are_found_by_columns(shape, axis, short):
+    """Where they are faster so: NumPy goes row by row else."""
+    for name in ("max", "min", "sum"):
+        for x in (values(shape), np.asfortranarray(values(shape))):
+            recording = Recording()
+            a = recording.input(x)
+            getattr(a.xp, name)(a, axis=axis)
+            write, *_ = into(recording.operations[0], recording.kinds, x)
+            fast = short and name != "sum" and x.flags.c_contiguous
+            assert write.__name__.endswith("of short rows") is fast
+            out = np.empty_like(x.sum(axis))
+            write(x, out)
+            assert_same_bits(out, getattr(x, name)(axis))
 
 
 # What a recording writes down, and what it refuses

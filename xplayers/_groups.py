@@ -104,11 +104,7 @@ class Groups:
         """Return what operations of one group have in common; None for those of no group."""
         if operation.name != "elementwise":
             return None
-        options = constants_key(operation.kwargs)
-        numbers = [a for a in operation.args if not isinstance(a, Register)]
-        if options is None or any(type(a) not in (bool, int, float) for a in numbers):
-            return None
-        parts: list[Any] = []
+        parts: list[Any] = [operation.function, constants_key(operation.kwargs)]
         for arg in operation.args:
             if not isinstance(arg, Register):
                 parts.append(value_key(arg))
@@ -131,7 +127,7 @@ class Groups:
         at_home = self._at_home(operation) or self._for_rules.issuperset(operation.results)
         if len(shapes) != 1 or len(sizes) != 1 or not at_home:  # parts begin at the same places
             return None
-        return (operation.function, options, *parts)
+        return tuple(parts)
 
     def _at_home(self, operation: Operation) -> bool:
         """Whether it computes with parameters or state, as the rule of an optimizer does."""

@@ -39,7 +39,7 @@ def into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
         return function, args, function.signature is None
     if name in REDUCTIONS and len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
         return _reduction(REDUCTIONS[name], kinds[args[0]], **kwargs), args, False
-    if name == "astype" and len(args) == 2:
+    if name == "astype":
         return _cast, args[:1], False
     return None
 
@@ -59,7 +59,7 @@ def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
     arrays = [isinstance(a, Register) and not kinds[a].number for a in args]
     numbers = [type(a) in (int, float) for a in args]
     fit = arrays[:1] == [True] and all(a or n for a, n in zip(arrays, numbers, strict=True))
-    if name == "astype" and len(args) == 2 and arrays == [True, False]:
+    if name == "astype" and arrays == [True, False]:
         return _copied, args[:1], False
     if name == "gather" and arrays == [True, False, True] and not kwargs:
         return torch.gather, args, False
@@ -70,7 +70,7 @@ def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
         return getattr(torch, _TORCH[name]), args, True
     if name in ("maximum", "minimum") and arrays == [True, True]:
         return getattr(torch, name), args, True
-    if name == "matmul" and arrays == [True, True]:
+    if name == "matmul":
         two = all(len(kinds[a].shape) == 2 for a in args)
         return (torch.mm if two else torch.matmul), args, False
     if name in ("sum", "max", "min") and len(args) == 1 and set(kwargs) <= {"axis", "keepdims"}:
@@ -110,7 +110,7 @@ def _reduction(
             np.copyto(turned, x.T)
             reduce(turned, 0, None, out.reshape(-1))
 
-        into_short.__name__ = f"{ufunc.__name__}.reduce"
+        into_short.__name__ = f"{ufunc.__name__}.reduce of short rows"
         return into_short
 
     def into(x: np.ndarray, out: np.ndarray) -> None:
