@@ -384,3 +384,71 @@ def test_the_sum_of_a_target_is_how_often_a_sample_counts(xpv):
     (a, da), (b, db) = (both(loss, x, as_target(xpv, t)) for t in (one, two))
     np.testing.assert_allclose(b, a * [2.0, 1.0], rtol=1e-6)
     np.testing.assert_allclose(db, da * [[2.0], [1.0]], rtol=1e-5)
+
+
+# The tail of the softmax: the right class takes all but a rest
+
+
+def exact_softmax_loss(x, label):
+    """The loss of scores, and its derivative, in more digits than the libraries have."""
+    x = np.asarray(x, np.longdouble)
+    e = np.exp(x - x.max())
+    rest = np.delete(e, label).sum()
+    dx = e / e.sum()
+    dx[label] = -rest / e.sum()
+    loss = np.log1p(rest) if x[label] == x.max() else np.log(e.sum()) - (x[label] - x.max())
+    return loss, dx
+
+
+SURE = [
+    [20.0, 0.0, -1.0], [0.0, 20.0, 3.0], [16.5, 0.0, 0.0], [50.0, 3.0, 2.0], [80.0, 0.0, -80.0],
+    [5.0, 4.5, 5.0], [0.0, 0.0, 0.0], [-3.0, 9.0, 9.0], [0.0, -INF, -16.0], [900.0, 0.0, 880.0],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"ignore_index": -1}, {"class_weights": [1.0, 3.0, 0.5]}])
+@pytest.mark.parametrize("looked_at", [True, False])
+def test_the_tails_of_the_softmax_have_all_their_digits(options, looked_at, xpv, monkeypatch):
+    if not looked_at:
+        monkeypatch.setattr("xplayers.losses.softmax.on_host", lambda a: False)
+    weights = options.get("class_weights", [1.0] * 3)
+    for dtype in xpv.floats:
+        half = {"float16": 1e-3, "bfloat16": 8e-3}.get(dtype)
+        given = xpv.asarray(SURE, dtype)
+        loss = xl.SoftmaxWithLoss(reduction="none", **options)
+        for label in range(3):
+            value, dx = both(loss, given, xpv.asarray(np.full(len(SURE), label)))
+            digits = 1e-13 if dtype == "float64" else 1e-6
+            for i, x in enumerate(to_numpy(given).astype("float64")):
+                expected, slope = (weights[label] * a for a in exact_softmax_loss(x, label))
+                assert value[i] == pytest.approx(float(expected), rel=digits, abs=1e-44)
+                tiny = 1e-7 if dtype == "float16" else 1e-44
+                np.testing.assert_allclose(
+                    dx[i].astype(float), slope.astype(float), rtol=half or digits, atol=tiny
+                )
+
+
+@pytest.mark.only("numpy", "torch", "jax")
+@pytest.mark.parametrize("compile", [False, "auto"])
+def test_a_step_sees_the_tail_of_the_softmax(compile, xpv):
+    W = xpv.asarray(20.0 * np.eye(2), "float32")
+    step = xl.TrainStep(
+        xl.Sequential(xl.Affine(W, 0 * W[0, :])),
+        xl.SoftmaxWithLoss(),
+        xl.SGD(0.01),
+        compile=compile,
+    )
+    x, t = xpv.asarray(np.eye(2), "float32"), xpv.asarray(np.asarray([0, 1]))
+    for _ in range(5):
+        assert float(step(x, t)) == pytest.approx(2.0611537e-9, rel=1e-6)
+
+
+def test_log_softmax_of_the_largest_has_all_its_digits(xpv):
+    for dtype in xpv.floats:
+        y = to_numpy(xl.functional.log_softmax(xpv.asarray(SURE, dtype))).astype("float64")
+        rtol = {"float64": 1e-13, "float32": 1e-6}.get(dtype, 8e-3)
+        for given, row in zip(to_numpy(xpv.asarray(SURE, dtype)).astype("float64"), y, strict=True):
+            expected = [-exact_softmax_loss(given, label)[0] for label in range(3)]
+            np.testing.assert_allclose(
+                row, np.asarray(expected, float), rtol=rtol, atol=1e-7 if "16" in dtype else 1e-44
+            )

@@ -242,6 +242,13 @@ def taken_along_last(xp: Namespace, x: Array, index: Array) -> Array:
     return xp.take_along_axis(x, index, axis=-1)
 
 
+def put_along_last(xp: Namespace, x: Array, index: Array, value: Array) -> Array:
+    """Return `x` with `value` at the 64-bit indices `index`, one for each row of the last axis."""
+    if library_name(xp) == "torch":
+        return xp.scatter(x, -1, index, value)
+    return xp.where(index == xp.arange(x.shape[-1], device=device(x)), value, x)
+
+
 def dtype_name(dtype: DType) -> str:
     """Return the name that `dtype` has in the standard: ``float32``, ``int64``, ``bfloat16``."""
     key = (type(dtype), dtype)  # the type first: dtypes of two libraries may refuse comparison

@@ -400,7 +400,12 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     check_floating("log_softmax", "x", x)
     axis = _axis("log_softmax", x, axis)
     z = _below_largest(xp, x, axis)
-    z -= xp.log(xp.sum(xp.exp(z), axis=axis, keepdims=True))
+    # The largest has an exponential of 1, which would take the last digits of the others: one 1 is
+    # left out of the sum.
+    largest = xp.astype(z == 0, z.dtype)
+    rest = xp.sum(xp.exp(z) - largest, axis=axis, keepdims=True)
+    rest += xp.sum(largest, axis=axis, keepdims=True) - 1.0
+    z -= xp.log1p(rest)
     return xp.astype(z, x.dtype) if is_half(x) else z
 
 

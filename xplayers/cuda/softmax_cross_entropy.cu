@@ -51,24 +51,27 @@ __device__ inline void softmax_cross_entropy(
         const auto exponential = [&](const int k, const i64 c) {
             return HELD > 0 ? held[k] : exp((N)widen(x[c]) - largest);
         };
-        N sum = 0, loss;
+        N loss;
         if constexpr (LABELS) {
-            each([&](const int k, const i64 c) {
-                held[k] = exp(score(k, c) - largest);
-                sum += held[k];
-            });
-            sum = reduced<WARPS>(sum, shared, Sum());
             const i64 label = (i64)target[row];
             const bool valid = label >= 0 && label < classes;
             const i64 at = valid ? label : 0;
-            loss = log(sum) - (widen(x[at]) - largest);
+            const N own = (N)widen(x[at]) - largest, less = expm1(own);
+            N rest = 0;  // the sum less 1, which would take the last digits of small ones
+            each([&](const int k, const i64 c) {
+                held[k] = exp(score(k, c) - largest);
+                rest += c == at ? less : held[k];
+            });
+            rest = reduced<WARPS>(rest, shared, Sum());
+            loss = log1p(rest) - own;
             if (!valid) loss = __uint_as_float(0x7fc00000);  // NaN
             each([&](const int k, const i64 c) {
-                dx[c] = narrow<Gradient>((exponential(k, c) / sum - (N)(c == at)) * scale);
+                const N slope = c == at ? less - rest : exponential(k, c);
+                dx[c] = narrow<Gradient>(slope / (1 + rest) * scale);
             });
         } else {
             const Target* t = target + row * classes;
-            N total = 0, dot = 0;
+            N sum = 0, total = 0, dot = 0;
             each([&](const int k, const i64 c) {
                 const N weight = (N)widen(t[c]), centred = score(k, c) - largest;
                 total += weight >= 0 ? weight : (N)__uint_as_float(0x7fc00000);  // NaN

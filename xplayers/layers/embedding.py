@@ -180,8 +180,8 @@ def _as_index(xp: Namespace, x: Array) -> Array:
 def _sums_by_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
     """Return the sums of the rows of `d` by `index`: a product with the one-hot matrix.
 
-    There 0 times infinity would be NaN in all rows. What is not finite is left out, and added to
-    the rows that have such a value, in the columns that have.
+    There 0 times infinity would be NaN in all rows. So what is not finite is left out, and where a
+    row has such values is asked by more columns of the same product.
     """
     traced = library_name(xp) == "torch" and is_traced()
     if not traced and as_numpy([d]) is not None:  # a look costs less than two passes over d
@@ -189,13 +189,17 @@ def _sums_by_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
             total = _one_hot_product(xp, index, d, n)
         if bool(xp.all(xp.isfinite(total))):
             return total
-    finite = xp.isfinite(d)
-    spoilt = xp.astype(~xp.all(finite, axis=1, keepdims=True), d.dtype)
-    total = _one_hot_product(xp, index, xp.concat([xp.where(finite, d, 0.0), spoilt], axis=1), n)
+    above, below = ~(d < math.inf), ~(d > -math.inf)  # NaN is both
+    parts = [
+        xp.where(above | below, 0.0, d),
+        *(xp.astype(part, d.dtype) for part in (above, below)),
+    ]
+    total = _one_hot_product(xp, index, xp.concat(parts, axis=1), n)
+    width = d.shape[1]
+    total, above, below = (total[:, i * width : (i + 1) * width] for i in range(3))
     with np.errstate(invalid="ignore"):
-        rest = xp.sum(xp.where(finite, 0.0, d), axis=0)
-    total, spoilt = total[:, :-1], total[:, -1:] > 0
-    return xp.where(spoilt & (rest != 0), total + rest, total)
+        total = xp.where(above > 0, total + math.inf, total)
+        return xp.where(below > 0, total - math.inf, total)
 
 
 def _one_hot_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:

@@ -25,19 +25,22 @@ def of_labels(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray
     """Return the losses of the scores `x` ``(..., c)``, ``(...)``, and their gradient.
 
     ``loss = log(sum(exp(z))) - z[label]`` with ``z = x - max(x)``, and ``dx = softmax(x)``, less 1
-    at the label.
+    at the label; with that 1 left out of the sum, which takes the last digits of the others.
     """
     rows = x.reshape(-1, x.shape[-1])
-    one = (np.arange(labels.size), labels.reshape(-1))
+    one = np.arange(0, rows.size, rows.shape[1] or 1)
+    one += labels.reshape(-1).astype(one.dtype, copy=False)
     if 0 < rows.shape[1] <= FEW:
         largest = np.maximum.reduce(rows.T.copy(), axis=0)[:, None]
     else:
         largest = np.maximum.reduce(rows, axis=1, keepdims=True)
     z = np.subtract(rows, largest, out=empty(rows.shape, x.dtype))
-    scores = z[one]
+    flat = z.reshape(-1)
+    scores = flat[one]
     np.exp(z, out=z)
-    total = np.add.reduce(z, axis=1, keepdims=True)
-    z /= total
-    z[one] -= 1.0
-    loss = np.log(total[:, 0]) - scores
+    flat[one] -= 1.0
+    rest = np.add.reduce(z, axis=1, keepdims=True)
+    flat[one] -= rest[:, 0]
+    z /= 1.0 + rest
+    loss = np.log1p(rest[:, 0]) - scores
     return loss.reshape(labels.shape), z.reshape(x.shape)
