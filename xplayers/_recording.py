@@ -308,11 +308,11 @@ def _give_operators() -> None:
 
     def in_place(name: str, function: Any) -> Any:
         def method(self: StandIn, other: Any) -> Any:
-            if _is_number(self.value):  # it cannot change: the name gets a new one
+            plain = function.__name__.strip("_")
+            if not hasattr(type(self.value), f"__i{plain}__"):  # the name gets a new value
                 return self.recording.call(name, function, (self, other), {})
             self.recording.before_write(self)
-            at = getattr(operator, f"i{function.__name__.strip('_')}")
-            at(self.value, _values(other))
+            getattr(operator, f"i{plain}")(self.value, _values(other))
             self.recording.add(name, function, (self, other), {}, [self], writes=True)
             return self
 
