@@ -175,7 +175,7 @@ def kill(session: nox.Session) -> None:
 @nox.session(default=False)
 def mutation(session: nox.Session) -> None:
     """Put faults into the package, and print those that no test notices; half an hour a part."""
-    session.install("-e", ".", *group("test", "torch", "mutation"))  # torch: for its oracles
+    session.install("-e", ".", *group("test", "numpy", "torch", "mutation"))
     session.run("python", "tests/mutation.py", *session.posargs)
 
 

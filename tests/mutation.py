@@ -69,7 +69,10 @@ PARTS = {
             "elementwise.py", "_flat.py", "_groups.py", "_jit.py", "_places.py", "_recording.py",
             "_replay.py", "_roots.py", "_tape.py", "_trace.py", "training/replays.py",
         ),
-        ("elementwise*", "roots", "jit", "groups", "places", "replay*", "flat*"),
+        (
+            "elementwise*", "exact", "flat*", "groups", "jit", "places", "programs", "recording",
+            "replay*", "roots",
+        ),
         "numpy,torch",
     ),
 }  # fmt: skip
