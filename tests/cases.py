@@ -383,6 +383,13 @@ LAYERS = [
         lambda t, x, p: x @ p["W"] + p["b"],
     ),
     Case(
+        "Affine-no-bias",
+        lambda: xl.Affine.init(5, 3, bias=False, rng=0),
+        (7, 5),
+        lambda x, p: x @ p["W"],
+        lambda t, x, p: x @ p["W"],
+    ),
+    Case(
         "Affine-images",
         lambda: xl.Affine.init(24, 3, rng=0),
         (7, 2, 3, 4),

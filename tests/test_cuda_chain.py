@@ -244,6 +244,8 @@ def test_which_parts_are_joined():
     assert names(affine(), xl.Gelu("none"), affine()) == ["0", "1", "2"]
     assert names(affine(), xl.Relu(), xl.Dropout(0.5), affine()) == ["0", "1", "2", "3"]
     assert names(affine(), xl.Relu()) == ["0", "1"]
+    bare = xl.Affine.init(3, 3, bias=False)
+    assert names(bare, xl.Relu(), affine(), xl.Relu(), bare) == ["0", "1", "2", "3", "4"]
     assert names() == []
 
 

@@ -50,6 +50,7 @@ OPTIONS = {  # what makes a layer of one argument -> its name, what it is not, w
         lambda v: xl.MultiHeadAttention.init(8, 2, causal=v), "causal", [0, "no"], "True or False"
     ),
     "Affine": (lambda v: xl.Affine.init(4, 3, flatten=v), "flatten", [1], "True or False"),
+    "Affine ": (lambda v: xl.Affine.init(4, 3, bias=v), "bias", [0], "True or False"),
     "Convolution": (lambda v: xl.Convolution.init(1, 4, 3, bias=v), "bias", [0], "True or False"),
     "Gru": (lambda v: xl.Gru.init(2, 3, reset_after=v), "reset_after", [1], "True or False"),
     "Lstm": (lambda v: xl.Lstm.init(2, 3, bidirectional=v), "bidirectional", [1], "True or False"),
@@ -139,7 +140,7 @@ CALLS = [
     (lambda: xl.PositionalEmbedding(10, 4), "is PositionalEmbedding.init(10, 4)."),
     (lambda: xl.MultiHeadAttention(64, 8), "is MultiHeadAttention.init(64, 8)."),
     (lambda: xl.Affine([[1.0]], [1.0]), "Affine: W is a list; expected an array"),
-    (lambda: xl.Affine(np.ones((4, 3)), None), "Affine: b is a NoneType; expected an array"),
+    (lambda: xl.Affine(np.ones((4, 3)), 0), "Affine: b is a int; expected an array"),
     (lambda: xl.Affine("W", "b"), "Affine: W is a str; expected an array"),
     # sizes as one
     (lambda: xl.LayerNormalization.init((4, 5)), "Write LayerNormalization.init(4, 5)."),

@@ -335,7 +335,8 @@ def test_the_defaults_are_those_of_the_docstrings(make, expected):
     ids=str,
 )
 def test_what_the_errors_call_a_layer(layer, name):
-    assert str(layer) == name
+    assert layer._owner == name
+    assert str(layer) == (repr(layer) if isinstance(layer, xl.Container) else name)
 
 
 class TestLayerOfOneSOwn:

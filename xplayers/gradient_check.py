@@ -153,7 +153,7 @@ def check_gradients(
     for name, gradient in gradients.items():
         if tuple(gradient.shape) != tuple(point[name].shape):
             message = (
-                f"{layer}: the gradient of {name} has shape {tuple(gradient.shape)}; "
+                f"{layer._owner}: the gradient of {name} has shape {tuple(gradient.shape)}; "
                 f"expected {tuple(point[name].shape)}."
             )
             raise AssertionError(message)
@@ -164,7 +164,7 @@ def check_gradients(
         scale = max(abs(numerical), abs(computed), 1e-3 * float(np.linalg.norm(to_numpy(gradient))))
         if not abs(numerical - computed) <= rtol * scale + rounding:
             message = (
-                f"{layer}: the gradient of {name} along a random direction is {computed:.12g}; "
-                f"finite differences give {numerical:.12g}."
+                f"{layer._owner}: the gradient of {name} along a random direction is "
+                f"{computed:.12g}; finite differences give {numerical:.12g}."
             )
             raise AssertionError(message)

@@ -41,9 +41,9 @@ def with_chains(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
     at = 0
     while at < len(parts):
         end = at + 1
-        if type(parts[at].layer) is Affine:
+        if _has_bias(parts[at].layer):
             while end + 1 < len(parts) and _activation(parts[end].layer) is not None:
-                if type(parts[end + 1].layer) is not Affine:
+                if not _has_bias(parts[end + 1].layer):
                     break
                 end += 2
         run = parts[at:end]
@@ -51,6 +51,10 @@ def with_chains(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
         found.append(run[0] if one else as_part(Chain([p.layer for p in run], gemm), run))
         at = end
     return found
+
+
+def _has_bias(layer: Layer) -> bool:
+    return type(layer) is Affine and layer.b is not None
 
 
 def _activation(layer: Layer) -> str | None:

@@ -56,7 +56,9 @@ class Joint(Sequential):
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         return {}  # its layers have none
 
-    def _locate(self, error: Exception, part: Part) -> None:
+    def _locate(
+        self, error: Exception, part: Part, more: Sequence[Any], options: Mapping[str, Any]
+    ) -> None:
         """The container that the layers belong to does so."""
 
 

@@ -121,6 +121,11 @@ class Batches:
         self.drop_last, self.transform = flag("Batches", "drop_last", drop_last), transform
         self._xp, self._device = _place(like, xp, device)
 
+    def __repr__(self) -> str:
+        x, t = (f"{a.dtype.name} array of shape {a.shape}" for a in (self.x, self.t))
+        order = "" if self.rng is None else f", rng={self.rng!r}"
+        return f"Batches(<{x}>, <{t}>, {self.batch_size}{order})"
+
     def __len__(self) -> int:
         """Return the number of batches in a pass."""
         n = len(self.x)

@@ -26,8 +26,8 @@ class Affine(Layer):
     W : array of shape (n_in, n_out)
         Weights; one row for each input, as in *Deep Learning from Scratch* (the transpose of
         PyTorch's).
-    b : array of shape (n_out,)
-        Bias, of the library, device and dtype of `W`.
+    b : array of shape (n_out,), optional
+        Bias, of the library, device and dtype of `W`; None: there is none.
     flatten : bool
         True: `x` of any shape ``(n, ...)`` is flattened to ``(n, n_in)``, as in the book, and the
         gradient has its shape again. False: the last axis of `x`, of shape ``(..., n_in)``, is
@@ -61,12 +61,13 @@ class Affine(Layer):
     b, db = Parameter(), Gradient()
     flatten = Option(flag)
 
-    def __init__(self, W: Array, b: Array, flatten: bool = True) -> None:
+    def __init__(self, W: Array, b: Array | None = None, flatten: bool = True) -> None:
         self.W, self.b, self.flatten = W, b, flatten
-        namespace(b, "Affine", "b")
         if len(W.shape) != 2:
             message = f"Affine: W has shape {tuple(W.shape)}; expected (n_in, n_out)."
             raise ValueError(message)
+        if b is None:
+            return
         check_same("Affine", "b", b, W, like_name="W")
         if b.dtype != W.dtype:
             message = f"Affine: b is {b.dtype}, W is {W.dtype}; they must agree."
@@ -81,6 +82,7 @@ class Affine(Layer):
         n_in: int,
         n_out: int,
         *,
+        bias: bool = True,
         initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = he_normal,
         flatten: bool = True,
         rng: Rng = None,
@@ -93,6 +95,8 @@ class Affine(Layer):
         ----------
         n_in, n_out : int
             Sizes.
+        bias : bool
+            Whether there is a bias.
         initializer : callable
             ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
         flatten : bool
@@ -111,11 +115,12 @@ class Affine(Layer):
         """
         shape = integer("Affine", "n_in", n_in), integer("Affine", "n_out", n_out)
         W = drawn("Affine", initializer, shape, rng, dtype)
-        return cls(W, np.zeros_like(W[0]), flatten)._follow(like)
+        b = np.zeros_like(W[0]) if flag("Affine", "bias", bias) else None
+        return cls(W, b, flatten)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
-        y = product(self._rows(x, W), W, arrays["b"])
+        y = product(self._rows(x, W), W, arrays.get("b"))
         if not self.flatten and len(x.shape) > 2:
             y = namespace(x).reshape(y, (*x.shape[:-1], W.shape[1]))
         return y, (x, W)
@@ -129,6 +134,8 @@ class Affine(Layer):
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
+        if self.b is None:
+            return {"W": product(self._rows(x, W).mT, as_matrix(dy))}
         dW, db = product_and_sums(self._rows(x, W).mT, as_matrix(dy))
         return {"W": dW, "b": db}
 
@@ -157,7 +164,9 @@ class Affine(Layer):
 
     def __repr__(self) -> str:
         n_in, n_out = self.W.shape
-        return f"Affine.init({n_in}, {n_out}{'' if self.flatten else ', flatten=False'})"
+        options = "" if self.b is not None else ", bias=False"
+        options += "" if self.flatten else ", flatten=False"
+        return f"Affine.init({n_in}, {n_out}{options})"
 
 
 def as_matrix(dy: Array) -> Array:

@@ -7,7 +7,7 @@ call (`forward`, `backward`, `predict`) are here, and no layer writes them again
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Self, final
 
@@ -147,9 +147,9 @@ class Remembering(Observed):
         """Remember a pass until its backward."""
         if len(self._pending) >= self.pending_limit:
             message = (
-                f"{self}.forward: {self.pending_limit} forward passes wait for their backward. To "
-                f"evaluate, {self._evaluation}, which keeps nothing; zero_grads() forgets what "
-                "waits."
+                f"{self._owner}.forward: {self.pending_limit} forward passes wait for their "
+                f"backward. To evaluate, {self._evaluation}, which keeps nothing; zero_grads() "
+                "forgets what waits."
             )
             raise RuntimeError(message)
         self._pending.append((cache, y, self._store.version if self._alone else self._versions()))
@@ -162,22 +162,22 @@ class Remembering(Observed):
         """Return cache and output of the last pass that waits for its backward."""
         if not self._pending:
             message = (
-                f"{self}.backward: no forward to undo. Call forward first; "
+                f"{self._owner}.backward: no forward to undo. Call forward first; "
                 "each forward allows one backward."
             )
             raise RuntimeError(message)
         cache, y, versions = self._pending[-1]
         if versions != (self._store.version if self._alone else self._versions()):
             message = (
-                f"{self}.backward: the parameters have been written over since forward, which took "
-                "the old ones. Call backward before the update, or forward again."
+                f"{self._owner}.backward: the parameters have been written over since forward, "
+                "which took the old ones. Call backward before the update, or forward again."
             )
             raise RuntimeError(message)
         return cache, y
 
     def _place(self, x: Array) -> None:
         """Let host values that have no place yet follow `x`."""
-        namespace(x, self)
+        namespace(x, self._owner)
         with self._ties.kept():
             for store in self._stores.values():
                 if not store.placed:
@@ -194,6 +194,11 @@ class Remembering(Observed):
         """Return what the errors call this layer; `repr` is code."""
         return type(self).__name__
 
+    @property
+    def _owner(self) -> str:
+        """Return what the errors call this, however large it is."""
+        return str(self)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pending": []}  # no caches in a pickle
 
@@ -201,14 +206,22 @@ class Remembering(Observed):
         return f"{type(self).__name__}({', '.join(options(self))})"
 
 
-def options(layer: Any) -> list[str]:
+def options(layer: Any, kind: type | None = None) -> list[str]:
     """Return the constructor arguments that are not arrays and differ from their defaults."""
-    found = []
-    for name, p in inspect.signature(type(layer).__init__).parameters.items():
+    found, kind = [], kind or type(layer)
+    for name, p in inspect.signature(kind.__init__).parameters.items():
         value = layer.__dict__.get(name, p.default)
-        if value is not p.default and value != p.default:
+        if p.kind is p.VAR_KEYWORD and kind.__base__ is not None:  # the others of what it extends
+            found += [o for o in options(layer, kind.__base__) if o not in found]
+        elif value is not p.default and value != p.default:
             found.append(f"{name}={value!r}")
     return found
+
+
+def code(made: Any, parts: Sequence[str], rest: Sequence[str]) -> str:
+    """Return the call that makes a thing of its `parts`, called so, and options: one a line."""
+    rows = [*(repr(getattr(made, name)).replace("\n", "\n    ") for name in parts), *rest]
+    return "\n    ".join([f"{type(made).__name__}(", *(f"{row}," for row in rows)]) + "\n)"
 
 
 def _check_arrays(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -305,7 +318,7 @@ class Layer(Remembering):
 
     def infer(self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **options: Any) -> Array:
         """Return the output for inference."""
-        return self.apply(arrays, x, *inputs)[0]
+        return self.apply(arrays, x, *inputs, **options)[0]
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         """Return the gradients of the parameters alone, for the first layer of a network."""
@@ -318,15 +331,15 @@ class Layer(Remembering):
     # What a layer remembers.
 
     @final
-    def forward(self, x: Array, *inputs: Any, train: bool = True) -> Array:
+    def forward(self, x: Array, *inputs: Any, train: bool = True, **named: Any) -> Array:
         """Compute the output for training, and remember what `backward` needs.
 
         Parameters
         ----------
         x : array
             The input; its library, device and dtype are those of the parameters.
-        *inputs : array
-            Further inputs of a layer that has them.
+        *inputs, **named : array
+            Further inputs of a layer that has them, by place or name, as ``key_mask=mask``.
         train : bool
             False: the same as `predict`.
 
@@ -340,15 +353,19 @@ class Layer(Remembering):
         ValueError
             If a shape does not fit.
         TypeError
-            If library, device or dtype do not fit.
+            If library, device or dtype do not fit, or there is no such further input.
         RuntimeError
             If 64 passes wait for their backward already: evaluation is `predict`.
         """
         if not train:
-            return self.predict(x, *inputs)
+            return self.predict(x, *inputs, **named)
         x = unmapped(x)
         arrays = self._ready(x)
-        y, cache = self.apply(arrays, x, *inputs)
+        try:
+            y, cache = self.apply(arrays, x, *inputs, **named)
+        except TypeError:
+            self._check_inputs(inputs, named)
+            raise
         self._record(cache, y)
         self._begin(arrays, cache)
         return y
@@ -383,7 +400,7 @@ class Layer(Remembering):
         dy = unmapped(dy)
         plain = type(dy) is np.ndarray and type(y) is np.ndarray  # the common case, told fast
         if not plain or dy.shape != y.shape or dy.dtype is not y.dtype:
-            _check_gradient(f"{self}.backward", dy, y)
+            _check_gradient(f"{self._owner}.backward", dy, y)
         self._pending.pop()
         if input_grad:
             dx, grads = self.vjp(cache, dy)
@@ -393,15 +410,19 @@ class Layer(Remembering):
         return dx
 
     @final
-    def predict(self, x: Array, *inputs: Any) -> Array:
+    def predict(self, x: Array, *inputs: Any, **named: Any) -> Array:
         """Compute the output for inference. Records nothing; safe from any thread."""
         x = unmapped(x)
-        return self.infer(self._ready(x), x, *inputs)
+        try:
+            return self.infer(self._ready(x), x, *inputs, **named)
+        except TypeError:
+            self._check_inputs(inputs, named)
+            raise
 
     @final
-    def __call__(self, x: Array, *inputs: Any) -> Array:
+    def __call__(self, x: Array, *inputs: Any, **named: Any) -> Array:
         """Compute the output for inference: the same as `predict`."""
-        return self.predict(x, *inputs)
+        return self.predict(x, *inputs, **named)
 
     def __dir__(self) -> list[str]:
         kind, own = type(self), self.__dict__
@@ -420,6 +441,17 @@ class Layer(Remembering):
         for name, buffer in store.buffers.items():
             check_same(self, name, buffer, x, fix="Call layer.to(like=x).")
         return {**store.params, **store.buffers}
+
+    def _check_inputs(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> None:
+        """Raise an error if there are no such further inputs."""
+        signature = inspect.signature(self.apply)
+        try:
+            signature.bind({}, None, *inputs, **named)
+        except TypeError as error:
+            parameters = [*signature.parameters.values()][1:]
+            known = ", ".join([str(p.replace(annotation=p.empty)) for p in parameters])
+            message = f"{self._owner}: {error}; expected forward({known})."
+            raise TypeError(message) from None
 
     def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
         """Note that a forward has gone through: gradients start afresh, buffers go on."""

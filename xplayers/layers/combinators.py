@@ -32,22 +32,26 @@ class Residual(Sequential):
     He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, equation 1.
     """
 
-    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        y, cache = super().apply(arrays, x)
+    def apply(
+        self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **named: Any
+    ) -> tuple[Array, Cache]:
+        y, cache = super().apply(arrays, x, *inputs, **named)
         return self._sum(x, y), cache
 
-    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
-        return self._sum(x, super().infer(arrays, x))
+    def infer(self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **named: Any) -> Array:
+        return self._sum(x, super().infer(arrays, x, *inputs, **named))
 
-    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
         dx, grads = super().vjp(cache, dy)
+        if type(dx) is tuple:  # with the gradients of further inputs
+            return (dx[0] + dy, *dx[1:]), grads
         return dx + dy, grads
 
     def _sum(self, x: Array, y: Array) -> Array:
         if tuple(x.shape) != tuple(y.shape):
             message = (
-                f"{self}: the layers make {tuple(y.shape)} of x, which has shape {tuple(x.shape)}; "
-                "expected the same shape."
+                f"{self._owner}: the layers make {tuple(y.shape)} of x, which has shape "
+                f"{tuple(x.shape)}; expected the same shape."
             )
             raise ValueError(message)
         return x + y
@@ -132,7 +136,7 @@ class Map(Sequential):
 
     def _merged(self, x: Array) -> Array:
         if len(x.shape) < 3:
-            message = f"{self}: x has shape {tuple(x.shape)}; expected (n, time, ...)."
+            message = f"{self._owner}: x has shape {tuple(x.shape)}; expected (n, time, ...)."
             raise ValueError(message)
         return namespace(x).reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]))
 
@@ -206,7 +210,7 @@ class Parallel(Container):
             for shape in shapes:
                 shape[self.axis] = 0
         if any(shape != shapes[0] for shape in shapes):
-            message = f"{self}: the outputs have shapes {[tuple(y.shape) for y in ys]}."
+            message = f"{self._owner}: the outputs have shapes {[tuple(y.shape) for y in ys]}."
             raise ValueError(message)
         if self.combine == "concatenate":
             return concat(namespace(ys[0]), ys, self.axis)

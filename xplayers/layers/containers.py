@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import keyword
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -30,6 +31,11 @@ class Part(NamedTuple):
         if type(arrays) is _Ready and self.layer._store.params:
             return self.layer._store.params  # what would be picked, without a look-up by name
         return {k: arrays[name] for k, name in self.names.items()} if self.names else {}
+
+
+# The further inputs of a part, by place and by name.
+Given = tuple[Sequence[Any], Mapping[str, Any]]
+_NOTHING: Given = (), {}
 
 
 class _Ready(dict[str, Array]):
@@ -67,7 +73,7 @@ class Container(Layer):
         self._parts: list[Part] = []
         for name, layer in parts.items():
             if hasattr(type(self), name):
-                message = f"{self}: a part cannot be called {name!r}, which is an attribute."
+                message = f"{self._owner}: a part cannot be called {name!r}, which is an attribute."
                 raise ValueError(message)
             if not isinstance(layer, Layer):
                 part, hint = f"part {name!r}", _hint(type(self).__name__, layer)
@@ -101,15 +107,15 @@ class Container(Layer):
 
     def _ready(self, x: Array) -> dict[str, Array]:
         if not all([store.placed for store in self._stores.values()]):
-            check_input(self, x, {}, integers=self.integer_input)
+            check_input(self._owner, x, {}, integers=self.integer_input)
             self._place(x)
         arrays = {name: params[key] for name, params, key in self._params}
         if not self._buffers:
             arrays = _Ready(arrays)
-        check_input(self, x, arrays, integers=self.integer_input)
+        check_input(self._owner, x, arrays, integers=self.integer_input)
         for name, buffers, key in self._buffers:
             arrays[name] = buffers[key]
-            check_same(self, name, buffers[key], x, fix="Call layer.to(like=x).")
+            check_same(self._owner, name, buffers[key], x, fix="Call layer.to(like=x).")
         return arrays
 
     def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
@@ -134,11 +140,25 @@ class Container(Layer):
 
     def _rows(self) -> str:
         """Return the parts as code, one a line."""
-        rows = [
-            (f"{p.name}=" if not p.name.isdigit() else "") + repr(p.layer).replace("\n", "\n    ")
-            for p in self._parts
-        ]
-        return "".join(f"    {row},\n" for row in rows)
+        rows, named = [], False
+        for part in self._parts:
+            code = repr(part.layer).replace("\n", "\n    ")
+            if part.name.isidentifier() and not keyword.iskeyword(part.name):
+                named, code = True, f"{part.name}={code}"
+            elif named or not part.name.isdigit():  # no argument without a name may follow
+                named, code = True, f"**{{{part.name!r}: {code}}}"
+            rows.append(f"    {code},\n")
+        return "".join(rows)
+
+    def __str__(self) -> str:
+        return repr(self)
+
+    @property
+    def _owner(self) -> str:
+        return type(self).__name__
+
+    def __dir__(self) -> list[str]:
+        return sorted({*super().__dir__(), *(p.name for p in self._parts if p.name.isidentifier())})
 
     def __getattr__(self, name: str) -> Any:
         for part in self.__dict__.get("_parts", ()):
@@ -186,6 +206,12 @@ class Sequential(Container):
     ``net[0]`` and ``net["fc1"]`` are layers, ``net[:2]`` is a new container of the same layers,
     which shares their parameters. The same layer at two places is one set of parameters.
 
+    Further inputs go to the first layer: ``net.forward(x, key_mask=mask)``. Those of another layer
+    are a mapping under its name: ``net.forward(x, attention={"context": c})``. Where a layer has
+    gradients of them, as `MultiHeadAttention` of a context, ``backward`` returns ``(dx, ...)`` as
+    the first layer does, and last those of the others in tuples by name:
+    ``(dx, {"attention": (dcontext,)})``.
+
     Examples
     --------
     >>> from xplayers import Affine, Relu, Sequential
@@ -208,15 +234,19 @@ class Sequential(Container):
         # The first part with parameters: below it, no gradient is needed for a parameter.
         self._lowest = next((i for i, p in enumerate(self._parts) if p.layer.params), len(self))
 
-    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
+    def apply(
+        self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **named: Any
+    ) -> tuple[Array, Cache]:
         caches: list[Cache] = []
+        given = self._given(inputs, named) if inputs or named else {}
         join = JOINS.get(type(x))
-        joined = join and join(self)
+        joined = join(self) if join and not given else None
         for part in joined or self._parts:
+            more, options = given.get(part.name, _NOTHING)
             try:
-                x, cache = part.layer.apply(part.pick(arrays), x)
+                x, cache = part.layer.apply(part.pick(arrays), x, *more, **options)
             except (RuntimeError, TypeError, ValueError) as error:
-                self._locate(error, part)
+                self._locate(error, part, more, options)
                 raise
             caches.append(cache)
             if self._goes_on:
@@ -227,26 +257,43 @@ class Sequential(Container):
         cache.parts = joined
         return x, cache
 
-    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
+    def infer(self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **named: Any) -> Array:
+        given = self._given(inputs, named) if inputs or named else {}
         join = JOINS.get(type(x))
-        for part in (join and join(self)) or self._parts:
+        for part in (join(self) if join and not given else None) or self._parts:
+            more, options = given.get(part.name, _NOTHING)
             try:
-                x = part.layer.infer(part.pick(arrays), x)
+                x = part.layer.infer(part.pick(arrays), x, *more, **options)
             except (RuntimeError, TypeError, ValueError) as error:
-                self._locate(error, part)
+                self._locate(error, part, more, options)
                 raise
         return x
 
-    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
+    def _given(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Given]:
+        """Return the further inputs by the parts that they are for."""
+        if not self._parts:
+            message = f"{self._owner}: there is no layer for a further input."
+            raise TypeError(message)
+        first, names = self._parts[0].name, [p.name for p in self._parts]
+        given: dict[str, Given] = {first: (inputs, {k: named[k] for k in named if k not in names})}
+        for name in named.keys() & names:
+            instance(self._owner, name, named[name], Mapping, "a mapping of its inputs by name")
+            more, options = given.get(name, _NOTHING)
+            given[name] = more, {**options, **named[name]}
+        return given
+
+    def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
         grads: dict[str, Array] = {}
-        dx = _back(self._parts_of(cache), cache, dy, grads, down_to=0)
+        dx, others = _back(self._parts_of(cache), cache, dy, grads, down_to=0)
+        if others:
+            dx = *(dx if type(dx) is tuple else (dx,)), others
         return dx, grads
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         grads: dict[str, Array] = {}
         parts, at = self._parts_of(cache), self._lowest  # what is joined has parameters
         if at < len(parts):
-            dy = _back(parts, cache, dy, grads, down_to=at + 1)
+            dy, _ = _back(parts, cache, dy, grads, down_to=at + 1)
             collect(grads, parts[at], parts[at].layer.param_grads(cache[at], dy))
         return grads
 
@@ -260,7 +307,11 @@ class Sequential(Container):
         """Return the parts that a pass has gone through."""
         return cache.parts if type(cache) is Joined else self._parts
 
-    def _locate(self, error: Exception, part: Part) -> None:
+    def _locate(
+        self, error: Exception, part: Part, more: Sequence[Any], options: Mapping[str, Any]
+    ) -> None:
+        if isinstance(error, TypeError):
+            part.layer._check_inputs(more, options)
         error.add_note(f"In part {part.name!r} of {type(self).__name__}.")
 
     def __len__(self) -> int:
@@ -274,8 +325,11 @@ class Sequential(Container):
             return getattr(self, index)
         if isinstance(index, slice):
             parts = self._parts[index]
-            named = {p.name: p.layer for p in parts if not p.name.isdigit()}
-            return Sequential(*(p.layer for p in parts if p.name.isdigit()), **named)
+            numbered = [p.layer for p in parts if p.name.isdigit()]
+            n = len(numbered)
+            if any(p.name.isdigit() for p in parts[n:]):  # named ones come before: backwards
+                numbered, n = [], 0
+            return Sequential(*numbered, **{p.name: p.layer for p in parts[n:]})
         return self._parts[index].layer
 
     def __repr__(self) -> str:
@@ -284,12 +338,16 @@ class Sequential(Container):
 
 
 def _back(
-    parts: Sequence[Part], cache: Cache, dy: Array, grads: dict[str, Array], *, down_to: int
-) -> Array:
+    parts: Sequence[Part], cache: Cache, dy: Any, grads: dict[str, Array], *, down_to: int
+) -> tuple[Any, dict[str, tuple[Any, ...]]]:
+    """Return what comes out below, and the gradients of further inputs of parts above the first."""
+    others: dict[str, tuple[Any, ...]] = {}
     for i in reversed(range(down_to, len(parts))):
         dy, part_grads = parts[i].layer.vjp(cache[i], dy)
         collect(grads, parts[i], part_grads)
-    return dy
+        if i and type(dy) is tuple:
+            others[parts[i].name], dy = dy[1:], dy[0]
+    return dy, others
 
 
 def moved_on(part: Part, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:

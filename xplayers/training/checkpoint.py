@@ -131,6 +131,11 @@ class Checkpoint:
         self.keep = _count("keep", keep, 1)
         self._went_on(0)
 
+    def __repr__(self) -> str:
+        names = ("every_steps", "every_minutes", "keep")
+        given = [f"{n}={getattr(self, n)}" for n in names if getattr(self, n) is not None]
+        return f"Checkpoint({str(self.folder)!r}, {', '.join(given)})"
+
     def _went_on(self, step: int) -> None:
         self._step, self._time = step, time.monotonic()
 

@@ -55,8 +55,11 @@ def first_nonfinite(step: TrainStep, x: Array, t: Array) -> tuple[str, str]:
         outputs = layer_outputs(step.net, x[part, ...], train=True, arrays=arrays)
         for name, layer, y in outputs:
             if not all_finite(y):
-                who = f"layer {name!r}, {layer}" if name else f"{layer}"
-                return name or str(layer), f"The output of {who}, is the first that is not finite."
+                who = f"layer {name!r}, {layer._owner}" if name else layer._owner
+                return (
+                    name or layer._owner,
+                    f"The output of {who}, is the first that is not finite.",
+                )
         value, _ = step.loss.apply(step.loss.arrays, outputs[-1].y, t[part, ...])
         if not all_finite(value):
             return "loss", (

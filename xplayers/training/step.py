@@ -24,7 +24,7 @@ from xplayers._checks import choice, function, instance, positive, shown
 from xplayers._flat import lay_flat
 from xplayers._joining import stack
 from xplayers._recording import is_ordered, watch
-from xplayers.layers.base import Layer, Observed
+from xplayers.layers.base import Layer, Observed, code, options
 from xplayers.layers.stores import Located
 from xplayers.layers.ties import overlap
 from xplayers.losses import Loss
@@ -154,6 +154,10 @@ class TrainStep(Observed):
         self._params = self._buffers = Located()
         self._left: Arrays = {}  # the parameters as the last step has left them
         self._apart = True  # whether no two of them share memory
+
+    def __repr__(self) -> str:
+        parts = ("net", "loss", "optimizer")
+        return code(self, parts, [o for o in options(self) if o.partition("=")[0] not in parts])
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name[0] == "_":

@@ -130,7 +130,7 @@ def summary(net: Layer, input_shape: Sequence[int] | None = None) -> Summary:
             parameters = [a for store in stores for a in store.params.values()]
             buffers = [a for store in stores for a in store.buffers.values()]
             sizes = sum(map(size, parameters)), sum(map(_bytes, parameters + buffers))
-            rows.append(Row(name, str(layer), tuple(y.shape), *sizes))
+            rows.append(Row(name, layer._owner, tuple(y.shape), *sizes))
     total = sum(row.parameters for row in rows), sum(row.bytes for row in rows)
     return Summary(tuple(rows), *total)
 

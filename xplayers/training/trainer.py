@@ -11,7 +11,7 @@ import numpy as np
 
 from xplayers._arrays import Array
 from xplayers._checks import call_of, flag, instance, shown
-from xplayers.layers.base import Layer
+from xplayers.layers.base import Layer, code
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer, clip_by_norm
 from xplayers.training.accumulation import AccumulatedStep
@@ -205,6 +205,10 @@ class Trainer:
         )
         self.history = History()
         self._run: Run | None = None
+
+    def __repr__(self) -> str:
+        numbers = [f"{name}={getattr(self, name)}" for name in ("batch_size", "epochs", "seed")]
+        return code(self, ("net", "loss", "optimizer"), numbers)
 
     def fit(
         self,
