@@ -107,7 +107,7 @@ def compiled(program: Program) -> Kernel | None:
 
 
 def _flat(a: np.ndarray) -> np.ndarray:
-    return a if a.ndim == 1 else a.reshape(-1)
+    return a if a.ndim == 1 else a.ravel()
 
 
 class Source(NamedTuple):

@@ -263,8 +263,8 @@ class _Elementwise:
         if any(isinstance(v, np.ndarray) for v in given[len(arrays) :]):
             return None  # numbers come after the arrays
         # contiguous arrays as vectors: what every call would do otherwise
-        arrays = [a.reshape(-1) for a in arrays]
-        flat = tuple([o.reshape(-1) for o in outs])
+        arrays = [a.ravel() for a in arrays]
+        flat = tuple([o.ravel() for o in outs])
         n = flat[0].size
         fixed = program.bound(arrays, flat) if n <= STRAIGHT else None
         if fixed is not None and elements_before() == math.inf:
@@ -443,8 +443,8 @@ def _run(program: Program, values: list, outs: tuple) -> None:
         return program.kernel(values, outs)
     if program.kernel is None and n <= STRAIGHT:
         return program.straight(values, outs)
-    values = [a.reshape(-1) if isinstance(a, np.ndarray) else a for a in values]
-    flat = [o.reshape(-1) for o in outs]
+    values = [a.ravel() if isinstance(a, np.ndarray) else a for a in values]
+    flat = [o.ravel() for o in outs]
     threaded = program.kernel is not None or n >= THREADED
     if not threaded or usable_cores() == 1:
         return program.run(values, flat, 0, n, BLOCK)
