@@ -335,7 +335,7 @@ def test_a_number_of_numpy_as_upstream_gradient_keeps_the_dtype(xpv):
 def test_the_body_of_numpy_is_the_portable_code(shape, kind, dtype, xpv, monkeypatch):
     """Also for scores that lie in another order, which stay as they are; inf is among them."""
     scores = 4.0 * values(shape).astype(dtype)
-    scores[..., 0] += 900.0
+    scores[: shape[0] // 2, ..., 0] += 900.0  # the others go through the middle
     if shape[0] and shape[-1] > 2:
         scores[0, ..., 1] = -np.inf
     labels = np.zeros(shape[:-1], kind) if shape[-1] < 3 else np.full(shape[:-1], 2, kind)

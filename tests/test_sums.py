@@ -211,6 +211,45 @@ def test_norms_of_squares_that_are_no_numbers(make, shape, size, xpv):
                 assert_close(got / np.float32(scale), row / scale, 2e-5)
 
 
+@pytest.mark.parametrize("size", [1.0, 1e15, 1e19, 1e20, 1e25, 1e30])
+@pytest.mark.parametrize("shape", [(64, 3), (4, 3, 5), (3, 3, 4, 2)])
+def test_a_batch_of_squares_that_are_no_numbers(shape, size, xpv):
+    """A channel of that size beside others, both ways, against 64 bits."""
+    for eps in (1e-5, 1e-12, 0.0):
+        if eps == 1e-12 and size > 1e27 and xpv.backend not in ("numpy", "torch"):
+            continue  # beyond what is promised where values are not looked at
+        oracle = xl.BatchNormalization.init(3, dtype="float64", eps=eps)
+        x, dy = values(shape), values(shape, 1)
+        x[:, 1] *= size
+        layer = xl.BatchNormalization.init(3, eps=eps).to(like=xpv.asarray([0.0], "float32"))
+        there = xpv.asarray(x, "float32")
+        with np.errstate(over="ignore"):
+            y = layer.forward(there)
+        assert_close(y, oracle.forward(to_numpy(there).astype("float64")), 2e-6)
+        dx, want = to_numpy(layer.backward(xpv.asarray(dy, "float32"))), oracle.backward(dy)
+        for channel in range(3):
+            scale = np.abs(want[:, channel]).max()
+            assert_close(
+                dx[:, channel] / np.float32(scale), want[:, channel] / scale, 2e-5, f"{channel}"
+            )
+        assert_close(layer.running_mean / size, oracle.running_mean / size, 1e-6)
+
+
+@pytest.mark.only("numpy", "torch", "jax")
+@pytest.mark.parametrize("compile", [False, "auto"])
+def test_a_step_on_squares_that_are_no_numbers(compile, xpv):
+    x = xpv.asarray(values((16, 4)) * np.asarray([1.0, 1e20, 1e25, 1e-3]), "float32")
+    made = []
+    for scale in (1.0, 1e-20):
+        net = xl.Sequential(xl.BatchNormalization.init(4, eps=1e-12), xl.Affine.init(4, 3, rng=0))
+        step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(0.1), compile=compile)
+        with np.errstate(over="ignore"):
+            batch = x * xpv.asarray([1.0, scale, scale * 1e-4, 1.0], "float32")
+            losses = [float(step(batch, xpv.asarray(np.arange(16) % 3))) for _ in range(6)]
+        made.append(losses)
+    np.testing.assert_allclose(*made, rtol=1e-5)
+
+
 @pytest.mark.parametrize(("make", "shape"), NORMS)
 def test_norms_of_equal_values(make, shape, xpv):
     for value in (1000.1, 0.1, -3e7, 1e30):

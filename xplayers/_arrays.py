@@ -249,6 +249,13 @@ def put_along_last(xp: Namespace, x: Array, index: Array, value: Array) -> Array
     return xp.where(index == xp.arange(x.shape[-1], device=device(x)), value, x)
 
 
+def either(xp: Namespace, condition: Array, f: Any, g: Any, x: Array) -> Array:
+    """Return ``f(x)`` where the 0-d `condition` holds, else ``g(x)``; JAX computes one of them."""
+    if library_name(xp) == "jax":
+        return sys.modules["jax"].lax.cond(condition, f, g, x)
+    return xp.where(condition, f(x), g(x))
+
+
 def dtype_name(dtype: DType) -> str:
     """Return the name that `dtype` has in the standard: ``float32``, ``int64``, ``bfloat16``."""
     key = (type(dtype), dtype)  # the type first: dtypes of two libraries may refuse comparison

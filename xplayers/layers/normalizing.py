@@ -20,10 +20,12 @@ from xplayers._arrays import (
     Namespace,
     check_same,
     dtype_name,
+    either,
     is_half,
     is_traced,
     library_name,
     namespace,
+    on_host,
 )
 from xplayers._recording import whole
 from xplayers._sums import UNITS
@@ -39,14 +41,30 @@ Axes = tuple[int, ...]
 BODIES: dict[type, Callable[[], Any]] = {}
 
 
+@whole
 def normalized(
     xp: Namespace, x: Array, axes: Axes, eps: float
 ) -> tuple[Array, Array, Array, Array]:
-    """Return ``xh``, ``r``, mean and variance; `x` is in at least float32."""
-    mean = mean_over(xp, x, axes)
-    xh = x - mean
-    var = mean_over(xp, xh * xh, axes)
-    r = 1.0 / xp.sqrt(var + eps)
+    """Return ``xh``, ``r``, mean and variance; `x` is in at least float32.
+
+    Squares that are no numbers of its dtype do no harm; the variance itself is infinite then.
+    """
+    with np.errstate(all="ignore"):
+        mean = mean_over(xp, x, axes)
+        xh = x - mean
+        var = mean_over(xp, xh * xh, axes)
+        r = 1.0 / xp.sqrt(var + eps)
+        traced = library_name(xp) == "torch" and is_traced()
+        if traced or not on_host(x) or not (0 in x.shape or float(xp.min(r)) > 0.0):
+            fits = var < math.inf  # eps is nothing beside one that does not
+            _, _, _, down = UNITS[dtype_name(x.dtype)]
+
+            def scaled(xh: Array) -> Array:
+                xu = xh * down
+                return mean_over(xp, xu * xu, axes)
+
+            scaled_var = either(xp, xp.all(fits), lambda xh: var, scaled, xh)
+            r = xp.where(fits, r, down / xp.sqrt(scaled_var))
     xh *= r
     return xh, r, mean, var
 

@@ -37,10 +37,11 @@ def of_labels(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray
     z = np.subtract(rows, largest, out=empty(rows.shape, x.dtype))
     flat = z.reshape(-1)
     scores = flat[one]
+    less = np.expm1(scores)
     np.exp(z, out=z)
-    flat[one] -= 1.0
+    flat[one] = less
     rest = np.add.reduce(z, axis=1, keepdims=True)
-    flat[one] -= rest[:, 0]
+    flat[one] = less - rest[:, 0]
     z /= 1.0 + rest
     loss = np.log1p(rest[:, 0]) - scores
     return loss.reshape(labels.shape), z.reshape(x.shape)
