@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import gc
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -239,6 +240,13 @@ def views_of_one(world: World, rng: Generator) -> Any:
     world.keep(flat[start:])
 
 
+def writable(a: Any) -> contextlib.AbstractContextManager[Any]:
+    """Let an array be written to that PyTorch has made in its inference mode."""
+    if hasattr(a, "is_inference") and a.is_inference():
+        return sys.modules["torch"].inference_mode()
+    return contextlib.nullcontext()
+
+
 def write(world: World, rng: Generator) -> Any:
     """In place, through the mapping or the array."""
     name = name_of(world, rng)
@@ -247,10 +255,11 @@ def write(world: World, rng: Generator) -> Any:
     a = world.net.params[name]
     if world.lib.name == "numpy" and not a.flags.writeable:
         return
-    if rng.random() < 0.5:
-        a *= 0.9
-    else:
-        a[...] = values(world, rng, a.shape)
+    with writable(a):
+        if rng.random() < 0.5:
+            a *= 0.9
+        else:
+            a[...] = values(world, rng, a.shape)
 
 
 def write_buffer(world: World, rng: Generator) -> Any:
@@ -262,7 +271,8 @@ def write_buffer(world: World, rng: Generator) -> Any:
     if rng.random() < 0.5:
         world.net.buffers[name] = new
     elif not isinstance(a, np.ndarray) or a.flags.writeable:
-        a[...] = new
+        with writable(a):
+            a[...] = new
 
 
 def _floating(a: Any) -> bool:
@@ -504,7 +514,8 @@ def write_state(world: World, rng: Generator) -> Any:
     if rng.random() < 0.5:
         state[key][name] = state[key][name] * 0.5
     else:
-        state[key][name] *= 0.5
+        with writable(state[key][name]):
+            state[key][name] *= 0.5
 
 
 def checkpoint(world: World, rng: Generator) -> Any:
@@ -576,7 +587,8 @@ def loss_weights(world: World, rng: Generator) -> Any:
         if rng.random() < 0.5 or isinstance(a, np.generic):
             setattr(world.step.loss, name, new)
         elif not isinstance(a, np.ndarray) or a.flags.writeable:
-            a[...] = new
+            with writable(a):
+                a[...] = new
 
 
 def new_precision(world: World, rng: Generator) -> Any:

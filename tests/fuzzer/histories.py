@@ -200,9 +200,9 @@ def _states(a: World, b: World) -> str:
                 if count not in two and count in one and not any(one[count][2]):
                     for name in [n for n in one if n.startswith(f"state {i} ")]:
                         del one[name]
-            if not a.taken:  # or it has brought weights of the loss to where the parameters are
-                for name in [n for n in one if n.startswith("loss ")]:
-                    del one[name]
+            # Or it has brought weights of the loss to where the parameters are.
+            for name in [n for n in one if n.startswith("loss ") and n not in two]:
+                del one[name]
     if mine.keys() != other.keys():
         return f"only one has {sorted(mine.keys() ^ other.keys())[:4]}"
     wrong = [name for name in mine if mine[name] != other[name]]

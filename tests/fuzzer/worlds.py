@@ -152,7 +152,8 @@ class World:
                 seen[f"{kind} {name}"] = bits(a)
         for i, step in enumerate([self.step, *self.others]):
             _flat(f"state {i}", step.state, seen)
-            for name, a in step.loss._store.buffers.items():
+            store = step.loss._store
+            for name, a in store.buffers.items() if store.placed or self.way != "loop" else ():
                 seen[f"loss {i} {name}"] = bits(a)
         return seen
 
