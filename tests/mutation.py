@@ -70,8 +70,8 @@ PARTS = {
             "_replay.py", "_roots.py", "_tape.py", "_trace.py", "training/replays.py",
         ),
         (
-            "elementwise*", "exact", "flat*", "groups", "jit", "places", "programs", "recording",
-            "replay*", "roots",
+            "elementwise*", "exact", "flat*", "groups", "jit", "keys", "places", "programs",
+            "recording", "replay*", "roots",
         ),
         "numpy,torch",
     ),

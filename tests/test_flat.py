@@ -36,6 +36,69 @@ def test_parts_are_found_again_by_their_buffer(xpv):
             flat[...] = 0.0
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_parts_begin_at_lines_of_the_cache(dtype, xpv):
+    like = xpv.asarray(np.zeros(1), dtype)
+    line = _memory.LINE // like.dtype.itemsize
+    shapes = ((3,), (2, line), (), (line,), (0,), (line - 1, 1))
+    flat, parts = side_by_side(shapes, like.dtype, like)
+    assert [tuple(a.shape) for a in parts] == list(shapes)
+    assert (tuple(flat.shape), flat.dtype) == ((6 * line,), like.dtype)
+    assert not to_numpy(flat).any()
+    starts = [0, 1, 3, 4, 5]
+    parts = parts[:4] + parts[5:]  # but for the one without elements
+    at = _flat.address(flat[1:])[1] - like.dtype.itemsize
+    for part, start in zip(parts, starts, strict=True):
+        assert _flat.address(part)[1] - at == start * _memory.LINE
+        part[...] = start + 1.0
+        assert (to_numpy(flat)[start * line] == start + 1.0).all()
+    assert whole(parts[1:3]).shape == (3 * line,)
+    assert _flat.address(whole(parts[1:3])) == _flat.address(parts[1])
+
+
+def test_memory_has_an_address(xpv):
+    """What owns it, and where it begins."""
+    a, b = (xpv.asarray(values((4, 3), i), "float32") for i in range(2))
+    at = [_flat.address(x) for x in (a[:2], a[1:], a[1:][:1], b[1:])]
+    assert at[1][0] == at[2][0] or xpv.backend == "numpy"  # of which a view may own a view
+    assert [at[1][1] - at[0][1], at[2][1] - at[1][1]] == [12, 0]
+    assert at[3][0] not in (at[0][0], at[1][0])
+    for x in (a.T, a[:, 1:], 3.0):
+        assert _flat.address(x) is None
+    assert _flat.address(np.ones(3)) is None  # it owns itself, and is no part of anything
+
+
+def test_arrays_are_put_side_by_side_once(xpv):
+    some = [xpv.asarray(values(s, i), "float32") for i, s in enumerate(((4, 3), (5,)))]
+    parts = flattened(some)
+    for a, b in zip(parts, some, strict=True):
+        assert a is not b
+        assert (to_numpy(a) == to_numpy(b)).all()
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+    assert whole(parts) is not None
+    again = flattened(parts)
+    assert again is not parts
+    assert [a is b for a, b in zip(again, parts, strict=True)] == [True, True]
+
+
+def test_the_arrays_of_each_dtype_lie_together(xpv):
+    xp = xl.namespace(xpv.asarray([1.0]))
+    single = [xpv.asarray(values(s, i), "float32") for i, s in enumerate(((4, 3), (5,)))]
+    double = [xpv.asarray(values((3,), i), "float64") for i in range(2)]
+    turned = xp.permute_dims(xpv.asarray(values((4, 3)), "float32"), (1, 0))
+    arrays = {"a": single[0], "b": double[0], "c": turned, "d": single[1], "e": double[1]}
+    if xpv.backend == "torch":
+        arrays["f"] = xpv.asarray(values((5,)), "float32")[1:]  # not where vectors begin
+    before = dict(arrays)
+    _flat.lay_flat(arrays)
+    assert list(arrays) == list(before)
+    for name, a in arrays.items():
+        assert (to_numpy(a) == to_numpy(before[name])).all()
+        assert (a is before[name]) == (name in "cf")
+    assert whole([arrays[n] for n in "ad"]) is not None
+    assert whole([arrays[n] for n in "be"]) is not None
+
+
 def test_other_orders_have_no_buffer(xpv):
     _, parts = parts_of(xpv, (16,), (16,), (16,))
     _, others = parts_of(xpv, (16,), (16,))
