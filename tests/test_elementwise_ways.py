@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import sys
 
@@ -360,3 +361,144 @@ def test_rows(xpv):
         assert a is out or xpv.backend in ("jax", "readonly")
     assert scaled.rows([]) == []
     assert_same_bits(scaled.if_fused(*rows[0], 2.0, shift=0.5), scaled(*rows[0], 2.0, shift=0.5))
+
+
+# What `elementwise` makes of a function
+
+
+def powered(xp, x, *, by=2.0, times=1, how=None):
+    """Return a power, a number of times."""
+    seen.append((type(by), type(times), type(how)))
+    return x**by * times
+
+
+seen = []
+
+
+def test_what_is_made_of_a_function():
+    call = elementwise(powered)
+    assert call.function is powered
+    assert call.__wrapped__ is powered
+    assert (call.__name__, call.__qualname__, call.__doc__) == (
+        "powered", "powered", "Return a power, a number of times."
+    )  # fmt: skip
+    assert str(inspect.signature(call)) == "(x, *, by=2.0, times=1, how=None)"
+    assert repr(call) == "<elementwise powered(x, *, by=2.0, times=1, how=None)>"
+    assert call.is_constant is True
+    assert call.__reduce__() == "powered"
+    assert not call.integers
+    assert elementwise(integers=True)(powered).integers
+    assert elementwise(integers=False)(powered)(values((3,))) is not None
+
+
+def test_integers_have_to_be_asked_for(xpv):
+    x = xpv.asarray(np.arange(3), "int32")
+    with pytest.raises(TypeError, match=r"powered: x is .*int32; expected floating-point values"):
+        elementwise(powered)(x)
+
+    @elementwise(integers=True)
+    def doubled(xp, x):
+        return x * 2
+
+    assert_same_bits(doubled(x), x * 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "types"),
+    [
+        ({}, (float, int, type(None))),
+        ({"by": 3.0}, (float, int, type(None))),
+        ({"by": np.float32(3.0)}, (float, int, type(None))),
+        ({"by": np.asarray(3.0)}, (float, int, type(None))),
+        ({"by": 3}, (int, int, type(None))),
+        ({"times": np.int64(3)}, (float, int, type(None))),
+        ({"times": np.asarray(3)}, (float, int, type(None))),
+        ({"how": np.ones(1)}, (float, int, np.ndarray)),
+        ({"how": np.float32(1)}, (float, int, float)),
+        ({"how": "so", "by": 3.0}, (float, int, str)),
+    ],
+    ids=str,
+)
+def test_numbers_as_options_have_no_dtype(options, types, xpv):
+    x = xpv.asarray(np.abs(values((3,))), "float32")
+    seen.clear()
+    got = elementwise(powered)(x, **options)
+    assert got.dtype == x.dtype
+    assert seen[0][1:] == types[1:]
+    assert seen[0][0] in (float, int)
+
+
+@pytest.mark.parametrize("by", ["a", None, [2.0], math.nan, 1j])
+def test_an_option_that_is_no_number_is_refused(by, xpv):
+    with pytest.raises((TypeError, ValueError), match="powered: by"):
+        elementwise(powered)(xpv.asarray(values((3,)), "float32"), by=by)
+
+
+def test_what_is_no_function_is_refused():
+    with pytest.raises(TypeError, match="elementwise: function is"):
+        elementwise(3)
+    with pytest.raises(TypeError, match="elementwise: integers is"):
+        elementwise(powered, integers=1)
+
+
+def test_one_pass():
+    x, y = values((2, 3)), values((2, 3), 1)
+    expected = x * 2.0 + y * 0.5
+    options = {"shift": 0.5}
+    done, got = scaled._in_one_pass((x, y, 2.0), None, options)
+    assert done is True
+    assert_same_bits(got, expected)
+    out = np.empty((2, 3))
+    done, got = scaled._in_one_pass((x, y, 2.0), out, options)
+    assert done is True
+    assert got is out
+    assert_same_bits(got, expected)
+    done, got = scaled._in_one_pass((x, y, 2.0), out, options, exact=True)
+    assert done is True
+    done, (total, larger) = both._in_one_pass((x, y), None, {})
+    assert done is True
+    assert_same_bits(total, x + y)
+    assert_same_bits(larger, x > y)
+    outs = np.empty((2, 3)), np.empty((2, 3), bool)
+    done, got = both._in_one_pass((x, y), outs, {})
+    assert [a is b for a, b in zip(got, outs, strict=True)] == [True, True]
+    for function, operands, out, exact in (
+        (scaled, (x, y[:1], 2.0), None, False),
+        (scaled, (x, y, 2.0), np.empty((2, 3), "float32"), False),
+        (both, (x, y), (outs[1], outs[0]), False),
+        (elementwise(lambda xp, x: x - xp.sum(x)), (x,), None, False),
+        (elementwise(lambda xp, x: xp.exp(x)), (x,), None, True),  # as every library rounds it
+        (elementwise(lambda xp, x: 2.0 / x), (x,), None, True),
+        (elementwise(lambda xp, x, a: x * (a * a)), (x, np.asarray(2.0)), None, True),
+    ):
+        assert function._in_one_pass(operands, out, {}, exact) == (False, None)
+    product = elementwise(lambda xp, x, a: x * (a * a))
+    assert product._in_one_pass((x, 2.0), None, {}, True)[0] is True
+    assert product._in_one_pass((x, np.asarray(2.0)), None, {})[0] is True
+    assert scaled._in_one_pass((x, y, np.asarray(2.0)), None, {}, True)[0] is True
+
+
+def test_results_are_written_where_that_can_be(xpv):
+    a, b = (xpv.asarray(values((3,), i), "float32") for i in range(2))
+    xp = xl.namespace(a)
+    out = xp.zeros_like(a)
+    got = engine._write(xp, a, out)
+    assert_same_bits(got, a)
+    assert got is out or xpv.backend in ("jax", "readonly")
+    outs = (xp.zeros_like(a), xp.zeros_like(b))
+    made = engine._write(xp, (a, b), outs)
+    assert type(made) is tuple
+    for got, expected, out in zip(made, (a, b), outs, strict=True):
+        assert_same_bits(got, expected)
+        assert got is out or xpv.backend in ("jax", "readonly")
+    assert engine._write(xp, a, a) is a
+    for wrong in (a[:2], xp.astype(a, xp.int32)):
+        with pytest.raises(ValueError, match=r"out is .* of shape \(.*\); the result is .*"):
+            engine._write(xp, a, wrong)
+
+
+@pytest.mark.only("numpy")
+def test_memory_that_cannot_be_written_is_left_alone(xpv):
+    a, out = values((3,)), np.zeros(3)
+    out.flags.writeable = False
+    assert engine._write(np, a, out) is a
