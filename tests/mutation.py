@@ -201,10 +201,13 @@ class Trials:
 
     def _look_at(self, session: pytest.Session) -> dict[str, Any]:
         """Return for each test how long it takes, and which functions it comes through."""
-        package = digest(sorted(Path("xplayers").rglob("*.py")))  # with the mutants
-        others = digest(p for p in sorted(Path("tests").glob("*.py")) if p.name[:5] != "test_")
+        modules = sorted({function.__module__ for function, _ in FUNCTIONS.values()})
+        package = digest(Path(str(sys.modules[name].__file__)) for name in modules)  # with mutants
+        others = [
+            p for p in sorted(Path("tests").glob("*.py")) if p.name[:4] not in ("test", "muta")
+        ]
         files = {item.location[0] for item in session.items}
-        states = {f: f"{package} {others} {digest([Path(f)])}" for f in files}
+        states = {f: f"{package} {digest(others)} {digest([Path(f)])}" for f in files}
         looked: dict[str, Any] = json.loads(LOOKED.read_text()) if LOOKED.exists() else {}
         looked = {f: each for f, each in looked.items() if states.get(f) == each["state"]}
         known = {name for each in looked.values() for name in each["tests"]}

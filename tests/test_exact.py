@@ -387,19 +387,25 @@ def test_numbers_of_scalars():
     assert exact_source(trace(truth_as_number, (X, M), ())).numbers is None
 
 
-def test_the_sign_of_zero_decides_between_equal_values(monkeypatch):
-    """NumPy takes the second of them, else nothing that asks for the larger one is compiled."""
-    assert _jit._ties_are_second.__wrapped__() in (True, False)
-    for name in ("maximum", "minimum"):
-        second = {"maximum": np.maximum, "minimum": np.minimum}[name]
-        for first in (0.0, -0.0):
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("axes", [0, 1])
+def test_of_zeros_numpy_has_to_take_the_second(name, dtype, negative, axes, monkeypatch):
+    """Else nothing that asks for the larger one is compiled."""
 
-            def other(a, b, take=first):
-                return a
+    def replaced(first):
+        def function(a, b):
+            odd = (a.dtype, np.ndim(b), np.signbit(b).all()) == (dtype, axes, negative)
+            return a + 0 * a if first and odd else np.broadcast_to(b, a.shape)
 
-            monkeypatch.setattr(np, name, other)
-            assert not _jit._ties_are_second.__wrapped__()
-            monkeypatch.setattr(np, name, second)
+        return function
+
+    for each in ("maximum", "minimum"):
+        monkeypatch.setattr(np, each, replaced(first=False))
+    assert _jit._ties_are_second.__wrapped__()
+    monkeypatch.setattr(np, name, replaced(first=True))
+    assert not _jit._ties_are_second.__wrapped__()
 
 
 @pytest.mark.parametrize(
@@ -415,3 +421,58 @@ def test_when_programs_are_compiled(variable, elements, monkeypatch):
     assert _jit.elements_before.__wrapped__() == elements
     monkeypatch.setattr(_jit.importlib.util, "find_spec", lambda name: None)
     assert _jit.elements_before.__wrapped__() == np.inf
+
+
+def test_what_numba_is_asked_for(monkeypatch):
+    """A loop that needs no interpreter lock and divides as NumPy does, for the dtypes of it."""
+    numba = pytest.importorskip("numba")
+    asked, given = [], []
+
+    def njit(function, **options):
+        asked.append(options)
+
+        def loop(*arrays):
+            given.append([(a.dtype, a.size) if isinstance(a, np.ndarray) else a for a in arrays])
+            return function(*arrays)
+
+        return loop
+
+    monkeypatch.setattr(numba, "njit", njit)
+    monkeypatch.setattr(_jit, "_ties_are_second", lambda: True)
+    program = trace(lambda xp, p, m, k: (xp.where(m, p, k * 2.0), p > k), (X, M, 3.0), (0, None))
+    program.source = exact_source(program)
+    kernel = _jit.compiled(program)
+    assert asked == [{"nogil": True, "error_model": "numpy"}]
+    one, truth = np.dtype("float32"), np.dtype("bool")
+    assert given == [[(one, 0), (truth, 0), 6.0, 3.0, (truth, 0)]]
+    p, m, above = (
+        np.asarray([[1, 5]], "float32"),
+        np.asarray([[True, False]]),
+        np.empty((1, 2), bool),
+    )
+    kernel([p, m, 4.0], [p, above])
+    assert (p.tolist(), above.tolist()) == ([[1.0, 8.0]], [[False, True]])
+    flat = [p.ravel(), m.ravel()]
+    kernel.bound(flat, [flat[0], above.ravel()])(0.5)
+    assert (p.tolist(), above.tolist()) == ([[1.0, 1.0]], [[True, True]])
+    program = trace(lambda xp, p: p * p, (X,), ())
+    program.source = exact_source(program)
+    out = np.empty(2, "float32")
+    _jit.compiled(program).bound([flat[0] + 1], [out])()
+    assert out.tolist() == [4.0, 4.0]
+
+
+def test_what_is_not_compiled(monkeypatch):
+    numba = pytest.importorskip("numba")
+    program = trace(lambda xp, p: xp.exp(p), (X,), ())
+    program.source = exact_source(program)
+    assert _jit.compiled(program) is None
+    program = trace(lambda xp, p, g: xp.maximum(p, g), (X, X), ())
+    program.source = exact_source(program)
+    monkeypatch.setattr(numba, "njit", lambda function, **options: function)
+    monkeypatch.setattr(_jit, "_ties_are_second", lambda: False)
+    assert _jit.compiled(program) is None
+    monkeypatch.setattr(_jit, "_ties_are_second", lambda: True)
+    assert _jit.compiled(program) is not None
+    monkeypatch.setattr(numba, "njit", lambda function, **options: 1 / 0)
+    assert _jit.compiled(program) is None
