@@ -134,6 +134,8 @@ def test_selections_are_those_of_numpy():
         (np.asarray([1.5, 2.5, 3.5]), 7, "float64"),
         (7, np.asarray([1.5, 2.5, 3.5]), "float64"),
         (np.asarray([1, 2, 3], "int8"), 100, "int8"),
+        (np.asarray([1, 2, 3], "int8"), 300, "int8"),  # it wraps around
+        (-300, np.asarray([1, 2, 3], "int8"), "int8"),
         (True, np.asarray([False, True, False]), "bool"),
     ):
         out = np.empty(3, dtype)

@@ -113,6 +113,11 @@ def views_by_name(xp, p, n, x):
     return xp.sum(z[1:, :], axis=0), p, n
 
 
+@case("v3 = a0.mT; matmul(p, v3, m0); del v3; v5 = sum(m0, axis=0); return v5", 12)
+def the_input_turned(xp, p, n, x):
+    return xp.sum(p @ x.mT, axis=0), p, n
+
+
 @case(
     "v3 = a0.T; v4 = reshape(a0, (4, 3)); matmul(v4, v3, m0); del v3, v4; "
     "v6 = sum(m0, axis=0); return v6",
