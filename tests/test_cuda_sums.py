@@ -19,11 +19,9 @@ pytest.importorskip("cupy")
 from host_gpu import fabricated
 from host_kernels import channels_last, needs_compiler, seen
 
-from xplayers._arrays import namespace
-from xplayers._products import column_sums
+from xplayers._sums import channel_sums, column_sums
 from xplayers.cuda import fused, kernels, sums
 from xplayers.cuda.source import THREADS
-from xplayers.layers.correlation import bias_grad
 
 pytestmark = needs_compiler
 
@@ -245,20 +243,19 @@ def test_a_gradient_by_rows_is_copied(launches, copies):
 def test_layers_ask_for_them(launches):
     """In `fused` alone: elsewhere it is the sum of CuPy, which cannot run here."""
     d, images = matrix((40, 8), "float16"), matrix((2, 3, 5, 4), "float32")
-    xp = namespace(fabricated(d))
     with fused():
         assert_sums(column_sums(fabricated(d)), d, "float16")
         columns = np.moveaxis(images, 1, -1).reshape(-1, 3)
-        assert_sums(bias_grad(xp, channels_last(images)), columns, "float32")
+        assert_sums(channel_sums(channels_last(images)), columns, "float32")
     assert len(launches) == 2
     for call in (
         lambda: column_sums(fabricated(d)),
-        lambda: bias_grad(xp, channels_last(images)),
+        lambda: channel_sums(channels_last(images)),
     ):
         with pytest.raises(Exception, match="CUDA_ERROR|cuda"):
             call()
     with fused(), pytest.raises(Exception, match="CUDA_ERROR|cuda"):
-        bias_grad(xp, fabricated(images))  # by rows
+        channel_sums(fabricated(images))  # by rows
 
 
 def test_what_is_nothing_for_a_kernel(launches):
