@@ -19,6 +19,7 @@ from xplayers import functional
 from xplayers.cuda import fused, kernels, softmax_cross_entropy
 from xplayers.cuda.source import INDEX, OPTIONS, translate
 from xplayers.elementwise import elementwise
+from xplayers.optimizers.base import _apply as apply
 
 pytestmark = needs_compiler
 
@@ -88,8 +89,7 @@ def test_in_place(gpu):
     before = [seen(a) for a in (p, g, m, v)]
     lr = fabricated(np.asarray(0.01, "float32"))
     rule = xl.Adam.rule
-    apply = next(c.function for c in CASES if c.id == "apply-_adam-0_0")
-    options = {"rule": rule, "weight_decay": 0.0}
+    options = {"rule": rule, "decays": False}
     operands = (p, g, m, v, lr, 0.9, 0.999, 1e-7, fabricated(np.asarray(0.5, "float32")))
     results = apply(*operands, out=(p, m, v), **options)
     assert results[0] is p
@@ -105,13 +105,12 @@ def test_an_optimizer_over_one_flat_buffer_is_one_kernel(gpu):
     host = {name: values((n,), i).astype("float32") for i, name in enumerate("pgm")}
     host["v"] = np.abs(values((n,), 3)).astype("float32")
     there = {name: fabricated(a.copy()) for name, a in host.items()}
-    apply = next(c.function for c in CASES if c.id == "apply-_adam-0_0")
     constants = optimizer.constants(np.float32(4))
     moved = [fabricated(np.asarray(c)) if isinstance(c, np.generic) else c for c in constants]
     operands = [there[k] for k in "pgmv"]
     apply(
         *operands, fabricated(np.asarray(0.01, "float32")), *moved,
-        out=(there["p"], there["m"], there["v"]), rule=optimizer.rule, weight_decay=0.0,
+        out=(there["p"], there["m"], there["v"]), rule=optimizer.rule, decays=False,
     )  # fmt: skip
     assert gpu.launches == [("xplayers_apply", 10, 256)]
     state = {"count": np.asarray(3, "int32"), "m": {"W": host["m"]}, "v": {"W": host["v"]}}

@@ -147,7 +147,7 @@ def _place(a: Array) -> Any:
     other: Any = a
     if hasattr(a, "data_ptr") and other.numel():  # of PyTorch
         return other.data_ptr(), other.dtype, tuple(other.shape), other.stride()
-    if hasattr(a, "__cuda_array_interface__") and other.size:
+    if hasattr(type(a), "__cuda_array_interface__") and other.size:  # which asks for a stream
         return other.data.ptr, other.dtype.str, other.shape, other.strides
     return id(a), None, (), ()
 
