@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import math
 
 import emulator
 import numpy as np
@@ -20,7 +21,7 @@ import xplayers as xl
 from xplayers._arrays import is_out_of_memory, to_numpy
 from xplayers.cuda import fused
 from xplayers.cuda.graph import CaptureError
-from xplayers.training import AccumulatedStep, TrainStep
+from xplayers.training import AccumulatedStep, TrainStep, run
 
 pytestmark = pytest.mark.only("cupy")
 
@@ -335,14 +336,21 @@ def test_a_network_through_cudnn(dtype, xpv):
     assert_same(*found)
 
 
-@pytest.mark.parametrize("compile", [False, "graph"])
-def test_a_trainer_brings_numbers_over_once_in_an_epoch(compile, xpv, emulated):
+@pytest.mark.parametrize(
+    ("compile", "latest", "times"),
+    [(False, math.inf, 3), ("graph", math.inf, 3), (False, -1.0, 30)],  # the last: always too late
+)
+def test_a_trainer_brings_numbers_over_once_in_an_epoch(
+    compile, latest, times, xpv, emulated, monkeypatch
+):
+    """Where the steps of an epoch take longer than `LATEST`, also in between."""
+    monkeypatch.setattr(run, "LATEST", latest)
     x, t = data(xpv, 200)
     options = {"batch_size": 20, "epochs": 3, "callbacks": (), "compile": compile}
     trainer = xl.Trainer(mlp(), xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
     with emulator.counting() as counted:
         history = trainer.fit(x, t)
-    assert counted["device to host"] == 3
+    assert counted["device to host"] == times
     assert counted["cudaGraphLaunch"] == (30 if compile else 0)
     losses = history["loss"]
     assert losses[2] < losses[0]
