@@ -147,8 +147,9 @@ def _place(a: Array) -> Any:
     other: Any = a
     if hasattr(a, "data_ptr") and other.numel():  # of PyTorch
         return other.data_ptr(), other.dtype, tuple(other.shape), other.stride()
-    if hasattr(type(a), "__cuda_array_interface__") and other.size:  # which asks for a stream
-        return other.data.ptr, other.dtype.str, other.shape, other.strides
+    pointer = getattr(getattr(a, "data", None), "ptr", None)  # of CuPy
+    if pointer is not None and other.size:
+        return pointer, other.dtype.str, other.shape, other.strides
     return id(a), None, (), ()
 
 
