@@ -192,3 +192,43 @@ class TestCheckLabels:
             xl.check_labels(labels, 2, ignore_index="2")
         xl.check_labels(labels, np.int64(2), ignore_index=np.int64(2))
         assert to_numpy(labels).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (4, 0), (2, 4, 1)])
+@pytest.mark.parametrize("options", [{}, {"ignore_index": -1}, {"label_smoothing": 0.1}])
+def test_the_softmax_of_one_score_is_refused(shape, options, xpv):
+    """It is 1 whatever the network says, so that nothing would be learnt."""
+    loss = xl.SoftmaxWithLoss(**options)
+    x = xpv.asarray(np.zeros(shape), "float32")
+    labels = xpv.asarray(np.zeros(shape[:-1], "int64"))
+    given = (
+        [labels] if "ignore_index" in options else [labels, xpv.asarray(np.ones(shape), "float32")]
+    )
+    if shape[-1]:
+        given.append(xpv.asarray(np.ones(shape, "int64")))
+    for target in given:
+        with pytest.raises(ValueError, match=r"scores have shape .*; expected two .*SigmoidWithL"):
+            loss.forward(x, target)
+        with pytest.raises(ValueError, match="SoftmaxWithLoss: scores have shape"):
+            loss(x, target)
+
+
+def test_labels_in_a_column_say_what_to_take(xpv):
+    x, t = xpv.asarray(np.zeros((4, 3)), "float32"), xpv.asarray(np.zeros((4, 1), "int64"))
+    with pytest.raises(ValueError, match=r"labels have shape \(4, 1\).* Use labels\[:, 0\]"):
+        xl.SoftmaxWithLoss()(x, t)
+
+
+@pytest.mark.only("numpy", "torch", "jax")
+@pytest.mark.parametrize("compile", [False, "auto"])
+def test_a_step_or_trainer_with_one_score_is_refused(compile, xpv):
+    net = xl.mlp([3, 1], rng=0)
+    x, t = xpv.asarray(values((6, 3)), "float32"), xpv.asarray(np.asarray([0, 1] * 3))
+    for labels in (t, t[:, None]):
+        step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(0.1), compile=compile)
+        with pytest.raises(ValueError, match="SigmoidWithLoss"):
+            step(x, labels)
+        with pytest.raises(ValueError, match="SigmoidWithLoss"):
+            xl.Trainer(
+                net, xl.SoftmaxWithLoss(), xl.SGD(0.1), epochs=1, batch_size=3, progress=False
+            ).fit(x, labels)

@@ -452,3 +452,43 @@ def test_log_softmax_of_the_largest_has_all_its_digits(xpv):
             np.testing.assert_allclose(
                 row, np.asarray(expected, float), rtol=rtol, atol=1e-7 if "16" in dtype else 1e-44
             )
+
+
+# What the loss of an epoch is over
+
+
+@pytest.mark.only("numpy", "torch", "jax")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"ignore_index": -1}, {"class_weights": [1.0, 0.0, 9.0]}, {},
+        {"class_weights": [1.0, 2.0, 9.0], "ignore_index": -1, "label_smoothing": 0.1},
+        {"ignore_index": -1, "reduction": "sum"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_loss_of_an_epoch_is_what_an_evaluation_says(options, accumulate, xpv):
+    """The weights of labels count, not the number of samples; the network stays as it is."""
+    labels = np.asarray([0, 2, 2, 1, 0, -1, -1, -1, -1, 2, 1])
+    labels = labels if "ignore_index" in options else labels % 3
+    x, t = xpv.asarray(values((11, 3)), "float32"), xpv.asarray(labels)
+    net, loss = xl.Sequential(xl.Affine.init(3, 3, rng=0)), xl.SoftmaxWithLoss(**options)
+    batches = [(x[:5, :], t[:5]), (x[5:9, :], t[5:9]), (x[9:, :], t[9:])]
+    trainer = xl.Trainer(net, loss, xl.SGD(0.0), epochs=2, accumulate=accumulate, progress=False)
+    history = trainer.fit(batches)
+    expected = xl.evaluate(net, loss, batches, metrics={})["loss"]
+    assert [row["loss"] for row in history] == pytest.approx([expected] * 2, rel=1e-6)
+
+
+def test_the_loss_of_an_epoch_of_sequences_and_of_soft_targets(xpv):
+    for net, target in (
+        (xl.Sequential(xl.Affine.init(3, 2, rng=0)), np.eye(2, dtype="int64")[[0, 1, 1, 0]]),
+        (xl.Sequential(xl.Affine.init(3, 2, rng=0, flatten=False)), np.arange(8).reshape(4, 2) % 2),
+    ):
+        x = xpv.asarray(values((4, 3) if net[0].flatten else (4, 2, 3)), "float32")
+        t, loss = xpv.asarray(target), xl.SoftmaxWithLoss([1.0, 5.0])
+        batches = [(x[:1, ...], t[:1, ...]), (x[1:, ...], t[1:, ...])]
+        trainer = xl.Trainer(net, loss, xl.SGD(0.0), epochs=1, progress=False)
+        (row,) = trainer.fit(batches)
+        expected = xl.evaluate(net, loss, batches, metrics={})["loss"]
+        assert row["loss"] == pytest.approx(expected, rel=1e-6)

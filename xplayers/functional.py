@@ -52,7 +52,8 @@ def relu(xp, x):
     Returns
     -------
     array
-        A fresh array of the shape and dtype of `x`. NaN stays NaN.
+        A fresh array of the shape and dtype of `x`. NaN stays NaN. Of -0.0 it is a zero of either
+        sign, as that of ``max(-0.0, 0.0)`` is left open: PyTorch's depends on the place in memory.
 
     See Also
     --------

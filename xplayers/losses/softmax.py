@@ -21,7 +21,6 @@ from xplayers._arrays import (
     on_host,
     out_of_range,
     put_along_last,
-    size,
     taken_along_last,
     to_numpy,
     widened,
@@ -219,6 +218,7 @@ class SoftmaxWithLoss(Loss):
                 "A single sample is x[None, :]."
             )
             raise ValueError(message)
+        self._check_classes(shape)
         weights = arrays.get("class_weights")
         if weights is not None and tuple(weights.shape) != shape[-1:]:
             self._refuse_weights(weights, shape[-1:])
@@ -240,6 +240,14 @@ class SoftmaxWithLoss(Loss):
         elif not is_integer(target):
             _refuse_labels(self, target)
 
+    def _check_classes(self, shape: tuple[int, ...]) -> None:
+        if shape[-1] < 2:
+            message = (
+                f"{self}: scores have shape {shape}; expected two classes or more: the softmax of "
+                "one score is always 1. For a score that says yes or no: SigmoidWithLoss()."
+            )
+            raise ValueError(message)
+
     def check(self, scores: Array, target: Array) -> None:
         if len(target.shape) == len(scores.shape):
             if on_host(target):
@@ -247,6 +255,7 @@ class SoftmaxWithLoss(Loss):
         elif len(target.shape) + 1 != len(scores.shape) or _surely_fit(target, scores.shape[-1]):
             return
         elif is_integer(target) and on_host(target):
+            self._check_classes(tuple(scores.shape))
             check_labels(target, scores.shape[-1], ignore_index=self.ignore_index)
 
     def _valid(self, target: Array, x: Array) -> Array:
@@ -342,24 +351,28 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
     TypeError
         If labels are not integers.
     """
-    xp = namespace(labels, "check_labels", "labels")
+    namespace(labels, "check_labels", "labels")
     classes = checks.integer("check_labels", "classes", classes)
     if ignore_index is not None:
         ignore_index = checks.integer("check_labels", "ignore_index", ignore_index, least=None)
     if not is_integer(labels):
         _refuse_labels("check_labels", labels)
-    if _surely_fit(labels, classes) or not size(labels):
-        return
-    if on_host(labels):
-        labels = to_numpy(labels)
-        xp = namespace(labels)
-    if ignore_index is not None:
-        labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare
-        labels = xp.where(labels == ignore_index, xp.zeros_like(labels), labels)
-    bad = out_of_range(labels, classes)
+    bad = wrong_label(labels, classes, ignore_index)
     if bad is not None:
         message = (
             f"SoftmaxWithLoss: label {bad} is out of range; "
             f"expected 0 to {classes - 1} for {classes} classes."
         )
         raise ValueError(message)
+
+
+def wrong_label(labels: Array, classes: int, ignored: int | None) -> int | None:
+    """Return a label that is neither in ``[0, classes)`` nor `ignored`, or None."""
+    if _surely_fit(labels, classes):
+        return None
+    labels = to_numpy(labels) if on_host(labels) else labels
+    if ignored is not None:
+        xp = namespace(labels)
+        labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare
+        labels = xp.where(labels == ignored, xp.zeros_like(labels), labels)
+    return out_of_range(labels, classes)

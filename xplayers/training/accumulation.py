@@ -127,7 +127,7 @@ class _NetWithLoss(Layer):
 
     def _weight(self, scores: Array, target: Array) -> Any:
         """Return what the mean of the loss divides by, and 1 in the place of 0."""
-        weight = label_weights(self.loss, self.loss_arrays, scores, target)
+        weight = label_weights(self.loss, self.loss_arrays, len(scores.shape), target)
         if weight is None:
             return max(int(target.shape[0]), 1)
         return weight + namespace(weight).astype(weight == 0, weight.dtype)

@@ -121,8 +121,8 @@ def evaluate(
                 count = hits if metric is accuracy else metric
                 waiting.append(_number(f"metric {name}", count(y, batch_t)))
             weights = None
-            if loss.reduction == "mean":
-                weights = label_weights(loss, loss.arrays, y, batch_t)
+            if has_weights(loss):
+                weights = label_weights(loss, loss.arrays, len(y.shape), batch_t)
             if weights is not None:
                 waiting.append(weights)
             labels = math.prod(y.shape[:-1])
@@ -172,11 +172,23 @@ def default_metrics(loss: Loss) -> Metrics:
     return {"accuracy": accuracy} if labels else {}
 
 
+def has_weights(loss: Loss) -> bool:
+    """Whether the mean of a loss is over weights of labels, and not over samples."""
+    return (
+        isinstance(loss, SoftmaxWithLoss)
+        and loss.reduction == "mean"
+        and (loss.ignore_index is not None or loss.class_weights is not None)
+    )
+
+
 def label_weights(
-    loss: Loss, arrays: Mapping[str, Array], scores: Array, target: Array
+    loss: Loss, arrays: Mapping[str, Array], axes: int, target: Array
 ) -> Array | None:
-    """Return the sum of the weights that the mean of a loss is over; None: all samples alike."""
-    if not isinstance(loss, SoftmaxWithLoss) or len(target.shape) == len(scores.shape):
+    """Return the sum of the weights that the mean of a loss of scores of so many axes is over.
+
+    None: all samples count the same.
+    """
+    if not isinstance(loss, SoftmaxWithLoss) or len(target.shape) == axes:
         return None
     weights, ignored = arrays.get("class_weights"), loss.ignore_index
     if weights is None and ignored is None:

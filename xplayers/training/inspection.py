@@ -17,12 +17,12 @@ from xplayers._arrays import (
     library_name,
     namespace,
     on_host,
-    out_of_range,
 )
 from xplayers._checks import shown
 from xplayers.data.loading import Batches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
+from xplayers.losses.softmax import wrong_label
 from xplayers.training.identity import is_pair
 
 OWNER = "Trainer.fit"
@@ -85,6 +85,8 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
         try:
             y = _predicted(net, x)
         except Exception:  # the first step will say it in its own words
+            return
+        if y.shape[-1] < 2:  # likewise
             return
         for name, labels in (("t", t), ("validation t", None if pair is None else pair[1])):
             if labels is not None and is_integer(labels) and len(labels.shape) < len(y.shape):
@@ -211,11 +213,7 @@ def _predicted(net: Layer, x: Array) -> Array:
 
 
 def _check_labels(name: str, t: Array, classes: int, ignored: int | None) -> None:
-    if ignored is not None:
-        xp = namespace(t)
-        t = xp.astype(t, xp.arange(0).dtype)  # unsigned ones have no negative to compare
-        t = xp.where(t == ignored, xp.zeros_like(t), t)
-    bad = out_of_range(t, classes)
+    bad = wrong_label(t, classes, ignored)
     if bad is not None:
         message = (
             f"{OWNER}: {name} has the label {bad}; expected 0 to {classes - 1}, as the network has "

@@ -16,6 +16,7 @@ from xplayers.data.batches import minibatches
 from xplayers.saving import put
 from xplayers.training.blocks import BLOCK, fetched
 from xplayers.training.checkpoint import Checkpoint, File
+from xplayers.training.evaluation import has_weights, label_weights
 from xplayers.training.events import Event
 from xplayers.training.guard import (
     NonFiniteLoss,
@@ -77,7 +78,8 @@ class Position:
     step: int = 0
     samples: int = 0  # gone through
     counted: int = 0  # samples of the epoch under way whose losses are in the total
-    total: float = 0.0  # of the losses of the epoch under way, each as often as its batch is large
+    weight: float = 0.0  # what their mean is over: their number, or the weights of their labels
+    total: float = 0.0  # of the losses of the epoch under way, times the weights of their batches
     seconds: float = 0.0  # of the epoch under way
     best: float = math.nan
     best_epoch: int = 0
@@ -113,6 +115,8 @@ class Run:
         self._snapshot: Snapshot | None = None
         self._waiting: list[Array] = []  # losses on the device
         self._sizes: list[int] = []  # of their batches
+        self._weights: list[Array | float] = []  # likewise, on the device
+        self._axes: int | None = None  # of the scores, of which labels have one less
         self._size = 0  # of the last batch
         self._fetched = 0.0  # when losses last came over
         self._evaluating = False
@@ -169,6 +173,8 @@ class Run:
             loss = step(x, t)
             self._waiting.append(loss)
             self._sizes.append(n)
+            if has_weights(trainer.loss):
+                self._weights.append(self._weight(x, t))
             p.batch += 1
             p.step += 1
             p.samples += n
@@ -195,7 +201,7 @@ class Run:
     def _finish_epoch(self, start: float, samples_per_s: float) -> None:
         """Evaluate, write the row, and look whether this is the best epoch."""
         trainer, p = self.trainer, self.position
-        row: Row = {"epoch": p.epoch + 1, "step": p.step, "loss": p.total / p.counted}
+        row: Row = {"epoch": p.epoch + 1, "step": p.step, "loss": p.total / (p.weight or 1.0)}
         self._evaluating = True
         if trainer.train_metrics:
             x, t = self.source.x, self.source.t
@@ -212,7 +218,7 @@ class Run:
         self.history.best_epoch = p.best_epoch or None
         p.epoch += 1
         p.batch = p.counted = 0
-        p.total = p.seconds = 0.0
+        p.total = p.weight = p.seconds = 0.0
         if self.source.t is None:
             self.source.samples = p.samples // p.epoch
         self._emit("epoch", row=row)
@@ -260,21 +266,33 @@ class Run:
 
     def _collect(self) -> None:
         """Fetch the losses that wait, and check them."""
-        losses, sizes, p = fetched(self._waiting), self._sizes, self.position
-        self._waiting, self._sizes = [], []
+        numbers, sizes, p = fetched([*self._waiting, *self._weights]), self._sizes, self.position
+        losses = numbers[: len(sizes)]
+        weights = numbers[len(sizes) :].tolist() if self._weights else sizes
+        self._waiting, self._sizes, self._weights = [], [], []
         self._fetched = time.perf_counter()
         finite = np.isfinite(losses)
         if self._snapshot is not None and not np.all(finite):
             self._fail(p.step - len(losses) + int(np.argmin(finite)) + 1, self._snapshot)
         mean = self.trainer.loss.reduction == "mean"
         # One after the other: the sum must not depend on where the blocks end.
-        for loss, n in zip(losses.tolist(), sizes, strict=True):
-            p.total += loss * n if mean else loss
+        for loss, n, weight in zip(losses.tolist(), sizes, weights, strict=True):
+            # What the loss has divided by is 1 where there is no weight.
+            p.total += loss * (weight or 1.0) if mean else loss
+            p.weight += weight
             p.counted += n
         if len(losses):
             self._emit("losses", losses=losses)
         if self._snapshot is not None and p.step - self._snapshot.position.step >= BLOCK:
             self._snapshot = self._copy()
+
+    def _weight(self, x: Array, t: Array) -> Array | float:
+        """Return what the mean of the losses of a batch is over."""
+        loss, net = self.trainer.loss, self.trainer.net
+        if self._axes is None:
+            self._axes = len(net.predict(x[:1, ...]).shape)
+        weight = label_weights(loss, loss.arrays, self._axes, t)
+        return float(x.shape[0]) if weight is None else weight
 
     def _copy(self) -> Snapshot:
         trainer = self.trainer
