@@ -49,11 +49,6 @@ def optimizer(make, **given):
     return run
 
 
-def scalar(number):
-    """Return a 0-d array, which stays where it is as an option, as a scalar."""
-    return number[()] if isinstance(number, np.ndarray) else number
-
-
 def plain(call):
     return lambda xpv, number: [call(xpv.asarray(X, "float32"), number)]
 
@@ -86,7 +81,7 @@ CASES = {
     "MaxPooling": through(lambda n: xl.MaxPooling(np.int64(2)), (2, 4, 3)),
     "Huber": loss(lambda n: xl.Huber(n(0.3))),
     "MeanSquaredError": loss(lambda n: xl.MeanSquaredError()),
-    "SigmoidWithLoss": loss(lambda n: xl.SigmoidWithLoss(scalar(n(0.3)))),
+    "SigmoidWithLoss": loss(lambda n: xl.SigmoidWithLoss(n(0.3))),
     "SoftmaxWithLoss": loss(lambda n: xl.SoftmaxWithLoss(label_smoothing=n(0.1)), labels=True),
     "class_weights": loss(
         lambda n: xl.SoftmaxWithLoss([n(0.1), n(0.2), n(0.7)], ignore_index=np.int64(1)),
@@ -122,6 +117,34 @@ def test_scalars_of_numpy(xpv, name):
         for got, same in zip(CASES[name](xpv, number), expected, strict=True):
             assert got.dtype == same.dtype
             np.testing.assert_array_equal(to_numpy(got), to_numpy(same))
+
+
+@pytest.mark.parametrize("number", [np.int64, np.uint8, np.asarray])
+def test_sizes_of_numpy_are_those_of_python(number):
+    """Also as they are shown, and where a layer has one for each axis."""
+    two, one = number(2), number(1)
+    for made, same in (
+        (xl.MaxPooling(two, one, one), xl.MaxPooling(2, 1, 1)),
+        (xl.MaxPooling((two, 3)), xl.MaxPooling((2, 3))),
+        (xl.Convolution.init(3, two, 3, stride=two, padding=one, dilation=one, rng=0),
+         xl.Convolution.init(3, 2, 3, stride=2, padding=1, rng=0)),
+        (xl.ConvolutionTranspose.init(3, 2, 3, stride=two, output_padding=one, rng=0),
+         xl.ConvolutionTranspose.init(3, 2, 3, stride=2, output_padding=1, rng=0)),
+        (xl.Reshape(two, 3), xl.Reshape(2, 3)),
+    ):  # fmt: skip
+        assert repr(made) == repr(same)
+    for bad in (True, np.asarray(True), np.asarray(2.0), np.asarray([2])):
+        with pytest.raises((TypeError, ValueError), match="MaxPooling: size is .*; expected"):
+            xl.MaxPooling(bad)
+
+
+@pytest.mark.only("numpy", "torch", "jax")
+def test_a_rate_of_another_library_is_refused_by_name(xpv):
+    strict = pytest.importorskip("array_api_strict")
+    params = {"W": xpv.asarray(X, "float32")}
+    for optimizer in (xl.SGD(strict.asarray(0.1)), xl.Adam(strict.asarray(0.1))):
+        with pytest.raises(TypeError, match="Optimizer: lr is a array_api_strict array"):
+            optimizer.step(params, params, optimizer.init(params))
 
 
 def test_options_of_functions():

@@ -316,10 +316,13 @@ def per_axis(owner: str, name: str, value: Any, axes: int, least: int) -> Sizes:
 
 
 def plain(value: Any) -> Any:
-    """Return an option as `repr` shows it: sequences as tuples, integers of NumPy as Python's."""
+    """Return an option as `repr` shows it: sequences as tuples, integers of arrays as Python's."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(map(plain, value))
-    return int(value) if isinstance(value, np.integer) else value
+    try:
+        return integer("", "", value, least=None)
+    except TypeError:  # no integer: that is said where the geometry is made
+        return value
 
 
 def times(sizes: Sequence[int]) -> str:

@@ -152,7 +152,7 @@ class Loss(Remembering):
         if values is None:
             return None
         given = hasattr(values, "__array_namespace__") or hasattr(values, "dtype")
-        if not given or isinstance(values, np.generic):
+        if not given or (isinstance(values, np.generic | np.ndarray) and not values.shape):
             values = self._numbers(name, values, expected, hint)
             self._store.placed = False
         namespace(values, self, name)

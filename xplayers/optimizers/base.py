@@ -410,7 +410,10 @@ def as_scalar(c: Any, p: Array) -> Any:
         return float(c)  # of NumPy too: a np.float64 would make float32 arrays float64
     if isinstance(c, StandIn) and isinstance(c.value, _NUMBERS):
         return c.item()
-    return namespace(p).astype(c, p.dtype, copy=False)
+    xp = namespace(p)
+    if namespace(c, "Optimizer", "lr") is not xp:
+        check_same("Optimizer", "lr", c, p, like_name="the parameter")
+    return xp.astype(c, p.dtype, copy=False)
 
 
 def _written(old: Array, value: Array) -> Array:
