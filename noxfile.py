@@ -18,6 +18,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+NO_HOST = ["-m", "not slow and not host"]  # which the session of NumPy has tested
 # The tests of one row stay together: JAX compiles each shape once in a process.
 IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup"]
 DEFAULT = list(dict.fromkeys(b.group for b in BACKENDS if b.default))
@@ -43,7 +44,7 @@ def tests(session: nox.Session, library: str) -> None:
         "pytest",
         libraries(library),
         "--ignore=tests/test_examples.py",  # the session `examples`
-        *(doctests if library == "numpy" else []),
+        *(doctests if library == "numpy" else NO_HOST),
         *IN_PARALLEL,
         *session.posargs,
     )
@@ -77,7 +78,8 @@ def typing(session: nox.Session) -> None:
 def gpu(session: nox.Session) -> None:
     """Run the tests on CuPy; fails without an NVIDIA GPU."""
     session.install("-e", ".[cublaslt,cudnn]", *group("test", "cupy"))
-    session.run("pytest", libraries("cupy"), "--ignore=tests/test_examples.py", *session.posargs)
+    options = [libraries("cupy"), "--ignore=tests/test_examples.py", *NO_HOST]
+    session.run("pytest", *options, *session.posargs)
 
 
 @nox.session(default=False)
@@ -89,6 +91,7 @@ def emulated(session: nox.Session) -> None:
         "--emulated-gpu",
         libraries("cupy"),
         "--ignore=tests/test_examples.py",
+        *NO_HOST,
         *IN_PARALLEL,
         *session.posargs,
     )

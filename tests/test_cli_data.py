@@ -13,6 +13,8 @@ from commands import TINY, accuracy, own, refusal, train
 import xplayers as xl
 from xplayers.cli import arrays, datasets, main, models
 
+pytestmark = pytest.mark.host
+
 # The user's own data --------------------------------------------------------------------------
 
 

@@ -16,6 +16,8 @@ import xplayers as xl
 from xplayers._kinds import kind_of
 from xplayers.cli import arrays
 
+pytestmark = pytest.mark.host
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
 FOREIGN = {
     "empty": (b"", "is empty"),

@@ -12,6 +12,8 @@ from commands import TINY, main, own, refusal, train, write_mnist
 import xplayers as xl
 from xplayers.cli import datasets, models
 
+pytestmark = pytest.mark.host
+
 N = 60
 T = np.arange(N) % 3
 

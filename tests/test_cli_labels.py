@@ -10,6 +10,8 @@ from commands import TINY, main, own, refusal, train
 import xplayers as xl
 from xplayers.cli import datasets, labels, models
 
+pytestmark = pytest.mark.host
+
 N = 60
 T = np.arange(N) % 3
 ONE_HOT = np.eye(3)[T]

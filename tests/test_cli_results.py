@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from commands import TINY, assert_same, main, own, refusal, train, write_mnist
 
+pytestmark = pytest.mark.host
+
 TRAIN = ("train", *TINY, "--dataset", "own.npz", "--batch-size", "8")
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from commands import TINY, main, own, refusal, train, write_mnist
 
+pytestmark = pytest.mark.host
+
 TRAIN = (*TINY, "--dataset", "own.npz", "--batch-size", "8", "--checkpoint-dir", "run")
 RESUME = ("train", "--checkpoint-dir", "run", "--resume")
 

@@ -8,6 +8,8 @@ from commands import TINY, main
 
 from xplayers.cli import arrays, datasets, models, standardising
 
+pytestmark = pytest.mark.host
+
 rng = np.random.default_rng(0)
 NOISE = rng.standard_normal((500, 1))
 COLUMNS = {

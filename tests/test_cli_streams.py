@@ -16,6 +16,8 @@ from xplayers._text import columns
 from xplayers.cli import words
 from xplayers.cli.log import Log
 
+pytestmark = pytest.mark.host
+
 POSIX = pytest.mark.skipif(os.name != "posix", reason="shells and devices of POSIX")
 TRAIN = ("train", *TINY, "--dataset", "own.npz", "--batch-size", "8")
 RESULTS = ("--save", "m.safetensors", "--log", "m.jsonl")

@@ -24,6 +24,8 @@ from xplayers.data import (
     spiral,
 )
 
+pytestmark = pytest.mark.host
+
 MNIST_T10K = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist-t10k"
 
 COLLECTIONS = {load_mnist: "_MNIST", load_fashion_mnist: "_FASHION_MNIST"}

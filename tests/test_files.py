@@ -15,6 +15,8 @@ import xplayers as xl
 from xplayers import _files
 from xplayers._files import TEMPORARY, append, clean, in_full, replacing
 
+pytestmark = pytest.mark.host
+
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, locks and links of POSIX")
 
 

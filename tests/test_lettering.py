@@ -16,6 +16,8 @@ from xplayers.training.plots import (
     plot_mistakes,
 )
 
+pytestmark = pytest.mark.host
+
 NAMES = {
     "dollars": ["cost $5", "$x^2$", "$\\frac{$", "a_b^c"],
     "backslashes": ["\\alpha", "C:\\new", "%d {x}", "#&~"],

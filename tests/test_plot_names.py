@@ -6,6 +6,8 @@ import pytest
 import xplayers as xl
 from xplayers.training.history import History
 
+pytestmark = pytest.mark.host
+
 NAMES = ["日本", "a$b$c", "$\\foo$", "$", "x_y^2", "é", "\x00\n", "n" * 200, "%&#", ""]
 DRAWN = [r"\u65e5\u672c", *NAMES[1:6], r"\x00\n", "n" * 29 + "…", "%&#", ""]
 

@@ -13,6 +13,8 @@ import pytest
 import xplayers as xl
 from xplayers.training.progress import Progress
 
+pytestmark = pytest.mark.host
+
 X = np.random.default_rng(0).normal(size=(22, 4)).astype(np.float32)
 T = np.arange(22) % 3
 

@@ -5,6 +5,8 @@ import pytest
 import xplayers as xl
 from xplayers._text import columns, cut, cut_apart, left, right
 
+pytestmark = pytest.mark.host
+
 
 @pytest.mark.parametrize(
     ("text", "width"),

@@ -5,6 +5,8 @@ import pytest
 
 import xplayers as xl
 
+pytestmark = pytest.mark.host
+
 X = np.random.default_rng(0).normal(size=(22, 4)).astype(np.float32)
 T = np.arange(22) % 3
 NET, LOSS = xl.mlp([4, 5, 3], rng=0), xl.SoftmaxWithLoss()
