@@ -31,8 +31,10 @@ import shutil
 import signal
 import sys
 import tempfile
+import textwrap
 import threading
 import tomllib
+import types
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -100,11 +102,21 @@ def activate(mutant: str) -> None:
     name = mutant.rpartition("__mutmut_")[0]
     function, mutants = FUNCTIONS[name]
     other = mutants[mutant.rpartition(".")[2]]
-    function.__code__, function.__defaults__ = other.__code__, other.__defaults__
+    function.__code__, function.__defaults__ = code_of(other, function), other.__defaults__
     function.__kwdefaults__ = other.__kwdefaults__
     forget()
     if name in AT_IMPORT:
         function()
+
+
+def code_of(mutant: Any, function: Any) -> types.CodeType:
+    """Return the code of a mutant, in a class if its function is in one that it asks for."""
+    if mutant.__code__.co_freevars == function.__code__.co_freevars:
+        return mutant.__code__
+    source = textwrap.indent(textwrap.dedent(inspect.getsource(mutant)), "    ")
+    made: dict[str, Any] = {}
+    exec(f"from __future__ import annotations\nclass _:\n{source}", {}, made)
+    return vars(made["_"])[mutant.__name__].__code__
 
 
 class Trials:

@@ -9,6 +9,8 @@ from xplayers import _jit
 from xplayers._jit import exact_source
 from xplayers._trace import trace
 
+pytestmark = [pytest.mark.only("numpy"), pytest.mark.usefixtures("xpv")]
+
 X, D, M, N = (np.ones(1, dtype) for dtype in ("float32", "float64", "bool", "int32"))
 CASES = []
 

@@ -18,6 +18,8 @@ from xplayers._tape import (
     where_into,
 )
 
+pytestmark = [pytest.mark.only("numpy"), pytest.mark.usefixtures("xpv")]
+
 
 @dataclasses.dataclass(frozen=True)
 class Fixed:

@@ -13,6 +13,8 @@ from xplayers import _trace
 from xplayers._tape import Untraceable
 from xplayers._trace import trace
 
+pytestmark = [pytest.mark.only("numpy"), pytest.mark.usefixtures("xpv")]
+
 X, D, M, N = (np.ones(1, dtype) for dtype in ("float32", "float64", "bool", "int32"))
 
 
