@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import types
 
 import numpy as np
 import pytest
@@ -384,6 +385,29 @@ def test_memory_in_order(xpv):
     a = xpv.asarray(values((4, 3)), "float32")
     assert [is_ordered(b) for b in (a, a[1:], a.T.T)] == [True] * 3
     assert [is_ordered(b) for b in (a[:, 1:], a.T)] == [False] * 2
+
+
+def test_memory_in_order_of_other_libraries():
+    """Those that say so, and those whose arrays have no other order."""
+    for ordered in (True, False):
+        flags = types.SimpleNamespace(c_contiguous=ordered)
+        assert is_ordered(types.SimpleNamespace(flags=flags)) is ordered
+    assert is_ordered(object())
+
+
+def test_memory_that_is_shared(xpv):
+    a, b = (xpv.asarray(values((4,), i), "float32") for i in range(2))
+    empty = a[:0] * 1.0
+    for x, y, shared in (
+        (a, a, True), (a, a[1:], True), (a[:2], a[1:], True), (a, b, False), (a[1:], b[1:], False),
+        (a, 2.0, False), (2.0, a, False), (2.0, 2.0, False), (empty, empty * 1.0, False),
+        (a, np.float32(1), False),
+    ):  # fmt: skip
+        assert bool(_recording._share(x, y)) is shared
+    pool = object()
+    x, y, z = (types.SimpleNamespace(data=types.SimpleNamespace(mem=m)) for m in (pool, pool, 1))
+    assert _recording._share(x, y)  # CuPy
+    assert not _recording._share(x, z)
 
 
 def test_stand_ins_are_found_in_nests(xpv):
