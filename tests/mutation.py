@@ -106,7 +106,17 @@ def activate(mutant: str) -> None:
     function.__kwdefaults__ = other.__kwdefaults__
     forget()
     if name in AT_IMPORT:
+        _undo(function)
         function()
+
+
+def _undo(function: Any) -> None:
+    """Take away the methods that a function has given to classes of its module."""
+    classes = [c for c in vars(sys.modules[function.__module__]).values() if isinstance(c, type)]
+    for each in classes:
+        for name, value in list(vars(each).items()):
+            if getattr(value, "__qualname__", "").startswith(f"{function.__qualname__}.<locals>"):
+                delattr(each, name)
 
 
 def code_of(mutant: Any, function: Any) -> types.CodeType:

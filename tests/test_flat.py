@@ -56,6 +56,12 @@ def test_parts_begin_at_lines_of_the_cache(dtype, xpv):
     assert _flat.address(whole(parts[1:3])) == _flat.address(parts[1])
 
 
+@pytest.mark.only("numpy")
+def test_a_large_buffer_begins_at_a_line(xpv):
+    flat, _ = parts_of(xpv, (_memory.SMALLEST,))
+    assert flat.ctypes.data % _memory.LINE == 0
+
+
 def test_memory_has_an_address(xpv):
     """What owns it, and where it begins."""
     a, b = (xpv.asarray(values((4, 3), i), "float32") for i in range(2))

@@ -246,6 +246,36 @@ def counter_in_a_power(xp, p, n, x):
 
 
 @case(
+    "_cast(n, m0); v4 = 0.9 ** m0; v5 = a0 * v4; return v5",
+    1,
+    torch=("_cast(n, m0); v4 = 0.9 ** m0; v5 = a0 * v4; del v4; return v5", 1),
+)
+def number_in_a_power(xp, p, n, x):
+    c = xp.astype(n, xp.float32)
+    return x * (0.9**c), p, n
+
+
+@case(
+    "_cast(n, m0); v4 = 1.0 - m0[()]; v5 = a0 * v4; return v5",
+    1,
+    torch=("_cast(n, m0); v4 = 1.0 - m0; v5 = a0 * v4; del v4; return v5", 1),
+)
+def number_minus_one(xp, p, n, x):
+    c = xp.astype(n, xp.float32)
+    return x * (1.0 - c), p, n
+
+
+@case(
+    "v3 = sum(a0, axis=0); matmul(p, p, m0); rule(0.5); return v3",
+    9,
+    torch=("v3 = sum(a0, axis=0); matmul(p, p, m0); rule(p, m0, m1, p); return v3", 9),
+)
+def rule_with_a_constant(xp, p, n, x):
+    rate = xp.asarray(np.asarray(0.5, "float32"), copy=True)
+    return xp.sum(x, axis=0), rule(p, p @ p, rate), n
+
+
+@case(
     "v3 = a0 * 2.0; _cast(n, m0); v5 = m0[()] + 1; v6 = astype(v5, int32); n[...] = v6; return v3",
     1,
     torch=(

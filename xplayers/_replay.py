@@ -288,7 +288,7 @@ class _Compiler:
         if operation.function is not getattr(np, name, None):
             return None
         number = all(self.kinds[r].number for r in operation.results)
-        if name == "astype" and number and self.task.is_array(args[0]) is False:
+        if name == "astype" and number:
             made = np.dtype(args[1]).type
             if issubclass(made, np.floating):
                 return f"{self._define(made)}({self._text(args[0])})"
