@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, is_half, library_name, namespace, widened
+from xplayers._arrays import Array, is_half, namespace, widened
 from xplayers._recording import StandIn, whole
 from xplayers.cuda.switch import is_fused
 
 FEW = 32  # rows that NumPy adds up one after the other as well, and faster
 PART = 64  # rows that are added up one after the other, or in a few lanes
+# Places of a channel that are added up by BLAS: with fewer that takes longer, with more it loses
+# digits.
+FEWEST, MOST = 16, 1024
 
 # Squares of large values overflow, those of small ones are 0. So values are multiplied by a power
 # of two, which changes no digit, where the largest is below the first of these or above the third:
@@ -31,6 +35,8 @@ UNITS = {
 
 def column_sums(a: Array) -> Array:
     """Return the sum over the first axis, of columns; 16-bit values are summed in float32."""
+    if type(a) is np.ndarray and a.dtype.char in "fd":  # the common case, in few calls
+        return rows_added(a)
     xp = namespace(a)
     if is_fused(xp):
         from xplayers.cuda import sums
@@ -39,22 +45,15 @@ def column_sums(a: Array) -> Array:
         if total is not None:
             return total
     wide = widened(xp, a)
-    if type(a) is np.ndarray or _computes_as_numpy(a):
-        total = rows_added(wide)
-    elif isinstance(a, StandIn) and library_name(xp) == "numpy":
-        total = _rows_added(wide)
-    else:
-        total = xp.sum(wide, axis=0)
+    add = _on_numpy(wide, rows_added)
+    total = xp.sum(wide, axis=0) if add is None else add(wide)
     return xp.astype(total, a.dtype) if is_half(a) else total
-
-
-def _computes_as_numpy(a: Array) -> bool:
-    """Whether it is of a subclass of NumPy's arrays which leaves the arithmetic to NumPy."""
-    return isinstance(a, np.ndarray) and type(a).__array_ufunc__ is np.ndarray.__array_ufunc__
 
 
 def channel_sums(x: Array) -> Array:
     """Return the sum over all axes but axis 1, of channels; 16-bit values as in `column_sums`."""
+    if type(x) is np.ndarray and x.dtype.char in "fd":
+        return channels_added(x)
     if len(x.shape) == 2:
         return column_sums(x)
     xp = namespace(x)
@@ -65,21 +64,58 @@ def channel_sums(x: Array) -> Array:
         if total is not None:
             return total
     wide = widened(xp, x)
-    if library_name(xp) == "numpy":
-        n, c = x.shape[:2]
-        places = xp.reshape(wide, (n, c, math.prod(x.shape[2:])))
-        total = column_sums(xp.sum(places, axis=2))  # places lie side by side: NumPy takes halves
-    else:
-        total = xp.sum(wide, axis=(0, *range(2, len(x.shape))))
+    add = _on_numpy(wide, channels_added)
+    axes = (0, *range(2, len(x.shape)))
+    total = xp.sum(wide, axis=axes) if add is None else add(wide)
     return xp.astype(total, x.dtype) if is_half(x) else total
+
+
+def channel_products(a: Array, b: Array) -> Array:
+    """Return ``channel_sums(a * b)``; `a` and `b` are in at least float32."""
+    multiply = _on_numpy(a, channel_products_added)
+    return channel_sums(a * b) if multiply is None else multiply(a, b)
+
+
+def _on_numpy(a: Array, function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Return what computes with `a` if that is NumPy's: `function`, or what writes it down."""
+    if type(a) is np.ndarray:
+        return function
+    if isinstance(a, StandIn):
+        return whole(function) if isinstance(a.value, np.ndarray) else None
+    # a subclass which leaves the arithmetic to NumPy
+    plain = isinstance(a, np.ndarray) and type(a).__array_ufunc__ is np.ndarray.__array_ufunc__
+    return function if plain else None
+
+
+def channels_added(a: np.ndarray) -> np.ndarray:
+    """Return the sums of the channels of an array of NumPy."""
+    if a.ndim == 2:
+        return rows_added(a)
+    n, c, *sizes = a.shape
+    places = math.prod(sizes)
+    if FEWEST <= places <= MOST:
+        return rows_added(np.vecdot(a.reshape(n, c, places), _ones(places, a.dtype)))
+    return rows_added(np.add.reduce(a.reshape(n, c, places), 2))  # NumPy takes halves of these
+
+
+def channel_products_added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the sums of the channels of ``a * b``, without memory for that where it pays."""
+    if a.ndim == 2:
+        return rows_added(a * b)
+    n, c, *sizes = a.shape
+    places = math.prod(sizes)
+    if FEWEST <= places <= MOST:
+        return rows_added(np.vecdot(a.reshape(n, c, places), b.reshape(n, c, places)))
+    return channels_added(a * b)
 
 
 def rows_added(a: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Return the sum of the rows of an array of NumPy, in `out` if that is given."""
-    n, shape = a.shape[0], a.shape[1:]
+    n = a.shape[0]
     if a.ndim == 2 and n <= FEW:
         reduce: Any = np.add.reduce
         return reduce(a, 0, None, out)
+    shape = a.shape[1:]
     if a.ndim == 2 and n <= 2 * PART and shape[0] > 1:
         return np.matmul(_ones(n, a.dtype), a, out=out)
     flat = a if a.ndim == 2 else a.reshape(n, math.prod(shape))
@@ -90,9 +126,6 @@ def rows_added(a: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         return total
     out[...] = total
     return out
-
-
-_rows_added = whole(rows_added)
 
 
 def _columns_added(a: np.ndarray) -> np.ndarray:

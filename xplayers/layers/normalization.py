@@ -10,7 +10,7 @@ import numpy as np
 
 from xplayers._arrays import Array, Namespace, namespace, widened
 from xplayers._checks import Option, integer, number
-from xplayers._sums import channel_sums
+from xplayers._sums import channel_products, channel_sums
 from xplayers.initializers import constant
 from xplayers.layers import normalization_host as host
 from xplayers.layers.base import Cache, Layer
@@ -137,7 +137,7 @@ class BatchNormalization(Layer):
             xh = (widened(xp, x) - mean) * r
             gamma = xp.reshape(widened(xp, gamma), column)
         wide = widened(xp, dy)
-        dgamma, dbeta = channel_sums(wide * xh), channel_sums(wide)
+        dgamma, dbeta = channel_products(wide, xh), channel_sums(wide)
         # The means of h and h * xh are these sums times gamma / n, so h itself is not needed:
         # dx = gamma * r * (dy - dbeta / n - xh * dgamma / n)
         n = max(math.prod(x.shape) // max(x.shape[1], 1), 1)
@@ -261,7 +261,7 @@ class GroupNormalization(Layer):
         h = self._grouped(xp, wide * gamma)
         dx = xp.reshape(normalized_vjp(xp, h, xh, r, (2,)), x.shape)
         xh = xp.reshape(xh, x.shape)
-        grads = {"gamma": channel_sums(wide * xh), "beta": channel_sums(wide)}
+        grads = {"gamma": channel_products(wide, xh), "beta": channel_sums(wide)}
         return as_like(dx, x), {name: as_like(g, x) for name, g in grads.items()}
 
     def _grouped(self, xp: Namespace, x: Array) -> Array:
