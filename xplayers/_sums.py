@@ -20,7 +20,7 @@ from xplayers.cuda.switch import is_fused
 
 FEW = 32  # rows that NumPy adds up one after the other as well, and faster
 PART = 64  # rows that are added up one after the other, or in a few lanes
-# Places of a channel that are added up by BLAS: with fewer that takes longer, with more it loses
+# Values side by side that are added up by BLAS: with fewer that takes longer, with more it loses
 # digits.
 FEWEST, MOST = 16, 1024
 
@@ -89,24 +89,31 @@ def _on_numpy(a: Array, function: Callable[..., Any]) -> Callable[..., Any] | No
 
 def channels_added(a: np.ndarray) -> np.ndarray:
     """Return the sums of the channels of an array of NumPy."""
-    if a.ndim == 2:
-        return rows_added(a)
-    n, c, *sizes = a.shape
-    places = math.prod(sizes)
-    if FEWEST <= places <= MOST:
-        return rows_added(np.vecdot(a.reshape(n, c, places), _ones(places, a.dtype)))
-    return rows_added(np.add.reduce(a.reshape(n, c, places), 2))  # NumPy takes halves of these
+    return rows_added(a if a.ndim == 2 else places_added(_in_places(a)))
 
 
 def channel_products_added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Return the sums of the channels of ``a * b``, without memory for that where it pays."""
+    """Return the sums of the channels of ``a * b``."""
     if a.ndim == 2:
         return rows_added(a * b)
-    n, c, *sizes = a.shape
-    places = math.prod(sizes)
-    if FEWEST <= places <= MOST:
-        return rows_added(np.vecdot(a.reshape(n, c, places), b.reshape(n, c, places)))
-    return channels_added(a * b)
+    return rows_added(place_products_added(_in_places(a), _in_places(b)))
+
+
+def _in_places(a: np.ndarray) -> np.ndarray:
+    return a.reshape(*a.shape[:2], math.prod(a.shape[2:]))
+
+
+def places_added(a: np.ndarray) -> np.ndarray:
+    """Return the sum over the last axis of an array of NumPy."""
+    n = a.shape[-1]
+    if FEWEST <= n <= MOST:
+        return np.vecdot(a, _ones(n, a.dtype))
+    return np.add.reduce(a, -1)  # values that lie side by side, of which NumPy takes halves
+
+
+def place_products_added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the sum of ``a * b`` over the last axis, without memory for that where it pays."""
+    return np.vecdot(a, b) if FEWEST <= a.shape[-1] <= MOST else np.add.reduce(a * b, -1)
 
 
 def rows_added(a: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

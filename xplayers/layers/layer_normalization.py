@@ -19,7 +19,6 @@ from xplayers.layers.normalizing import (
     asked,
     check_pair,
     code,
-    mean_over,
     named_grads,
     normalized_rows,
     normalized_vjp,
@@ -159,9 +158,7 @@ class RmsNormalization(Layer):
                 return named_grads(grads)
             xh, gamma = widened(xp, x) * r, widened(xp, gamma)
         wide = widened(xp, dy)
-        h = wide * gamma
-        dx = h - xh * mean_over(xp, h * xh, axes)
-        dx *= r
+        dx = normalized_vjp(xp, wide * gamma, xh, r, axes, centred=False)
         return as_like(dx, x), {"gamma": as_like(_sum(wide * xh, axes), x)}
 
     def __str__(self) -> str:

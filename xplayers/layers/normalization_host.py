@@ -1,4 +1,4 @@
-"""Normalization over the batch on NumPy, beside the portable body in `normalizing`.
+"""Normalization on NumPy, over the batch and of rows, beside the portable bodies in `normalizing`.
 
 A mean that was rounded is wrong by as much as the values differ, where they are far from 0 and near
 to each other. There what is left of the mean after it was subtracted is subtracted too.
@@ -13,8 +13,15 @@ import numpy as np
 
 from xplayers._memory import empty
 from xplayers._recording import StandIn, whole
-from xplayers._sums import UNITS, channel_products_added, channels_added
+from xplayers._sums import (
+    UNITS,
+    channel_products_added,
+    channels_added,
+    place_products_added,
+    places_added,
+)
 
+BLOCK = 32_768  # elements that stay in the cache
 FAR = 4.0  # so many deviations from 0 a mean has few digits left for the differences
 
 Results = tuple[np.ndarray, ...]
@@ -67,6 +74,57 @@ def _centred(x: np.ndarray, eps: Any) -> Results:
         mean += rest
         var = np.maximum(var - rest * rest, 0.0)
     return xh, mean, var
+
+
+def normalized_rows(x: np.ndarray, axes: int, eps: float, centred: bool) -> Results | None:
+    """Return ``xh`` and ``r`` over so many last axes; None if a square is no number of the dtype.
+
+    As the portable body, for a few rows after the other, which stay in the cache.
+    """
+    shape = (*x.shape[:-axes], *(1,) * axes)
+    n = math.prod(shape)
+    features = x.size // n
+    whole_x, xh = x.reshape(n, features), empty((n, features), x.dtype)
+    whole_r, step = np.empty((n, 1), x.dtype), max(BLOCK // features, 1)
+    with np.errstate(all="ignore"):
+        for start in range(0, n, step):
+            part = slice(start, start + step)
+            given, h, r = whole_x[part], xh[part], whole_r[part]
+            if centred:
+                given = np.subtract(given, given[:, :1], h)
+                mean = places_added(h)[:, None]
+                mean /= features
+                h -= mean
+            np.divide(place_products_added(given, given)[:, None], features, r)
+            r += eps
+            np.sqrt(r, r)
+            np.divide(1.0, r, r)
+            np.multiply(given, r, h)
+        if 0.0 < _least(whole_r) and _largest(whole_r) < 2.0**60:
+            return xh.reshape(x.shape), whole_r.reshape(shape)
+    return None
+
+
+def normalized_rows_vjp(h: np.ndarray, xh: np.ndarray, r: np.ndarray, centred: bool) -> np.ndarray:
+    """Return the gradient of the input of `normalized_rows`, for the gradient `h` of ``xh``."""
+    shape, n = h.shape, r.size
+    features = h.size // n
+    h, xh, r = h.reshape(n, features), xh.reshape(n, features), r.reshape(n, 1)
+    step = min(max(BLOCK // features, 1), n)
+    dx, scratch = empty((n, features), h.dtype), np.empty((step, features), h.dtype)
+    for start in range(0, n, step):
+        part = slice(start, start + step)
+        given, out = h[part], dx[part]
+        mean = place_products_added(given, xh[part])[:, None]
+        mean /= features
+        along = np.multiply(xh[part], mean, scratch[: len(given)])
+        if centred:
+            mean = places_added(given)[:, None]
+            mean /= features
+            given = np.subtract(given, mean, out)
+        np.subtract(given, along, out)
+        out *= r[part]
+    return dx.reshape(shape)
 
 
 # Without the function around a reduction, which takes as long. NaN is both.

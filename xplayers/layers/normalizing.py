@@ -27,9 +27,10 @@ from xplayers._arrays import (
     namespace,
     on_host,
 )
-from xplayers._recording import whole
+from xplayers._recording import StandIn, whole
 from xplayers._sums import UNITS
 from xplayers.elementwise import as_numpy
+from xplayers.layers import normalization_host as host
 from xplayers.layers.base import Layer
 
 Axes = tuple[int, ...]
@@ -69,7 +70,6 @@ def normalized(
     return xh, r, mean, var
 
 
-@whole
 def normalized_rows(
     xp: Namespace, x: Array, axes: Axes, eps: float, *, centred: bool = True
 ) -> tuple[Array, Array]:
@@ -77,6 +77,16 @@ def normalized_rows(
 
     `x` is in at least float32. Squares that are no numbers of its dtype do no harm.
     """
+    body = whole(_normalized_rows) if isinstance(x, StandIn) else _normalized_rows
+    return body(xp, x, axes, eps, centred)
+
+
+def _normalized_rows(
+    xp: Namespace, x: Array, axes: Axes, eps: float, centred: bool
+) -> tuple[Array, Array]:
+    if host.takes(x):
+        found = host.normalized_rows(x, len(axes), eps, centred)
+        return _scaled_rows(xp, x, axes, eps, centred) if found is None else found
     traced = library_name(xp) == "torch" and is_traced()
     if not traced and as_numpy([x]) is not None:  # on the host a look costs less than a unit
         with np.errstate(all="ignore"):
@@ -84,6 +94,13 @@ def normalized_rows(
             r = 1.0 / xp.sqrt(mean_over(xp, xh * xh, axes) + eps)
             if 0 in x.shape or 0.0 < float(xp.min(r)) <= float(xp.max(r)) < 2.0**60:
                 return xh * r, r
+    return _scaled_rows(xp, x, axes, eps, centred)
+
+
+def _scaled_rows(
+    xp: Namespace, x: Array, axes: Axes, eps: float, centred: bool
+) -> tuple[Array, Array]:
+    """Return the same, of rows that are multiplied by powers of two first."""
     low, up, high, down = UNITS[dtype_name(x.dtype)]
     unit = xp.ones_like(_first(x, axes))
     if centred:
@@ -117,10 +134,19 @@ def _largest(xp: Namespace, x: Array, axes: Axes) -> Array:
     return xp.max(xp.abs(x), axis=axes, keepdims=True)
 
 
-def normalized_vjp(xp: Namespace, h: Array, xh: Array, r: Array, axes: Axes) -> Array:
-    """Return the gradient of the input, for the gradient `h` of `xh`."""
-    dx = h - mean_over(xp, h, axes)
-    dx -= xh * mean_over(xp, h * xh, axes)
+def normalized_vjp(
+    xp: Namespace, h: Array, xh: Array, r: Array, axes: Axes, *, centred: bool = True
+) -> Array:
+    """Return the gradient of the input, for the gradient `h` of `xh` over the last `axes`."""
+    if host.takes(h):
+        body = host.normalized_rows_vjp
+        return (whole(body) if isinstance(h, StandIn) else body)(h, xh, r, centred)
+    along = xh * mean_over(xp, h * xh, axes)
+    if centred:
+        dx = h - mean_over(xp, h, axes)
+        dx -= along
+    else:
+        dx = h - along
     dx *= r
     return dx
 
