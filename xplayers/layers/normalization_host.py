@@ -24,7 +24,7 @@ from xplayers._sums import (
 BLOCK = 32_768  # elements that stay in the cache
 FAR = 4.0  # so many deviations from 0 a mean has few digits left for the differences
 
-Results = tuple[np.ndarray, ...]
+Results = tuple[Any, ...]
 
 
 def takes(x: Any) -> bool:
@@ -40,7 +40,7 @@ def normalized(x: np.ndarray, eps: float) -> Results:
     with np.errstate(all="ignore"):
         xh, mean, var = _centred(x, eps)
         r = var + eps
-        if 0.0 < _least(r) and _largest(r) < math.inf:
+        if _least(r) > 0.0 and _largest(r) < math.inf:
             np.sqrt(r, r)
             np.divide(1.0, r, r)
             xh *= r
@@ -100,12 +100,12 @@ def normalized_rows(x: np.ndarray, axes: int, eps: float, centred: bool) -> Resu
             np.sqrt(r, r)
             np.divide(1.0, r, r)
             np.multiply(given, r, h)
-        if 0.0 < _least(whole_r) and _largest(whole_r) < 2.0**60:
+        if _least(whole_r) > 0.0 and _largest(whole_r) < 2.0**60:
             return xh.reshape(x.shape), whole_r.reshape(shape)
     return None
 
 
-def normalized_rows_vjp(h: np.ndarray, xh: np.ndarray, r: np.ndarray, centred: bool) -> np.ndarray:
+def normalized_rows_vjp(h: Any, xh: Any, r: Any, centred: bool) -> np.ndarray:
     """Return the gradient of the input of `normalized_rows`, for the gradient `h` of ``xh``."""
     shape, n = h.shape, r.size
     features = h.size // n
