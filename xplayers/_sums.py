@@ -100,7 +100,8 @@ def channel_products_added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _in_places(a: np.ndarray) -> np.ndarray:
-    return a.reshape(*a.shape[:2], math.prod(a.shape[2:]))
+    # Of values that do not lie side by side, sums have other last digits.
+    return np.ascontiguousarray(a).reshape(*a.shape[:2], math.prod(a.shape[2:]))
 
 
 def places_added(a: np.ndarray) -> np.ndarray:
