@@ -142,13 +142,16 @@ class Cast:
         np.copyto(out, a, casting="unsafe")
 
 
+BITS = {np.dtype(f"f{n}").char: np.dtype(f"i{n}") for n in (2, 4, 8)}
+
+
 def kept_into(condition: np.ndarray, a: np.ndarray, out: np.ndarray) -> None:
     """Write `a` where the condition holds, else 0, for numbers of up to eight bytes.
 
     As integers: a selection by a mask that nobody foresees takes the CPU ten times as long as a
     product, and a product of floats is NaN where `a` is infinite.
     """
-    bits = f"i{out.dtype.itemsize}"
+    bits = BITS[out.dtype.char]
     np.multiply(a.view(bits), condition, out.view(bits))
 
 

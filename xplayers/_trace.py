@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._tape import Cast, Step, Tape, can_be_kept, is_cast, is_where, kept_into
+from xplayers._tape import BITS, Cast, Step, Tape, can_be_kept, is_cast, is_where
 
 
 def trace(
@@ -173,6 +173,7 @@ class _Source:
         self.once: list[str] = []
         self.constant_rows: list[tuple[str, str]] = []  # their names, and that of what makes them
         self.rows: list[tuple[str, str, str]] = []  # names of row, scalar and dtype
+        self.views: dict[str, str] = {}  # by name, what makes them
         self.calls: list[str] = []
         for operation, inputs, made in tape.once:
             given = ", ".join(names[r] for r in inputs)
@@ -186,12 +187,22 @@ class _Source:
             condition, a, otherwise = (tape.constants.get(r, tape.registers[r]) for r in inputs)
             constant = inputs[2] in tape.constants
             if constant and can_be_kept(condition, a, tape.registers[made], otherwise):
-                operation, given = kept_into, given[:2]
+                # as `kept_into`, of views that are made once
+                bits = BITS[a.dtype.char]
+                given = [self._view(given[1], bits), given[0]]
+                self.call(np.multiply, given, self._view(self.names[made], bits))
+                return
         if operation in (np.maximum, np.minimum):
             for i, r in enumerate(inputs):
                 if not isinstance(tape.registers[r], np.ndarray):
                     given[i] = self._row(tape, r, tape.registers[made].dtype)
         self.call(operation, given, self.names[made])
+
+    def _view(self, name: str, dtype: Any) -> str:
+        """Return the name of an array seen as another dtype."""
+        view = f"{name}_bits"
+        self.views[view] = f"{name}.view({self._define('d', dtype)})"
+        return view
 
     def _row(self, tape: Tape, scalar: int, dtype: Any) -> str:
         """Return the name of a row that is full of a scalar."""
@@ -213,17 +224,21 @@ class _Source:
     def compiled(self) -> tuple[Any, Any, Any]:
         """Return the three functions."""
         constant = [f"{row} = {r}(y0.shape)" for row, r in self.constant_rows]
+        given = [f"{view} = {made}" for view, made in self.views.items() if view[0] != "w"]
+        scratch = [f"{view} = {made}" for view, made in self.views.items() if view[0] == "w"]
         changing = [
             *self.once,
             *[f"{w} = empty(y0.shape, d{i})" for i, w in enumerate(self.scratch)],
+            *scratch,
             *[f"{row} = full(y0.shape, {s}, {d})" for row, s, d in self.rows],
             *self.calls,
         ]
         arrays = [x for x in self.operands if x[0] == "x"]
         scalars = [x for x in self.operands if x[0] != "x"]
-        straight = [*_unpacked(self.operands, self.outs), *constant, *changing]
+        straight = [*_unpacked(self.operands, self.outs), *given, *constant, *changing]
         bound = [
             *_unpacked(arrays, self.outs, "arrays"),
+            *given,
             *constant,
             f"def run({', '.join(scalars)}):",
             *[f"    {line}" for line in changing],
@@ -243,6 +258,7 @@ class _Source:
             "    hi = lo + block",
             *[f"    {x} = {x.upper()}[lo:hi]" for x in blocks],
             *[f"    {w} = {w.upper()}[: n - lo]" for w in self.scratch],
+            *[f"    {line}" for line in (*given, *scratch)],
             *[f"    {call}" for call in self.calls],
         ]  # fmt: skip
         self._define_function("straight(operands, outs)", straight)

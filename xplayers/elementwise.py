@@ -13,6 +13,7 @@ import contextlib
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ from xplayers._memory import empty
 from xplayers._parallel import share, usable_cores
 from xplayers._recording import StandIn
 from xplayers._roots import with_exact_root
-from xplayers._tape import Untraceable, can_be_kept, constants_key, kept_into
+from xplayers._tape import BITS, Untraceable, can_be_kept, constants_key, kept_into
 from xplayers._trace import Program, trace
 from xplayers.cuda.switch import is_fused
 
@@ -45,6 +46,7 @@ THREADED_KERNEL = 500_000  # machine code needs no interpreter lock, and waits f
 MOST = 256  # programs of one function that are kept
 
 _NUMPY = (np.ndarray, np.generic)
+_FLOAT32 = np.dtype("float32")
 
 
 def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = False) -> Any:
@@ -111,14 +113,15 @@ class _Elementwise:
         return self.__qualname__  # pickled by name, as functions are
 
     def __call__(self, *operands: Any, out: Any = None, **options: Any) -> Any:
-        first = operands[0] if operands else None
+        first: Any = operands[0] if operands else None
         xp = namespace(first, self.__name__)
-        if not is_floating(first):
+        if first.dtype is not _FLOAT32 and not is_floating(first):
             self._check_integers(first)
-        for value in options.values():
-            if type(value) not in self._sure or value != value:  # NaN
-                self._check_options(options)
-                break
+        if options:
+            for value in options.values():
+                if type(value) not in self._sure or value != value:  # NaN
+                    self._check_options(options)
+                    break
         if isinstance(first, StandIn):
             return self._recorded(xp, operands, out, options)
         if isinstance(first, _NUMPY):
@@ -126,12 +129,12 @@ class _Elementwise:
                 done, results = self._in_one_pass(operands, out, options)
                 if done:
                     return results
-            if first.shape:  # beside a 0-d array, the others are arrays like it
-                operands = (first, *map(_scalar, operands[1:]))
+            if len(operands) > 1 and first.shape:  # beside a 0-d array, others are arrays like it
+                operands = (first, *[_scalar(a) for a in operands[1:]])
             results = self.function(xp, *operands, **options)
             return results if out is None else _write(xp, results, out)
         if xp.__name__ == "array_api_compat.torch":
-            if on_host(first):
+            if first.is_cpu:
                 if out is not None and self._through_numpy(operands, out, options):
                     return out
                 xp = with_exact_root(xp)
@@ -142,7 +145,7 @@ class _Elementwise:
             if done:
                 return results
         if out is None and len(operands) > 1:
-            operands = (first, *map(_scalar, operands[1:]))
+            operands = (first, *[_scalar(a) for a in operands[1:]])
         results = self.function(xp, *operands, **options)
         return results if out is None else _write(xp, results, out)
 
@@ -352,25 +355,49 @@ def _is_alike(program: Program, operands: Sequence[Any]) -> bool:
     return alike and not any(hasattr(operands[r], "shape") for r in program.combined)
 
 
-_BITS = {np.dtype(f"f{n}").char: np.dtype(f"i{n}") for n in (2, 4, 8)}
-
-
 def kept(xp: Any, condition: Any, a: Any) -> Any:
     """Return `a` where the condition holds, else 0, also where `a` is infinite or NaN.
 
     In place of ``a * condition``, in elementwise functions and elsewhere, and as fast: where
     PyTorch selects on the CPU, it is ten times as slow as NumPy here.
     """
-    if type(a) is np.ndarray and a.dtype.char in _BITS and a.ndim > 0 and a.size <= PLAIN:
-        return (a.view(_BITS[a.dtype.char]) * condition).view(a.dtype)  # `kept_into`, in two calls
-    seen: list | None = [a, condition]
-    if type(a) is not np.ndarray and xp.__name__ == "array_api_compat.torch":
-        seen = None if is_traced() else as_numpy(seen)
-    if seen is not None and can_be_kept(seen[1], seen[0], seen[0]) and a.shape == condition.shape:
-        out = empty(a.shape, seen[0].dtype)
-        kept_into(seen[1], seen[0], out)
-        return out if seen[0] is a else xp.asarray(out, device=a.device)
+    if type(a) is np.ndarray:
+        found = _kept_on_host(condition, a)
+        if found is not None:
+            return found
+    elif xp.__name__ == "array_api_compat.torch" and not is_traced():
+        with contextlib.suppress(*_UNSEEN):
+            found = _kept_on_host(condition.numpy(), a.numpy())
+            if found is not None:
+                return sys.modules["torch"].from_numpy(found)
     return xp.where(condition, a, 0.0)
+
+
+def _kept_on_host(condition: Any, a: np.ndarray) -> np.ndarray | None:
+    if a.size <= PLAIN and a.ndim and a.dtype.char in BITS:
+        return (a.view(BITS[a.dtype.char]) * condition).view(a.dtype)  # `kept_into`, in two calls
+    if not can_be_kept(condition, a, a) or a.shape != condition.shape:
+        return None
+    out = empty(a.shape, a.dtype)
+    kept_into(condition, a, out)
+    return out
+
+
+def seen_now(a: Any) -> np.ndarray | None:
+    """Return an array as NumPy sees it, whose values may be looked at; None if they may not."""
+    if type(a) is np.ndarray:
+        return a
+    if isinstance(a, StandIn) or namespace(a).__name__ != "array_api_compat.torch" or is_traced():
+        return None
+    try:
+        return a.numpy()
+    except _UNSEEN:
+        return None
+
+
+# What tensors raise that NumPy cannot see: a device, bfloat16, a transformation of torch.func; and
+# stand-ins for tensors.
+_UNSEEN = (TypeError, RuntimeError, AttributeError)
 
 
 def as_numpy(values: list) -> list | None:
@@ -394,7 +421,7 @@ def _scalar_of_host(a: Any) -> Any:
 
 def _scalar(a: Any) -> Any:
     """Return a 0-d array as a Python number: it takes part in arithmetic without a dtype."""
-    return a.item() if isinstance(a, _NUMPY) and a.ndim == 0 else a
+    return a.item() if isinstance(a, _NUMPY) and not a.ndim else a
 
 
 def _fit(operands: tuple, out: Any) -> tuple[list, tuple, list, list] | None:

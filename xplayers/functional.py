@@ -24,7 +24,7 @@ from xplayers._arrays import (
     widened,
 )
 from xplayers._checks import choice, integer
-from xplayers.elementwise import elementwise
+from xplayers.elementwise import elementwise, seen_now
 
 __all__ = [
     "cross_entropy_error", "elu", "elu_derivative", "gelu", "gelu_derivative", "leaky_relu",
@@ -412,10 +412,19 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
 
 def _below_largest(xp: Namespace, x: Array, axis: int) -> Array:
     """Return `x` less its largest value along `axis`, in at least float32."""
-    # Infinite scores become the largest numbers: infinity less infinity would be NaN.
-    largest = _LARGEST.get(dtype_name(x.dtype), _LARGEST["float32"])
-    x = xp.minimum(widened(xp, x), largest)
-    return x - xp.max(x, axis=axis, keepdims=True)
+    x = widened(xp, x)
+    most = xp.max(x, axis=axis, keepdims=True)
+    if not _surely_finite(most):
+        # Infinite scores become the largest numbers: infinity less infinity would be NaN.
+        end = _LARGEST.get(dtype_name(x.dtype), _LARGEST["float32"])
+        x, most = xp.minimum(x, end), xp.minimum(most, end)
+    return x - most
+
+
+def _surely_finite(most: Array) -> bool:
+    """Whether values may be looked at, and none is infinite or NaN."""
+    seen = seen_now(most)
+    return seen is not None and seen.size > 0 and seen.item(seen.argmax()) < math.inf
 
 
 _LARGEST = {

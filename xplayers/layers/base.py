@@ -57,6 +57,7 @@ class Remembering(Observed):
 
     _store: Store
     _stores: dict[str, Store]  # prefix -> store, each once
+    _learnt: list[Store]  # those with parameters, of a layer that is not alone
     _ties: Ties  # between their parameters
     # Of the passes forward, a stack: cache, output, and what `_versions` was.
     _pending: list[tuple[Any, Array, int]]
@@ -68,7 +69,11 @@ class Remembering(Observed):
         self = super().__new__(cls)
         store = Store()
         stores = {"": store}
-        vars(self).update(_store=store, _stores=stores, _ties=Ties(stores), _pending=[])
+        keep = object.__setattr__  # by way of the dict, methods would be found later in each call
+        keep(self, "_store", store)
+        keep(self, "_stores", stores)
+        keep(self, "_ties", Ties(stores))
+        keep(self, "_pending", [])
         return self
 
     @property
@@ -156,7 +161,10 @@ class Remembering(Observed):
 
     def _versions(self) -> int:
         """Return a number that is another one after parameters have been written over."""
-        return sum([store.version for store in self._stores.values()])
+        total = 0
+        for store in self._learnt:
+            total += store.version
+        return total
 
     def _last(self) -> tuple[Any, Array]:
         """Return cache and output of the last pass that waits for its backward."""
@@ -359,10 +367,14 @@ class Layer(Remembering):
         """
         if not train:
             return self.predict(x, *inputs, **named)
-        x = unmapped(x)
+        if type(x) is not np.ndarray:
+            x = unmapped(x)
         arrays = self._ready(x)
         try:
-            y, cache = self.apply(arrays, x, *inputs, **named)
+            if inputs or named:
+                y, cache = self.apply(arrays, x, *inputs, **named)
+            else:  # the common case, in a faster call
+                y, cache = self.apply(arrays, x)
         except TypeError:
             self._check_inputs(inputs, named)
             raise
@@ -397,9 +409,10 @@ class Layer(Remembering):
             If `dy` does not fit the output.
         """
         cache, y = self._last()
-        dy = unmapped(dy)
-        plain = type(dy) is np.ndarray and type(y) is np.ndarray  # the common case, told fast
-        if not plain or dy.shape != y.shape or dy.dtype is not y.dtype:
+        plain = type(dy) is np.ndarray  # the common case, told fast
+        if not plain:
+            dy = unmapped(dy)
+        if not plain or type(y) is not np.ndarray or dy.shape != y.shape or dy.dtype is not y.dtype:
             _check_gradient(f"{self._owner}.backward", dy, y)
         self._pending.pop()
         if input_grad:
@@ -412,7 +425,8 @@ class Layer(Remembering):
     @final
     def predict(self, x: Array, *inputs: Any, **named: Any) -> Array:
         """Compute the output for inference. Records nothing; safe from any thread."""
-        x = unmapped(x)
+        if type(x) is not np.ndarray:
+            x = unmapped(x)
         try:
             return self.infer(self._ready(x), x, *inputs, **named)
         except TypeError:
@@ -464,7 +478,12 @@ class Layer(Remembering):
         """Keep the gradients of a backward."""
         store = self._store
         mine = store.grads
-        tied = grads and self._ties.rows()
+        if not grads:
+            if store.fresh:
+                store.fresh = False
+                mine.clear()
+            return
+        tied = self._ties.rows()
         if tied:
             grads = self._ties.gathered(grads)
         if store.fresh:

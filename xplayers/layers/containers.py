@@ -93,12 +93,13 @@ class Container(Layer):
     def _find_arrays(self) -> None:
         # Where each array and gradient lies, so that a call does not build names.
         stores = self._stores.items()
+        self._learnt = [store for store in self._stores.values() if store.params]
         self._params = [(f"{p}.{k}", s.params, k) for p, s in stores for k in s.params]
         self._buffers = [(f"{p}.{k}", s.buffers, k) for p, s in stores for k in s.buffers]
         self._grads = {f"{p}.{k}": (s.grads, k) for p, s in stores for k in s.params}
 
     def __getstate__(self) -> dict[str, Any]:
-        located = ("_params", "_buffers", "_grads")
+        located = ("_params", "_buffers", "_grads", "_learnt")
         return {k: v for k, v in super().__getstate__().items() if k not in located}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -129,7 +130,7 @@ class Container(Layer):
             if store.fresh:
                 store.fresh = False
                 store.grads.clear()
-        tied = self._ties.rows()
+        tied = grads and self._ties.rows()
         if tied:
             grads = self._ties.gathered(grads)
         for name, grad in grads.items():
@@ -242,9 +243,12 @@ class Sequential(Container):
         join = JOINS.get(type(x))
         joined = join(self) if join and not given else None
         for part in joined or self._parts:
-            more, options = given.get(part.name, _NOTHING)
+            more, options = given.get(part.name, _NOTHING) if given else _NOTHING
             try:
-                x, cache = part.layer.apply(part.pick(arrays), x, *more, **options)
+                if more or options:
+                    x, cache = part.layer.apply(part.pick(arrays), x, *more, **options)
+                else:  # the common case, in a faster call
+                    x, cache = part.layer.apply(part.pick(arrays), x)
             except (RuntimeError, TypeError, ValueError) as error:
                 self._locate(error, part, more, options)
                 raise
@@ -261,9 +265,12 @@ class Sequential(Container):
         given = self._given(inputs, named) if inputs or named else {}
         join = JOINS.get(type(x))
         for part in (join(self) if join and not given else None) or self._parts:
-            more, options = given.get(part.name, _NOTHING)
+            more, options = given.get(part.name, _NOTHING) if given else _NOTHING
             try:
-                x = part.layer.infer(part.pick(arrays), x, *more, **options)
+                if more or options:
+                    x = part.layer.infer(part.pick(arrays), x, *more, **options)
+                else:
+                    x = part.layer.infer(part.pick(arrays), x)
             except (RuntimeError, TypeError, ValueError) as error:
                 self._locate(error, part, more, options)
                 raise

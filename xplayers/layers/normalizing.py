@@ -22,14 +22,11 @@ from xplayers._arrays import (
     dtype_name,
     either,
     is_half,
-    is_traced,
-    library_name,
     namespace,
-    on_host,
 )
 from xplayers._recording import StandIn, whole
 from xplayers._sums import UNITS
-from xplayers.elementwise import as_numpy
+from xplayers.elementwise import seen_now
 from xplayers.layers import normalization_host as host
 from xplayers.layers.base import Layer
 
@@ -55,8 +52,7 @@ def normalized(
         xh = x - mean
         var = mean_over(xp, xh * xh, axes)
         r = 1.0 / xp.sqrt(var + eps)
-        traced = library_name(xp) == "torch" and is_traced()
-        if traced or not on_host(x) or not (0 in x.shape or float(xp.min(r)) > 0.0):
+        if not _within(r, math.inf):
             fits = var < math.inf  # eps is nothing beside one that does not
             _, _, _, down = UNITS[dtype_name(x.dtype)]
 
@@ -87,12 +83,11 @@ def _normalized_rows(
     if host.takes(x):
         found = host.normalized_rows(x, len(axes), eps, centred)
         return _scaled_rows(xp, x, axes, eps, centred) if found is None else found
-    traced = library_name(xp) == "torch" and is_traced()
-    if not traced and as_numpy([x]) is not None:  # on the host a look costs less than a unit
+    if seen_now(x) is not None:  # on the host a look costs less than a unit
         with np.errstate(all="ignore"):
             xh = _less_mean(xp, x, axes) if centred else x
             r = 1.0 / xp.sqrt(mean_over(xp, xh * xh, axes) + eps)
-            if 0 in x.shape or 0.0 < float(xp.min(r)) <= float(xp.max(r)) < 2.0**60:
+            if _within(r, 2.0**60):
                 return xh * r, r
     return _scaled_rows(xp, x, axes, eps, centred)
 
@@ -117,6 +112,14 @@ def _scaled_rows(
     square = mean_over(xp, xh * xh, axes) + eps * unit * unit
     r = 1.0 / xp.sqrt(xp.maximum(square, smallest))
     return xh * r, r * unit
+
+
+def _within(r: Array, end: float) -> bool:
+    """Whether the values may be looked at, and all are above 0 and below `end`."""
+    seen = seen_now(r)
+    if seen is None:
+        return False
+    return not seen.size or bool(seen.item(seen.argmin()) > 0.0 and seen.item(seen.argmax()) < end)
 
 
 def _less_mean(xp: Namespace, x: Array, axes: Axes) -> Array:
