@@ -345,7 +345,7 @@ def test_what_is_kept_of_tensors(monkeypatch):
             got = engine.kept(xp, condition, a)
             assert isinstance(got, torch.Tensor)
             assert torch.equal(got, torch.where(condition, a, torch.zeros(1, dtype=dtype)))
-            assert len(ways) == (dtype != torch.bfloat16)
+            assert len(ways) == (dtype != torch.bfloat16 and n > PLAIN)
             ways.clear()
 
 

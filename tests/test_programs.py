@@ -265,7 +265,7 @@ def number_as_truth(xp, p):
     return xp.astype(p * 2.0, xp.bool)
 
 
-@case("kept_into(x1, x0, y0)", X, M)
+@case("x0_bits = x0.view(int32); y0_bits = y0.view(int32); multiply(x0_bits, x1, y0_bits)", X, M)
 def kept(xp, p, m):
     return xp.where(m, p, 0.0)
 
@@ -290,7 +290,10 @@ def kept_or_array(xp, p, m, g):
     return xp.where(m, p, g)
 
 
-@case("w0 = empty(y0.shape, float64); Cast(x0, w0); kept_into(x1, w0, y0)", X, M)
+@case(
+    "y0_bits = y0.view(int64); w0 = empty(y0.shape, float64); w0_bits = w0.view(int64); "
+    "Cast(x0, w0); multiply(w0_bits, x1, y0_bits)", X, M,
+)  # fmt: skip
 def kept_in_another_dtype(xp, p, m):
     return xp.where(m, xp.astype(p, xp.float64), 0.0)
 
@@ -300,7 +303,10 @@ def kept_by_a_number(xp, p, g, m):
     return xp.where(m, p, g)
 
 
-@case("w0 = empty(y0.shape, bool); Cast(x0, w0); kept_into(w0, x0, y0)", X)
+@case(
+    "x0_bits = x0.view(int32); y0_bits = y0.view(int32); w0 = empty(y0.shape, bool); "
+    "Cast(x0, w0); multiply(x0_bits, w0, y0_bits)", X,
+)  # fmt: skip
 def kept_by_numbers(xp, p):
     return xp.where(p, p, 0.0)
 

@@ -384,8 +384,8 @@ def check_values(
 
 def _extreme(x: Array, which: str) -> float:
     """Return the least or the largest value of `x`; NaN where there is one."""
-    if isinstance(x, np.ndarray):  # without the function around it, which takes as long
-        return float((np.minimum if which == "min" else np.maximum).reduce(x, None))
+    if isinstance(x, np.ndarray):  # by place, which takes a third of the time; NaN comes first
+        return float(x.item(x.argmin() if which == "min" else x.argmax()))
     return float(getattr(namespace(x), which)(signed(x)))
 
 

@@ -412,13 +412,13 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
 
 def _below_largest(xp: Namespace, x: Array, axis: int) -> Array:
     """Return `x` less its largest value along `axis`, in at least float32."""
-    x = widened(xp, x)
-    most = xp.max(x, axis=axis, keepdims=True)
+    wide = widened(xp, x)
+    most = xp.max(wide, axis=axis, keepdims=True)
     if not _surely_finite(most):
         # Infinite scores become the largest numbers: infinity less infinity would be NaN.
         end = _LARGEST.get(dtype_name(x.dtype), _LARGEST["float32"])
-        x, most = xp.minimum(x, end), xp.minimum(most, end)
-    return x - most
+        wide, most = xp.minimum(wide, end), xp.minimum(most, end)
+    return wide - most
 
 
 def _surely_finite(most: Array) -> bool:

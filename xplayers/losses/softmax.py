@@ -25,8 +25,9 @@ from xplayers._arrays import (
     to_numpy,
     widened,
 )
+from xplayers._recording import StandIn, whole
 from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import as_numpy
+from xplayers.elementwise import as_numpy, seen_now
 from xplayers.layers.base import Cache
 from xplayers.layers.stores import Buffer
 from xplayers.losses import softmax_host as host
@@ -144,23 +145,16 @@ class SoftmaxWithLoss(Loss):
             rows, e = _of_labels(xp, x, at)
         else:
             t, norm = self._distribution(xp, arrays, x, target)
-            total = xp.sum(t, axis=-1, keepdims=True)
-            # A sample without any weight adds nothing, whatever its scores are.
-            x = xp.where(total != 0, x, 0.0)
             if labels and not self.label_smoothing:
-                at = _index(xp, target)
+                total = xp.sum(t, axis=-1, keepdims=True)
+                # A sample without any weight adds nothing, whatever its scores are.
+                x, at = xp.where(total != 0, x, 0.0), _index(xp, target)
                 rows, e = _of_labels(xp, x, at * xp.astype(total != 0, at.dtype))
                 rows = rows * total
                 e *= total
             else:
-                z = _below_largest(xp, x)
-                e = xp.exp(z)
-                s = xp.sum(e, axis=-1, keepdims=True)
-                # A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
-                counted = t * xp.where(t != 0, z, 0.0)
-                rows = xp.log(s) * total - xp.sum(counted, axis=-1, keepdims=True)
-                e *= total / s
-                e -= t
+                body = whole(_of_targets) if isinstance(x, StandIn) else _of_targets
+                rows, e = body(xp, x, t)
         rows = rows[..., 0]
         if valid is not None:
             rows = xp.where(valid, rows, math.nan)
@@ -287,6 +281,31 @@ def _rows(scores: Array) -> int:
 def _below_largest(xp: Namespace, x: Array) -> Array:
     """Return scores less the largest of each sample."""
     return x - xp.max(x, axis=-1, keepdims=True)
+
+
+def _of_targets(xp: Namespace, x: Array, t: Array) -> tuple[Array, Array]:
+    """Return ``log(s) * sum(t) - sum(t * z)``, one value a sample, and ``softmax(x) * sum(t) - t``.
+
+    On the host, a look tells where there is nothing to select.
+    """
+    total = xp.sum(t, axis=-1, keepdims=True)
+    if not _are_above(total, 0.0):  # a sample without any weight adds nothing, whatever its scores
+        x = xp.where(total != 0, x, 0.0)
+    z = _below_largest(xp, x)
+    e = xp.exp(z)
+    s = xp.sum(e, axis=-1, keepdims=True)
+    if not _are_above(z, -math.inf):  # a class that is masked has t = 0, and 0 * inf would be NaN
+        z = xp.where(t != 0, z, 0.0)
+    rows = xp.log(s) * total - xp.sum(t * z, axis=-1, keepdims=True)
+    e *= total / s
+    e -= t
+    return rows, e
+
+
+def _are_above(a: Array, low: float) -> bool:
+    """Whether values may be looked at, and all are above `low`."""
+    seen = seen_now(a)
+    return seen is not None and seen.size > 0 and seen.item(seen.argmin()) > low
 
 
 def _of_labels(xp: Namespace, x: Array, at: Array) -> tuple[Array, Array]:
