@@ -489,3 +489,19 @@ def test_parameters_of_the_inference_mode(xpv):
             take(4)
 
     same(xpv, history)
+
+
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_a_first_step_that_is_refused_leaves_no_state(xpv, compile):
+    step = TrainStep(net(), xl.SoftmaxWithLoss(), xl.Adam(), compile=compile)
+    x = xpv.asarray(values((8, 6)), "float32")
+    with pytest.raises(TypeError):
+        step(x, xpv.asarray(values((8,)), "float32"))  # no labels
+    assert step.state == {}
+    assert step.optimizer.state is None
+    step(x, xpv.asarray(np.arange(8) % 3))
+    state = step.state["optimizer"]
+    with pytest.raises(TypeError):
+        step(x, xpv.asarray(values((8,)), "float32"))
+    assert step.optimizer.state is state
+    assert int(state["count"]) == 1

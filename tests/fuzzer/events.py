@@ -500,7 +500,7 @@ def state_anew(world: World, rng: Generator) -> Any:
 def write_state(world: World, rng: Generator) -> Any:
     """A part of the state is assigned, or written in place."""
     state = world.step.optimizer.state
-    if state is None or not world.taken:  # one that a refused step has made is not in the loop
+    if state is None:
         return
     key = pick(rng, *sorted(state))
     if key == "count":

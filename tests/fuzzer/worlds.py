@@ -56,7 +56,8 @@ class Loop:
 
     @state.setter
     def state(self, value: Any) -> None:
-        self.optimizer.state = value.get("optimizer")
+        step = xl.TrainStep(self.net, self.loss, self.optimizer, compile=False)
+        step.state = value  # which brings it to where the parameters are
 
 
 class World:

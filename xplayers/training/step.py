@@ -291,6 +291,15 @@ class TrainStep(Observed):
         self, kind: Any, x: Array, t: Array, run: Callable[[Any], Any], *, flat: bool = False
     ) -> Array:
         """Let ``run(trees)`` compute; `flat`: with parameters side by side."""
+        optimizer, before = self.optimizer, (self.optimizer.state, self._scaling)
+        try:
+            return self._taken(kind, x, t, run, flat=flat)
+        except BaseException:
+            if before[0] is None:  # a step that is refused leaves no state
+                optimizer.state, self._scaling = before
+            raise
+
+    def _taken(self, kind: Any, x: Array, t: Array, run: Callable[[Any], Any], flat: bool) -> Array:
         optimizer = self.optimizer
         left = optimizer.state is not None and self._params.hold(self._left)
         if kind not in self._checked or not left:  # or somebody has moved what was checked
