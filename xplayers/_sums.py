@@ -37,17 +37,7 @@ def column_sums(a: Array) -> Array:
     """Return the sum over the first axis, of columns; 16-bit values are summed in float32."""
     if type(a) is np.ndarray and a.dtype.char in "fd":  # the common case, in few calls
         return rows_added(a)
-    xp = namespace(a)
-    if is_fused(xp):
-        from xplayers.cuda import sums
-
-        total = sums.column_sums(a)
-        if total is not None:
-            return total
-    wide = widened(xp, a)
-    add = _on_numpy(wide, rows_added)
-    total = xp.sum(wide, axis=0) if add is None else add(wide)
-    return xp.astype(total, a.dtype) if is_half(a) else total
+    return _summed(a, (0,), "column_sums", rows_added)
 
 
 def channel_sums(x: Array) -> Array:
@@ -56,18 +46,24 @@ def channel_sums(x: Array) -> Array:
         return channels_added(x)
     if len(x.shape) == 2:
         return column_sums(x)
-    xp = namespace(x)
+    return _summed(x, (0, *range(2, len(x.shape))), "channel_sums", channels_added)
+
+
+def _summed(
+    a: Array, axes: tuple[int, ...], kernel: str, on_numpy: Callable[[np.ndarray], np.ndarray]
+) -> Array:
+    """Return the sum over `axes`, by a kernel of that name where it is asked for."""
+    xp = namespace(a)
     if is_fused(xp):
         from xplayers.cuda import sums
 
-        total = sums.channel_sums(x)
+        total = getattr(sums, kernel)(a)
         if total is not None:
             return total
-    wide = widened(xp, x)
-    add = _on_numpy(wide, channels_added)
-    axes = (0, *range(2, len(x.shape)))
+    wide = widened(xp, a)
+    add = _on_numpy(wide, on_numpy)
     total = xp.sum(wide, axis=axes) if add is None else add(wide)
-    return xp.astype(total, x.dtype) if is_half(x) else total
+    return xp.astype(total, a.dtype) if is_half(a) else total
 
 
 def channel_products(a: Array, b: Array) -> Array:
