@@ -126,7 +126,8 @@ def code_of(mutant: Any, function: Any) -> types.CodeType:
     source = textwrap.indent(textwrap.dedent(inspect.getsource(mutant)), "    ")
     made: dict[str, Any] = {}
     exec(f"from __future__ import annotations\nclass _:\n{source}", {}, made)
-    return vars(made["_"])[mutant.__name__].__code__
+    code = vars(made["_"])[mutant.__name__].__code__
+    return code.replace(co_freevars=function.__code__.co_freevars)  # if it has no `super()` left
 
 
 class Trials:
