@@ -264,7 +264,8 @@ class Trials:
             failed = self._run(session, i)
             sys.settrace(None)
             if failed:
-                print("left out, as it fails without any mutant:", session.items[i].nodeid)
+                name = session.items[i].nodeid
+                print("left out, as it fails without any mutant:", name, file=sys.stderr)
                 codes.clear()
                 broken += 1
             found.append([sum(os.times()[:2]) - before, sorted(of[c] for c in codes if c in of)])

@@ -439,6 +439,13 @@ def powers(xp, x):
     return (x * x + 1.0) ** 0.5 + (x * x + 1.0) ** -1
 
 
+def product_in_its_place(xp, x):
+    """Where PyTorch has no operator in place: there the name gets a new value."""
+    y = x * 1.0
+    y @= xp.ones((x.shape[-1], x.shape[-1]), dtype=xp.float32)
+    return y
+
+
 def item_before_and_after(xp, x):
     s = xp.sum(x, axis=None) * 1.0
     y = x * 2.0
@@ -454,7 +461,7 @@ def by_a_mask(xp, x):
 
 LAYERS = [
     clipped_in_place, into_its_own, another_name, a_constant_that_changes, a_named_tuple,
-    broadcast_index, powers, item_before_and_after, by_a_mask,
+    broadcast_index, powers, product_in_its_place, item_before_and_after, by_a_mask,
 ]  # fmt: skip
 
 
