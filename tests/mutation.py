@@ -34,6 +34,7 @@ import tempfile
 import textwrap
 import threading
 import tomllib
+import traceback
 import types
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -238,7 +239,8 @@ class Trials:
         if new:
             status, found = self._forked(lambda out: self._look(session, new, out))
             if status:
-                pytest.exit("too many tests fail without any mutant", returncode=1)
+                message = f"too many tests fail without any mutant, or it was killed: {status}"
+                pytest.exit(message, returncode=1)
             for i, seen in zip(new, json.loads(found), strict=True):
                 file = session.items[i].location[0]
                 each = looked.setdefault(file, {"state": states[file], "tests": {}})
@@ -295,6 +297,8 @@ class Trials:
                 signal.setitimer(signal.ITIMER_PROF, limit)  # its signal ends the process, and
                 signal.alarm(900 if limit else 0)  # so does this one, if the process only waits
                 status = work(there)
+            except BaseException:
+                traceback.print_exc()  # as of a mutant that cannot even be put in
             finally:
                 os._exit(status)
         os.close(there)
