@@ -369,7 +369,7 @@ def kept(xp: Any, condition: Any, a: Any) -> Any:
         with contextlib.suppress(*_UNSEEN):
             found = _kept_on_host(condition.numpy(), a.numpy())
             if found is not None:
-                return sys.modules["torch"].from_numpy(found)
+                return as_given(found, a)
     return xp.where(condition, a, 0.0)
 
 
@@ -393,6 +393,11 @@ def seen_now(a: Any) -> np.ndarray | None:
         return a.numpy()
     except _UNSEEN:
         return None
+
+
+def as_given(found: np.ndarray, like: Any) -> Any:
+    """Return what was computed from `seen_now(like)` as an array of that library."""
+    return found if isinstance(like, np.ndarray) else sys.modules["torch"].from_numpy(found)
 
 
 # What tensors raise that NumPy cannot see: a device, bfloat16, a transformation of torch.func; and
