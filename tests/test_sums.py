@@ -24,12 +24,13 @@ OWN = pytest.mark.only("numpy", "readonly", "torch", "jax", "cupy")  # others su
 @pytest.mark.parametrize("fill", [None, 0.1, 1000.1])
 def test_columns(shape, fill, xpv):
     a = 1000.0 + values(shape) if fill is None else np.full(shape, fill)
+    most = 4 if xpv.backend == "cupy" else 2  # its threads add up a hundred rows, one by one
     for dtype in xpv.floats:
         x = xpv.asarray(a if "16" not in dtype else a / 1e4, dtype)
         got = column_sums(x)
         assert_at_home(got, x)
         exact = to_numpy(x).astype("float64").sum(axis=0)
-        assert_close(got, exact, 2 * TOLERANCE[dtype])
+        assert_close(got, exact, most * TOLERANCE[dtype])
 
 
 @OWN
