@@ -19,7 +19,9 @@ def values(shape: tuple[int, ...], seed: int = 0, scale: float = 2.0) -> np.ndar
 
 
 def assert_close(got: Any, expected: Any, tolerance: float, what: str = "result") -> None:
-    got, expected = to_numpy(got).astype("float64"), np.asarray(expected, "float64")
+    got, expected = (
+        np.asarray(to_numpy(a) if hasattr(a, "dtype") else a, "float64") for a in (got, expected)
+    )
     assert got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}"
     if not got.size:
         return
