@@ -295,6 +295,15 @@ def test_what_is_no_program_is_recorded_as_it_stands(xpv):
     assert "elementwise" not in [o.name for o in recording.operations]
 
 
+def test_what_numpy_cannot_see_is_recorded_as_it_stands():
+    torch = pytest.importorskip("torch")
+    recording = Recording()
+    x = recording.input(torch.ones(3, dtype=torch.bfloat16))
+    got = scaled(x, x, 2.0)
+    assert "elementwise" not in [o.name for o in recording.operations]
+    assert (got.value == 2.0).all()
+
+
 # A selection that is as fast as a product
 
 

@@ -501,6 +501,7 @@ NOT_TRACED = {
     "a root of an integer": lambda xp, x, k, i: x * xp.sqrt(i),
     "a selection of scalars": lambda xp, x, k, i: x * xp.where(k, 1.0, 2.0),
     "a selection with two arguments": lambda xp, x, k, i: xp.where(x)[0] * 1.0,
+    "a function of three": lambda xp, x, k, i: np.clip(x, 0.0, 1.0),
     "a list": lambda xp, x, k, i: [x + 1.0],
     "a scalar": lambda xp, x, k, i: k + 1.0,
     "nothing": lambda xp, x, k, i: None,

@@ -328,7 +328,7 @@ def _give_operators() -> None:
             setattr(StandIn, f"__r{plain}__", binary(name, function, swapped=True))
             setattr(StandIn, f"__i{plain}__", in_place(name, function))
     for name, function in UNARY.items():
-        setattr(StandIn, f"__{function.__name__.strip('_')}__", unary(name, function))
+        setattr(StandIn, f"__{function.__name__}__", unary(name, function))
 
 
 _give_operators()
