@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import to_numpy, values
+from helpers import assert_same_bits, to_numpy, values
 
 import xplayers as xl
 from xplayers import TrainStep
@@ -194,3 +194,29 @@ def test_a_state_that_does_not_fit_after_untying_is_refused_each_time(xpv, compi
     for _ in range(2):
         with pytest.raises(ValueError, match="no v of 1.W"):
             step(x, x)
+
+
+@pytest.mark.only("numpy", "readonly", "torch")  # JAX arrays have no views
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("compile", ["auto", False])
+def test_a_step_of_a_part_keeps_a_tie_to_what_is_beside_it(xpv, compile, dtype):
+    """As in an encoder that is trained by itself, whose transpose is the decoder."""
+    if dtype not in xpv.floats:
+        pytest.skip(f"no {dtype} here")
+    encoder, decoder = xl.Affine.init(4, 3, rng=0), xl.Affine.init(3, 4, rng=1)
+    both = xl.Sequential(encoder, decoder).to(like=xpv.asarray(np.zeros(1), dtype))
+    decoder.W = encoder.W.T
+    before = to_numpy(decoder.W).copy()
+    inner = xl.Sequential(encoder, xl.Tanh())
+    step = xl.TrainStep(inner, xl.MeanSquaredError(), xl.SGD(lr=0.1), compile=compile)
+    x, t = (xpv.asarray(values((2, n), n), dtype) for n in (4, 3))
+    for _ in range(4):
+        step(x, t)
+    assert list(both.params) == ["0.W", "0.b", "1.b"]
+    assert_same_bits(decoder.W, encoder.W.T)
+    assert np.any(to_numpy(decoder.W) != before)
+    outer = xl.TrainStep(both, xl.MeanSquaredError(), xl.SGD(lr=0.1), compile=compile)
+    for i in range(4):
+        outer(x, x)
+        step(x, t)
+        assert_same_bits(decoder.W, encoder.W.T, f"step {i}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, MutableMapping
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from xplayers._arrays import (
@@ -18,6 +19,7 @@ from xplayers._arrays import (
     namespace,
 )
 from xplayers._packing import packed, unpacked
+from xplayers._writing import owner
 
 _changes = [0]
 
@@ -36,12 +38,32 @@ def settings_changed() -> None:
     _changes[0] += 1
 
 
+# All stores, by their id: arrays of two may share memory though no container has both.
+_living: dict[int, weakref.ref[Store]] = {}
+
+
+def _forgetting(name: int, living: dict[int, Any] = _living) -> Callable[[Any], Any]:
+    return lambda _: living.pop(name, None)
+
+
+def shared_outside(arrays: Iterable[Array], stores: Iterable[Store]) -> bool:
+    """Whether an array of a layer that is not one of `stores` lies in the memory of `arrays`."""
+    owners, inside = set(map(owner, arrays)), set(map(id, stores))
+    others = [store for ref in list(_living.values()) if (store := ref()) is not None]
+    return any(
+        owner(a) in owners
+        for store in others if id(store) not in inside
+        for held in (store.params, store.buffers) for a in list(held.values())
+    )  # fmt: skip
+
+
 class Store:
     """The arrays of one layer. Several containers may share it; they then share the parameters."""
 
-    __slots__ = ("buffers", "fresh", "grads", "params", "placed", "version")
+    __slots__ = ("__weakref__", "buffers", "fresh", "grads", "params", "placed", "version")
 
     def __init__(self) -> None:
+        self._begin()
         self.params: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}
         self.grads: dict[str, Array] = {}
@@ -49,10 +71,14 @@ class Store:
         self.fresh = True  # the next backward starts the gradients afresh
         self.version = 0  # how often parameters have been written over
 
+    def _begin(self) -> None:
+        _living[id(self)] = weakref.ref(self, _forgetting(id(self)))
+
     def __getstate__(self) -> dict[str, Any]:
-        return {name: packed(getattr(self, name)) for name in self.__slots__}
+        return {name: packed(getattr(self, name)) for name in self.__slots__[1:]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        self._begin()
         for name, value in state.items():
             setattr(self, name, unpacked(value))
 

@@ -32,6 +32,7 @@ from xplayers._checks import Option, call_of, instance, number
 from xplayers._foreign import OPTIMIZER, of_object
 from xplayers._packing import packed, unpacked
 from xplayers._recording import StandIn
+from xplayers._writing import written
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import Remembering, options
@@ -245,9 +246,8 @@ class Optimizer:
             self._check(old, grads)
             state = self.init(old)
         new, self.state = self.step(old, grads, state, lr=lr, donate=True)
-        # 16-bit, read-only or immutable
-        others = {k: _written(old[k], a) for k, a in new.items() if a is not old[k]}
-        replaced = {k: a for k, a in others.items() if a is not old[k]}
+        # 16-bit ones are not there yet; read-only or immutable ones are replaced
+        replaced = {k: a for k, a in written(old, new).items() if a is not old[k]}
         if isinstance(params, Live):
             params.updated(replaced, in_place=len(replaced) < len(new))
         else:
@@ -414,11 +414,3 @@ def as_scalar(c: Any, p: Array) -> Any:
     if namespace(c, "Optimizer", "lr") is not xp:
         check_same("Optimizer", "lr", c, p, like_name="the parameter")
     return xp.astype(c, p.dtype, copy=False)
-
-
-def _written(old: Array, value: Array) -> Array:
-    try:
-        old[...] = value
-    except (TypeError, ValueError, RuntimeError):
-        return value
-    return old

@@ -12,6 +12,7 @@ import numpy as np
 
 from xplayers._arrays import Array, library, namespace
 from xplayers._recording import NotRecordable
+from xplayers._writing import written
 from xplayers.optimizers import Optimizer
 
 MOST = 4  # functions of one step: for libraries, and numbers that are constants
@@ -38,8 +39,13 @@ class Compilation:
         """The `TrainStep`."""
         return self._step()
 
+    def in_place(self, *arguments: Any) -> Any:
+        """Compute a step as it stands; parameters stay where they are if the library allows."""
+        value, params, *rest = self.plain(*arguments)
+        return value, written(arguments[0], params), *rest
+
     def plain(self, *arguments: Any, numbers: Mapping[str, Any] | None = None) -> Any:
-        """Compute a step as it stands, in place where the library has mutation."""
+        """Compute a step as it stands, which may write over parameters and state."""
         pure = functools.partial(self.step.pure, numbers=numbers, donate=True, check=True)
         return pure(*arguments) if self.step.precision is None else quietly(pure, *arguments)
 
@@ -47,7 +53,7 @@ class Compilation:
         """Return what computes a step on such arrays, compiled where that is asked for."""
         name, step, sources = library(x), self.step, self.step._sources
         if step.compile is False and step.gemm is None:
-            return self.plain
+            return self.in_place
         by_number = name == "jax" and step.compile is not False and not self.fixed
         constants = None if by_number else tuple(sources.numbers.items())
         key = namespace(x), sources.pattern, constants
@@ -102,7 +108,7 @@ class Compilation:
         if step.compile is True:
             message = f"TrainStep: there is no compiler for {name} arrays; use compile='auto'."
             raise ValueError(message)
-        return self.plain
+        return self.in_place
 
     def _compile_cuda(self, name: str) -> Callable[..., Any]:
         step = self.step

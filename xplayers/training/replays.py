@@ -15,6 +15,7 @@ from xplayers._memory import let_go, trim
 from xplayers._places import copied_array
 from xplayers._recording import NotRecordable, Recording, StandIn, same
 from xplayers._replay import Places, compiled
+from xplayers._writing import write_over
 from xplayers.layers.ties import overlap
 from xplayers.training.patience import Patience
 
@@ -150,10 +151,7 @@ class Replays:
         except NotRecordable:  # other kinds of values: they stay where they are
             self._end()
             return value, *results
-        # A new value may be an old one of another name: a copy, before anything is written.
-        owners = {_owner(a) for tree in before for a in _leaves(tree)}
-        for old, new in [(b, copied_array(a) if _owner(a) in owners else a) for b, a in pairs]:
-            old[...] = new
+        write_over(pairs)
         return value, *before
 
     def _is_second(self, key: Any, recording: Recording) -> bool:
@@ -217,14 +215,6 @@ def _is_writable(a: Array) -> bool:
     if isinstance(a, np.ndarray):
         return a.flags.writeable
     return not (a.requires_grad or a.is_inference())
-
-
-def _owner(a: Any) -> int:
-    """Return what tells the memory of an array from that of others, while both are alive."""
-    if hasattr(a, "untyped_storage"):
-        return a.untyped_storage().data_ptr()
-    base = getattr(a, "base", None)
-    return id(a if base is None else base)
 
 
 def _make_writable(tree: Tree) -> None:

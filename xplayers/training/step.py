@@ -25,7 +25,7 @@ from xplayers._flat import lay_flat
 from xplayers._joining import stack
 from xplayers._recording import is_ordered, watch
 from xplayers.layers.base import Layer, Observed, code, options
-from xplayers.layers.stores import Located
+from xplayers.layers.stores import Located, shared_outside
 from xplayers.layers.ties import overlap
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
@@ -188,7 +188,7 @@ class TrainStep(Observed):
         kind = self._kind(x, t, lr)
         if self._is_explicit or not makes or not Replays.fit(x):
             makes = self._is_explicit or (makes and self._patience.over())
-            function = compilation.function(x) if makes else compilation.plain
+            function = compilation.function(x) if makes else compilation.in_place
             return self._take(kind, x, t, lambda trees: function(*trees, x, t, lr))
         replays, numbers = self._replays, {} if compilation.fixed else self._sources.numbers
         replay = replays.find(kind, (self.optimizer.state, self._scaling))
@@ -203,12 +203,12 @@ class TrainStep(Observed):
 
     def _record(self, kind: Any, given: tuple[Any, ...], numbers: dict[str, float]) -> Array:
         """Take a step of a kind that has no replay yet."""
-        replays, plain = self._replays, self._compilation.plain
+        replays, compilation = self._replays, self._compilation
 
         def run(trees: Any) -> Any:
             if not self._apart:  # in the order in which the optimizer writes into shared memory
-                return plain(*trees, *given)
-            return replays.record(kind, plain, trees, given, numbers, self._effects)
+                return compilation.in_place(*trees, *given)
+            return replays.record(kind, compilation.plain, trees, given, numbers, self._effects)
 
         value = self._take(kind, given[0], given[1], run, flat=True)
         replays.hold(self._holders(), (self.optimizer.state, self._scaling))
@@ -348,8 +348,8 @@ class TrainStep(Observed):
 
     def _lay_flat(self, params: Arrays) -> None:
         """Put parameters and moments into one flat buffer each; the layers have views of it."""
-        if self._moves > 2:
-            return  # another step lays the parameters out for itself, again and again
+        if self._moves > 2 or shared_outside(params.values(), self.net._stores.values()):
+            return  # another step lays them out for itself again and again, or a layer has them too
         before = list(params.values())
         state = self.optimizer.state or {}
         alike = [params]
