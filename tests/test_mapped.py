@@ -7,6 +7,8 @@ import pytest
 from cases import LAYERS, LOSSES
 from helpers import assert_same_bits, values
 
+import xplayers as xl
+
 
 @pytest.fixture
 def mapped(tmp_path):
@@ -50,3 +52,21 @@ def test_a_loss_of_one(case, mapped):
     for a, b in zip(*found, strict=True):
         assert type(a) is type(b)
         assert_same_bits(a, b)
+
+
+def test_a_parameter_that_is_one(mapped):
+    """As of a file of weights that is read bit by bit."""
+    x, W = values((3, 1, 5)).astype("float32"), values((2, 1, 3), 1).astype("float32")
+    b = values((2,), 2).astype("float32")
+    found = []
+    for kind in (np.asarray, mapped):
+        layer = xl.Convolution(kind(W), kind(b))
+        other = xl.Convolution.init(1, 2, (3,))
+        other.params["W"], other.b = kind(W), kind(b)
+        for made in (layer, other):
+            assert {type(a) for a in made.params.values()} == {np.ndarray}
+            y = made.forward(x)
+            found.append([y, made.backward(y), made.dW, made.db])
+    for other in found[1:]:
+        for a, b in zip(found[0], other, strict=True):
+            assert_same_bits(a, b)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from helpers import assert_same_bits, values
@@ -333,14 +331,3 @@ def test_libraries_whose_steps_are_replayed(xpv):
         with torch.inference_mode():
             assert not Replays.fit(torch.ones(1))
             assert Replays.fit(np.ones(1))
-
-
-def test_memory_has_an_owner(xpv):
-    a, b = (xpv.asarray(values((4,), i), "float32") for i in range(2))
-    views = (a, a[1:], xl.namespace(a).reshape(a, (2, 2)), a[:2][1:])
-    if xpv.backend == "torch":
-        assert len({module._owner(v) for v in views}) == 1
-    for v, w in itertools.product(views[1:], views[1:]):
-        assert module._owner(v) == module._owner(w)
-    assert module._owner(b) != module._owner(a)
-    assert module._owner(b) != module._owner(a[1:])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from helpers import assert_same_bits, to_numpy, values
 
 import xplayers as xl
-from xplayers._writing import write_over, written
+from xplayers._writing import owner, write_over, written
 
 
 def pair(xpv):
@@ -67,3 +69,14 @@ def test_an_optimizer_that_swaps(xpv, compile):
     if compile != "auto":
         assert net.params["0.b"] is first
         assert np.any(to_numpy(first) == before[0])
+
+
+def test_memory_has_an_owner(xpv):
+    a, b = (xpv.asarray(values((4,), i), "float32") for i in range(2))
+    views = (a, a[1:], xl.namespace(a).reshape(a, (2, 2)), a[:2][1:])
+    if xpv.backend == "torch":
+        assert len({owner(v) for v in views}) == 1
+    for v, w in itertools.product(views[1:], views[1:]):
+        assert owner(v) == owner(w)
+    assert owner(b) != owner(a)
+    assert owner(b) != owner(a[1:])

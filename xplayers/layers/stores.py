@@ -17,6 +17,7 @@ from xplayers._arrays import (
     is_half,
     move,
     namespace,
+    unmapped,
 )
 from xplayers._packing import packed, unpacked
 from xplayers._writing import owner
@@ -124,7 +125,7 @@ class Parameter:
         check_kept(type(layer).__name__, self.name, value, self.kind)
         if self.name in arrays:
             check_shape(self.name, value, arrays[self.name])
-        arrays[self.name] = value
+        arrays[self.name] = unmapped(value)
         settings_changed()
 
 
@@ -187,6 +188,7 @@ class Live(MutableMapping[str, Array]):
         arrays, key = self._find(name)
         check_kept(self._kind, name, value, self._kind)
         check_shape(name, value, arrays[key])
+        value = unmapped(value)
         rows = self._ties.rows() if self._ties is not None and self._kind == "params" else ()
         if value is arrays[key]:  # as after `params[name] -= ...`: it has been written over
             self._stores[name.rpartition(".")[0]].version += 1
