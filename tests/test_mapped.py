@@ -1,4 +1,4 @@
-"""Files that are mapped to memory: what comes of them is what comes of the arrays, bit by bit."""
+"""Subclasses of NumPy's arrays, as files mapped to memory: they are the arrays, bit by bit."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from helpers import assert_same_bits, values
 import xplayers as xl
 
 
-@pytest.fixture
-def mapped(tmp_path):
-    """Returns an array as a file that is mapped to memory."""
+class Own(np.ndarray):
+    """An array of somebody's own."""
+
+
+@pytest.fixture(params=["mapped", "own"])
+def mapped(request, tmp_path):
+    """Returns an array as a file that is mapped to memory, or as one of a class of one's own."""
+    if request.param == "own":
+        return lambda a: a.view(Own)
 
     def write(a):
         np.save(tmp_path / f"{len(list(tmp_path.iterdir()))}.npy", a)
@@ -52,6 +58,24 @@ def test_a_loss_of_one(case, mapped):
     for a, b in zip(*found, strict=True):
         assert type(a) is type(b)
         assert_same_bits(a, b)
+
+
+def test_a_step_on_one(mapped):
+    """The loss hands its gradient on, which has to go the same way in a replay."""
+    x, t = values((8, 3, 2, 4)).astype("float32"), values((8, 5), 1).astype("float32") ** 2 % 1.0
+    runs = []
+    for kind in (np.asarray, mapped):
+        for compile in ("auto", False):
+            net = xl.Sequential(
+                xl.Convolution.init(3, 3, (2, 3), rng=0), xl.Affine.init(6, 5, rng=1)
+            )
+            step = xl.TrainStep(net, xl.SigmoidWithLoss(), xl.SGD(), compile=compile)
+            for _ in range(4):
+                step(kind(x), kind(t))
+            runs.append(net.params.copy())
+    for other in runs[1:]:
+        for name, a in runs[0].items():
+            assert_same_bits(a, other[name], name)
 
 
 def test_a_parameter_that_is_one(mapped):

@@ -52,6 +52,9 @@ def _numpy_is_standard() -> bool:
 _NUMPY_IS_STANDARD = _numpy_is_standard()
 
 
+_OTHER_ARITHMETIC = np.matrix, np.ma.MaskedArray  # `*` and sums mean something else
+
+
 def namespace(x: Array, owner: object = "xplayers", name: str = "x") -> Namespace:
     """Return the Array API namespace of `x`, or raise the TypeError that says what to pass."""
     try:
@@ -66,7 +69,7 @@ def introduce(kind: type, xp: Namespace) -> None:
 
 
 def _first_sight(x: Array, owner: object, name: str) -> Namespace:
-    if isinstance(x, (np.matrix, np.ma.MaskedArray)):  # their `*` and sums mean something else
+    if isinstance(x, _OTHER_ARITHMETIC):
         message = (
             f"{owner}: {name} is a {type(x).__name__}; pass a plain array: np.asarray({name})."
         )
@@ -469,9 +472,15 @@ def check_same(
         _check_current(owner, like_name, like, device(like))
 
 
-def unmapped(a: Array) -> Array:
-    """Return a part of a file that is mapped to memory as the plain array that it is."""
-    return a.view(np.ndarray) if type(a) is np.memmap else a
+def as_plain(a: Array) -> Array:
+    """Return an array of a subclass of NumPy's that computes as those do as the array that it is.
+
+    As of a file that is mapped to memory. Bodies and replays know arrays by their type.
+    """
+    if type(a) is np.ndarray or not isinstance(a, np.ndarray):
+        return a
+    own = type(a).__array_ufunc__ is not np.ndarray.__array_ufunc__
+    return a if own or isinstance(a, _OTHER_ARITHMETIC) else a.view(np.ndarray)
 
 
 def to_numpy(x: Array) -> np.ndarray:

@@ -15,6 +15,7 @@ import numpy as np
 
 from xplayers._arrays import (
     Array,
+    as_plain,
     check_dtype,
     check_input,
     check_off_tape,
@@ -23,7 +24,6 @@ from xplayers._arrays import (
     elsewhere,
     namespace,
     place,
-    unmapped,
 )
 from xplayers._checks import needed, shown
 from xplayers._foreign import NETWORK, Foreign
@@ -368,7 +368,7 @@ class Layer(Remembering):
         if not train:
             return self.predict(x, *inputs, **named)
         if type(x) is not np.ndarray:
-            x = unmapped(x)
+            x = as_plain(x)
         arrays = self._ready(x)
         try:
             if inputs or named:
@@ -411,7 +411,7 @@ class Layer(Remembering):
         cache, y = self._last()
         plain = type(dy) is np.ndarray  # the common case, told fast
         if not plain:
-            dy = unmapped(dy)
+            dy = as_plain(dy)
         if not plain or type(y) is not np.ndarray or dy.shape != y.shape or dy.dtype is not y.dtype:
             _check_gradient(f"{self._owner}.backward", dy, y)
         self._pending.pop()
@@ -426,7 +426,7 @@ class Layer(Remembering):
     def predict(self, x: Array, *inputs: Any, **named: Any) -> Array:
         """Compute the output for inference. Records nothing; safe from any thread."""
         if type(x) is not np.ndarray:
-            x = unmapped(x)
+            x = as_plain(x)
         try:
             return self.infer(self._ready(x), x, *inputs, **named)
         except TypeError:

@@ -8,6 +8,7 @@ from typing import Any
 
 from xplayers._arrays import (
     Array,
+    as_plain,
     check_floating,
     check_off_tape,
     check_real,
@@ -17,7 +18,6 @@ from xplayers._arrays import (
     is_half,
     move,
     namespace,
-    unmapped,
 )
 from xplayers._packing import packed, unpacked
 from xplayers._writing import owner
@@ -125,7 +125,7 @@ class Parameter:
         check_kept(type(layer).__name__, self.name, value, self.kind)
         if self.name in arrays:
             check_shape(self.name, value, arrays[self.name])
-        arrays[self.name] = unmapped(value)
+        arrays[self.name] = as_plain(value)
         settings_changed()
 
 
@@ -188,7 +188,7 @@ class Live(MutableMapping[str, Array]):
         arrays, key = self._find(name)
         check_kept(self._kind, name, value, self._kind)
         check_shape(name, value, arrays[key])
-        value = unmapped(value)
+        value = as_plain(value)
         rows = self._ties.rows() if self._ties is not None and self._kind == "params" else ()
         if value is arrays[key]:  # as after `params[name] -= ...`: it has been written over
             self._stores[name.rpartition(".")[0]].version += 1

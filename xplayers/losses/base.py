@@ -17,6 +17,7 @@ from xplayers import _checks as checks
 from xplayers._arrays import (
     Array,
     Namespace,
+    as_plain,
     check_input,
     check_off_tape,
     check_real,
@@ -27,7 +28,6 @@ from xplayers._arrays import (
     is_integer,
     namespace,
     on_host,
-    unmapped,
 )
 from xplayers.cuda.switch import is_fused
 from xplayers.elementwise import elementwise
@@ -112,7 +112,7 @@ class Loss(Remembering):
         return self._evaluate(scores, target)[0]
 
     def _evaluate(self, scores: Array, target: Array) -> tuple[Array, Cache]:
-        scores, target = unmapped(scores), unmapped(target)
+        scores, target = as_plain(scores), as_plain(target)
         try:
             check_input(self, scores, {}, name="scores")
         except TypeError as error:

@@ -10,6 +10,7 @@ import numpy as np
 
 from xplayers._arrays import (
     Array,
+    as_plain,
     check_off_tape,
     check_same,
     device,
@@ -18,7 +19,6 @@ from xplayers._arrays import (
     library,
     move,
     namespace,
-    unmapped,
 )
 from xplayers._checks import choice, function, instance, positive, shown
 from xplayers._flat import lay_flat
@@ -180,7 +180,7 @@ class TrainStep(Observed):
         array
             The loss before the update, 0-d. It stays on the device.
         """
-        x, t = unmapped(x), unmapped(t)
+        x, t = as_plain(x), as_plain(t)
         namespace(x, "TrainStep", "x")
         namespace(t, "TrainStep", "t")
         lr, compilation = self._rate_of(lr, x), self._compilation
