@@ -28,7 +28,8 @@ def into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
     name, args, kwargs = operation.name, operation.args, operation.kwargs
     if name == "call":
         takes_out = "out" in inspect.signature(operation.function).parameters
-        return (operation.function, args, False) if takes_out and not kwargs else None
+        over = getattr(operation.function, "over_operands", False)
+        return (operation.function, args, over) if takes_out and not kwargs else None
     function = getattr(np, name, None)
     operators = BINARY.get(name), COMPARISONS.get(name), UNARY.get(name)
     if operation.function not in (function, *operators):

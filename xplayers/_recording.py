@@ -382,6 +382,12 @@ def whole(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def over_operands(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Mark a function as one whose `out` may be one of its arguments."""
+    function.over_operands = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
 def watch(check: Callable[..., None], *args: Any) -> None:
     """Call ``check(*args)``, which raises if a value is wrong, now and in every replay."""
     seen = next(found(StandIn, args), None)

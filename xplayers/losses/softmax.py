@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -17,6 +17,7 @@ from xplayers._arrays import (
     device,
     dtype_name,
     is_integer,
+    library_name,
     namespace,
     on_host,
     out_of_range,
@@ -314,14 +315,28 @@ def _of_labels(xp: Namespace, x: Array, at: Array) -> tuple[Array, Array]:
     Where that class is the largest, its exponential is 1 and would take the last digits of the
     others. So the 1 is left out of the sum, which is `rest`.
     """
+    take, put = _addressed(xp, x, at)
     z = _below_largest(xp, x)
-    own = taken_along_last(xp, z, at)
+    own = take(z)
     less = xp.expm1(own)
-    e = put_along_last(xp, xp.exp(z), at, less)
+    e = put(xp.exp(z), less)
     rest = xp.sum(e, axis=-1, keepdims=True)
-    e = put_along_last(xp, e, at, less - rest)
+    e = put(e, less - rest)
     e /= rest + 1.0
     return xp.log1p(rest) - own, e
+
+
+def _addressed(
+    xp: Namespace, x: Array, at: Array
+) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
+    """Return functions that take from arrays like `x`, and put there, one value a sample."""
+    if library_name(xp) == "numpy":
+        where = host.positions(at, x.shape[-1])
+        return (lambda x: host.taken(x, where)), lambda x, value: host.put(x, where, value)
+    return (
+        lambda x: taken_along_last(xp, x, at),
+        lambda x, value: put_along_last(xp, x, at, value),
+    )
 
 
 def _index(xp: Namespace, labels: Array) -> Array:

@@ -6,10 +6,13 @@ the gradient where it lies, and labels are an index in the place of one-hot vect
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from xplayers._arrays import Array, is_integer
 from xplayers._memory import empty
+from xplayers._recording import over_operands, whole
 
 FEW = 32  # classes, up to which NumPy finds the largest sooner in a copy by classes; measured
 
@@ -28,8 +31,7 @@ def of_labels(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray
     at the label; with that 1 left out of the sum, which takes the last digits of the others.
     """
     rows = x.reshape(-1, x.shape[-1])
-    one = np.arange(0, rows.size, rows.shape[1] or 1)
-    one += labels.reshape(-1).astype(one.dtype, copy=False)
+    one = _firsts(labels.size, rows.shape[1]) + labels.reshape(-1).astype(np.int64, copy=False)
     if 0 < rows.shape[1] <= FEW:
         largest = np.maximum.reduce(rows.T.copy(), axis=0)[:, None]
     else:
@@ -45,3 +47,42 @@ def of_labels(x: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray
     z /= 1.0 + rest
     loss = np.log1p(rest[:, 0]) - scores
     return loss.reshape(labels.shape), z.reshape(x.shape)
+
+
+# For the portable code, whose replays they are a part of: a position costs less than a mask.
+
+
+@whole
+def positions(at: np.ndarray, classes: int) -> np.ndarray:
+    """Return where the classes `at` ``(..., 1)`` are in flat scores, one position a sample."""
+    return _firsts(at.size, classes) + at.reshape(-1)
+
+
+@functools.lru_cache(maxsize=64)
+def _firsts(n: int, classes: int) -> np.ndarray:
+    """Return where in flat scores the samples begin."""
+    firsts = np.arange(0, n * classes, classes or 1)
+    firsts.flags.writeable = False
+    return firsts
+
+
+@whole
+def taken(x: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Return the scores at the positions, ``(..., 1)``."""
+    return x.reshape(-1)[where].reshape(*x.shape[:-1], 1)
+
+
+@whole
+@over_operands
+def put(
+    x: np.ndarray, where: np.ndarray, value: np.ndarray, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Return `x` with `value` ``(..., 1)`` at the positions, in row-major order."""
+    value = value.reshape(-1)
+    if out is None:
+        out = x.copy(order="C")
+    elif out is not x:
+        value = value.copy()  # `out` may be it
+        out[...] = x
+    out.reshape(-1)[where] = value
+    return out
