@@ -87,7 +87,7 @@ def test_a_constant_that_is_an_array(xpv):
         def constants(self, t):
             return (xpv.asarray(np.asarray(0.9), "float32"),)
 
-    compare(xpv, mlp, lambda: Own(0.01))
+    assert compare(xpv, mlp, lambda: Own(0.01))._replays._replays
 
 
 class Scaled(xl.Layer):

@@ -296,7 +296,10 @@ def load(world: World, rng: Generator) -> Any:
     if rng.random() < 0.5 or not path.exists():
         xl.save(path, world.net)
     if rng.random() < 0.7:
-        xl.load(path, world.net)
+        try:
+            xl.load(path, world.net)
+        except ValueError as error:  # each world has a file of its own
+            raise ValueError(str(error).replace(str(path), "")) from None
 
 
 def move(world: World, rng: Generator) -> Any:

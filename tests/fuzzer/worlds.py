@@ -21,6 +21,7 @@ class Loop:
         self.net, self.loss, self.optimizer, self.reduce_grads = net, loss, optimizer, reduce
 
     def __call__(self, x: Any, t: Any, *, lr: Any = None) -> Any:
+        xl.namespace(x), xl.namespace(t)  # as a step does before all else
         buffers = {name: bits(a) for name, a in self.net.buffers.items()}
         copies = {name: xl.to_numpy(a).copy() for name, a in self.net.buffers.items()}
         try:
