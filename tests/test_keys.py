@@ -90,7 +90,7 @@ def test_values_have_the_same_key_if_they_are_the_same():
         object(),
         1j,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_what_may_change_has_no_key(value):
     with pytest.raises(Untraceable):
