@@ -452,7 +452,7 @@ def by_global(world: World, rng: Generator) -> Any:
 
 def overlapping(world: World, rng: Generator) -> Any:
     """Parameters or buffers that share memory in another way than as one and the same."""
-    world.apart = True
+    world.apart = world.unreplayed = True
     how = pick(rng, "part", "reversed", "buffers", "transposed")
     params, buffers = world.net.params, world.net.buffers
     if how == "buffers":
