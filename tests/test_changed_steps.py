@@ -505,3 +505,16 @@ def test_a_first_step_that_is_refused_leaves_no_state(xpv, compile):
         step(x, xpv.asarray(values((8,)), "float32"))
     assert step.optimizer.state is state
     assert int(state["count"]) == 1
+
+
+@pytest.mark.only("numpy", "torch")
+def test_buffers_that_come_to_share_memory(xpv):
+    """Two that were one array are two after the next step, as in the loop."""
+
+    def history(step, take):
+        take(8), take(8), take(8)
+        buffers = step.net.buffers
+        buffers["2.running_var"] = buffers["2.running_mean"]
+        take(8), take(8), take(8), take(8)
+
+    same(xpv, history, lambda: net(xl.BatchNormalization.init(6)))

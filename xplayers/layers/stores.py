@@ -257,7 +257,7 @@ class Located:
 
     def hold(self, arrays: Mapping[str, Array]) -> bool:
         """Whether these are the arrays, the very objects."""
-        return bool(arrays) and all(
+        return len(arrays) == len(self._places) and all(
             held[key] is arrays.get(name) for name, held, key in self._places
         )
 

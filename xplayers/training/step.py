@@ -152,7 +152,7 @@ class TrainStep(Observed):
         self._checked: set[Any] = set()  # kinds of batches
         self._moves = 0  # how often parameters were laid out anew
         self._params = self._buffers = Located()
-        self._left: Arrays = {}  # the parameters as the last step has left them
+        self._left: tuple[Arrays, Arrays] = {}, {}  # parameters and buffers, as a step left them
         self._apart = True  # whether no two of them share memory
 
     def __repr__(self) -> str:
@@ -301,7 +301,9 @@ class TrainStep(Observed):
 
     def _taken(self, kind: Any, x: Array, t: Array, run: Callable[[Any], Any], flat: bool) -> Array:
         optimizer = self.optimizer
-        left = optimizer.state is not None and self._params.hold(self._left)
+        left = optimizer.state is not None and (
+            self._params.hold(self._left[0]) and self._buffers.hold(self._left[1])
+        )
         if kind not in self._checked or not left:  # or somebody has moved what was checked
             self._check(x, t)
         params, buffers = self._params.copy(), self._buffers.copy()
@@ -316,7 +318,7 @@ class TrainStep(Observed):
         self._buffers.put(buffers)
         for store in self.net._stores.values():
             store.version += 1
-        self._left = params if self._apart else {}  # then they are looked at again
+        self._left = (params if self._apart else {}), buffers  # with {} they are looked at again
         if len(self._checked) > _KINDS:
             self._checked.clear()
         self._checked.add(kind)
