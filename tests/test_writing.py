@@ -71,6 +71,7 @@ def test_an_optimizer_that_swaps(xpv, compile):
         assert np.any(to_numpy(first) == before[0])
 
 
+@pytest.mark.only("numpy", "readonly", "torch")
 def test_memory_has_an_owner(xpv):
     a, b = (xpv.asarray(values((4,), i), "float32") for i in range(2))
     views = (a, a[1:], xl.namespace(a).reshape(a, (2, 2)), a[:2][1:])
