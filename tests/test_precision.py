@@ -356,7 +356,7 @@ def test_nothing_waits_for_the_device(make, dtype, xpv, monkeypatch):
         ):  # fmt: skip
             patch.setattr(torch.Tensor, name, look)
         # As on a GPU: on the CPU the optimizer's rule and its constants go through NumPy.
-        modules = ("elementwise", "layers.normalizing", "optimizers.base", "losses.softmax")
+        modules = ("elementwise", "optimizers.base", "losses.softmax")
         for module in (f"xplayers.{name}" for name in modules):
             patch.setattr(sys.modules[module], "on_host", lambda x: False)
         with pytest.raises(AssertionError, match="a value was looked at"):

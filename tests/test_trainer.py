@@ -182,7 +182,7 @@ def test_nothing_waits_for_the_device_in_a_step(xpv, monkeypatch):
 
         monkeypatch.setattr(torch.Tensor, name, watched)
     # As on a GPU: on the CPU the optimizer's rule and its constants go through NumPy.
-    for module in ("elementwise", "layers.normalizing", "optimizers.base", "training.replays"):
+    for module in ("elementwise", "optimizers.base", "training.replays"):
         monkeypatch.setattr(sys.modules[f"xplayers.{module}"], "on_host", lambda x: False)
     monkeypatch.setattr(run_module, "LATEST", math.inf)
     x = xpv.asarray(X)
