@@ -349,12 +349,17 @@ def test_nothing_waits_for_the_device(make, dtype, xpv, monkeypatch):
     def look(self, *args, **kwargs):
         raise AssertionError("a value was looked at")
 
+    def elsewhere(self, *args, **kwargs):
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")  # without waiting
+
     with monkeypatch.context() as patch:
         for name in (
             "__bool__", "__float__", "__int__", "__index__", "__array__", "__iter__",
-            "item", "tolist", "numpy", "cpu", "nonzero",
+            "item", "tolist", "cpu", "nonzero",
         ):  # fmt: skip
             patch.setattr(torch.Tensor, name, look)
+        patch.setattr(torch.Tensor, "numpy", elsewhere)
+        patch.setattr(torch.Tensor, "is_cpu", property(lambda self: False))
         # As on a GPU: on the CPU the optimizer's rule and its constants go through NumPy.
         modules = ("elementwise", "optimizers.base", "losses.softmax")
         for module in (f"xplayers.{name}" for name in modules):

