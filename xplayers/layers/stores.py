@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 from xplayers._arrays import (
@@ -40,17 +40,13 @@ def settings_changed() -> None:
 
 
 # All stores, by their id: arrays of two may share memory though no container has both.
-_living: dict[int, weakref.ref[Store]] = {}
-
-
-def _forgetting(name: int, living: dict[int, Any] = _living) -> Callable[[Any], Any]:
-    return lambda _: living.pop(name, None)
+_living: weakref.WeakValueDictionary[int, Store] = weakref.WeakValueDictionary()
 
 
 def shared_outside(arrays: Iterable[Array], stores: Iterable[Store]) -> bool:
     """Whether an array of a layer that is not one of `stores` lies in the memory of `arrays`."""
     owners, inside = set(map(owner, arrays)), set(map(id, stores))
-    others = [store for ref in list(_living.values()) if (store := ref()) is not None]
+    others = [store for ref in _living.valuerefs() if (store := ref()) is not None]
     return any(
         owner(a) in owners
         for store in others if id(store) not in inside
@@ -64,7 +60,7 @@ class Store:
     __slots__ = ("__weakref__", "buffers", "fresh", "grads", "params", "placed", "version")
 
     def __init__(self) -> None:
-        self._begin()
+        _living[id(self)] = self
         self.params: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}
         self.grads: dict[str, Array] = {}
@@ -72,14 +68,11 @@ class Store:
         self.fresh = True  # the next backward starts the gradients afresh
         self.version = 0  # how often parameters have been written over
 
-    def _begin(self) -> None:
-        _living[id(self)] = weakref.ref(self, _forgetting(id(self)))
-
     def __getstate__(self) -> dict[str, Any]:
         return {name: packed(getattr(self, name)) for name in self.__slots__[1:]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._begin()
+        _living[id(self)] = self
         for name, value in state.items():
             setattr(self, name, unpacked(value))
 
