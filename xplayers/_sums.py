@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, is_half, namespace, widened
+from xplayers._arrays import Array, as_plain, is_half, namespace, widened
 from xplayers._recording import StandIn, whole
 from xplayers.cuda.switch import is_fused
 
@@ -75,13 +75,9 @@ def channel_products(a: Array, b: Array) -> Array:
 
 def _on_numpy(a: Array, function: Callable[..., Any]) -> Callable[..., Any] | None:
     """Return what computes with `a` if that is NumPy's: `function`, or what writes it down."""
-    if type(a) is np.ndarray:
-        return function
     if isinstance(a, StandIn):
         return whole(function) if isinstance(a.value, np.ndarray) else None
-    # a subclass which leaves the arithmetic to NumPy
-    plain = isinstance(a, np.ndarray) and type(a).__array_ufunc__ is np.ndarray.__array_ufunc__
-    return function if plain else None
+    return function if type(as_plain(a)) is np.ndarray else None
 
 
 def channels_added(a: np.ndarray) -> np.ndarray:
