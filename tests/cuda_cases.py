@@ -166,6 +166,15 @@ def found(module: Any) -> list[Any]:
     ]
 
 
+def in_one(module: Any, kernels: dict[str, Any]) -> str:
+    """Return a source with kernels of a template: their arguments by the names that they get."""
+    bodies = [module.template()]
+    for new, case in kernels.items():
+        body, name = module.source(*case)
+        bodies.append(body.replace(name, new))
+    return "\n".join(bodies)
+
+
 def is_exact(case: Case) -> bool:
     """Whether all operations of a function are exactly rounded in float32."""
     operands = case.values(1, "float32")

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import cuda_host
 import numpy as np
 import pytest
-from cuda_cases import dtype_of
+from cuda_cases import dtype_of, in_one
+from emulator import building, launching
 from helpers import values
 from host_gpu import fabricated, host
 
@@ -23,7 +23,7 @@ from xplayers.cuda import fused, gradients, kernels, pooling, softmax_cross_entr
 from xplayers.elementwise import elementwise
 
 needs_compiler = pytest.mark.skipif(
-    cuda_host.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
+    building.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
 )
 
 
@@ -36,11 +36,11 @@ class Gpu:
 
     def __call__(self, text: str, name: str) -> Any:
         self.made.append(name)
-        library = cuda_host.compiled(text, (name,))
+        library = launching.compiled(text)
 
         def launch(device: Any, blocks: int, threads: int, args: Any) -> None:
             self.launches.append((name, blocks, threads))
-            cuda_host.launch(library, name, min(blocks, 3), threads, args)
+            launching.launch(library, name, min(blocks, 3), threads, args)
 
         return launch
 
@@ -52,12 +52,37 @@ def playing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     for module in (gradients, pooling, softmax_cross_entropy, sums):  # which keep what they launch
         monkeypatch.setattr(module, "_launcher", functools.cache(module._launcher.__wrapped__))
     monkeypatch.setattr(kernels, "Launcher", gpu)
-    monkeypatch.setattr(
-        kernels, "empty", lambda like, shape, dtype: fabricated(np.full(shape, 77, dtype))
-    )
+    monkeypatch.setattr(kernels, "empty", _new)
     monkeypatch.setattr(kernels, "full", lambda like, value: fabricated(np.full((), value)))
     with fused():
         yield gpu
+
+
+def _new(like: Any, shape: Any, dtype: Any) -> Any:
+    return fabricated(np.full(shape, 77, dtype))
+
+
+def playing_all(monkeypatch: pytest.MonkeyPatch, module: Any, cases: Sequence[Any]) -> list[Any]:
+    """Let the kernels of a template run on the host, which compiles them in one go.
+
+    Return what is launched: the case of a kernel, blocks and threads.
+    """
+    names = {case: f"kernel_{i}" for i, case in enumerate(cases)}
+    library = launching.compiled(in_one(module, {name: case for case, name in names.items()}))
+    launches = []
+
+    def launcher(*case: Any) -> Any:
+        module.source(*case)  # which refuses what is no kernel
+
+        def launch(device: Any, blocks: int, threads: int, args: Any) -> None:
+            launches.append((case, blocks, threads))
+            launching.launch(library, names[case], min(blocks, 3), threads, args)
+
+        return launch
+
+    monkeypatch.setattr(module, "_launcher", launcher)
+    monkeypatch.setattr(kernels, "empty", _new)
+    return launches
 
 
 class Plainly(Exception):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import cuda_host
 import numpy as np
 import pytest
+from emulator import building
 from helpers import assert_same_bits
 
 from xplayers.cuda.source import Operand, translate
@@ -54,7 +54,7 @@ def by_option(xp, x, *, k):
     return x * (k[0] if isinstance(k, (tuple, list)) else k)
 
 
-@pytest.mark.skipif(cuda_host.compiler() is None, reason="no C++ compiler that plays a GPU")
+@pytest.mark.skipif(building.compiler() is None, reason="no C++ compiler that plays a GPU")
 def test_rows_and_options_on_the_host():
     pytest.importorskip("cupy")
     from host_gpu import fabricated

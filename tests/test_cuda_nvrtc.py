@@ -10,7 +10,17 @@ import re
 
 import numpy as np
 import pytest
-from cuda_cases import ARCHITECTURES, CASES, EXACT, GRADIENTS, POOLING, SUMS, THERE, dtype_of
+from cuda_cases import (
+    ARCHITECTURES,
+    CASES,
+    EXACT,
+    GRADIENTS,
+    POOLING,
+    SUMS,
+    THERE,
+    dtype_of,
+    in_one,
+)
 
 from xplayers.cuda import gradients, pooling, softmax_cross_entropy, sums
 from xplayers.cuda.source import OPTIONS, THREADS, library
@@ -124,12 +134,9 @@ SOFTMAX = [
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_what_is_asked_of_all_gradients(architecture):
-    bodies = []
-    for i, case in enumerate(GRADIENTS):
-        body, name = gradients.source(*case)
-        bodies.append(body.replace(name, f"{name}_{i}"))
-    entries, assembled = compiled("\n".join([gradients.template(), *bodies]), architecture)
-    assert len(entries) == len(GRADIENTS)
+    cases = {f"gradients_{i}": case for i, case in enumerate(GRADIENTS)}
+    entries, assembled = compiled(in_one(gradients, cases), architecture)
+    assert set(entries) == set(cases)
     for name, words in assembled.items():
         assert_lean(name, words)
 
@@ -137,42 +144,32 @@ def test_what_is_asked_of_all_gradients(architecture):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_softmax_cross_entropy(architecture):
     """Three blocks find room, of float64 two."""
-    bodies = []
-    for i, (scores, target, gradient, *how) in enumerate(SOFTMAX):
-        dtypes = [dtype_of(d) for d in (scores, target, gradient)]
-        body, name = softmax_cross_entropy.source(*dtypes, *how)
-        bodies.append(body.replace(name, f"softmax_{i}"))
-    text = "\n".join([softmax_cross_entropy.template(), *bodies])
-    entries, assembled = compiled(text, architecture)
-    assert len(entries) == len(SOFTMAX)
-    for i, (scores, *_) in enumerate(SOFTMAX):
-        wide = scores == "float64"
-        assert_lean(i, assembled[f"softmax_{i}"], registers=128 if wide else 80)
+    cases = {
+        f"softmax_{i}": (*map(dtype_of, case[:3]), *case[3:]) for i, case in enumerate(SOFTMAX)
+    }
+    entries, assembled = compiled(in_one(softmax_cross_entropy, cases), architecture)
+    assert set(entries) == set(cases)
+    for name, (scores, *_) in cases.items():
+        assert_lean(name, assembled[name], registers=128 if scores == np.float64 else 80)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_pooling(architecture):
     """Four blocks find room, three where indices are of 64 bits; those lie in memory at times."""
-    bodies = {}
-    for i, (operation, dtype, kind) in enumerate(POOLING):
-        body, name = pooling.source(operation, dtype, kind)
-        bodies[f"pooling_{i}"] = body.replace(name, f"pooling_{i}")
-    entries, assembled = compiled("\n".join([pooling.template(), *bodies.values()]), architecture)
-    assert set(entries) == set(bodies)
-    for (_, _, kind), name in zip(POOLING, bodies, strict=True):
+    cases = {f"pooling_{i}": case for i, case in enumerate(POOLING)}
+    entries, assembled = compiled(in_one(pooling, cases), architecture)
+    assert set(entries) == set(cases)
+    for name, (*_, kind) in cases.items():
         assert_lean(name, assembled[name], registers=80 if kind == "i64" else 64, spilled=128)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_sums(architecture):
     """Four blocks find room, and a thread asks for four packs at once."""
-    bodies = {}
-    for i, case in enumerate(SUMS):
-        body, name = sums.source(*case)
-        bodies[f"sums_{i}"] = body.replace(name, f"sums_{i}")
-    entries, assembled = compiled("\n".join([sums.template(), *bodies.values()]), architecture)
-    assert set(entries) == set(bodies)
-    for (width, *_), name in zip(SUMS, bodies, strict=True):
+    cases = {f"sums_{i}": case for i, case in enumerate(SUMS)}
+    entries, assembled = compiled(in_one(sums, cases), architecture)
+    assert set(entries) == set(cases)
+    for name, (width, *_) in cases.items():
         assert_lean(name, assembled[name])
         wide = re.findall(r"ld\.global(?:\.nc)?\.v\d", entries[name])
         assert len(wide) == (4 if width > 1 else 0), name

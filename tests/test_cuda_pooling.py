@@ -5,16 +5,16 @@ CuPy's arrays lie over host memory. Compilation by CuPy and the launch are all t
 
 from __future__ import annotations
 
-import cuda_host
 import numpy as np
 import pytest
 from cuda_cases import POOLING, THERE, dtype_of
+from emulator import launching
 from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 pytest.importorskip("cupy")
 
 from host_gpu import fabricated
-from host_kernels import Plainly, channels_last, needs_compiler, seen
+from host_kernels import Plainly, channels_last, needs_compiler, playing_all, seen
 
 import xplayers as xl
 from xplayers.cuda import fused, kernels, pooling
@@ -44,42 +44,11 @@ each_layout = pytest.mark.parametrize("layout", LAYOUTS)
 each_dtype = pytest.mark.parametrize("dtype", THERE)
 
 
-def named(operation, dtype, kind):
-    return f"{operation}_{dtype.name}_{kind}"
-
-
-@pytest.fixture(scope="module")
-def library():
-    """Return all kernels, compiled in one go."""
-    bodies = {}
-    for operation, dtype, kind in POOLING:
-        body, name = pooling.source(operation, dtype, kind)
-        new = named(operation, dtype, kind)
-        bodies[new] = body.replace(name, new)
-    return cuda_host.compiled("\n".join([pooling.template(), *bodies.values()]), tuple(bodies))
-
-
 @pytest.fixture
-def launches(library, monkeypatch):
+def launches(monkeypatch):
     """Kernels run on the host, and new arrays are in its memory; return what is launched."""
-    launched = []
-
-    def launcher(operation, dtype, kind):
-        pooling.source(operation, dtype, kind)  # which refuses what is no kernel
-
-        def launch(device, blocks, threads, args):
-            launched.append((operation, kind, blocks, threads))
-            name = named(operation, dtype, kind)
-            cuda_host.launch(library, name, min(blocks, 3), threads, args)
-
-        return launch
-
-    monkeypatch.setattr(pooling, "_launcher", launcher)
-    monkeypatch.setattr(
-        kernels, "empty", lambda like, shape, dtype: fabricated(np.full(shape, 77, dtype))
-    )
     with fused():
-        yield launched
+        yield playing_all(monkeypatch, pooling, POOLING)
 
 
 @pytest.fixture
@@ -151,7 +120,7 @@ def test_max_pooling(shape, size, stride, padding, layout, dtype, launches):
     want, want_dx = portable(layer, x, dy)
     assert_same_bits(y, want)
     np.testing.assert_array_equal(dx, want_dx)
-    assert [name for name, *_ in launches] == ["max_pooling", "max_grads"]
+    assert [name for (name, *_), *_ in launches] == ["max_pooling", "max_grads"]
 
 
 @each_dtype
@@ -162,7 +131,7 @@ def test_average_pooling(shape, size, stride, padding, layout, dtype, launches):
     dy = gradient(layer, x, dtype)
     for got, want in zip(by_kernels(layer, x, dy, layout), portable(layer, x, dy), strict=True):
         np.testing.assert_array_equal(got, want)
-    assert [name for name, *_ in launches] == ["average_pooling", "average_grads"]
+    assert [name for (name, *_), *_ in launches] == ["average_pooling", "average_grads"]
 
 
 @each_dtype
@@ -197,7 +166,8 @@ def test_global_average_pooling(shape, layout, dtype, launches):
 )
 def test_who_takes_which_mean(shape, layout, name, warps, blocks, launches):
     pooling.global_average(there(values(shape), layout))
-    assert launches == [(name, warps, blocks, 256)]
+    (((operation, _, kind), *grid),) = launches
+    assert (operation, kind, *grid) == (name, warps, blocks, 256)
 
 
 def test_means_of_many_float16(launches):
@@ -255,43 +225,43 @@ def test_indices_of_64_bits(shape, size, stride, padding, layout, launches, monk
         dy = gradient(layer, x)
         for got, want in zip(by_kernels(layer, x, dy, layout), portable(layer, x, dy), strict=True):
             np.testing.assert_array_equal(got, want)
-    assert {kind for _, kind, *_ in launches} == {"i64"}
+    assert {kind for (*_, kind), *_ in launches} == {"i64"}
 
 
 def test_more_than_an_int_of_elements(launches):
     """There are two windows, 2**31 - 1 apart."""
-    x = cuda_host.unwritten(2**31 + 7, "float16").reshape(1, 1, -1)
+    x = launching.unwritten(2**31 + 7, "float16").reshape(1, 1, -1)
     x[..., 1], x[..., -8], x[..., -1] = 3.0, 8.0, 16.0
     window = Window((8,), (2**31 - 1,), (1,), ((0, 0),))
     assert seen(pooling.max_pooling(fabricated(x), window)).tolist() == [[[3.0, 16.0]]]
     assert seen(pooling.average_pooling(fabricated(x), window)).tolist() == [[[0.375, 3.0]]]
-    assert {kind for _, kind, *_ in launches} == {"i64"}
+    assert {kind for (*_, kind), *_ in launches} == {"i64"}
 
 
 def test_gradients_of_more_than_an_int_of_elements(launches, monkeypatch):
     """Thread 0 of 2**31 has the first element, and the one at 2**31."""
     n = 2**31 + 2
     window = Window((2,), (2,), (1,), ((0, 0),))
-    x, y, dy, dx = (cuda_host.unwritten(k, "float16") for k in (n, n // 2, n // 2, n))
+    x, y, dy, dx = (launching.unwritten(k, "float16") for k in (n, n // 2, n // 2, n))
     x[-2:], y[-1], dy[0], dy[-1] = 3.0, 3.0, 5.0, 7.0
     x, y, dy = (fabricated(a.reshape(1, 1, -1)) for a in (x, y, dy))
     monkeypatch.setattr(kernels, "empty", lambda like, shape, dtype: fabricated(dx.reshape(shape)))
-    launch = cuda_host.launch
+    launch = launching.launch
     monkeypatch.setattr(
-        cuda_host, "launch", lambda *args: launch(*args[:2], 2**23, *args[3:], only=0)
+        launching, "launch", lambda *args: launch(*args[:2], 2**23, *args[3:], only=0)
     )
     pooling.max_grads(x, y, dy, window)
     assert (dx[0], dx[-2], dx[-1]) == (5.0, 7.0, 0.0)
     pooling.average_grads(x, dy, window)
     assert (dx[0], dx[-2], dx[-1]) == (2.5, 3.5, 0.0)
-    assert {kind for _, kind, *_ in launches} == {"i64"}
+    assert {kind for (*_, kind), *_ in launches} == {"i64"}
 
 
 def test_windows_of_more_than_an_int(launches):
     layer, x = xl.MaxPooling(2**31, 1, 2**30), values((1, 2, 3)).astype("float32")
     y, _ = layer.apply({}, fabricated(x))
     np.testing.assert_array_equal(seen(y), np.repeat(x.max(axis=2, keepdims=True), 4, axis=2))
-    assert launches[0][1] == "i64"
+    assert launches[0][0][-1] == "i64"
 
 
 def test_indices_are_short_where_all_fit(launches, monkeypatch):
@@ -299,7 +269,7 @@ def test_indices_are_short_where_all_fit(launches, monkeypatch):
     window = Window((1,), (2,), (1,), ((0, 0),))
     for shape, kind in (((1, 1, 95), "int"), ((1, 1, 96), "i64"), ((3, 1, 32), "i64")):
         pooling.max_pooling(fabricated(values(shape)), window)
-        assert launches[-1][1] == kind
+        assert launches[-1][0][-1] == kind
 
 
 # What is given to the kernels
@@ -384,7 +354,7 @@ def test_gradients_that_are_nothing_for_a_kernel(launches):
     assert gradients(y=other, dy=other)[0] is None
     for dy in (Y, Y[:, :2, 0, 0], Y.astype("float64")[..., 0, 0]):
         assert pooling.global_average_grads(fabricated(ONES), fabricated(dy)) is None
-    assert [name for name, *_ in launches] == ["average_grads"] * 2  # which do without y
+    assert [name for (name, *_), *_ in launches] == ["average_grads"] * 2  # which do without y
 
 
 LAYERS = [xl.MaxPooling(2), xl.AveragePooling(2), xl.GlobalAveragePooling()]
@@ -427,4 +397,4 @@ def test_blocks(n, launches):
     x, window = fabricated(values((1, 1, 2 * n))), Window((2,), (2,), (1,), ((0, 0),))
     y = pooling.max_pooling(x, window)
     pooling.max_grads(x, y, y, window)
-    assert [blocks for _, _, blocks, _ in launches] == [-(-n // 256), -(-2 * n // 256)]
+    assert [blocks for _, blocks, _ in launches] == [-(-n // 256), -(-2 * n // 256)]

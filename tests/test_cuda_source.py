@@ -7,10 +7,10 @@ import itertools
 import pkgutil
 import sys
 
-import cuda_host
 import numpy as np
 import pytest
-from cuda_cases import CASES, EXACT, FLOATS, HAS_BFLOAT16, THERE, dtype_of
+from cuda_cases import CASES, EXACT, FLOATS, HAS_BFLOAT16, THERE, dtype_of, in_one
+from emulator import building, launching
 from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
@@ -20,7 +20,7 @@ from xplayers.cuda import softmax_cross_entropy
 from xplayers.cuda.source import ANY, BOOL, FLOATING, INDEX, INTEGER, Operand, translate
 
 pytestmark = pytest.mark.skipif(
-    cuda_host.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
+    building.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
 )
 
 DTYPES = [
@@ -50,15 +50,19 @@ def compiled():
             kernels[case, dtype] = case.kernel(dtype, f"{i}_{dtype}")
     for name, (function, operands) in FUNCTIONS.items():
         kernels[name] = translate(function, operands, name=name)
-    bodies = {k.name: k.body for k in kernels.values()}
-    for labels in (True, False):
-        for warps, held in itertools.product((1, 8), (0, 1, 4, 16)):
-            target = np.dtype("int64" if labels else "float32")
-            body, name = softmax_cross_entropy.source(F4, target, F4, labels, warps, held)
-            new = f"{name}_{warps}_{held}"
-            bodies[new] = body.replace(name, new)
-    text = "\n".join([softmax_cross_entropy.template(), *bodies.values()])
-    return cuda_host.compiled(text, tuple(bodies)), kernels
+    softmax = {
+        f"softmax_{target}_{warps}_{held}": (F4, np.dtype(target), F4, labels, warps, held)
+        for target, labels in (("int64", True), ("float32", False))
+        for warps, held in itertools.product((1, 8), (0, 1, 4, 16))
+    }
+    text = "\n".join([in_one(softmax_cross_entropy, softmax), *[k.body for k in kernels.values()]])
+    return launching.compiled(text), kernels
+
+
+def run(library, kernel, operands, outs, *, blocks=2, threads=32, only=launching.ALL):
+    """Run a translated function on NumPy arrays; `outs` are those with memory of their own."""
+    args = kernel.arguments(operands, outs)
+    launching.launch(library, kernel.name, blocks, threads, args, only)
 
 
 def evaluated(compiled, key, operands, **options):
@@ -67,7 +71,7 @@ def evaluated(compiled, key, operands, **options):
     kernel = kernels[key]
     shape = np.asarray(operands[0]).shape
     outs = [np.empty(shape, kernel.result_dtypes[k]) for k in kernel.own]
-    cuda_host.run(library, kernel, operands, outs, **options)
+    run(library, kernel, operands, outs, **options)
     return outs
 
 
@@ -358,7 +362,7 @@ def test_sizes_and_places(n, offset, compiled):
     outs = [placed(np.zeros_like(w)) for w in want]
     library, kernels = compiled
     operands = [placed(a)[1] for a in (mask, x, y)]
-    cuda_host.run(library, kernels["masked"], operands, [inner for _, inner in outs])
+    run(library, kernels["masked"], operands, [inner for _, inner in outs])
     for (around, inner), w in zip(outs, want, strict=True):
         assert_same_bits(inner.copy(), w)
         assert np.all(around[: 8 + offset] == 77)
@@ -375,7 +379,7 @@ def test_packs_where_all_pointers_are_aligned(aligned, written, compiled):
     library, kernels = compiled
     case = next(c for c in CASES if c.id == "relu")
     kernel = kernels[case, "float32"]
-    cuda_host.run(library, kernel, [x], [out], blocks=1, threads=64, only=0)
+    run(library, kernel, [x], [out], blocks=1, threads=64, only=0)
     assert [i for i in np.flatnonzero(out) if i < 64] == written
 
 
@@ -395,9 +399,9 @@ def test_packs_are_of_16_bytes():
 def test_more_elements_than_32_bits_count(compiled):
     """Thread 0 of 2**28 has the first pack, the one at 2**32, and a part of the tail."""
     n = 2**32 + 37
-    x, y = (cuda_host.unwritten(n, "bool") for _ in range(2))
+    x, y = (launching.unwritten(n, "bool") for _ in range(2))
     library, kernels = compiled
-    cuda_host.run(library, kernels["inverted"], [x], [y], blocks=2**20, threads=256, only=0)
+    run(library, kernels["inverted"], [x], [y], blocks=2**20, threads=256, only=0)
     assert y[:16].all()
     assert not y[16:32].any()
     assert y[2**32 : 2**32 + 16].all()
@@ -423,9 +427,9 @@ def test_softmax_cross_entropy(labels, classes, warps, held, compiled):
     if labels:
         target = np.argmax(target, axis=1)
     losses, gradient = np.empty(rows, "float32"), np.empty_like(scores)
-    name = f"xplayers_softmax_cross_entropy_{'labels' if labels else 'weights'}_{warps}_{held}"
+    name = f"softmax_{target.dtype}_{warps}_{held}"
     args = [np.int64(rows), np.int64(classes), scores, target, losses, gradient, np.float32(0.25)]
-    cuda_host.launch(compiled[0], name, 2, max(64, 32 * warps), args)
+    launching.launch(compiled[0], name, 2, max(64, 32 * warps), args)
     loss = xl.SoftmaxWithLoss(reduction="none")
     want = loss.forward(scores.astype("float64"), target)
     assert_close(losses, want, 1e-6)

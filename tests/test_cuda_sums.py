@@ -8,16 +8,16 @@ from __future__ import annotations
 import itertools
 import math
 
-import cuda_host
 import numpy as np
 import pytest
 from cuda_cases import SUMS, THERE, dtype_of
+from emulator import launching
 from helpers import assert_same_bits, values
 
 pytest.importorskip("cupy")
 
 from host_gpu import fabricated
-from host_kernels import channels_last, needs_compiler, seen
+from host_kernels import channels_last, needs_compiler, playing_all, seen
 
 from xplayers._sums import channel_sums, column_sums
 from xplayers.cuda import fused, kernels, sums
@@ -42,39 +42,10 @@ SHAPES = [  # rows, columns
 EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-23, "float64": 2.0**-52}
 
 
-def named(width, relu, dtype, out):
-    return f"{'relu' if relu else 'sums'}_{width}_{dtype.name}_{out.name}"
-
-
-@pytest.fixture(scope="module")
-def library():
-    """Return all kernels, compiled in one go."""
-    bodies = {}
-    for case in SUMS:
-        body, name = sums.source(*case)
-        bodies[named(*case)] = body.replace(name, named(*case))
-    return cuda_host.compiled("\n".join([sums.template(), *bodies.values()]), tuple(bodies))
-
-
 @pytest.fixture
-def launches(library, monkeypatch):
+def launches(monkeypatch):
     """Kernels run on the host, and new arrays are in its memory; return what is launched."""
-    launched = []
-
-    def launcher(*case):
-        sums.source(*case)  # which refuses what is no kernel
-
-        def launch(device, blocks, threads, args):
-            launched.append((named(*case), blocks))
-            cuda_host.launch(library, named(*case), min(blocks, 3), threads, args)
-
-        return launch
-
-    monkeypatch.setattr(sums, "_launcher", launcher)
-    monkeypatch.setattr(
-        kernels, "empty", lambda like, shape, dtype: fabricated(np.full(shape, 77, dtype))
-    )
-    return launched
+    return playing_all(monkeypatch, sums, SUMS)
 
 
 def matrix(shape, dtype, seed=0):
@@ -119,10 +90,7 @@ def test_memory_that_begins_anywhere(launches):
     for start in range(4):
         x = memory[start : start + 1600].reshape(200, 8)
         assert_sums(sums.column_sums(fabricated(x)), x, "float32")
-    assert {name for name, _ in launches} == {
-        "sums_4_float32_float32",
-        "sums_1_float32_float32",
-    }
+    assert {width for (width, *_), *_ in launches} == {4, 1}
 
 
 def test_what_is_beside_the_matrix_is_not_read(launches):
@@ -149,7 +117,7 @@ def test_rows_are_shared_out_among_blocks(monkeypatch, shape, expected):
     monkeypatch.setattr(
         kernels, "empty", lambda like, shape, dtype: fabricated(np.empty(shape, dtype))
     )
-    sums.column_sums(fabricated(cuda_host.unwritten(shape[0] * shape[1], "float32").reshape(shape)))
+    sums.column_sums(fabricated(launching.unwritten(shape[0] * shape[1], "float32").reshape(shape)))
     assert launched == expected
 
 
@@ -220,7 +188,7 @@ def test_gradients_and_results_that_begin_anywhere(launches, which):
     there[which] = kernels.channels_first(fabricated(inner))
     dx, _ = sums.relu_grads(*there)
     assert_same_bits(seen(dx), np.where(given[1] > 0, given[0], 0))
-    assert launches[0][0] == "relu_1_float32_float32"
+    assert launches[0][0][:2] == (1, True)
 
 
 def test_gradients_that_are_not_finite(launches):

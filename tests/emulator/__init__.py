@@ -7,11 +7,14 @@ C++ compiler compile what NVRTC would. From then on all of CuPy works, slowly.
 It shows what CuPy does, not what a GPU does: nothing of speed, and of rounding only what C++ says.
 Operations run as late as the calls allow, so a result that is read without waiting is an old one;
 memory is NaN until it is written, shared memory too; what a capture refuses is refused; arrays of
-another device cannot be reached; a kernel's access that is not aligned ends the process. One
-beside its arrays is not noticed. CUB's and
-Thrust's kernels are in CuPy's wheel as machine code: reductions go through CuPy's own, sorting
-through NumPy. The conversion of float16 is C++'s. cuDNN is a stand-in for its frontend
+another device cannot be reached; a kernel's access that is not aligned ends the process, and so
+does an integer that overflows in a kernel of our own. An access beside the arrays is not noticed.
+CUB's and Thrust's kernels are in CuPy's wheel as machine code: reductions go through CuPy's own,
+sorting through NumPy. The conversion of float16 is C++'s. cuDNN is a stand-in for its frontend
 (`host_cudnn`).
+
+What runs a kernel (`threads.cpp`), and what makes one and keeps it (`building`), needs no CuPy:
+`launching` runs kernels on the memory of NumPy.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ from typing import Any
 import numpy as np
 from host_gpu import view
 
-from emulator import building, elf
+from emulator import building, elf, launching
 
 _library: Any = None
 _operations: dict[int, Callable[[], None]] = {}  # kept: a graph may run them again
@@ -52,6 +55,7 @@ def install(devices: int = 2, megabytes: int = 4096, seed: int = 0) -> None:
     os.environ["EMULATED_DEVICES"] = str(devices)
     os.environ["EMULATED_MEMORY"] = str(megabytes << 20)
     os.environ["EMULATED_SEED"] = str(seed)
+    launching.threads()
     _library = ctypes.CDLL(str(building.device()), mode=ctypes.RTLD_GLOBAL)
     for name in building.LIBRARIES:
         ctypes.CDLL(str(building.library(name)), mode=ctypes.RTLD_GLOBAL)

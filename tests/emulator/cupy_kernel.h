@@ -1,6 +1,9 @@
 // What CuPy's own kernels include, read by the compiler once.
 #pragma once
 
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
 #include "kernel.h"
 
 #include <cupy/complex.cuh>

@@ -401,6 +401,21 @@ API cudaError_t cudaGraphLaunch(cudaGraphExec_t e, cudaStream_t handle)
 
 // The driver: modules and launches
 
+struct Kernel
+{
+    std::string name;
+    void (*body)(void**);
+    const size_t* sizes;  // of its arguments, ended by 0
+    bool waits;
+};
+
+static void run(const Kernel& kernel, Index blocks, Index threads, void** args)
+{
+    if (!emu_run(kernel.body, kernel.waits, blocks, threads, args, ALL)) return;
+    fprintf(stderr, "emulator: %s: an access out of line, or an overflow.\n", kernel.name.c_str());
+    abort();
+}
+
 static std::map<std::pair<void*, std::string>, std::unique_ptr<Kernel>> kernels;
 
 API CUresult cuDriverGetVersion(int* v) { return (CUresult)cudaDriverGetVersion(v); }

@@ -9,9 +9,6 @@
 #include <type_traits>
 #include <utility>
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #undef __global__
 #undef __device__
 #undef __host__
@@ -36,7 +33,7 @@ using std::max;
 using std::min;
 using std::signbit;
 
-// Places, barriers, exchanges: device.cpp has them, once for all libraries.
+// Places, barriers, exchanges: threads.cpp has them, once for all libraries.
 
 struct EmuIndex { unsigned x, y, z; };
 
