@@ -152,3 +152,8 @@ def test_arrays_of_other_dtypes_and_shapes_put_together(xpv):
         for join in (concat, stack):
             with pytest.raises((ValueError, RuntimeError, IndexError)):
                 join(xpv.xp, [*ones, xpv.asarray(other, "float32")], 0)
+
+
+def test_a_moved_array_is_a_copy():
+    x = values((3,))
+    assert_same_bits(xl.move(x, like=x), x)

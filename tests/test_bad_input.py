@@ -331,3 +331,21 @@ class TestGpus:
         message = f"SoftmaxWithLoss: t is a cupy array on cuda:{there}, x is a cupy array on cuda:"
         with pytest.raises(TypeError, match=says(message)):
             xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam())(pair[here], t)
+
+
+def test_a_gradient_of_another_shape_is_refused(xpv):
+    for p, g in [((3,), (2, 3)), ((2, 3), (3,))]:
+        params = {"W": xpv.asarray(np.zeros(p), "float32")}
+        with pytest.raises(ValueError, match="the gradient of W has shape .*; expected"):
+            xl.SGD().update(params, {"W": xpv.asarray(np.ones(g), "float32")})
+
+
+@pytest.mark.only("torch")
+def test_a_target_on_the_tape_is_refused(xpv):
+    x, t = (xpv.asarray(values((4, 2), s), "float32") for s in (0, 1))
+    t.requires_grad_()
+    with pytest.raises(TypeError, match="target is a torch tensor that requires grad"):
+        xl.MeanSquaredError().forward(x, t)
+    step = xl.TrainStep(xl.mlp([2, 2], rng=0), xl.MeanSquaredError(), xl.SGD())
+    with pytest.raises(TypeError, match="t is a torch tensor that requires grad"):
+        step(x, t)

@@ -518,3 +518,15 @@ def test_buffers_that_come_to_share_memory(xpv):
         take(8), take(8), take(8), take(8)
 
     same(xpv, history, lambda: net(xl.BatchNormalization.init(6)))
+
+
+def test_another_schedule_is_another_function(xpv):
+    net = xl.mlp([3, 2], rng=0)
+    optimizer = xl.SGD(lr=xl.schedules.Constant(0.0))
+    step = xl.TrainStep(net, xl.SoftmaxWithLoss(), optimizer)
+    x, t = xpv.asarray(values((4, 3)), "float32"), xpv.asarray([0, 1, 0, 1])
+    step(x, t)
+    assert not to_numpy(net.params["0.b"]).any()
+    optimizer.lr = xl.schedules.Constant(1.0)
+    step(x, t)
+    assert to_numpy(net.params["0.b"]).any()

@@ -216,3 +216,23 @@ def test_the_mask_of_attention_is_bool_or_integers(xpv):
 def test_arguments_of_functions(call, message):
     with pytest.raises((TypeError, ValueError), match=re.escape(message)):
         call()
+
+
+def test_gelu_and_silu_of_large_values_in_every_dtype(xpv):
+    for dtype in xpv.floats:
+        x = xpv.asarray([300.0, -300.0, 6e4, -6e4], dtype)
+        ones = xpv.asarray(np.ones(4), dtype)
+        for layer in (xl.Gelu(), xl.Gelu("none"), xl.Silu()):
+            y = to_numpy(layer.forward(x)).astype("float64")
+            assert np.allclose(y, [300, 0, 6e4, 0], rtol=1e-2, atol=1e-4), (layer, dtype)
+            dx = to_numpy(layer.backward(ones)).astype("float64")
+            assert np.allclose(dx, [1, 0, 1, 0], atol=1e-4), (layer, dtype)
+
+
+def test_the_gradient_of_a_bias_does_not_saturate_in_sixteen_bits(xpv):
+    if "float16" not in xpv.floats:
+        pytest.skip("no float16 here")
+    layer = xl.Affine.init(4, 3, rng=0)
+    y = layer.forward(xpv.asarray(np.ones((10_000, 4)), "float16"))
+    layer.backward(xpv.asarray(np.ones(y.shape), "float16"))
+    assert to_numpy(layer.db).tolist() == [10_000] * 3

@@ -236,3 +236,43 @@ def test_a_result_that_is_an_operand_is_refused():
 
     with pytest.raises(RuntimeError, match="returned an operand; its results are new values"):
         swap(values((5000,)), values((5000,)))
+
+
+def test_out_of_another_shape_or_dtype_is_refused():
+    for out in (np.zeros(7), np.zeros(5, "float32"), np.zeros(5, "int64")):
+        with pytest.raises(ValueError, match=r"out is .*; the result is float64 of shape \(5,\)"):
+            functional.sigmoid(np.ones(5), out=out)
+
+
+def test_one_array_as_two_operands_and_as_out():
+    @elementwise
+    def two(xp, a, b):
+        return a * 2.0, b * 3.0
+
+    for n in (10, 10_000):
+        x = np.ones(n)
+        a, b = two(x, x, out=(x, np.zeros(n)))
+        assert (a[0], b[0]) == (2.0, 3.0)
+
+
+def test_options_that_are_equal_and_of_other_types():
+    @elementwise(integers=True)
+    def plus(xp, x, *, a):
+        return x + a
+
+    x = np.arange(10_000)
+    assert plus(x, a=1).dtype == "int64"
+    assert plus(x, a=1.0).dtype == "float64"
+
+
+def test_errstate_reaches_the_threads():
+    @elementwise
+    def log(xp, x):
+        return xp.log(x)
+
+    with np.errstate(all="ignore"):
+        assert np.isneginf(log(np.zeros(2_000_000))).all()
+    x = np.ones(2_000_000)
+    x[-1] = 0.0
+    with np.errstate(all="raise"), pytest.raises(FloatingPointError):
+        log(x)

@@ -300,3 +300,8 @@ def test_every_function_is_public_and_named():
     for name in F.__all__:
         assert getattr(F, name).__name__ == name
         assert getattr(F, name).__doc__
+
+
+def test_probabilities_of_float64_are_not_cut_at_those_of_float32():
+    y = np.asarray([[1e-200, 1.0]])
+    assert float(F.cross_entropy_error(y, np.asarray([0]))) == pytest.approx(200 * np.log(10))

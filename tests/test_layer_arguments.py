@@ -290,3 +290,53 @@ def test_dtypes_of_any_library(xpv):
     if "float16" not in xpv.floats or dtype is None:
         pytest.skip("no float16 here")
     assert xl.Affine.init(4, 3, dtype=dtype).W.dtype == np.float16
+
+
+def ones(*shape):
+    return np.ones(shape, "float32")
+
+
+CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+TRANSPOSE = {"stride": 1, "padding": 0, "output_padding": 0}
+SOFTMAX = {"class_weights": None, "ignore_index": None, "label_smoothing": 0.0}
+DEFAULTS = [
+    (xl.LeakyRelu, {"alpha": 0.01}),
+    (xl.Elu, {"alpha": 1.0}),
+    (xl.Gelu, {"approximate": "tanh"}),
+    (xl.Softmax, {"axis": -1}),
+    (lambda: xl.Affine(ones(1, 1), ones(1)), {"flatten": True}),
+    (lambda: xl.Affine.init(1, 1), {"flatten": True}),
+    (xl.Dropout, {"rate": 0.5, "seed": 0}),
+    (lambda: xl.BatchNormalization(ones(1), ones(1)), {"momentum": 0.9, "eps": 1e-5}),
+    (lambda: xl.BatchNormalization.init(1), {"momentum": 0.9, "eps": 1e-5}),
+    (lambda: xl.LayerNormalization(ones(1), ones(1)), {"eps": 1e-5}),
+    (lambda: xl.LayerNormalization.init(1), {"eps": 1e-5}),
+    (lambda: xl.GroupNormalization(ones(1), ones(1), 1), {"eps": 1e-5}),
+    (lambda: xl.GroupNormalization.init(1, 1), {"eps": 1e-5}),
+    (lambda: xl.RmsNormalization(ones(1)), {"eps": 1e-6}),
+    (lambda: xl.RmsNormalization.init(1), {"eps": 1e-6}),
+    (lambda: xl.Convolution(ones(1, 1, 1)), {**CONVOLUTION, "b": None}),
+    (lambda: xl.Convolution.init(1, 1, (1,)), {**CONVOLUTION, "b": [0.0]}),
+    (lambda: xl.ConvolutionTranspose(ones(1, 1, 1)), {**TRANSPOSE, "b": None}),
+    (lambda: xl.ConvolutionTranspose.init(1, 1, (1,)), {**TRANSPOSE, "b": [0.0]}),
+    (lambda: xl.MaxPooling(2), {"stride": None, "padding": 0}),
+    (lambda: xl.AveragePooling(2), {"stride": None, "padding": 0}),
+    (lambda: xl.Parallel(xl.Relu()), {"combine": "sum", "axis": 1}),
+    (lambda: xl.Rnn.init(1, 1), {"bidirectional": False}),
+    (lambda: xl.Lstm.init(1, 1), {"bidirectional": False}),
+    (lambda: xl.Gru.init(1, 1), {"bidirectional": False, "reset_after": True}),
+    (lambda: xl.MultiHeadAttention.init(1, 1), {"causal": False}),
+    (lambda: xl.MultiHeadAttention(*[ones(1, 1), ones(1)] * 4, n_heads=1), {"causal": False}),
+    (xl.SoftmaxWithLoss, {**SOFTMAX, "reduction": "mean"}),
+    (xl.SigmoidWithLoss, {"pos_weight": None, "reduction": "mean"}),
+    (xl.MeanSquaredError, {"reduction": "mean"}),
+    (xl.MeanAbsoluteError, {"reduction": "mean"}),
+    (xl.Huber, {"delta": 1.0, "reduction": "mean"}),
+]
+
+
+@pytest.mark.parametrize(("make", "expected"), DEFAULTS)
+def test_the_defaults_are_those_of_the_docstrings(make, expected):
+    layer = make()
+    for name, value in expected.items():
+        assert getattr(layer, name) == value, f"{layer}: {name}"

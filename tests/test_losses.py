@@ -355,3 +355,18 @@ def test_the_body_of_numpy_is_the_portable_code(shape, kind, dtype, xpv, monkeyp
         assert_same_bits(got[0], value)
         assert_same_bits(got[1], dx)
         assert got[1].flags.c_contiguous
+
+
+def test_a_class_masked_by_minus_infinity(xpv):
+    loss = xl.SoftmaxWithLoss()
+    x = xpv.asarray([[0.0, 1.0, -np.inf]], "float32")
+    assert float(loss.forward(x, xpv.asarray([0]))) == pytest.approx(1.3132617, rel=1e-6)
+    dx = to_numpy(loss.backward())
+    assert np.isfinite(dx).all()
+    assert dx[0, 2] == 0
+
+
+def test_an_unsigned_label_is_not_the_ignored_one(xpv):
+    x = xpv.asarray(values((1, 200)), "float32")
+    t = xpv.asarray(np.asarray([156], "uint8"))  # -100 modulo 256
+    assert float(xl.SoftmaxWithLoss(ignore_index=-100)(x, t)) > 1.0

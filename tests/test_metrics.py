@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, values
+from helpers import assert_same_bits, needs_values, values
 
 import xplayers as xl
 from xplayers._arrays import to_numpy
@@ -96,3 +96,18 @@ class TestMinibatches:
             xl.minibatches(np.zeros((4, 2)), np.zeros(4), 0)
         with pytest.raises(ValueError, match="x has 4 samples, t has 3"):
             xl.minibatches(np.zeros((4, 2)), np.zeros(3), 2)
+
+
+def test_labels_out_of_range_are_not_counted_elsewhere(xpv):
+    with pytest.raises(TypeError, match="confusion_matrix: .*labels are integers"):
+        xl.confusion_matrix(xpv.asarray([0, 1]), xpv.asarray([0.0, 1.7], "float32"), 3)
+    needs_values(xpv)
+    with pytest.raises(ValueError, match="label 4 in y is out of range; expected 0 to 2"):
+        xl.confusion_matrix(xpv.asarray([4, 0]), xpv.asarray([0, 1]), 3)
+
+
+@pytest.mark.parametrize(("y", "t"), [([4, 0], [0, 1]), ([-1, 0], [1, 1]), ([2, 0], [-1, 1])])
+def test_pairs_out_of_range_are_not_counted_where_values_are_not_looked_at(y, t, xpv, monkeypatch):
+    monkeypatch.setattr("xplayers.metrics.on_host", lambda a: False)
+    counts = to_numpy(xl.confusion_matrix(xpv.asarray(y), xpv.asarray(t), 3))
+    assert counts.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]

@@ -8,7 +8,7 @@ from cases import _keep
 from helpers import assert_at_home, assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
+from xplayers._arrays import dtype_name, to_numpy
 
 
 class TestBatchNormalization:
@@ -317,3 +317,13 @@ class TestCombinators:
             ValueError, match=r"Transpose\(2, 1\): x has shape \(2, 4\); expected 3"
         ):
             xl.Transpose(2, 1).forward(x)
+
+
+def test_statistics_stay_in_thirty_two_bits(xpv):
+    if "float16" not in xpv.floats:
+        pytest.skip("no float16 here")
+    layer = xl.BatchNormalization.init(3)
+    layer.forward(xpv.asarray(values((50, 3), scale=1000.0), "float16"))
+    assert dtype_name(layer.running_var.dtype) == "float32"
+    assert np.isfinite(to_numpy(layer.running_var)).all()
+    assert dtype_name(layer.to(dtype="float16").running_var.dtype) == "float32"

@@ -9,6 +9,7 @@ from helpers import values
 import xplayers as xl
 from xplayers import functional, schedules
 from xplayers._arrays import to_numpy
+from xplayers.elementwise import elementwise
 
 X = values((4, 3)).astype("float32")
 T = values((4, 3), 1).astype("float32")
@@ -153,3 +154,19 @@ def test_options_of_functions():
             functional.elu(X, alpha=alpha)
     with pytest.raises(TypeError, match="gelu: approximate is 3; expected 'tanh' or 'none'"):
         functional.gelu(X, approximate=3)
+
+
+@pytest.mark.parametrize("n", [10, 10_000])
+def test_scalars_of_numpy_do_not_decide_the_dtype(n):
+    p, g = {"W": values((n,)).astype("float32")}, {"W": values((n,), 1).astype("float32")}
+    for rate in (0.1, np.float64(0.1), np.float32(0.1), np.asarray(0.1)):
+        optimizer = xl.Adam(lr=rate)
+        new, _ = optimizer.step(p, g, optimizer.init(p))
+        assert new["W"].dtype == "float32"
+
+    @elementwise
+    def scaled(xp, x, k):
+        return x * (k + 1.0)
+
+    for k in (np.float64(4.0), np.asarray(4.0)):
+        assert scaled(p["W"], k).dtype == "float32"

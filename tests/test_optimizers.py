@@ -309,3 +309,13 @@ def test_eps_of_the_second_form_is_divided_by_what_it_was():
     optimizer = xl.Adam(eps=1e-8, eps_hat=False)
     root = np.sqrt(-np.expm1(np.float64(3) * np.log(0.999)))
     assert optimizer.constants(np.float64(3))[2] == 1e-8 * root / np.sqrt(1 - 0.999)
+
+
+def test_adam_without_memory_and_with_nonsense(xpv):
+    params = {"W": xpv.asarray([1.0, 2.0], "float32")}
+    grads = {"W": xpv.asarray([0.5, -0.5], "float32")}
+    for betas in ({"beta1": 0.0}, {"beta2": 0.0}):
+        new, _ = xl.Adam(**betas).step(params, grads, xl.Adam().init(params))
+        assert np.allclose(to_numpy(new["W"]), [0.999, 2.001], atol=1e-6)
+    with pytest.raises(ValueError, match="Adam: beta1 is 1.0; expected 0 to less than 1"):
+        xl.Adam(beta1=1.0)

@@ -78,3 +78,32 @@ def test_data_and_files_are_named(tmp_path):
 def test_parts_are_completed():
     assert {"out", "params", "forward"} <= set(dir(net()))
     assert "0" not in dir(net())
+
+
+@pytest.mark.parametrize(
+    ("layer", "name"),
+    [
+        (xl.Affine.init(4, 3), "Affine(4 -> 3)"),
+        (xl.Convolution.init(4, 6, (3, 2), groups=2), "Convolution(4 -> 6, 3x2)"),
+        (xl.ConvolutionTranspose.init(4, 6, (3,)), "ConvolutionTranspose(4 -> 6, 3)"),
+        (xl.MaxPooling(2), "MaxPooling(2)"),
+        (xl.AveragePooling((2, 3)), "AveragePooling(2x3)"),
+        (xl.BatchNormalization.init(3), "BatchNormalization(3)"),
+        (xl.LayerNormalization.init(2, 3), "LayerNormalization(2, 3)"),
+        (xl.GroupNormalization.init(6, 2), "GroupNormalization(6, 2)"),
+        (xl.RmsNormalization.init(2, 3), "RmsNormalization(2, 3)"),
+        (xl.Lstm.init(4, 3), "Lstm(4 -> 3)"),
+        (xl.Gru.init(4, 3, bidirectional=True), "Gru(4 -> 3, bidirectional)"),
+        (xl.MultiHeadAttention.init(4, 2), "MultiHeadAttention(4, 2 heads)"),
+        (xl.MultiHeadAttention.init(4, 2, causal=True), "MultiHeadAttention(4, 2 heads, causal)"),
+        (xl.Embedding.init(5, 3), "Embedding(5, 3)"),
+        (xl.Reshape(2, 3), "Reshape(2, 3)"),
+        (xl.Transpose(2, 1), "Transpose(2, 1)"),
+        (xl.Sequential(xl.Relu()), "Sequential"),
+        (xl.Huber(), "Huber"),
+    ],
+    ids=str,
+)
+def test_what_the_errors_call_a_layer(layer, name):
+    assert layer._owner == name
+    assert str(layer) == (repr(layer) if isinstance(layer, xl.Container) else name)

@@ -423,3 +423,12 @@ def test_a_network_that_was_moved_is_looked_at_again(xpv):
 def test_what_a_step_is_given(make, words):
     with pytest.raises((TypeError, ValueError), match=words):
         make()
+
+
+def test_a_step_that_goes_on_from_a_state(xpv):
+    net = xl.mlp([3, 2], rng=0).to(like=xpv.asarray([0.0], "float32"))
+    optimizer = xl.Adam()
+    optimizer.state = optimizer.init(net.params)
+    step = xl.TrainStep(net, xl.SoftmaxWithLoss(class_weights=[1.0, 2.0]), optimizer)
+    step(xpv.asarray(values((4, 3)), "float32"), xpv.asarray([0, 1, 0, 1]))
+    assert int(optimizer.state["count"]) == 1
