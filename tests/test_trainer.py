@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ast
+import copy
 import gc
+import inspect
 import math
 import os
+import pickle
 import sys
 import time
 import tracemalloc
@@ -87,6 +91,40 @@ def test_a_second_fit_goes_on_from_the_parameters():
         twice, xl.SoftmaxWithLoss(), once.optimizer, batch_size=8, epochs=1, progress=False
     )
     assert expected.optimizer.state["count"] == 6
+
+
+# Copies
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clip_norm": 1.0, "patience": 2}, {"accumulate": 2, "progress": True}],
+    ids=lambda options: "-".join(options) or "plain",
+)
+def test_a_trainer_that_was_used_is_copied_and_pickled(options):
+    used = trainer(**options)
+    used.fit(X, T)
+    copies = [copy.deepcopy(used), pickle.loads(pickle.dumps(used))]
+    history = used.fit(X, T, validation=(X, T))
+    for other in copies:
+        assert repr(other) == repr(used)
+        assert other.train_step.net is other.net
+        assert table(other.fit(X, T, validation=(X, T))) == table(history)
+        assert_same_network(other.net, used.net)
+
+
+def test_a_copy_that_is_taken_in_a_run_does_not_run():
+    copies = []
+
+    def take(event):
+        if event.step == 4 and not copies:
+            event.trainer.callbacks.remove(take)
+            copies.append(pickle.loads(pickle.dumps(event.trainer)))
+
+    original = trainer(callbacks=[take], progress=True)
+    original.fit(X, T)
+    copies[0].stop()  # nothing runs: nothing happens
+    assert copies[0].fit(X, T).stopped == "finished"
 
 
 # What comes over from the device
@@ -269,6 +307,29 @@ def test_a_callback_can_stop():
     stopped.stop()  # nothing runs: nothing happens
     stopped.callbacks.clear()
     assert stopped.fit(X, T).stopped == "finished"
+
+
+def test_a_callback_can_set_options_of_the_run():
+    def extend(event):
+        if event.kind == "epoch":
+            event.trainer.epochs = 2 if event.epoch == 1 else event.trainer.epochs
+
+    def begin(event):
+        if event.kind == "begin":
+            event.trainer.epochs, event.trainer.patience = 5, 1
+
+    assert len(trainer(epochs=1, callbacks=[extend]).fit(X, T)) == 2
+    assert len(trainer(epochs=9, callbacks=[extend]).fit(X, T)) == 2
+    stopping = trainer(optimizer=xl.SGD(0.0), callbacks=[begin])
+    assert (stopping.fit(X, T).stopped, stopping.patience) == ("patience", 1)
+
+
+def test_a_run_knows_no_trainer():
+    for module in ("run", "events", "identity", "evaluation", "history", "checkpoint"):
+        tree = ast.parse(inspect.getsource(sys.modules[f"xplayers.training.{module}"]))
+        for node in ast.walk(tree):
+            assert getattr(node, "attr", "") != "trainer", f"{module}, line {node.lineno}"
+            assert "trainer" not in str(getattr(node, "module", "")), module
 
 
 def test_an_error_in_a_callback_ends_the_run_and_tells_the_others():

@@ -18,17 +18,17 @@ def fetched(values: Sequence[Any]) -> np.ndarray:
     Those of one library and dtype are stacked where they are, so that the device is waited for
     once, and what is an integer stays one.
     """
-    found = np.empty(len(values))
+    numbers = np.empty(len(values))
     alike: dict[Any, list[int]] = {}
     for i, value in enumerate(values):
         if isinstance(value, float):
-            found[i] = value
+            numbers[i] = value
         else:
             alike.setdefault((type(value), value.dtype), []).append(i)
-    for places in alike.values():
-        stacked = [values[i] for i in places]
+    for indices in alike.values():
+        arrays = [values[i] for i in indices]
         # JAX compiles the stacking for each length: powers of two are few.
-        padding = (1 << (len(stacked) - 1).bit_length()) - len(stacked)
-        made = to_numpy(namespace(stacked[0]).stack(stacked + stacked[-1:] * padding))
-        found[places] = made[: len(places)]
-    return found
+        padding = (1 << (len(arrays) - 1).bit_length()) - len(arrays)
+        stacked = to_numpy(namespace(arrays[0]).stack(arrays + arrays[-1:] * padding))
+        numbers[indices] = stacked[: len(indices)]
+    return numbers

@@ -133,8 +133,8 @@ class Checkpoint:
 
     def __repr__(self) -> str:
         names = ("every_steps", "every_minutes", "keep")
-        given = [f"{n}={getattr(self, n)}" for n in names if getattr(self, n) is not None]
-        return f"Checkpoint({str(self.folder)!r}, {', '.join(given)})"
+        options = [f"{n}={getattr(self, n)}" for n in names if getattr(self, n) is not None]
+        return f"Checkpoint({str(self.folder)!r}, {', '.join(options)})"
 
     def _went_on(self, step: int) -> None:
         self._step, self._time = step, time.monotonic()
@@ -256,25 +256,21 @@ class Checkpoint:
 
     def newest(self, names: Collection[str] | None = None) -> File | None:
         """Return the newest complete file, with the values called `names`, or all."""
-        passed: dict[Path, Exception] = {}
-        while True:
-            files = self._files()
+        damaged: set[Path] = set()
+        while files := self._files():
             for _, path in reversed(files):
+                if path in damaged:
+                    continue
                 try:
-                    found = None if path in passed else _read(path, names)
+                    return _read(path, names)
                 except (OSError, ValueError) as error:
                     if not os.path.lexists(path):
                         break  # another process has just deleted it: look again
-                    passed[path] = error
+                    damaged.add(path)
                     warn(f"Checkpoint passes over {error}")
-                else:
-                    if found is not None:
-                        return found
             else:
-                break
-        if files:
-            message = f"Checkpoint: none of the {len(files)} files in {self.folder} is complete."
-            raise ValueError(message)
+                message = f"none of the {len(files)} files in {self.folder} is complete."
+                raise ValueError(f"Checkpoint: {message}")
         return None
 
     def give(self, net: Layer, file: File) -> Saved:
@@ -301,11 +297,11 @@ class Checkpoint:
         """
         arrays = {**net.arrays, RECORD: np.empty(0, "uint8")}
         check_header(self.folder, arrays, {"net": repr(net), "step": "0" * 20})
-        there = next(f for f in (self.folder, *self.folder.absolute().parents) if f.exists())
-        if not there.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(there))
-        if not os.access(there, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(there))
+        parent = next(f for f in (self.folder, *self.folder.absolute().parents) if f.exists())
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+        if not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
 
     def _files(self) -> list[tuple[int, Path]]:
         """Return the files with their steps, in the order of these."""
@@ -357,12 +353,12 @@ def _read(path: Path, names: Collection[str] | None = None) -> File:
 
 def _count(name: str, value: Any, least: int) -> int:
     hint = "A float is not rounded." if isinstance(value, float) else ""
-    found = integer("Checkpoint", name, value, least=None, hint=hint)
-    if found < least:
+    count = integer("Checkpoint", name, value, least=None, hint=hint)
+    if count < least:
         expected = "a positive number" if least else "0 or more"
-        message = f"Checkpoint: {name} is {found}; expected {expected}."
+        message = f"Checkpoint: {name} is {count}; expected {expected}."
         raise ValueError(message)
-    return found
+    return count
 
 
 def _structure(state: Any) -> dict[str, Any]:
@@ -417,18 +413,16 @@ def _moved(values: np.ndarray, dtype: str, like: Array, name: str) -> Array:
     """Return `values` where `like` is, in the dtype that they had when they were saved."""
     xp = namespace(like)
     half = named_dtype(xp, dtype) if dtype == "bfloat16" else None  # others are as they are
-    there = move(values, xp=xp, device=device(like), dtype=half)
-    if dtype_name(there.dtype) != dtype:  # JAX without its 64-bit types, NumPy without bfloat16
+    moved = move(values, xp=xp, device=device(like), dtype=half)
+    if dtype_name(moved.dtype) != dtype:  # JAX without its 64-bit types, NumPy without bfloat16
         message = f"{name} is {dtype}, which {place(like)} cannot be."
         raise ValueError(message)
-    return there
+    return moved
 
 
 def _rng_state(rng: np.random.Generator) -> dict[str, Any]:
     if not isinstance(rng, np.random.Generator):
-        message = (
-            f"Checkpoint: rng is a {type(rng).__name__}; expected numpy.random.default_rng(...)."
-        )
-        raise TypeError(message)
+        message = f"rng is a {type(rng).__name__}; expected numpy.random.default_rng(...)."
+        raise TypeError(f"Checkpoint: {message}")
     state = rng.bit_generator.state
     return json.loads(json.dumps(state, default=np.ndarray.tolist))  # some have arrays

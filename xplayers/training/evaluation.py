@@ -76,18 +76,11 @@ def evaluate(
     >>> list(evaluate(xl.mlp([64, 10], rng=0), xl.SoftmaxWithLoss(), x, t))
     ['loss', 'accuracy']
     """
-    hint = "evaluate(net, loss, x, t)"
-    instance("evaluate", "net", net, Layer, f"a network: {hint}")
-    instance("evaluate", "loss", loss, Loss, f"a loss, as SoftmaxWithLoss(): {hint}")
+    instance("evaluate", "net", net, Layer, f"a network: {_HINT}")
+    instance("evaluate", "loss", loss, Loss, f"a loss, as SoftmaxWithLoss(): {_HINT}")
     integer("evaluate", "batch_size", batch_size)
-    if t is None and (
-        hasattr(x, "shape") or isinstance(x, str | Mapping) or not isinstance(x, Iterable)
-    ):
-        message = f"evaluate: x is {shown(x)}, t is missing; expected {hint} or batches (x, t)."
-        raise TypeError(message)
-    if t is None and isinstance(x, list | tuple) and x and hasattr(x[0], "shape"):
-        message = f"evaluate: x is a {type(x).__name__} of arrays; expected {hint}."
-        raise TypeError(message)
+    if t is None:
+        _check_batches(x)
     metrics = default_metrics(loss) if metrics is None else metrics
     metrics = checked_metrics("evaluate", metrics, taken=("loss",))
     mean = _Mean()
@@ -98,13 +91,13 @@ def evaluate(
     def collect() -> None:
         numbers = iter(fetched(waiting).tolist())
         for n, labels, weighted in batches:
-            value, found = next(numbers), [next(numbers) for _ in means]
+            value, measured = next(numbers), [next(numbers) for _ in means]
             weight = next(numbers) if weighted else n
             if n == 0:
                 continue
             # What the loss has divided by is 1 where there is no weight.
             mean.add(value * (weight or 1.0) if loss.reduction != "sum" else value, weight)
-            for metric, number in zip(means, found, strict=True):
+            for metric, number in zip(means, measured, strict=True):
                 if isinstance(metric, _Hits):
                     metric.add(int(number), max(labels, 1), n)
                 else:
@@ -132,6 +125,18 @@ def evaluate(
         collect()
     names = ("loss", *metrics)
     return {name: m.value() for name, m in zip(names, (mean, *means), strict=True)}
+
+
+_HINT = "evaluate(net, loss, x, t)"
+
+
+def _check_batches(x: Any) -> None:
+    if hasattr(x, "shape") or isinstance(x, str | Mapping) or not isinstance(x, Iterable):
+        message = f"evaluate: x is {shown(x)}, t is missing; expected {_HINT} or batches (x, t)."
+        raise TypeError(message)
+    if isinstance(x, list | tuple) and x and hasattr(x[0], "shape"):
+        message = f"evaluate: x is a {type(x).__name__} of arrays; expected {_HINT}."
+        raise TypeError(message)
 
 
 class _Mean:
@@ -211,8 +216,6 @@ def _number(name: str, value: Any) -> Array | float:
     shape = getattr(value, "shape", None)
     if shape is None or tuple(shape) != ():
         came = f"is a {type(value).__name__}" if shape is None else f"has shape {tuple(shape)}"
-        message = (
-            f"evaluate: {name} {came}; expected one number, the mean over the samples of a batch."
-        )
-        raise (TypeError if shape is None else ValueError)(message)
+        message = f"{name} {came}; expected one number, the mean over the samples of a batch."
+        raise (TypeError if shape is None else ValueError)(f"evaluate: {message}")
     return value

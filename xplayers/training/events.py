@@ -48,7 +48,7 @@ class Event(NamedTuple):
     """
 
     kind: str
-    trainer: Any  # which imports this file
+    trainer: Any  # whose class is no part of this file
     history: History
     epoch: int
     step: int

@@ -271,16 +271,14 @@ def text(value: Number | None) -> str:
 def _row(line: str, where: str) -> Row:
     """Return the row that a line holds; `where` it stands, for the errors."""
     try:
-        found = json.loads(line)
+        cells = json.loads(line)
     except (ValueError, RecursionError) as error:
         message = f"History.from_jsonl: {where} is no JSON: {error}."
         raise ValueError(message) from error
-    if not isinstance(found, dict):
-        message = f"History.from_jsonl: {where} is a JSON {type(found).__name__}, not an object."
+    if not isinstance(cells, dict):
+        message = f"History.from_jsonl: {where} is a JSON {type(cells).__name__}, not an object."
         raise ValueError(message)
-    row: dict[str, Any] = {
-        k: _WORDS.get(v, v) if isinstance(v, str) else v for k, v in found.items()
-    }
+    row: Any = {name: _WORDS.get(v, v) if isinstance(v, str) else v for name, v in cells.items()}
     for name, value in row.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             message = f"History.from_jsonl: {where}: {name} is {value!r}; expected a number."

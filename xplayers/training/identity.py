@@ -16,6 +16,7 @@ import numpy as np
 
 from xplayers._arrays import Array, dtype_name, to_numpy
 from xplayers.data.loading import Batches
+from xplayers.training.step import TrainStep
 
 WHOLE = 2**26  # bytes of an array that are all looked at; of a larger one a sample is
 _SAMPLE = 2**24  # bytes of that sample
@@ -23,48 +24,29 @@ _BLOCKS = 256  # it is of, evenly spaced
 _RATES = (0, 1, 2, 3, 10, 100, 1000, 10_000)  # steps at which a schedule of one's own is looked at
 
 
-def identity(trainer: Any, x: Any, t: Array | None, validation: Any) -> dict[str, Any]:
-    """Return what has to be the same in a run that goes on, as JSON has it.
+def data_identity(x: Any, t: Array | None, validation: Any) -> dict[str, Any]:
+    """Return what tells the data of a run from others, as JSON has it and `Trainer.fit` says."""
+    samples = None if t is None else int(t.shape[0])
+    return {"samples": samples, **_data("", x, t), **_data("validation ", *pair(validation))}
 
-    Of data these are shape, dtype (integers of all widths are one: they train alike) and a digest
-    of the values. Of an array above 64 MiB that is one of 256 blocks which are evenly spaced, with
-    the first and the last samples. Of batches that are no list and no `Batches`, nothing is looked
-    at but how many there are. The names of functions count, not what is in them.
-    """
-    found = {
-        "batch_size": trainer.batch_size,
-        "accumulate": trainer.accumulate,
-        "seed": trainer.seed,
-        "samples": None if t is None else int(t.shape[0]),
-        **_data("", x, t),
+
+def step_identity(step: TrainStep) -> dict[str, Any]:
+    """Return what tells one step from others. Names of functions count, not what is in them."""
+    return {
+        "precision": described(step.precision),
+        "loss": described(step.loss),
+        "optimizer": described(step.optimizer),
+        "network": _without_places(repr(step.net)).splitlines(),
     }
-    given = validation if is_pair(validation) else (validation, None)
-    found |= _data("validation ", *given)
-    name = trainer.monitor or ("loss" if validation is None else "val_loss")
-    found |= {
-        "monitor": name,
-        "mode": "max" if largest_is_best(name, trainer.mode) else "min",
-        "patience": trainer.patience,
-        "restore_best": trainer.restore_best,
-        "metrics": list(trainer.metrics),
-        "train_metrics": trainer.train_metrics,
-        "clip_norm": trainer.clip_norm,
-        "reduce_grads": described(trainer.reduce_grads),
-        "precision": described(trainer.train_step.precision),
-        "loss": described(trainer.loss),
-        "optimizer": described(trainer.optimizer),
-        "network": _without_places(repr(trainer.net)).splitlines(),
-    }
-    return found
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Return in words what differs; what an earlier version did not keep is passed over."""
     words = []
-    for name in now:
-        if name not in was or was[name] == now[name]:
+    for name, after in now.items():
+        before = was.get(name, after)
+        if before == after:
             continue
-        before, after = was[name], now[name]
         if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
             pairs = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
             before, after = ([str(pair[i]).strip() for pair in pairs] for i in (0, 1))
@@ -84,6 +66,11 @@ def largest_is_best(name: str, mode: str) -> bool:
 def is_pair(data: Any) -> bool:
     """Whether `data` are samples and targets rather than batches."""
     return isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")
+
+
+def pair(data: Any) -> tuple[Any, Array | None]:
+    """Return samples and targets, or batches and None."""
+    return data if is_pair(data) else (data, None)
 
 
 # Data
@@ -120,18 +107,21 @@ def _of_list(batches: list[Any] | tuple[Any, ...]) -> str:
 
 
 def digest(a: Array, most: int = WHOLE) -> str:
-    """Return dtype, shape and a digest of the values of an array of any library."""
+    """Return dtype, shape and a digest of the values of an array of any library.
+
+    Integers of all widths are one: they train alike. Above `most` bytes it is of some blocks.
+    """
     dtype, shape = dtype_name(a.dtype), tuple(map(int, a.shape))
     integers = "int" in dtype
     size = math.prod(shape) * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
     if size <= most:
         a = to_numpy(a)
-    found = _sha256()
+    sha256 = _sha256()
     for begin, end in _blocks(shape, size, most):
         values = to_numpy(a[begin:end, ...]) if shape else to_numpy(a)
         kind = np.dtype("<i8") if integers else values.dtype.newbyteorder("<")
-        found.update(np.ascontiguousarray(values, dtype=kind).reshape(-1).view("u1").data)
-    return f"{'integers' if integers else dtype} {shape} {found.hexdigest()[:16]}"
+        sha256.update(np.ascontiguousarray(values, dtype=kind).reshape(-1).view("u1").data)
+    return f"{'integers' if integers else dtype} {shape} {sha256.hexdigest()[:16]}"
 
 
 def _blocks(shape: tuple[int, ...], size: int, most: int) -> Iterator[tuple[int, int]]:

@@ -80,7 +80,7 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
     if first is None:
         return
     pair = validation if is_pair(validation) else None
-    labels = isinstance(loss, SoftmaxWithLoss) and t is not None and is_integer(t) and on_host(t)
+    labels = t is not None and is_integer(t) and on_host(t)
     if isinstance(loss, SoftmaxWithLoss) and labels and library_name(namespace(t)) != "jax":
         try:
             y = _predicted(net, x)
@@ -88,9 +88,9 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
             return
         if y.shape[-1] < 2:  # likewise
             return
-        for name, labels in (("t", t), ("validation t", None if pair is None else pair[1])):
-            if labels is not None and is_integer(labels) and len(labels.shape) < len(y.shape):
-                _check_labels(name, labels, int(y.shape[-1]), loss.ignore_index)
+        for name, target in (("t", t), ("validation t", None if pair is None else pair[1])):
+            if target is not None and is_integer(target) and len(target.shape) < len(y.shape):
+                _check_labels(name, target, int(y.shape[-1]), loss.ignore_index)
     if pair is not None and not _alike(pair, first):
         _check_shapes(net, loss, *pair)
 

@@ -49,6 +49,11 @@ class Progress:
         self.file = file
         self._bar: Any = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled or copied: not the bar and the stream of a run."""
+        own = {name: value for name, value in vars(self).items() if name[0] != "_"}
+        return {**own, "_bar": None}
+
     def __call__(self, event: Event) -> None:
         if event.kind == "begin":
             self._begin(event)

@@ -6,8 +6,8 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from xplayers.saving import put
 from xplayers.training.blocks import BLOCK, fetched
 from xplayers.training.checkpoint import Checkpoint, File
 from xplayers.training.evaluation import has_weights, label_weights
-from xplayers.training.events import Event
 from xplayers.training.guard import (
     NonFiniteLoss,
     copied,
@@ -26,27 +25,25 @@ from xplayers.training.guard import (
     is_out_of_memory,
 )
 from xplayers.training.history import History, Row
-from xplayers.training.identity import differences, is_pair, largest_is_best
+from xplayers.training.identity import differences, pair
+from xplayers.training.step import TrainStep
 from xplayers.training.surroundings import say, warn
 
 LATEST = 1.0  # seconds after which losses come over, however few they are
 RETRY = 60.0  # seconds after which a checkpoint that could not be written is tried again
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Source:
-    """The batches of every epoch, from any of them on.
+    """The batches of every epoch, from any of them on."""
 
-    Parameters
-    ----------
-    x, t : array, or iterable or function and None
-        Samples and targets; or batches, or a function of the epoch (from 0) that returns them.
-    batch_size, seed : int
-        For arrays: the order of an epoch is drawn from the seed and its number.
-    """
+    x: Any  # samples; or batches, or a function of the epoch (from 0) that returns them
+    t: Array | None
+    batch_size: int  # of samples and targets
+    seed: int  # from it and the number of an epoch their order is drawn
 
-    def __init__(self, x: Any, t: Array | None, batch_size: int, seed: int) -> None:
-        self.x, self.t, self.batch_size, self.seed = x, t, batch_size, seed
-        self.samples = None if t is None else int(t.shape[0])  # in an epoch, if that is known
+    def __post_init__(self) -> None:
+        self.samples = None if self.t is None else int(self.t.shape[0])  # in an epoch, if known
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, Array]]:
         """Return the batches of an epoch (from 0) after the first `start`."""
@@ -54,19 +51,33 @@ class Source:
             rng = np.random.default_rng([self.seed, epoch])
             batches = minibatches(self.x, self.t, self.batch_size, rng)
         else:
-            given: Any = self.x(epoch) if callable(self.x) else self.x
-            batches = iter(given)
+            batches: Any = self.x(epoch) if callable(self.x) else self.x
         return itertools.islice(batches, start, None)
 
     def onwards(self, epoch: int, start: int) -> Iterator[tuple[Array, Array]]:
         """Return the batches from one of an epoch on, through all epochs after it."""
-        some = True
-        while some:  # an iterator that is used up would have no end
-            some = start > 0
+        goes_on = True
+        while goes_on:  # an iterator that is used up would have no end
+            goes_on = start > 0
             for batch in self.batches(epoch, start):
-                some = True
+                goes_on = True
                 yield batch
             epoch, start = epoch + 1, 0
+
+
+class Settings(NamedTuple):
+    """What a run is to do, as a `Trainer` has checked it."""
+
+    epochs: int
+    validation: Any  # samples and targets, or batches, or None
+    train_metrics: bool
+    eval_batch_size: int
+    monitor: str  # the column by which epochs are compared
+    largest_is_best: bool
+    patience: int | None
+    restore_best: bool
+    raise_nonfinite: bool
+    checkpoint: Checkpoint | None
 
 
 @dataclasses.dataclass
@@ -85,8 +96,7 @@ class Position:
     best_epoch: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """A state of the training from which it can be repeated."""
 
     position: Position
@@ -94,93 +104,90 @@ class Snapshot:
     state: Mapping[str, Any]
 
 
+@dataclasses.dataclass(eq=False, repr=False)
 class Run:
-    """The training of a `Trainer`, from the beginning or from a checkpoint to its end."""
+    """One training of a network, from the beginning or from a checkpoint to its end."""
 
-    def __init__(
-        self,
-        trainer: Any,
-        source: Source,
-        validation: Any,
-        history: History,
-        identity: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.trainer, self.source, self.validation = trainer, source, validation
-        self.identity = identity or {}  # which checkpoints keep
-        self.history = history
+    step: TrainStep
+    source: Source
+    settings: Settings  # others may take their place between epochs
+    history: History
+    evaluate: Callable[[Any, Any], dict[str, float]]  # of arrays, or of batches and None
+    tell: Callable[..., None] | None  # gets the kind of an event, and its fields by name
+    identity: Mapping[str, Any]  # what tells this run from others; checkpoints keep it
+
+    def __post_init__(self) -> None:
         self.position = Position()
         self.best: Mapping[str, Array] | None = None  # parameters and buffers
         self.stopped = ""
-        self.saved = ""  # the last checkpoint
+        self._checkpoint_path = ""  # of the last one
+        self._checkpointed = 0, 0  # epochs and steps in it
+        self._retry = 0.0  # not before this time another one
         self._snapshot: Snapshot | None = None
-        self._waiting: list[Array] = []  # losses on the device
+        self._losses: list[Array] = []  # on the device, which have not come over
         self._sizes: list[int] = []  # of their batches
         self._weights: list[Array | float] = []  # likewise, on the device
-        self._axes: int | None = None  # of the scores, of which labels have one less
+        self._score_axes: int | None = None  # labels have one less
         self._size = 0  # of the last batch
         self._fetched = 0.0  # when losses last came over
         self._evaluating = False
-        self._kept = 0, 0  # epochs and steps in the last checkpoint
-        self._retry = 0.0  # not before this time another one
-
-    # From the beginning to the end
 
     def go(self) -> History:
         """Train to the end."""
-        trainer, p = self.trainer, self.position
+        p = self.position
         try:
-            self._emit("begin")
+            self._tell("begin")
             # NumPy would warn of the overflow which is reported here in better words.
-            with interrupts(self._interrupt), np.errstate(all="ignore"):
+            with interrupts(lambda: self.stop("interrupted")), np.errstate(all="ignore"):
                 while not self._over():
                     self._epoch()
-                if trainer.checkpoint is not None and (p.epoch, p.step) != self._kept:
-                    self._save(trainer.checkpoint)
-            if trainer.restore_best and self.best is not None:
-                put(trainer.net, self.best)
+                checkpoint = self.settings.checkpoint
+                if checkpoint is not None and (p.epoch, p.step) != self._checkpointed:
+                    self._save(checkpoint)
+            if self.settings.restore_best and self.best is not None:
+                put(self.step.net, self.best)
         except Exception as error:
             if is_out_of_memory(error):
                 raise MemoryError(self._memory_advice()) from error
             raise
         finally:
             self.history.stopped = self.stopped
-            self._emit("end")
+            self._tell("end")
         return self.history
 
+    def stop(self, reason: str) -> None:
+        """End after the step that is under way."""
+        self.stopped = reason
+
     def _over(self) -> bool:
-        p, patience = self.position, self.trainer.patience
+        p, patience = self.position, self.settings.patience
         if not self.stopped and patience is not None and p.epoch - p.best_epoch >= patience:
             self.stopped = "patience"
-        if not self.stopped and p.epoch >= self.trainer.epochs:
+        if not self.stopped and p.epoch >= self.settings.epochs:
             self.stopped = "finished"
         return bool(self.stopped)
 
-    def _interrupt(self) -> None:
-        self.stopped = "interrupted"
-
     def _epoch(self) -> None:
         """Train for an epoch, or for what is left of it."""
-        trainer, p = self.trainer, self.position
-        step, checkpoint = trainer.train_step, trainer.checkpoint
+        step, settings, p = self.step, self.settings, self.position
+        checkpoint = settings.checkpoint
         start = time.perf_counter() - p.seconds
         self._fetched = time.perf_counter()
         for x, t in self.source.batches(p.epoch, p.batch):
-            if self._snapshot is None and trainer.on_nonfinite == "raise":
-                trainer.net._ready(x)  # the copy has to be where the parameters will be
+            if self._snapshot is None and settings.raise_nonfinite:
+                step.net._ready(x)  # the copy has to be where the parameters will be
                 self._snapshot = self._copy()
-            n = int(x.shape[0])
-            self._size = n
+            n = self._size = int(x.shape[0])
             loss = step(x, t)
-            self._waiting.append(loss)
+            self._losses.append(loss)
             self._sizes.append(n)
-            if has_weights(trainer.loss):
+            if has_weights(step.loss):
                 self._weights.append(self._weight(x, t))
             p.batch += 1
             p.step += 1
             p.samples += n
-            if trainer.callbacks:
-                self._emit("step", loss=loss)
-            if len(self._waiting) >= BLOCK or time.perf_counter() - self._fetched > LATEST:
+            self._tell("step", loss=loss)
+            if len(self._losses) >= BLOCK or time.perf_counter() - self._fetched > LATEST:
                 self._collect()
             if checkpoint is not None and checkpoint.due(p.step):
                 p.seconds = time.perf_counter() - start
@@ -200,15 +207,16 @@ class Run:
 
     def _finish_epoch(self, start: float, samples_per_s: float) -> None:
         """Evaluate, write the row, and look whether this is the best epoch."""
-        trainer, p = self.trainer, self.position
+        settings, p = self.settings, self.position
         row: Row = {"epoch": p.epoch + 1, "step": p.step, "loss": p.total / (p.weight or 1.0)}
         self._evaluating = True
-        if trainer.train_metrics:
+        if settings.train_metrics:
             x, t = self.source.x, self.source.t
-            found = self._evaluated(self.source.batches(p.epoch) if t is None else (x, t))
-            row |= {name: value for name, value in found.items() if name != "loss"}
-        if self.validation is not None:
-            row |= {f"val_{k}": v for k, v in self._evaluated(self.validation).items()}
+            metrics = self.evaluate(self.source.batches(p.epoch) if t is None else x, t)
+            row |= {name: value for name, value in metrics.items() if name != "loss"}
+        if settings.validation is not None:
+            metrics = self.evaluate(*pair(settings.validation))
+            row |= {f"val_{name}": value for name, value in metrics.items()}
         self._evaluating = False
         row["lr"] = self._lr()
         row["seconds"] = time.perf_counter() - start
@@ -221,60 +229,47 @@ class Run:
         p.total = p.weight = p.seconds = 0.0
         if self.source.t is None:
             self.source.samples = p.samples // p.epoch
-        self._emit("epoch", row=row)
+        self._tell("epoch", row=row)
 
     def _judge(self, row: Row) -> None:
         """Keep the parameters where this epoch is better than all before."""
-        trainer, p = self.trainer, self.position
-        name = trainer.monitor or ("loss" if self.validation is None else "val_loss")
-        value = row[name]
-        better = value > p.best if largest_is_best(name, trainer.mode) else value < p.best
+        settings, p = self.settings, self.position
+        value = row[settings.monitor]
+        better = value > p.best if settings.largest_is_best else value < p.best
         if better or (math.isnan(p.best) and not math.isnan(value)):
             p.best, p.best_epoch = value, p.epoch + 1
-            if trainer.restore_best:
-                self.best = copied(trainer.net.arrays)
+            if settings.restore_best:
+                self.best = copied(self.step.net.arrays)
 
     def _lr(self) -> float:
         """Return the learning rate of the last step; a schedule tells it on the device."""
-        lr = self.trainer.optimizer.lr
+        lr = self.step.optimizer.lr
         if callable(lr):
-            lr = lr(self.trainer.train_step.state["optimizer"]["count"] - 1)
+            lr = lr(self.step.state["optimizer"]["count"] - 1)
         return float(lr) if isinstance(lr, int | float) else float(to_numpy(lr))
 
-    def _evaluated(self, data: Any) -> dict[str, float]:
-        x, t = data if is_pair(data) else (data, None)
-        return self.trainer.evaluate(x, t)
-
-    def _emit(self, kind: str, **what: Any) -> None:
-        trainer, p = self.trainer, self.position
-        if not trainer.callbacks:
-            return
-        event = Event(
-            kind,
-            trainer,
-            self.history,
-            epoch=p.epoch + (p.batch > 0),
-            step=p.step,
-            samples=p.samples,
-            total_samples=self.source.samples and self.source.samples * trainer.epochs,
-            **what,
-        )
-        for callback in trainer.callbacks:
-            callback(event)
+    def _tell(self, kind: str, **details: Any) -> None:
+        """Tell what has happened, and how far the run is."""
+        if self.tell is not None:
+            p, samples = self.position, self.source.samples
+            self.tell(
+                kind, epoch=p.epoch + (p.batch > 0), step=p.step, samples=p.samples,
+                total_samples=samples and samples * self.settings.epochs, **details,
+            )  # fmt: skip
 
     # What comes over from the device
 
     def _collect(self) -> None:
         """Fetch the losses that wait, and check them."""
-        numbers, sizes, p = fetched([*self._waiting, *self._weights]), self._sizes, self.position
+        numbers, sizes, p = fetched([*self._losses, *self._weights]), self._sizes, self.position
         losses = numbers[: len(sizes)]
         weights = numbers[len(sizes) :].tolist() if self._weights else sizes
-        self._waiting, self._sizes, self._weights = [], [], []
+        self._losses, self._sizes, self._weights = [], [], []
         self._fetched = time.perf_counter()
         finite = np.isfinite(losses)
         if self._snapshot is not None and not np.all(finite):
             self._fail(p.step - len(losses) + int(np.argmin(finite)) + 1, self._snapshot)
-        mean = self.trainer.loss.reduction == "mean"
+        mean = self.step.loss.reduction == "mean"
         # One after the other: the sum must not depend on where the blocks end.
         for loss, n, weight in zip(losses.tolist(), sizes, weights, strict=True):
             # What the loss has divided by is 1 where there is no weight.
@@ -282,56 +277,51 @@ class Run:
             p.weight += weight
             p.counted += n
         if len(losses):
-            self._emit("losses", losses=losses)
+            self._tell("losses", losses=losses)
         if self._snapshot is not None and p.step - self._snapshot.position.step >= BLOCK:
             self._snapshot = self._copy()
 
     def _weight(self, x: Array, t: Array) -> Array | float:
         """Return what the mean of the losses of a batch is over."""
-        loss, net = self.trainer.loss, self.trainer.net
-        if self._axes is None:
-            self._axes = len(net.predict(x[:1, ...]).shape)
-        weight = label_weights(loss, loss.arrays, self._axes, t)
+        loss = self.step.loss
+        if self._score_axes is None:
+            self._score_axes = len(self.step.net.predict(x[:1, ...]).shape)
+        weight = label_weights(loss, loss.arrays, self._score_axes, t)
         return float(x.shape[0]) if weight is None else weight
 
     def _copy(self) -> Snapshot:
-        trainer = self.trainer
-        return Snapshot(
-            dataclasses.replace(self.position),
-            copied(trainer.net.arrays),
-            copied(trainer.train_step.state),
-        )
+        position = dataclasses.replace(self.position)
+        return Snapshot(position, copied(self.step.net.arrays), copied(self.step.state))
 
     def _fail(self, number: int, snapshot: Snapshot) -> NoReturn:
         """Repeat the steps before `number`, whose loss is not finite; say what went wrong in it."""
-        trainer, start = self.trainer, snapshot.position
+        step, start = self.step, snapshot.position
         self.stopped = "nonfinite"
-        put(trainer.net, snapshot.arrays)
-        trainer.train_step.state = snapshot.state
+        put(step.net, snapshot.arrays)
+        step.state = snapshot.state
         batches = self.source.onwards(start.epoch, start.batch)
         for x, t in itertools.islice(batches, number - 1 - start.step):
-            trainer.train_step(x, t)
-        where, words = "", ""
+            step(x, t)
         batch = next(batches, None)
-        if batch is not None:
-            where, words = first_nonfinite(trainer.train_step, *batch)
+        where, words = ("", "") if batch is None else first_nonfinite(step, *batch)
         if not where:
             words = "Repeated, it was finite: the batches are not the same when gone through again."
-        kept = f" The last checkpoint is {self.saved}." if self.saved else ""
+        path = self._checkpoint_path
+        last = f" The last checkpoint is {path}." if path else ""
         message = (
             f"Trainer: the loss of step {number} is not finite. {words} The network has the "
-            f"parameters from before that step.{kept} Take a smaller learning rate, or "
+            f"parameters from before that step.{last} Take a smaller learning rate, or "
             "clip_norm=1; on_nonfinite='ignore' goes on."
         )
         raise NonFiniteLoss(message, number, where)
 
-    # What is kept
+    # Checkpoints
 
     def _save(self, checkpoint: Checkpoint) -> None:
         """Write a checkpoint. Its losses are checked before, so that it is a good one."""
         self._collect()
-        trainer, p = self.trainer, self.position
-        state: dict[str, Any] = {"step": trainer.train_step.state}
+        p = self.position
+        state: dict[str, Any] = {"step": self.step.state}
         if self.best is not None:
             state["best"] = self.best
         metadata = {
@@ -340,19 +330,18 @@ class Run:
             "history": list(self.history),
         }
         try:
-            path = checkpoint.save(p.step, trainer.net, state, metadata=metadata)
+            path = checkpoint.save(p.step, self.step.net, state, metadata=metadata)
         except OSError as error:  # a full disk must not end a night's work
             message = f"Trainer: no checkpoint at step {p.step}: {error}. Training goes on."
             warn(message)
             self._retry = time.perf_counter() + RETRY
             return
-        self.saved, self._kept = str(path), (p.epoch, p.step)
-        self._emit("checkpoint")
+        self._checkpoint_path, self._checkpointed = str(path), (p.epoch, p.step)
+        self._tell("checkpoint")
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Go back to the last checkpoint, if there is one; of another run nothing is taken."""
-        trainer, net = self.trainer, self.trainer.net
-        newest = checkpoint.newest()
+        net, newest = self.step.net, checkpoint.newest()
         if newest is None:
             say(
                 f"Trainer.fit: there is no checkpoint in {checkpoint.folder} to go on from; the "
@@ -364,17 +353,17 @@ class Run:
             net._ready(x)  # what is restored goes to where the network is
         saved = checkpoint.give(net, newest)
         state = saved.state or {}
-        trainer.train_step.state = state["step"]
+        self.step.state = state["step"]
         self.best = state.get("best")
-        self.position = Position(**saved.metadata["position"])
+        p = self.position = Position(**saved.metadata["position"])
         for row in saved.metadata["history"]:
             self.history.append(row)
-        self.history.best_epoch = self.position.best_epoch or None
-        self.saved, self._kept = str(saved.path), (self.position.epoch, self.position.step)
+        self.history.best_epoch = p.best_epoch or None
+        self._checkpoint_path, self._checkpointed = str(saved.path), (p.epoch, p.step)
 
     def _check_same(self, file: File) -> None:
         """Check that a checkpoint is one of this run, before anything of it is taken."""
-        metadata, epochs = file.record["metadata"], self.trainer.epochs
+        metadata, epochs = file.record["metadata"], self.settings.epochs
         if not {"run", "position", "history"} <= metadata.keys():
             message = (
                 f"Trainer: {file.path} was not written by a Trainer. load({str(file.path)!r}, net) "
@@ -399,13 +388,12 @@ class Run:
             raise ValueError(message)
 
     def _memory_advice(self) -> str:
-        trainer = self.trainer
-        n = trainer.eval_batch_size if self._evaluating else self._size
+        n = self.settings.eval_batch_size if self._evaluating else self._size
         where = "in the evaluation" if self._evaluating else f"in step {self.position.step + 1}"
         message = f"Trainer: out of memory {where}, with batches of {n} samples."
         if self._evaluating:
             return f"{message} Take a smaller eval_batch_size: the result is the same."
-        parts = 2 * trainer.accumulate
+        parts = 2 * getattr(self.step, "parts", 1)  # of an accumulated step
         return (
             f"{message} Take accumulate={parts}, which computes the same update in parts of "
             f"{-(-n // parts)} samples, or a smaller batch_size; precision=MixedPrecision() and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral
@@ -20,10 +21,10 @@ from xplayers.training.columns import checked_metrics
 from xplayers.training.evaluation import Metrics, default_metrics, evaluate
 from xplayers.training.events import Event
 from xplayers.training.history import History
-from xplayers.training.identity import identity
+from xplayers.training.identity import data_identity, described, largest_is_best, step_identity
 from xplayers.training.inspection import check_data, check_values
 from xplayers.training.progress import Progress
-from xplayers.training.run import Run, Source
+from xplayers.training.run import Run, Settings, Source
 from xplayers.training.step import TrainStep
 
 __all__ = ["Trainer"]
@@ -147,20 +148,19 @@ class Trainer:
         progress: bool | str = True,
         **options: Any,
     ) -> None:
-        instance("Trainer", "net", net, Layer, "a network, as Sequential")
-        instance("Trainer", "loss", loss, Loss, "a loss, as SoftmaxWithLoss()")
-        instance("Trainer", "optimizer", optimizer, Optimizer, "an optimizer, as Adam()")
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("epochs", epochs, 0),
-            ("seed", seed, 0),
-            ("eval_batch_size", batch_size if eval_batch_size is None else eval_batch_size, 1),
-            ("accumulate", accumulate, 1),
-            ("patience", 1 if patience is None else patience, 1),
-        ):
-            if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-                message = f"Trainer: {name} is {value!r}; expected an integer of at least {least}."
-                raise ValueError(message)
+        self.net = instance("Trainer", "net", net, Layer, "a network, as Sequential")
+        self.loss = instance("Trainer", "loss", loss, Loss, "a loss, as SoftmaxWithLoss()")
+        self.optimizer = instance(
+            "Trainer", "optimizer", optimizer, Optimizer, "an optimizer, as Adam()"
+        )
+        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        _check_integers(
+            least=1, batch_size=batch_size, eval_batch_size=eval_batch_size, accumulate=accumulate,
+            patience=1 if patience is None else patience,
+        )  # fmt: skip
+        _check_integers(least=0, epochs=epochs, seed=seed)
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
+        self.epochs, self.seed, self.accumulate, self.patience = epochs, seed, accumulate, patience
         for name, value, choices in (
             ("mode", mode, ("auto", "min", "max")),
             ("on_nonfinite", on_nonfinite, ("raise", "ignore")),
@@ -168,43 +168,32 @@ class Trainer:
             if value not in choices:
                 message = f"Trainer: {name} is {value!r}; expected one of {choices}."
                 raise ValueError(message)
-        if not isinstance(monitor, str | None):
-            message = f"Trainer: monitor is {shown(monitor)}; expected the name of a column."
-            raise TypeError(message)
-        if not isinstance(checkpoint, Checkpoint | None):
-            message = f"Trainer: checkpoint is {checkpoint!r}; expected Checkpoint(folder, ...)."
-            raise TypeError(message)
-        flag("Trainer", "train_metrics", train_metrics)
-        if restore_best is not None:
-            flag("Trainer", "restore_best", restore_best)
+        self.mode, self.on_nonfinite = mode, on_nonfinite
+        self.monitor = instance("Trainer", "monitor", monitor, str | None, "the name of a column")
+        self.checkpoint = instance(
+            "Trainer", "checkpoint", checkpoint, Checkpoint | None, "Checkpoint(folder, ...)"
+        )
+        self.train_metrics = flag("Trainer", "train_metrics", train_metrics)
+        restore_best = patience is not None if restore_best is None else restore_best
+        self.restore_best = flag("Trainer", "restore_best", restore_best)
+        metrics = default_metrics(loss) if metrics is None else metrics
+        self.metrics = checked_metrics("Trainer", metrics)
+        self.callbacks = [*_checked_callbacks(callbacks), *_progress(progress)]
         _check_options(options)
         self.reduce_grads, self.clip_norm = options.get("reduce_grads"), clip_norm
         if clip_norm is not None:
-            options["reduce_grads"] = _clipped(clip_norm, options.get("reduce_grads"))
-        self.net, self.loss, self.optimizer = net, loss, optimizer
-        self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
-        metrics = default_metrics(loss) if metrics is None else metrics
-        self.metrics = checked_metrics("Trainer", metrics)
-        self.train_metrics = train_metrics
-        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        self.accumulate = accumulate
-        self.patience, self.monitor, self.mode = patience, monitor, mode
-        self.restore_best = patience is not None if restore_best is None else restore_best
-        self.checkpoint, self.on_nonfinite = checkpoint, on_nonfinite
-        self.callbacks = _checked_callbacks(callbacks)
-        if not isinstance(progress, bool | np.bool_ | str | None):
-            message = f"Trainer: progress is {shown(progress)}; expected True, False or a style."
-            hint = " A Progress goes into callbacks=[...], with progress=False."
-            raise TypeError(message + hint * isinstance(progress, Progress))
-        if progress:
-            self.callbacks.append(Progress(progress if isinstance(progress, str) else "auto"))
-        self.train_step = (
-            TrainStep(net, loss, optimizer, **options)
-            if accumulate == 1
-            else AccumulatedStep(net, loss, optimizer, parts=accumulate, **options)
-        )
+            clip_by_norm({}, clip_norm)  # checks it
+            options["reduce_grads"] = functools.partial(_clip, clip_norm, self.reduce_grads)
+        step: Any = TrainStep
+        if accumulate > 1:
+            step = functools.partial(AccumulatedStep, parts=accumulate)
+        self.train_step: TrainStep = step(net, loss, optimizer, **options)
         self.history = History()
         self._run: Run | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled or copied: not the run that is under way."""
+        return {**vars(self), "_run": None}
 
     def __repr__(self) -> str:
         numbers = [f"{name}={getattr(self, name)}" for name in ("batch_size", "epochs", "seed")]
@@ -268,15 +257,17 @@ class Trainer:
         flag("Trainer.fit", "resume", resume)
         several = self.epochs > 1
         check_data(x, t, validation, again=several or resume, again_validation=several)
-        self._check_monitor(validation)
+        settings, checkpoint = self._settings(validation), self.checkpoint
         check_values(self.net, self.loss, x, t, validation)
-        source, checkpoint = Source(x, t, self.batch_size, self.seed), self.checkpoint
-        self.history = History()
-        about = None
+        source = Source(x, t, self.batch_size, self.seed)
+        self.history, identity = History(), {}
         if checkpoint is not None:
             checkpoint.check(self.net)
-            about = identity(self, x, t, validation)
-        self._run = Run(self, source, validation, self.history, about)
+            identity = self._identity(settings, x, t)
+        tell = self._tell if self.callbacks else None
+        self._run = Run(
+            self.train_step, source, settings, self.history, self.evaluate, tell, identity
+        )
         try:
             if checkpoint is not None and resume:
                 self._run.resume(checkpoint)
@@ -313,29 +304,60 @@ class Trainer:
     def stop(self) -> None:
         """End the run after the step that is under way; for callbacks."""
         if self._run is not None:
-            self._run.stopped = "callback"
+            self._run.stop("callback")
 
-    def _check_monitor(self, validation: Any) -> None:
-        known = ["loss", *(self.metrics if self.train_metrics else ())]
+    def _settings(self, validation: Any) -> Settings:
+        """Return what a run is to do, once its monitor is known to be one of its columns."""
+        columns = ["loss", *(self.metrics if self.train_metrics else ())]
         if validation is not None:
-            known += [f"val_{name}" for name in ("loss", *self.metrics)]
-        if self.monitor not in (None, *known):
-            message = f"Trainer: monitor is {self.monitor!r}; expected one of {', '.join(known)}."
-            what = (self.monitor or "").removeprefix("val_")
-            if validation is None and what in ("loss", *self.metrics):
-                message += f" val_{what} needs fit(..., validation=(x, t))."
+            columns += [f"val_{name}" for name in ("loss", *self.metrics)]
+        monitor = self.monitor
+        if monitor not in (None, *columns):
+            message = f"Trainer: monitor is {monitor!r}; expected one of {', '.join(columns)}."
+            metric = monitor.removeprefix("val_")
+            if validation is None and metric in ("loss", *self.metrics):
+                message += f" val_{metric} needs fit(..., validation=(x, t))."
+            raise ValueError(message)
+        monitor = monitor or ("loss" if validation is None else "val_loss")
+        return Settings(
+            self.epochs, validation, self.train_metrics, self.eval_batch_size, monitor,
+            largest_is_best(monitor, self.mode), self.patience, self.restore_best,
+            raise_nonfinite=self.on_nonfinite == "raise", checkpoint=self.checkpoint,
+        )  # fmt: skip
+
+    def _identity(self, settings: Settings, x: Any, t: Array | None) -> dict[str, Any]:
+        """Return what has to be the same in a run that goes on, as JSON has it."""
+        mode = "max" if settings.largest_is_best else "min"
+        return {
+            "batch_size": self.batch_size, "accumulate": self.accumulate, "seed": self.seed,
+            **data_identity(x, t, settings.validation),
+            "monitor": settings.monitor, "mode": mode, "patience": self.patience,
+            "restore_best": self.restore_best,
+            "metrics": list(self.metrics), "train_metrics": self.train_metrics,
+            "clip_norm": self.clip_norm, "reduce_grads": described(self.reduce_grads),
+            **step_identity(self.train_step),
+        }  # fmt: skip
+
+    def _tell(self, kind: str, **details: Any) -> None:
+        """Tell the callbacks what has happened, and the run what they have set here."""
+        event = Event(kind, self, self.history, **details)
+        for callback in self.callbacks:
+            callback(event)
+        if kind in ("begin", "epoch") and self._run is not None:
+            self._run.settings = self._settings(self._run.settings.validation)
+
+
+def _check_integers(*, least: int, **values: Any) -> None:
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+            message = f"Trainer: {name} is {value!r}; expected an integer of at least {least}."
             raise ValueError(message)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
     """Check that all options are those of a step, and say where others belong."""
-    known = [
-        name
-        for name, p in inspect.signature(TrainStep.__init__).parameters.items()
-        if p.default is not p.empty
-    ]
     for name in options:
-        if name not in known:
+        if name not in inspect.signature(TrainStep.__init__).parameters:
             message = f"Trainer: there is no option {name}."
             raise TypeError(f"{message} {_ELSEWHERE.get(name, '')}".rstrip())
 
@@ -362,25 +384,24 @@ def _checked_callbacks(callbacks: Any) -> list[Callable[[Event], Any]]:
         hint = f"callbacks=[{getattr(callbacks, '__name__', 'function')}]"
         message = f"Trainer: callbacks is {shown(callbacks)}; expected functions in a list: {hint}."
         raise TypeError(message)
-    found = list(callbacks)
-    for i, callback in enumerate(found):
+    functions = list(callbacks)
+    for i, callback in enumerate(functions):
         if isinstance(callback, type) or not callable(callback):
-            message = (
-                f"Trainer: callbacks[{i}] is {shown(callback)}; expected a function of an Event."
-            )
-            if isinstance(callback, type):
-                message += f" Call the class: {call_of(callback)}."
-            raise TypeError(message)
-    return found
+            hint = f" Call the class: {call_of(callback)}." if isinstance(callback, type) else ""
+            message = f"callbacks[{i}] is {shown(callback)}; expected a function of an Event.{hint}"
+            raise TypeError(f"Trainer: {message}")
+    return functions
 
 
-def _clipped(
-    limit: float, then: Callable[[dict[str, Array]], Mapping[str, Array]] | None
-) -> Callable[[dict[str, Array]], Mapping[str, Array]]:
-    """Return a `reduce_grads` that clips what `then`, another one, returns."""
-    clip_by_norm({}, limit)  # checks the limit
+def _progress(style: Any) -> list[Progress]:
+    """Return the callback that shows a style, or none."""
+    if not isinstance(style, bool | np.bool_ | str | None):
+        message = f"Trainer: progress is {shown(style)}; expected True, False or a style."
+        hint = " A Progress goes into callbacks=[...], with progress=False."
+        raise TypeError(message + hint * isinstance(style, Progress))
+    return [Progress(style if isinstance(style, str) else "auto")] if style else []
 
-    def reduce_grads(grads: dict[str, Array]) -> Mapping[str, Array]:
-        return clip_by_norm(grads if then is None else then(grads), limit)
 
-    return reduce_grads
+def _clip(limit: float, reduce_grads: Any, grads: dict[str, Array]) -> dict[str, Array]:
+    """Clip gradients, or what another `reduce_grads` makes of them."""
+    return clip_by_norm(grads if reduce_grads is None else reduce_grads(grads), limit)
