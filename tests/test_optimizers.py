@@ -304,11 +304,10 @@ def test_wide_copies_of_16_bit_parameters_are_one_at_a_time():
     assert peak < results + 6 * one, f"{(peak - results) / one:.1f} wide arrays"
 
 
-def test_eps_of_the_second_form_is_divided_by_what_it_was():
-    """The order of the roundings, which later versions keep."""
+def test_eps_of_the_second_form_is_times_the_root():
     optimizer = xl.Adam(eps=1e-8, eps_hat=False)
     root = np.sqrt(-np.expm1(np.float64(3) * np.log(0.999)))
-    assert optimizer.constants(np.float64(3))[2] == 1e-8 * root / np.sqrt(1 - 0.999)
+    assert optimizer.constants(np.float64(3))[4] == 1e-8 * root
 
 
 def test_adam_without_memory_and_with_nonsense(xpv):
@@ -319,3 +318,68 @@ def test_adam_without_memory_and_with_nonsense(xpv):
         assert np.allclose(to_numpy(new["W"]), [0.999, 2.001], atol=1e-6)
     with pytest.raises(ValueError, match="Adam: beta1 is 1.0; expected 0 to less than 1"):
         xl.Adam(beta1=1.0)
+
+
+# The state as PyTorch has it: the optimizer there and here, and for each moment its name and factor
+STATES = {
+    "Momentum": (
+        lambda t, p: t.optim.SGD(p, lr=0.01, momentum=0.8),
+        lambda: xl.Momentum(0.01, 0.8),
+        {"v": ("momentum_buffer", -0.01)},
+    ),
+    "AdaGrad": (lambda t, p: t.optim.Adagrad(p), xl.AdaGrad, {"h": ("sum", 1.0)}),
+    "RMSprop": (lambda t, p: t.optim.RMSprop(p), xl.RMSprop, {"h": ("square_avg", 1.0)}),
+    **{
+        f"{theirs}{betas}": (
+            lambda t, p, theirs=theirs, b=betas: getattr(t.optim, theirs)(p, betas=b),
+            lambda mine=mine, b=betas: mine(0.001, *b, eps=1e-8, eps_hat=False),
+            {"m": ("exp_avg", 1.0), "v": ("exp_avg_sq", 1.0)},
+        )
+        for theirs, mine in (("Adam", xl.Adam), ("AdamW", xl.AdamW))
+        for betas in ((0.9, 0.999), (0.0, 0.5), (0.5, 0.0), (0.3, 0.99))
+    },
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_the_state_is_that_of_torch(name, xpv):
+    torch = pytest.importorskip("torch")
+    theirs, mine, moments = STATES[name]
+    for dtype in set(xpv.floats) & {"float32", "float64"}:
+        tensors = {k: torch.tensor(v.astype(dtype), requires_grad=True) for k, v in start().items()}
+        other, optimizer = theirs(torch, list(tensors.values())), mine()
+        params = {k: xpv.asarray(v, dtype) for k, v in start().items()}
+        for i in range(5):
+            grads = gradients(i)
+            for k, g in grads.items():
+                tensors[k].grad = torch.tensor(g.astype(dtype))
+            other.step()
+            optimizer.update(params, {k: xpv.asarray(g, dtype) for k, g in grads.items()})
+            assert optimizer.state.keys() == {*moments, "count"}
+            assert int(optimizer.state["count"]) == i + 1
+            for m, (there, factor) in moments.items():
+                for k, p in tensors.items():
+                    found = to_numpy(optimizer.state[m][k])
+                    expected = factor * other.state[p][there].numpy()
+                    few_ulp = 4 * np.finfo("float32").eps if dtype == "float32" else 1e-12
+                    most = few_ulp * np.abs(expected).max()  # terms of opposite signs cancel
+                    assert (np.abs(found - expected) <= most).all(), (dtype, i, m, k)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_moments_are_the_formulas_of_the_paper(beta1, xpv):
+    """In their order of operations, so a moment without memory is the gradient."""
+    g, m, v = (xpv.asarray(values((5,), i) ** 2, "float32") for i in range(3))
+    state = {"m": {"p": m}, "v": {"p": v}, "count": xpv.asarray(np.asarray(3, "int32"))}
+    _, after = xl.Adam(beta1=beta1).step({"p": g}, {"p": g}, state)
+    assert_same_bits(after["m"]["p"], to_numpy(m * beta1 + g * (1.0 - beta1)))
+    assert_same_bits(after["v"]["p"], to_numpy(v * 0.999 + g * (1.0 - 0.999) * g))
+
+
+def test_an_infinite_square_leaves_the_parameter_where_it_is(xpv):
+    """And does not become NaN in the steps after it."""
+    params, optimizer = {"p": xpv.asarray([1.0, 2.0], "float32")}, xl.Adam()
+    for g in (1e30, 1.0, 1.0):
+        optimizer.update(params, {"p": xpv.asarray([g, 0.0], "float32")})
+    assert np.array_equal(to_numpy(params["p"]), [1.0, 2.0])
+    assert np.array_equal(to_numpy(optimizer.state["v"]["p"]), [np.inf, 0.0])

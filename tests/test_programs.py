@@ -160,12 +160,32 @@ def two_branches(xp, p):
 @case(
     "w0 = empty(y0.shape, float32); w1 = empty(y0.shape, float32); sin(x0, w0); "
     "multiply(w0, s2, w0); exp(w0, w0); cos(x0, w1); multiply(w1, s6, w1); exp(w1, w1); "
-    "multiply(w1, x0, w1); add(w0, w1, y0)",
+    "multiply(w1, x0, y0); add(w0, y0, y0)",
     X,
     over=(0,),
 )
 def scratch_serves_again(xp, p):
     return xp.exp(xp.sin(p) * 2.0) + xp.exp(xp.cos(p) * 2.0) * p
+
+
+@case(
+    "w0 = empty(y0.shape, float32); multiply(x0, s2, y0); multiply(x1, s4, w0); add(y0, w0, y0)",
+    X,
+    X,
+    over=(0,),
+)
+def a_moment_is_made_over_the_last_one(xp, m, g):
+    return m * 0.5 + g * 2.0
+
+
+@case(
+    "w0 = empty(y0.shape, float32); multiply(x1, s2, w0); multiply(x0, x0, y0); add(w0, y0, y0)",
+    X,
+    X,
+    over=(0,),
+)
+def not_before_that_is_read(xp, m, g):
+    return g * 2.0 + m * m
 
 
 @case(

@@ -363,7 +363,7 @@ def _lodge(
 ) -> None:
     """Let intermediate values stay where a result will be, until it is made: less memory to touch.
 
-    Adds them to `home`. Memory that is an operand's too is left alone.
+    Adds them to `home`. Where that memory is an operand's too, they come after its last use.
     """
     steps = tape.steps
     last_use = {r: at for at, (_, inputs, _) in enumerate(steps) for r in inputs}
@@ -371,9 +371,9 @@ def _lodge(
     settled = set(home) | {r for r, _ in copies}  # results
     for made_last, (_, _, result) in enumerate(steps):
         k = home.get(result)
-        if k is None or aliases[k] is not None:
+        if k is None:
             continue
-        vacant = -1  # the step that reads the lodger for the last time
+        vacant = last_use.get(aliases[k], -1)  # the step that reads what is there for the last time
         for at, (_, _, made) in enumerate(steps[:made_last]):
             until = last_use.get(made, at)
             fits = at + over[at] > vacant and until < made_last + over[made_last]

@@ -19,7 +19,10 @@ __all__ = ["load", "read_metadata", "save"]
 # A checkpoint has the arrays of its network by their names, and everything else below this.
 APART = "checkpoint/"
 RECORD = APART + "record"  # JSON, in an array since it may be longer than a header
-_KINDS = {"step": int, "state": dict | None, "rng_state": dict | None, "metadata": dict}
+# In version 1, which did not say so, Adam had m / (1 - beta1) and v / (1 - beta2).
+_KINDS = {
+    "version": int, "step": int, "state": dict | None, "rng_state": dict | None, "metadata": dict
+}  # fmt: skip
 
 
 def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -> None:
@@ -227,10 +230,9 @@ def _metadata(file: Reader, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
 def read_record(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return what a checkpoint has beside arrays: step, state, rng_state and metadata."""
     record = json.loads(values[RECORD].tobytes()) if RECORD in values else None
-    if (
-        not isinstance(record, dict)
-        or record.keys() != _KINDS.keys()
-        or not all(isinstance(record[name], kind) for name, kind in _KINDS.items())
+    record = {"version": 1, **record} if isinstance(record, dict) else {}
+    if record.keys() != _KINDS.keys() or not all(
+        isinstance(record[name], kind) for name, kind in _KINDS.items()
     ):
         message = "is no checkpoint."
         raise ValueError(message)

@@ -48,8 +48,8 @@ class AdaGrad(Optimizer):
         return (self.eps,)
 
 
-def _rmsprop(xp, p, g, h, lr, decay_rate, eps):
-    h = decay_rate * h + (1.0 - decay_rate) * (g * g)
+def _rmsprop(xp, p, g, h, lr, decay_rate, rate, eps):
+    h = decay_rate * h + rate * (g * g)
     return p - lr * g / (xp.sqrt(h) + eps), h
 
 
@@ -90,24 +90,27 @@ class RMSprop(Optimizer):
         self.decay_rate = decay_rate
         self.eps = eps
 
+    def _derived(self) -> dict[str, Any]:
+        return {"_rate": 1.0 - self.decay_rate}
+
     def constants(self, t: Array) -> tuple[Any, ...]:
-        return (self.decay_rate, self.eps)
+        return (self.decay_rate, self._derived()["_rate"], self.eps)
 
 
 @elementwise
-def _corrections(xp, t, log1, log2, factor):
+def _corrections(xp, t, log1, log2):
     # 1 - beta**t without the cancellation of the subtraction
     root = xp.sqrt(-xp.expm1(t * log2))
-    return root / -xp.expm1(t * log1) * factor, root
+    return root / -xp.expm1(t * log1), root
 
 
 def _log(beta: float) -> float:
     return math.log(beta) if beta > 0 else -math.inf
 
 
-def _adam(xp, p, g, m, v, lr, beta1, beta2, eps, correction):
-    m = beta1 * m + g
-    v = beta2 * v + g * g
+def _adam(xp, p, g, m, v, lr, beta1, rate1, beta2, rate2, eps, correction):
+    m = beta1 * m + rate1 * g
+    v = beta2 * v + rate2 * g * g
     return p - (lr * correction) * (m / (xp.sqrt(v) + eps)), m, v
 
 
@@ -134,8 +137,9 @@ class Adam(Optimizer):
 
     Notes
     -----
-    The state keeps ``m / (1 - beta1)`` and ``v / (1 - beta2)``, which are updated in two operations
-    less: ``m = beta1 * m + g`` and ``v = beta2 * v + g**2``.
+    The state is that of the paper: ``m``, ``v`` and ``count``, which is ``t``. PyTorch has the same
+    as ``exp_avg``, ``exp_avg_sq`` and ``step``, whose ``exp_avg + (1 - beta1) * (g - exp_avg)``
+    differs from ``m`` in the last bits.
 
     Libraries of the same name differ: the book and Keras compute the first form with ``eps=1e-7``
     (the defaults here), PyTorch and Optax the second with ``eps=1e-8``. In the first steps the
@@ -168,31 +172,34 @@ class Adam(Optimizer):
         self.eps = eps
         self.eps_hat = eps_hat
 
-    def _numbers(self) -> dict[str, float]:
-        return {**super()._numbers(), **self._derived()}
-
-    def _derived(self) -> dict[str, float]:
-        """Return what the step takes of these numbers, computed on the host."""
-        # The factors 1 - beta of the moments are here, and not in two passes of the rule.
-        scale = math.sqrt(1.0 - self.beta2)
+    def _derived(self) -> dict[str, Any]:
         return {
             "_log1": _log(self.beta1),
             "_log2": _log(self.beta2),
-            "_factor": (1.0 - self.beta1) / scale,
-            "_eps": self.eps / scale,
+            "_rate1": 1.0 - self.beta1,
+            "_rate2": 1.0 - self.beta2,
         }
 
     def constants(self, t: Array) -> tuple[Any, ...]:
-        held = vars(self)
-        of = held if "_eps" in held else self._derived()  # held by the copy in a compiled step
-        correction, root = _corrections.if_fused(t, of["_log1"], of["_log2"], of["_factor"])
-        eps = of["_eps"] if self.eps_hat else of["_eps"] * root
-        return (self.beta1, self.beta2, eps, correction)
+        of = self._derived()
+        correction, root = _corrections.if_fused(t, of["_log1"], of["_log2"])
+        eps = self.eps if self.eps_hat else self.eps * root
+        return (self.beta1, of["_rate1"], self.beta2, of["_rate2"], eps, correction)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_version": 2}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        version = (state := {**state}).pop("_version", 1)
+        super().__setstate__(state)
+        if self.state and version == 1:  # which kept m / (1 - beta1) and v / (1 - beta2)
+            for m, beta in (("m", self.beta1), ("v", self.beta2)):
+                self.state[m] = {name: a * (1.0 - beta) for name, a in self.state[m].items()}
 
 
-def _adamw(xp, p, g, m, v, lr, beta1, beta2, eps, correction, weight_decay):
+def _adamw(xp, p, g, m, v, lr, beta1, rate1, beta2, rate2, eps, correction, weight_decay):
     p = p - (lr * weight_decay) * p
-    return _adam(xp, p, g, m, v, lr, beta1, beta2, eps, correction)
+    return _adam(xp, p, g, m, v, lr, beta1, rate1, beta2, rate2, eps, correction)
 
 
 class AdamW(Adam):

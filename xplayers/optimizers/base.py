@@ -86,16 +86,19 @@ class Optimizer:
         self.state: State | None = None
 
     def _numbers(self) -> dict[str, float]:
-        """Return the attributes that are numbers: what is compiled takes them as arguments.
+        """Return what is a number of this optimizer: what is compiled takes them as arguments."""
+        own = {k: v for k, v in vars(self).items() if type(v) in (float, int) and k != "lr"}
+        return {**own, **self._derived()}
 
-        A subclass adds what it computes of them on the host, in float64.
-        """
-        return {k: v for k, v in vars(self).items() if type(v) in (float, int) and k != "lr"}
+    def _derived(self) -> dict[str, Any]:
+        """Return what `constants` takes of its numbers, computed on the host in float64."""
+        return {}
 
     def _with(self, numbers: Mapping[str, Any]) -> Self:
         """Return a copy that has these in the place of its numbers."""
         made = copy.copy(self)
-        vars(made).update({**self._numbers(), **numbers})
+        numbers = {**self._numbers(), **numbers}
+        vars(made).update(numbers, _derived=lambda: numbers)
         return made
 
     def __getstate__(self) -> dict[str, Any]:

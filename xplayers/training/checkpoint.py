@@ -194,6 +194,7 @@ class Checkpoint:
         step = _count("step", step, 0)
         self._check_later(step)
         record = {
+            "version": 2,
             "step": step,
             "state": None if state is None else _structure(state),
             "rng_state": None if rng is None else _rng_state(rng),
@@ -280,6 +281,8 @@ class Checkpoint:
             check_fit(net, {k: e for k, e in entries.items() if not k.startswith(APART)})
             arrays = at_home(net, values)
             like = next((a for name, a in net.arrays.items() if is_placed(net, name)), None)
+            if record["version"] == 1:
+                _check_moments(record["state"] or {})
             state = record["state"] and _rebuilt(record["state"], _STATE, entries, values, like)
         put(net, arrays)
         self._went_on(record["step"])
@@ -359,6 +362,19 @@ def _count(name: str, value: Any, least: int) -> int:
         message = f"Checkpoint: {name} is {count}; expected {expected}."
         raise ValueError(message)
     return count
+
+
+def _check_moments(structure: Mapping[str, Any]) -> None:
+    """Check that a state of version 1 has none of Adam, whose moments were other ones then."""
+    if structure.keys() == {"m", "v", "count"}:
+        message = (
+            "has the moments of Adam as earlier versions of xplayers kept them, m / (1 - beta1) "
+            "and v / (1 - beta2). Go on with the version that wrote it; or take the network out of "
+            "it by load(path, net), and begin afresh with the optimizer."
+        )
+        raise ValueError(message)
+    for inner in filter(None, structure.values()):
+        _check_moments(inner)
 
 
 def _structure(state: Any) -> dict[str, Any]:
