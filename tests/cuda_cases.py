@@ -121,7 +121,7 @@ def cases() -> Iterator[Case]:
     for dtype in (None, np.dtype("float32")):
         yield Case(losses._divided, ("x", "c", 7), {"dtype": dtype})
     yield Case(cudnn_plans.variance, ("r", 1e-5))
-    yield Case(adaptive._corrections, ("p", -0.1, -0.001, 3.2))
+    yield Case(adaptive._corrections, ("p", -0.1, -0.001))
     for schedule in SCHEDULES:
         yield Case(schedules._rate, ("p",), {"schedule": schedule})
     for good in ("", "b"):

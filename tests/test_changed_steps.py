@@ -298,9 +298,8 @@ class Looking(xl.Adam):
     """Looks at its numbers, so they are constants of what is recorded or compiled."""
 
     def constants(self, t):
-        if self.eps > 1e-3:
-            return (self.beta1, self.beta2, float(self.eps), super().constants(t)[-1])
-        return super().constants(t)
+        *betas, eps, correction = super().constants(t)
+        return (*betas, float(eps) if self.eps > 1e-3 else eps, correction)
 
 
 def test_an_optimizer_that_looks_at_its_numbers(xpv):
