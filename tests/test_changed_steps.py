@@ -7,61 +7,11 @@ import pickle
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, to_numpy, values
+from changed_steps import EXACT, by_hand, full, net, same
+from helpers import assert_same_bits, values
 
 import xplayers as xl
 from xplayers import AccumulatedStep, TrainStep
-
-EXACT = ("numpy", "readonly", "torch")  # elsewhere a compiler rounds in its own way
-
-
-def net(*between):
-    return xl.Sequential(
-        xl.Affine.init(6, 6, rng=0), xl.Tanh(), *between, xl.Affine.init(6, 6, rng=1),
-        xl.Affine.init(6, 3, rng=2),
-    )  # fmt: skip
-
-
-def full():
-    return net(xl.BatchNormalization.init(6), xl.Dropout(0.3))
-
-
-def by_hand(step, x, t):
-    """The loop that a step stands for."""
-    value = step.loss.forward(step.net.forward(x), t)
-    step.net.backward(step.loss.backward(), input_grad=False)
-    step.optimizer.update(step.net.params, step.net.grads)
-    return value
-
-
-def same(xpv, history, make=full, optimizer=xl.Adam, loop=True, step=TrainStep, **options):
-    """Run ``history(step, take)`` three ways, and compare all that they leave."""
-    runs = []
-    for how in ("auto", False, "loop")[: 2 + loop]:
-        one = step(make(), xl.SoftmaxWithLoss(), optimizer(), compile=how == "auto" and how,
-                   **options)  # fmt: skip
-        call = functools.partial(by_hand, one) if how == "loop" else one
-        losses = []
-
-        def take(n, call=call, losses=losses, **given):
-            x = xpv.asarray(values((n, 6), seed=len(losses)), "float32")
-            losses.append(np.array(to_numpy(call(x, xpv.asarray(np.arange(n) % 3), **given))))
-
-        history(one, take)
-        arrays = {f"loss {i}": v for i, v in enumerate(losses)}
-        arrays |= {k: np.array(to_numpy(a)) for k, a in one.net.arrays.items()}
-        for k, v in one.optimizer.state.items():
-            named = v if isinstance(v, dict) else {"": v}
-            arrays |= {f"{k} {name}": np.array(to_numpy(a)) for name, a in named.items()}
-        runs.append(arrays)
-    for other in runs[1:]:
-        assert runs[0].keys() == other.keys()
-        for name, a in runs[0].items():
-            if xpv.backend in EXACT:
-                assert_same_bits(a, other[name], name)
-            else:
-                np.testing.assert_allclose(a, other[name], rtol=1e-3, atol=2e-4, err_msg=name)
-    return runs[0]
 
 
 @pytest.mark.only(*EXACT)
@@ -278,57 +228,6 @@ def test_parts_may_change(xpv):
     same(xpv, history, net, loop=False, step=AccumulatedStep, parts=2)
 
 
-@pytest.mark.only("numpy", "torch")
-def test_numbers_of_the_optimizer_are_arguments(xpv):
-    """A weight decay that is set anew in each step: one replay, and no memory."""
-    steps = []
-
-    def history(step, take):
-        steps.append(step)
-        for i in range(12):
-            step.optimizer.weight_decay = 0.01 * (i + 1)
-            step.optimizer.lr = 0.1 / (i + 1)
-            take(4)
-
-    same(xpv, history)
-    assert len(steps[0]._replays._replays) == 1
-
-
-class Looking(xl.Adam):
-    """Looks at its numbers, so they are constants of what is recorded or compiled."""
-
-    def constants(self, t):
-        *betas, eps, correction = super().constants(t)
-        return (*betas, float(eps) if self.eps > 1e-3 else eps, correction)
-
-
-def test_an_optimizer_that_looks_at_its_numbers(xpv):
-    def history(step, take):
-        for eps in (1e-7, 1e-7, 1e-7, 1e-2, 1e-2, 1e-2, 1e-7, 1e-7):
-            step.optimizer.eps = eps
-            take(4)
-
-    same(xpv, history, net, Looking)
-
-
-class Counting(xl.SGD):
-    """Sets an attribute in each step."""
-
-    def step(self, params, grads, state, **options):
-        self.steps = getattr(self, "steps", 0) + 1
-        return super().step(params, grads, state, **options)
-
-
-@pytest.mark.only(*EXACT)
-def test_an_optimizer_that_counts(xpv):
-    def history(step, take):
-        for i in range(6):
-            take(4)
-            assert step.optimizer.steps == i + 1
-
-    same(xpv, history, net, Counting)
-
-
 @pytest.mark.only("numpy")
 def test_files_mapped_to_memory_are_replayed(xpv, tmp_path):
     np.save(tmp_path / "x.npy", values((32, 6)).astype("float32"))
@@ -337,26 +236,6 @@ def test_files_mapped_to_memory_are_replayed(xpv, tmp_path):
     for i in range(0, 32, 8):
         step(x[i : i + 8], np.arange(8) % 3)
     assert len(step._replays._replays) == 1
-
-
-class Schedule:
-    """A schedule of one's own that cannot be hashed."""
-
-    def __eq__(self, other):
-        return self is other
-
-    __hash__ = None
-
-    def __call__(self, step):
-        return xl.schedules.Exponential(0.1, 2)(step)
-
-
-def test_a_schedule_that_cannot_be_hashed(xpv):
-    def history(step, take):
-        for _ in range(5):
-            take(4)
-
-    same(xpv, history, net, lambda: xl.SGD(lr=Schedule()))
 
 
 def test_steps_are_copied_and_pickled(xpv):
@@ -517,15 +396,3 @@ def test_buffers_that_come_to_share_memory(xpv):
         take(8), take(8), take(8), take(8)
 
     same(xpv, history, lambda: net(xl.BatchNormalization.init(6)))
-
-
-def test_another_schedule_is_another_function(xpv):
-    net = xl.mlp([3, 2], rng=0)
-    optimizer = xl.SGD(lr=xl.schedules.Constant(0.0))
-    step = xl.TrainStep(net, xl.SoftmaxWithLoss(), optimizer)
-    x, t = xpv.asarray(values((4, 3)), "float32"), xpv.asarray([0, 1, 0, 1])
-    step(x, t)
-    assert not to_numpy(net.params["0.b"]).any()
-    optimizer.lr = xl.schedules.Constant(1.0)
-    step(x, t)
-    assert to_numpy(net.params["0.b"]).any()

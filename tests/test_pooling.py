@@ -1,4 +1,4 @@
-"""The gradient of the largest values on NumPy: the bits of the portable body, in every case."""
+"""Pooling: of equal values, beside padding, and its gradient on NumPy as the portable body."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, values
+from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers import _parallel
+from xplayers._arrays import to_numpy
 from xplayers.layers import pooling_host
 
 GEOMETRIES = [  # shape of x, size, stride
@@ -198,3 +199,47 @@ def test_tensors_on_the_cpu_go_through_numpy(geometry, xpv):
     assert_same_bits(got, want)
     assert_same_bits(there[0], x)
     assert_same_bits(there[1], dy)
+
+
+# Maxima
+
+
+def test_the_first_of_equal_values_gets_the_gradient(xpv):
+    layer = xl.MaxPooling(2)
+    layer.forward(xpv.asarray(np.zeros((1, 1, 4, 4)), "float32"))
+    dx = to_numpy(layer.backward(xpv.asarray([[[[1.0, 2.0], [3.0, 4.0]]]], "float32")))
+    expected = np.zeros((4, 4))
+    expected[::2, ::2] = [[1, 2], [3, 4]]
+    assert_close(dx[0, 0], expected, 0.0)
+
+
+def test_padding_never_wins(xpv):
+    x = xpv.asarray(np.full((1, 1, 3, 3), -1e30), "float32")
+    layer = xl.MaxPooling(3, stride=1, padding=1)
+    y = layer.forward(x)
+    assert_same_bits(y, x)
+    assert to_numpy(layer.backward(y * 0.0 + 1.0)).sum() == 9.0
+
+
+def test_the_mean_of_sequences():
+    layer = xl.GlobalAveragePooling()
+    assert layer.forward(np.asarray([[[1.0, 3.0, 5.0]]])).tolist() == [[3.0]]
+    assert layer.backward(np.asarray([[6.0]])).tolist() == [[[2.0, 2.0, 2.0]]]
+
+
+def test_padding_does_not_win_over_infinity_either():
+    layer = xl.MaxPooling(2, stride=1, padding=1)
+    x = np.asarray([[[np.inf, 0.0]]])
+    assert layer.forward(x).tolist() == [[[np.inf, np.inf, 0.0]]]
+    assert layer.backward(np.ones((1, 1, 3))).tolist() == [[[2.0, 1.0]]]
+
+
+@pytest.mark.parametrize("make", [xl.MaxPooling, xl.AveragePooling])
+def test_windows_of_one_element_are_a_copy(make, xpv):
+    x = xpv.asarray(values((2, 3, 4, 4)), "float32")
+    layer = make(1)
+    y = layer.forward(x)
+    assert_same_bits(y, x)
+    assert y is not x
+    assert not (isinstance(x, np.ndarray) and np.shares_memory(x, y))
+    assert_same_bits(layer.backward(x), x)

@@ -1,4 +1,4 @@
-"""Recurrent layers, attention and embeddings: what the table of layers does not ask."""
+"""Recurrent layers, and arguments of all layers of sequences: what the table does not ask."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import re
 
 import numpy as np
 import pytest
-from helpers import assert_at_home, assert_close, assert_same_bits, needs_values, values
+from helpers import assert_at_home, assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers import gradient_check
 from xplayers._arrays import namespace, to_numpy
-from xplayers.layers import embedding
 
 RECURRENT = {
     "rnn": lambda **o: xl.Rnn.init(4, 3, rng=0, **o),
@@ -186,219 +185,6 @@ class TestTorch:
         assert_close(dx, tx.grad, 1e-12)
         assert_close(dcontext, tc.grad, 1e-12)
         assert_close(layer.dWk, module.in_proj_weight.grad[8:16].T, 1e-12)
-
-
-class TestAttention:
-    def test_causal_outputs_do_not_see_the_future(self, xpv):
-        layer = xl.MultiHeadAttention.init(4, 2, causal=True, rng=0)
-        x = values((2, 5, 4)).astype("float32")
-        y = to_numpy(layer.predict(xpv.asarray(x)))
-        for t in range(4):
-            changed = x.copy()
-            changed[:, t + 1 :] = values((2, 4 - t, 4), 9)
-            after = to_numpy(layer.predict(xpv.asarray(changed)))
-            assert_close(after[:, : t + 1], y[:, : t + 1], 1e-6)
-            assert not np.allclose(after[:, t + 1 :], y[:, t + 1 :])
-            changed[:, t + 1 :] = 1e4  # nor does a large one leak
-            again = to_numpy(layer.predict(xpv.asarray(changed)))
-            assert_close(again[:, : t + 1], y[:, : t + 1], 1e-6)
-        # and the gradient of the first position does not reach the later ones
-        layer.forward(xpv.asarray(x))
-        dy = np.zeros(x.shape, "float32")
-        dy[:, 0] = 1.0
-        dx = to_numpy(layer.backward(xpv.asarray(dy)))
-        assert not dx[:, 1:].any()
-        assert dx[:, 0].any()
-
-    @pytest.mark.parametrize("kind", ["bool", "int64"])
-    def test_keys_that_do_not_count_might_be_absent(self, kind, xpv):
-        layer = xl.MultiHeadAttention.init(4, 2, rng=0)
-        x, context = values((1, 3, 4)).astype("float32"), values((1, 5, 4), 1).astype("float32")
-        mask = np.asarray([[1, 0, 1, 1, 0]]).astype(kind)
-        here = xpv.asarray(x)
-        masked = layer.predict(here, xpv.asarray(context), xpv.asarray(mask))
-        fewer = layer.predict(here, xpv.asarray(context[:, [0, 2, 3]]))
-        assert_close(masked, to_numpy(fewer), 1e-6)
-        layer.forward(here, xpv.asarray(context), xpv.asarray(mask))
-        _, dcontext = layer.backward(xpv.asarray(np.ones((1, 3, 4)), "float32"))
-        assert not to_numpy(dcontext)[:, [1, 4]].any()
-
-    def test_a_query_without_a_key(self, xpv):
-        """The weights are 0, not NaN; only the bias of the output is left."""
-        layer = xl.MultiHeadAttention.init(4, 2, rng=0)
-        x = xpv.asarray(values((2, 3, 4)), "float32")
-        mask = np.asarray([[True, True, False], [False, False, False]])
-        layer.predict(x)
-        layer.params["bo"] = xpv.asarray([1.0, 2.0, 3.0, 4.0], "float32")
-        y = to_numpy(layer.forward(x, None, xpv.asarray(mask)))
-        assert (y[1] == [1.0, 2.0, 3.0, 4.0]).all()
-        dx = to_numpy(layer.backward(xpv.asarray(np.ones((2, 3, 4)), "float32")))
-        assert not dx[1].any()
-        assert np.isfinite(dx).all()
-        for gradient in layer.grads.values():
-            assert np.isfinite(to_numpy(gradient)).all()
-
-    @pytest.mark.parametrize("causal", [False, True])
-    def test_gradients_with_context_and_mask(self, causal):
-        layer = xl.MultiHeadAttention.init(4, 2, causal=causal, rng=0)
-        mask = np.asarray([[True, False, True, True], [False, False, False, False]])
-        x, context = values((2, 3, 4)), values((2, 4, 4), 1)
-        xl.check_gradients(layer, x, context, mask)
-        xl.check_gradients(layer, x, context)
-        xl.check_gradients(layer, x, None, mask[:, :3])
-
-    def test_large_scores_are_exact(self, xpv):
-        """Scores of 1e8 and more: the largest takes all, to the last bit."""
-        eye, zero = np.eye(2, dtype="float32"), np.zeros(2, "float32")
-        layer = xl.MultiHeadAttention(
-            *(xpv.asarray(a) for a in (eye, zero, eye, zero, eye, zero, eye, zero)), n_heads=1
-        )
-        x = np.asarray([[[1e4, 0.0], [0.0, 2e4]]], "float32")
-        assert_same_bits(layer.predict(xpv.asarray(x)), x)
-
-    def test_scores_beyond_float16(self, xpv):
-        if "float16" not in xpv.floats:
-            pytest.skip("no float16 here")
-        layer = xl.MultiHeadAttention.init(4, 2, rng=0)
-        x = xpv.asarray(values((1, 3, 4), scale=1000.0), "float16")
-        assert np.isfinite(to_numpy(layer.predict(x))).all()
-
-    @pytest.mark.parametrize("kind", [np.bool_, np.int64])
-    def test_causal_with_keys_that_do_not_count(self, kind, xpv):
-        """A query sees the keys that are neither later nor masked; integers of any size count."""
-        layer = xl.MultiHeadAttention.init(4, 2, causal=True, rng=0)
-        x = values((1, 4, 4)).astype("float32")
-        mask = (2 * np.asarray([[1, 0, 1, 1]])).astype(kind)
-        y = to_numpy(layer.predict(xpv.asarray(x), None, xpv.asarray(mask)))
-        seen = to_numpy(layer.predict(xpv.asarray(x[:, [0, 2, 3]])))
-        assert_close(y[:, [0, 2, 3]], seen, 1e-6)
-
-    def test_every_verb_takes_the_further_inputs(self, xpv):
-        layer = xl.MultiHeadAttention.init(4, 2, rng=0)
-        x, context = (xpv.asarray(values((2, n, 4), n), "float32") for n in (3, 5))
-        mask = xpv.asarray(np.asarray([[1, 0, 1, 1, 0], [1, 1, 1, 0, 0]]))
-        y = layer.forward(x, context, mask)
-        for other in (
-            layer.predict(x, context, mask),
-            layer(x, context, mask),
-            layer.forward(x, context, mask, train=False),
-        ):
-            assert_same_bits(other, y)
-        for fewer in (layer(x), layer(x, context)):
-            assert not np.allclose(to_numpy(fewer), to_numpy(y))
-
-
-class TestEmbedding:
-    @pytest.mark.only("numpy", "strict", "torch")
-    @pytest.mark.parametrize("rows", [10, 5000])
-    def test_no_index_is_no_gradient(self, xpv, rows):
-        layer = xl.Embedding.init(rows, 3, rng=0, like=xpv.asarray([0.0], "float32"))
-        y = layer.forward(xpv.asarray(np.zeros((2, 0), "int64")))
-        layer.backward(xpv.asarray(np.zeros((2, 0, 3)), "float32"))
-        assert tuple(y.shape) == (2, 0, 3)
-        assert_at_home(layer.dW, layer.W)
-        assert not to_numpy(layer.dW).any()
-
-    @pytest.mark.parametrize("n", [7, 700])
-    def test_gradients_of_repeated_integers_add_up(self, n, xpv, monkeypatch):
-        monkeypatch.setattr(embedding, "_BLOCK", 4 * n)  # several blocks
-        x = np.asarray([[3, 0, 3], [6, 3, 0], [0, 0, 5]])
-        dy = values((3, 3, 2), 1).astype("float32")
-        expected = np.zeros((n, 2))
-        np.add.at(expected, x, dy.astype("float64"))
-        layer = xl.Embedding.init(n, 2, rng=0)
-        layer.forward(xpv.asarray(x))
-        assert layer.backward(xpv.asarray(dy)) is None
-        assert_close(layer.dW, expected, 1e-6)
-        assert_at_home(layer.dW, layer.W, layer.W.dtype)
-        first = layer.dW
-        layer.forward(xpv.asarray(x))
-        layer.backward(xpv.asarray(dy))
-        assert_same_bits(layer.dW, first)
-
-    @pytest.mark.parametrize("n", [7, 700])
-    def test_runs_of_every_length(self, n):
-        rng = np.random.default_rng(0)
-        for m in (1, 2, 3, 17, 64, 65):
-            x = rng.integers(0, min(n, 5), m)
-            dy = rng.normal(size=(m, 2))
-            layer = xl.Embedding.init(n, 2, rng=0, dtype="float64")
-            layer.forward(x)
-            layer.backward(dy)
-            expected = np.zeros((n, 2))
-            np.add.at(expected, x, dy)
-            assert_close(layer.dW, expected, 1e-13)
-
-    @pytest.mark.parametrize("kind", ["uint8", "int8", "int16", "int32", "int64"])
-    def test_integers_of_every_width(self, kind, xpv):
-        layer = xl.Embedding.init(5, 3, rng=0)
-        x = np.asarray([4, 0, 4])
-        y = layer.forward(xpv.asarray(x.astype(kind)))
-        layer.backward(y)
-        assert_same_bits(y, to_numpy(layer.W)[x])
-
-    def test_a_single_integer(self, xpv):
-        layer = xl.Embedding.init(5, 3, rng=0)
-        assert layer.forward(xpv.asarray(np.asarray(2))).shape == (3,)
-
-    def test_parameters_keep_their_dtype(self, xpv):
-        x = xpv.asarray(np.asarray([[1, 2], [3, 4]]))
-        net = xl.Sequential(
-            xl.Embedding.init(5, 3, rng=0), xl.Lstm.init(3, 4, rng=1), xl.Affine.init(8, 2, rng=2)
-        )
-        assert net.integer_input
-        y = net.forward(x)
-        assert_at_home(y, x, xpv.asarray([0.0], "float32").dtype)
-        assert net.backward(y) is None
-        net.forward(x)
-        net.backward(y, input_grad=False)
-        assert set(net.grads) == set(net.params)
-
-    def test_a_step_of_training(self, xpv):
-        x, t = xpv.asarray(np.asarray([[1, 2], [3, 4]])), xpv.asarray(np.asarray([0, 1]))
-        net = xl.Sequential(xl.Embedding.init(5, 3, rng=0), xl.Affine.init(6, 2, rng=2))
-        step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(lr=1.0))
-        losses = [float(step(x, t)) for _ in range(3)]
-        assert losses[2] < losses[0]
-
-    @pytest.mark.parametrize("bad", [-1, 5])
-    def test_out_of_range(self, bad, xpv):
-        needs_values(xpv)
-        layer = xl.Embedding.init(5, 3, rng=0)
-        message = says(f"Embedding(5, 3): x has {bad}; expected 0 to 4 for a table of 5 rows.")
-        with pytest.raises(ValueError, match=message):
-            layer.forward(xpv.asarray(np.asarray([0, bad, 1])))
-
-    @pytest.mark.only("numpy", "strict", "torch", "cupy")
-    @pytest.mark.parametrize("n", [5, 700])
-    def test_values_that_cannot_be_looked_at(self, n, xpv, monkeypatch):
-        """As on a GPU: a row of NaN and no gradient for what is out of range."""
-        monkeypatch.setattr("xplayers.layers.embedding.on_host", lambda a: False)
-        layer = xl.Embedding.init(n, 2, rng=0)
-        y = to_numpy(layer.forward(xpv.asarray(np.asarray([1, -1, n, 0]))))
-        assert np.isnan(y).all(axis=1).tolist() == [False, True, True, False]
-        assert_same_bits(y[[0, 3]], to_numpy(layer.W)[[1, 0]])
-        layer.backward(xpv.asarray(np.ones((4, 2)), "float32"))
-        dW = to_numpy(layer.dW)
-        assert (dW[:2] == 1.0).all()
-        assert dW.sum() == 4.0
-
-    @pytest.mark.only("jax")
-    @pytest.mark.parametrize("n", [5, 700])
-    def test_out_of_range_in_a_compiled_function(self, n, xpv):
-        import jax
-
-        layer = xl.Embedding.init(n, 2, rng=0)
-        layer.predict(xpv.asarray(np.asarray([0])))
-        x = xpv.asarray(np.asarray([1, -1, n]))
-        y, cache = jax.jit(layer.apply)(layer.arrays, x)
-        assert np.isnan(to_numpy(y)).all(axis=1).tolist() == [False, True, True]
-        _, grads = jax.jit(layer.vjp)(cache, xpv.asarray(np.ones((3, 2)), "float32"))
-        assert to_numpy(grads["W"]).sum() == 2.0
-
-    def test_floats(self, xpv):
-        with pytest.raises(TypeError, match=r"Embedding\(5, 3\): x is .*float32; expected integ"):
-            xl.Embedding.init(5, 3).forward(xpv.asarray([0.0], "float32"))
 
 
 class TestInitialValues:
