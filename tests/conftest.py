@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -108,6 +109,23 @@ def home(tmp_path, monkeypatch):
     """Work in an empty folder."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def requests(monkeypatch, tmp_path) -> list[str]:
+    """Keep a test away from the network and the user's cache; list the URLs asked for."""
+    asked = []
+    urlopen = urllib.request.urlopen
+
+    def only_files(url, **options):
+        asked.append(url)
+        assert url.startswith("file:"), f"a test asked the network for {url}"
+        assert 0 < options.pop("timeout") <= 60
+        return urlopen(url, **options)
+
+    monkeypatch.setattr(urllib.request, "urlopen", only_files)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return asked
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ import numpy as np
 from xplayers._products import OTHERS
 from xplayers._sums import column_sums
 from xplayers.cuda.chain import with_chains
+from xplayers.cuda.graph import CapturedStep
 from xplayers.cuda.joints import joining
 
 REFUSED = "the current stream is capturing, so synchronous API calls are disallowed"
@@ -291,3 +292,32 @@ class HostGemm:
 
     def close(self) -> None:
         self.closed = True
+
+
+@contextlib.contextmanager
+def capturing(cuda: HostCuda) -> Iterator[Callable[..., CapturedStep]]:
+    """Yield what captures a step on the stand-in, and close all of them at the end."""
+    made = []
+
+    def make(pure: Any, **options: Any) -> CapturedStep:
+        options = {"gemm": HostGemm, "cuda": cuda, **options}
+        made.append(CapturedStep(pure, **options))
+        return made[-1]
+
+    yield make
+    for step in made:
+        step.close()
+
+
+def plain(tree: Any) -> Any:
+    """Return a copy of a tree of arrays, as those of NumPy."""
+    if isinstance(tree, dict):
+        return {name: plain(a) for name, a in tree.items()}
+    return np.array(tree.view(np.ndarray))
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two trees have the same bits."""
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

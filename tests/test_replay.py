@@ -2,49 +2,19 @@
 
 import pickle
 import weakref
-from typing import Any
 
 import numpy as np
 import pytest
 from helpers import assert_same_bits, to_numpy, values
+from replayed import compare, dense, each_word, images, labels, mlp, pair, sequences, vectors, words
 
 import xplayers as xl
 from xplayers import AccumulatedStep, MixedPrecision, TrainStep
-from xplayers._flat import flattened, whole
-from xplayers._groups import Task
-from xplayers._recording import Recording
+from xplayers._flat import whole
 from xplayers._recording import whole as recorded_whole
-from xplayers._replay import Places, compiled
-from xplayers.elementwise import elementwise
 from xplayers.layers import convolution_host, pooling_host
 
-
-def images(n):
-    return values((n, 2, 8, 8)).astype("float32")
-
-
-def vectors(n):
-    return values((n, 6)).astype("float32")
-
-
-def sequences(n):
-    return values((n, 5, 6)).astype("float32")
-
-
-def words(n):
-    return np.arange(n * 5).reshape(n, 5) * 7 % 11
-
-
-def labels(n):
-    return np.arange(n) % 3
-
-
-def dense(n):
-    return np.eye(3, dtype="float32")[labels(n)]
-
-
-def each_word(n):
-    return words(n) % 3
+pytestmark = pytest.mark.only("numpy", "readonly", "torch")  # whose steps are replayed
 
 
 class Noise(xl.Layer):
@@ -69,10 +39,6 @@ class Looking(xl.Layer):
 
     def vjp(self, cache, dy):
         return dy * 2.0, {}
-
-
-def mlp(*between):
-    return xl.Sequential(xl.Affine.init(6, 5, rng=0), *between, xl.Affine.init(5, 3, rng=1))
 
 
 def tied():
@@ -116,31 +82,6 @@ NETS = {
             xl.Affine.init(8, 3, rng=2, flatten=False)),
         words, each_word),
 }  # fmt: skip
-
-
-def pair(
-    net, optimizer: Any = xl.Adam, loss: Any = xl.SoftmaxWithLoss, make: Any = TrainStep, **options
-):
-    """Return a step that is replayed, and one that is not."""
-    return [
-        make(net(), loss(), optimizer(), compile=how, **options) for how in ("auto", False)
-    ]  # fmt: skip
-
-
-def compare(xpv, steps, x, t, sizes=(4, 4, 4, 3, 3, 4, 3), kinds=2):
-    for n in sizes:
-        a, b = (step(xpv.asarray(x(n)), xpv.asarray(t(n))) for step in steps)
-        assert_same_bits(a, b, "loss")
-    arrays = [step.net.arrays for step in steps]
-    for name, a in arrays[0].items():
-        assert_same_bits(a, arrays[1][name], name)
-    assert len(steps[0]._replays._replays) == kinds
-
-
-@pytest.fixture(autouse=True)
-def only_where_arrays_can_be_written(xpv):
-    if xpv.backend not in ("numpy", "readonly", "torch"):
-        pytest.skip("steps are replayed on NumPy and PyTorch")
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -271,252 +212,6 @@ def test_a_limit_of_the_norm_takes_two_calls(xpv):
     plain, clipped = map(len, sources)
     arithmetic = 6  # root, two units, the larger one, quotient, number
     assert plain + 2 <= clipped <= plain + 2 + arithmetic
-
-
-# Programs that a careless choice of places would break: functions of a namespace, a state of two
-# arrays (side by side, as parameters are) and an input, which return a value and the next state
-
-
-def late_reader(xp, p, q, x):
-    """The old state is read after the new one is there."""
-    after = p * 2.0
-    return xp.sum(x + p), after, q
-
-
-def swapped(xp, p, q, x):
-    return xp.sum(x * p), q, p
-
-
-def doubled(xp, p, q, x):
-    after = p * x
-    return xp.sum(after), after, after
-
-
-def product_in_place(xp, p, q, x):
-    after = p @ q
-    return xp.sum(x), p * 2.0, after
-
-
-def turned(xp, p, q, x):
-    y = x * 2.0
-    return xp.sum(y + y.mT), p + q, q
-
-
-def read_between(xp, p, q, x):
-    a = xl.functional.tanh(p)
-    y = a * x
-    return xp.sum(y), a, xl.functional.tanh(q)
-
-
-@elementwise
-def _step(xp, p, g):
-    return p - 0.1 * g
-
-
-def written_between(xp, p, q, x):
-    g = x * 1.0
-    a = _step(p, g)
-    g *= 2.0
-    return xp.sum(g), a, _step(q, x + x)
-
-
-def the_old_one(xp, p, q, x):
-    return xp.sum(x), _step(p, x), p
-
-
-def a_difference(xp, p, q, x):
-    a, b = _step(p, x), _step(q, x * 2.0)
-    return xp.sum(x), a, b - p + q
-
-
-def one_gradient_for_both(xp, p, q, x):
-    g = x * x
-    return xp.sum(x), _step(p, g), _step(q, g)
-
-
-def each_its_gradient(xp, p, q, x):
-    return xp.sum(x), _step(p, x * x), _step(q, x + x)
-
-
-def views_of_what_is_written(xp, p, q, x):
-    y = x + 1.0
-    top = y[:1, :]
-    y *= 3.0
-    return xp.sum(top), p + y, q
-
-
-def several_results(xp, p, q, x):
-    parts = xp.unstack(x, axis=0)
-    return xp.sum(parts[0]), p + parts[1], q
-
-
-def numbers(xp, p, q, x):
-    total = xp.sum(x)
-    return total, p * (total / 2.0), q - xp.max(x)
-
-
-PROGRAMS = [
-    late_reader, swapped, doubled, product_in_place, turned, read_between, written_between,
-    the_old_one, a_difference, one_gradient_for_both, each_its_gradient, numbers,
-    views_of_what_is_written, several_results,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda f: f.__name__)
-def test_programs(program, xpv):
-    xp = xl.namespace(xpv.asarray([1.0]))
-    inputs = [xpv.asarray(values((3, 3), seed=i), "float32") for i in range(4)]
-    state = flattened([xpv.asarray(values((3, 3), seed=i), "float32") for i in (5, 6)])
-    kept = [xp.asarray(a, copy=True) for a in state]
-    recording = Recording()
-    x, p, q = (recording.input(a) for a in (inputs[0], *[xp.asarray(a, copy=True) for a in state]))
-    value, *after = program(p.xp, p, q, x)
-    homes = dict(zip((p.register, q.register), state, strict=True))
-    updates = {s.register: a.register for s, a in zip((p, q), after, strict=True)}
-    task = Task(recording, [x.register], homes, updates, value.register)
-    replay = compiled(task, Places())
-    for x in inputs:
-        expected, *new = program(xp, *[xp.asarray(a, copy=True) for a in kept], x)
-        kept = [xp.asarray(a, copy=True) for a in new]
-        assert_same_bits(replay(x), expected, "value")
-        for a, b in zip(state, kept, strict=True):
-            assert_same_bits(a, b, "state")
-
-
-# What people write into layers of their own
-
-
-class Custom(xl.Layer):
-    def __init__(self, function):
-        self.function = function
-
-    def apply(self, arrays, x):
-        return self.function(xl.namespace(x), x), ()
-
-    def vjp(self, cache, dy):
-        return dy, {}
-
-
-def clipped_in_place(xp, x):
-    y = x * 2.0
-    xp.minimum(y, xp.ones_like(y), out=y)
-    return y
-
-
-def into_its_own(xp, x):
-    y = xp.ones_like(xp.asarray(np.ones(x.shape, "float32")))
-    y += x
-    return y
-
-
-def another_name(xp, x):
-    y = xp.zeros(x.shape, dtype=xp.float32)
-    z = y
-    y += x
-    return z + y
-
-
-def a_constant_that_changes(xp, x):
-    e, y = xp.zeros(x.shape[-1], dtype=xp.float32), x * 0.0
-    for i in range(x.shape[-1]):
-        e[:] = 0.0
-        e[i] = i + 1.0
-        y = y + x * e
-    return y
-
-
-def a_named_tuple(xp, x):
-    q, _ = xp.linalg.qr(x[:2, :2])
-    return x * q[0, 0]
-
-
-def broadcast_index(xp, x):
-    index = xp.asarray(np.asarray([[1, 0, 1, 0, 1]]))
-    return xp.take_along_axis(x, xp.broadcast_to(index, x.shape), axis=-1)
-
-
-def powers(xp, x):
-    return (x * x + 1.0) ** 0.5 + (x * x + 1.0) ** -1
-
-
-def product_in_its_place(xp, x):
-    """Where PyTorch has no operator in place: there the name gets a new value."""
-    y = x * 1.0
-    y @= xp.ones((x.shape[-1], x.shape[-1]), dtype=xp.float32)
-    return y
-
-
-def item_before_and_after(xp, x):
-    s = xp.sum(x, axis=None) * 1.0
-    y = x * 2.0
-    y[0, :] = 0.5
-    return y + s
-
-
-def by_a_mask(xp, x):
-    y = x * 2.0
-    y[y < 0] = 0.5
-    return y
-
-
-LAYERS = [
-    clipped_in_place, into_its_own, another_name, a_constant_that_changes, a_named_tuple,
-    broadcast_index, powers, product_in_its_place, item_before_and_after, by_a_mask,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("function", LAYERS, ids=lambda f: f.__name__)
-def test_layers_of_ones_own(function, xpv):
-    _, x, t = NETS["mlp"]
-    steps = pair(lambda: mlp(Custom(function)))
-    for n in (4, 4, 4, 4):
-        a, b = (step(xpv.asarray(x(n)), xpv.asarray(t(n))) for step in steps)
-        assert_same_bits(a, b, "loss")
-    for name, p in steps[0].net.params.items():
-        assert_same_bits(p, steps[1].net.params[name], name)
-
-
-class WithNorm(xl.Adam):
-    """An optimizer that looks at a value when it has changed the parameters."""
-
-    def step(self, params, grads, state, **options):
-        new, state = super().step(params, grads, state, **options)
-        self.norm = float(sum(xl.namespace(p).sum(p * p) for p in new.values()))
-        return new, state
-
-
-class InPlace(xl.SGD):
-    """An optimizer that writes to the parameters itself."""
-
-    def __init__(self, lr=0.1):
-        super().__init__(lr)
-        self.skipped = ["3.b"]  # no key of a dict
-
-    def step(self, params, grads, state, *, lr: Any = None, donate: bool = False) -> Any:
-        for name, p in params.items():
-            if name not in self.skipped:
-                p -= 0.1 * grads[name]
-        return params, {"count": state["count"] + 1}
-
-
-class WithPrevious(xl.SGD):
-    def init(self, params):
-        return {**super().init(params), "old": {k: p * 1.0 for k, p in params.items()}}
-
-    def step(self, params, grads, state, **options):
-        new, after = super().step(params, grads, {"count": state["count"]}, **options)
-        return new, {**after, "old": {k: p * 1.0 for k, p in params.items()}}
-
-
-@pytest.mark.parametrize("optimizer", [WithNorm, InPlace, lambda: xl.Adam(eps=0.0)])
-def test_optimizers_of_ones_own(optimizer, xpv):
-    _, x, t = NETS["mlp"]
-    steps = pair(lambda: mlp(xl.Tanh()), optimizer)
-    for n in (4, 4, 4, 4):
-        a, b = (step(xpv.asarray(x(n)), xpv.asarray(t(n))) for step in steps)
-        assert_same_bits(a, b, "loss")
-    for name, p in steps[0].net.params.items():
-        assert_same_bits(p, steps[1].net.params[name], name)
 
 
 def test_memory_of_the_user_is_left_alone(xpv):
