@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import emulator
 import numpy as np
 import pytest
-from cases import LOSSES
+from loss_cases import LOSSES
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # behind an installed xplayers: the benchmarks are not installed

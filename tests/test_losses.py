@@ -7,7 +7,6 @@ import math
 
 import numpy as np
 import pytest
-from cases import LOSSES
 from helpers import (
     TOLERANCE,
     assert_at_home,
@@ -17,6 +16,7 @@ from helpers import (
     share_memory,
     values,
 )
+from loss_cases import LOSSES
 
 import xplayers as xl
 from xplayers._arrays import namespace, to_numpy

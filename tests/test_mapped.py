@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import LAYERS, LOSSES
+from cases import LAYERS
 from helpers import assert_same_bits, values
+from loss_cases import LOSSES
 
 import xplayers as xl
 

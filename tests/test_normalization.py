@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import _keep
 from helpers import assert_at_home, assert_close, assert_same_bits, values
+from references import keep
 
 import xplayers as xl
 from xplayers._arrays import dtype_name, to_numpy
@@ -153,7 +153,7 @@ class TestDropout:
         layer = xl.Dropout(0.4, seed=123_456_789)
         for count in range(3):
             kept = to_numpy(layer.forward(x)) != 0
-            assert np.array_equal(kept, _keep((40, 30), 0.4, 123_456_789, count))
+            assert np.array_equal(kept, keep((40, 30), 0.4, 123_456_789, count))
 
     @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
     def test_rate_and_mean(self, rate):

@@ -8,8 +8,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from cases import OPTIMIZERS
 from helpers import assert_at_home, assert_close, assert_same_bits, values
+from optimizer_cases import OPTIMIZERS
 
 import xplayers as xl
 from xplayers._arrays import dtype_name, namespace, to_numpy

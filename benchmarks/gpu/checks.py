@@ -33,7 +33,8 @@ Row = dict[str, Any]
 def correctness(device: str, seconds: float) -> Iterator[Row]:
     """Every layer and loss of the tests' tables, in float32, against NumPy in float64."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from cases import LAYERS, LOSSES
+    from cases import LAYERS
+    from loss_cases import LOSSES
 
     xp = ours.library(device)
     worst, which = 0.0, "nothing"
