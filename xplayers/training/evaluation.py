@@ -22,6 +22,8 @@ __all__ = ["evaluate"]
 Metrics = Mapping[str, Callable[[Array, Array], Any]]
 Batches = Iterable[tuple[Array, Array]]
 
+_HINT = "evaluate(net, loss, x, t)"
+
 
 def evaluate(
     net: Layer,
@@ -83,51 +85,12 @@ def evaluate(
         _check_batches(x)
     metrics = default_metrics(loss) if metrics is None else metrics
     metrics = checked_metrics("evaluate", metrics, taken=("loss",))
-    mean = _Mean()
-    means = [_Hits() if metric is accuracy else _Mean() for metric in metrics.values()]
-    batches: list[tuple[int, int, bool]] = []  # whose numbers wait on the device
-    waiting: list[Array | float] = []
-
-    def collect() -> None:
-        numbers = iter(fetched(waiting).tolist())
-        for n, labels, weighted in batches:
-            value, measured = next(numbers), [next(numbers) for _ in means]
-            weight = next(numbers) if weighted else n
-            if n == 0:
-                continue
-            # What the loss has divided by is 1 where there is no weight.
-            mean.add(value * (weight or 1.0) if loss.reduction != "sum" else value, weight)
-            for metric, number in zip(means, measured, strict=True):
-                if isinstance(metric, _Hits):
-                    metric.add(int(number), max(labels, 1), n)
-                else:
-                    metric.add(number * n, n)
-        batches.clear()
-        waiting.clear()
-
+    totals = _Totals(loss, metrics)
     with np.errstate(invalid="ignore", divide="ignore"):  # of empty batches
         for batch_x, batch_t in x if t is None else minibatches(x, t, batch_size):
-            y = net.predict(batch_x)
-            value = loss(y, batch_t)
-            waiting.append(_number("the loss", value))
-            for name, metric in metrics.items():
-                count = hits if metric is accuracy else metric
-                waiting.append(_number(f"metric {name}", count(y, batch_t)))
-            weights = None
-            if has_weights(loss):
-                weights = label_weights(loss, loss.arrays, len(y.shape), batch_t)
-            if weights is not None:
-                waiting.append(weights)
-            labels = math.prod(y.shape[:-1])
-            batches.append((int(batch_x.shape[0]), labels, weights is not None))
-            if len(waiting) + 2 + len(metrics) > BLOCK:
-                collect()
-        collect()
-    names = ("loss", *metrics)
-    return {name: m.value() for name, m in zip(names, (mean, *means), strict=True)}
-
-
-_HINT = "evaluate(net, loss, x, t)"
+            totals.add(net.predict(batch_x), batch_t, int(batch_x.shape[0]))
+        totals.collect()
+    return {name: total.value() for name, total in totals.by_name.items()}
 
 
 def _check_batches(x: Any) -> None:
@@ -139,6 +102,48 @@ def _check_batches(x: Any) -> None:
         raise TypeError(message)
 
 
+class _Totals:
+    """Loss and metrics over batches; their numbers wait on the device until they are a block."""
+
+    def __init__(self, loss: Loss, metrics: Metrics) -> None:
+        self.loss, self.metrics, self.mean = loss, metrics, _Mean()
+        self.by_name: dict[str, _Mean | _Hits] = {"loss": self.mean}
+        for name, metric in metrics.items():
+            self.by_name[name] = _Hits() if metric is accuracy else _Mean()
+        self._batches: list[tuple[int, int, bool]] = []  # samples, labels, whether with weights
+        self._waiting: list[Array | float] = []
+
+    def add(self, y: Array, t: Array, samples: int) -> None:
+        """Measure the scores of a batch."""
+        loss, waiting = self.loss, self._waiting
+        waiting.append(_number("the loss", loss(y, t)))
+        for name, metric in self.metrics.items():
+            count = hits if metric is accuracy else metric
+            waiting.append(_number(f"metric {name}", count(y, t)))
+        weights = label_weights(loss, loss.arrays, len(y.shape), t) if has_weights(loss) else None
+        if weights is not None:
+            waiting.append(weights)
+        self._batches.append((samples, math.prod(y.shape[:-1]), weights is not None))
+        if len(waiting) + 2 + len(self.metrics) > BLOCK:
+            self.collect()
+
+    def collect(self) -> None:
+        """Fetch the numbers that wait, and add them up."""
+        numbers = iter(fetched(self._waiting).tolist())
+        for n, labels, weighted in self._batches:
+            value, *measured = (next(numbers) for _ in self.by_name)
+            weight = next(numbers) if weighted else n
+            if n == 0:
+                continue
+            # What the loss has divided by is 1 where there is no weight.
+            summed = self.loss.reduction == "sum"
+            self.mean.add_total(value if summed else value * (weight or 1.0), weight)
+            for name, number in zip(self.metrics, measured, strict=True):
+                self.by_name[name].add(number, n, max(labels, 1))
+        self._batches.clear()
+        self._waiting.clear()
+
+
 class _Mean:
     """A mean over batches, with weights."""
 
@@ -146,7 +151,10 @@ class _Mean:
         self.total = self.weight = 0.0
         self.empty = True
 
-    def add(self, total: float, weight: float) -> None:
+    def add(self, mean: float, samples: int, labels: int) -> None:
+        self.add_total(mean * samples, samples)
+
+    def add_total(self, total: float, weight: float) -> None:
         self.total, self.weight, self.empty = self.total + total, self.weight + weight, False
 
     def value(self) -> float:
@@ -160,8 +168,8 @@ class _Hits:
     def __init__(self) -> None:
         self.hits, self.of, self.samples = 0, 1, 0
 
-    def add(self, hits: int, labels: int, samples: int) -> None:
-        a, b = self.hits * labels + hits * samples * self.of, self.of * labels
+    def add(self, hits: float, samples: int, labels: int) -> None:
+        a, b = self.hits * labels + int(hits) * samples * self.of, self.of * labels
         common = math.gcd(a, b)
         self.hits, self.of = a // common, b // common
         self.samples += samples

@@ -38,13 +38,16 @@ def first_nonfinite(step: TrainStep, x: Array, t: Array) -> tuple[str, str]:
 
     Waits for the device at each layer. Nothing is changed. The name is empty if all is finite.
     """
+    arrays = _forward(step, x, t)
+    return next(((name, words) for name, a, words in arrays if not all_finite(a)), ("", ""))
+
+
+def _forward(step: TrainStep, x: Array, t: Array) -> Iterator[tuple[str, Array, str]]:
+    """Yield the name and array of all that goes into a step forward, and what to say of it."""
     for name, p in step.net.params.items():
-        if not all_finite(p):
-            return name, f"The parameter {name} is not finite; the update before has made it so."
-    if not all_finite(x):
-        return "x", "The batch is not finite: there is inf or NaN in x."
-    if not all_finite(t):
-        return "t", "The targets are not finite: there is inf or NaN in t."
+        yield name, p, f"The parameter {name} is not finite; the update before has made it so."
+    yield "x", x, "The batch is not finite: there is inf or NaN in x."
+    yield "t", t, "The targets are not finite: there is inf or NaN in t."
     # As the step computes: in its precision, with its masks and the statistics of its batch.
     params = dict(step.net.params)
     if step.precision is not None:
@@ -54,19 +57,18 @@ def first_nonfinite(step: TrainStep, x: Array, t: Array) -> tuple[str, str]:
     for part in slices(int(x.shape[0]), parts):
         outputs = layer_outputs(step.net, x[part, ...], train=True, arrays=arrays)
         for name, layer, y in outputs:
-            if not all_finite(y):
-                who = f"layer {name!r}, {layer._owner}" if name else layer._owner
-                return (
-                    name or layer._owner,
-                    f"The output of {who}, is the first that is not finite.",
-                )
+            who = f"layer {name!r}, {layer._owner}" if name else layer._owner
+            words = f"The output of {who}, is the first that is not finite."
+            yield name or layer._owner, y, words
         value, _ = step.loss.apply(step.loss.arrays, outputs[-1].y, t[part, ...])
-        if not all_finite(value):
-            return "loss", (
+        yield (
+            "loss",
+            value,
+            (
                 f"The output of the network is finite, its {step.loss} is not: look at the targets "
                 "(a label out of range gives NaN)."
-            )
-    return "", ""
+            ),
+        )
 
 
 def all_finite(a: Array) -> bool:

@@ -48,19 +48,14 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if before == after:
             continue
         if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-            pairs = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
-            before, after = ([str(pair[i]).strip() for pair in pairs] for i in (0, 1))
+            changes = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+            before, after = ([str(change[i]).strip() for change in changes] for i in (0, 1))
         words.append(f"{name} was {_shown(before)}, is {_shown(after)}")
     return words
 
 
 def _shown(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
-
-
-def largest_is_best(name: str, mode: str) -> bool:
-    """Whether of a column the largest value is the best one."""
-    return mode == "max" or (mode == "auto" and not name.endswith(("loss", "error")))
 
 
 def is_pair(data: Any) -> bool:

@@ -54,13 +54,13 @@ def check_data(x: Any, t: Any, validation: Any, *, again: bool, again_validation
         _check_batches("batches", x, "an iterable of batches (x, t)", again=again)
     if validation is None:
         return
-    expected = "a tuple of two arrays, or an iterable of batches (x, t)"
     if is_pair(validation) or _is_pair_of_other_things(validation):
         _check_pair("validation x", validation[0], "validation t", validation[1])
         first = (x, t) if t is not None else _first(x)
         if first is not None:
             _check_alike(validation, first)
     else:
+        expected = "a tuple of two arrays, or an iterable of batches (x, t)"
         _check_batches("validation", validation, expected, again=again_validation)
 
 

@@ -11,19 +11,13 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from xplayers._arrays import Array, to_numpy
+from xplayers._arrays import Array, is_out_of_memory, to_numpy
 from xplayers.data.batches import minibatches
 from xplayers.saving import put
 from xplayers.training.blocks import BLOCK, fetched
 from xplayers.training.checkpoint import Checkpoint, File
 from xplayers.training.evaluation import has_weights, label_weights
-from xplayers.training.guard import (
-    NonFiniteLoss,
-    copied,
-    first_nonfinite,
-    interrupts,
-    is_out_of_memory,
-)
+from xplayers.training.guard import NonFiniteLoss, copied, first_nonfinite, interrupts
 from xplayers.training.history import History, Row
 from xplayers.training.identity import differences, pair
 from xplayers.training.step import TrainStep
@@ -324,16 +318,12 @@ class Run:
         state: dict[str, Any] = {"step": self.step.state}
         if self.best is not None:
             state["best"] = self.best
-        metadata = {
-            "run": self.identity,
-            "position": dataclasses.asdict(p),
-            "history": list(self.history),
-        }
+        position, history = dataclasses.asdict(p), list(self.history)
+        metadata = {"run": self.identity, "position": position, "history": history}
         try:
             path = checkpoint.save(p.step, self.step.net, state, metadata=metadata)
         except OSError as error:  # a full disk must not end a night's work
-            message = f"Trainer: no checkpoint at step {p.step}: {error}. Training goes on."
-            warn(message)
+            warn(f"Trainer: no checkpoint at step {p.step}: {error}. Training goes on.")
             self._retry = time.perf_counter() + RETRY
             return
         self._checkpoint_path, self._checkpointed = str(path), (p.epoch, p.step)

@@ -21,7 +21,7 @@ from xplayers.training.columns import checked_metrics
 from xplayers.training.evaluation import Metrics, default_metrics, evaluate
 from xplayers.training.events import Event
 from xplayers.training.history import History
-from xplayers.training.identity import data_identity, described, largest_is_best, step_identity
+from xplayers.training.identity import data_identity, described, step_identity
 from xplayers.training.inspection import check_data, check_values
 from xplayers.training.progress import Progress
 from xplayers.training.run import Run, Settings, Source
@@ -88,7 +88,8 @@ class Trainer:
         output went wrong first, and the network is left as it was before that step. (Gradients
         that overflow are another thing: with a dynamic loss scale their steps are skipped.)
     callbacks : iterable of callable
-        Functions of an `Event`, called in order.
+        Functions of an `Event`, called in order. Options of the trainer that they set, as `epochs`,
+        count from the next epoch on.
     progress : bool or str
         What is shown on stderr: the style of a `Progress`, True for "auto", False for nothing.
     **options
@@ -260,14 +261,13 @@ class Trainer:
         settings, checkpoint = self._settings(validation), self.checkpoint
         check_values(self.net, self.loss, x, t, validation)
         source = Source(x, t, self.batch_size, self.seed)
-        self.history, identity = History(), {}
+        history = self.history = History()
+        identity = {}
         if checkpoint is not None:
             checkpoint.check(self.net)
             identity = self._identity(settings, x, t)
         tell = self._tell if self.callbacks else None
-        self._run = Run(
-            self.train_step, source, settings, self.history, self.evaluate, tell, identity
-        )
+        self._run = Run(self.train_step, source, settings, history, self.evaluate, tell, identity)
         try:
             if checkpoint is not None and resume:
                 self._run.resume(checkpoint)
@@ -319,10 +319,10 @@ class Trainer:
                 message += f" val_{metric} needs fit(..., validation=(x, t))."
             raise ValueError(message)
         monitor = monitor or ("loss" if validation is None else "val_loss")
+        small = self.mode == "min" or (self.mode == "auto" and monitor.endswith(("loss", "error")))
         return Settings(
-            self.epochs, validation, self.train_metrics, self.eval_batch_size, monitor,
-            largest_is_best(monitor, self.mode), self.patience, self.restore_best,
-            raise_nonfinite=self.on_nonfinite == "raise", checkpoint=self.checkpoint,
+            self.epochs, validation, self.train_metrics, self.eval_batch_size, monitor, not small,
+            self.patience, self.restore_best, self.on_nonfinite == "raise", self.checkpoint,
         )  # fmt: skip
 
     def _identity(self, settings: Settings, x: Any, t: Array | None) -> dict[str, Any]:
