@@ -169,11 +169,14 @@ class Trainer:
             if value not in choices:
                 message = f"Trainer: {name} is {value!r}; expected one of {choices}."
                 raise ValueError(message)
-        self.mode, self.on_nonfinite = mode, on_nonfinite
-        self.monitor = instance("Trainer", "monitor", monitor, str | None, "the name of a column")
-        self.checkpoint = instance(
-            "Trainer", "checkpoint", checkpoint, Checkpoint | None, "Checkpoint(folder, ...)"
-        )
+        if not isinstance(monitor, str | None):
+            message = f"Trainer: monitor is {shown(monitor)}; expected the name of a column."
+            raise TypeError(message)
+        if not isinstance(checkpoint, Checkpoint | None):
+            message = f"Trainer: checkpoint is {checkpoint!r}; expected Checkpoint(folder, ...)."
+            raise TypeError(message)
+        self.monitor, self.mode = monitor, mode
+        self.checkpoint, self.on_nonfinite = checkpoint, on_nonfinite
         self.train_metrics = flag("Trainer", "train_metrics", train_metrics)
         restore_best = patience is not None if restore_best is None else restore_best
         self.restore_best = flag("Trainer", "restore_best", restore_best)
