@@ -67,7 +67,7 @@ class AccumulatedStep(TrainStep):
         precision = self.precision
         scale = 1.0 if precision is None else precision.scale(state["precision"])
         net = _NetWithLoss(self, loss_arrays, t, scale, check)
-        vars(step).update(net=net, loss=_GIVEN)  # no setting has changed
+        vars(step).update(net=net, loss=_OUTPUT)  # no setting has changed
         return TrainStep.pure(
             step, params, buffers, {}, state, x, t, lr, numbers=numbers, donate=donate
         )
@@ -139,8 +139,8 @@ class _NetWithLoss(Layer):
         return cache[1]
 
 
-class _Given(Loss):
-    """The loss of scores that are the loss."""
+class _OutputLoss(Loss):
+    """The loss of a network whose output is the loss."""
 
     def apply(
         self, arrays: Mapping[str, Array], scores: Array, target: Array
@@ -151,4 +151,4 @@ class _Given(Loss):
         return dout
 
 
-_GIVEN = _Given()
+_OUTPUT = _OutputLoss()

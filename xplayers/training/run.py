@@ -50,12 +50,12 @@ class Source:
 
     def onwards(self, epoch: int, start: int) -> Iterator[tuple[Array, Array]]:
         """Return the batches from one of an epoch on, through all epochs after it."""
-        goes_on = True
-        while goes_on:  # an iterator that is used up would have no end
-            goes_on = start > 0
+        while True:
+            batch = None
             for batch in self.batches(epoch, start):
-                goes_on = True
                 yield batch
+            if batch is None and start == 0:
+                return  # an iterator that is used up would have no end
             epoch, start = epoch + 1, 0
 
 

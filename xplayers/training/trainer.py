@@ -162,13 +162,8 @@ class Trainer:
         _check_integers(least=0, epochs=epochs, seed=seed)
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.epochs, self.seed, self.accumulate, self.patience = epochs, seed, accumulate, patience
-        for name, value, choices in (
-            ("mode", mode, ("auto", "min", "max")),
-            ("on_nonfinite", on_nonfinite, ("raise", "ignore")),
-        ):
-            if value not in choices:
-                message = f"Trainer: {name} is {value!r}; expected one of {choices}."
-                raise ValueError(message)
+        _check_choice("mode", mode, ("auto", "min", "max"))
+        _check_choice("on_nonfinite", on_nonfinite, ("raise", "ignore"))
         if not isinstance(monitor, str | None):
             message = f"Trainer: monitor is {shown(monitor)}; expected the name of a column."
             raise TypeError(message)
@@ -182,7 +177,7 @@ class Trainer:
         self.restore_best = flag("Trainer", "restore_best", restore_best)
         metrics = default_metrics(loss) if metrics is None else metrics
         self.metrics = checked_metrics("Trainer", metrics)
-        self.callbacks = [*_checked_callbacks(callbacks), *_progress(progress)]
+        self.callbacks = _checked_callbacks(callbacks, progress)
         _check_options(options)
         self.reduce_grads, self.clip_norm = options.get("reduce_grads"), clip_norm
         if clip_norm is not None:
@@ -357,6 +352,12 @@ def _check_integers(*, least: int, **values: Any) -> None:
             raise ValueError(message)
 
 
+def _check_choice(name: str, value: Any, words: tuple[str, ...]) -> None:
+    if value not in words:
+        message = f"Trainer: {name} is {value!r}; expected one of {words}."
+        raise ValueError(message)
+
+
 def _check_options(options: Mapping[str, Any]) -> None:
     """Check that all options are those of a step, and say where others belong."""
     for name in options:
@@ -382,7 +383,8 @@ _ELSEWHERE = {
 }
 
 
-def _checked_callbacks(callbacks: Any) -> list[Callable[[Event], Any]]:
+def _checked_callbacks(callbacks: Any, progress: Any) -> list[Callable[[Event], Any]]:
+    """Return the callbacks in a list, that which shows progress at its end."""
     if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
         hint = f"callbacks=[{getattr(callbacks, '__name__', 'function')}]"
         message = f"Trainer: callbacks is {shown(callbacks)}; expected functions in a list: {hint}."
@@ -393,16 +395,13 @@ def _checked_callbacks(callbacks: Any) -> list[Callable[[Event], Any]]:
             hint = f" Call the class: {call_of(callback)}." if isinstance(callback, type) else ""
             message = f"callbacks[{i}] is {shown(callback)}; expected a function of an Event.{hint}"
             raise TypeError(f"Trainer: {message}")
-    return functions
-
-
-def _progress(style: Any) -> list[Progress]:
-    """Return the callback that shows a style, or none."""
-    if not isinstance(style, bool | np.bool_ | str | None):
-        message = f"Trainer: progress is {shown(style)}; expected True, False or a style."
+    if not isinstance(progress, bool | np.bool_ | str | None):
+        message = f"Trainer: progress is {shown(progress)}; expected True, False or a style."
         hint = " A Progress goes into callbacks=[...], with progress=False."
-        raise TypeError(message + hint * isinstance(style, Progress))
-    return [Progress(style if isinstance(style, str) else "auto")] if style else []
+        raise TypeError(message + hint * isinstance(progress, Progress))
+    if progress:
+        functions.append(Progress(progress if isinstance(progress, str) else "auto"))
+    return functions
 
 
 def _clip(limit: float, reduce_grads: Any, grads: dict[str, Array]) -> dict[str, Array]:
