@@ -197,6 +197,14 @@ def test_extras_and_groups_agree():
     assert extras["cuda13"] == groups["cupy"]
 
 
+def test_no_file_of_the_tests_is_long():
+    """Over 500 lines it has two subjects."""
+    for path in (ROOT / "tests").rglob("*"):
+        if path.suffix in (".py", ".h", ".cpp"):
+            lines = path.read_text(encoding="utf-8").count("\n")
+            assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines; split it by subject"
+
+
 def test_no_file_names_a_place_on_somebodys_machine():
     place = re.compile(r"(?<![\w.~])/(?:home|root|Users|tmp|work|opt)/")
     for folder in ("xplayers", "tests", "examples", "benchmarks", ".ci"):
