@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+
 import numpy as np
 import pytest
 
+import xplayers as xl
 from xplayers import initializers
 
 SHAPE = (400, 300)
@@ -71,3 +75,32 @@ def test_zeros_and_std():
 def test_a_shape_without_fans(name):
     with pytest.raises(ValueError, match=r"shape \(3,\) has no fans; expected two axes or more"):
         getattr(initializers, name)((3,), 0)
+
+
+# The documentation of `init`
+
+DOCUMENTED = [
+    xl.Affine, xl.Convolution, xl.ConvolutionTranspose, xl.MultiHeadAttention, xl.Embedding,
+    xl.PositionalEmbedding, xl.Rnn, xl.BatchNormalization,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", DOCUMENTED)
+def test_help_of_init_has_every_argument_in_full(layer):
+    text = inspect.getdoc(layer.init)
+    _, parameters, returns = re.split(r"^(?:Parameters|Returns)\n-+\n", text, flags=re.MULTILINE)
+    names = re.findall(r"^([\w, ]+)(?: : .+)?\n {4}\S", parameters, re.MULTILINE)
+    assert set(", ".join(names).split(", ")) == {*inspect.signature(layer.init).parameters}
+    assert "every `init`" not in text
+    assert "like : array, optional\n    Make the parameters of its library, on its" in text
+    assert returns == "Self"
+
+
+def test_documentation_that_is_left_out(monkeypatch):
+    """By python -OO."""
+
+    def init():
+        pass
+
+    assert initializers.documented(init) is init
+    assert init.__doc__ is None

@@ -340,3 +340,46 @@ def test_the_defaults_are_those_of_the_docstrings(make, expected):
     layer = make()
     for name, value in expected.items():
         assert getattr(layer, name) == value, f"{layer}: {name}"
+
+
+# Parameters that must agree with the first one: what makes the layer, their shapes, and for whom
+
+PARAMETERS = {
+    "Affine": (xl.Affine, {"W": (3, 4), "b": (4,)}, " for W"),
+    "Convolution": (xl.Convolution, {"W": (3, 4, 2, 2), "b": (3,)}, " for W"),
+    "ConvolutionTranspose": (xl.ConvolutionTranspose, {"W": (3, 4, 2, 2), "b": (4,)}, " for W"),
+    "MultiHeadAttention": (
+        functools.partial(xl.MultiHeadAttention, n_heads=2),
+        {f"{kind}{of}": (4, 4)[: 1 + (kind == "W")] for of in "qkvo" for kind in "Wb"},
+        "",
+    ),
+    "Rnn": (
+        xl.Rnn,
+        {"Wx": (3, 2), "Wh": (2, 2), "b": (2,)},
+        " for 3 inputs and the 2 hidden units that Wh has rows for",
+    ),
+    "Gru": (
+        xl.Gru,
+        {"Wx": (3, 6), "Wh": (2, 6), "b": (6,), "bh": (6,), "Wx_reverse": (3, 6),
+         "Wh_reverse": (2, 6), "b_reverse": (6,), "bh_reverse": (6,)},
+        " for 3 inputs and the 2 hidden units that Wh has rows for",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("owner", PARAMETERS)
+def test_parameters_that_do_not_agree(owner):
+    make, shapes, of = PARAMETERS[owner]
+    first, *others = shapes
+    good = {name: np.ones(shape, "float32") for name, shape in shapes.items()}
+    make(**good)
+    for name in others:
+        shape = shapes[name]
+        wide, longer = good[name].astype("float64"), np.ones((*shape, 1), "float32")
+        expected = f"{owner}: {name} is float64, {first} is float32; they must agree."
+        for wrong in (wide, wide[..., None]):
+            with pytest.raises(TypeError, match=f"^{re.escape(expected)}$"):
+                make(**{**good, name: wrong})
+        expected = f"{owner}: {name} has shape {longer.shape}; expected {shape}{of}."
+        with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
+            make(**{**good, name: longer})

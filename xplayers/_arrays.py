@@ -472,6 +472,24 @@ def check_same(
         _check_current(owner, like_name, like, device(like))
 
 
+def check_dtypes(owner: object, name: str, a: Array, like: Array, like_name: str = "x") -> None:
+    """Check that the array `a` is of the dtype of `like`."""
+    if a.dtype != like.dtype:
+        message = f"{owner}: {name} is {a.dtype}, {like_name} is {like.dtype}; they must agree."
+        raise TypeError(message)
+
+
+def check_parameter(
+    owner: str, name: str, a: Array, like: Array, like_name: str, shape: tuple, why: str = ""
+) -> None:
+    """Check that a parameter agrees with another one: where it is, its dtype and its `shape`."""
+    check_same(owner, name, a, like, like_name=like_name)
+    check_dtypes(owner, name, a, like, like_name)
+    if tuple(a.shape) != shape:
+        message = f"{owner}: {name} has shape {tuple(a.shape)}; expected {shape}{why}."
+        raise ValueError(message)
+
+
 def as_plain(a: Array) -> Array:
     """Return an array of a subclass of NumPy's that computes as those do as the array that it is.
 

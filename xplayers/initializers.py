@@ -7,8 +7,10 @@ the fans: ``(n_in, n_out)`` for two axes, ``(n_out, n_in, *kernel)`` for a convo
 from __future__ import annotations
 
 import math
+import re
+import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -21,6 +23,33 @@ __all__ = [
 
 Rng: TypeAlias = "int | np.random.Generator | None"
 Shape: TypeAlias = Sequence[int]
+_Init = TypeVar("_Init", bound=Callable[..., Any])
+
+# The end of the documentation of every `init`.
+_EVERY = """\
+initializer : callable
+    ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
+rng : int, numpy.random.Generator or None
+    The source of the values; an int is a seed.
+dtype : str
+    Floating dtype of the values.
+like : array, optional
+    Make the parameters of its library, on its device and of its floating dtype. Without it
+    they follow the first input in all three.
+
+Returns
+-------
+Self
+"""
+
+
+def documented(init: _Init) -> _Init:
+    """Write out the end of the documentation of an `init`, which says "as in every `init`"."""
+    named = re.search(r"( *)(\w+), [\w, ]+\n +As in every `init`\.\n", init.__doc__ or "")
+    if named:
+        end = _EVERY[_EVERY.index(f"{named[2]} : ") :]
+        init.__doc__ = named.string[: named.start()] + textwrap.indent(end, named[1])
+    return init
 
 
 def drawn(

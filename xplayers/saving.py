@@ -21,7 +21,7 @@ APART = "checkpoint/"
 RECORD = APART + "record"  # JSON, in an array since it may be longer than a header
 # In version 1, which did not say so, Adam had m / (1 - beta1) and v / (1 - beta2).
 _KINDS = {
-    "version": int, "step": int, "state": dict | None, "rng_state": dict | None, "metadata": dict
+    "version": int, "step": int, "state": dict | None, "rng_state": dict | None, "metadata": dict,
 }  # fmt: skip
 
 

@@ -8,10 +8,10 @@ from typing import Self
 
 import numpy as np
 
-from xplayers._arrays import Array, check_same, namespace
+from xplayers._arrays import Array, check_parameter, namespace
 from xplayers._checks import Option, flag, integer
 from xplayers._products import product, product_and_sums
-from xplayers.initializers import Rng, drawn, he_normal
+from xplayers.initializers import Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
 
@@ -66,17 +66,11 @@ class Affine(Layer):
         if len(W.shape) != 2:
             message = f"Affine: W has shape {tuple(W.shape)}; expected (n_in, n_out)."
             raise ValueError(message)
-        if b is None:
-            return
-        check_same("Affine", "b", b, W, like_name="W")
-        if b.dtype != W.dtype:
-            message = f"Affine: b is {b.dtype}, W is {W.dtype}; they must agree."
-            raise TypeError(message)
-        if tuple(b.shape) != (W.shape[1],):
-            message = f"Affine: b has shape {tuple(b.shape)}; expected {(W.shape[1],)} for W."
-            raise ValueError(message)
+        if b is not None:
+            check_parameter("Affine", "b", b, W, "W", (W.shape[1],), " for W")
 
     @classmethod
+    @documented
     def init(
         cls,
         n_in: int,
@@ -97,21 +91,10 @@ class Affine(Layer):
             Sizes.
         bias : bool
             Whether there is a bias.
-        initializer : callable
-            ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
         flatten : bool
             As in `Affine`.
-        rng : int, numpy.random.Generator or None
-            The source of the values; an int is a seed.
-        dtype : str
-            Floating dtype of the values.
-        like : array, optional
-            Make the parameters of its library, on its device and of its floating dtype. Without it
-            they follow the first input in all three.
-
-        Returns
-        -------
-        Affine
+        initializer, rng, dtype, like
+            As in every `init`.
         """
         shape = integer("Affine", "n_in", n_in), integer("Affine", "n_out", n_out)
         W = drawn("Affine", initializer, shape, rng, dtype)

@@ -11,6 +11,8 @@ import numpy as np
 from xplayers._arrays import (
     Array,
     Namespace,
+    check_dtypes,
+    check_parameter,
     check_same,
     device,
     is_half,
@@ -21,7 +23,7 @@ from xplayers._arrays import (
 from xplayers._checks import Option, flag, generator, integer
 from xplayers._products import matmul
 from xplayers._sums import column_sums
-from xplayers.initializers import Rng, drawn, xavier_uniform
+from xplayers.initializers import Rng, documented, drawn, xavier_uniform
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
 
@@ -114,17 +116,12 @@ class MultiHeadAttention(Layer):
             namespace(getattr(self, name), "MultiHeadAttention", name)  # none of them is None
         features = (*Wq.shape, 0)[0]
         for name, a in self.params.items():
-            check_same("MultiHeadAttention", name, a, Wq, like_name="Wq")
-            if a.dtype != Wq.dtype:
-                message = f"MultiHeadAttention: {name} is {a.dtype}, Wq is {Wq.dtype};"
-                raise TypeError(message + " they must agree.")
-            expected = (features, features) if name[0] == "W" else (features,)
-            if tuple(a.shape) != expected:
-                message = f"MultiHeadAttention: {name} has shape {tuple(a.shape)};"
-                raise ValueError(message + f" expected {expected}.")
+            shape = (features, features) if name[0] == "W" else (features,)
+            check_parameter("MultiHeadAttention", name, a, Wq, "Wq", shape)
         _check_heads(features, self.n_heads)
 
     @classmethod
+    @documented
     def init(
         cls,
         n_features: int,
@@ -146,18 +143,8 @@ class MultiHeadAttention(Layer):
             Number of heads; it divides `n_features`.
         causal : bool
             As in `MultiHeadAttention`.
-        initializer : callable
-            ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
-        rng : int, numpy.random.Generator or None
-            The source of the values; an int is a seed.
-        dtype : str
-            Floating dtype of the values.
-        like : array, optional
-            Make the parameters where this array is, as in `Affine.init`.
-
-        Returns
-        -------
-        MultiHeadAttention
+        initializer, rng, dtype, like
+            As in every `init`.
         """
         owner = "MultiHeadAttention"
         n_features = integer(owner, "n_features", n_features)
@@ -280,9 +267,7 @@ class MultiHeadAttention(Layer):
         if context is not None:
             check_same(self, "context", context, x)
             shapes["context"] = tuple(context.shape)
-            if context.dtype != x.dtype:
-                message = f"{self}: context is {context.dtype}, x is {x.dtype}; they must agree."
-                raise TypeError(message)
+            check_dtypes(self, "context", context, x)
         for name, shape in shapes.items():
             if len(shape) != 3 or shape[2] != features or not shape[1]:
                 message = f"{self}: {name} has shape {shape}; expected (n, time, {features})"

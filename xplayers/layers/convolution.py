@@ -10,10 +10,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplayers._arrays import Array, check_same, namespace
+from xplayers._arrays import Array, check_parameter, namespace
 from xplayers._checks import flag, integer
 from xplayers._sums import channel_sums
-from xplayers.initializers import Rng, drawn, he_normal
+from xplayers.initializers import Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer, options
 from xplayers.layers.correlation import correlate, filter_grads, spread
 from xplayers.layers.stores import Gradient, Parameter
@@ -122,6 +122,7 @@ class Convolution(Layer):
         self._window = geometry("Convolution", W.shape[2:], stride, padding, dilation)
 
     @classmethod
+    @documented
     def init(
         cls,
         n_in: int,
@@ -150,18 +151,8 @@ class Convolution(Layer):
             As in `Convolution`.
         bias : bool
             Whether there is a `b`.
-        initializer : callable
-            ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
-        rng : int, numpy.random.Generator or None
-            The source of the values; an int is a seed.
-        dtype : str
-            Floating dtype of the values.
-        like : array, optional
-            Where to make the parameters, and of which dtype, as in `Affine.init`.
-
-        Returns
-        -------
-        Convolution
+        initializer, rng, dtype, like
+            As in every `init`.
         """
         owner = "Convolution"
         n_in, n_out = integer(owner, "n_in", n_in), integer(owner, "n_out", n_out)
@@ -292,6 +283,7 @@ class ConvolutionTranspose(Layer):
             raise ValueError(message)
 
     @classmethod
+    @documented
     def init(
         cls,
         n_in: int,
@@ -324,11 +316,7 @@ class ConvolutionTranspose(Layer):
             output counts as the sum of `n_in` filters, whatever the stride; the first two axes
             are exchanged afterwards. (PyTorch takes `n_out` for the number of inputs.)
         rng, dtype, like
-            As in `Convolution.init`.
-
-        Returns
-        -------
-        ConvolutionTranspose
+            As in every `init`.
         """
         owner = "ConvolutionTranspose"
         n_in, n_out = integer(owner, "n_in", n_in), integer(owner, "n_out", n_out)
@@ -391,15 +379,8 @@ def _check_weights(owner: str, W: Array, b: Array, names: tuple[str, str], filte
             "or (..., length) for sequences."
         )
         raise ValueError(message)
-    if b is None:
-        return
-    check_same(owner, "b", b, W, like_name="W")
-    if b.dtype != W.dtype:
-        message = f"{owner}: b is {b.dtype}, W is {W.dtype}; they must agree."
-        raise TypeError(message)
-    if tuple(b.shape) != (W.shape[filters],):
-        message = f"{owner}: b has shape {tuple(b.shape)}; expected {(W.shape[filters],)} for W."
-        raise ValueError(message)
+    if b is not None:
+        check_parameter(owner, "b", b, W, "W", (W.shape[filters],), " for W")
 
 
 def _check_images(owner: object, x: Array, n_in: int, window: Window | None = None) -> None:

@@ -27,7 +27,7 @@ from xplayers._products import matmul
 from xplayers._recording import watch, whole
 from xplayers._sums import column_sums
 from xplayers.elementwise import as_numpy
-from xplayers.initializers import Rng, drawn, normal
+from xplayers.initializers import Rng, documented, drawn, normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
 
@@ -49,6 +49,7 @@ class _Table(Layer):
             raise ValueError(message)
 
     @classmethod
+    @documented
     def init(
         cls,
         n: int,
@@ -70,16 +71,8 @@ class _Table(Layer):
         initializer : callable
             ``initializer(shape, rng)``. By default normal values of standard deviation 0.01, as in
             the book (PyTorch: 1).
-        rng : int, numpy.random.Generator or None
-            The source of the values; an int is a seed.
-        dtype : str
-            Floating dtype of the values.
-        like : array, optional
-            Make the table where this array is, as in `Affine.init`.
-
-        Returns
-        -------
-        Self
+        rng, dtype, like
+            As in every `init`.
         """
         owner = cls.__name__
         shape = integer(owner, "n", n), integer(owner, "n_features", n_features)

@@ -11,7 +11,7 @@ import numpy as np
 from xplayers._arrays import Array, Namespace, namespace, widened
 from xplayers._checks import Option, integer, number
 from xplayers._sums import channel_products, channel_sums
-from xplayers.initializers import constant
+from xplayers.initializers import constant, documented
 from xplayers.layers import normalization_host as host
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalizing import (
@@ -78,6 +78,7 @@ class BatchNormalization(Layer):
         self.running_mean, self.running_var = xp.zeros_like(wide), xp.ones_like(wide)
 
     @classmethod
+    @documented
     def init(
         cls,
         n_features: int,
@@ -95,14 +96,8 @@ class BatchNormalization(Layer):
             Features or channels.
         momentum, eps : float
             As in `BatchNormalization`.
-        dtype : str
-            Floating dtype of the parameters.
-        like : array, optional
-            As in `Affine.init`.
-
-        Returns
-        -------
-        BatchNormalization
+        dtype, like
+            As in every `init`.
         """
         n_features = integer("BatchNormalization", "n_features", n_features)
         ones = constant("BatchNormalization", 1.0, n_features, dtype)

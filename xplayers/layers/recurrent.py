@@ -12,7 +12,7 @@ from xplayers._checks import flag
 from xplayers._products import matmul
 from xplayers.elementwise import elementwise
 from xplayers.functional import sigmoid
-from xplayers.initializers import Rng, xavier_uniform
+from xplayers.initializers import Rng, documented, xavier_uniform
 from xplayers.layers.base import Cache
 from xplayers.layers.scan import Recurrent, blocks, step_rows
 from xplayers.layers.stores import Gradient, Parameter
@@ -73,13 +73,8 @@ class Rnn(Recurrent):
     True
     """
 
-    def __init__(
-        self, Wx: Array, Wh: Array, b: Array,
-        Wx_reverse: Array = None, Wh_reverse: Array = None, b_reverse: Array = None,
-    ) -> None:  # fmt: skip
-        self._adopt(("Wx", "Wh", "b"), (Wx, Wh, b), (Wx_reverse, Wh_reverse, b_reverse))
-
     @classmethod
+    @documented
     def init(
         cls,
         n_in: int,
@@ -101,16 +96,8 @@ class Rnn(Recurrent):
             Whether a second pass goes from the last step to the first.
         initializer : callable
             ``initializer(shape, rng)``, called for each gate.
-        rng : int, numpy.random.Generator or None
-            The source of the values; an int is a seed.
-        dtype : str
-            Floating dtype of the values.
-        like : array, optional
-            Make the parameters where this array is, as in `Affine.init`.
-
-        Returns
-        -------
-        Rnn
+        rng, dtype, like
+            As in every `init`.
         """
         made = cls._made(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
         return made._follow(like)
@@ -191,12 +178,6 @@ class Lstm(Recurrent):
     """
 
     _gates = 4
-
-    def __init__(
-        self, Wx: Array, Wh: Array, b: Array,
-        Wx_reverse: Array = None, Wh_reverse: Array = None, b_reverse: Array = None,
-    ) -> None:  # fmt: skip
-        self._adopt(("Wx", "Wh", "b"), (Wx, Wh, b), (Wx_reverse, Wh_reverse, b_reverse))
 
     @classmethod
     def init(

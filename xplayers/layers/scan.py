@@ -7,7 +7,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, check_same, device, namespace
+from xplayers._arrays import (
+    Array,
+    Namespace,
+    check_dtypes,
+    check_parameter,
+    check_same,
+    device,
+    namespace,
+)  # fmt: skip
 from xplayers._checks import flag, generator, integer
 from xplayers._joining import stack
 from xplayers._products import matmul
@@ -35,6 +43,12 @@ class Recurrent(Layer):
 
     _gates = 1
 
+    def __init__(
+        self, Wx: Array, Wh: Array, b: Array,
+        Wx_reverse: Array = None, Wh_reverse: Array = None, b_reverse: Array = None,
+    ) -> None:  # fmt: skip
+        self._adopt(("Wx", "Wh", "b"), (Wx, Wh, b), (Wx_reverse, Wh_reverse, b_reverse))
+
     def _adopt(
         self, names: Sequence[str], given: Sequence[Array], reverse: Sequence[Array]
     ) -> None:
@@ -53,18 +67,10 @@ class Recurrent(Layer):
         n_in, n_hidden = (*Wx.shape, 0)[0], (*self.Wh.shape, 0)[0]
         columns = self._gates * n_hidden
         expected = {"Wx": (n_in, columns), "Wh": (n_hidden, columns)}
+        why = f" for {n_in} inputs and the {n_hidden} hidden units that Wh has rows for"
         for name, a in parameters.items():
-            check_same(kind, name, a, Wx, like_name="Wx")
-            if a.dtype != Wx.dtype:
-                message = f"{kind}: {name} is {a.dtype}, Wx is {Wx.dtype}; they must agree."
-                raise TypeError(message)
             shape = expected.get(name.removesuffix("_reverse"), (columns,))
-            if tuple(a.shape) != shape:
-                message = (
-                    f"{kind}: {name} has shape {tuple(a.shape)}; expected {shape} for {n_in} "
-                    f"inputs and the {n_hidden} hidden units that Wh has rows for."
-                )
-                raise ValueError(message)
+            check_parameter(kind, name, a, Wx, "Wx", shape, why)
 
     @classmethod
     def _made(
@@ -195,9 +201,7 @@ class Recurrent(Layer):
             if tuple(state.shape) != shape:
                 message = f"{self}: {name} has shape {tuple(state.shape)}; expected {shape}."
                 raise ValueError(message)
-            if state.dtype != x.dtype:
-                message = f"{self}: {name} is {state.dtype}, x is {x.dtype}; they must agree."
-                raise TypeError(message)
+            check_dtypes(self, name, state, x)
             states.append(state)
         known = tuple(states) if any(s is not None for s in given) else ()
         if not self.bidirectional:
