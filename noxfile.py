@@ -84,7 +84,7 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def emulated(session: nox.Session) -> None:
-    """Run the tests on CuPy where there is no GPU: the host plays two; needs a C++ compiler."""
+    """Run the tests on CuPy with two emulated GPUs; needs a C++ compiler."""
     session.install("-e", ".[cublaslt]", *group("test", "emulated"))
     session.run(
         "pytest",

@@ -35,7 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         const=0,
         metavar="SEED",
-        help="let the host play GPUs for CuPy (tests/emulator), slowly; --emulated-gpu=SEED: its "
+        help="let CuPy find emulated GPUs (tests/emulator), slowly; --emulated-gpu=SEED: their "
         "streams get on with their work at random",
     )
 

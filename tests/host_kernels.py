@@ -46,7 +46,7 @@ class Gpu:
 
 
 @contextlib.contextmanager
-def playing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+def emulating(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     """Let kernels run on the host, and new arrays be in its memory."""
     gpu = Gpu()
     for module in (gradients, pooling, softmax_cross_entropy, sums):  # which keep what they launch
@@ -62,7 +62,9 @@ def _new(like: Any, shape: Any, dtype: Any) -> Any:
     return fabricated(np.full(shape, 77, dtype))
 
 
-def playing_all(monkeypatch: pytest.MonkeyPatch, module: Any, cases: Sequence[Any]) -> list[Any]:
+def emulating_template(
+    monkeypatch: pytest.MonkeyPatch, module: Any, cases: Sequence[Any]
+) -> list[Any]:
     """Let the kernels of a template run on the host, which compiles them in one go.
 
     Return what is launched: the case of a kernel, blocks and threads.

@@ -12,7 +12,7 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 pytest.importorskip("cupy")
 
 from host_gpu import fabricated
-from host_kernels import Plainly, channels_last, doubled, given, needs_compiler, playing, seen
+from host_kernels import Plainly, channels_last, doubled, emulating, given, needs_compiler, seen
 
 import xplayers as xl
 from xplayers import functional
@@ -28,7 +28,7 @@ pytestmark = needs_compiler
 def gpu(monkeypatch):
     for function in (doubled, *[case.function for case in CASES]):  # nothing is known from before
         monkeypatch.setattr(function, "_programs", {})
-    with playing(monkeypatch) as gpu:
+    with emulating(monkeypatch) as gpu:
         yield gpu
 
 
@@ -90,11 +90,23 @@ def test_in_place(gpu):
     lr = fabricated(np.asarray(0.01, "float32"))
     rule = xl.Adam.rule
     options = {"rule": rule, "decays": False}
-    operands = (p, g, m, v, lr, 0.9, 0.999, 1e-7, fabricated(np.asarray(0.5, "float32")))
+    operands = (
+        p,
+        g,
+        m,
+        v,
+        lr,
+        0.9,
+        0.1,
+        0.999,
+        0.001,
+        1e-7,
+        fabricated(np.asarray(0.5, "float32")),
+    )
     results = apply(*operands, out=(p, m, v), **options)
     assert results[0] is p
     assert_same_bits(seen(g), before[1])
-    scalars = (np.float32(0.01), 0.9, 0.999, 1e-7, np.float32(0.5))
+    scalars = (np.float32(0.01), 0.9, 0.1, 0.999, 0.001, 1e-7, np.float32(0.5))
     for got, want in zip(results, apply.function(np, *before, *scalars, **options), strict=True):
         assert_same_bits(seen(got), want)
 

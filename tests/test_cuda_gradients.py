@@ -10,7 +10,7 @@ from helpers import TOLERANCE, assert_close, values
 pytest.importorskip("cupy")
 
 from host_gpu import fabricated
-from host_kernels import needs_compiler, playing, seen
+from host_kernels import emulating, needs_compiler, seen
 
 import xplayers as xl
 from xplayers.cuda import fused, kernels
@@ -25,7 +25,7 @@ SHAPES = [(3,), (CHUNK - 1,), (0, 4), (CHUNK,), (3, CHUNK + 1), ()]
 
 @pytest.fixture
 def gpu(monkeypatch):
-    with playing(monkeypatch) as gpu:
+    with emulating(monkeypatch) as gpu:
         yield gpu
 
 

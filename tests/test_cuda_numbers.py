@@ -54,13 +54,15 @@ def by_option(xp, x, *, k):
     return x * (k[0] if isinstance(k, (tuple, list)) else k)
 
 
-@pytest.mark.skipif(building.compiler() is None, reason="no C++ compiler that plays a GPU")
+@pytest.mark.skipif(
+    building.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
+)
 def test_rows_and_options_on_the_host():
     pytest.importorskip("cupy")
     from host_gpu import fabricated
-    from host_kernels import playing, seen
+    from host_kernels import emulating, seen
 
-    with pytest.MonkeyPatch.context() as patch, playing(patch):
+    with pytest.MonkeyPatch.context() as patch, emulating(patch):
         x = np.linspace(-1, 1, 8, dtype="float32")
         there = fabricated(x.copy())
         numbers = (0.0, -0.0, 1, True, 1.0, -0.0, 0.0)

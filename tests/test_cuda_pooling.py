@@ -14,7 +14,7 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 pytest.importorskip("cupy")
 
 from host_gpu import fabricated
-from host_kernels import Plainly, channels_last, needs_compiler, playing_all, seen
+from host_kernels import Plainly, channels_last, emulating_template, needs_compiler, seen
 
 import xplayers as xl
 from xplayers.cuda import fused, kernels, pooling
@@ -48,7 +48,7 @@ each_dtype = pytest.mark.parametrize("dtype", THERE)
 def launches(monkeypatch):
     """Kernels run on the host, and new arrays are in its memory; return what is launched."""
     with fused():
-        yield playing_all(monkeypatch, pooling, POOLING)
+        yield emulating_template(monkeypatch, pooling, POOLING)
 
 
 @pytest.fixture

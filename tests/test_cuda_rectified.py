@@ -16,7 +16,7 @@ pytest.importorskip("cupy")
 
 from host_cudnn import HostRuntime, assert_valid, host_dtype
 from host_gpu import fabricated, host
-from host_kernels import needs_compiler, playing
+from host_kernels import emulating, needs_compiler
 
 import xplayers as xl
 from xplayers.cuda import kernels
@@ -176,7 +176,7 @@ def test_a_network_through_cudnn(monkeypatch, dnn, dtype, bias):
     dx, grads = net.vjp(cache, dy.astype("float64"))
 
     there = {name: fabricated(a) for name, a in arrays.items()}
-    with playing(monkeypatch) as gpu:
+    with emulating(monkeypatch) as gpu:
         monkeypatch.setattr(kernels, "copied", dnn._runtime.copied)
         y, kept = net.apply(there, fabricated(x))
         got_dx, got = net.vjp(kept, fabricated(dy))

@@ -17,7 +17,7 @@ from helpers import assert_same_bits, values
 pytest.importorskip("cupy")
 
 from host_gpu import fabricated
-from host_kernels import channels_last, needs_compiler, playing_all, seen
+from host_kernels import channels_last, emulating_template, needs_compiler, seen
 
 from xplayers._sums import channel_sums, column_sums
 from xplayers.cuda import fused, kernels, sums
@@ -45,7 +45,7 @@ EPS = {"float16": 2.0**-11, "bfloat16": 2.0**-8, "float32": 2.0**-23, "float64":
 @pytest.fixture
 def launches(monkeypatch):
     """Kernels run on the host, and new arrays are in its memory; return what is launched."""
-    return playing_all(monkeypatch, sums, SUMS)
+    return emulating_template(monkeypatch, sums, SUMS)
 
 
 def matrix(shape, dtype, seed=0):

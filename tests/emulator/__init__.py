@@ -1,4 +1,4 @@
-"""CuPy on a GPU that the host plays: real CuPy, its kernels and its streams, without a driver.
+"""CuPy on an emulated GPU: real CuPy, its kernels and its streams, without a driver.
 
 `install` puts functions of `device.cpp` in the place of the CUDA runtime that CuPy's wheel holds,
 lets CuPy find them as its driver, and `cublas.cpp` and `cublaslt.cpp` as those libraries, and has a

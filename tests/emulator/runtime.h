@@ -65,7 +65,7 @@ API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int d)
 {
     if (d < 0 || d >= DEVICES) return fail(cudaErrorInvalidDevice);
     memset(p, 0, sizeof *p);
-    strcpy(p->name, "a GPU that the host plays");
+    strcpy(p->name, "an emulated GPU");
     p->totalGlobalMem = limit;
     p->major = 9;
     p->warpSize = WARP;
