@@ -104,7 +104,7 @@ def emulated(session: nox.Session) -> None:
 def nvrtc(session: nox.Session) -> None:
     """Check of the CUDA path what needs no GPU: kernels compiled, run on the host, dispatched."""
     session.install("-e", ".", *group("test", "nvrtc"))
-    files = ["source", "dispatch", "nvrtc", "cudnn", "normalization"]
+    files = ["source", "dispatch", "softmax", "nvrtc", "cudnn", "normalization"]
     session.run(
         "pytest",
         *[f"tests/test_cuda_{name}.py" for name in files],

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuda_cases import dtype_of, in_one
+from cuda_cases import CASES, dtype_of, in_one
 from emulator import building, launching
 from helpers import values
 from host_gpu import fabricated, host
@@ -49,6 +49,8 @@ class Gpu:
 def emulating(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     """Let kernels run on the host, and new arrays be in its memory."""
     gpu = Gpu()
+    for function in (doubled, *[case.function for case in CASES]):  # nothing is known from before
+        monkeypatch.setattr(function, "_programs", {})
     for module in (gradients, pooling, softmax_cross_entropy, sums):  # which keep what they launch
         monkeypatch.setattr(module, "_launcher", functools.cache(module._launcher.__wrapped__))
     monkeypatch.setattr(kernels, "Launcher", gpu)
@@ -101,6 +103,10 @@ def doubled(xp: Any, x: Any) -> Any:
 def given(shape: tuple[int, ...] = (1003,), seed: int = 0, dtype: str = "float32") -> Any:
     """Return a CuPy array of some values."""
     return fabricated(values(shape, seed).astype(dtype_of(dtype)))
+
+
+def strided(shape: tuple[int, ...] = (40, 30)) -> Any:
+    return fabricated(values(shape).astype("float32").T)
 
 
 def channels_last(a: np.ndarray, device: int = 0) -> Any:

@@ -16,7 +16,7 @@ import xplayers as xl
 from xplayers.cuda import fused
 from xplayers.cuda.rows import most_rows, table_type
 from xplayers.elementwise import elementwise
-from xplayers.optimizers.base import _apply, _counted, _counted_on
+from xplayers.optimizers.base import _apply, _counted_on
 from xplayers.training.precision import _rounded
 
 pytestmark = needs_compiler
@@ -34,8 +34,7 @@ def scaled(xp, x, a):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    for function in (scaled, _apply, _counted, _rounded):
-        monkeypatch.setattr(function, "_programs", {})
+    monkeypatch.setattr(scaled, "_programs", {})
     with emulating(monkeypatch) as gpu:
         yield gpu
 
