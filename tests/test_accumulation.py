@@ -67,8 +67,8 @@ def test_accumulate_and_options_reach_the_step():
     for key, p in whole.params.items():
         assert_close(net.params[key], p, 1e-5)
     options = {"compile": False, "precision": MixedPrecision("float16")}
-    made = trainer(**options).train_step
-    assert (made.compile, made.precision) == (False, options["precision"])
+    step = trainer(**options).train_step
+    assert (step.compile, step.precision) == (False, options["precision"])
     with pytest.raises(TypeError, match="precission"):
         trainer(precission=None)
 

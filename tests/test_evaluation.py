@@ -24,10 +24,10 @@ def test_evaluation_is_that_of_the_whole_set(name, xpv):
     jax = xpv.backend == "jax"  # compiles each shape
     t, net, loss = xpv.asarray(labels), masked() if jax else network(), LOSSES[name]()
     size = 11 if jax else 4
-    found = evaluate(net, loss, x, t, metrics={"accuracy": xl.accuracy}, batch_size=size)
+    results = evaluate(net, loss, x, t, metrics={"accuracy": xl.accuracy}, batch_size=size)
     y = net.predict(x)
-    assert found["loss"] == pytest.approx(float(loss(y, t)), rel=1e-6)
-    assert found["accuracy"] == pytest.approx(float(xl.accuracy(y, t)), rel=1e-6)
+    assert results["loss"] == pytest.approx(float(loss(y, t)), rel=1e-6)
+    assert results["accuracy"] == pytest.approx(float(xl.accuracy(y, t)), rel=1e-6)
 
 
 def test_evaluation_of_other_losses_and_batches():
@@ -39,8 +39,8 @@ def test_evaluation_of_other_losses_and_batches():
     total = evaluate(net, xl.SoftmaxWithLoss(reduction="sum"), batches)
     assert total["loss"] == pytest.approx(float(xl.SoftmaxWithLoss()(y, T)), rel=1e-6)
     assert list(evaluate(net, xl.SoftmaxWithLoss(ignore_index=1), batches)) == ["loss"]
-    found = evaluate(net, xl.SoftmaxWithLoss(), batches)
-    assert found["accuracy"] == pytest.approx(float(xl.accuracy(y, T)), rel=1e-6)
+    results = evaluate(net, xl.SoftmaxWithLoss(), batches)
+    assert results["accuracy"] == pytest.approx(float(xl.accuracy(y, T)), rel=1e-6)
     weighted = xl.SoftmaxWithLoss([1.0, 3.0, 9.0])
     soft = np.full((N, CLASSES), 1 / 3, "float32")
     soft_loss = float(weighted(y, soft))
@@ -56,16 +56,16 @@ def test_many_batches_are_collected_in_blocks(monkeypatch):
     )
     x = values((3 * BLOCK + 1, 4)).astype("float32")
     t, net, loss = np.arange(len(x)) % CLASSES, network(), xl.SoftmaxWithLoss([1.0, 2.0, 3.0])
-    found = evaluate(net, loss, x, t, batch_size=1)
-    assert found["loss"] == pytest.approx(float(loss(net.predict(x), t)), rel=1e-5)
+    results = evaluate(net, loss, x, t, batch_size=1)
+    assert results["loss"] == pytest.approx(float(loss(net.predict(x), t)), rel=1e-5)
     assert sum(transfers) == 3 * len(x)  # loss, accuracy, weight
     assert BLOCK - 3 < max(transfers) <= BLOCK
 
 
 def test_metrics_may_be_numbers_and_must_be_one():
     loss, net = xl.SoftmaxWithLoss(), network()
-    found = evaluate(net, loss, X, T, metrics={"n": lambda y, t: len(y)}, batch_size=8)
-    assert found["n"] == pytest.approx((8 * 8 + 8 * 8 + 6 * 6) / N)
+    results = evaluate(net, loss, X, T, metrics={"n": lambda y, t: len(y)}, batch_size=8)
+    assert results["n"] == pytest.approx((8 * 8 + 8 * 8 + 6 * 6) / N)
     with pytest.raises(ValueError, match=r"metric rows has shape \(22,\); expected one number"):
         evaluate(net, loss, X, T, metrics={"rows": lambda y, t: y[:, 0]})
 

@@ -161,9 +161,9 @@ def test_ctrl_c_ends_after_the_step(step, tmp_path):
     assert history.interrupted
     assert history["step"].tolist() == [3]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    found = run(resumed, tmp_path / "a", resume=True)
-    assert not found.interrupted
-    assert table(found) == table(run(expected, tmp_path / "b"))
+    second = run(resumed, tmp_path / "a", resume=True)
+    assert not second.interrupted
+    assert table(second) == table(run(expected, tmp_path / "b"))
     assert_same_network(resumed, expected)
 
 

@@ -71,17 +71,17 @@ def test_tensorboard(tmp_path):
 
     history = trainer(epochs=2, callbacks=[TensorBoard(tmp_path)]).fit(X, T)
     (path,) = tmp_path.iterdir()
-    data, found = path.read_bytes(), []
+    data, scalars = path.read_bytes(), []
     while data:  # a record: its length, a checksum of that, the event, a checksum of that
         length = int.from_bytes(data[:8], "little")
         event = Event.FromString(data[12 : 12 + length])
-        found += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
+        scalars += [(v.tag, event.step, v.simple_value) for v in event.summary.value]
         data = data[16 + length :]
-    steps = [step for tag, step, _ in found if tag == "step/loss"]
+    steps = [step for tag, step, _ in scalars if tag == "step/loss"]
     assert steps == [1, 2, 3, 4, 5, 6]
-    losses = {step: value for tag, step, value in found if tag == "loss"}
+    losses = {step: value for tag, step, value in scalars if tag == "loss"}
     assert losses == {s: pytest.approx(v) for s, v in zip((3, 6), history["loss"], strict=True)}
-    assert {tag for tag, _, _ in found} >= {"lr", "samples_per_s", "seconds"}
+    assert {tag for tag, _, _ in scalars} >= {"lr", "samples_per_s", "seconds"}
 
 
 def test_tensorboard_needs_a_writer(tmp_path, monkeypatch):

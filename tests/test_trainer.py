@@ -198,9 +198,9 @@ def test_nothing_waits_for_the_device_in_a_step(xpv, monkeypatch):
 @pytest.mark.only("numpy", "strict", "torch", "jax")
 def test_fetched(xpv):
     for n in (1, 5, 8):
-        found = fetched([xpv.asarray(i / 3, "float32") for i in range(n)])
-        assert found.dtype == np.float64
-        assert found.tolist() == [float(np.float32(i / 3)) for i in range(n)]
+        numbers = fetched([xpv.asarray(i / 3, "float32") for i in range(n)])
+        assert numbers.dtype == np.float64
+        assert numbers.tolist() == [float(np.float32(i / 3)) for i in range(n)]
     assert fetched([]).shape == (0,)
 
 

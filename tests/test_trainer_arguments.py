@@ -27,8 +27,8 @@ class Counting(xl.Layer):
 
 def trainer(*arguments, **options):
     options = {"batch_size": 8, "epochs": 2, "progress": False, **options}
-    given = (network(), xl.SoftmaxWithLoss(), xl.Adam())
-    return xl.Trainer(*(arguments or given), **options)
+    three = (network(), xl.SoftmaxWithLoss(), xl.Adam())
+    return xl.Trainer(*(arguments or three), **options)
 
 
 def network():

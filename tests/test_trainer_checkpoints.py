@@ -32,11 +32,11 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bits(step, tmp_path):
     history = run(expected, tmp_path / "whole")
     with pytest.raises(Killed):
         run(net, tmp_path / "killed", callbacks=kill_at(step))
-    found = run(resumed, tmp_path / "killed", resume=True)
+    second = run(resumed, tmp_path / "killed", resume=True)
     assert_same_network(resumed, expected)
-    assert table(found) == table(history)
-    assert found.best_epoch == history.best_epoch
-    assert (found.stopped, len(found)) == (history.stopped, 6)
+    assert table(second) == table(history)
+    assert second.best_epoch == history.best_epoch
+    assert (second.stopped, len(second)) == (history.stopped, 6)
 
 
 @pytest.mark.only("torch", "jax")

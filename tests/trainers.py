@@ -62,13 +62,13 @@ def table(history):
 def loop(net, steps=None, epochs=3, optimizer=None, seed=5):
     """Train with a loop over `TrainStep`, and return the losses with the sizes of the batches."""
     step = TrainStep(net, xl.SoftmaxWithLoss(), optimizer or xl.Adam(0.01))
-    found = []
+    losses = []
     for epoch in range(epochs):
         for x, t in xl.minibatches(X, T, 8, np.random.default_rng([seed, epoch])):
-            if steps is not None and len(found) == steps:
-                return found
-            found.append((float(step(x, t)), len(x)))
-    return found
+            if steps is not None and len(losses) == steps:
+                return losses
+            losses.append((float(step(x, t)), len(x)))
+    return losses
 
 
 LOSSES = {

@@ -107,7 +107,7 @@ class Run:
     settings: Settings  # others may take their place between epochs
     history: History
     evaluate: Callable[[Any, Any], dict[str, float]]  # of arrays, or of batches and None
-    tell: Callable[..., None] | None  # gets the kind of an event, and its fields by name
+    tell: Callable[..., None] | None  # gets the fields of an event but trainer, history
     identity: Mapping[str, Any]  # what tells this run from others; checkpoints keep it
 
     def __post_init__(self) -> None:
@@ -180,7 +180,8 @@ class Run:
             p.batch += 1
             p.step += 1
             p.samples += n
-            self._tell("step", loss=loss)
+            if self.tell is not None:
+                self._tell("step", loss=loss)
             if len(self._losses) >= BLOCK or time.perf_counter() - self._fetched > LATEST:
                 self._collect()
             if checkpoint is not None and checkpoint.due(p.step):
@@ -246,10 +247,8 @@ class Run:
         """Tell what has happened, and how far the run is."""
         if self.tell is not None:
             p, samples = self.position, self.source.samples
-            self.tell(
-                kind, epoch=p.epoch + (p.batch > 0), step=p.step, samples=p.samples,
-                total_samples=samples and samples * self.settings.epochs, **details,
-            )  # fmt: skip
+            total = samples and samples * self.settings.epochs
+            self.tell(kind, p.epoch + (p.batch > 0), p.step, p.samples, total, **details)
 
     # What comes over from the device
 

@@ -336,9 +336,9 @@ class Trainer:
             **step_identity(self.train_step),
         }  # fmt: skip
 
-    def _tell(self, kind: str, **details: Any) -> None:
+    def _tell(self, kind: str, *counts: Any, **details: Any) -> None:
         """Tell the callbacks what has happened, and the run what they have set here."""
-        event = Event(kind, self, self.history, **details)
+        event = Event(kind, self, self.history, *counts, **details)
         for callback in self.callbacks:
             callback(event)
         if kind in ("begin", "epoch") and self._run is not None:
