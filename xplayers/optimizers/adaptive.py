@@ -91,10 +91,10 @@ class RMSprop(Optimizer):
         self.eps = eps
 
     def _derived(self) -> dict[str, Any]:
-        return {"_rate": 1.0 - self.decay_rate}
+        return {"_rest": 1.0 - self.decay_rate}
 
     def constants(self, t: Array) -> tuple[Any, ...]:
-        return (self.decay_rate, self._derived()["_rate"], self.eps)
+        return (self.decay_rate, self._derived()["_rest"], self.eps)
 
 
 @elementwise
