@@ -50,9 +50,7 @@ class Progress:
         self._bar: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled or copied: not the bar and the stream of a run."""
-        own = {name: value for name, value in vars(self).items() if name[0] != "_"}
-        return {**own, "_bar": None}
+        return {**vars(self), "_bar": None, "_file": None}  # what is open is no part of a copy
 
     def __call__(self, event: Event) -> None:
         if event.kind == "begin":

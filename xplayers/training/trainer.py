@@ -191,8 +191,7 @@ class Trainer:
         self._run: Run | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled or copied: not the run that is under way."""
-        return {**vars(self), "_run": None}
+        return {**vars(self), "_run": None}  # what is under way is no part of a copy
 
     def __repr__(self) -> str:
         numbers = [f"{name}={getattr(self, name)}" for name in ("batch_size", "epochs", "seed")]
