@@ -7,6 +7,7 @@ from typing import Any
 
 from xplayers._arrays import Array
 from xplayers._checks import Option, flag, number
+from xplayers._recording import whole
 from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import Optimizer, Rate
 
@@ -104,6 +105,10 @@ def _corrections(xp, t, log1, log2):
     return root / -xp.expm1(t * log1), root
 
 
+def _corrections_of_number(t, log1, log2):
+    return _corrections.function(math, t, log1, log2)  # a fifth of the time of NumPy's scalars
+
+
 def _log(beta: float) -> float:
     return math.log(beta) if beta > 0 else -math.inf
 
@@ -182,7 +187,11 @@ class Adam(Optimizer):
 
     def constants(self, t: Array) -> tuple[Any, ...]:
         of = self._derived()
-        correction, root = _corrections.if_fused(t, of["_log1"], of["_log2"])
+        corrections: Any = _corrections.if_fused
+        if isinstance(getattr(t, "value", t), float):  # a number, or its stand-in
+            corrections = _corrections_of_number
+            corrections = corrections if isinstance(t, float) else whole(corrections)
+        correction, root = corrections(t, of["_log1"], of["_log2"])
         eps = self.eps if self.eps_hat else self.eps * root
         return (self.beta1, of["_rate1"], self.beta2, of["_rate2"], eps, correction)
 

@@ -201,7 +201,7 @@ class Optimizer:
         decay = 0.0 if self.decoupled else self.weight_decay
         decays = not (isinstance(decay, _NUMBERS) and decay == 0)
         constants += (decay,) if decays else ()
-        scalars, like = constants, None
+        scalars, like = [], None
         apply = _apply if good is None else _apply_if
         # One by one where that is no more work: of 16-bit parameters there are wide copies.
         fused = is_fused(xp)
@@ -214,8 +214,8 @@ class Optimizer:
                 wide = widened(xp, p)
                 if like is None or wide.dtype != like:  # once for all parameters of a dtype
                     like = wide.dtype
-                    scalars = tuple([as_scalar(c, wide) for c in constants])
-                    scalars += () if good is None else (good,)
+                    scalars = [c if type(c) is float else as_scalar(c, wide) for c in constants]
+                    scalars += [] if good is None else [good]
                 g = grads[name] if fused else widened(xp, grads[name])  # in the kernel
                 rows.append((wide, g, *moments, *scalars))
                 outs.append((wide, *moments) if donate else None)
