@@ -97,11 +97,11 @@ def test_in_place(gpu):
     rule = xl.Adam.rule
     options = {"rule": rule, "decays": False}
     correction = fabricated(np.asarray(0.5, "float32"))
-    operands = (p, g, m, v, lr, 0.9, 0.1, 0.999, 0.001, 1e-7, correction)
+    operands = (p, g, m, v, lr, 0.1, 0.999, 0.001, 1e-7, correction)
     results = apply(*operands, out=(p, m, v), **options)
     assert results[0] is p
     assert_same_bits(seen(g), before[1])
-    scalars = (np.float32(0.01), 0.9, 0.1, 0.999, 0.001, 1e-7, np.float32(0.5))
+    scalars = (np.float32(0.01), 0.1, 0.999, 0.001, 1e-7, np.float32(0.5))
     for got, want in zip(results, apply.function(np, *before, *scalars, **options), strict=True):
         assert_same_bits(seen(got), want)
 

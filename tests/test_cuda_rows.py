@@ -55,13 +55,13 @@ def test_an_optimizer_is_one_launch(gpu):
     lr, correction = (fabricated(np.asarray(c, "float32")) for c in (0.01, 0.5))
     options = {"rule": xl.Adam.rule, "decays": True}
     results = _apply.rows(
-        [(*row, lr, 0.9, 0.1, 0.999, 0.001, 1e-7, correction, 0.1) for row in there],
+        [(*row, lr, 0.1, 0.999, 0.001, 1e-7, correction, 0.1) for row in there],
         outs=[(p, m, v) for p, _, m, v in there],
         **options,
     )
     chunks = sum(-(-row[0].size // CHUNK) for row in host)
     assert gpu.launches == [("xplayers_apply_rows", chunks, 256)]
-    scalars = (np.float32(0.01), 0.9, 0.1, 0.999, 0.001, 1e-7, np.float32(0.5), 0.1)
+    scalars = (np.float32(0.01), 0.1, 0.999, 0.001, 1e-7, np.float32(0.5), 0.1)
     for row, got, (p, g, m, v) in zip(host, results, there, strict=True):
         want = _apply.function(np, *row, *scalars, **options)
         for a, memory, right in zip(got, (p, m, v), want, strict=True):

@@ -113,8 +113,8 @@ def _log(beta: float) -> float:
     return math.log(beta) if beta > 0 else -math.inf
 
 
-def _adam(xp, p, g, m, v, lr, beta1, rate1, beta2, rate2, eps, correction):
-    m = beta1 * m + rate1 * g
+def _adam(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction):
+    m = m + rate1 * (g - m)  # a product less than beta1 * m + rate1 * g
     v = beta2 * v + rate2 * g * g
     return p - (lr * correction) * (m / (xp.sqrt(v) + eps)), m, v
 
@@ -143,8 +143,8 @@ class Adam(Optimizer):
     Notes
     -----
     The state is that of the paper: ``m``, ``v`` and ``count``, which is ``t``. PyTorch has the same
-    as ``exp_avg``, ``exp_avg_sq`` and ``step``, whose ``exp_avg + (1 - beta1) * (g - exp_avg)``
-    differs from ``m`` in the last bits.
+    as ``exp_avg``, ``exp_avg_sq`` and ``step``. As there, ``m`` is computed in the form
+    ``m + (1 - beta1) * (g - m)``.
 
     Libraries of the same name differ: the book and Keras compute the first form with ``eps=1e-7``
     (the defaults here), PyTorch and Optax the second with ``eps=1e-8``. In the first steps the
@@ -193,7 +193,7 @@ class Adam(Optimizer):
             corrections = corrections if isinstance(t, float) else whole(corrections)
         correction, root = corrections(t, of["_log1"], of["_log2"])
         eps = self.eps if self.eps_hat else self.eps * root
-        return (self.beta1, of["_rate1"], self.beta2, of["_rate2"], eps, correction)
+        return (of["_rate1"], self.beta2, of["_rate2"], eps, correction)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_version": 2}
@@ -206,9 +206,9 @@ class Adam(Optimizer):
                 self.state[m] = {name: a * (1.0 - beta) for name, a in self.state[m].items()}
 
 
-def _adamw(xp, p, g, m, v, lr, beta1, rate1, beta2, rate2, eps, correction, weight_decay):
+def _adamw(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction, weight_decay):
     p = p - (lr * weight_decay) * p
-    return _adam(xp, p, g, m, v, lr, beta1, rate1, beta2, rate2, eps, correction)
+    return _adam(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction)
 
 
 class AdamW(Adam):
