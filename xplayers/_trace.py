@@ -373,9 +373,8 @@ def _lodge(
         k = home.get(result)
         if k is None:
             continue
-        alias = aliases[k]
-        # the step that reads what is there for the last time
-        vacant = -1 if alias is None else last_use.get(alias, -1)
+        alias, vacant = aliases[k], -1  # the step that reads what is there for the last time
+        vacant = vacant if alias is None else last_use.get(alias, vacant)
         for at, (_, _, made) in enumerate(steps[:made_last]):
             until = last_use.get(made, at)
             fits = at + over[at] > vacant and until < made_last + over[made_last]

@@ -105,7 +105,7 @@ def _corrections(xp, t, log1, log2):
     return root / -xp.expm1(t * log1), root
 
 
-def _corrections_of_number(t, log1, log2):
+def _of_number(t, log1, log2):
     return _corrections.function(math, t, log1, log2)  # a fifth of the time of NumPy's scalars
 
 
@@ -189,8 +189,7 @@ class Adam(Optimizer):
         of = self._derived()
         corrections: Any = _corrections.if_fused
         if isinstance(getattr(t, "value", t), float):  # a number, or its stand-in
-            corrections = _corrections_of_number
-            corrections = corrections if isinstance(t, float) else whole(corrections)
+            corrections = _of_number if isinstance(t, float) else whole(_of_number)
         correction, root = corrections(t, of["_log1"], of["_log2"])
         eps = self.eps if self.eps_hat else self.eps * root
         return (of["_rate1"], self.beta2, of["_rate2"], eps, correction)
