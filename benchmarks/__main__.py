@@ -11,7 +11,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, measure, memory, picture, profiling, report, resident, scaling
+from benchmarks import (
+    against,
+    machine,
+    measure,
+    memory,
+    picture,
+    profiling,
+    report,
+    resident,
+    scaling,
+)
 from benchmarks.implementations import IMPLEMENTATIONS, LIMITS, NOT_QUICK
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -42,6 +52,12 @@ def parser() -> argparse.ArgumentParser:
         help="instead, how the time of a step grows, drawn there (.png, .svg, .pdf)",
     )
     p.add_argument(
+        "--against",
+        metavar="CHECKOUT",
+        type=Path,
+        help="instead, our rows beside those of another checkout of this repository",
+    )
+    p.add_argument(
         "--rounds", type=int, help="turns of each worker (15; --quick: 2, other reports: 3)"
     )
     p.add_argument("--seconds", type=float, help="length of a turn (0.3; in other reports 0.1)")
@@ -70,6 +86,8 @@ def implementations(args: argparse.Namespace) -> list[str]:
         names = list(profiling.IMPLEMENTATIONS)
     elif args.scaling:
         names = list(scaling.IMPLEMENTATIONS)
+    elif args.against:
+        names = [n for n in IMPLEMENTATIONS if n.startswith("xplayers")]
     else:
         names = [n for n in IMPLEMENTATIONS | LIMITS if not (args.quick and n in NOT_QUICK)]
     return names + args.also
@@ -97,6 +115,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.scaling and (problem := picture.problem(args.scaling)):
         print(f"--scaling: {problem}", file=sys.stderr)
         return 2
+    if args.against and not (args.against / "xplayers" / "__init__.py").exists():
+        print(f"--against: {args.against} has no xplayers in it", file=sys.stderr)
+        return 2
     short = args.quick or args.memory or args.scaling
     options: dict[str, Any] = {}
     if not args.profile:
@@ -121,6 +142,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif args.scaling:
         kind, table = "scaling", scaling.table
         entries = scaling.entries(scaling.SERIES, names, **options)
+    elif args.against:
+        kind, table, options["checkout"] = "against", against.table, args.against.resolve()
+        entries = against.entries(chosen, names, **options)
     else:
         kind, table = "workloads", report.table
         entries = measure.entries(chosen, names, fresh=not args.quick, **options)
@@ -130,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"\n{table(name, entry)}", flush=True)
         if args.json:  # after each entry: a run that is broken off has not been for nothing
             args.json.write_text(json.dumps(results, indent=1) + "\n")
-    failed = any("failed" in entry for entry in found.values())
+    failed = any("failed" in entry or entry.get("slower") for entry in found.values())
     if args.scaling and not failed:
         picture.draw(found, args.scaling)
     return int(failed)

@@ -92,17 +92,17 @@ def run(
     """
     entry: dict[str, Any] = {"not_run": {}}
     say("starting and checking")
-    started = _started(workload, processes, entry["not_run"])
-    for worker in started:  # one after the other from here on
+    ready = started(workload, processes, entry["not_run"])
+    for worker in ready:  # one after the other from here on
         say(f"preparing {worker.name}")
         worker.ask("prepare", seconds=seconds)
     replies: dict[str, list[dict[str, Any]]] = {worker.name: [] for worker in started}
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         # Each round begins with another worker, so that none always follows the same one.
-        for i in range(len(started)):
-            worker = started[(i + number) % len(started)]
-            replies[worker.name].append(_turn(worker, attempts))
+        for i in range(len(ready)):
+            worker = ready[(i + number) % len(ready)]
+            replies[worker.name].append(turn(worker, attempts))
     others = [r["others"] for found in replies.values() for r in found]
     entry["others"] = None if None in others or not others else summary(others)
     if workload.kind == "shell":
@@ -116,7 +116,7 @@ def run(
     return entry | compared(times)
 
 
-def _turn(worker: Process, attempts: int) -> dict[str, Any]:
+def turn(worker: Process, attempts: int) -> dict[str, Any]:
     """Let a worker time a batch; `others` of its reply is what other processes took meanwhile."""
     turns = []
     for _ in range(attempts):
@@ -133,7 +133,7 @@ def _turn(worker: Process, attempts: int) -> dict[str, Any]:
     return min(turns, key=lambda reply: reply["others"] or 0.0)
 
 
-def _started(
+def started(
     workload: Workload, processes: Sequence[Process], not_run: dict[str, str]
 ) -> list[Process]:
     """Return the workers that have something to run; the reasons of others go to `not_run`."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, worker_environment
@@ -17,12 +19,15 @@ class WorkerFailed(Exception):
 
 
 class Process:
-    """A worker process, and the conversation with it."""
+    """A worker process, and the conversation with it.
 
-    def __init__(self, implementation: str, threads: int) -> None:
+    With a `checkout` it measures the package that lies there, else that beside the benchmarks.
+    """
+
+    def __init__(self, implementation: str, threads: int, checkout: Path | None = None) -> None:
         self.name = implementation
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", implementation],
+            [sys.executable, "-m", "benchmarks.worker", implementation, str(checkout or ROOT)],
             env=worker_environment(threads),
             cwd=ROOT,
             stdin=subprocess.PIPE,
@@ -66,12 +71,14 @@ class Process:
 
 
 @contextlib.contextmanager
-def workers(implementations: Sequence[str], threads: int) -> Iterator[list[Process]]:
+def workers(
+    implementations: Sequence[str], threads: int, checkouts: Sequence[Path | None] = ()
+) -> Iterator[list[Process]]:
     """Start a worker for each implementation, and end them afterwards."""
     processes: list[Process] = []
     try:
-        for name in implementations:
-            processes.append(Process(name, threads))
+        for name, checkout in itertools.zip_longest(implementations, checkouts):
+            processes.append(Process(name, threads, checkout))
         yield processes
     finally:
         for process in processes:

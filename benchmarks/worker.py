@@ -1,9 +1,9 @@
 """One implementation, in a process of its own.
 
-    python -m benchmarks.worker IMPLEMENTATION
+    python -m benchmarks.worker IMPLEMENTATION CHECKOUT
 
 Reads requests and writes replies, a JSON object a line: start with a workload, prepare and time;
-or memory; or profile.
+or memory; or profile. The package that is measured is that of the checkout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import profiling, resident, workloads
+from benchmarks import resident, workloads
 from benchmarks.implementations import NotRun, Task, load
 
 # So small that the parameters stay: the last of thousands of repetitions computes with numbers like
@@ -77,6 +77,8 @@ class Worker:
 
     def profile(self, workload: dict[str, Any], seconds: float) -> dict[str, Any]:
         """Return the calls of a step that is replayed, with their times; nothing of others."""
+        from benchmarks import profiling
+
         maker = _made(self.implementation)
         if not hasattr(maker, "train_step"):
             return {}
@@ -168,7 +170,9 @@ def main() -> None:
     # Libraries may print: the replies have the standard output for themselves.
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    worker = Worker(*sys.argv[1:])
+    implementation, checkout = sys.argv[1:]
+    sys.path.insert(0, checkout)  # before the package is imported
+    worker = Worker(implementation)
     for line in sys.stdin:
         request = json.loads(line)
         cpu = time.process_time()

@@ -75,6 +75,7 @@ WORKLOADS = (
     ),
     Workload("loss-128x10", "softmax_with_loss", (128, 10), "SoftmaxWithLoss, both ways"),
     Workload("loss-128x1000", "softmax_with_loss", (128, 1000), "SoftmaxWithLoss, both ways"),
+    step(16, 16, 4, batch=16),
     step(784, 50, 10, batch=100),
     step(784, 100, 100, 10, batch=100),
     step(784, 1024, 1024, 10, batch=128),

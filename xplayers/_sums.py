@@ -63,7 +63,8 @@ def _summed(
     wide = widened(xp, a)
     few = len(wide.shape) == 2 and wide.shape[0] <= FEW  # which NumPy's own sum adds up, too
     add = None if few else _on_numpy(wide, on_numpy)
-    total = xp.sum(wide, axis=axes) if add is None else add(wide)
+    axis = axes if len(axes) > 1 else axes[0]
+    total = xp.sum(wide, axis=axis) if add is None else add(wide)
     return xp.astype(total, a.dtype) if is_half(a) else total
 
 

@@ -25,6 +25,7 @@ IMPLEMENTATIONS = {
     "xplayers-numpy": "benchmarks.implementations.ours:Plain",
     "xplayers-numpy-step": "benchmarks.implementations.ours:Step",
     "xplayers-numba": "benchmarks.implementations.ours:Numba",
+    "xplayers-torch-plain": "benchmarks.implementations.ours:TorchPlain",
     "xplayers-torch": "benchmarks.implementations.ours:Torch",
     "xplayers-torch-numba": "benchmarks.implementations.ours:TorchNumba",
     "xplayers-jax": "benchmarks.implementations.ours:Jax",
@@ -40,7 +41,8 @@ LIMITS = {
     "products-torch": "benchmarks.implementations.products:Torch",
 }
 NOT_QUICK = {  # left out by --quick: slow to start, or close to another one
-    "torch-compile", "book-float64", "xplayers-numpy-step", "xplayers-torch-numba", *LIMITS,
+    "torch-compile", "book-float64", "xplayers-numpy-step", "xplayers-torch-plain",
+    "xplayers-torch-numba", *LIMITS,
 }  # fmt: skip
 
 

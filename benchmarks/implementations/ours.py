@@ -102,10 +102,11 @@ class Step:
 
 
 class Plain(Step):
-    """The verbs of the layers, and the plain loop, on NumPy arrays."""
+    """The verbs of the layers, and the plain loop."""
 
     def layer(self, data: dict[str, Any], lr: float) -> Task:
-        layer, names, x, dy = self.made(data["layer"]), learnt(data["layer"]), data["x"], data["dy"]
+        layer, names = self.made(data["layer"]), learnt(data["layer"])
+        x, dy = self.asarray(data["x"]), self.asarray(data["dy"])
 
         def run():
             y = layer.forward(x)
@@ -115,7 +116,7 @@ class Plain(Step):
         return Task(run)
 
     def softmax_with_loss(self, data: dict[str, Any], lr: float) -> Task:
-        loss, x, t = xl.SoftmaxWithLoss(), data["x"], data["t"]
+        loss, x, t = xl.SoftmaxWithLoss(), self.asarray(data["x"]), self.asarray(data["t"])
 
         def run():
             value = loss.forward(x, t)
@@ -125,7 +126,7 @@ class Plain(Step):
 
     def step(self, data: dict[str, Any], lr: float) -> Task:
         net, loss, optimizer = self.network(data), xl.SoftmaxWithLoss(), xl.Adam(lr)
-        x, t = data["x"], data["t"]
+        x, t = self.asarray(data["x"]), self.asarray(data["t"])
 
         def run():
             value = loss.forward(net.forward(x), t)
@@ -136,7 +137,11 @@ class Plain(Step):
         return Task(run)
 
     def adam(self, data: dict[str, Any], lr: float) -> Task:
-        optimizer, params, grads = xl.Adam(lr), data["params"], data["grads"]
+        optimizer = xl.Adam(lr)
+        params, grads = (
+            {name: self.asarray(a) for name, a in data[kind].items()}
+            for kind in ("params", "grads")
+        )
 
         def run():
             optimizer.update(params, grads)
@@ -166,6 +171,12 @@ class Torch(Step):
 
         super().__init__()
         self.asarray = torch.from_numpy
+
+
+class TorchPlain(Plain, Torch):
+    """The verbs and the plain loop on PyTorch tensors."""
+
+    shell = None
 
 
 class TorchNumba(Numba):

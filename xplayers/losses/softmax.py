@@ -132,8 +132,9 @@ class SoftmaxWithLoss(Loss):
                 return self._reduced(xp, rows, norm), (dx, scores, None)  # divided already
         x = widened(xp, scores)
         labels = target.shape != scores.shape
-        if labels and plain and on_host(target) and host.takes(x, target):
-            rows, e = host.of_labels(x, target)
+        of_labels = host.fitting(x, target) if labels and plain else None
+        if of_labels is not None:
+            rows, e = of_labels(x, target)
             return self._reduced(xp, rows, norm), (e, scores)
         # On the host they have been checked; elsewhere a wrong target makes the loss NaN.
         valid = None if on_host(target) else self._valid(target, x)
