@@ -26,12 +26,16 @@ class Compilation:
     fixed : bool
         Whether the numbers of the optimizer are constants of what is compiled or recorded, as it
         may look at them; else they are arguments.
+    vary : bool
+        Whether the numbers have been others before. Until then ``jax.jit`` takes them as constants
+        too: each argument takes the time of a call.
     """
 
     def __init__(self, step: Any) -> None:
         self._step = weakref.ref(step)  # which has this; so its memory is free when it goes
-        self.fixed = False
+        self.fixed = self.vary = False
         self.functions: dict[Any, Callable[..., Any]] = {}
+        self._known: Any = None  # the numbers of the last step
         self._numbers: tuple[Any, Any] = None, None  # the last ones, and as arrays
 
     @property
@@ -54,7 +58,11 @@ class Compilation:
         name, step, sources = library(x), self.step, self.step._sources
         if step.compile is False and step.gemm is None:
             return self.in_place
-        by_number = name == "jax" and step.compile is not False and not self.fixed
+        if self._known is not sources.numbers:
+            self.vary = self.vary or self._known not in (None, sources.numbers)
+            self._known = sources.numbers
+        compiles = name == "jax" and step.compile is not False
+        by_number = compiles and self.vary and not self.fixed
         constants = None if by_number else tuple(sources.numbers.items())
         key = namespace(x), sources.pattern, constants
         function = self.functions.get(key)
