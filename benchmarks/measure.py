@@ -96,7 +96,7 @@ def run(
     for worker in ready:  # one after the other from here on
         say(f"preparing {worker.name}")
         worker.ask("prepare", seconds=seconds)
-    replies: dict[str, list[dict[str, Any]]] = {worker.name: [] for worker in started}
+    replies: dict[str, list[dict[str, Any]]] = {worker.name: [] for worker in ready}
     for number in range(rounds):
         say(f"round {number + 1} of {rounds}")
         # Each round begins with another worker, so that none always follows the same one.
@@ -139,17 +139,17 @@ def started(
     """Return the workers that have something to run; the reasons of others go to `not_run`."""
     for process in processes:
         process.send("start", workload=asdict(workload))
-    started, values = [], {}
+    ready, values = [], {}
     for process in processes:
         reply = process.receive()
         if "not_run" in reply:
             not_run[process.name] = reply["not_run"]
         elif "skipped" not in reply:
-            started.append(process)
+            ready.append(process)
         if "values" in reply:
             values[process.name] = reply["values"]
     check_agreement(workload.name, values)
-    return started
+    return ready
 
 
 def check_agreement(workload: str, values: dict[str, list[tuple[float, float]]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 
@@ -223,6 +224,24 @@ def test_labels_of_any_integer_dtype(xpv, dtype):
     t = np.asarray([0, 5, 100])
     got = xl.SoftmaxWithLoss()(x, xpv.asarray(t.astype(dtype)))
     assert float(got) == float(xl.SoftmaxWithLoss()(x, xpv.asarray(t)))
+
+
+@pytest.mark.only("numpy", "torch")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(5, 3), (2, 7, 4), (1, 40), (0, 3), (16, 1025)])
+def test_small_tensors_are_computed_by_numpy(shape, dtype, xpv, monkeypatch):
+    x, t = 9 * values(shape), np.arange(math.prod(shape[:-1])).reshape(shape[:-1]) % shape[-1]
+    loss, numpys = xl.SoftmaxWithLoss(), xl.SoftmaxWithLoss()
+    scores, labels = xpv.asarray(x, dtype), xpv.asarray(t)
+    value, dx = loss.forward(scores, labels), loss.backward()
+    expected = numpys.forward(x.astype(dtype), t), numpys.backward()
+    few = math.prod(shape) <= softmax_host.LARGEST
+    same = assert_same_bits if few else functools.partial(assert_close, tolerance=1e-5)
+    assert_close(value, expected[0], tolerance=1e-6)  # the mean is PyTorch's
+    same(dx, expected[1])
+    monkeypatch.setattr(softmax_host, "LARGEST", -1)  # and by PyTorch
+    assert_close(loss.forward(scores, labels), expected[0], tolerance=1e-5)
+    assert_close(loss.backward(), expected[1], tolerance=1e-5)
 
 
 def test_weights_may_be_integers(xpv):
