@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from xplayers._arrays import device, dtype_name, namespace, on_host, to_numpy
+from xplayers.arrays import operation
 
 # Relative to the largest value, as rounding is: what a result may differ from float64.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}
@@ -72,3 +73,25 @@ def share_memory(a: Any, b: Any) -> bool:
     if "cupy" in name:
         return a.data.ptr == b.data.ptr and a.size > 0
     return np.shares_memory(a, b)
+
+
+def portably(monkeypatch: Any, *names: str) -> None:
+    """Let operations of these names, or all, be computed by their portable bodies."""
+    known = operation._TABLES
+    monkeypatch.setattr(operation, "_TABLES", _Without(names))
+    for kind, bodies in known.items():
+        operation._TABLES[kind] = bodies
+
+
+class _Without(dict):
+    """Tables of bodies without some of them."""
+
+    def __init__(self, names: Any) -> None:
+        super().__init__()
+        self.names = names
+
+    def __setitem__(self, kind: Any, bodies: Any) -> None:
+        if type(bodies) is dict:  # not that of stand-ins, which asks these
+            gone = self.names or bodies
+            bodies = {name: body for name, body in bodies.items() if name not in gone}
+        super().__setitem__(kind, bodies)

@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._products import OTHERS
-from xplayers._sums import column_sums
+from xplayers.arrays.operation import laid
+from xplayers.arrays.products import column_sums
 from xplayers.cuda.chain import with_chains
 from xplayers.cuda.graph import CapturedStep
 from xplayers.cuda.joints import joining
@@ -232,11 +232,7 @@ class HostGraph:
             run()
 
 
-def active() -> Any:
-    return OTHERS.get(GpuArray)
-
-
-_joiner = functools.partial(with_chains, gemm=active)
+_joiner = functools.partial(with_chains, gemm=lambda: laid("gemm")[0])
 
 
 class HostGemm:
@@ -251,16 +247,10 @@ class HostGemm:
 
     @contextlib.contextmanager
     def products(self) -> Iterator[None]:
-        before = OTHERS.get(GpuArray)
-        OTHERS[GpuArray] = self
-        try:
-            with joining(GpuArray, _joiner):
-                yield
-        finally:
-            if before is None:
-                del OTHERS[GpuArray]
-            else:
-                OTHERS[GpuArray] = before
+        names = ("matmul", "product", "product_and_sums")
+        bodies = {name: getattr(self, name) for name in names}
+        with joining(GpuArray, _joiner, {**bodies, "gemm": self}):
+            yield
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:

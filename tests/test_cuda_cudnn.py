@@ -13,7 +13,6 @@ import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
-from xplayers.layers import correlation
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
 from xplayers.layers.windows import Window
 
@@ -23,6 +22,7 @@ from host_cudnn import FAILS, HostCudnn, HostGraph, HostRuntime, assert_valid, h
 from host_gpu import fabricated, host  # noqa: E402
 from host_graph import HostCuda  # noqa: E402
 
+from xplayers.cuda import cudnn  # noqa: E402
 from xplayers.cuda.cudnn import Cudnn, active  # noqa: E402
 from xplayers.cuda.cudnn_plans import CANDIDATES  # noqa: E402
 from xplayers.cuda.gemm import NotPlanned  # noqa: E402
@@ -119,7 +119,7 @@ def test_the_gradient_of_the_bias_is_that_of_the_library(dnn, monkeypatch):
     layer = Convolution.init(3, 4, 3, rng=0)
     x = fabricated(values((2, 3, 6, 5)).astype("float32"))
     arrays = {name: fabricated(a) for name, a in layer.params.items()}
-    monkeypatch.setattr(correlation, "channel_sums", lambda dy: ("sum of", dy))
+    monkeypatch.setattr(cudnn, "channel_sums", lambda dy: ("sum of", dy))
     y, cache = layer.apply(arrays, x)
     grads = layer.param_grads(cache, y)
     assert grads["b"] == ("sum of", y)
@@ -229,8 +229,8 @@ def test_the_fastest_of_some_algorithms(times, autotune, ran):
     (graph,) = dnn._runtime.cudnn.graphs
     assert graph.ran == ran
     if not ran:
-        assert y is None
-        assert dnn.correlate(*there, None, layer._window, 1) is None
+        assert y is NotImplemented
+        assert dnn.correlate(*there, None, layer._window, 1) is NotImplemented
         assert len(dnn._runtime.cudnn.graphs) == 1
         return
     assert_close(host(y), layer.predict(x), 1e-5)
@@ -281,7 +281,7 @@ def test_errors_of_the_library_are_raised_where_there_is_no_other_graph(monkeypa
     there = [fabricated(a) for a in (x, layer.W, layer.b)]
     dnn = Cudnn(runtime=HostRuntime())
     broken += ["conv_fprop + bias", "conv_fprop + bias + relu"]
-    assert dnn.correlate(*there, layer._window, 1, relu=True) is None
+    assert dnn.correlate(*there, layer._window, 1, relu=True) is NotImplemented
     assert_close(host(dnn.correlate(*there, layer._window, 1)), layer.predict(x), 1e-5)
     broken.append("conv_fprop")
     dnn = Cudnn(runtime=HostRuntime())
@@ -352,7 +352,7 @@ def test_a_gradient_without_elements_is_portable(dnn):
     layer = Convolution.init(3, 4, 3, padding=2, bias=False, rng=0)
     dy, W = (fabricated(a.astype("float32")) for a in (values((2, 4, 2, 8)), layer.W))
     window = Window((3, 3), (1, 1), (1, 1), ((2, 2), (2, 2)))
-    assert dnn.spread(dy, W, None, window, 1, (0, 6)) is None
+    assert dnn.correlate_transposed(dy, W, None, window, 1, (0, 6)) is NotImplemented
     assert not dnn.plans
 
 

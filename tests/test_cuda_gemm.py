@@ -14,7 +14,7 @@ import pytest
 from host_gpu import HostCublasLt, HostRuntime, fabricated, gelu, gelu_derivative, host
 
 import xplayers as xl
-from xplayers._products import matmul, product
+from xplayers.arrays.products import matmul, product
 
 cupy = pytest.importorskip("cupy")
 

@@ -9,7 +9,7 @@ import pytest
 from host_graph import HostCuda, HostGemm, capturing, plain, same
 
 import xplayers as xl
-from xplayers.cuda import switch
+from xplayers.arrays.operation import laid
 from xplayers.cuda.graph import CapturedStep, CaptureError
 from xplayers.training import AccumulatedStep, TrainStep
 
@@ -155,12 +155,14 @@ def test_a_step_by_graph_is_a_step(cuda, as_cupy):
 def test_a_graph_is_of_fused_kernels(cuda, as_cupy):
     seen = []
     step = device_step(
-        cuda, compile="graph", reduce_grads=lambda grads: seen.append(switch._on.get()) or grads
+        cuda,
+        compile="graph",
+        reduce_grads=lambda grads: seen.append(bool(laid("total", "cupy"))) or grads,
     )
     step(cuda.array(np.ones((4, 6), "float32")), cuda.array([0, 1, 2, 0]))
     assert seen
     assert all(seen)
-    assert not switch._on.get()
+    assert not bool(laid("total", "cupy"))
     step.close()
 
 

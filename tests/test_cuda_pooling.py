@@ -250,9 +250,9 @@ def test_gradients_of_more_than_an_int_of_elements(launches, monkeypatch):
     monkeypatch.setattr(
         launching, "launch", lambda *args: launch(*args[:2], 2**23, *args[3:], only=0)
     )
-    pooling.max_grads(x, y, dy, window)
+    pooling.max_pooling_gradient(x, y, dy, window)
     assert (dx[0], dx[-2], dx[-1]) == (5.0, 7.0, 0.0)
-    pooling.average_grads(x, dy, window)
+    pooling.average_pooling_gradient(x, dy, window)
     assert (dx[0], dx[-2], dx[-1]) == (2.5, 3.5, 0.0)
     assert {kind for (*_, kind), *_ in launches} == {"i64"}
 
@@ -325,17 +325,17 @@ Y = np.ones((2, 3, 2, 2), "float32")
     ],
 )
 def test_what_is_nothing_for_a_kernel(x, window, launches):
-    assert pooling.max_pooling(x(), window) is None
-    assert pooling.average_pooling(x(), window) is None
+    assert pooling.max_pooling(x(), window) is NotImplemented
+    assert pooling.average_pooling(x(), window) is NotImplemented
     if window is TWO:
-        assert pooling.global_average(x()) is None
+        assert pooling.global_average(x()) is NotImplemented
     assert not launches
 
 
 def gradients(x=ONES, y=Y, dy=Y, device=0):
     """Return what gradients the kernels give, for a `dy` on a device."""
     x, y, dy = fabricated(x), fabricated(y), fabricated(dy, device)
-    return pooling.max_grads(x, y, dy, TWO), pooling.average_grads(x, dy, TWO)
+    return pooling.max_pooling_gradient(x, y, dy, TWO), pooling.average_pooling_gradient(x, dy, TWO)
 
 
 def test_gradients_that_are_nothing_for_a_kernel(launches):
@@ -347,13 +347,13 @@ def test_gradients_that_are_nothing_for_a_kernel(launches):
         {"x": ONES.astype("float16")},
         {"device": 1},
     ):
-        assert gradients(**options) == (None, None)
-    assert gradients(y=Y.astype("float64"))[0] is None
+        assert gradients(**options) == (NotImplemented, NotImplemented)
+    assert gradients(y=Y.astype("float64"))[0] is NotImplemented
     other = np.ones((2, 3, 2, 3), "float32")
-    assert gradients(y=other)[0] is None
-    assert gradients(y=other, dy=other)[0] is None
+    assert gradients(y=other)[0] is NotImplemented
+    assert gradients(y=other, dy=other)[0] is NotImplemented
     for dy in (Y, Y[:, :2, 0, 0], Y.astype("float64")[..., 0, 0]):
-        assert pooling.global_average_grads(fabricated(ONES), fabricated(dy)) is None
+        assert pooling.global_average_gradient(fabricated(ONES), fabricated(dy)) is NotImplemented
     assert [name for (name, *_), *_ in launches] == ["average_grads"] * 2  # which do without y
 
 
@@ -396,5 +396,5 @@ def test_the_launcher_has_the_source():
 def test_blocks(n, launches):
     x, window = fabricated(values((1, 1, 2 * n))), Window((2,), (2,), (1,), ((0, 0),))
     y = pooling.max_pooling(x, window)
-    pooling.max_grads(x, y, y, window)
+    pooling.max_pooling_gradient(x, y, y, window)
     assert [blocks for _, blocks, _ in launches] == [-(-n // 256), -(-2 * n // 256)]

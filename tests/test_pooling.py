@@ -6,12 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from helpers import assert_close, assert_same_bits, values
+from helpers import assert_close, assert_same_bits, portably, values
 
 import xplayers as xl
 from xplayers import _parallel
 from xplayers._arrays import to_numpy
-from xplayers.layers import pooling_host
+from xplayers.accelerate import numpy as bodies
+from xplayers.accelerate.host import pooling
 
 GEOMETRIES = [  # shape of x, size, stride
     ((5, 3, 8), 2, None),
@@ -52,20 +53,21 @@ def gradient(layer, x, dy):
 
 def portable(layer, x, dy, monkeypatch):
     with monkeypatch.context() as m:
-        m.setattr(pooling_host, "takes", lambda *args: False)
+        portably(m)
         return gradient(layer, x, dy)
 
 
 @pytest.fixture
 def used(monkeypatch):
     """The shapes that the body of NumPy was called with."""
-    seen, function = [], pooling_host.max_grads
+    seen, function = [], pooling.max_pooling_gradient
 
     def spy(x, *args):
-        seen.append(x.shape)
-        return function(x, *args)
+        dx = function(x, *args)
+        seen.extend([] if dx is NotImplemented else [x.shape])
+        return dx
 
-    monkeypatch.setattr(pooling_host, "max_grads", spy)
+    monkeypatch.setitem(bodies.BODIES, "max_pooling_gradient", spy)
     return seen
 
 
@@ -75,7 +77,7 @@ def used(monkeypatch):
 def test_the_bits_are_those_of_the_portable_body(
     shape, size, stride, limit, dtype, used, monkeypatch
 ):
-    monkeypatch.setattr(pooling_host, "BLOCK_BYTES", limit)
+    monkeypatch.setattr(pooling, "BLOCK_BYTES", limit)
     layer, x, dy = case(shape, size, stride, dtype)
     kept = x.copy(), dy.copy()
     assert_same_bits(gradient(layer, x, dy), portable(layer, x, dy, monkeypatch))
@@ -92,7 +94,7 @@ def test_the_bits_are_those_of_the_portable_body(
     lambda a: np.ascontiguousarray(np.moveaxis(a, 1, -1)).swapaxes(1, -1).swapaxes(2, -1),
 ])  # fmt: skip
 def test_arrays_may_lie_as_they_like(lay, limit, used, monkeypatch):
-    monkeypatch.setattr(pooling_host, "BLOCK_BYTES", limit)
+    monkeypatch.setattr(pooling, "BLOCK_BYTES", limit)
     layer, x, dy = case((5, 3, 7, 9), 2, None)
     expected = portable(layer, x, dy, monkeypatch)
     for a, b in [(lay(x), dy), (x, lay(dy)), (lay(x), lay(dy))]:
@@ -131,7 +133,7 @@ def test_what_memory_held_before_does_not_show(monkeypatch):
     """Neither in gaps and leftovers nor elsewhere."""
     layer, x, dy = case((5, 3, 11, 10), (2, 3), (3, 5))
     expected = portable(layer, x, dy, monkeypatch)
-    monkeypatch.setattr(pooling_host, "empty", lambda shape, dtype: np.full(shape, 7.0, dtype))
+    monkeypatch.setattr(pooling, "empty", lambda shape, dtype: np.full(shape, 7.0, dtype))
     assert_same_bits(gradient(layer, x, dy), expected)
 
 
@@ -145,9 +147,9 @@ def test_what_memory_held_before_does_not_show(monkeypatch):
     ],
 )
 def test_blocks_cover_everything_once(shape, limit, largest, monkeypatch):
-    monkeypatch.setattr(pooling_host, "BLOCK_BYTES", limit)
+    monkeypatch.setattr(pooling, "BLOCK_BYTES", limit)
     x = np.zeros(shape, "float32")
-    parts = pooling_host._parts(x)
+    parts = pooling._parts(x)
     sizes = [x[part].shape[:2] for part in parts]
     assert sizes[0] == largest == tuple(map(max, zip(*sizes, strict=True)))
     for part in parts:
@@ -156,7 +158,7 @@ def test_blocks_cover_everything_once(shape, limit, largest, monkeypatch):
 
 
 def test_the_number_of_threads_changes_no_bit(monkeypatch):
-    monkeypatch.setattr(pooling_host, "BLOCK_BYTES", 3000)
+    monkeypatch.setattr(pooling, "BLOCK_BYTES", 3000)
     layer, x, dy = case((64, 3, 12, 13), 2, None)
     expected = portable(layer, x, dy, monkeypatch)
     with ThreadPoolExecutor(1) as pool:

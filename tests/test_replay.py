@@ -12,7 +12,7 @@ import xplayers as xl
 from xplayers import AccumulatedStep, MixedPrecision, TrainStep
 from xplayers._flat import whole
 from xplayers._recording import whole as recorded_whole
-from xplayers.layers import convolution_host, pooling_host
+from xplayers.accelerate.host import convolution, pooling
 
 pytestmark = pytest.mark.only("numpy", "readonly", "torch")  # whose steps are replayed
 
@@ -331,7 +331,7 @@ def test_results_of_convolution_and_pooling_have_places(xpv, monkeypatch):
         taken.append(shape)
         return np.empty(shape, dtype)
 
-    for module in (convolution_host, pooling_host):
+    for module in (convolution, pooling):
         monkeypatch.setattr(module, "empty", empty)
     step(x, labels(64))
     assert step._replays._replays

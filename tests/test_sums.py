@@ -8,7 +8,8 @@ from helpers import TOLERANCE, assert_at_home, assert_close, assert_same_bits, v
 
 import xplayers as xl
 from xplayers._arrays import to_numpy
-from xplayers._sums import PART, channel_sums, column_sums, rows_added
+from xplayers.accelerate.host.sums import PART, rows_added
+from xplayers.arrays.products import channel_sums, column_sums
 
 SHAPES = [
     (0, 3), (1, 3), (PART, 5), (2 * PART, 5), (2 * PART + 1, 5), (3 * PART - 1, 1), (70_001, 3),

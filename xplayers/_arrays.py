@@ -238,20 +238,6 @@ def out_of_range(x: Array, n: int) -> int | None:
     return low if low < 0 else high if high >= n else None
 
 
-def taken_along_last(xp: Namespace, x: Array, index: Array) -> Array:
-    """Return ``take_along_axis(x, index, axis=-1)`` for 64-bit indices that are in range."""
-    if library_name(xp) == "torch":
-        return xp.gather(x, -1, index)  # which spends no time on negative ones and broadcasting
-    return xp.take_along_axis(x, index, axis=-1)
-
-
-def put_along_last(xp: Namespace, x: Array, index: Array, value: Array) -> Array:
-    """Return `x` with `value` at the 64-bit indices `index`, one for each row of the last axis."""
-    if library_name(xp) == "torch":
-        return xp.scatter(x, -1, index, value)
-    return xp.where(index == xp.arange(x.shape[-1], device=device(x)), value, x)
-
-
 def either(xp: Namespace, condition: Array, f: Any, g: Any, x: Array) -> Array:
     """Return ``f(x)`` where the 0-d `condition` holds, else ``g(x)``; JAX computes one of them."""
     if library_name(xp) == "jax":

@@ -11,6 +11,7 @@ import numpy as np
 
 from xplayers._arrays import Array
 from xplayers._recording import BINARY, COMPARISONS, UNARY, Kind, Operation, Register
+from xplayers.arrays.operation import body_of
 
 REDUCTIONS = {
     "sum": np.add, "max": np.maximum, "min": np.minimum, "prod": np.multiply,
@@ -27,9 +28,9 @@ def into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
         return _into_torch(operation, kinds)
     name, args, kwargs = operation.name, operation.args, operation.kwargs
     if name == "call":
-        takes_out = "out" in inspect.signature(operation.function).parameters
-        over = getattr(operation.function, "over_operands", False)
-        return (operation.function, args, over) if takes_out and not kwargs else None
+        function = operation.function
+        over = getattr(function, "over_operands", False)
+        return (function, args, over) if takes_out(function, like) and not kwargs else None
     function = getattr(np, name, None)
     operators = BINARY.get(name), COMPARISONS.get(name), UNARY.get(name)
     if operation.function not in (function, *operators):
@@ -43,6 +44,12 @@ def into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
     if name == "astype":
         return _cast, args[:1], False
     return None
+
+
+def takes_out(function: Callable[..., Any], like: Array) -> bool:
+    """Whether a function that was recorded as one call takes memory for its results."""
+    body = body_of(function, like) or function
+    return "out" in inspect.signature(body).parameters
 
 
 _TORCH = {

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, device, introduce, namespace, to_numpy
+from xplayers.arrays.operation import OPERATIONS, body_of, tabulate
 
 _NUMPY: Any = np
 # What may return its argument because there is nothing to do.
@@ -79,6 +80,8 @@ class Recording:
             message = f"{name} writes to an array"
             raise NotRecordable(message)
         results = function(*_values(args), **_values(kwargs))
+        if results is NotImplemented:
+            return NotImplemented
         many, known = isinstance(results, (tuple, list)), len(self.kinds)
         if many and type(results) not in (tuple, list):
             message = f"{name} returns a {type(results).__name__}"
@@ -363,7 +366,39 @@ def _class_of(xp: Any) -> type[StandIn]:
         raise NotRecordable(message)
     made = type("StandIn", (StandIn,), {"xp": RecordingNamespace(xp)})
     introduce(made, made.xp)
+    tabulate(made, _BODIES)
     return made
+
+
+class _Bodies(dict[str, Callable[..., Any]]):
+    """The table of stand-ins: what has a body for the array itself is written down as one call.
+
+    Of that body, if it takes such arrays, as it then does in every replay; else of the operation.
+    """
+
+    def __missing__(self, name: str) -> Callable[..., Any]:
+        function = OPERATIONS[name]
+
+        def body(x: Any, *args: Any, **options: Any) -> Any:
+            first = next(found(StandIn, x))
+            own = body_of(function, first.value)
+            if own is None or (name in _IN_PARTS and isinstance(first.value, np.ndarray)):
+                return NotImplemented
+            result = first.recording.call("call", own, (x, *args), options)
+            if result is NotImplemented and name not in _IN_PARTS:
+                result = first.recording.call("call", function, (x, *args), options)
+            return result
+
+        self[name] = body
+        return body
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name]
+
+
+_BODIES = _Bodies()
+# Replays on NumPy have memory for the parts of these, which so cost less than a call.
+_IN_PARTS = {"product", "cross_entropy_of_labels"}
 
 
 def whole(function: Callable[..., Any]) -> Callable[..., Any]:

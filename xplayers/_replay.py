@@ -21,7 +21,7 @@ import numpy as np
 from xplayers._arrays import Array, device, namespace
 from xplayers._groups import Groups, Task, read
 from xplayers._memory import empty
-from xplayers._places import REDUCTIONS, along, copied_array, into
+from xplayers._places import REDUCTIONS, along, copied_array, into, takes_out
 from xplayers._recording import (
     BINARY,
     COMPARISONS,
@@ -180,6 +180,12 @@ class _Compiler:
                 if out is not None:
                     self._call_into(function, [*map(self._text, given)], self._define(out))
                     return
+        if operation.name == "call" and operation.many and takes_out(operation.function, self.like):
+            outs = [self._place(at, r, operation, free, over=False) for r in operation.results]
+            if all(out is not None for out in outs):
+                given, many = [*map(self._text, operation.args)], [*map(self._define, outs)]
+                self._call_into(operation.function, given, f"({', '.join(many)},)")
+                return
         text = self._call(operation)
         placed = {r: self._name(r) for r in operation.results if r in self.static}
         names = ", ".join(self._local(r) for r in operation.results)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from xplayers._products import column_sums
 
 import xplayers as xl
 from benchmarks.gpu import ours
@@ -19,7 +20,6 @@ from benchmarks.gpu.timing import measure
 from benchmarks.gpu.workloads import TOYS, WORKLOADS, Workload
 from benchmarks.machine import ROOT
 from xplayers._arrays import to_numpy
-from xplayers._products import column_sums
 from xplayers.cuda import fused
 
 TOLERANCE = 1e-5  # of float32, relative to the largest value

@@ -16,8 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xplayers._arrays import Array, namespace
-from xplayers._products import product, product_and_sums
-from xplayers._sums import column_sums
+from xplayers.arrays.products import column_sums, product, product_and_sums
 from xplayers.cuda.joints import Joint, as_part
 from xplayers.cuda.planner import NoAlgorithm
 from xplayers.cuda.plans import fits

@@ -12,25 +12,23 @@ their shape is ``(n, c, *sizes)``, only the strides are others.
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xplayers._arrays import Array, dtype_name
+from xplayers.arrays.operation import laid
+from xplayers.arrays.products import channel_sums
 from xplayers.cuda.cudnn_graphs import TYPES, window_options
 from xplayers.cuda.cudnn_plans import Plans, Runtime
 from xplayers.cuda.joints import joining
 from xplayers.cuda.rectified import with_rectified
-from xplayers.layers import correlation, normalizing
 from xplayers.layers.windows import Sizes, Window
 
 __all__ = ["Cudnn"]
 
 MOST_AXES = 5  # of a batch: a volume with samples and channels
-
-_active: contextvars.ContextVar[Cudnn | None] = contextvars.ContextVar("cudnn", default=None)
 
 
 class Cudnn(Plans):
@@ -101,19 +99,10 @@ class Cudnn(Plans):
     ) -> None:
         super().__init__(tf32, deterministic, autotune, Runtime() if runtime is None else runtime)
 
-    @contextlib.contextmanager
-    def layers(self) -> Iterator[None]:
+    def layers(self) -> contextlib.AbstractContextManager[None]:
         """Let layers of CuPy arrays go through this object, in this context."""
-        for bodies in (correlation.BODIES, normalizing.BODIES):
-            bodies[self._runtime.array] = active
-        token = _active.set(self)
-        try:
-            with joining(self._runtime.array, _joiner):
-                yield
-        finally:
-            _active.reset(token)
-
-    # A body of `xplayers.layers.correlation`; replays, which give it an `out`, are of the host.
+        bodies = {name: getattr(self, name) for name in NAMES}
+        return joining(self._runtime.array, _joiner, {**bodies, "cudnn": self})
 
     def correlate(
         self,
@@ -122,11 +111,10 @@ class Cudnn(Plans):
         b: Array,
         window: Window,
         groups: int,
-        out: None = None,
         *,
         relu: bool = False,
-    ) -> Array | None:
-        """Return the convolution of `x` with the filters `W`; None where cuDNN has none.
+    ) -> Any:
+        """Return the convolution of `x` with the filters `W`; NotImplemented where it has none.
 
         With `relu` its ReLU, if cuDNN has both in one.
         """
@@ -137,11 +125,11 @@ class Cudnn(Plans):
             after = ("bias", *after)
             given["bias"] = b.reshape(1, -1, *[1] * window.axes)
         y = self._convolution("conv_fprop", shape, window, after, **given)
-        if y is not None or relu or b is None:
-            return y
-        return self._biased(self._convolution("conv_fprop", shape, window, image=x, weight=W), b)
+        if y is None and not relu and b is not None:
+            y = self._biased(self._convolution("conv_fprop", shape, window, image=x, weight=W), b)
+        return NotImplemented if y is None else y
 
-    def spread(
+    def correlate_transposed(
         self,
         dy: Array,
         W: Array,
@@ -149,18 +137,21 @@ class Cudnn(Plans):
         window: Window,
         groups: int,
         sizes: Sequence[int],
-        out: None = None,
-    ) -> Array | None:
-        """Return the transpose of `correlate` applied to `dy`; None where cuDNN has none."""
+    ) -> Any:
+        """Return the transpose of `correlate` applied to `dy`; NotImplemented as there."""
         shape = (dy.shape[0], W.shape[1] * groups, *sizes)
-        return self._biased(self._convolution("conv_dgrad", shape, window, loss=dy, filter=W), b)
+        dx = self._biased(self._convolution("conv_dgrad", shape, window, loss=dy, filter=W), b)
+        return NotImplemented if dx is None else dx
 
-    def filter_grads(
+    def filter_gradient(
         self, x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
-    ) -> tuple[Array, None] | None:
-        """Return the gradient of the filters in `correlate`, and none of the bias."""
+    ) -> Any:
+        """Return the gradient of the filters and, with `bias`, that of the bias, as sums."""
         dW = self._convolution("conv_wgrad", shape, window, image=x, loss=dy)
-        return dW if dW is None else (self._runtime.copied(dW), None)  # as the filters are
+        if dW is None:
+            return NotImplemented
+        dW = self._runtime.copied(dW)  # as the filters are
+        return (dW, channel_sums(dy)) if bias else dW
 
     def _convolution(
         self,
@@ -182,15 +173,11 @@ class Cudnn(Plans):
             self._runtime.add(y, b.reshape(-1, *[1] * (y.ndim - 2)))
         return y
 
-    # A body of `xplayers.layers.normalizing`.
-
-    def batch_normalization(
-        self, x: Array, gamma: Array, beta: Array, eps: float
-    ) -> tuple[Array, ...] | None:
-        """Return ``y``, ``r``, mean and variance of each channel; None where cuDNN has none."""
+    def batch_normalization(self, x: Array, gamma: Array, beta: Array, eps: float) -> Any:
+        """Return ``y``, None for ``xh``, ``r``, mean and variance of each channel."""
         alone = x.size == x.shape[1]  # one value in each channel: nothing varies
         if not _fit(x) or alone or x.ndim > MOST_AXES or dtype_name(gamma.dtype) not in TYPES:
-            return None
+            return NotImplemented
         of_channel = ((1, x.shape[1]), "float32")
         results = self.run(
             "batchnorm",
@@ -203,58 +190,62 @@ class Cudnn(Plans):
             momentum=None,
         )
         if results is None:
-            return None
+            return NotImplemented
         y, mean, r = results
-        return y, r, mean, self._runtime.variance(r, eps)
+        column = (1, -1, *[1] * (x.ndim - 2))
+        variance = self._runtime.variance(r, eps)
+        return y, None, *(a.reshape(column) for a in (r, mean, variance))
 
-    def batch_normalization_grads(
-        self, dy: Array, x: Array, gamma: Array, mean: Array, r: Array
-    ) -> list[Array] | None:
-        """Return the gradients of `x`, gamma and beta; None where cuDNN has none."""
+    def batch_normalization_gradient(
+        self, dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array, r: Array
+    ) -> Any:
+        """Return the gradients of `x`, gamma and beta, of what the forward has kept."""
         row = (1, -1)
         return self._normalization_grads(
-            "batchnorm_backward", dy, x, gamma, mean=mean.reshape(row), inv_variance=r.reshape(row)
-        )
+            "batchnorm_backward", dy, x, gamma, xh,
+            mean=mean.reshape(row), inv_variance=r.reshape(row),
+        )  # fmt: skip
 
-    def layer_normalization(
-        self, x: Array, gamma: Array, beta: Array, eps: float
-    ) -> tuple[Array, ...] | None:
-        """Return ``y``, ``r`` and the mean of each row; None where cuDNN has none."""
+    def layer_normalization(self, x: Array, gamma: Array, beta: Array, eps: float) -> Any:
+        """Return ``y``, None for ``xh``, ``r`` and the mean of each row."""
         found = self._rows_normalized("layernorm", x, {"scale": gamma, "bias": beta}, eps, 2)
-        if found is None:
-            return None
+        if found is NotImplemented:
+            return found
         y, mean, r = found
-        return y, r, mean
+        return y, None, r, mean
 
-    def layer_normalization_grads(
-        self, dy: Array, x: Array, gamma: Array, mean: Array, r: Array
-    ) -> list[Array] | None:
-        """Return the gradients of `x`, gamma and beta; None where cuDNN has none."""
+    def layer_normalization_gradient(
+        self, dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array | None, r: Array
+    ) -> Any:
+        """Return the gradients of `x`, gamma and beta, of what the forward has kept."""
+        if mean is None:
+            return NotImplemented
         column = (-1, 1)
         return self._rows_grads(
-            "layernorm_backward", dy, x, gamma,
+            "layernorm_backward", dy, x, gamma, xh,
             mean=mean.reshape(column), inv_variance=r.reshape(column),
         )  # fmt: skip
 
-    def rms_normalization(self, x: Array, gamma: Array, eps: float) -> list[Array] | None:
-        """Return ``y`` and ``r`` of each row; None where cuDNN has none."""
-        return self._rows_normalized("rmsnorm", x, {"scale": gamma}, eps, 1)
+    def rms_normalization(self, x: Array, gamma: Array, eps: float) -> Any:
+        """Return ``y``, None for ``xh`` and ``r`` of each row."""
+        found = self._rows_normalized("rmsnorm", x, {"scale": gamma}, eps, 1)
+        return found if found is NotImplemented else (found[0], None, found[1])
 
-    def rms_normalization_grads(
-        self, dy: Array, x: Array, gamma: Array, r: Array
-    ) -> list[Array] | None:
-        """Return the gradients of `x` and gamma; None where cuDNN has none."""
+    def rms_normalization_gradient(
+        self, dy: Array, x: Array, gamma: Array, xh: Array | None, r: Array
+    ) -> Any:
+        """Return the gradients of `x` and gamma, of what the forward has kept."""
         return self._rows_grads(
-            "rmsnorm_backward", dy, x, gamma, beta=False, inv_variance=r.reshape(-1, 1)
+            "rmsnorm_backward", dy, x, gamma, xh, beta=False, inv_variance=r.reshape(-1, 1)
         )
 
     def _rows_normalized(
         self, operation: str, x: Array, params: Mapping[str, Array], eps: float, statistics: int
-    ) -> list[Array] | None:
-        """Return ``y``, and so many statistics of each row."""
+    ) -> Any:
+        """Return ``y``, and so many statistics of each row, in the shape of rows."""
         gamma = params["scale"]
         if not _fit(x) or dtype_name(gamma.dtype) not in TYPES:
-            return None
+            return NotImplemented
         rows = self._rows(x, gamma)
         results = self.run(
             operation,
@@ -263,16 +254,19 @@ class Cudnn(Plans):
             norm_forward_phase="TRAINING",
             epsilon=float(eps),
         )
-        return results and [results[0].reshape(x.shape), *results[1:]]
+        if results is None:
+            return NotImplemented
+        row = (*x.shape[: x.ndim - gamma.ndim], *[1] * gamma.ndim)
+        return [results[0].reshape(x.shape), *(a.reshape(row) for a in results[1:])]
 
     def _rows_grads(
-        self, operation: str, dy: Array, x: Array, gamma: Array, **options: Any
-    ) -> list[Array] | None:
+        self, operation: str, dy: Array, x: Array, gamma: Array, xh: Any, **options: Any
+    ) -> Any:
         grads = self._normalization_grads(
-            operation, self._rows(dy, gamma), self._rows(x, gamma), gamma, **options
+            operation, self._rows(dy, gamma), self._rows(x, gamma), gamma, xh, **options
         )
-        if grads is None:
-            return None
+        if grads is NotImplemented:
+            return grads
         dx, *rest = grads
         return [dx.reshape(x.shape), *(g.reshape(gamma.shape) for g in rest)]
 
@@ -282,13 +276,17 @@ class Cudnn(Plans):
         dy: Array,
         x: Array,
         gamma: Array,
+        xh: Array | None,
         *,
         beta: bool = True,
         **statistics: Array,
-    ) -> list[Array] | None:
-        """Return the gradients, those of gamma and, if it has one, beta as vectors like `x`."""
-        if not _fit(x, dy):
-            return None
+    ) -> Any:
+        """Return the gradients, those of gamma and, if it has one, beta as vectors like `x`.
+
+        Where there is an `xh`, the forward was another's.
+        """
+        if xh is not None or not _fit(x, dy):
+            return NotImplemented
         scale = self._row(gamma)
         options: dict[str, Any] = {} if beta else {"has_dbias": False}
         of_scale = (scale.shape, "float32")
@@ -299,7 +297,7 @@ class Cudnn(Plans):
             **options,
         )
         if results is None:
-            return None
+            return NotImplemented
         dx, *grads = results
         return [dx, *(self._runtime.cast(g, x.dtype).reshape(-1) for g in grads)]
 
@@ -315,10 +313,17 @@ class Cudnn(Plans):
 
 def active() -> Cudnn | None:
     """Return the object that layers of CuPy arrays go through in this context."""
-    return _active.get()
+    return next(iter(laid("cudnn")), None)
 
 
 _joiner = functools.partial(with_rectified, dnn=active)
+
+NAMES = (  # of the operations that `Cudnn` has bodies for, its methods
+    "correlate", "correlate_transposed", "filter_gradient",
+    "batch_normalization", "batch_normalization_gradient",
+    "layer_normalization", "layer_normalization_gradient",
+    "rms_normalization", "rms_normalization_gradient",
+)  # fmt: skip
 
 
 def _fit(*arrays: Array) -> bool:

@@ -12,18 +12,16 @@ arguments of each product, and adds bias, activation and gradient of the bias in
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from xplayers._arrays import Array, dtype_name, named_dtype, namespace
-from xplayers._products import OTHERS
-from xplayers._sums import column_sums
+from xplayers.arrays.operation import laid
 from xplayers.cuda.chain import with_chains
 from xplayers.cuda.joints import joining
 from xplayers.cuda.planner import NoAlgorithm, NotPlanned, Planner, fastest, milliseconds
@@ -48,8 +46,6 @@ __all__ = ["Gemm", "NoAlgorithm", "NotPlanned"]
 
 WORKSPACE = 32 << 20  # bytes; what NVIDIA advises for Hopper
 CANDIDATES = 16  # algorithms that are timed
-
-_active: contextvars.ContextVar[Gemm | None] = contextvars.ContextVar("gemm", default=None)
 
 
 class Plan(NamedTuple):
@@ -195,19 +191,33 @@ class Gemm(Planner):
         extra = [x for x, role in ((bias, kind.bias), (aux, kind.aux)) if role == "out"]
         return (d, *extra) if extra else d
 
-    @contextlib.contextmanager
-    def products(self) -> Iterator[None]:
+    def products(self) -> contextlib.AbstractContextManager[None]:
         """Let the products of CuPy arrays in layers go through this object, in this context.
 
         Affine maps with ReLU or GELU between them are products alone, see `xplayers.cuda.chain`.
         """
-        OTHERS[self._runtime.array] = _InLayers
-        token = _active.set(self)
+        names = ("matmul", "product", "product_and_sums")
+        bodies = {name: getattr(self, f"_{name}") for name in names}
+        return joining(self._runtime.array, _joiner, {**bodies, "gemm": self})
+
+    def _matmul(self, a: Array, b: Array) -> Any:
+        return self.matmul(a, b) if fits(a, b) else NotImplemented
+
+    def _product(self, a: Array, b: Array, bias: Array | None = None) -> Any:
+        if bias is None or bias.dtype != a.dtype or not fits(a, b):
+            return NotImplemented
         try:
-            with joining(self._runtime.array, _joiner):
-                yield
-        finally:
-            _active.reset(token)
+            return self.matmul(a, b, epilogue="bias", bias=bias)
+        except NoAlgorithm:
+            return NotImplemented
+
+    def _product_and_sums(self, a: Array, b: Array) -> Any:
+        if not fits(a, b):
+            return NotImplemented
+        try:
+            return self.matmul(a, b, epilogue="bgradb")
+        except NoAlgorithm:
+            return NotImplemented
 
     def close(self) -> None:
         """Give back plans, workspace and handle; wait for the device first."""
@@ -385,37 +395,9 @@ class Runtime:
         return milliseconds(self.cupy.cuda, function)
 
 
-class _InLayers:
-    """The products of layers, through the `Gemm` of the context if there is one."""
-
-    @staticmethod
-    def matmul(a: Array, b: Array) -> Array:
-        gemm = active()
-        return gemm.matmul(a, b) if gemm is not None and fits(a, b) else a @ b
-
-    @staticmethod
-    def product(a: Array, b: Array, bias: Array | None) -> Array:
-        gemm = active()
-        if gemm is not None and bias is not None and bias.dtype == a.dtype and fits(a, b):
-            with contextlib.suppress(NoAlgorithm):
-                return gemm.matmul(a, b, epilogue="bias", bias=bias)
-        y = _InLayers.matmul(a, b)
-        if bias is not None:
-            y += bias
-        return y
-
-    @staticmethod
-    def product_and_sums(a: Array, b: Array) -> tuple[Array, Array]:
-        gemm = active()
-        if gemm is not None and fits(a, b):
-            with contextlib.suppress(NoAlgorithm):
-                return gemm.matmul(a, b, epilogue="bgradb")
-        return _InLayers.matmul(a, b), column_sums(b)
-
-
 def active() -> Gemm | None:
     """Return the object through which products go in this context."""
-    return _active.get()
+    return next(iter(laid("gemm")), None)
 
 
 _joiner = functools.partial(with_chains, gemm=active)

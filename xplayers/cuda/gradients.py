@@ -31,13 +31,13 @@ def all_finite(arrays: Sequence[Any]) -> Any:
 
     Returns
     -------
-    cupy.ndarray or None
-        0-d bool. None where an array is nothing for the kernel: not contiguous, of another dtype,
-        or elsewhere.
+    cupy.ndarray or NotImplemented
+        0-d bool. NotImplemented where an array is nothing for the kernel: not contiguous, of
+        another dtype, or elsewhere.
     """
     tables = _tables(arrays)
     if tables is None:
-        return None
+        return NotImplemented
     good = kernels.full(arrays[0], True)
     for dtype, table, chunks in tables:
         launcher = _launcher("all_finite", dtype, np.dtype(bool))
@@ -55,13 +55,13 @@ def sum_of_squares(arrays: Sequence[Any]) -> Any:
 
     Returns
     -------
-    cupy.ndarray or None
-        0-d float64. The same bits from launch to launch. None as in `all_finite`, and where there
-        is no element.
+    tuple of cupy.ndarray, or NotImplemented
+        0-d float64. The same bits from launch to launch. Nothing as in `all_finite`, and where
+        there is no element.
     """
     tables = _tables(arrays)
     if not tables or any(dtype == np.float64 for dtype, _, _ in tables):
-        return None
+        return NotImplemented
     first, wide = arrays[0], np.dtype(np.float64)  # it is memory that takes the time
     sums = kernels.empty(first, (sum(chunks for _, _, chunks in tables),), wide)
     start = 0
@@ -69,7 +69,7 @@ def sum_of_squares(arrays: Sequence[Any]) -> Any:
         launcher = _launcher("sums_of_squares", dtype, wide)
         launcher(first.device, chunks, THREADS, [table, sums[start:]])
         start += chunks
-    return total(sums)
+    return (total(sums),)
 
 
 def _tables(arrays: Sequence[Any]) -> list[tuple[np.dtype, np.ndarray, int]] | None:

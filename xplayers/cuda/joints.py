@@ -7,20 +7,18 @@ affine maps and activations (`xplayers.cuda.chain`), `Cudnn` convolutions and Re
 
 from __future__ import annotations
 
-import contextlib
-import contextvars
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from xplayers._arrays import Array
+from xplayers.arrays.operation import Bodies, laid, using
 from xplayers.layers.base import Cache
-from xplayers.layers.containers import JOINS, Part, Sequential
+from xplayers.layers.containers import Part, Sequential
 
 # Returns parts, some of which are several of those that are given.
 Joiner = Callable[[Sequence[Part]], list[Part]]
 
-_joiners: contextvars.ContextVar[tuple[Joiner, ...]] = contextvars.ContextVar("joiners", default=())
 # What was made of the parts of a container, by the joiners; None where nothing was.
 _made: weakref.WeakKeyDictionary[Sequential, dict[tuple[Joiner, ...], list[Part] | None]]
 _made = weakref.WeakKeyDictionary()
@@ -62,30 +60,26 @@ class Joint(Sequential):
         """The container that the layers belong to does so."""
 
 
-@contextlib.contextmanager
-def joining(array: type, joiner: Joiner) -> Iterator[None]:
-    """Let parts of containers be joined for arrays of a type, in this context."""
-    JOINS[array] = joined
-    before = _joiners.get()
-    token = _joiners.set(before if joiner in before else (*before, joiner))
-    try:
-        yield
-    finally:
-        _joiners.reset(token)
+def joining(array: type, joiner: Joiner, bodies: Bodies | None = None) -> Any:
+    """Return the context in which parts of containers are joined for arrays of a type.
+
+    `bodies` are laid there too.
+    """
+    return using(array, {**(bodies or {}), "parts_of": joined, "join": joiner})
 
 
-def joined(net: Sequential) -> list[Part] | None:
-    """Return the parts of a container, joined as this context says; None where none are."""
-    joiners = _joiners.get()
-    if not joiners or isinstance(net, Joint):
-        return None
+def joined(x: Array, net: Sequential) -> Any:
+    """Return the parts of a container, joined as this context says."""
+    joiners = tuple(dict.fromkeys(reversed(laid("join", type(x)))))
+    if isinstance(net, Joint):
+        return NotImplemented
     made = _made.setdefault(net, {})
     if joiners not in made:
         parts = list(net._parts)
         for join in joiners:
             parts = join(parts)
         made[joiners] = parts if len(parts) < len(net._parts) else None
-    return made[joiners]
+    return NotImplemented if made[joiners] is None else made[joiners]
 
 
 def as_part(joint: Joint, run: Sequence[Part]) -> Part:

@@ -2,10 +2,10 @@
 
 Arrays are ``(n, c, *sizes)`` in float16, bfloat16, float32 or float64, by rows or with the channels
 last in memory, as which results lie too. Values of 16 bits are float32 inside and rounded once.
-Functions return None where arrays or windows are nothing for a kernel: `x` in another layout, no
-elements, several dtypes or devices, more than three axes. Gradients that lie otherwise than `x` are
-copied first: a kernel that read them as they are would jump through memory, and after `Flatten`
-those of images with the channels last always come by rows.
+Functions return NotImplemented where arrays or windows are nothing for a kernel: `x` in another
+layout, no elements, several dtypes or devices, more than three axes. Gradients that lie otherwise
+than `x` are copied first: a kernel that read them as they are would jump through memory, and after
+`Flatten` those of images with the channels last always come by rows.
 
 Nothing here has been run on a GPU yet; see `xplayers.cuda`.
 """
@@ -53,7 +53,7 @@ def max_pooling(x: Any, window: Window) -> Any:
 
     Returns
     -------
-    cupy.ndarray or None
+    cupy.ndarray or NotImplemented
         Shape ``(n, c, *window.outputs(sizes))``, with the bits of the portable code: NaN is the
         largest, and of zeros with either sign the same one wins.
     """
@@ -68,7 +68,7 @@ def average_pooling(x: Any, window: Window) -> Any:
     return _launched("average_pooling", x, [x], _outputs(x, window), x.shape[2:], window)
 
 
-def max_grads(x: Any, y: Any, dy: Any, window: Window) -> Any:
+def max_pooling_gradient(x: Any, y: Any, dy: Any, window: Window) -> Any:
     """Return the gradient of `x`, whose windows have the largest values `y`.
 
     The first of equal values, in row-major order, takes all of the gradient of a window; where
@@ -85,21 +85,21 @@ def max_grads(x: Any, y: Any, dy: Any, window: Window) -> Any:
 
     Returns
     -------
-    cupy.ndarray or None
+    cupy.ndarray or NotImplemented
         Shape ``(n, c, *sizes)``.
     """
     if y.shape != dy.shape or y.shape != _outputs(x, window):
-        return None
+        return NotImplemented
     return _launched("max_grads", x, [x, y, dy], x.shape, x.shape[2:], window)
 
 
-def average_grads(x: Any, dy: Any, window: Window) -> Any:
+def average_pooling_gradient(x: Any, dy: Any, window: Window) -> Any:
     """Return the gradient of `x`, of which dtype, shape and layout count alone.
 
-    Parameters and result are those of `max_grads`.
+    Parameters and result are those of `max_pooling_gradient`.
     """
     if dy.shape != _outputs(x, window):
-        return None
+        return NotImplemented
     return _launched("average_grads", x, [dy], x.shape, x.shape[2:], window)
 
 
@@ -113,19 +113,19 @@ def global_average(x: Any) -> Any:
 
     Returns
     -------
-    cupy.ndarray or None
+    cupy.ndarray or NotImplemented
         Shape ``(n, c)``. Values are added up in another order than in the portable code.
     """
     order = kernels.layout(x)
     if order is None or not x.size:
-        return None
+        return NotImplemented
     rows = order == "rows"
     (n, c), places = x.shape[:2], math.prod(x.shape[2:])
     warps = 1 if rows and places <= _ONE_WARP else _WARPS
     try:
         launcher = _launcher("row_means" if rows else "channel_means", x.dtype, str(warps))
     except Untraceable:
-        return None
+        return NotImplemented
     y = kernels.empty(x, (n, c), x.dtype)
     sizes = (n * c, places) if rows else (n, places, c)  # those of `_SIZES`
     blocks = -(-n * c * warps // _WARPS) if rows else n * -(-c // 32)
@@ -133,13 +133,13 @@ def global_average(x: Any) -> Any:
     return y
 
 
-def global_average_grads(x: Any, dy: Any) -> Any:
+def global_average_gradient(x: Any, dy: Any) -> Any:
     """Return the gradient of `x`, of which dtype, shape and layout count alone.
 
-    `dy` has shape ``(n, c)``; the result is that of `max_grads`.
+    `dy` has shape ``(n, c)``; the result is that of `max_pooling_gradient`.
     """
     if dy.shape != x.shape[:2]:
-        return None
+        return NotImplemented
     places = math.prod(x.shape[2:])
     window = Window((places,), (places,), (1,), ((0, 0),))  # one, and all places are in it
     return _launched("average_grads", x, [dy], x.shape, (places,), window)
@@ -156,14 +156,14 @@ def _launched(
     order = kernels.layout(x)
     places = [(a.dtype, a.data.device_id) for a in (x, *arrays)]
     if order is None or not x.size or window.axes > AXES or places.count(places[0]) < len(places):
-        return None
+        return NotImplemented
     geometry = _geometry(sizes, window)
     numbers = [x.shape[1] if order == "channels last" else 1, *np.transpose(geometry).flat]
     short = max(x.size, math.prod(shape), *[a.size for a in arrays], *numbers) < _SHORT
     try:
         launcher = _launcher(operation, x.dtype, "int" if short else "i64")
     except Untraceable:
-        return None
+        return NotImplemented
     out = kernels.empty_laid(x, shape, x.dtype, order)
     index = np.int32 if short else np.int64
     arrays = [kernels.laid(a, order) for a in arrays]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from xplayers._arrays import Array, namespace
-from xplayers._sums import channel_sums
+from xplayers.arrays.products import channel_sums
 from xplayers.cuda import sums
 from xplayers.cuda.joints import Joint, as_part
 from xplayers.cuda.switch import is_fused
@@ -84,13 +84,15 @@ class Rectified(Joint):
         """Return the result of both layers; None where cuDNN has nothing for it."""
         layer, W = self._convolution, arrays["W"]
         layer._check(x, W)
-        return self._dnn().correlate(x, W, arrays.get("b"), layer._window, layer.groups, relu=True)
+        b, window = arrays.get("b"), layer._window
+        y = self._dnn().correlate(x, W, b, window, layer.groups, relu=True)
+        return None if y is NotImplemented else y
 
     def _backward(self, kept: Kept, dy: Array) -> tuple[Array, dict[str, Array]]:
         """Return the gradient of the result of the convolution, and those of the parameters."""
         xp, y = namespace(dy), kept.y
-        found = sums.relu_grads(dy, y) if is_fused(xp) else None
-        dz, db = found or (self._relu.vjp((y > 0,), dy)[0], None)
+        found = sums.relu_grads(dy, y) if is_fused(xp) else NotImplemented
+        dz, db = (self._relu.vjp((y > 0,), dy)[0], None) if found is NotImplemented else found
         grads = {"0.W": self._convolution._filter_grads((kept.x, kept.W), dz)}
         if self._convolution.b is not None:
             grads["0.b"] = channel_sums(dz) if db is None else db

@@ -20,9 +20,7 @@ _WARPS = 8  # of a block, which reads a row that is too long for one warp
 _THREADS = 128  # of a block of rows that are read by one warp each
 
 
-def softmax_cross_entropy(
-    scores: Any, target: Any, *, norm: float = 1.0, dtype: Any = None
-) -> tuple[Any, Any] | None:
+def softmax_cross_entropy(scores: Any, target: Any, norm: float = 1.0, *, dtype: Any = None) -> Any:
     """Return the loss of each row, and the gradient of their sum, divided by `norm`.
 
     Parameters
@@ -45,14 +43,15 @@ def softmax_cross_entropy(
     gradient : cupy.ndarray
         Shape ``(..., c)``.
 
-    None where this is nothing for the kernel: arrays that are not contiguous, or have no element.
+    NotImplemented where this is nothing for the kernel: arrays that are not contiguous, or have no
+    element.
     """
     shape, labels = scores.shape, target.shape != scores.shape
     expected = shape[:-1] if labels else shape
     contiguous = scores.flags.c_contiguous and target.flags.c_contiguous
     together = scores.data.device_id == target.data.device_id
     if not (contiguous and together and scores.size) or target.shape != expected:
-        return None
+        return NotImplemented
     wide = inside(scores.dtype)
     dtype = wide if dtype is None else np.dtype(dtype)
     classes = shape[-1]
@@ -60,7 +59,7 @@ def softmax_cross_entropy(
     try:
         launcher = _launcher(scores.dtype, target.dtype, dtype, labels, warps, held)
     except Untraceable:
-        return None
+        return NotImplemented
     losses = kernels.empty(scores, shape[:-1], wide)
     gradient = kernels.empty(scores, shape, dtype)
     rows = math.prod(shape[:-1])

@@ -36,17 +36,17 @@ def column_sums(x: Any) -> Any:
 
     Returns
     -------
-    cupy.ndarray or None
-        Shape ``(*columns,)``. None where `x` is nothing for a kernel: not contiguous, of another
-        dtype, or without elements.
+    cupy.ndarray or NotImplemented
+        Shape ``(*columns,)``. NotImplemented where `x` is nothing for a kernel: not contiguous, of
+        another dtype, or without elements.
     """
     if x.ndim < 2 or not x.flags.c_contiguous or not x.size:
-        return None
+        return NotImplemented
     sums = _summed(x.reshape(len(x), -1))
-    return None if sums is None else sums.reshape(x.shape[1:])
+    return sums if sums is NotImplemented else sums.reshape(x.shape[1:])
 
 
-def total(x: Any, divisor: float = 1.0) -> Any:
+def total(x: Any, divisor: Any = 1.0) -> Any:
     """Return the sum of all values, divided by a number.
 
     Parameters
@@ -54,18 +54,19 @@ def total(x: Any, divisor: float = 1.0) -> Any:
     x : cupy.ndarray
         Of any shape, images by rows or with the channels last; dtypes as in `column_sums`.
     divisor : float
+        Another number than Python's is nothing for a kernel.
 
     Returns
     -------
-    cupy.ndarray or None
-        0-d. None as in `column_sums`.
+    cupy.ndarray or NotImplemented
+        0-d. NotImplemented as in `column_sums`.
     """
     order = kernels.layout(x)
-    if order is None:
-        return None
+    if order is None or not isinstance(divisor, int | float):
+        return NotImplemented
     inner = x if order == "rows" else kernels.channels_last(x)
     value = _summed(inner.reshape(-1, 1), divisor=divisor)
-    return None if value is None else value.reshape(())
+    return value if value is NotImplemented else value.reshape(())
 
 
 def channel_sums(x: Any) -> Any:
@@ -78,14 +79,14 @@ def channel_sums(x: Any) -> Any:
 
     Returns
     -------
-    cupy.ndarray or None
-        Shape ``(c,)``. None where `x` is nothing for a kernel: images by rows, which have the
-        values of a channel side by side, and as above.
+    cupy.ndarray or NotImplemented
+        Shape ``(c,)``. NotImplemented where `x` is nothing for a kernel: images by rows, which
+        have the values of a channel side by side, and as above.
     """
-    return _summed(_matrix(x)) if _has_channels_last(x) else None
+    return _summed(_matrix(x)) if _has_channels_last(x) else NotImplemented
 
 
-def relu_grads(dy: Any, y: Any) -> tuple[Any, Any] | None:
+def relu_grads(dy: Any, y: Any) -> Any:
     """Return ``dx = dy * (y > 0)`` and the sums of its channels, in one pass over both.
 
     Parameters
@@ -101,14 +102,14 @@ def relu_grads(dy: Any, y: Any) -> tuple[Any, Any] | None:
     sums : cupy.ndarray
         Shape ``(c,)``.
 
-    None where this is nothing for a kernel.
+    NotImplemented where this is nothing for a kernel.
     """
     alike = (dy.shape, dy.dtype, dy.data.device_id) == (y.shape, y.dtype, y.data.device_id)
     if not (alike and _has_channels_last(y)):
-        return None
+        return NotImplemented
     dx = kernels.empty_laid(y, y.shape, y.dtype, "channels last")
     sums = _summed(*map(_matrix, [kernels.laid(dy, "channels last"), y, dx]))
-    return None if sums is None else (dx, sums)
+    return sums if sums is NotImplemented else (dx, sums)
 
 
 def _has_channels_last(x: Any) -> bool:
@@ -124,13 +125,13 @@ def _summed(*arrays: Any, divisor: float = 1.0) -> Any:
     """Return the sums of the columns of `x`, or of what is made of `x` and `y` and written."""
     x = arrays[0]
     if not x.size:
-        return None
+        return NotImplemented
     try:
         sums = _launched(_BLOCKS, x.dtype, *arrays, divisor=divisor)
         if len(sums) > 1:
             sums = _launched(1, x.dtype, sums, divisor=divisor)
     except Untraceable:
-        return None
+        return NotImplemented
     return sums.reshape(-1)
 
 

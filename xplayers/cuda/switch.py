@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 from collections.abc import Iterator
 from typing import Any
 
-_on: contextvars.ContextVar[bool] = contextvars.ContextVar("xplayers.cuda.fused", default=False)
+from xplayers.arrays.operation import laid, table, using
 
 
 @contextlib.contextmanager
@@ -38,13 +37,10 @@ def fused(on: bool = True) -> Iterator[None]:
     >>> with fused():
     ...     pass  # step(x, t)
     """
-    token = _on.set(on)
-    try:
+    with using("cupy", table("cupy", "FUSED"), on):
         yield
-    finally:
-        _on.reset(token)
 
 
 def is_fused(xp: Any) -> bool:
     """Whether arrays of the namespace `xp` are computed by kernels of our own here."""
-    return _on.get() and xp.__name__ == "array_api_compat.cupy"
+    return xp.__name__ == "array_api_compat.cupy" and bool(laid("total", "cupy"))

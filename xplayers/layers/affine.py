@@ -10,7 +10,7 @@ import numpy as np
 
 from xplayers._arrays import Array, check_parameter, namespace
 from xplayers._checks import Option, flag, integer
-from xplayers._products import product, product_and_sums
+from xplayers.arrays.products import product, product_and_sums
 from xplayers.initializers import Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter

@@ -21,8 +21,7 @@ from xplayers._arrays import (
     widened,
 )
 from xplayers._checks import Option, flag, generator, integer
-from xplayers._products import matmul
-from xplayers._sums import column_sums
+from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Rng, documented, drawn, xavier_uniform
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter

@@ -11,6 +11,7 @@ from xplayers._arrays import Array, check_input, check_same
 from xplayers._checks import generator, instance, shown
 from xplayers._checks import sizes as checked_sizes
 from xplayers._foreign import NETWORK, of_object
+from xplayers.arrays.operation import operation
 from xplayers.initializers import Rng, he_normal, xavier_normal
 from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh, activation_named
 from xplayers.layers.affine import Affine
@@ -48,9 +49,10 @@ class Joined(tuple[Cache, ...]):
     parts: Sequence[Part]
 
 
-# By type of array: what joins the parts of a `Sequential` that are faster as one, or returns None.
-# See `xplayers.cuda.joints`; it stands here because layers do not import what is beside them.
-JOINS: dict[type, Callable[[Sequential], Sequence[Part] | None]] = {}
+@operation
+def parts_of(x: Array, net: Sequential) -> Sequence[Part]:
+    """Return the parts through which `x` goes, some of which may be several parts as one."""
+    return net._parts
 
 
 class Container(Layer):
@@ -240,9 +242,8 @@ class Sequential(Container):
     ) -> tuple[Array, Cache]:
         caches: list[Cache] = []
         given = self._given(inputs, named) if inputs or named else {}
-        join = JOINS.get(type(x))
-        joined = join(self) if join and not given else None
-        for part in joined or self._parts:
+        parts = self._parts if given else parts_of(x, self)
+        for part in parts:
             more, options = given.get(part.name, _NOTHING) if given else _NOTHING
             try:
                 if more or options:
@@ -255,16 +256,15 @@ class Sequential(Container):
             caches.append(cache)
             if self._goes_on:
                 arrays = {**arrays, **moved_on(part, arrays, cache)}
-        if joined is None:
+        if parts is self._parts:
             return x, tuple(caches)
         cache = Joined(caches)
-        cache.parts = joined
+        cache.parts = parts
         return x, cache
 
     def infer(self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **named: Any) -> Array:
         given = self._given(inputs, named) if inputs or named else {}
-        join = JOINS.get(type(x))
-        for part in (join(self) if join and not given else None) or self._parts:
+        for part in self._parts if given else parts_of(x, self):
             more, options = given.get(part.name, _NOTHING) if given else _NOTHING
             try:
                 if more or options:

@@ -10,12 +10,12 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplayers._arrays import Array, check_parameter, namespace
+from xplayers._arrays import Array, check_parameter
 from xplayers._checks import flag, integer
-from xplayers._sums import channel_sums
+from xplayers.arrays.products import channel_sums
 from xplayers.initializers import Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer, options
-from xplayers.layers.correlation import correlate, filter_grads, spread
+from xplayers.layers.correlation import correlate, correlate_transposed, filter_gradient
 from xplayers.layers.stores import Gradient, Parameter
 from xplayers.layers.windows import (
     Numbers,
@@ -170,7 +170,7 @@ class Convolution(Layer):
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
         self._check(x, W)
-        y = correlate(namespace(x), x, W, arrays.get("b"), self._window, self.groups)
+        y = correlate(x, W, arrays.get("b"), self._window, self.groups)
         return y, (x, W)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
@@ -189,12 +189,12 @@ class Convolution(Layer):
     def _input_grad(self, cache: Cache, dy: Array) -> Array:
         """Return ``dx``."""
         x, W = cache
-        return spread(namespace(dy), dy, W, None, self._window, self.groups, x.shape[2:])
+        return correlate_transposed(dy, W, None, self._window, self.groups, x.shape[2:])
 
     def _filter_grads(self, cache: Cache, dy: Array, *, bias: bool = False) -> Any:
         """Return ``dW``, or with `bias` ``dW`` and ``db``."""
         x, W = cache
-        return filter_grads(namespace(dy), x, dy, W.shape, self._window, self.groups, bias)
+        return filter_gradient(x, dy, W.shape, self._window, self.groups, bias)
 
     def __str__(self) -> str:
         n_out, n_in = self.W.shape[0], self.W.shape[1] * self.groups
@@ -330,18 +330,17 @@ class ConvolutionTranspose(Layer):
         W = arrays["W"]
         _check_images(self, x, W.shape[0])
         sizes = self._outputs(x)
-        y = spread(namespace(x), x, W, arrays.get("b"), self._window, 1, sizes)
+        y = correlate_transposed(x, W, arrays.get("b"), self._window, 1, sizes)
         return y, (x, W)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         _, W = cache
-        dx = correlate(namespace(dy), dy, W, None, self._window, 1)
+        dx = correlate(dy, W, None, self._window, 1)
         return dx, self.param_grads(cache, dy)
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
-        xp = namespace(dy)
-        dW = filter_grads(xp, dy, x, W.shape, self._window, 1, bias=False)
+        dW = filter_gradient(dy, x, W.shape, self._window, 1, bias=False)
         return {"W": dW} if self.b is None else {"W": dW, "b": channel_sums(dy)}
 
     def _outputs(self, x: Array) -> Sizes:

@@ -2,47 +2,27 @@
 
 The windows of the input are copied into columns, block by block of the batch, and one matrix
 product does the rest (im2col). The transpose is the way back: a matrix product, then the columns
-are added to where they came from. Beside these portable bodies stand those of NumPy, in
-`convolution_host`, that of PyTorch, in `convolution_torch`, and others that are asked for.
+are added to where they came from.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
-from xplayers._arrays import Array, Namespace, is_half, library, widened
-from xplayers._products import matmul
-from xplayers._recording import whole
-from xplayers._sums import channel_sums
-from xplayers.layers import convolution_host as host
+from xplayers._arrays import Array, is_half, namespace, widened
+from xplayers.arrays.operation import operation
+from xplayers.arrays.products import channel_sums, matmul
 from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
 
-# By type of array: what returns the other body that computes with it here, or None. Its functions
-# `correlate`, `spread` and `filter_grads` have the arguments of those of `convolution_host`; they
-# return None for what they do not compute, and write to `out` if they are given one (by replays on
-# NumPy). See `xplayers.cuda.cudnn`, which is asked for by name.
-BODIES: dict[type, Callable[[], Any]] = {np.ndarray: lambda: host}
 
-
-@whole
+@operation
 def correlate(
-    xp: Namespace,
-    x: Array,
-    W: Array,
-    b: Array,
-    window: Window,
-    groups: int,
-    out: Array | None = None,
+    x: Array, W: Array, b: Array | None, window: Window, groups: int, out: Array | None = None
 ) -> Array:
     """Return the convolution of `x` with the filters `W`, in `out` if that is given."""
-    body = _body(x)
-    y = body and body.correlate(x, W, b, window, groups, out)
-    if y is not None:
-        return y
+    xp = namespace(x)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = window.outputs(x.shape[2:])
     places = math.prod(outputs)
@@ -63,22 +43,18 @@ def correlate(
     return in_blocks(xp, block, groups * depth * places, x, out=out)
 
 
-@whole
-def spread(
-    xp: Namespace,
+@operation
+def correlate_transposed(
     dy: Array,
     W: Array,
-    b: Array,
+    b: Array | None,
     window: Window,
     groups: int,
     sizes: Sequence[int],
     out: Array | None = None,
 ) -> Array:
     """Return the transpose of `correlate` applied to `dy`: an array of those sizes."""
-    body = _body(dy)
-    dx = body and body.spread(dy, W, b, window, groups, sizes, out)
-    if dx is not None:
-        return dx
+    xp = namespace(dy)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = tuple(dy.shape[2:])
     places = math.prod(outputs)
@@ -100,21 +76,15 @@ def spread(
     return in_blocks(xp, block, groups * depth * places, dy, out=out)
 
 
-@whole
-def filter_grads(
-    xp: Namespace, x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
+@operation
+def filter_gradient(
+    x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
 ) -> Any:
     """Return the gradient of the filters or, with `bias`, those of the filters and of the bias.
 
     That of the filters is one product of `dy` and the columns for each block.
     """
-    body = _body(x)
-    grads = body and body.filter_grads(x, dy, shape, window, groups, bias)
-    if grads is not None:
-        dW, db = grads
-        if bias and db is None:
-            db = channel_sums(dy)
-        return (dW, db) if bias else dW
+    xp = namespace(x)
     n_out, depth = shape[0], math.prod(shape[1:])
     places = math.prod(dy.shape[2:])
     lead = () if groups == 1 else (groups,)
@@ -135,12 +105,3 @@ def filter_grads(
         total = total + part
     dW = xp.reshape(xp.astype(total, dtype, copy=False), shape)
     return (dW, channel_sums(dy)) if bias else dW
-
-
-def _body(x: Array) -> Any:
-    find = BODIES.get(type(x))
-    if find is None and library(x) == "torch":
-        from xplayers.layers import convolution_torch
-
-        find = BODIES[type(x)] = lambda: convolution_torch
-    return None if find is None else find()

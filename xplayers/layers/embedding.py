@@ -14,8 +14,6 @@ from xplayers._arrays import (
     device,
     dtype_name,
     is_half,
-    is_traced,
-    library_name,
     namespace,
     on_host,
     out_of_range,
@@ -23,17 +21,16 @@ from xplayers._arrays import (
     widened,
 )
 from xplayers._checks import integer
-from xplayers._products import matmul
-from xplayers._recording import watch, whole
-from xplayers._sums import column_sums
-from xplayers.elementwise import as_numpy
+from xplayers._recording import watch
+from xplayers.arrays.operation import operation
+from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Rng, documented, drawn, normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter
 
 # Up to this many rows the gradient of a table is a matrix product, beyond it sums of sorted rows,
 # whose cost does not grow with the table.
-_SMALL = 512
+SMALL = 512
 _BLOCK = 1 << 22  # elements of the one-hot matrix that are there at a time
 
 
@@ -150,8 +147,7 @@ class Embedding(_Table):
         index, W = cache
         xp = namespace(dy)
         d = widened(xp, xp.reshape(dy, (index.shape[0], W.shape[1])))
-        sums = _sums_by_product if W.shape[0] <= _SMALL else _sums_by_sorting
-        dW = sums(xp, index, d, W.shape[0])
+        dW = sums_by_index(d, index, W.shape[0])
         return None, {"W": xp.astype(dW, W.dtype) if is_half(W) else dW}
 
     def _check_range(self, x: Array, n: int) -> None:
@@ -169,33 +165,31 @@ def _as_index(xp: Namespace, x: Array) -> Array:
     return xp.astype(x, xp.int64 if name == "uint64" else xp.int32)
 
 
-@whole
-def _sums_by_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
-    """Return the sums of the rows of `d` by `index`: a product with the one-hot matrix.
+@operation
+def sums_by_index(d: Array, index: Array, n: int) -> Array:
+    """Return the sums of the rows of `d` by `index`, for `n` of them.
 
-    There 0 times infinity would be NaN in all rows. So what is not finite is left out, and where a
-    row has such values is asked by more columns of the same product.
+    For a few by a product with the one-hot matrix. There 0 times infinity would be NaN in all rows.
+    So what is not finite is left out, and where a row has such values is asked by more columns.
     """
-    traced = library_name(xp) == "torch" and is_traced()
-    if not traced and as_numpy([d]) is not None:  # a look costs less than two passes over d
-        with np.errstate(invalid="ignore"):
-            total = _one_hot_product(xp, index, d, n)
-        if bool(xp.all(xp.isfinite(total))):
-            return total
+    xp = namespace(d)
+    if n > SMALL:
+        return _sums_by_sorting(xp, index, d, n)
     above, below = ~(d < math.inf), ~(d > -math.inf)  # NaN is both
     parts = [
         xp.where(above | below, 0.0, d),
         *(xp.astype(part, d.dtype) for part in (above, below)),
     ]
-    total = _one_hot_product(xp, index, xp.concat(parts, axis=1), n)
+    total = one_hot_product(xp, index, xp.concat(parts, axis=1), n)
     width = d.shape[1]
     total, above, below = (total[:, i * width : (i + 1) * width] for i in range(3))
-    with np.errstate(invalid="ignore"):
-        total = xp.where(above > 0, total + math.inf, total)
-        return xp.where(below > 0, total - math.inf, total)
+    total = xp.where(above > 0, math.inf, total)
+    both = (below > 0) & (total == math.inf)
+    return xp.where(both, math.nan, xp.where(below > 0, -math.inf, total))
 
 
-def _one_hot_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
+def one_hot_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
+    """Return the product of the one-hot matrix of `index` with `d`, in blocks."""
     total = xp.zeros((n, d.shape[1]), dtype=d.dtype, device=device(d))
     rows = xp.reshape(xp.arange(n, dtype=index.dtype, device=device(d)), (n, 1))
     step = max(_BLOCK // max(n, 1), 1)

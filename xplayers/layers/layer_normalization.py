@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from xplayers._arrays import Array, namespace, widened
 from xplayers._checks import Option, number, one_by_one
-from xplayers._sums import column_sums
+from xplayers.arrays.operation import operation
+from xplayers.arrays.products import column_sums
 from xplayers.initializers import constant
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalizing import (
     Axes,
     as_like,
-    asked,
     check_pair,
     code,
-    named_grads,
     normalized_rows,
-    normalized_vjp,
+    normalized_rows_gradient,
 )
 from xplayers.layers.stores import Gradient, Parameter
 
@@ -67,37 +66,42 @@ class LayerNormalization(Layer):
         return cls(ones, np.zeros_like(ones), eps)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        xp, axes = namespace(x), _last_axes(self, x, self.gamma)
-        gamma, beta = arrays["gamma"], arrays["beta"]
-        found = asked("layer_normalization", x, x, gamma, beta, self.eps)
-        if found is not None:
-            y, *statistics = found
-            r, mean = (xp.reshape(a, _rows_of(x, axes)) for a in statistics)
-            return y, (None, r, gamma, x, mean)  # without xh, which that body does not keep
-        xh, r = normalized_rows(xp, widened(xp, x), axes, self.eps)
-        gamma = widened(xp, gamma)
-        y = xh * gamma
-        y += widened(xp, beta)
-        return as_like(y, x), (xh, r, gamma, x, None)
+        _check_last(self, x, self.gamma)
+        gamma = arrays["gamma"]
+        y, xh, r, mean = layer_normalization(x, gamma, arrays["beta"], self.eps)
+        return y, (xh, r, gamma, x, mean)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x, mean = cache
-        xp, axes = namespace(x), _last_axes(self, x, gamma)
-        if xh is None:
-            grads = asked("layer_normalization_grads", x, dy, x, gamma, mean, r)
-            if grads is not None:
-                return named_grads(grads)
-            xh, gamma = (widened(xp, x) - mean) * r, widened(xp, gamma)
-        wide = widened(xp, dy)
-        dx = normalized_vjp(xp, wide * gamma, xh, r, axes)
-        grads = {"gamma": _sum(wide * xh, axes), "beta": _sum(wide, axes)}
-        return as_like(dx, x), {name: as_like(g, x) for name, g in grads.items()}
+        dx, dgamma, dbeta = layer_normalization_gradient(dy, x, gamma, xh, mean, r)
+        return dx, {"gamma": dgamma, "beta": dbeta}
 
     def __str__(self) -> str:
         return f"LayerNormalization({_shown(self.gamma)})"
 
     def __repr__(self) -> str:
         return code("LayerNormalization", _shown(self.gamma), self, eps=1e-5)
+
+
+@operation
+def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Any, ...]:
+    """Return ``y``, ``xh``, ``r`` and the mean of each row; either ``xh`` or the mean is None."""
+    xp = namespace(x)
+    xh, r = normalized_rows(widened(xp, x), _axes(gamma), eps)
+    y = xh * widened(xp, gamma)
+    y += widened(xp, beta)
+    return as_like(y, x), xh, r, None
+
+
+@operation
+def layer_normalization_gradient(
+    dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array | None, r: Array
+) -> tuple[Array, Array, Array]:
+    """Return the gradients of `x`, `gamma` and beta."""
+    xp, axes = namespace(x), _axes(gamma)
+    xh, wide = (widened(xp, x) - mean) * r if xh is None else xh, widened(xp, dy)
+    dx = normalized_rows_gradient(wide * widened(xp, gamma), xh, r, axes)
+    return as_like(dx, x), as_like(_sum(wide * xh, axes), x), as_like(_sum(wide, axes), x)
 
 
 class RmsNormalization(Layer):
@@ -139,33 +143,39 @@ class RmsNormalization(Layer):
         return cls(constant("RmsNormalization", 1.0, shape, dtype), eps)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        xp, axes = namespace(x), _last_axes(self, x, self.gamma)
-        gamma = arrays["gamma"]
-        found = asked("rms_normalization", x, x, gamma, self.eps)
-        if found is not None:
-            y, r = found
-            return y, (None, xp.reshape(r, _rows_of(x, axes)), gamma, x)
-        wide, gamma = widened(xp, x), widened(xp, gamma)
-        xh, r = normalized_rows(xp, wide, axes, self.eps, centred=False)
-        return as_like(xh * gamma, x), (xh, r, gamma, x)
+        _check_last(self, x, self.gamma)
+        y, xh, r = rms_normalization(x, arrays["gamma"], self.eps)
+        return y, (xh, r, arrays["gamma"], x)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x = cache
-        xp, axes = namespace(x), _last_axes(self, x, gamma)
-        if xh is None:
-            grads = asked("rms_normalization_grads", x, dy, x, gamma, r)
-            if grads is not None:
-                return named_grads(grads)
-            xh, gamma = widened(xp, x) * r, widened(xp, gamma)
-        wide = widened(xp, dy)
-        dx = normalized_vjp(xp, wide * gamma, xh, r, axes, centred=False)
-        return as_like(dx, x), {"gamma": as_like(_sum(wide * xh, axes), x)}
+        dx, dgamma = rms_normalization_gradient(dy, x, gamma, xh, r)
+        return dx, {"gamma": dgamma}
 
     def __str__(self) -> str:
         return f"RmsNormalization({_shown(self.gamma)})"
 
     def __repr__(self) -> str:
         return code("RmsNormalization", _shown(self.gamma), self, eps=1e-6)
+
+
+@operation
+def rms_normalization(x: Array, gamma: Array, eps: float) -> tuple[Any, ...]:
+    """Return ``y``, ``xh`` (None where it is not kept) and ``r`` of each row."""
+    xp = namespace(x)
+    xh, r = normalized_rows(widened(xp, x), _axes(gamma), eps, centred=False)
+    return as_like(xh * widened(xp, gamma), x), xh, r
+
+
+@operation
+def rms_normalization_gradient(
+    dy: Array, x: Array, gamma: Array, xh: Array | None, r: Array
+) -> tuple[Array, Array]:
+    """Return the gradients of `x` and `gamma`."""
+    xp, axes = namespace(x), _axes(gamma)
+    xh, wide = widened(xp, x) * r if xh is None else xh, widened(xp, dy)
+    dx = normalized_rows_gradient(wide * widened(xp, gamma), xh, r, axes, centred=False)
+    return as_like(dx, x), as_like(_sum(wide * xh, axes), x)
 
 
 def _sizes(owner: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -176,14 +186,17 @@ def _sizes(owner: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return one_by_one(owner, "shape", shape, f"{owner}.init")
 
 
-def _last_axes(layer: Layer, x: Array, gamma: Array) -> Axes:
-    """Return the axes of `x` that `gamma` has."""
+def _check_last(layer: Layer, x: Array, gamma: Array) -> None:
+    """Check that `x` has the last axes that `gamma` has."""
     n, expected = len(gamma.shape), tuple(gamma.shape)
     if len(x.shape) <= n or tuple(x.shape[-n:]) != expected:
         shown = ", ".join(map(str, expected))
         message = f"{layer}: x has shape {tuple(x.shape)}; expected (..., {shown})."
         raise ValueError(message)
-    return tuple(range(-n, 0))
+
+
+def _axes(gamma: Array) -> Axes:
+    return tuple(range(-len(gamma.shape), 0))
 
 
 def _sum(a: Array, axes: Axes) -> Array:
@@ -191,11 +204,6 @@ def _sum(a: Array, axes: Axes) -> Array:
     shape = a.shape[len(a.shape) - len(axes) :]
     rows = math.prod(a.shape[: len(a.shape) - len(axes)])
     return column_sums(namespace(a).reshape(a, (rows, *shape)))
-
-
-def _rows_of(x: Array, axes: Axes) -> tuple[int, ...]:
-    """Return the shape of statistics over the last `axes`, which are kept."""
-    return (*x.shape[: len(x.shape) - len(axes)], *(1 for _ in axes))
 
 
 def _shown(gamma: Array) -> str:

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from xplayers._arrays import Array, Namespace, namespace, widened
 from xplayers._checks import Option, integer, number
-from xplayers._sums import channel_products, channel_sums
+from xplayers.arrays.operation import operation
+from xplayers.arrays.products import channel_products, channel_sums
 from xplayers.initializers import constant, documented
-from xplayers.layers import normalization_host as host
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalizing import (
-    Axes,
     as_like,
-    asked,
     check_pair,
     code,
-    named_grads,
-    normalized,
+    normalized_channels,
     normalized_rows,
-    normalized_vjp,
+    normalized_rows_gradient,
 )
 from xplayers.layers.stores import Buffer, Gradient, Parameter
 
@@ -104,46 +101,18 @@ class BatchNormalization(Layer):
         return cls(ones, np.zeros_like(ones), momentum, eps)._follow(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        xp, (axes, column) = namespace(x), self._axes(x)
-        gamma, beta = arrays["gamma"], arrays["beta"]
-        found = asked("batch_normalization", x, x, gamma, beta, self.eps)
-        if found is not None:
-            y, *statistics = found
-            r, mean, var = (xp.reshape(a, column) for a in statistics)
-            return y, (None, r, gamma, x, mean, var)  # without xh, which that body does not keep
-        wide = widened(xp, x)
-        gamma = xp.reshape(widened(xp, gamma), column)
-        beta = xp.reshape(widened(xp, beta), column)
-        if host.takes(wide):
-            xh, r, mean, var = host.normalized(wide, self.eps)
-        else:
-            xh, r, mean, var = normalized(xp, wide, axes, self.eps)
-        y = xh * gamma
-        y += beta
-        return as_like(y, x), (xh, r, gamma, x, mean, var)
+        self._column(x)
+        gamma = arrays["gamma"]
+        y, xh, r, mean, var = batch_normalization(x, gamma, arrays["beta"], self.eps)
+        return y, (xh, r, gamma, x, mean, var)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x, mean, _ = cache
-        xp, (_, column) = namespace(x), self._axes(x)
-        if xh is None:
-            grads = asked("batch_normalization_grads", x, dy, x, gamma, mean, r)
-            if grads is not None:
-                return named_grads(grads)
-            xh = (widened(xp, x) - mean) * r
-            gamma = xp.reshape(widened(xp, gamma), column)
-        wide = widened(xp, dy)
-        dgamma, dbeta = channel_products(wide, xh), channel_sums(wide)
-        # The means of h and h * xh are these sums times gamma / n, so h itself is not needed:
-        # dx = gamma * r * (dy - dbeta / n - xh * dgamma / n)
-        n = max(math.prod(x.shape) // max(x.shape[1], 1), 1)
-        dx = xh * xp.reshape(dgamma / n, column)
-        dx += xp.reshape(dbeta / n, column)
-        dx -= wide
-        dx *= -(gamma * r)
-        return as_like(dx, x), {"gamma": as_like(dgamma, x), "beta": as_like(dbeta, x)}
+        dx, dgamma, dbeta = batch_normalization_gradient(dy, x, gamma, xh, mean, r)
+        return dx, {"gamma": dgamma, "beta": dbeta}
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
-        xp, (_, column) = namespace(x), self._axes(x)
+        xp, column = namespace(x), self._column(x)
         r = 1.0 / xp.sqrt(widened(xp, arrays["running_var"]) + self.eps)
         scale = widened(xp, arrays["gamma"]) * r
         shift = widened(xp, arrays["beta"]) - widened(xp, arrays["running_mean"]) * scale
@@ -162,8 +131,8 @@ class BatchNormalization(Layer):
             updated[name] = xp.astype(new, old.dtype)
         return updated
 
-    def _axes(self, x: Array) -> tuple[Axes, tuple[int, ...]]:
-        """Return the axes of the statistics, and the shape in which features meet `x`."""
+    def _column(self, x: Array) -> tuple[int, ...]:
+        """Return the shape in which features meet `x`, or raise an error if that does not fit."""
         shape, n_features = tuple(x.shape), self.gamma.shape[0]
         if len(shape) < 2 or shape[1] != n_features:
             message = (
@@ -171,14 +140,43 @@ class BatchNormalization(Layer):
                 f"expected (n, {n_features}) or (n, {n_features}, ...)."
             )
             raise ValueError(message)
-        axes = tuple(a for a in range(len(shape)) if a != 1)
-        return axes, tuple(n_features if a == 1 else 1 for a in range(len(shape)))
+        return _column(shape)
 
     def __str__(self) -> str:
         return f"BatchNormalization({self.gamma.shape[0]})"
 
     def __repr__(self) -> str:
         return code("BatchNormalization", self.gamma.shape[0], self, momentum=0.9, eps=1e-5)
+
+
+@operation
+def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Any, ...]:
+    """Return ``y``, ``xh`` (None where it is not kept), ``r``, mean and variance of channels."""
+    xp, column = namespace(x), _column(x.shape)
+    xh, r, mean, var = normalized_channels(widened(xp, x), eps)
+    y = xh * xp.reshape(widened(xp, gamma), column)
+    y += xp.reshape(widened(xp, beta), column)
+    return as_like(y, x), xh, r, mean, var
+
+
+@operation
+def batch_normalization_gradient(
+    dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array, r: Array
+) -> tuple[Array, Array, Array]:
+    """Return the gradients of `x`, `gamma` and beta.
+
+    The means of h and h * xh are those of `gamma` and beta times gamma / n, so h itself is not
+    needed: ``dx = gamma * r * (dy - dbeta / n - xh * dgamma / n)``.
+    """
+    xp, column, wide = namespace(x), _column(x.shape), widened(namespace(x), dy)
+    xh = (widened(xp, x) - mean) * r if xh is None else xh
+    dgamma, dbeta = channel_products(wide, xh), channel_sums(wide)
+    n = max(math.prod(x.shape) // max(x.shape[1], 1), 1)
+    dx = xh * xp.reshape(dgamma / n, column)
+    dx += xp.reshape(dbeta / n, column)
+    dx -= wide
+    dx *= -(xp.reshape(widened(xp, gamma), column) * r)
+    return as_like(dx, x), as_like(dgamma, x), as_like(dbeta, x)
 
 
 class GroupNormalization(Layer):
@@ -243,7 +241,7 @@ class GroupNormalization(Layer):
             message = f"{self}: x has shape {shape}; expected (n, {channels}, ...)."
             raise ValueError(message)
         xp = namespace(x)
-        xh, r = normalized_rows(xp, self._grouped(xp, widened(xp, x)), (-1,), self.eps)
+        xh, r = normalized_rows(self._grouped(xp, widened(xp, x)), (-1,), self.eps)
         gamma = xp.reshape(widened(xp, arrays["gamma"]), _column(shape))
         y = xp.reshape(xh, shape) * gamma
         y += xp.reshape(widened(xp, arrays["beta"]), _column(shape))
@@ -254,7 +252,7 @@ class GroupNormalization(Layer):
         xp = namespace(x)
         wide = widened(xp, dy)
         h = self._grouped(xp, wide * gamma)
-        dx = xp.reshape(normalized_vjp(xp, h, xh, r, (2,)), x.shape)
+        dx = xp.reshape(normalized_rows_gradient(h, xh, r, (-1,)), x.shape)
         xh = xp.reshape(xh, x.shape)
         grads = {"gamma": channel_products(wide, xh), "beta": channel_sums(wide)}
         return as_like(dx, x), {name: as_like(g, x) for name, g in grads.items()}

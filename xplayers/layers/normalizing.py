@@ -1,4 +1,4 @@
-"""What normalizations have in common: the formula, its gradient, and what may take their place.
+"""What normalizations have in common: the formula and its gradient.
 
 With ``xh = (x - mean) * r``, ``r = 1 / sqrt(var + eps)`` and ``h`` the gradient of ``xh``,
 ``dx = r * (h - mean(h) - xh * mean(h * xh))``, the means over the axes that were normalized (Ioffe,
@@ -10,10 +10,7 @@ are float32.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
-
-import numpy as np
 
 from xplayers._arrays import (
     Array,
@@ -24,77 +21,55 @@ from xplayers._arrays import (
     is_half,
     namespace,
 )
-from xplayers._recording import StandIn, whole
-from xplayers._sums import UNITS
-from xplayers.elementwise import as_given, seen_now
-from xplayers.layers import normalization_host as host
+from xplayers.arrays.operation import operation
+from xplayers.arrays.units import UNITS
 from xplayers.layers.base import Layer
 
 Axes = tuple[int, ...]
 
-# By type of array: what returns the other body that computes with it here, or None. Its functions
-# `batch_normalization`, `layer_normalization`, `rms_normalization` and, with ``_grads``, their
-# gradients return None for what they do not compute. See `xplayers.cuda.cudnn`, which is asked for
-# by name.
-BODIES: dict[type, Callable[[], Any]] = {}
 
-
-@whole
-def normalized(
-    xp: Namespace, x: Array, axes: Axes, eps: float
-) -> tuple[Array, Array, Array, Array]:
-    """Return ``xh``, ``r``, mean and variance; `x` is in at least float32.
+@operation
+def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
+    """Return ``xh``, ``r``, mean and variance over all axes but 1; `x` is in at least float32.
 
     Squares that are no numbers of its dtype do no harm; the variance itself is infinite then.
     """
-    with np.errstate(all="ignore"):
-        mean = mean_over(xp, x, axes)
-        xh = x - mean
-        var = mean_over(xp, xh * xh, axes)
-        r = 1.0 / xp.sqrt(var + eps)
-        if not _within(r, math.inf):
-            fits = var < math.inf  # eps is nothing beside one that does not
-            _, _, _, down = UNITS[dtype_name(x.dtype)]
+    xp = namespace(x)
+    xh, r, mean, var = centred(x, eps)
+    fits = var < math.inf  # eps is nothing beside one that does not
+    _, _, _, down = UNITS[dtype_name(x.dtype)]
 
-            def scaled(xh: Array) -> Array:
-                xu = xh * down
-                return mean_over(xp, xu * xu, axes)
+    def scaled(xh: Array) -> Array:
+        xu = xh * down
+        return mean_over(xp, xu * xu, but_channels(x))
 
-            scaled_var = either(xp, xp.all(fits), lambda xh: var, scaled, xh)
-            r = xp.where(fits, r, down / xp.sqrt(scaled_var))
-    xh *= r
-    return xh, r, mean, var
+    scaled_var = either(xp, xp.all(fits), lambda xh: var, scaled, xh)
+    r = xp.where(fits, r, down / xp.sqrt(scaled_var))
+    return xh * r, r, mean, var
 
 
-def normalized_rows(
-    xp: Namespace, x: Array, axes: Axes, eps: float, *, centred: bool = True
-) -> tuple[Array, Array]:
+def centred(x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
+    """Return ``x - mean``, ``r``, mean and variance of channels whose squares are numbers."""
+    xp, axes = namespace(x), but_channels(x)
+    mean = mean_over(xp, x, axes)
+    xh = x - mean
+    var = mean_over(xp, xh * xh, axes)
+    return xh, 1.0 / xp.sqrt(var + eps), mean, var
+
+
+def but_channels(x: Array) -> Axes:
+    """Return all axes but axis 1."""
+    return (0, *range(2, len(x.shape)))
+
+
+@operation
+def normalized_rows(x: Array, axes: Axes, eps: float, centred: bool = True) -> tuple[Array, Array]:
     """Return ``xh`` and ``r`` over the last `axes`, of the mean square where not `centred`.
 
-    `x` is in at least float32. Squares that are no numbers of its dtype do no harm.
+    `x` is in at least float32. Rows are multiplied by powers of two first, so squares that are no
+    numbers of its dtype do no harm.
     """
-    body = whole(_normalized_rows) if isinstance(x, StandIn) else _normalized_rows
-    return body(xp, x, axes, eps, centred)
-
-
-def _normalized_rows(
-    xp: Namespace, x: Array, axes: Axes, eps: float, centred: bool
-) -> tuple[Array, Array]:
-    seen = seen_now(x)
-    if seen is not None and not seen.size:
-        return x, xp.ones_like(_first(x, axes))
-    if seen is not None:  # tensors on the CPU too: so many passes over memory take longer there
-        found = host.normalized_rows(seen, len(axes), eps, centred)
-        if found is not None:
-            xh, r = found
-            return as_given(xh, x), as_given(r, x)
-    return _scaled_rows(xp, x, axes, eps, centred)
-
-
-def _scaled_rows(
-    xp: Namespace, x: Array, axes: Axes, eps: float, centred: bool
-) -> tuple[Array, Array]:
-    """Return the same, of rows that are multiplied by powers of two first."""
+    xp = namespace(x)
     low, up, high, down = UNITS[dtype_name(x.dtype)]
     unit = xp.ones_like(_first(x, axes))
     if centred:
@@ -113,14 +88,6 @@ def _scaled_rows(
     return xh * r, r * unit
 
 
-def _within(r: Array, end: float) -> bool:
-    """Whether the values may be looked at, and all are above 0 and below `end`."""
-    seen = seen_now(r)
-    if seen is None:
-        return False
-    return not seen.size or bool(seen.item(seen.argmin()) > 0.0 and seen.item(seen.argmax()) < end)
-
-
 def _less_mean(xp: Namespace, x: Array, axes: Axes) -> Array:
     """Return `x` less its mean; less one of its values before, so that equal ones become 0."""
     xh = x - _first(x, axes)
@@ -136,13 +103,12 @@ def _largest(xp: Namespace, x: Array, axes: Axes) -> Array:
     return xp.max(xp.abs(x), axis=axes, keepdims=True)
 
 
-def normalized_vjp(
-    xp: Namespace, h: Array, xh: Array, r: Array, axes: Axes, *, centred: bool = True
+@operation
+def normalized_rows_gradient(
+    h: Array, xh: Array, r: Array, axes: Axes, centred: bool = True
 ) -> Array:
     """Return the gradient of the input, for the gradient `h` of `xh` over the last `axes`."""
-    if host.takes(h):
-        body = host.normalized_rows_vjp
-        return (whole(body) if isinstance(h, StandIn) else body)(h, xh, r, centred)
+    xp = namespace(h)
     along = xh * mean_over(xp, h * xh, axes)
     if centred:
         dx = h - mean_over(xp, h, axes)
@@ -151,19 +117,6 @@ def normalized_vjp(
         dx = h - along
     dx *= r
     return dx
-
-
-def asked(operation: str, x: Array, *given: Any) -> Any:
-    """Return what the other body of `x` gives, None where there is none or it has nothing."""
-    find = BODIES.get(type(x))
-    body = None if find is None else find()
-    return None if body is None else getattr(body, operation)(*given)
-
-
-def named_grads(grads: Any) -> tuple[Array, dict[str, Array]]:
-    """Return the gradients of such a body as those of a layer: of the input, and by name."""
-    dx, *rest = grads
-    return dx, dict(zip(("gamma", "beta"), rest, strict=False))
 
 
 def mean_over(xp: Namespace, x: Array, axes: Axes) -> Array:

@@ -5,17 +5,12 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
-
-from xplayers._arrays import Array, Namespace, device, namespace, widened
+from xplayers._arrays import Array, device, namespace, widened
 from xplayers._checks import integer
 from xplayers._joining import stack
-from xplayers._recording import whole
-from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import as_numpy, kept
-from xplayers.layers import pooling_host as host
+from xplayers.arrays.operation import operation
+from xplayers.elementwise import kept
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.windows import (
     Numbers,
@@ -114,22 +109,41 @@ class MaxPooling(_Pooling):
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        xp, window = namespace(x), self._fitting(x)
-        kernels = _kernels(xp)
-        y = kernels.max_pooling(x, window) if kernels else None
-        if y is not None:
-            return y, (x, y)
-        y = window.fold(xp, window.pad(xp, x, -math.inf), xp.maximum)
-        if max(window.size) == 1:
-            y = xp.asarray(y, copy=True)  # no window has two values, so y is a view of x
+        y = max_pooling(x, self._fitting(x))
         return y, (x, y)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         x, y = cache
-        xp, window = namespace(dy), self._fitting(x)
-        kernels = _kernels(xp)
-        dx = kernels.max_grads(x, y, dy, window) if kernels else None
-        return _max_grads(xp, x, y, dy, window) if dx is None else dx, {}
+        return max_pooling_gradient(x, y, dy, self._fitting(x)), {}
+
+
+@operation
+def max_pooling(x: Array, window: Window) -> Array:
+    """Return the largest value of each window."""
+    xp = namespace(x)
+    y = window.fold(xp, window.pad(xp, x, -math.inf), xp.maximum)
+    # Where no window has two values, it is a view of x.
+    return xp.asarray(y, copy=True) if max(window.size) == 1 else y
+
+
+@operation
+def max_pooling_gradient(
+    x: Array, y: Array, dy: Array, window: Window, out: Array | None = None
+) -> Array:
+    """Return the gradient of `x`, where `y` are the largest values of its windows."""
+    xp = namespace(x)
+
+    def block(dy: Array, x: Array, y: Array) -> Array:
+        pieces, rest = [], dy  # rest: what no place has taken yet
+        for values in window.slices(window.pad(xp, x, math.nan)):  # which is equal to nothing
+            won = values == y
+            pieces.append(kept(xp, won, rest))
+            rest = kept(xp, ~won, rest)
+        stacked = xp.reshape(stack(xp, pieces, 2), (*dy.shape[:2], *window.size, *dy.shape[2:]))
+        return window.scatter(xp, stacked, x.shape[2:])
+
+    elements = math.prod(window.size) * math.prod(dy.shape[1:])
+    return in_blocks(xp, block, elements, dy, x, y, out=out)
 
 
 class AveragePooling(_Pooling):
@@ -158,29 +172,31 @@ class AveragePooling(_Pooling):
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        xp, window = namespace(x), self._fitting(x)
-        kernels = _kernels(xp)
-        y = kernels.average_pooling(x, window) if kernels else None
-        if y is not None:
-            return y, (x,)
-        total = window.fold(xp, widened(xp, window.pad(xp, x)), operator.add)
-        y = total * (1.0 / math.prod(window.size))
-        return xp.astype(y, x.dtype, copy=False), (x,)
+        return average_pooling(x, self._fitting(x)), (x,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache  # the array, not its shape: a cache holds arrays only
-        xp, window = namespace(dy), self._fitting(x)
-        kernels = _kernels(xp)
-        dx = kernels.average_grads(x, dy, window) if kernels else None
-        if dx is not None:
-            return dx, {}
-        each = widened(xp, dy) * (1.0 / math.prod(window.size))
-        ones = (1,) * window.axes
-        pieces = xp.broadcast_to(
-            xp.reshape(each, (*dy.shape[:2], *ones, *dy.shape[2:])),
-            (*dy.shape[:2], *window.size, *dy.shape[2:]),
-        )
-        return xp.astype(window.scatter(xp, pieces, x.shape[2:]), dy.dtype, copy=False), {}
+        return average_pooling_gradient(x, dy, self._fitting(x)), {}
+
+
+@operation
+def average_pooling(x: Array, window: Window) -> Array:
+    """Return the mean of each window, whose padding is zeros that count."""
+    xp = namespace(x)
+    total = window.fold(xp, widened(xp, window.pad(xp, x)), operator.add)
+    return xp.astype(total * (1.0 / math.prod(window.size)), x.dtype, copy=False)
+
+
+@operation
+def average_pooling_gradient(x: Array, dy: Array, window: Window) -> Array:
+    """Return the gradient of `x`, of which dtype and shape count alone."""
+    xp, ones = namespace(dy), (1,) * window.axes
+    each = widened(xp, dy) * (1.0 / math.prod(window.size))
+    pieces = xp.broadcast_to(
+        xp.reshape(each, (*dy.shape[:2], *ones, *dy.shape[2:])),
+        (*dy.shape[:2], *window.size, *dy.shape[2:]),
+    )
+    return xp.astype(window.scatter(xp, pieces, x.shape[2:]), dy.dtype, copy=False)
 
 
 class GlobalAveragePooling(Layer):
@@ -206,54 +222,24 @@ class GlobalAveragePooling(Layer):
             hint = " A single sample is x[None, ...]." if len(shape) == 2 else ""
             message = f"{self}: x has shape {tuple(shape)}; expected (n, c, ...).{hint}"
             raise ValueError(message)
-        xp = namespace(x)
-        kernels = _kernels(xp)
-        y = kernels.global_average(x) if kernels else None
-        if y is not None:
-            return y, (x,)
-        y = xp.mean(widened(xp, x), axis=tuple(range(2, len(shape))))
-        return xp.astype(y, x.dtype, copy=False), (x,)
+        return global_average(x), (x,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache
-        xp, places = namespace(dy), x.shape[2:]
-        kernels = _kernels(xp)
-        dx = kernels.global_average_grads(x, dy) if kernels else None
-        if dx is not None:
-            return dx, {}
-        each = xp.reshape(dy * (1.0 / math.prod(places)), (*dy.shape, *(1,) * len(places)))
-        return xp.zeros(x.shape, dtype=x.dtype, device=device(x)) + each, {}
+        return global_average_gradient(x, dy), {}
 
 
-def _kernels(xp: Namespace) -> Any:
-    """Return the module of the kernels of our own, None where they are not asked for."""
-    if not is_fused(xp):
-        return None
-    from xplayers.cuda import pooling
+@operation
+def global_average(x: Array) -> Array:
+    """Return the mean of each channel."""
+    xp = namespace(x)
+    y = xp.mean(widened(xp, x), axis=tuple(range(2, len(x.shape))))
+    return xp.astype(y, x.dtype, copy=False)
 
-    return pooling
 
-
-@whole
-def _max_grads(
-    xp: Namespace, x: Array, y: Array, dy: Array, window: Window, out: Array | None = None
-) -> Array:
-    """Return the gradient of `x`, where `y` are the largest values of its windows."""
-    a, b, c = as_numpy([x, y, dy]) or (x, y, dy)
-    if host.takes(a, b, c, window):
-        if a is x:
-            return host.max_grads(a, b, c, window, out)
-        with np.errstate(all="ignore"):  # tensors do not warn
-            return xp.asarray(host.max_grads(a, b, c, window))  # which shares its memory
-
-    def block(dy: Array, x: Array, y: Array) -> Array:
-        pieces, rest = [], dy  # rest: what no place has taken yet
-        for values in window.slices(window.pad(xp, x, math.nan)):  # which is equal to nothing
-            won = values == y
-            pieces.append(kept(xp, won, rest))
-            rest = kept(xp, ~won, rest)
-        stacked = xp.reshape(stack(xp, pieces, 2), (*dy.shape[:2], *window.size, *dy.shape[2:]))
-        return window.scatter(xp, stacked, x.shape[2:])
-
-    elements = math.prod(window.size) * math.prod(dy.shape[1:])
-    return in_blocks(xp, block, elements, dy, x, y, out=out)
+@operation
+def global_average_gradient(x: Array, dy: Array) -> Array:
+    """Return the gradient of `x`, of which dtype and shape count alone."""
+    xp, places = namespace(dy), x.shape[2:]
+    each = xp.reshape(dy * (1.0 / math.prod(places)), (*dy.shape, *(1,) * len(places)))
+    return xp.zeros(x.shape, dtype=x.dtype, device=device(x)) + each

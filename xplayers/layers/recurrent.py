@@ -9,7 +9,7 @@ import numpy as np
 
 from xplayers._arrays import Array
 from xplayers._checks import flag
-from xplayers._products import matmul
+from xplayers.arrays.products import matmul
 from xplayers.elementwise import elementwise
 from xplayers.functional import sigmoid
 from xplayers.initializers import Rng, documented, xavier_uniform

@@ -18,8 +18,7 @@ from xplayers._arrays import (
 )  # fmt: skip
 from xplayers._checks import flag, generator, integer
 from xplayers._joining import stack
-from xplayers._products import matmul
-from xplayers._sums import column_sums
+from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Rng, drawn, orthogonal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Gradient, Parameter

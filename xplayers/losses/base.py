@@ -29,7 +29,7 @@ from xplayers._arrays import (
     namespace,
     on_host,
 )
-from xplayers.cuda.switch import is_fused
+from xplayers.arrays.operation import operation
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Remembering
 
@@ -129,19 +129,9 @@ class Loss(Remembering):
         self.check(scores, target)
         return self.apply(self._store.buffers, scores, target)
 
-    def _reduced(self, xp: Namespace, values: Array, norm: Any) -> Array:
+    def _reduced(self, values: Array, norm: Any) -> Array:
         """Return the losses of the samples, or their sum, or that divided by `norm`."""
-        if self.reduction == "none":
-            return values
-        divisor = self._divisor(norm)
-        if is_fused(xp) and isinstance(divisor, int | float):
-            from xplayers.cuda import sums
-
-            value = sums.total(values, divisor)
-            if value is not None:
-                return value
-        value = xp.sum(values) / divisor
-        return np.asarray(value) if isinstance(value, np.generic) else value
+        return values if self.reduction == "none" else total(values, self._divisor(norm))
 
     def _divisor(self, norm: Any) -> Any:
         """Return what the sum over the samples, and its gradient, are divided by."""
@@ -171,6 +161,13 @@ class Loss(Remembering):
             message = f"{self}: {name} is {checks.shown(values)}; expected {expected}."
             raise TypeError(f"{message} {hint}".rstrip())
         return found.astype("float64")
+
+
+@operation
+def total(values: Array, divisor: Any) -> Array:
+    """Return the sum of all values over `divisor`, 0-d."""
+    value = namespace(values).sum(values) / divisor
+    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _swapped(scores: Any, target: Any) -> bool:

@@ -51,7 +51,7 @@ class _OfEachValue(Loss):
         x = widened(xp, scores)
         t = xp.astype(target, x.dtype)
         values, dx = self.compared(xp, arrays, x, t)
-        return self._reduced(xp, values, max(size(x), 1)), (dx, scores)
+        return self._reduced(values, max(size(x), 1)), (dx, scores)
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
         dx, scores = cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -20,17 +20,14 @@ from xplayers._arrays import (
     namespace,
     on_host,
     out_of_range,
-    put_along_last,
-    taken_along_last,
     to_numpy,
     widened,
 )
-from xplayers._recording import StandIn, whole
-from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import as_numpy, seen_now
+from xplayers.arrays.indexing import put_along_last, taken_along_last
+from xplayers.arrays.operation import operation
+from xplayers.elementwise import as_numpy
 from xplayers.layers.base import Cache
 from xplayers.layers.stores import Buffer
-from xplayers.losses import softmax_host as host
 from xplayers.losses.base import Loss, times
 
 
@@ -117,59 +114,30 @@ class SoftmaxWithLoss(Loss):
         self, arrays: Mapping[str, Array], scores: Array, target: Array
     ) -> tuple[Array, Cache]:
         self._check_shapes(arrays, scores, target)
-        xp = namespace(scores)
-        plain = not (arrays or self.ignore_index is not None or self.label_smoothing)
-        norm: Any = _rows(scores)
-        if plain and is_fused(xp):
-            from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
-
-            # Of float16 it is rounded when it is multiplied, by a scale that keeps it from 0.
-            dtype = None if dtype_name(scores.dtype) == "float16" else scores.dtype
-            divisor = self._divisor(norm)
-            fused = softmax_cross_entropy(scores, target, norm=divisor, dtype=dtype)
-            if fused is not None:
-                rows, dx = fused
-                return self._reduced(xp, rows, norm), (dx, scores, None)  # divided already
+        xp, n = namespace(scores), _rows(scores)
+        if not (arrays or self.ignore_index is not None or self.label_smoothing):
+            rows, dx = softmax_cross_entropy(scores, target, self._divisor(n))
+            return self._reduced(rows, n), (dx, scores)
         x = widened(xp, scores)
-        labels = target.shape != scores.shape
-        of_labels = host.fitting(x, target) if labels and plain else None
-        if of_labels is not None:
-            rows, e = of_labels(x, target)
-            return self._reduced(xp, rows, norm), (e, scores)
-        # On the host they have been checked; elsewhere a wrong target makes the loss NaN.
-        valid = None if on_host(target) else self._valid(target, x)
-        # loss = sum(t * (log(s) - z)) / norm; dx = (softmax(x) * sum(t) - t) / norm
-        if labels and plain:
-            at = _index(xp, target)
-            if valid is not None:
-                at = at * xp.astype(valid, at.dtype)[..., None]
-            rows, e = _of_labels(xp, x, at)
+        t, norm = self._distribution(xp, arrays, x, target)
+        total = xp.sum(t, axis=-1)
+        if target.shape != scores.shape and not self.label_smoothing:
+            # A sample without any weight adds nothing, whatever its scores are.
+            counts = total != 0
+            labels = xp.where(counts, target, xp.zeros_like(target))
+            rows, dx = cross_entropy_of_labels(xp.where(counts[..., None], x, 0.0), labels)
+            rows, dx = rows * total, dx * total[..., None]
         else:
-            t, norm = self._distribution(xp, arrays, x, target)
-            if labels and not self.label_smoothing:
-                total = xp.sum(t, axis=-1, keepdims=True)
-                # A sample without any weight adds nothing, whatever its scores are.
-                x, at = xp.where(total != 0, x, 0.0), _index(xp, target)
-                rows, e = _of_labels(xp, x, at * xp.astype(total != 0, at.dtype))
-                rows = rows * total
-                e *= total
-            else:
-                body = whole(_of_targets) if isinstance(x, StandIn) else _of_targets
-                rows, e = body(xp, x, t)
-        rows = rows[..., 0]
-        if valid is not None:
-            rows = xp.where(valid, rows, math.nan)
-        cache = (e, scores) if isinstance(norm, int) else (e, scores, norm)  # arrays only
-        return self._reduced(xp, rows, norm), cache
+            rows, dx = cross_entropy_of_targets(x, t)
+        if not on_host(target):  # there it has been checked; elsewhere the loss is NaN
+            rows = xp.where(self._valid(target, x), rows, math.nan)
+        return self._reduced(rows, norm), (dx * (1.0 / self._divisor(norm)), scores)
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
-        dx, scores, *norm = cache
-        (norm,) = norm or [_rows(scores)]
-        if norm is None:
-            if isinstance(dout, float) and dout == 1.0 and dx.dtype == scores.dtype:
-                return dx
-            return times(widened(namespace(dx), dx), dout, 1.0, scores, axes_after=1)
-        return times(dx, dout, self._divisor(norm), scores, axes_after=1)
+        dx, scores = cache
+        if isinstance(dout, float) and dout == 1.0 and dx.dtype == scores.dtype:
+            return dx
+        return times(widened(namespace(dx), dx), dout, 1.0, scores, axes_after=1)
 
     def _distribution(
         self, xp: Namespace, arrays: Mapping[str, Array], x: Array, target: Array
@@ -182,7 +150,7 @@ class SoftmaxWithLoss(Loss):
         if labels is None:
             t = xp.astype(target, x.dtype)
         else:
-            labels = _index(xp, labels)
+            labels = _as_indices(xp, labels)[..., None]
             t = xp.astype(labels == xp.arange(classes, device=device(x)), x.dtype)
         if labels is not None and self.ignore_index is not None:
             keep = xp.astype(labels != self.ignore_index, x.dtype)  # (..., 1)
@@ -279,71 +247,66 @@ def _rows(scores: Array) -> int:
     return max(math.prod(scores.shape[:-1]), 1)
 
 
-def _below_largest(xp: Namespace, x: Array) -> Array:
-    """Return scores less the largest of each sample."""
-    return x - xp.max(x, axis=-1, keepdims=True)
+@operation
+def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple[Array, Array]:
+    """Return the loss of each sample, and the gradient of their sum over `divisor`.
 
-
-def _of_targets(xp: Namespace, x: Array, t: Array) -> tuple[Array, Array]:
-    """Return ``log(s) * sum(t) - sum(t * z)``, one value a sample, and ``softmax(x) * sum(t) - t``.
-
-    On the host, a look tells where there is nothing to select.
+    A target that is wrong and cannot be looked at makes the loss of its sample NaN.
     """
+    xp, x = namespace(scores), widened(namespace(scores), scores)
+    seen = on_host(target)
+    if target.shape == scores.shape:
+        t = xp.astype(target, x.dtype)
+        rows, dx = cross_entropy_of_targets(x, t)
+        valid = None if seen else xp.all(t >= 0, axis=-1)
+    else:
+        labels = target if seen else _as_indices(xp, target)
+        valid = None if seen else (labels >= 0) & (labels < x.shape[-1])
+        labels = labels if seen else xp.where(valid, labels, xp.zeros_like(labels))
+        rows, dx = cross_entropy_of_labels(x, labels)
+    rows = rows if seen else xp.where(valid, rows, math.nan)
+    dx *= 1.0 / divisor  # it is ours
+    return rows, dx
+
+
+@operation
+def cross_entropy_of_labels(x: Array, labels: Array) -> tuple[Array, Array]:
+    """Return ``log(sum(exp(z))) - z[label]`` and ``softmax(x)``, less 1 at the label.
+
+    With ``z = x - max(x)``. Where the class of the label is the largest, its exponential is 1 and
+    would take the last digits of the others. So the 1 is left out of the sum, which is `rest`.
+    """
+    xp, at = namespace(x), _as_indices(namespace(x), labels)[..., None]
+    z = x - xp.max(x, axis=-1, keepdims=True)
+    own = taken_along_last(z, at)
+    less = xp.expm1(own)
+    e = put_along_last(xp.exp(z), at, less)
+    rest = xp.sum(e, axis=-1, keepdims=True)
+    e = put_along_last(e, at, less - rest)
+    e /= rest + 1.0
+    return (xp.log1p(rest) - own)[..., 0], e
+
+
+@operation
+def cross_entropy_of_targets(x: Array, t: Array) -> tuple[Array, Array]:
+    """Return ``log(sum(exp(z))) * sum(t) - sum(t * z)`` and ``softmax(x) * sum(t) - t``."""
+    xp = namespace(x)
     total = xp.sum(t, axis=-1, keepdims=True)
-    if not _are_above(total, 0.0):  # a sample without any weight adds nothing, whatever its scores
-        x = xp.where(total != 0, x, 0.0)
-    z = _below_largest(xp, x)
+    x = xp.where(total != 0, x, 0.0)  # a sample without any weight adds nothing
+    z = x - xp.max(x, axis=-1, keepdims=True)
     e = xp.exp(z)
     s = xp.sum(e, axis=-1, keepdims=True)
-    if not _are_above(z, -math.inf):  # a class that is masked has t = 0, and 0 * inf would be NaN
-        z = xp.where(t != 0, z, 0.0)
+    z = xp.where(t != 0, z, 0.0)  # a class that is masked has t = 0, and 0 * inf would be NaN
     rows = xp.log(s) * total - xp.sum(t * z, axis=-1, keepdims=True)
     e *= total / s
     e -= t
-    return rows, e
+    return rows[..., 0], e
 
 
-def _are_above(a: Array, low: float) -> bool:
-    """Whether values may be looked at, and all are above `low`."""
-    seen = seen_now(a)
-    return seen is not None and seen.size > 0 and seen.item(seen.argmin()) > low
-
-
-def _of_labels(xp: Namespace, x: Array, at: Array) -> tuple[Array, Array]:
-    """Return ``log(sum(exp(z))) - z[at]``, one value a sample, and ``softmax(x)``, less 1 there.
-
-    Where that class is the largest, its exponential is 1 and would take the last digits of the
-    others. So the 1 is left out of the sum, which is `rest`.
-    """
-    take, put = _addressed(xp, x, at)
-    z = _below_largest(xp, x)
-    own = take(z)
-    less = xp.expm1(own)
-    e = put(xp.exp(z), less)
-    rest = xp.sum(e, axis=-1, keepdims=True)
-    e = put(e, less - rest)
-    e /= rest + 1.0
-    return xp.log1p(rest) - own, e
-
-
-def _addressed(
-    xp: Namespace, x: Array, at: Array
-) -> tuple[Callable[[Array], Array], Callable[[Array, Array], Array]]:
-    """Return functions that take from arrays like `x`, and put there, one value a sample."""
-    if type(x.value if isinstance(x, StandIn) else x) is np.ndarray:
-        where = host.positions(at, x.shape[-1])
-        return (lambda x: host.taken(x, where)), lambda x, value: host.put(x, where, value)
-    return (
-        lambda x: taken_along_last(xp, x, at),
-        lambda x, value: put_along_last(xp, x, at, value),
-    )
-
-
-def _index(xp: Namespace, labels: Array) -> Array:
-    """Return integer labels as indices, with an axis for the classes."""
-    if dtype_name(labels.dtype) != "int64":
-        labels = xp.astype(labels, xp.arange(0).dtype)
-    return labels[..., None]
+def _as_indices(xp: Namespace, labels: Array) -> Array:
+    """Return labels in the dtype of indices."""
+    known = dtype_name(labels.dtype) == "int64"
+    return labels if known else xp.astype(labels, xp.arange(0).dtype)
 
 
 _UNSIGNED: dict[Any, Any] = {  # and the largest number with a sign

@@ -9,33 +9,25 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from xplayers._arrays import (
     Array,
     Namespace,
     check_floating,
     check_same,
-    device,
     dtype_is_half,
     dtype_name,
     is_half,
-    is_traced,
-    library_name,
     namespace,
     size,
     widened,
 )
 from xplayers._checks import instance, positive
-from xplayers._recording import StandIn, whole
-from xplayers._sums import UNITS
+from xplayers._recording import StandIn
+from xplayers.arrays.operation import operation
+from xplayers.arrays.units import UNITS
 from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import as_numpy, elementwise
+from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import Arrays, as_scalar
-
-# Elements in one product of BLAS. That has no temporary array, but adds up long sums, which round
-# more than NumPy's by halves; so it gets parts of the arrays.
-PART = 1 << 17
 
 # Limits as numbers of the dtype: the smallest normal and the largest one.
 _LIMITS = {
@@ -89,7 +81,7 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
         check_floating(owner, name, g)
     if limit == math.inf or not any(map(size, grads.values())):
         return {name: xp.asarray(g, copy=True) for name, g in grads.items()}
-    total, *units = _squares(xp, list(grads.values()))
+    total, *units = sum_of_squares(list(grads.values()))
     least, most = _LIMITS[dtype_name(total.dtype)]
     limit, factors = max(least, min(limit, most)), {}
     for dtype in {g.dtype: None for g in grads.values()}:
@@ -122,25 +114,15 @@ def _times(xp: Namespace, g: Array, factor: Any) -> Array:
     return xp.astype(widened(xp, g) * factor, g.dtype) if is_half(g) else g * factor
 
 
-@whole
-def _squares(xp: Namespace, arrays: list[Array]) -> tuple[Any, ...]:
+@operation
+def sum_of_squares(arrays: list[Array]) -> tuple[Any, ...]:
     """Return the sum of the squares of all elements, in their widest dtype, at least float32.
 
     With it come two units: ``sqrt(sum) / first`` is the norm times the second, which is less than 1
     where the norm may overflow. They are not there where no square can.
     """
-    if is_fused(xp):
-        from xplayers.cuda import gradients
-
-        total = gradients.sum_of_squares(arrays)
-        if total is not None:
-            return (total,)
+    xp = namespace(arrays[0])
     arrays = [widened(xp, a) for a in arrays if size(a)]
-    traced = library_name(xp) == "torch" and is_traced()
-    seen = None if traced else as_numpy(arrays)
-    if seen is not None:
-        squares, where = _squares_on_host(seen), device(arrays[0])
-        return squares if seen is arrays else tuple([xp.asarray(v, device=where) for v in squares])
     dtype = functools.reduce(xp.result_type, [a.dtype for a in arrays])
     arrays = [xp.astype(a, dtype, copy=False) for a in arrays]
     low, up, high, down = UNITS[dtype_name(dtype)]
@@ -149,27 +131,3 @@ def _squares(xp: Namespace, arrays: list[Array]) -> tuple[Any, ...]:
     up, down = xp.where(largest < low, up, one), xp.where(largest > high, down, one)
     squares = (xp.square(a * (up * down)) for a in arrays)
     return functools.reduce(operator.add, map(xp.sum, squares)), up, down
-
-
-def _squares_on_host(arrays: list[np.ndarray]) -> tuple[Any, Any, Any]:
-    """Return the same of arrays that can be looked at: they are rarely multiplied."""
-    dtype = np.result_type(*{a.dtype for a in arrays})
-    one = dtype.type(1.0)
-    low, up, high, down = UNITS[dtype_name(dtype)]
-    flat = [a.reshape(-1) for a in arrays]
-    total = _sum_of_products(flat, dtype)
-    if low**2 < total < high**2:
-        return total, one, one
-    largest = max(np.max(np.abs(a), initial=0.0) for a in flat)
-    up, down = up * one if largest < low else one, down * one if largest > high else one
-    if up * down != one:
-        total = _sum_of_products([a.astype(dtype, copy=False) * (up * down) for a in flat], dtype)
-    return total, up, down
-
-
-def _sum_of_products(arrays: list[np.ndarray], dtype: Any) -> Any:
-    arrays = [a if a.dtype == dtype else a.astype(dtype) for a in arrays]
-    parts = (a[i : i + PART] for a in arrays for i in range(0, a.size, PART))
-    with np.errstate(all="ignore"):
-        sums = [np.dot(part, part) for part in parts]
-        return np.add.reduce(np.asarray(sums, dtype))

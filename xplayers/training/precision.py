@@ -19,7 +19,7 @@ from xplayers._arrays import (
     namespace,
 )
 from xplayers._joining import stack
-from xplayers.cuda.switch import is_fused
+from xplayers.arrays.operation import operation
 from xplayers.elementwise import elementwise
 
 __all__ = ["MixedPrecision"]
@@ -279,13 +279,8 @@ def _unscaled(xp: Namespace, g: Array, factor: Any, *, dtype: DType) -> Array:
     return xp.where(xp.isfinite(g), g, math.nan)
 
 
-def all_finite(grads: Mapping[str, Array]) -> Array:
-    """Return whether every value of every gradient is finite, 0-d bool on their device."""
-    xp = namespace(next(iter(grads.values())))
-    if is_fused(xp):
-        from xplayers.cuda import gradients
-
-        good = gradients.all_finite(list(grads.values()))
-        if good is not None:
-            return good
-    return xp.all(stack(xp, [xp.all(xp.isfinite(g)) for g in grads.values()]))
+@operation
+def all_finite(arrays: list[Array]) -> Array:
+    """Return whether every value of every array is finite, 0-d bool on their device."""
+    xp = namespace(arrays[0])
+    return xp.all(stack(xp, [xp.all(xp.isfinite(a)) for a in arrays]))

@@ -477,7 +477,7 @@ class TrainStep(Observed):
             after, moments = update()
             check_kept(optimizer, before, numbers)
             return value, after, {**buffers, **changed}, {"optimizer": moments}
-        good = all_finite(grads)
+        good = all_finite(list(grads.values()))
         after, moments = update(good=good)
         check_kept(optimizer, before, numbers)
         changed = {k: namespace(a).where(good, a, buffers[k]) for k, a in changed.items()}

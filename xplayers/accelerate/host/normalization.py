@@ -1,4 +1,4 @@
-"""Normalization on NumPy, over the batch and of rows, beside the portable bodies in `normalizing`.
+"""Normalization on NumPy, over the batch and of rows.
 
 A mean that was rounded is wrong by as much as the values differ, where they are far from 0 and near
 to each other. There what is left of the mean after it was subtracted is subtracted too.
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 
 from xplayers._memory import empty
-from xplayers._recording import StandIn, whole
-from xplayers._sums import (
-    UNITS,
-    channel_products_added,
+from xplayers.accelerate.host.sums import (
+    channel_products,
     channels_added,
     place_products_added,
     places_added,
 )
+from xplayers.arrays.units import UNITS
+from xplayers.layers import normalizing
 
 BLOCK = 32_768  # elements that stay in the cache
 FAR = 4.0  # so many deviations from 0 a mean has few digits left for the differences
@@ -27,17 +27,11 @@ FAR = 4.0  # so many deviations from 0 a mean has few digits left for the differ
 Results = tuple[Any, ...]
 
 
-def takes(x: Any) -> bool:
-    """Whether `normalized` computes with such an array: one of NumPy."""
-    x = x.value if isinstance(x, StandIn) else x
-    return type(x) is np.ndarray and x.dtype.char in "fd" and x.size > 0
-
-
-def normalized(x: np.ndarray, eps: float) -> Results:
+def normalized_channels(x: np.ndarray, eps: float) -> Results:
     """Return ``xh``, ``r``, mean and variance, of the channels."""
-    if isinstance(x, StandIn):
-        return _recorded(x, eps)
     with np.errstate(all="ignore"):
+        if x.dtype.char not in "fd" or not x.size:
+            return normalizing.normalized_channels.portable(x, eps)
         xh, mean, var = _centred(x, eps)
         r = var + eps
         if _least(r) > 0.0 and _largest(r) < math.inf:
@@ -54,16 +48,13 @@ def normalized(x: np.ndarray, eps: float) -> Results:
         return xh, r * unit, mean / unit, var / unit / unit
 
 
-_recorded = whole(normalized)
-
-
 def _centred(x: np.ndarray, eps: Any) -> Results:
     """Return the values less their mean, that and their variance."""
     count, column = x.size // x.shape[1], (1, x.shape[1], *(1,) * (x.ndim - 2))
     mean = channels_added(x).reshape(column)
     mean /= count
     xh: np.ndarray = np.subtract(x, mean, empty(x.shape, x.dtype))
-    var = channel_products_added(xh, xh).reshape(column)
+    var = channel_products(xh, xh).reshape(column)
     var /= count
     square = mean * mean
     near = _largest(square) <= FAR**2 * _least(var)  # of all channels, which is quicker to say
@@ -76,7 +67,17 @@ def _centred(x: np.ndarray, eps: Any) -> Results:
     return xh, mean, var
 
 
-def normalized_rows(x: np.ndarray, axes: int, eps: float, centred: bool) -> Results | None:
+def normalized_rows(
+    x: np.ndarray, axes: tuple[int, ...], eps: float, centred: bool = True
+) -> Results:
+    """Return ``xh`` and ``r`` over the last axes."""
+    if not x.size:
+        return x, np.ones((*x.shape[: -len(axes)], *(1 for _ in axes)), x.dtype)
+    plain = _plain_rows(x, len(axes), eps, centred) if x.dtype.char in "fd" else None
+    return plain or normalizing.normalized_rows.portable(x, axes, eps, centred)
+
+
+def _plain_rows(x: np.ndarray, axes: int, eps: float, centred: bool) -> Results | None:
     """Return ``xh`` and ``r`` over so many last axes; None if a square is no number of the dtype.
 
     As the portable body, for a few rows after the other, which stay in the cache.
@@ -105,8 +106,12 @@ def normalized_rows(x: np.ndarray, axes: int, eps: float, centred: bool) -> Resu
     return None
 
 
-def normalized_rows_vjp(h: Any, xh: Any, r: Any, centred: bool) -> np.ndarray:
+def normalized_rows_gradient(
+    h: np.ndarray, xh: np.ndarray, r: np.ndarray, axes: tuple[int, ...], centred: bool = True
+) -> Any:
     """Return the gradient of the input of `normalized_rows`, for the gradient `h` of ``xh``."""
+    if h.dtype.char not in "fd" or not h.size:
+        return NotImplemented
     shape, n = h.shape, r.size
     features = h.size // n
     h, xh, r = h.reshape(n, features), xh.reshape(n, features), r.reshape(n, 1)

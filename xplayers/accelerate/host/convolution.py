@@ -1,4 +1,4 @@
-"""Convolution on NumPy, beside the portable body in `convolution`.
+"""Convolution on NumPy.
 
 Pure functions of arrays and the geometry. The batch goes through in blocks whose columns stay in
 the cache, and the threads share out the blocks. The columns of a sample are copied in one call into
@@ -16,7 +16,7 @@ import numpy as np
 
 from xplayers._memory import empty
 from xplayers._parallel import share
-from xplayers.layers import winograd
+from xplayers.accelerate.host import winograd
 from xplayers.layers.windows import Sizes, Window
 
 BLOCK_BYTES = 1 << 20  # of columns: half of a common second-level cache, in each thread
@@ -44,10 +44,10 @@ def correlate(
     window: Window,
     groups: int,
     out: np.ndarray | None = None,
-) -> np.ndarray | None:
+) -> Any:
     """Return the convolution of `x` ``(n, c, *sizes)`` with `W` ``(f, c / groups, *size)``."""
     if not takes(x, W):
-        return None
+        return NotImplemented
     outputs, f = window.outputs(x.shape[2:]), W.shape[0]
     y = empty((x.shape[0], f, *outputs), x.dtype) if out is None else out
     if _tiled(window, groups, x.shape[1], f, x.shape[0] * math.prod(outputs)):
@@ -69,7 +69,7 @@ def correlate(
     return y
 
 
-def spread(
+def correlate_transposed(
     dy: np.ndarray,
     W: np.ndarray,
     b: np.ndarray | None,
@@ -77,7 +77,7 @@ def spread(
     groups: int,
     sizes: Sequence[int],
     out: np.ndarray | None = None,
-) -> np.ndarray | None:
+) -> Any:
     """Return the transpose of `correlate` applied to `dy`, where `transposed` has the geometry.
 
     It is a convolution too: with the filters flipped, inputs and outputs exchanged. It does not pay
@@ -85,11 +85,11 @@ def spread(
     """
     back = transposed(window)
     if not takes(dy, W) or back is None:
-        return None
+        return NotImplemented
     f, each = W.shape[:2]
     places = dy.shape[0] * math.prod(dy.shape[2:])
     if f > 2 * each * groups and not _tiled(window, groups, f, each * groups, places):
-        return None
+        return NotImplemented
     W = W.reshape(groups, f // groups, each, *window.size).swapaxes(1, 2)
     W = np.flip(W, axis=tuple(range(3, W.ndim)))
     W = W.reshape(groups * each, f // groups, *window.size)
@@ -105,17 +105,18 @@ def transposed(window: Window) -> Window | None:
     return None if min(map(min, around)) < 0 else window._replace(padding=around)
 
 
-def filter_grads(
+def filter_gradient(
     x: np.ndarray, dy: np.ndarray, shape: Sizes, window: Window, groups: int, bias: bool
-) -> tuple[np.ndarray, np.ndarray | None] | None:
-    """Return the gradients of `W` and, with `bias`, `b` in `correlate`, where that pays."""
+) -> Any:
+    """Return the gradient of `W` and, with `bias`, that of `b` in `correlate`, where that pays."""
     (n, c), f, places = x.shape[:2], dy.shape[1], math.prod(dy.shape[2:])
     if not takes(x, dy):
-        return None
+        return NotImplemented
     if _tiled(window, groups, c, f, n * places):
-        return winograd.filter_grads(x, dy, window.padding)
+        dW, db = winograd.filter_grads(x, dy, window.padding)
+        return (dW, db) if bias else dW
     if places < PLACES:
-        return None
+        return NotImplemented
     columns = _Columns(x, window, groups, ones=bias)
     flat = dy.reshape(n, groups, f // groups, -1)
     step = -(-len(columns.parts) // SUMS)
@@ -136,7 +137,7 @@ def filter_grads(
     total = np.add.reduce(sums, axis=0).reshape(f, -1)
     depth = columns.depth - bias
     dW = np.ascontiguousarray(total[:, :depth]).reshape(shape)
-    return dW, total[:, depth].copy() if bias else None
+    return (dW, total[:, depth].copy()) if bias else dW
 
 
 def _tiled(window: Window, groups: int, c: int, f: int, places: int) -> bool:

@@ -1,4 +1,4 @@
-"""The gradient of the largest values of windows on NumPy, beside the portable body in `pooling`.
+"""The gradient of the largest values of windows on NumPy.
 
 NumPy spends more time on where the elements of windows lie than on what is done with them. So they
 are copied, axis by axis, until those at one place of all windows lie side by side; the arithmetic
@@ -15,7 +15,7 @@ import numpy as np
 
 from xplayers._memory import empty
 from xplayers._parallel import share
-from xplayers.layers import convolution_host
+from xplayers.accelerate.host import convolution
 from xplayers.layers.windows import Sizes, Window
 
 # Of the input. Smaller blocks cost more calls, and threads wait longer for the interpreter.
@@ -25,16 +25,18 @@ _Part = tuple[slice, slice]  # of the samples and of their channels
 
 
 def takes(x: Any, y: Any, dy: Any, window: Window) -> bool:
-    """Whether `max_grads` has arrays and geometry: no padding, and no place in two windows."""
+    """Whether the gradient has arrays and geometry: no padding, and no place in two windows."""
     beside = all(k <= s for k, s in zip(window.size, window.stride, strict=True))
     fits = y.shape == dy.shape and not any(map(any, window.padding))
-    return beside and fits and convolution_host.takes(x, y, dy)
+    return beside and fits and convolution.takes(x, y, dy)
 
 
-def max_grads(
+def max_pooling_gradient(
     x: np.ndarray, y: np.ndarray, dy: np.ndarray, window: Window, out: np.ndarray | None = None
-) -> np.ndarray:
+) -> Any:
     """Return the gradient of `x`, where `y` are the largest values of its windows."""
+    if not takes(x, y, dy, window):
+        return NotImplemented
     dx = empty(x.shape, x.dtype) if out is None else out
     counts = zip(y.shape[2:], window.span, window.stride, strict=True)
     seen = tuple(s * (n - 1) + span for n, span, s in counts)

@@ -1,0 +1,1 @@
+"""Faster bodies of operations, a table for each library; nobody imports them."""

@@ -1,0 +1,32 @@
+"""The bodies of CuPy: none of itself, and what `xplayers.cuda.fused` asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xplayers.cuda import gradients, pooling, sums
+from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
+
+
+def _softmax_cross_entropy(scores: Any, target: Any, divisor: float) -> Any:
+    # Of float16 it is rounded when it is multiplied, by a scale that keeps it from 0.
+    dtype = None if scores.dtype.name == "float16" else scores.dtype
+    return softmax_cross_entropy(scores, target, divisor, dtype=dtype)
+
+
+BODIES: dict[str, Any] = {}
+
+FUSED = {
+    "column_sums": sums.column_sums,
+    "channel_sums": sums.channel_sums,
+    "total": sums.total,
+    "sum_of_squares": gradients.sum_of_squares,
+    "all_finite": gradients.all_finite,
+    "max_pooling": pooling.max_pooling,
+    "max_pooling_gradient": pooling.max_pooling_gradient,
+    "average_pooling": pooling.average_pooling,
+    "average_pooling_gradient": pooling.average_pooling_gradient,
+    "global_average": pooling.global_average,
+    "global_average_gradient": pooling.global_average_gradient,
+    "softmax_cross_entropy": _softmax_cross_entropy,
+}

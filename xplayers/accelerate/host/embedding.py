@@ -1,0 +1,21 @@
+"""Sums of rows by index, where a look tells that all values are finite, as mostly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import Array, namespace
+from xplayers.elementwise import seen_now
+from xplayers.layers import embedding
+
+
+def sums_by_index(d: Array, index: Array, n: int) -> Any:
+    """Return the sums of the rows of `d`: a look costs less than two passes over them."""
+    with np.errstate(invalid="ignore"):
+        if n <= embedding.SMALL and seen_now(d) is not None:
+            total = embedding.one_hot_product(namespace(d), index, d, n)
+            if np.all(np.isfinite(seen_now(total))):
+                return total
+        return embedding.sums_by_index.portable(d, index, n)

@@ -1,0 +1,70 @@
+"""Softmax cross entropy on NumPy.
+
+It gives the same bits with fewer calls, which is what small batches wait for: the softmax becomes
+the gradient where it lies, and labels are an index in the place of a mask. Small tensors of PyTorch
+on the CPU are computed here too: a call of NumPy takes a third of the time of one of PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from xplayers._arrays import Array, namespace
+from xplayers._memory import empty
+from xplayers.accelerate.host.indexing import firsts
+from xplayers.elementwise import seen_now
+from xplayers.losses import softmax
+
+FEW = 32  # classes, up to which NumPy finds the largest sooner in a copy by classes; measured
+
+
+def cross_entropy_of_labels(x: np.ndarray, labels: np.ndarray, out: Any = (None, None)) -> Any:
+    """Return losses and gradient of the scores `x` ``(..., c)``, in `out` if that is given."""
+    if x.dtype.char not in "fd":
+        return NotImplemented
+    loss, z = out
+    rows = x.reshape(-1, x.shape[-1])
+    one = firsts(labels.size, rows.shape[1]) + labels.reshape(-1).astype(np.int64, copy=False)
+    if rows.shape[1] <= FEW:
+        largest = np.maximum.reduce(rows.T.copy(), axis=0)[:, None]
+    else:
+        largest = np.maximum.reduce(rows, axis=1, keepdims=True)
+    z = empty(x.shape, x.dtype) if z is None else z
+    e = np.subtract(rows, largest, z.reshape(rows.shape))
+    flat = e.reshape(-1)
+    scores = flat[one]
+    less = np.expm1(scores)
+    np.exp(e, e)
+    flat[one] = less
+    rest = np.add.reduce(e, axis=1, keepdims=True)
+    flat[one] = less - rest[:, 0]
+    e /= 1.0 + rest
+    loss = np.empty(labels.shape, x.dtype) if loss is None else loss
+    np.subtract(np.log1p(rest[:, 0]), scores, loss.reshape(-1))
+    return loss, z
+
+
+def cross_entropy_of_targets(x: Array, t: Array) -> Any:
+    """Return losses and gradient; a look tells that there is nothing to select, as mostly."""
+    xp = namespace(x)
+    total = xp.sum(t, axis=-1, keepdims=True)
+    if not _are_above(total, 0.0):
+        return softmax.cross_entropy_of_targets.portable(x, t)
+    z = x - xp.max(x, axis=-1, keepdims=True)
+    if not _are_above(z, -math.inf):
+        return softmax.cross_entropy_of_targets.portable(x, t)
+    e = xp.exp(z)
+    s = xp.sum(e, axis=-1, keepdims=True)
+    rows = xp.log(s) * total - xp.sum(t * z, axis=-1, keepdims=True)
+    e *= total / s
+    e -= t
+    return rows[..., 0], e
+
+
+def _are_above(a: Array, low: float) -> bool:
+    """Whether values may be looked at, and all are above `low`."""
+    seen = seen_now(a)
+    return seen is not None and seen.size > 0 and seen.item(seen.argmin()) > low

@@ -1,0 +1,31 @@
+"""The bodies of NumPy."""
+
+from xplayers.accelerate.host import (
+    convolution,
+    embedding,
+    indexing,
+    normalization,
+    pooling,
+    softmax,
+    sums,
+)
+
+BODIES = {
+    "product": sums.product,
+    "column_sums": sums.column_sums,
+    "channel_sums": sums.channel_sums,
+    "channel_products": sums.channel_products,
+    "sum_of_squares": sums.sum_of_squares,
+    "sums_by_index": embedding.sums_by_index,
+    "taken_along_last": indexing.taken_along_last,
+    "put_along_last": indexing.put_along_last,
+    "correlate": convolution.correlate,
+    "correlate_transposed": convolution.correlate_transposed,
+    "filter_gradient": convolution.filter_gradient,
+    "max_pooling_gradient": pooling.max_pooling_gradient,
+    "normalized_channels": normalization.normalized_channels,
+    "normalized_rows": normalization.normalized_rows,
+    "normalized_rows_gradient": normalization.normalized_rows_gradient,
+    "cross_entropy_of_labels": softmax.cross_entropy_of_labels,
+    "cross_entropy_of_targets": softmax.cross_entropy_of_targets,
+}

@@ -1,0 +1,128 @@
+"""The seam: who computes a thing here.
+
+A function of arrays that may have a faster body is an `operation`. Its portable body is the
+definition, and names no library. The bodies of a library are a table, ``accelerate/<library>.py``,
+which is looked up at the first sight of a type of array; where there is none, all is portable. What
+is asked for by name is a table too, which a context lays over that one: `using`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from typing import Any, TypeVar
+
+import numpy as np
+
+from xplayers._arrays import Array, library
+
+# By the names of operations. A body has the signature of its operation, and returns NotImplemented
+# for what it does not compute. Whether it does depends on types, shapes, dtypes, layouts and
+# devices, never on values. It gives the bits of the portable body, or says by how much not.
+Bodies = Mapping[str, Callable[..., Any]]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_TABLES: dict[type, Bodies] = {}
+_LIBRARIES: dict[type, str] = {}
+# Kinds (a type of array, or the name of a library) and their bodies, the innermost first.
+_Laid = tuple[tuple[Any, Bodies], ...]
+_laid: contextvars.ContextVar[_Laid] = contextvars.ContextVar("xplayers.using", default=())
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {}
+
+
+def operation(portable: Function) -> Function:
+    """Make a function of arrays an operation: it is its own body where there is no other.
+
+    Its name is that of the function. The first argument says who computes: an array, or a list of
+    arrays, of which it is the first. ``call.portable`` is the function.
+    """
+    name = portable.__name__
+
+    @functools.wraps(portable)
+    def call(x: Any, *args: Any, **options: Any) -> Any:
+        try:
+            body = _TABLES[type(x)].get(name)
+        except KeyError:
+            body = _bodies(x).get(name)
+        if _laid.get():
+            result = _by_what_is_laid(name, x, args, options)
+            if result is not NotImplemented:
+                return result
+        if body is not None:
+            result = body(x, *args, **options)
+            if result is not NotImplemented:
+                return result
+        return portable(x, *args, **options)
+
+    call.portable = portable  # pyright: ignore[reportAttributeAccessIssue]
+    OPERATIONS[name] = call
+    return call  # pyright: ignore[reportReturnType]
+
+
+@contextlib.contextmanager
+def using(kind: type | str, bodies: Bodies, on: bool = True) -> Iterator[None]:
+    """Lay a table over those of a type of array, in this context; not `on`: take it away.
+
+    `kind` may be the name of a library, for all of its types.
+    """
+    laid = _laid.get()
+    rest = tuple([pair for pair in laid if pair[1] is not bodies])
+    token = _laid.set(((kind, bodies), *rest) if on else rest)
+    try:
+        yield
+    finally:
+        _laid.reset(token)
+
+
+def laid(name: str, kind: type | str | None = None) -> list[Any]:
+    """Return what this context has laid under a name over the bodies of a kind; the last first."""
+    return [
+        bodies[name] for array, bodies in _laid.get()
+        if (kind is None or array == kind) and name in bodies
+    ]  # fmt: skip
+
+
+def body_of(function: Callable[..., Any], x: Array) -> Callable[..., Any] | None:
+    """Return the body that an operation has for an array in its library's table."""
+    name = getattr(function, "__name__", "")
+    return _bodies(x).get(name) if OPERATIONS.get(name) is function else None
+
+
+def _by_what_is_laid(name: str, x: Any, args: tuple, options: dict[str, Any]) -> Any:
+    kind = type(x[0] if type(x) is list else x)
+    for array, bodies in _laid.get():
+        body = bodies.get(name)
+        if body is not None and (array is kind or array == _LIBRARIES.get(kind)):
+            result = body(x, *args, **options)
+            if result is not NotImplemented:
+                return result
+    return NotImplemented
+
+
+def table(library: str, name: str) -> Bodies:
+    """Return a table of ``accelerate/<library>.py``, which is empty where there is none."""
+    names = "xplayers.accelerate", f"xplayers.accelerate.{library}"
+    return getattr(importlib.import_module(names[1]), name) if all(map(find_spec, names)) else {}
+
+
+def tabulate(kind: type, bodies: Bodies) -> None:
+    """Let a type that stands in for arrays have these bodies."""
+    _TABLES[kind] = bodies
+
+
+def _bodies(x: Any) -> Bodies:
+    """Return the table of an array, or of the first of a list, which is found at first sight."""
+    x = x[0] if type(x) is list else x
+    if type(x) not in _TABLES:
+        _LIBRARIES[type(x)] = library(x)
+        known = (
+            not isinstance(x, np.ndarray) or type(x) is np.ndarray
+        )  # a subclass may do otherwise
+        _TABLES[type(x)] = table(library(x), "BODIES") if known else {}
+    return _TABLES[type(x)]
