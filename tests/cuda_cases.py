@@ -129,8 +129,8 @@ def cases() -> Iterator[Case]:
     yield Case(clipping._times, ("x", "c"))
     yield Case(clipping._factor, ("p", 1.5))
     yield Case(clipping._factor, ("p", 1.5, "c", "c"), {"dtype": np.dtype("float32")})
-    yield Case(dropout._scaled, ("x", "m"), {"scale": 1.25})
-    yield Case(dropout._dropped, ("x", "i", "k"), {"seed": 3, "rate": 0.2, "scale": 1.25})
+    yield Case(dropout.scaled, ("x", "m"), {"scale": 1.25})
+    yield Case(dropout.dropped, ("x", "i", "k"), {"seed": 3, "rate": 0.2, "scale": 1.25})
     for optimizer in OPTIMIZERS:
         moments = len(optimizer.moments)
         constants = optimizer.constants(np.asarray(3.0))

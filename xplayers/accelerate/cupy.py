@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from xplayers.cuda import gradients, pooling, sums
+from xplayers.cuda import gradients, kernels, pooling, sums
 from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
+from xplayers.cuda.source import INDEX
+from xplayers.layers import dropout
 
 
 def _softmax_cross_entropy(scores: Any, target: Any, divisor: float) -> Any:
@@ -14,9 +16,24 @@ def _softmax_cross_entropy(scores: Any, target: Any, divisor: float) -> Any:
     return softmax_cross_entropy(scores, target, divisor, dtype=dtype)
 
 
+def _drop(x: Any, count: Any, seed: int, rate: float, scale: float) -> Any:
+    # Places are counted by rows: a copy of images with the channels last costs less than the
+    # operations of the hash, a pass each.
+    operands = kernels.laid(x, "rows"), INDEX, count[0]
+    options = {"seed": seed, "rate": rate, "scale": scale}
+    done, results = kernels.evaluate(dropout.dropped, operands, None, options)
+    return results if done else NotImplemented
+
+
+def _masked(x: Any, keep: Any, scale: float) -> Any:
+    return dropout.scaled(kernels.laid(x, "rows"), keep, scale=scale)
+
+
 BODIES: dict[str, Any] = {}
 
 FUSED = {
+    "drop": _drop,
+    "masked": _masked,
     "column_sums": sums.column_sums,
     "channel_sums": sums.channel_sums,
     "total": sums.total,

@@ -8,7 +8,7 @@ import numpy as np
 
 from xplayers._arrays import Array, device, namespace, size
 from xplayers._checks import Option, integer, number
-from xplayers.cuda.switch import is_fused
+from xplayers.arrays.operation import operation
 from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.stores import Buffer
@@ -54,26 +54,12 @@ class Dropout(Layer):
         self._store.placed = False
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        xp, count = namespace(x), arrays["count"]
-        if is_fused(xp):
-            from xplayers.cuda.kernels import evaluate, laid
-            from xplayers.cuda.source import INDEX
-
-            options = {"seed": self.seed, "rate": self.rate, "scale": self._scale}
-            # Places are counted by rows: a copy of images with the channels last costs less than
-            # the operations of the hash, a pass each.
-            operands = laid(x, "rows"), INDEX, count[0]
-            done, results = evaluate(_dropped, operands, None, options)
-            if done:
-                y, keep = results
-                return y, (keep,)
-        place = xp.arange(size(x), dtype=xp.int32, device=device(x))
-        keep = xp.reshape(_kept(place, count, self.seed, self.rate), x.shape)
-        return self._masked(x, keep), (keep,)
+        y, keep = drop(x, arrays["count"], self.seed, self.rate, self._scale)
+        return y, (keep,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (keep,) = cache
-        return self._masked(dy, keep), {}
+        return masked(dy, keep, self._scale), {}
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         return x * 1.0
@@ -81,31 +67,40 @@ class Dropout(Layer):
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         return {"count": arrays["count"] + 1}
 
-    def _masked(self, x: Array, keep: Array) -> Array:
-        if is_fused(namespace(x)):
-            from xplayers.cuda.kernels import laid
-
-            return _scaled(laid(x, "rows"), keep, scale=self._scale)
-        y = namespace(x).astype(keep, x.dtype)
-        y *= self._scale
-        y *= x
-        return y
-
     @property
     def _scale(self) -> float:
         return 0.0 if self.rate == 1.0 else 1.0 / (1.0 - self.rate)
 
 
+@operation
+def drop(x: Array, count: Array, seed: int, rate: float, scale: float) -> tuple[Array, Array]:
+    """Return the values that are kept, times `scale`, and the mask."""
+    xp = namespace(x)
+    place = xp.arange(size(x), dtype=xp.int32, device=device(x))
+    keep = xp.reshape(_kept(place, count, seed, rate), x.shape)
+    return masked(x, keep, scale), keep
+
+
+@operation
+def masked(x: Array, keep: Array, scale: float) -> Array:
+    """Return ``x * keep * scale``."""
+    y = namespace(x).astype(keep, x.dtype)
+    y *= scale
+    y *= x
+    return y
+
+
 @elementwise
-def _scaled(xp, x, keep, *, scale):
+def scaled(xp, x, keep, *, scale):
+    """Return `masked` in one pass."""
     return xp.astype(keep, x.dtype) * scale * x
 
 
 @elementwise
-def _dropped(xp, x, place, count, *, seed, rate, scale):
+def dropped(xp, x, place, count, *, seed, rate, scale):
     """Return the values and the mask in one pass, where the place needs no memory."""
     keep = _kept(place, count, seed, rate)
-    return _scaled.function(xp, x, keep, scale=scale), keep
+    return scaled.function(xp, x, keep, scale=scale), keep
 
 
 def _kept(place: Array, count: Array, seed: int, rate: float) -> Array:
