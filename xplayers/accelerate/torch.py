@@ -7,6 +7,7 @@ devices, and its two gradients. What is done here is to say which.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from xplayers._arrays import Array
 from xplayers.accelerate.host import embedding, normalization, pooling, softmax, sums
+from xplayers.arrays.operation import portable_body
 from xplayers.elementwise import as_given, seen_now
 from xplayers.layers import normalizing
 from xplayers.layers.windows import Sizes, Window
@@ -76,8 +78,7 @@ def _gradients(
     wanted: tuple[bool, bool, bool],
 ) -> Any:
     """Return the gradients of input, filters and bias, as far as they are wanted."""
-    import torch
-
+    torch: Any = sys.modules["torch"]
     zeros = [0] * window.axes
     return torch.ops.aten.convolution_backward(
         dy, x, W, ends, window.stride, padding, window.dilation, False, zeros, groups, wanted
@@ -106,7 +107,7 @@ def normalized_channels(x: Array, eps: float) -> Any:
     xh, r, mean, var = normalizing.centred(x, eps)
     seen = seen_now(r)
     if seen is None or (seen.size and not 0.0 < seen.min() <= seen.max() < math.inf):
-        return normalizing.normalized_channels.portable(x, eps)
+        return portable_body(normalizing.normalized_channels)(x, eps)
     xh *= r
     return xh, r, mean, var
 
@@ -122,26 +123,26 @@ def normalized_rows(x: Array, axes: tuple[int, ...], eps: float, centred: bool =
 
 def max_pooling_gradient(x: Array, y: Array, dy: Array, window: Window) -> Any:
     """By NumPy on the CPU."""
-    seen = [seen_now(a) for a in (x, y, dy)]
+    seen: Any = [seen_now(a) for a in (x, y, dy)]
     if any(a is None for a in seen):
         return NotImplemented
     with np.errstate(all="ignore"):  # tensors do not warn
-        dx = pooling.max_pooling_gradient(*seen, window)
+        dx = pooling.max_pooling_gradient(*seen, window=window)
     return dx if dx is NotImplemented else as_given(dx, x)
 
 
 def cross_entropy_of_labels(x: Array, labels: Array) -> Any:
     """By NumPy on the CPU, where there are few."""
-    seen = seen_now(x), seen_now(labels)
-    if seen[0] is None or seen[1] is None or seen[0].size > LARGEST:
+    scores, indices = seen_now(x), seen_now(labels)
+    if scores is None or indices is None or scores.size > LARGEST:
         return NotImplemented
-    found = softmax.cross_entropy_of_labels(*seen)
+    found = softmax.cross_entropy_of_labels(scores, indices)
     return found if found is NotImplemented else tuple([as_given(a, x) for a in found])
 
 
 def sum_of_squares(arrays: list[Array]) -> Any:
     """By NumPy on the CPU."""
-    seen = [seen_now(a) for a in arrays]
+    seen: Any = [seen_now(a) for a in arrays]
     if any(a is None for a in seen):
         return NotImplemented
     return tuple([as_given(np.asarray(v), arrays[0]) for v in sums.sum_of_squares(seen)])

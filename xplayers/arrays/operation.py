@@ -23,7 +23,7 @@ from xplayers._arrays import Array, library
 # By the names of operations. A body has the signature of its operation, and returns NotImplemented
 # for what it does not compute. Whether it does depends on types, shapes, dtypes, layouts and
 # devices, never on values. It gives the bits of the portable body, or says by how much not.
-Bodies = Mapping[str, Callable[..., Any]]
+Bodies = Mapping[str, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _TABLES: dict[type, Bodies] = {}
@@ -40,7 +40,7 @@ def operation(portable: Function) -> Function:
     """Make a function of arrays an operation: it is its own body where there is no other.
 
     Its name is that of the function. The first argument says who computes: an array, or a list of
-    arrays, of which it is the first. ``call.portable`` is the function.
+    arrays, of which it is the first.
     """
     name = portable.__name__
 
@@ -60,9 +60,13 @@ def operation(portable: Function) -> Function:
                 return result
         return portable(x, *args, **options)
 
-    call.portable = portable  # pyright: ignore[reportAttributeAccessIssue]
     OPERATIONS[name] = call
     return call  # pyright: ignore[reportReturnType]
+
+
+def portable_body(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the portable body of an operation."""
+    return function.__wrapped__  # pyright: ignore[reportFunctionMemberAccess]
 
 
 @contextlib.contextmanager

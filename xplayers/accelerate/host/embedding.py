@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._arrays import Array, namespace
+from xplayers.arrays.operation import portable_body
 from xplayers.elementwise import seen_now
 from xplayers.layers import embedding
 
@@ -16,6 +17,7 @@ def sums_by_index(d: Array, index: Array, n: int) -> Any:
     with np.errstate(invalid="ignore"):
         if n <= embedding.SMALL and seen_now(d) is not None:
             total = embedding.one_hot_product(namespace(d), index, d, n)
-            if np.all(np.isfinite(seen_now(total))):
+            seen = seen_now(total)
+            if seen is not None and np.isfinite(seen).all():
                 return total
-        return embedding.sums_by_index.portable(d, index, n)
+        return portable_body(embedding.sums_by_index)(d, index, n)

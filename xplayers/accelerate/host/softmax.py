@@ -15,6 +15,7 @@ import numpy as np
 from xplayers._arrays import Array, namespace
 from xplayers._memory import empty
 from xplayers.accelerate.host.indexing import firsts
+from xplayers.arrays.operation import portable_body
 from xplayers.elementwise import seen_now
 from xplayers.losses import softmax
 
@@ -52,10 +53,10 @@ def cross_entropy_of_targets(x: Array, t: Array) -> Any:
     xp = namespace(x)
     total = xp.sum(t, axis=-1, keepdims=True)
     if not _are_above(total, 0.0):
-        return softmax.cross_entropy_of_targets.portable(x, t)
+        return portable_body(softmax.cross_entropy_of_targets)(x, t)
     z = x - xp.max(x, axis=-1, keepdims=True)
     if not _are_above(z, -math.inf):
-        return softmax.cross_entropy_of_targets.portable(x, t)
+        return portable_body(softmax.cross_entropy_of_targets)(x, t)
     e = xp.exp(z)
     s = xp.sum(e, axis=-1, keepdims=True)
     rows = xp.log(s) * total - xp.sum(t * z, axis=-1, keepdims=True)
