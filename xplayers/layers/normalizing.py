@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from xplayers._arrays import (
     Array,
     Namespace,
@@ -43,18 +45,20 @@ def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Arra
         xu = xh * down
         return mean_over(xp, xu * xu, but_channels(x))
 
-    scaled_var = either(xp, xp.all(fits), lambda xh: var, scaled, xh)
-    r = xp.where(fits, r, down / xp.sqrt(scaled_var))
-    return xh * r, r, mean, var
+    with np.errstate(all="ignore"):
+        scaled_var = either(xp, xp.all(fits), lambda xh: var, scaled, xh)
+        r = xp.where(fits, r, down / xp.sqrt(scaled_var))
+        return xh * r, r, mean, var
 
 
 def centred(x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
     """Return ``x - mean``, ``r``, mean and variance of channels whose squares are numbers."""
     xp, axes = namespace(x), but_channels(x)
-    mean = mean_over(xp, x, axes)
-    xh = x - mean
-    var = mean_over(xp, xh * xh, axes)
-    return xh, 1.0 / xp.sqrt(var + eps), mean, var
+    with np.errstate(all="ignore"):  # of libraries that compute with NumPy
+        mean = mean_over(xp, x, axes)
+        xh = x - mean
+        var = mean_over(xp, xh * xh, axes)
+        return xh, 1.0 / xp.sqrt(var + eps), mean, var
 
 
 def but_channels(x: Array) -> Axes:
