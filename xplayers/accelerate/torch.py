@@ -148,19 +148,19 @@ def sum_of_squares(arrays: list[Array]) -> Any:
     return tuple([as_given(np.asarray(v), arrays[0]) for v in sums.sum_of_squares(seen)])
 
 
-def taken_along_last(x: Array, index: Array) -> Array:
+def taken(x: Array, at: Array) -> Array:
     """Without the time for negative indices and broadcasting."""
-    return x.gather(-1, index)
+    return x.gather(-1, at)
 
 
-def put_along_last(x: Array, index: Array, value: Array) -> Array:
+def put(x: Array, at: Array, value: Array) -> Array:
     """Without a mask."""
-    return x.scatter(-1, index, value)
+    return x.scatter(-1, at, value)
 
 
 BODIES = {
-    "taken_along_last": taken_along_last,
-    "put_along_last": put_along_last,
+    "taken": taken,
+    "put": put,
     "sum_of_squares": sum_of_squares,
     "sums_by_index": embedding.sums_by_index,
     "correlate": correlate,

@@ -7,13 +7,19 @@ from xplayers.arrays.operation import operation
 
 
 @operation
-def taken_along_last(x: Array, index: Array) -> Array:
-    """Return ``take_along_axis(x, index, axis=-1)`` for 64-bit indices ``(..., 1)`` in range."""
-    return namespace(x).take_along_axis(x, index, axis=-1)
+def positions(x: Array, index: Array) -> Array:
+    """Return where the 64-bit indices ``(...)`` lead in `x` ``(..., c)``, for `taken` and `put`."""
+    return index[..., None]
 
 
 @operation
-def put_along_last(x: Array, index: Array, value: Array) -> Array:
-    """Return `x` with `value` ``(..., 1)`` at the 64-bit indices `index` ``(..., 1)``."""
+def taken(x: Array, at: Array) -> Array:
+    """Return the values of `x` at these positions, ``(..., 1)``."""
+    return namespace(x).take_along_axis(x, at, axis=-1)
+
+
+@operation
+def put(x: Array, at: Array, value: Array) -> Array:
+    """Return `x` with `value` ``(..., 1)`` at these positions."""
     xp = namespace(x)
-    return xp.where(index == xp.arange(x.shape[-1], device=device(x)), value, x)
+    return xp.where(at == xp.arange(x.shape[-1], device=device(x)), value, x)

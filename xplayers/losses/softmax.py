@@ -23,7 +23,7 @@ from xplayers._arrays import (
     to_numpy,
     widened,
 )
-from xplayers.arrays.indexing import put_along_last, taken_along_last
+from xplayers.arrays.indexing import positions, put, taken
 from xplayers.arrays.operation import operation
 from xplayers.elementwise import as_numpy
 from xplayers.layers.base import Cache
@@ -276,13 +276,13 @@ def cross_entropy_of_labels(x: Array, labels: Array) -> tuple[Array, Array]:
     With ``z = x - max(x)``. Where the class of the label is the largest, its exponential is 1 and
     would take the last digits of the others. So the 1 is left out of the sum, which is `rest`.
     """
-    xp, at = namespace(x), _as_indices(namespace(x), labels)[..., None]
+    xp, at = namespace(x), positions(x, _as_indices(namespace(x), labels))
     z = x - xp.max(x, axis=-1, keepdims=True)
-    own = taken_along_last(z, at)
+    own = taken(z, at)
     less = xp.expm1(own)
-    e = put_along_last(xp.exp(z), at, less)
+    e = put(xp.exp(z), at, less)
     rest = xp.sum(e, axis=-1, keepdims=True)
-    e = put_along_last(e, at, less - rest)
+    e = put(e, at, less - rest)
     e /= rest + 1.0
     return (xp.log1p(rest) - own)[..., 0], e
 

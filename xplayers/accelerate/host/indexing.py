@@ -10,29 +10,32 @@ from xplayers._recording import over_operands
 
 
 @functools.lru_cache(maxsize=64)
-def firsts(n: int, classes: int) -> np.ndarray:
-    """Return where in flat rows each of them begins."""
-    begins = np.arange(0, n * classes, classes or 1)
+def firsts(shape: tuple[int, ...]) -> np.ndarray:
+    """Return where in flat rows each of them begins, for arrays ``(..., c)``."""
+    begins = np.arange(0, int(np.prod(shape)), shape[-1] or 1).reshape(*shape[:-1], 1)
     begins.flags.writeable = False
     return begins
 
 
-def taken_along_last(x: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return one value of each row."""
-    where = firsts(index.size, x.shape[-1]) + index.reshape(-1)
-    return x.reshape(-1)[where].reshape(index.shape)
+def positions(x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Return positions in `x` in row-major order, ``(..., 1)``."""
+    return firsts(x.shape) + index[..., None]
+
+
+def taken(x: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Return the values there."""
+    return x.take(at)
 
 
 @over_operands
-def put_along_last(
-    x: np.ndarray, index: np.ndarray, value: np.ndarray, out: np.ndarray | None = None
+def put(
+    x: np.ndarray, at: np.ndarray, value: np.ndarray, out: np.ndarray | None = None
 ) -> np.ndarray:
     """Return `x` with other values, in row-major order; `out` may be it, or `value`."""
-    value = value.reshape(-1)
     if out is None:
         out = x.copy(order="C")
     elif out is not x:
         value = value.copy()
         out[...] = x
-    out.reshape(-1)[firsts(index.size, x.shape[-1]) + index.reshape(-1)] = value
+    out.put(at, value)
     return out

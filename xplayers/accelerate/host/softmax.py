@@ -28,7 +28,7 @@ def cross_entropy_of_labels(x: np.ndarray, labels: np.ndarray, out: Any = (None,
         return NotImplemented
     loss, z = out
     rows = x.reshape(-1, x.shape[-1])
-    one = firsts(labels.size, rows.shape[1]) + labels.reshape(-1).astype(np.int64, copy=False)
+    one = (firsts(x.shape) + labels[..., None].astype(np.int64, copy=False)).reshape(-1)
     if rows.shape[1] <= FEW:
         largest = np.maximum.reduce(rows.T.copy(), axis=0)[:, None]
     else:
