@@ -53,7 +53,7 @@ def calls(step: Any, x: Any, t: Any, seconds: float) -> list[dict[str, Any]] | N
     """
     for _ in range(STEPS):
         step(x, t)
-    replays = [*step._replays._replays.values()] if step._replays else []
+    replays = [*step._replays.replays.values()] if step._replays else []
     if not replays:
         return None
     (replay,) = replays

@@ -20,7 +20,7 @@ def test_numbers_of_the_optimizer_are_arguments(xpv):
             take(4)
 
     same(xpv, history)
-    assert len(steps[0]._replays._replays) == 1
+    assert len(steps[0]._replays.replays) == 1
 
 
 class Looking(xl.Adam):

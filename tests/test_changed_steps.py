@@ -235,7 +235,7 @@ def test_files_mapped_to_memory_are_replayed(xpv, tmp_path):
     step = TrainStep(net(), xl.SoftmaxWithLoss(), xl.SGD())
     for i in range(0, 32, 8):
         step(x[i : i + 8], np.arange(8) % 3)
-    assert len(step._replays._replays) == 1
+    assert len(step._replays.replays) == 1
 
 
 def test_steps_are_copied_and_pickled(xpv):

@@ -207,7 +207,7 @@ def test_a_limit_of_the_norm_takes_two_calls(xpv):
         step, _ = pair(net, reduce_grads=clip)
         for _ in range(3):
             step(xpv.asarray(x(4)), xpv.asarray(t(4)))
-        (replay,) = step._replays._replays.values()
+        (replay,) = step._replays.replays.values()
         sources.append(replay.source.splitlines())
     plain, clipped = map(len, sources)
     arithmetic = 6  # root, two units, the larger one, quotient, number
@@ -246,7 +246,7 @@ def test_a_bad_batch_does_not_end_the_replays_of_its_kind(xpv):
             step(xpv.asarray(x(4)), xpv.asarray(t(4) + shift))
         except ValueError:
             assert shift
-    assert len(step._replays._replays) == 1
+    assert len(step._replays.replays) == 1
 
 
 def test_a_network_is_pickled_between_steps(xpv):
@@ -311,7 +311,7 @@ def test_arrays_go_with_their_last_use(xpv):
     )
     for _ in range(5):
         step(xpv.asarray(vectors(4)), xpv.asarray(labels(4)))
-    assert step._replays._replays
+    assert step._replays.replays
     assert ALIVE[-3:] == [False] * 3
 
 
@@ -334,7 +334,7 @@ def test_results_of_convolution_and_pooling_have_places(xpv, monkeypatch):
     for module in (convolution, pooling):
         monkeypatch.setattr(module, "empty", empty)
     step(x, labels(64))
-    assert step._replays._replays
+    assert step._replays.replays
     assert all(len(shape) != 4 or shape[0] < 64 for shape in taken), taken
 
 

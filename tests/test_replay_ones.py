@@ -31,7 +31,7 @@ def compare(xpv, net, shape, optimizer=xl.SGD, loss=xl.MeanSquaredError, integer
         assert_same_bits(auto(x, t), plain(x, t), "loss")
     for name, a in auto.net.arrays.items():
         assert_same_bits(a, plain.net.arrays[name], name)
-    assert len(auto._replays._replays) == len({shape[0], 2})
+    assert len(auto._replays.replays) == len({shape[0], 2})
 
 
 KINDS = itertools.product((xl.Rnn, xl.Lstm, xl.Gru), (False, True))

@@ -91,7 +91,7 @@ def test_numbers_are_inputs(xpv):
     loop = Loop(xpv)
     for lr in (0.1, 0.2, 0.3, 0.4):
         loop.step(lr=lr)
-    assert len(loop.replays._replays) == 1
+    assert len(loop.replays.replays) == 1
 
 
 def test_each_kind_has_a_replay_of_its_own(xpv):
@@ -152,7 +152,7 @@ def test_what_differs_from_step_to_step_is_computed(xpv):
         drawn = iter([n, n])  # for the step and the one beside it
         loop.step()
         assert loop.replays.is_refused("key") == (n > 0)
-    assert not loop.replays._replays
+    assert not loop.replays.replays
 
 
 def test_the_kinds_that_are_refused_are_remembered_for_a_while(xpv):
@@ -206,7 +206,7 @@ def test_other_arrays_end_all_replays(xpv):
         assert [loop.step(key) for key in "aaabbb"] == [1, 1, 0] * 2
         change(loop)
         assert loop.replays.find("a", loop.trees) is None
-        assert not loop.replays._replays
+        assert not loop.replays.replays
         loop.hold()
         assert [loop.step(key) for key in "aaabbb"] == [1, 1, 0] * 2
     loop = Loop(xpv)
@@ -287,7 +287,7 @@ def test_arguments_may_be_left_out(xpv):
     x = xpv.asarray(values((2, 3)), "float32")
     for _ in range(2):
         replays.record("key", function, trees, (x, None), {})
-    assert len(replays._replays) == 1
+    assert len(replays.replays) == 1
 
 
 def test_arrays_that_cannot_be_written_are_replaced():

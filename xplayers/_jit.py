@@ -56,6 +56,7 @@ class Kernel:
         self._loop = loop
         self._made = [k for k, alias in enumerate(program.aliases) if alias is None]
         self._numbers = program.source.numbers
+        self._no_scalars = len(program.arrays) == program.n_operands
 
     def __call__(self, operands: Sequence[Any], outs: Sequence[np.ndarray]) -> None:
         flat = [_flat(a) for a in operands if isinstance(a, np.ndarray)]
@@ -71,9 +72,9 @@ class Kernel:
         loop, made, numbers = self._loop, [outs[k] for k in self._made], self._numbers
         if numbers is not None:
             return lambda *scalars: loop(*arrays, *numbers(*scalars), *made)
-        # A call without scalars, as those of an activation, goes right to the machine code.
+        # Without numbers, as those of an activation, it goes right to the machine code.
         without = functools.partial(loop, *arrays, *made)
-        return lambda *scalars: without()
+        return without if self._no_scalars else lambda *scalars: without()
 
 
 def compiled(program: Program) -> Kernel | None:
@@ -168,15 +169,19 @@ class _Exact:
             alias = program.aliases[k]
             own += [f"y{k}"] if alias is None else []
             steps.append(f"{f'y{k}' if alias is None else f'x{alias}'}[i] = v{r}")
-        parameters = [f"x{r}" for r in program.arrays] + [f"s{r}" for r in self.numbers] + own
+        # A constant costs nothing in the machine code, and as an argument a tenth of the call.
+        values = {r: float(program.constants[r]) for r in self.numbers if r in program.constants}
+        known = {r: repr(value) for r, value in values.items() if math.isfinite(value)}
+        taken = [r for r in self.numbers if r not in known]
+        parameters = [f"x{r}" for r in program.arrays] + [f"s{r}" for r in taken] + own
         lines = [
             f"def kernel({', '.join(parameters)}):",
-            *[f"    c{r} = D(s{r})" for r in self.numbers],
+            *[f"    c{r} = D({known.get(r, f's{r}')})" for r in self.numbers],
             f"    for i in range(len(x{program.arrays[0]})):",
             *[f"        {step}" for step in steps],
         ]
         ties = any(operation in (np.maximum, np.minimum) for operation, *_ in program.recorded)
-        return Source("\n".join(lines), self.dtype, self._scalars(), ties, self.as_torch)
+        return Source("\n".join(lines), self.dtype, self._scalars(taken), ties, self.as_torch)
 
     def _step(self, operation: Any, inputs: tuple[int, ...], made: int) -> str:
         """Return the expression of an operation; its numbers have the dtype that NumPy gives."""
@@ -229,10 +234,10 @@ class _Exact:
             raise _Inexact
         return f"v{r}" if self._is_array(r) else f"({self._number(r)} != 0)"
 
-    def _scalars(self) -> Callable[..., list[float]] | None:
-        """Return ``numbers(*scalars)``: what the loop takes."""
+    def _scalars(self, taken: list[int]) -> Callable[..., list[float]] | None:
+        """Return ``numbers(*scalars)``: those that the loop has taken as arguments."""
         program = self.program
-        if not self.numbers:
+        if not taken:
             return None
         names = [f"s{r}" for r in range(program.n_operands) if not self._is_array(r)]
         defined: dict[str, Any] = {f"s{r}": value for r, value in program.constants.items()}
@@ -240,7 +245,7 @@ class _Exact:
         for k, (operation, inputs, made) in enumerate(program.once):
             defined[f"f{k}"] = operation
             lines.append(f"s{made} = f{k}({', '.join(f's{r}' for r in inputs)})")
-        lines.append(f"return [{', '.join(f'float(s{r})' for r in self.numbers)}]")
+        lines.append(f"return [{', '.join(f'float(s{r})' for r in taken)}]")
         body = "\n".join(f"    {line}" for line in lines)
         exec(f"def numbers({', '.join(names)}):\n{body}", defined)
         return defined["numbers"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,6 @@ MOST = 8  # kinds of batches whose replays are kept
 REMEMBERED = 64  # kinds of which it is known that they cannot be replayed
 
 Tree = Any  # nested dicts of arrays
-Homes = list[tuple[dict[str, Any], list[Any]]]  # dicts, and the arrays in them
 
 
 class Replays:
@@ -47,10 +47,10 @@ class Replays:
 
     def _end(self) -> None:
         self._recordings: dict[Any, Recording] = {}  # the first ones
-        self._replays: dict[Any, Callable[..., Array]] = {}
+        self.replays: dict[Any, Callable[..., Array]] = {}
         self._places = Places()
         self._made = False  # whether there is a new replay
-        self._homes: Homes = []
+        self._homes: list[dict[str, Any]] = []  # what holds the arrays
 
     @staticmethod
     def fit(x: Array) -> bool:
@@ -62,16 +62,25 @@ class Replays:
         return mode and on_host(x)
 
     def find(self, key: Any, trees: tuple[Any, ...]) -> Callable[..., Array] | None:
-        """Return the replay of this kind, if there is one.
+        """Return the replay of this kind, if there is one."""
+        self.hold_still(trees)
+        return self.replays.get(key)
+
+    def hold_still(self, trees: tuple[Any, ...]) -> bool:
+        """Whether all arrays are in their homes; else all replays end.
 
         `trees` are the dicts that replays do not find by themselves, as people replace them.
         """
-        if self._homes and not (
-            all(map(operator.is_, trees, self._trees)) and _in_place(self._homes)
-        ):
+        dicts = self._homes
+        still = not dicts or (
+            all(map(operator.is_, trees, self._trees))
+            and [*map(len, dicts)] == self._lengths
+            and all(map(operator.is_, chain(*map(dict.values, dicts)), self._arrays))
+        )
+        if not still:
             self._patience.changed()
             self.forget()
-        return self._replays.get(key)
+        return still
 
     def record(
         self,
@@ -91,7 +100,7 @@ class Replays:
 
         Nothing is written before all has gone well; else the step is computed anew.
         """
-        full = len(self._replays) >= MOST and key not in self._recordings
+        full = len(self.replays) >= MOST and key not in self._recordings
         if full or key in self._refused or not self._patience.over():
             return self._computed(function, trees, arguments)
         recording = Recording()
@@ -135,7 +144,7 @@ class Replays:
         for before, new in news:
             before.value[...] = new
         if replay is not None:
-            self._replays[key] = replay
+            self.replays[key] = replay
             self._made = True
         loss = np.asarray(value.value) if isinstance(value.value, np.generic) else value.value
         return loss, trees[0], trees[1], trees[3]
@@ -179,18 +188,13 @@ class Replays:
 
     def hold(self, dicts: list[dict[str, Any]], trees: tuple[Any, ...]) -> None:
         """Take these as the dicts that hold the arrays: where one has another, replays end."""
-        self._homes = [(d, [*d.values()]) for d in dicts if d]
+        self._homes = [d for d in dicts if d]
+        self._lengths = [*map(len, self._homes)]
+        self._arrays = [*chain(*map(dict.values, self._homes))]
         self._trees = trees
         # Of what the recordings have computed: a replay has places of its own.
         (trim if self._made else let_go)()
         self._made = False
-
-
-def _in_place(homes: Homes) -> bool:
-    for arrays, known in homes:
-        if len(arrays) != len(known) or not all(map(operator.is_, arrays.values(), known)):
-            return False
-    return True
 
 
 def _check_fit(before: StandIn, after: Any) -> None:

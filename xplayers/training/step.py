@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,6 +42,38 @@ State = dict[str, Any]  # nested dicts of arrays
 
 _KINDS = 64  # kinds of batches that are known
 _NUMBERS = (float, int, np.generic, np.ndarray)
+
+
+class Last(NamedTuple):
+    """The last replay, and of what it was: most steps are as the one before."""
+
+    replay: Callable[..., Array]
+    numbers: dict[str, float]
+    replays: dict[Any, Any]
+    x_type: type
+    x_shape: tuple[int, ...]
+    x_dtype: Any
+    t_type: type
+    t_shape: tuple[int, ...]
+    t_dtype: Any
+
+    def is_of(self, x: Array, t: Array, step: Any) -> bool:
+        """Whether this is the replay of a batch; its rate is that of the optimizer, a number."""
+        return (
+            type(x) is self.x_type
+            and type(t) is self.t_type
+            and x.shape == self.x_shape
+            and t.shape == self.t_shape
+            and x.dtype is self.x_dtype
+            and t.dtype is self.t_dtype
+            and type(step.optimizer.lr) is float
+            and self.numbers is step._sources.numbers
+            and is_ordered(x)
+            and is_ordered(t)
+            and Replays.fit(x)
+            and step._replays.hold_still((step.optimizer.state, step._scaling))
+            and self.replays is step._replays.replays  # none has ended
+        )
 
 
 class TrainStep(Observed):
@@ -154,6 +186,7 @@ class TrainStep(Observed):
         self._params = self._buffers = Located()
         self._left: tuple[Arrays, Arrays] = {}, {}  # parameters and buffers, as a step left them
         self._apart = True  # whether no two of them share memory
+        self._last: Last | None = None  # the last replay
 
     def __repr__(self) -> str:
         parts = ("net", "loss", "optimizer")
@@ -180,20 +213,26 @@ class TrainStep(Observed):
         array
             The loss before the update, 0-d. It stays on the device.
         """
-        x, t = as_plain(x), as_plain(t)
-        namespace(x, "TrainStep", "x")
-        namespace(t, "TrainStep", "t")
-        lr, compilation = self._rate_of(lr, x), self._compilation
-        makes = self._may_make()
-        kind = self._kind(x, t, lr)
-        if self._is_explicit or not makes or not Replays.fit(x):
-            makes = self._is_explicit or (makes and self._patience.over())
-            function = compilation.function(x) if makes else compilation.in_place
-            return self._take(kind, x, t, lambda trees: function(*trees, x, t, lr))
-        replays, numbers = self._replays, {} if compilation.fixed else self._sources.numbers
-        replay = replays.find(kind, (self.optimizer.state, self._scaling))
-        if replay is None:
-            return self._record(kind, (x, t, lr), numbers)
+        makes, last = self._may_make(), self._last
+        if makes and last is not None and lr is None and last.is_of(x, t, self):
+            replay, lr, numbers = last.replay, self.optimizer.lr, last.numbers
+        else:
+            x, t = as_plain(x), as_plain(t)
+            namespace(x, "TrainStep", "x")
+            namespace(t, "TrainStep", "t")
+            rate, compilation = self._rate_of(lr, x), self._compilation
+            explicit, kind = self._is_explicit, self._kind(x, t, rate)
+            if explicit or not makes or not Replays.fit(x):
+                makes = explicit or (makes and self._patience.over())
+                function = compilation.function(x) if makes else compilation.in_place
+                return self._take(kind, x, t, lambda trees: function(*trees, x, t, rate))
+            numbers = {} if compilation.fixed else self._sources.numbers
+            replay = self._replays.find(kind, (self.optimizer.state, self._scaling))
+            if replay is None:
+                return self._record(kind, (x, t, rate), numbers)
+            if lr is None and type(rate) is float and kind[3] is kind[7] is None:
+                self._last = Last(replay, numbers, self._replays.replays, *kind[:3], *kind[4:7])
+            lr = rate
         self._patience.uses += 1
         given = (x, t, *numbers.values()) if lr is None else (x, t, lr, *numbers.values())
         value = replay(*given) if self.precision is None else quietly(replay, *given)
@@ -384,6 +423,7 @@ class TrainStep(Observed):
         self._compilation.close()
         self._checked.clear()
         self._replays.forget()
+        self._last = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what is pickled or copied: nothing that was compiled, recorded or looked at."""
@@ -486,17 +526,18 @@ class TrainStep(Observed):
 
     def _rate_of(self, lr: Any, x: Array) -> Any:
         """Return the rate that is given or the optimizer's, None where that has a schedule."""
-        if lr is None and not callable(self.optimizer.lr):
-            lr = self._rate(x)
+        if lr is None:
+            lr = self.optimizer.lr
+            if type(lr) is float:
+                return lr if self.compile is False or library(x) != "jax" else self._there(lr, x)
+            if callable(lr):
+                return None
         if isinstance(lr, _NUMBERS):
             return float(lr)
-        return lr if lr is None or hasattr(lr, "shape") else positive("TrainStep", "lr", lr)
+        return lr if hasattr(lr, "shape") else positive("TrainStep", "lr", lr)
 
-    def _rate(self, x: Array) -> Any:
-        """Return the learning rate, an argument of the compiled function, so that it may change."""
-        lr = self.optimizer.lr
-        if self.compile is False or library(x) != "jax" or not isinstance(lr, float):
-            return lr
+    def _there(self, lr: float, x: Array) -> Array:
+        """Return the rate as an argument of what is compiled, so that it may change."""
         if self._last_rate[0] != lr:  # brought over once, not in each step
             self._last_rate = lr, namespace(x).asarray(lr)
         return self._last_rate[1]
