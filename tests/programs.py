@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -205,6 +206,9 @@ ROWS = [
         (X, X), over=(None, 0),
         ufuncs="divide(x0, x1, y0); absolute(x0, y1); sqrt(y1, y1)",
         loop="v2 = v0 / v1; v3 = abs(v0); v4 = sqrt(v3); y0[i] = v2; x0[i] = v4"),
+    Row("a_pole", lambda xp, p: xp.where(p > 0.0, p, math.inf), (X,),
+        ufuncs="w0 = empty(y0.shape, bool); greater(x0, s1, w0); where_into(w0, x0, s3, y0)",
+        loop="v2 = v0 > c1; v4 = v0 if v2 else c3; y0[i] = v4"),
     Row("constants", lambda xp, p: 2.0 * p - 1, (X,),
         ufuncs="multiply(s1, x0, y0); subtract(y0, s3, y0)",
         loop="v2 = c1 * v0; v4 = v2 - c3; y0[i] = v4"),

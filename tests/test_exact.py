@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import numpy as np
@@ -15,14 +16,17 @@ from xplayers._trace import trace
 pytestmark = [pytest.mark.only("numpy"), pytest.mark.usefixtures("xpv")]
 
 
-def head(row):
+def head(row, constants):
     """Return what a loop begins with: its arguments, numbers in double, the values of arrays."""
     arrays = [f"x{i}" for i, a in enumerate(row.samples) if isinstance(a, np.ndarray)]
     numbers, outs = (dict.fromkeys(re.findall(rf"\b{c}(\d+)", row.loop)) for c in "cy")
-    arguments = [*arrays, *[f"s{i}" for i in numbers], *[f"y{i}" for i in outs]]
+    known = {
+        i: repr(float(c)) for i in numbers if math.isfinite(c := constants.get(int(i), math.nan))
+    }
+    arguments = [*arrays, *[f"s{i}" for i in numbers if i not in known], *[f"y{i}" for i in outs]]
     return [
         f"def kernel({', '.join(arguments)}):",
-        *[f"c{i} = D(s{i})" for i in numbers],
+        *[f"c{i} = D({known.get(i, f's{i}')})" for i in numbers],
         f"for i in range(len({arrays[0]})):",
         *[f"v{x[1:]} = {x}[i]" for x in arrays],
     ]
@@ -31,12 +35,13 @@ def head(row):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_loops(row):
     with np.errstate(all="ignore"):
-        source = exact_source(trace(row.function, row.samples, row.over))
+        program = trace(row.function, row.samples, row.over)
+        source = exact_source(program)
     if row.loop is None:
         assert source is None
         return
     lines = [line.strip() for line in source.text.splitlines()]
-    assert "; ".join(lines) == "; ".join([*head(row), row.loop])
+    assert "; ".join(lines) == "; ".join([*head(row, program.constants), row.loop])
     assert (source.as_torch, source.of_ties) == (row.as_torch, row.of_ties)
     assert source.dtype == row.samples[0].dtype
 
@@ -51,7 +56,8 @@ def test_numbers_of_scalars():
     assert numbers("scalars")(3.0, 4.0) == [12.0, -2.0]
     assert numbers("scalars")(True, 2) == [2.0, 0.0]
     assert numbers("scalars_once")(3) == [3.0]
-    assert numbers("constants")() == [2.0, 1.0]
+    assert numbers("constants") is None  # they stand in the loop
+    assert numbers("a_pole")() == [math.inf]
     assert numbers("product_with_truth") is None
 
 
