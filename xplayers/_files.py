@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and no pipes or devices taken for files."""
+"""Atomic writes, and no pipes or devices taken for files."""
 
 from __future__ import annotations
 

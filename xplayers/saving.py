@@ -26,7 +26,7 @@ _KINDS = {
 
 
 def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write the parameters and buffers of a network to a file, whole or not at all.
+    """Write the parameters and buffers of a network to a file, atomically.
 
     Parameters
     ----------

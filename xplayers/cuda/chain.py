@@ -3,9 +3,7 @@
 Between two affine maps an activation costs a pass over memory forward, and backward one for its
 derivative and one for the gradient of the bias. cuBLASLt does all three where it writes a product
 (its epilogues), so a network of such layers is products alone.
-
-**Not yet run on a GPU**; see `xplayers.cuda.gemm`, within whose context this is what `Sequential`
-computes.
+It is what `Sequential` computes within the context of a `Gemm`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Plans of cuDNN, each made once for its key, and what they are run with.
-
-Not yet run on a GPU; see `xplayers.cuda.cudnn`.
-"""
+"""Plans of cuDNN, each made once for its key, and what they are run with."""
 
 from __future__ import annotations
 

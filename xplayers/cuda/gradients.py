@@ -1,7 +1,4 @@
-"""What is asked of all gradients at once, in one kernel for all CuPy arrays of a dtype.
-
-Nothing here has been run on a GPU yet; see `xplayers.cuda`.
-"""
+"""What is asked of all gradients at once, in one kernel for all CuPy arrays of a dtype."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A training step as a CUDA graph: what Python and CuPy do in each step is done once.
 
-**Not yet run on a GPU.** In the tests CuPy captures and launches every layer on a device that the
-host plays, which refuses what a capture refuses: a step has the bits that it has without a graph.
+In the tests CuPy captures and launches every layer on an emulated GPU, which refuses what a capture
+refuses: a step has the bits that it has without a graph.
 
 A graph is a list of kernels with fixed addresses. So parameters, buffers and state stay in the
 arrays that the first step was given, a batch is copied into arrays of the graph, the learning rate

@@ -1,7 +1,4 @@
-"""Generated kernels on CuPy arrays: which operands fit, what is kept, how a kernel is launched.
-
-Nothing here has been run on a GPU yet; see `xplayers.cuda`.
-"""
+"""Generated kernels on CuPy arrays: which operands fit, what is kept, how a kernel is launched."""
 
 from __future__ import annotations
 

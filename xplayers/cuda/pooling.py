@@ -6,8 +6,6 @@ Functions return NotImplemented where arrays or windows are nothing for a kernel
 layout, no elements, several dtypes or devices, more than three axes. Gradients that lie otherwise
 than `x` are copied first: a kernel that read them as they are would jump through memory, and after
 `Flatten` those of images with the channels last always come by rows.
-
-Nothing here has been run on a GPU yet; see `xplayers.cuda`.
 """
 
 from __future__ import annotations

@@ -3,9 +3,7 @@
 Apart, the bias costs a pass over memory, ReLU another, and backward its derivative and the gradient
 of the bias one each. cuDNN adds a bias and takes ReLU where it writes a convolution; backward, one
 kernel of our own does both (`xplayers.cuda.sums`, within `xplayers.cuda.fused`).
-
-**Not yet run on a GPU**; see `xplayers.cuda.cudnn`, within whose context this is what `Sequential`
-computes.
+It is what `Sequential` computes within the context of a `Cudnn`.
 """
 
 from __future__ import annotations

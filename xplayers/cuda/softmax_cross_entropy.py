@@ -1,7 +1,4 @@
-"""Softmax cross entropy of CuPy arrays: losses and gradient in one kernel.
-
-Nothing here has been run on a GPU yet; see `xplayers.cuda`.
-"""
+"""Softmax cross entropy of CuPy arrays: losses and gradient in one kernel."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ contract ``a * b + c`` to one rounding. Exponentials and their like are those of
 in CuPy, a few units in the last place from NumPy's.
 
 The source is compiled for the architectures of four GPU generations and run through a host compiler
-in the tests. No kernel has been run on a GPU yet.
+in the tests.
 """
 
 from __future__ import annotations

@@ -5,8 +5,6 @@ gradient of a bias of 32 channels would be computed by one multiprocessor alone.
 shared out too, in parts whose sums are added up by a second launch. Which values are added to which
 depends on shape, dtype and alignment alone, so results are the same bits from launch to launch and
 from GPU to GPU.
-
-Nothing here has been run on a GPU yet; see `xplayers.cuda`.
 """
 
 from __future__ import annotations

@@ -30,8 +30,6 @@ def fused(on: bool = True) -> Iterator[None]:
     images with the channels last.
     An optimizer has one for all its parameters.
 
-    No kernel has been run on a GPU yet.
-
     Examples
     --------
     >>> with fused():

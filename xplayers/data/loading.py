@@ -67,7 +67,7 @@ class Batches:
     Each pass has a thread of its own, which ends with it: after the last batch, at an error, or
     when the iterator is closed or dropped before. An error in the thread is raised in the loop. On
     CuPy the batches go through two buffers of page-locked memory and a stream of their own, so that
-    copies and computation overlap; **that path has not been run on a GPU**.
+    copies and computation overlap.
 
     PyTorch's ``DataLoader`` reads sample by sample, in processes; here one thread takes a whole
     batch out of an array, which needs no copy of the interpreter and no pickling.

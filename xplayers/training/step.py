@@ -100,7 +100,7 @@ class TrainStep(Observed):
         first two steps of a kind of batch are recorded and the others replayed, with the same
         numbers; plain execution elsewhere. True: also ``torch.compile`` on PyTorch; an error where
         there is no compiler. False: plain execution. ``"graph"``, on CuPy: a CUDA graph, see
-        `xplayers.cuda.graph`, which no GPU has run yet.
+        `xplayers.cuda.graph`.
     reduce_grads : callable, optional
         ``reduce_grads(grads) -> grads``, a pure function of the gradients by name, before the
         update: clipping, or the sum over the devices of data-parallel training.
@@ -109,7 +109,7 @@ class TrainStep(Observed):
     gemm : {None, "cublaslt"} or callable
         What multiplies matrices on CuPy: None is its own ``@`` and, in a CUDA graph, where CuPy
         refuses it, cuBLASLt. A callable makes the `xplayers.cuda.gemm.Gemm`, as
-        ``lambda: Gemm("tf32")``. No GPU has run this yet.
+        ``lambda: Gemm("tf32")``.
 
     Raises
     ------

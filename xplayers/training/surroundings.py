@@ -14,7 +14,7 @@ def notebook() -> bool:
 
 
 def watched(file: Any) -> bool:
-    """Whether somebody looks at `file` while it is written: a terminal or a notebook."""
+    """Whether `file` is interactive: a terminal or a notebook."""
     with contextlib.suppress(Exception):  # it was closed, or is no such file
         return bool(file.isatty()) or notebook()
     return False
