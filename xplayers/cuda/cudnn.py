@@ -1,7 +1,8 @@
 """Layers of CuPy arrays through cuDNN, by NVIDIA's ``nvidia-cudnn-frontend``.
 
 Graphs, layouts and keys of plans are tested against a stand-in that computes what the graphs say,
-and where cuDNN is installed its frontend has to find them valid. The portable body is what CuPy arrays get unless a `Cudnn` is asked for.
+and where cuDNN is installed its frontend has to find them valid. The portable body is what CuPy
+arrays get unless a `Cudnn` is asked for.
 
 cuDNN is fastest where the channels of a place are side by side in memory (NHWC). So arrays are laid
 out that way on the way in, unless they are so already, and results have that layout: as always
