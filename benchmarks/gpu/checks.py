@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from xplayers._products import column_sums
 
 import xplayers as xl
 from benchmarks.gpu import ours
@@ -20,6 +19,7 @@ from benchmarks.gpu.timing import measure
 from benchmarks.gpu.workloads import TOYS, WORKLOADS, Workload
 from benchmarks.machine import ROOT
 from xplayers._arrays import to_numpy
+from xplayers.arrays.products import column_sums
 from xplayers.cuda import fused
 
 TOLERANCE = 1e-5  # of float32, relative to the largest value
