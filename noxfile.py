@@ -176,6 +176,13 @@ def kill(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def wall(session: nox.Session) -> None:
+    """Run the tables of tests on the package without `accelerate`, which has to be complete."""
+    session.install("-e", ".", *group("test", *DEFAULT))
+    session.run("pytest", "-v", "-m", "slow", "tests/test_wall.py", *session.posargs)
+
+
+@nox.session(default=False)
 def mutation(session: nox.Session) -> None:
     """Put faults into the package, and print those that no test notices; half an hour a part."""
     session.install("-e", ".", *group("test", "numpy", "torch", "mutation"))

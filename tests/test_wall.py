@@ -1,0 +1,67 @@
+"""The wall: the package is correct and complete without what accelerates it."""
+
+from __future__ import annotations
+
+import ast
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import xplayers as xl
+
+PACKAGE, TESTS = Path(xl.__file__).parent, Path(__file__).parent
+SAMPLE = (  # of the table of layers
+    "test_gradients_are_those_of_the_reference", "test_a_replay_gives_the_same_bits",
+    "test_nan_in_nan_out", "test_jax_vjp_agrees_and_jit_is_equal",
+)  # fmt: skip
+
+
+def without_accelerate(folder):
+    """Copy package and tests into a folder, but for `accelerate`; return what runs them there."""
+    gone = shutil.ignore_patterns("accelerate", "__pycache__")
+    shutil.copytree(PACKAGE, folder / "xplayers", ignore=gone)
+    shutil.copytree(TESTS, folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(TESTS.parent / "pyproject.toml", folder)
+
+    def run(*arguments):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(folder), "PYTEST_ADDOPTS": ""}
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+@pytest.mark.only("numpy", "strict", "torch", "jax")
+def test_a_sample_of_the_table_passes_without_accelerate(xpv, tmp_path):
+    run = without_accelerate(tmp_path)
+    every = "Affine or Convolution or BatchNormalization or MaxPooling or Embedding or Dropout"
+    chosen = f"({every}) and ({' or '.join(SAMPLE)})"
+    ran = run(f"--xp={xpv.backend}", "tests/test_layers.py", "-k", chosen)
+    assert ran.returncode == 0, ran.stdout[-5000:]
+    assert " passed" in ran.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("library", ["numpy", "strict", "torch", "jax"])
+def test_the_whole_table_passes_without_accelerate(library, tmp_path):
+    pytest.importorskip("array_api_strict" if library == "strict" else library)
+    files = [f"tests/test_{name}.py" for name in ("layers", "losses", "optimizers")]
+    own = ["-k", "not small_tensors_are_computed_by_numpy"]  # a test of an accelerator
+    ran = without_accelerate(tmp_path)(f"--xp={library}", *files, *own)
+    assert ran.returncode == 0, ran.stdout[-5000:]
+
+
+def test_nobody_imports_what_accelerates():
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] == "accelerate":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not any(n.startswith("xplayers.accelerate") for n in names), path
