@@ -396,3 +396,30 @@ def test_buffers_that_come_to_share_memory(xpv):
         take(8), take(8), take(8), take(8)
 
     same(xpv, history, lambda: net(xl.BatchNormalization.init(6)))
+
+
+@pytest.mark.only("numpy", "torch")
+def test_a_change_while_another_kind_is_recorded(xpv):
+    """Replays of other kinds were made of what it was before."""
+
+    class Factor(xl.Layer):
+        def __init__(self):
+            self.factor = 1.0
+
+        def apply(self, arrays, x):
+            if x.shape[0] == 3:
+                self.factor = 2.0
+            return x * self.factor, (x,)
+
+        def vjp(self, cache, dy):
+            return dy * self.factor, {}
+
+    losses = []
+    for compiled in ("auto", False):
+        net = xl.Sequential(xl.Affine.init(5, 4, rng=0), Factor())
+        step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(0.1), compile=compiled)
+        losses.append([])
+        for n in (4, 4, 4, 4, 4, 3, 4, 4, 4, 3, 4):
+            x = xpv.asarray(values((n, 5), n), "float32")
+            losses[-1].append(float(step(x, xpv.asarray(np.arange(n)))))
+    assert losses[0] == losses[1]

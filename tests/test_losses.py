@@ -244,6 +244,17 @@ def test_small_tensors_are_computed_by_numpy(shape, dtype, xpv, monkeypatch):
     assert_close(loss.backward(), expected[1], tolerance=1e-5)
 
 
+@EVERY
+def test_a_gradient_is_new_each_time(case, xpv):
+    loss = case.make()
+    _, _, x, t = inputs(case, xpv, "float32")
+    loss.forward(x, t)  # which brings its weights there
+    _, cache = loss.apply(loss.arrays, x, t)
+    first, second = loss.vjp(cache, 1.0), loss.vjp(cache, 1.0)
+    assert not share_memory(first, second)
+    assert_same_bits(first, second)
+
+
 def test_weights_may_be_integers(xpv):
     x, t = xpv.asarray(values((2, 3)), "float32"), xpv.asarray([0, 2])
     whole, exact = (xl.SoftmaxWithLoss(class_weights=w) for w in ([1, 2, 3], [1.0, 2.0, 3.0]))

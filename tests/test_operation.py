@@ -108,3 +108,26 @@ def test_portably(monkeypatch):
     assert body_of(OPERATIONS["column_sums"], a) is not None
     portably(monkeypatch)
     assert body_of(OPERATIONS["column_sums"], a) is None
+
+
+def test_generators_end_what_they_have_laid_in_any_order(double):
+    def generator(table):
+        with using(np.ndarray, table):
+            yield
+
+    first, second = generator(bodies("first")), generator(bodies("second"))
+    next(first)
+    next(second)
+    assert double(np.ones(1)) == ("second", 1)
+    first.close()
+    assert double(np.ones(1)) == ("second", 1)
+    second.close()
+    assert double(np.ones(1)) == ("portable", 1)
+    third = generator(bodies("third"))
+    next(third)
+    contextvars.copy_context().run(third.close)  # elsewhere, as the garbage collector may
+    table = bodies("laid twice")
+    with using(np.ndarray, table):
+        with using(np.ndarray, table):
+            assert laid("double_for_a_test").count(table["double_for_a_test"]) == 2
+        assert double(np.ones(1))[0] == "laid twice"

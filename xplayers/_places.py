@@ -11,7 +11,7 @@ import numpy as np
 
 from xplayers._arrays import Array
 from xplayers._recording import BINARY, COMPARISONS, UNARY, Kind, Operation, Register
-from xplayers.arrays.operation import body_of
+from xplayers.arrays.operation import body_of, portable_body
 
 REDUCTIONS = {
     "sum": np.add, "max": np.maximum, "min": np.minimum, "prod": np.multiply,
@@ -48,8 +48,10 @@ def into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
 
 def takes_out(function: Callable[..., Any], like: Array) -> bool:
     """Whether a function that was recorded as one call takes memory for its results."""
-    body = body_of(function, like) or function
-    return "out" in inspect.signature(body).parameters
+    # Of an operation that was recorded as such, any of its bodies may compute.
+    own = body_of(function, like)
+    bodies = [function] if own is None else [own, portable_body(function)]
+    return all("out" in inspect.signature(body).parameters for body in bodies)
 
 
 _TORCH = {

@@ -13,7 +13,8 @@ from xplayers.layers import dropout
 def _softmax_cross_entropy(scores: Any, target: Any, divisor: float) -> Any:
     # Of float16 it is rounded when it is multiplied, by a scale that keeps it from 0.
     dtype = None if scores.dtype.name == "float16" else scores.dtype
-    return softmax_cross_entropy(scores, target, divisor, dtype=dtype)
+    results = softmax_cross_entropy(scores, target, divisor, dtype=dtype)
+    return results if results is NotImplemented else (*results, True)
 
 
 def _drop(x: Any, count: Any, seed: int, rate: float, scale: float) -> Any:

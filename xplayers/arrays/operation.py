@@ -75,13 +75,12 @@ def using(kind: type | str, bodies: Bodies, on: bool = True) -> Iterator[None]:
 
     `kind` may be the name of a library, for all of its types.
     """
-    laid = _laid.get()
-    rest = tuple([pair for pair in laid if pair[1] is not bodies])
-    token = _laid.set(((kind, bodies), *rest) if on else rest)
+    before, pair = _laid.get(), (kind, bodies)
+    _laid.set((pair, *before) if on else tuple([p for p in before if p[1] is not bodies]))
     try:
         yield
-    finally:
-        _laid.reset(token)
+    finally:  # in the order or the context in which generators end, too
+        _laid.set(tuple([p for p in _laid.get() if p is not pair]) if on else before)
 
 
 def laid(name: str, kind: type | str | None = None) -> list[Any]:

@@ -116,8 +116,8 @@ class SoftmaxWithLoss(Loss):
         self._check_shapes(arrays, scores, target)
         xp, n = namespace(scores), _rows(scores)
         if not (arrays or self.ignore_index is not None or self.label_smoothing):
-            rows, dx = softmax_cross_entropy(scores, target, self._divisor(n))
-            return self._reduced(rows, n), (dx, scores)
+            rows, dx, divided = softmax_cross_entropy(scores, target, self._divisor(n))
+            return self._reduced(rows, n), (dx, scores, None) if divided else (dx, scores)
         x = widened(xp, scores)
         t, norm = self._distribution(xp, arrays, x, target)
         total = xp.sum(t, axis=-1)
@@ -131,13 +131,17 @@ class SoftmaxWithLoss(Loss):
             rows, dx = cross_entropy_of_targets(x, t)
         if not on_host(target):  # there it has been checked; elsewhere the loss is NaN
             rows = xp.where(self._valid(target, x), rows, math.nan)
-        return self._reduced(rows, norm), (dx * (1.0 / self._divisor(norm)), scores)
+        cache = (dx, scores) if isinstance(norm, int) else (dx, scores, norm)  # arrays only
+        return self._reduced(rows, norm), cache
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
-        dx, scores = cache
-        if isinstance(dout, float) and dout == 1.0 and dx.dtype == scores.dtype:
-            return dx
-        return times(widened(namespace(dx), dx), dout, 1.0, scores, axes_after=1)
+        dx, scores, *norm = cache
+        (norm,) = norm or [_rows(scores)]
+        if norm is None:  # divided already
+            if isinstance(dout, float) and dout == 1.0 and dx.dtype == scores.dtype:
+                return dx
+            return times(widened(namespace(dx), dx), dout, 1.0, scores, axes_after=1)
+        return times(dx, dout, self._divisor(norm), scores, axes_after=1)
 
     def _distribution(
         self, xp: Namespace, arrays: Mapping[str, Array], x: Array, target: Array
@@ -248,8 +252,8 @@ def _rows(scores: Array) -> int:
 
 
 @operation
-def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple[Array, Array]:
-    """Return the loss of each sample, and the gradient of their sum over `divisor`.
+def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple[Any, ...]:
+    """Return the loss of each sample, the gradient of their sum, and whether it is over `divisor`.
 
     A target that is wrong and cannot be looked at makes the loss of its sample NaN.
     """
@@ -264,9 +268,7 @@ def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple
         valid = None if seen else (labels >= 0) & (labels < x.shape[-1])
         labels = labels if seen else xp.where(valid, labels, xp.zeros_like(labels))
         rows, dx = cross_entropy_of_labels(x, labels)
-    rows = rows if seen else xp.where(valid, rows, math.nan)
-    dx *= 1.0 / divisor  # it is ours
-    return rows, dx
+    return rows if seen else xp.where(valid, rows, math.nan), dx, False
 
 
 @operation

@@ -122,7 +122,8 @@ class Replays:
             if seen == "traces":
                 message = "attributes have been set to what is not there"
                 raise NotRecordable(message)
-            if seen == "some":
+            if seen == "some":  # also of what the replays of other kinds were made of
+                self._end()
                 self._refuse(key)
             elif self._is_second(key, recording):
                 homes = {s.register: s.value for tree in given for s in _leaves(tree)}
