@@ -41,12 +41,12 @@ def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Arra
     fits = var < math.inf  # eps is nothing beside one that does not
     _, _, _, down = UNITS[dtype_name(x.dtype)]
 
-    def scaled(xh: Array) -> Array:
-        xu = xh * down
+    def scaled(x: Array) -> Array:  # of x, which is there: xh may never be, in a compiled step
+        xu = (x - mean) * down
         return mean_over(xp, xu * xu, but_channels(x))
 
     with np.errstate(all="ignore"):
-        scaled_var = either(xp, xp.all(fits), lambda xh: var, scaled, xh)
+        scaled_var = either(xp, xp.all(fits), lambda x: var, scaled, x)
         r = xp.where(fits, r, down / xp.sqrt(scaled_var))
         return xh * r, r, mean, var
 
