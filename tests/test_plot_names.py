@@ -9,17 +9,21 @@ from xplayers.training.history import History
 pytestmark = pytest.mark.host
 
 NAMES = ["日本", "a$b$c", "$\\foo$", "$", "x_y^2", "é", "\x00\n", "n" * 200, "%&#", ""]
-DRAWN = [r"\u65e5\u672c", *NAMES[1:6], r"\x00\n", "n" * 29 + "…", "%&#", ""]
+DRAWN = [r"\u65e5\u672c", *NAMES[1:6], "#6", "n" * 23 + "…", "%&#", ""]
 
 
 @pytest.fixture
 def plots(monkeypatch):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
-    from xplayers.training import plots
+    from xplayers.training import lettering, plots
 
-    # Fonts of this machine are another's.
-    monkeypatch.setattr(plots, "_font_with", lambda characters: None)
+    known = lettering._in_font
+
+    def in_font(path, letters):  # fonts of this machine are another's
+        return known(path, letters) if path.endswith("DejaVuSans.ttf") else set()
+
+    monkeypatch.setattr(lettering, "_in_font", in_font)
     yield plots
     import matplotlib.pyplot as plt
 
@@ -54,7 +58,8 @@ def test_titles_of_mistakes(plots, tmp_path):
     x, y, t = np.zeros((10, 16)), np.eye(10)[::-1], np.arange(10)
     figure = plots.plot_mistakes(x, y, t, tmp_path / "m.png", labels=NAMES, most=10)
     titles = {axes.get_title() for axes in figure.axes if axes.get_title()}
-    assert titles == {f"{DRAWN[i]} → {DRAWN[9 - i]}" for i in range(10)}
+    short = [name if len(name) < 16 else name[:15] + "…" for name in DRAWN]
+    assert titles == {f"{short[i]}\n→ {short[9 - i]}" for i in range(10)}
 
 
 def test_names_of_metrics_and_layers(plots, tmp_path):
@@ -64,37 +69,6 @@ def test_names_of_metrics_and_layers(plots, tmp_path):
     net = xl.Sequential(**{"a$\\b$": xl.Affine.init(4, 2, rng=0)})
     figure = plots.plot_activations(net, np.zeros((3, 4), np.float32), tmp_path / "a.png")
     assert figure.axes[0].get_title().startswith("a$\\b$ Affine\n")
-
-
-def test_characters_come_from_a_font_that_has_them(plots, monkeypatch, tmp_path):
-    from types import SimpleNamespace
-
-    known = plots._characters
-    other = SimpleNamespace(fname="cjk.ttf", name="Some CJK")
-
-    def characters(font):
-        return {ord("日")} if font == "cjk.ttf" else known(font)
-
-    monkeypatch.setattr(plots, "_characters", characters)
-    monkeypatch.setattr(plots, "_font_with", lambda lacking: other)
-    names, options = plots._as_they_are(["日本", "a"])
-    assert names == ["日\\u672c", "a"]
-    assert options["family"][-1] == "Some CJK"
-    names, options = plots._as_they_are(["a", "é"])
-    assert "family" not in options
-
-
-def test_a_font_is_looked_for(monkeypatch):
-    pytest.importorskip("matplotlib")
-    from xplayers.training import plots
-
-    sans = plots._characters(None)
-    assert {ord(c) for c in "aé$"} <= sans
-    assert ord("日") not in plots._characters("no such file")
-    lacking = {ord("\N{SCRIPT CAPITAL B}"), ord("\N{INTEGRAL}")} - sans
-    if lacking:
-        assert plots._characters(plots._font_with(lacking).fname) & lacking
-    assert plots._font_with({0xE000FF}) is None
 
 
 # Files
@@ -130,6 +104,16 @@ def test_an_error_leaves_the_picture_that_was_there(plots, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_no_font_is_asked_for_without_names(plots, monkeypatch, tmp_path):
-    monkeypatch.setattr(plots, "_font_with", lambda characters: pytest.fail("asked"))
-    plots.plot_confusion_matrix(np.eye(3, dtype=int), tmp_path / "m.png", labels=["a", "é", "ß"])
+def test_no_other_font_is_asked_for_letters_of_the_own(plots, monkeypatch, tmp_path):
+    from xplayers.training import lettering
+
+    known, asked = lettering._in_font, []
+
+    def in_font(path, letters):
+        asked.append(path)
+        return known(path, letters)
+
+    monkeypatch.setattr(lettering, "_in_font", in_font)
+    for labels in (["a", "b", "c"], ["a", "é", "ß"]):
+        plots.plot_confusion_matrix(np.eye(3, dtype=int), tmp_path / "m.png", labels=labels)
+    assert {path.endswith("DejaVuSans.ttf") for path in asked} == {True}
