@@ -129,7 +129,7 @@ def test_gradients_that_are_not_finite(dtype, xpv, launches):
         if bad is not None:
             grads[bad[0]][bad[1]] = np.inf
         with fused():
-            good = all_finite({str(i): xpv.asarray(g) for i, g in enumerate(grads)})
+            good = all_finite([xpv.asarray(g) for g in grads])
         assert bool(good) is (bad is None)
     assert len(launches) == 3
 
@@ -153,7 +153,7 @@ def test_gradient_of_relu_with_its_sums(shape, dtype, xpv, launches):
     with fused():
         dx, db = sums.relu_grads(xpv.asarray(dy), kernels.laid(xpv.asarray(y), "channels last"))
     assert len(launches) == (2 if shape[0] == 40 else 1)
-    assert_same_bits(to_numpy(dx), dy * (y > 0).astype(dtype))
+    assert_same_bits(to_numpy(dx), np.where(y > 0, dy, np.zeros_like(dy)))
     exact = (dy * (y > 0)).astype("float64")
     assert_close(db, exact.sum(axis=(0, 2, 3)), 5 * TOLERANCE[dtype])
 
