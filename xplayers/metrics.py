@@ -117,6 +117,7 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
 def _predicted(y: Array, owner: str) -> Array:
     """Return the class with the largest score of each sample; -1 where one is NaN."""
     namespace(y, owner, "y")
+    check_same(owner, "y", y, y, like_name="y")
     check_real(owner, "y", y)
     shape = tuple(y.shape)
     if len(shape) < 2:
