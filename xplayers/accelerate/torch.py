@@ -23,7 +23,7 @@ from xplayers.layers.windows import Sizes, Window
 LARGEST = 16_384  # scores, up to which NumPy is faster than PyTorch and its threads; measured
 
 
-def correlate(x: Array, W: Array, b: Array, window: Window, groups: int, out: None = None) -> Any:
+def correlate(x: Array, W: Array, b: Array, window: Window, groups: int) -> Any:
     """Return the convolution of `x` ``(n, c, *sizes)`` with `W` ``(f, c / groups, *size)``."""
     if not x.numel():
         return NotImplemented
@@ -35,13 +35,7 @@ def correlate(x: Array, W: Array, b: Array, window: Window, groups: int, out: No
 
 
 def correlate_transposed(
-    dy: Array,
-    W: Array,
-    b: Array,
-    window: Window,
-    groups: int,
-    sizes: Sequence[int],
-    out: None = None,
+    dy: Array, W: Array, b: Array, window: Window, groups: int, sizes: Sequence[int]
 ) -> Any:
     """Return the transpose of `correlate` applied to `dy`: an array of those sizes."""
     if not dy.numel():

@@ -32,7 +32,6 @@ _LIBRARIES: dict[type, str] = {}
 _Laid = tuple[tuple[Any, Bodies], ...]
 _laid: contextvars.ContextVar[_Laid] = contextvars.ContextVar("xplayers.using", default=())
 
-
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 
 
@@ -124,8 +123,7 @@ def _bodies(x: Any) -> Bodies:
     x = x[0] if type(x) is list else x
     if type(x) not in _TABLES:
         _LIBRARIES[type(x)] = library(x)
-        known = (
-            not isinstance(x, np.ndarray) or type(x) is np.ndarray
-        )  # a subclass may do otherwise
+        # A subclass of NumPy's array may compute otherwise.
+        known = not isinstance(x, np.ndarray) or type(x) is np.ndarray
         _TABLES[type(x)] = table(library(x), "BODIES") if known else {}
     return _TABLES[type(x)]

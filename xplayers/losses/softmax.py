@@ -130,7 +130,7 @@ class SoftmaxWithLoss(Loss):
         else:
             rows, dx = cross_entropy_of_targets(x, t)
         if not on_host(target):  # there it has been checked; elsewhere the loss is NaN
-            rows = xp.where(self._valid(target, x), rows, math.nan)
+            rows = xp.where(_valid(xp, x, target, self.ignore_index), rows, math.nan)
         cache = (dx, scores) if isinstance(norm, int) else (dx, scores, norm)  # arrays only
         return self._reduced(rows, norm), cache
 
@@ -225,15 +225,6 @@ class SoftmaxWithLoss(Loss):
             self._check_classes(tuple(scores.shape))
             check_labels(target, scores.shape[-1], ignore_index=self.ignore_index)
 
-    def _valid(self, target: Array, x: Array) -> Array:
-        """Return for each sample whether its label is in range, or no probability is negative."""
-        xp = namespace(target)
-        if target.shape == x.shape:
-            return xp.all(xp.astype(target, x.dtype, copy=False) >= 0, axis=-1)
-        labels = xp.astype(target, xp.arange(0).dtype)
-        valid = (labels >= 0) & (labels < x.shape[-1])
-        return valid if self.ignore_index is None else valid | (labels == self.ignore_index)
-
 
 _PROBABILITIES = "probabilities of the classes, none negative"
 
@@ -251,6 +242,15 @@ def _rows(scores: Array) -> int:
     return max(math.prod(scores.shape[:-1]), 1)
 
 
+def _valid(xp: Namespace, x: Array, target: Array, ignored: int | None = None) -> Array:
+    """Return for each sample whether its label is in range, or no probability is negative."""
+    if target.shape == x.shape:
+        return xp.all(xp.astype(target, x.dtype, copy=False) >= 0, axis=-1)
+    labels = _as_indices(xp, target)
+    valid = (labels >= 0) & (labels < x.shape[-1])
+    return valid if ignored is None else valid | (labels == ignored)
+
+
 @operation
 def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple[Any, ...]:
     """Return the loss of each sample, the gradient of their sum, and whether it is over `divisor`.
@@ -258,17 +258,14 @@ def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple
     A target that is wrong and cannot be looked at makes the loss of its sample NaN.
     """
     xp, x = namespace(scores), widened(namespace(scores), scores)
-    seen = on_host(target)
+    valid = None if on_host(target) else _valid(xp, x, target)
     if target.shape == scores.shape:
-        t = xp.astype(target, x.dtype)
-        rows, dx = cross_entropy_of_targets(x, t)
-        valid = None if seen else xp.all(t >= 0, axis=-1)
+        rows, dx = cross_entropy_of_targets(x, xp.astype(target, x.dtype))
     else:
-        labels = target if seen else _as_indices(xp, target)
-        valid = None if seen else (labels >= 0) & (labels < x.shape[-1])
-        labels = labels if seen else xp.where(valid, labels, xp.zeros_like(labels))
+        labels = _as_indices(xp, target)
+        labels = labels if valid is None else xp.where(valid, labels, xp.zeros_like(labels))
         rows, dx = cross_entropy_of_labels(x, labels)
-    return rows if seen else xp.where(valid, rows, math.nan), dx, False
+    return rows if valid is None else xp.where(valid, rows, math.nan), dx, False
 
 
 @operation

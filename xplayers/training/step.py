@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from xplayers.training.compilation import Compilation, check_kept, is_ours, quie
 from xplayers.training.fingerprint import Sources
 from xplayers.training.patience import Patience
 from xplayers.training.precision import MixedPrecision, all_finite
-from xplayers.training.replays import Replays
+from xplayers.training.replays import Last, Replays
 
 __all__ = ["TrainStep"]
 
@@ -42,38 +42,6 @@ State = dict[str, Any]  # nested dicts of arrays
 
 _KINDS = 64  # kinds of batches that are known
 _NUMBERS = (float, int, np.generic, np.ndarray)
-
-
-class Last(NamedTuple):
-    """The last replay, and of what it was: most steps are as the one before."""
-
-    replay: Callable[..., Array]
-    numbers: dict[str, float]
-    replays: dict[Any, Any]
-    x_type: type
-    x_shape: tuple[int, ...]
-    x_dtype: Any
-    t_type: type
-    t_shape: tuple[int, ...]
-    t_dtype: Any
-
-    def is_of(self, x: Array, t: Array, step: Any) -> bool:
-        """Whether this is the replay of a batch; its rate is that of the optimizer, a number."""
-        return (
-            type(x) is self.x_type
-            and type(t) is self.t_type
-            and x.shape == self.x_shape
-            and t.shape == self.t_shape
-            and x.dtype is self.x_dtype
-            and t.dtype is self.t_dtype
-            and type(step.optimizer.lr) is float
-            and self.numbers is step._sources.numbers
-            and is_ordered(x)
-            and is_ordered(t)
-            and Replays.fit(x)
-            and step._replays.hold_still((step.optimizer.state, step._scaling))
-            and self.replays is step._replays.replays  # none has ended
-        )
 
 
 class TrainStep(Observed):
@@ -230,8 +198,8 @@ class TrainStep(Observed):
             replay = self._replays.find(kind, (self.optimizer.state, self._scaling))
             if replay is None:
                 return self._record(kind, (x, t, rate), numbers)
-            if lr is None and type(rate) is float and kind[3] is kind[7] is None:
-                self._last = Last(replay, numbers, self._replays.replays, *kind[:3], *kind[4:7])
+            if lr is None and type(rate) is float:
+                self._last = Last.of(replay, numbers, x, t, self)
             lr = rate
         self._patience.uses += 1
         given = (x, t, *numbers.values()) if lr is None else (x, t, lr, *numbers.values())
