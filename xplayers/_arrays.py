@@ -52,9 +52,6 @@ def _numpy_is_standard() -> bool:
 _NUMPY_IS_STANDARD = _numpy_is_standard()
 
 
-_OTHER_ARITHMETIC = np.matrix, np.ma.MaskedArray  # `*` and sums mean something else
-
-
 def namespace(x: Array, owner: object = "xplayers", name: str = "x") -> Namespace:
     """Return the Array API namespace of `x`, or raise the TypeError that says what to pass."""
     try:
@@ -68,8 +65,14 @@ def introduce(kind: type, xp: Namespace) -> None:
     _NAMESPACES[kind] = xp
 
 
+def _has_other_arithmetic(x: object) -> bool:
+    """Whether `*` and sums of `x` mean something else; NumPy imports `ma`, slowly, when asked."""
+    subclass = isinstance(x, np.ndarray) and type(x) is not np.ndarray
+    return subclass and isinstance(x, (np.matrix, np.ma.MaskedArray))
+
+
 def _first_sight(x: Array, owner: object, name: str) -> Namespace:
-    if isinstance(x, _OTHER_ARITHMETIC):
+    if _has_other_arithmetic(x):
         message = (
             f"{owner}: {name} is a {type(x).__name__}; pass a plain array: np.asarray({name})."
         )
@@ -484,7 +487,7 @@ def as_plain(a: Array) -> Array:
     if type(a) is np.ndarray or not isinstance(a, np.ndarray):
         return a
     own = type(a).__array_ufunc__ is not np.ndarray.__array_ufunc__
-    return a if own or isinstance(a, _OTHER_ARITHMETIC) else a.view(np.ndarray)
+    return a if own or _has_other_arithmetic(a) else a.view(np.ndarray)
 
 
 def to_numpy(x: Array) -> np.ndarray:
