@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from xplayers._arrays import device, dtype_name, namespace, on_host, to_numpy
 from xplayers.arrays import operation
+from xplayers.arrays.namespaces import device, dtype_name, namespace, on_host, to_numpy
 
 # Relative to the largest value, as rounding is: what a result may differ from float64.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}

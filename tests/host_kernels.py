@@ -19,8 +19,8 @@ from emulator import building, launching
 from helpers import values
 from host_gpu import fabricated, host
 
+from xplayers.arrays.elementwise import elementwise
 from xplayers.cuda import fused, gradients, kernels, pooling, softmax_cross_entropy, sums
-from xplayers.elementwise import elementwise
 
 needs_compiler = pytest.mark.skipif(
     building.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"

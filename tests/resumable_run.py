@@ -10,10 +10,8 @@ import signal
 import sys
 
 import xplayers as xl
-from xplayers import _files, _safetensors
-from xplayers.saving import save
-from xplayers.training import checkpoint
-from xplayers.training.checkpoint import Checkpoint
+from xplayers.saving.checkpoint import Checkpoint
+from xplayers.saving.network import checkpoint, files, safetensors, save
 
 PER_EPOCH = 6
 
@@ -51,12 +49,12 @@ def ready(event):
 
 def kill_at(line):
     """Let this process be killed before it executes that line of what writes files."""
-    files = {module.__file__ for module in (_files, _safetensors, checkpoint)}
+    paths = {module.__file__ for module in (files, safetensors, checkpoint)}
     count = 0
 
     def trace(frame, event, arg):
         nonlocal count
-        if frame.f_code.co_filename not in files:
+        if frame.f_code.co_filename not in paths:
             return None
         if event == "line":
             count += 1

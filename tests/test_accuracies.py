@@ -10,8 +10,8 @@ import pytest
 from helpers import needs_values, values
 
 import xplayers as xl
-from xplayers._arrays import dtype_name, to_numpy
-from xplayers.training.blocks import fetched
+from xplayers.arrays.namespaces import dtype_name, to_numpy
+from xplayers.training.fetching import fetched
 
 NAN = math.nan
 

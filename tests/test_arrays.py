@@ -7,8 +7,16 @@ import pytest
 from helpers import assert_at_home, assert_same_bits, share_memory, values
 
 import xplayers as xl
-from xplayers._arrays import dtype_name, is_floating, is_integer, library, on_host, place, to_numpy
-from xplayers._joining import concat, stack
+from xplayers.arrays.joining import concat, stack
+from xplayers.arrays.namespaces import (
+    dtype_name,
+    is_floating,
+    is_integer,
+    library,
+    on_host,
+    place,
+    to_numpy,
+)
 
 
 def test_namespace_is_that_of_the_array(xpv):

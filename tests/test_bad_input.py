@@ -9,7 +9,7 @@ import pytest
 from helpers import needs_values, values
 
 import xplayers as xl
-from xplayers._arrays import namespace
+from xplayers.arrays.namespaces import namespace
 
 
 def says(text):

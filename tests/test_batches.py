@@ -12,7 +12,7 @@ import pytest
 from helpers import assert_at_home, assert_same_bits
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
+from xplayers.arrays.namespaces import to_numpy
 from xplayers.data import loading
 
 N = 23

@@ -14,12 +14,11 @@ import pytest
 from helpers import assert_at_home, assert_same_bits, values
 
 import xplayers as xl
-from xplayers import _files
-from xplayers._arrays import to_numpy
-from xplayers._files import TEMPORARY
-from xplayers._safetensors import write
-from xplayers.saving import RECORD, load, read_metadata, save
-from xplayers.training.checkpoint import Checkpoint
+from xplayers.arrays.namespaces import to_numpy
+from xplayers.saving.checkpoint import Checkpoint
+from xplayers.saving.files import TEMPORARY
+from xplayers.saving.network import RECORD, files, load, read_metadata, save
+from xplayers.saving.safetensors import write
 from xplayers.training.step import TrainStep
 
 
@@ -375,7 +374,7 @@ def test_a_full_disk_loses_no_earlier_checkpoint(checkpoint, monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(_files.os, "fsync", full)
+    monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(OSError, match="No space left") as error:
         checkpoint.save(4, network())
     monkeypatch.undo()

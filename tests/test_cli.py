@@ -14,7 +14,7 @@ import pytest
 from commands import TINY, accuracy, refusal, train, write_idx, write_mnist
 
 import xplayers as xl
-from xplayers import _devices
+from xplayers.arrays import devices
 from xplayers.cli import bench, datasets, main
 from xplayers.cli.train import OPTIMIZERS
 
@@ -91,7 +91,7 @@ def test_data_from_a_folder(capsys, folder, name):
 
 @pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
 def test_other_libraries_compute_the_same(capsys, name):
-    if (found := _devices.look(name)).why:
+    if (found := devices.look(name)).why:
         pytest.skip(str(found))
     out = train(capsys, *TINY, "--backend", name)
     assert f", {found.name} {found.version} on {found.devices[0]}\n" in out

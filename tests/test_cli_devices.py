@@ -9,8 +9,8 @@ import pytest
 from commands import TINY, refusal, train
 
 import xplayers as xl
-from xplayers import _devices
-from xplayers._devices import Found
+from xplayers.arrays import devices
+from xplayers.arrays.devices import Found
 from xplayers.cli import arguments, main
 
 WORKING = Found("cupy", "14.2.0", xp=np, devices=("cuda:0 (NVIDIA H200)",))
@@ -21,16 +21,16 @@ DRIVERLESS = Found("cupy", "14.2.0", why="finds no NVIDIA driver", fix="install 
 
 
 def test_auto_takes_the_gpu(capsys, monkeypatch):
-    monkeypatch.setattr(_devices, "find_spec", lambda name: name)
-    monkeypatch.setattr(_devices, "look", lambda name: WORKING)
+    monkeypatch.setattr(devices, "find_spec", lambda name: name)
+    monkeypatch.setattr(devices, "look", lambda name: WORKING)
     out = train(capsys, *TINY[2:])
     assert out.startswith(f"xplayers {xl.__version__}, cupy 14.2.0 on cuda:0 (NVIDIA H200)\ndigits")
 
 
 def test_auto_says_why_it_takes_the_cpu(capsys, monkeypatch):
-    looks = {"cupy": DRIVERLESS, "numpy": _devices.look("numpy")}
-    monkeypatch.setattr(_devices, "find_spec", lambda name: name)
-    monkeypatch.setattr(_devices, "look", looks.get)
+    looks = {"cupy": DRIVERLESS, "numpy": devices.look("numpy")}
+    monkeypatch.setattr(devices, "find_spec", lambda name: name)
+    monkeypatch.setattr(devices, "look", looks.get)
     out = train(capsys, *TINY[2:])
     assert " on the CPU (cupy 14.2.0 finds no NVIDIA driver)\n" in out
 
@@ -56,16 +56,14 @@ def test_a_library_that_is_absent(capsys, monkeypatch, name, command):
 
 def absent(monkeypatch, absentee):
     """Let `absentee` be not installed; whoever tries to import it fails."""
-    find, load = _devices.find_spec, _devices.import_module
-    monkeypatch.setattr(
-        _devices, "find_spec", lambda name: None if name == absentee else find(name)
-    )
+    find, load = devices.find_spec, devices.import_module
+    monkeypatch.setattr(devices, "find_spec", lambda name: None if name == absentee else find(name))
 
     def import_module(name):
         assert name != absentee
         return load(name)
 
-    monkeypatch.setattr(_devices, "import_module", import_module)
+    monkeypatch.setattr(devices, "import_module", import_module)
 
 
 def test_info(capsys):
@@ -83,8 +81,8 @@ def test_info(capsys):
 
 
 def test_info_without_any_library_but_numpy(capsys, monkeypatch):
-    find = _devices.find_spec
-    monkeypatch.setattr(_devices, "find_spec", lambda name: find(name) if name == "numpy" else None)
+    find = devices.find_spec
+    monkeypatch.setattr(devices, "find_spec", lambda name: find(name) if name == "numpy" else None)
     assert main(["info"]) == 0
     out = capsys.readouterr().out
     for name in ("cupy", "torch", "jax"):
@@ -135,14 +133,14 @@ def installed_cupy(monkeypatch, driver, error=None, wheels=("cupy-cuda13x",)):
         cuda=SimpleNamespace(runtime=driver),
         ones=lambda shape, dtype: Square(error),
     )
-    monkeypatch.setattr(_devices, "find_spec", lambda name: name)
-    monkeypatch.setattr(_devices, "import_module", lambda name: {"cupy": cupy}[name])
-    monkeypatch.setattr(_devices, "_cupy_wheels", lambda: list(wheels))
+    monkeypatch.setattr(devices, "find_spec", lambda name: name)
+    monkeypatch.setattr(devices, "import_module", lambda name: {"cupy": cupy}[name])
+    monkeypatch.setattr(devices, "_cupy_wheels", lambda: list(wheels))
 
 
 def test_cupy_with_two_gpus(monkeypatch):
     installed_cupy(monkeypatch, Driver(2))
-    found = _devices.look("cupy")
+    found = devices.look("cupy")
     assert str(found) == "cupy 14.2.0 on cuda:0 (NVIDIA H200)"
     assert found.devices == ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)")
     assert found.xp.__version__ == "14.2.0"
@@ -180,7 +178,7 @@ def test_cupy_without_a_library_of_cuda(monkeypatch):
     error = ImportError("\n====\nFailed\n====\n")
     error.__cause__ = ImportError("libcublas.so.13: cannot open shared object file")
     installed_cupy(monkeypatch, Driver(1), error)
-    found = _devices.look("cupy")
+    found = devices.look("cupy")
     assert found.why == (
         "sees cuda:0 (NVIDIA H200) and cannot compute on it "
         "(ImportError: libcublas.so.13: cannot open shared object file)"
@@ -194,8 +192,8 @@ def test_cupy_installed_twice(capsys, monkeypatch, tmp_path):
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 14.2.0\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(_devices, "find_spec", lambda name: name)
-    monkeypatch.setattr(_devices, "import_module", None)  # not to be called
+    monkeypatch.setattr(devices, "find_spec", lambda name: name)
+    monkeypatch.setattr(devices, "import_module", None)  # not to be called
     line = refusal(capsys, "train", "--backend", "cupy")
     assert "cupy is installed more than once (cupy-cuda12x, cupy-cuda13x)" in line
     assert "pip uninstall cupy-cuda12x cupy-cuda13x, then pip install" in line
@@ -205,8 +203,8 @@ def test_a_library_that_cannot_be_loaded(capsys, monkeypatch):
     def fail(name):
         raise OSError("libtorch.so: file too short")
 
-    monkeypatch.setattr(_devices, "find_spec", lambda name: name)
-    monkeypatch.setattr(_devices, "import_module", fail)
+    monkeypatch.setattr(devices, "find_spec", lambda name: name)
+    monkeypatch.setattr(devices, "import_module", fail)
     line = refusal(capsys, "train", "--backend", "torch")
     assert "torch is installed and cannot be used (OSError: libtorch.so: file too short)" in line
 
@@ -225,23 +223,23 @@ def test_gpus_of_torch_and_jax(monkeypatch):
 
     jax = SimpleNamespace(__version__="0.10.2", devices=lambda: [Gpu()])
     modules = {"torch": torch, "jax": jax, "jax.numpy": np}
-    monkeypatch.setattr(_devices, "find_spec", lambda name: name)
-    monkeypatch.setattr(_devices, "import_module", modules.get)
-    assert _devices.look("torch").devices == ("cuda:0 (NVIDIA H200)", "the CPU")
-    assert _devices.look("torch").device == "cuda:0"
-    assert str(_devices.look("jax")) == "jax 0.10.2 on cuda:0 (NVIDIA H200)"
-    assert isinstance(_devices.look("jax").device, Gpu)
+    monkeypatch.setattr(devices, "find_spec", lambda name: name)
+    monkeypatch.setattr(devices, "import_module", modules.get)
+    assert devices.look("torch").devices == ("cuda:0 (NVIDIA H200)", "the CPU")
+    assert devices.look("torch").device == "cuda:0"
+    assert str(devices.look("jax")) == "jax 0.10.2 on cuda:0 (NVIDIA H200)"
+    assert isinstance(devices.look("jax").device, Gpu)
 
 
 def test_another_device_is_taken():
     handles = ("cuda:0", "cuda:1", "cpu")
     devices = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)", "the CPU")
     found = Found("torch", "2.13", device="cuda:0", devices=devices, handles=handles)
-    assert str(_devices.take(found, "cuda:1")) == "torch 2.13 on cuda:1 (NVIDIA H200)"
-    assert _devices.take(found, "cuda:1").device == "cuda:1"
-    assert _devices.take(found, "cpu").device == "cpu"
+    assert str(devices.take(found, "cuda:1")) == "torch 2.13 on cuda:1 (NVIDIA H200)"
+    assert devices.take(found, "cuda:1").device == "cuda:1"
+    assert devices.take(found, "cpu").device == "cpu"
     with pytest.raises(ValueError, match="torch 2.13 has cuda:0, cuda:1, cpu"):
-        _devices.take(found, "cuda:2")
+        devices.take(found, "cuda:2")
 
 
 def test_another_device_of_cupy_becomes_the_current_one():
@@ -250,13 +248,13 @@ def test_another_device_of_cupy_becomes_the_current_one():
     cupy = SimpleNamespace(cuda=SimpleNamespace(Device=device))
     devices = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)")
     found = Found("cupy", "14.2.0", xp=cupy, devices=devices, handles=(0, 1))
-    assert str(_devices.take(found, "cuda:1")) == "cupy 14.2.0 on cuda:1 (NVIDIA H200)"
+    assert str(devices.take(found, "cuda:1")) == "cupy 14.2.0 on cuda:1 (NVIDIA H200)"
     assert used == [1]
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
 def test_the_cpu_by_name(name):
-    found = _devices.look(name)
+    found = devices.look(name)
     if found.why or found.devices[0] != "the CPU":
         pytest.skip(f"{name} computes elsewhere")
     args = SimpleNamespace(backend=name, device="cpu")

@@ -13,8 +13,8 @@ import pytest
 from commands import TINY, main, own, refusal, train, write_mnist
 
 import xplayers as xl
-from xplayers._kinds import kind_of
 from xplayers.cli import arrays
+from xplayers.saving.kinds import kind_of
 
 pytestmark = pytest.mark.host
 

@@ -17,7 +17,7 @@ from helpers import (
 )
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
+from xplayers.arrays.namespaces import to_numpy
 
 
 def gradients():

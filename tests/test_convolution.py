@@ -11,9 +11,9 @@ from helpers import TOLERANCE, assert_at_home, assert_close, assert_same_bits, p
 
 import xplayers as xl
 from xplayers import _parallel
-from xplayers._arrays import to_numpy
 from xplayers.accelerate.host import convolution as host
 from xplayers.accelerate.host import winograd
+from xplayers.arrays.namespaces import to_numpy
 from xplayers.layers import windows
 
 

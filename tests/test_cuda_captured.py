@@ -18,7 +18,7 @@ from cases import LAYERS
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import is_out_of_memory, to_numpy
+from xplayers.arrays.namespaces import is_out_of_memory, to_numpy
 from xplayers.cuda import fused
 from xplayers.cuda.graph import CaptureError
 from xplayers.training import AccumulatedStep, TrainStep, run

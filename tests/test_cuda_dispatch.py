@@ -24,9 +24,9 @@ from host_kernels import (
 
 import xplayers as xl
 from xplayers import functional
+from xplayers.arrays.elementwise import elementwise
 from xplayers.cuda import fused, kernels
 from xplayers.cuda.source import INDEX, OPTIONS, translate
-from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import _apply as apply
 
 pytestmark = needs_compiler

@@ -11,7 +11,7 @@ from cuda_cases import CASES
 from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
+from xplayers.arrays.namespaces import to_numpy
 from xplayers.arrays.products import column_sums
 from xplayers.cuda import fused, kernels, pooling, sums
 from xplayers.training.precision import all_finite

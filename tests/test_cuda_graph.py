@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from host_graph import GpuArray, HostCuda, HostGemm, capturing, plain, same
 
-from xplayers._arrays import is_out_of_memory
+from xplayers.arrays.namespaces import is_out_of_memory
 from xplayers.cuda.graph import CapturedStep, CaptureError, Graph
 
 

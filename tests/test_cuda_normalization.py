@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
-from xplayers.layers import layer_normalization, normalization
+from xplayers.layers import batch_normalization, layer_normalization
 
 cupy = pytest.importorskip("cupy")
 
@@ -124,7 +124,7 @@ def refusing(monkeypatch):
     def widened(*args):
         raise NotImplementedError("portable")
 
-    for module in (layer_normalization, normalization):
+    for module in (layer_normalization, batch_normalization):
         monkeypatch.setattr(module, "widened", widened)
 
 

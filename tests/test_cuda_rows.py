@@ -13,9 +13,9 @@ from host_gpu import fabricated
 from host_kernels import Plainly, emulating, given, needs_compiler, seen
 
 import xplayers as xl
+from xplayers.arrays.elementwise import elementwise
 from xplayers.cuda import fused
 from xplayers.cuda.rows import most_rows, table_type
-from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import _apply, _counted_on
 from xplayers.training.precision import _rounded
 

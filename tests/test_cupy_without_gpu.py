@@ -13,7 +13,7 @@ import pytest
 from host_gpu import fabricated
 
 import xplayers as xl
-from xplayers._arrays import (
+from xplayers.arrays.namespaces import (
     check_input,
     device,
     dtype_name,

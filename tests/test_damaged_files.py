@@ -18,8 +18,7 @@ import pytest
 from helpers import assert_same_bits, values
 from saved_networks import Holder, network, untouched
 
-from xplayers import _safetensors
-from xplayers.saving import load, read_metadata, save
+from xplayers.saving.network import load, read_metadata, safetensors, save
 
 
 @pytest.fixture
@@ -238,7 +237,7 @@ def test_a_file_that_changes_while_it_is_read(path, monkeypatch):
     net = Holder(a=np.zeros(2**15))
     save(path, net)
     cut = path.stat().st_size - 1
-    monkeypatch.setattr("xplayers.saving.check_fit", lambda *a, **k: os.truncate(path, cut))
+    monkeypatch.setattr("xplayers.saving.network.check_fit", lambda *a, **k: os.truncate(path, cut))
     with untouched(net), pytest.raises(ValueError, match="became shorter while it was read"):
         load(path, net)
 
@@ -246,7 +245,7 @@ def test_a_file_that_changes_while_it_is_read(path, monkeypatch):
 HOSTILE = r"""
 import re, struct, sys, time
 import xplayers as xl
-from xplayers.saving import load
+from xplayers.saving.network import load
 
 array = b'{"dtype":"F32","shape":[0],"data_offsets":[0,0]}'
 texts = [  # what takes most time or memory for its length
@@ -334,7 +333,7 @@ def test_errors_while_reading_name_the_file(fault, original, path, monkeypatch):
 
     net = small()
     with untouched(net), monkeypatch.context() as patched:
-        patched.setattr(_safetensors.np, "empty", fails)
+        patched.setattr(safetensors.np, "empty", fails)
         with pytest.raises(OSError, match=r"(Input|no memory for \d+ bytes).*net\.safetensors"):
             load(path, net)
 

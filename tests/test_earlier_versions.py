@@ -10,10 +10,10 @@ import pytest
 from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
-from xplayers._safetensors import write
+from xplayers.arrays.namespaces import to_numpy
 from xplayers.optimizers.base import Optimizer
-from xplayers.saving import RECORD, load, read_metadata
+from xplayers.saving.network import RECORD, load, read_metadata
+from xplayers.saving.safetensors import write
 
 OLD = r"has the moments of Adam as earlier versions of xplayers kept them, m / \(1 - beta1\) and v"
 

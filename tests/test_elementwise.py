@@ -11,10 +11,10 @@ import pytest
 from helpers import assert_at_home, assert_close, assert_same_bits, values
 
 from xplayers import _parallel, functional
-from xplayers._arrays import to_numpy
-from xplayers.elementwise import elementwise
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import to_numpy
 
-engine = sys.modules["xplayers.elementwise"]  # the module; the package shows the function
+engine = sys.modules["xplayers.arrays.elementwise"]  # the module; the package shows the function
 
 SIZES = [0, 1, 7, 4097, 49_153, 65_537, 262_144, 600_001]
 
@@ -215,7 +215,8 @@ def test_a_forked_child_computes_too():
     code = """
 import os, sys
 import numpy as np
-from xplayers import functional, elementwise
+from xplayers import functional
+from xplayers import elementwise
 x = np.ones(1_000_000, "float32")
 functional.sigmoid(x)
 pid = os.fork()

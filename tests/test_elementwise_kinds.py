@@ -12,9 +12,9 @@ import pytest
 from helpers import assert_same_bits, values
 
 from xplayers import functional
-from xplayers.elementwise import elementwise
+from xplayers.arrays.elementwise import elementwise
 
-engine = sys.modules["xplayers.elementwise"]
+engine = sys.modules["xplayers.arrays.elementwise"]
 
 AROUND = (engine.PLAIN - 1, engine.PLAIN, engine.PLAIN + 1, engine.STRAIGHT + 1)
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from xplayers import _parallel, _trace, namespace
 from xplayers._roots import with_exact_root
-from xplayers.elementwise import elementwise
+from xplayers.arrays.elementwise import elementwise
 
-engine = sys.modules["xplayers.elementwise"]
+engine = sys.modules["xplayers.arrays.elementwise"]
 
 # Around the thresholds of `small`.
 SIZES = (0, 1, 8, 9, 16, 17, 20, 21, 33, 50, 69)

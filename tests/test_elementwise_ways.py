@@ -14,7 +14,7 @@ from xplayers import elementwise
 from xplayers._recording import Operation, Recording
 from xplayers._tape import kept_into
 
-engine = sys.modules["xplayers.elementwise"]
+engine = sys.modules["xplayers.arrays.elementwise"]
 BLOCK, PART, STRAIGHT, PLAIN = engine.BLOCK, engine.PART, engine.STRAIGHT, engine.PLAIN
 THREADED, THREADED_KERNEL = engine.THREADED, engine.THREADED_KERNEL
 

@@ -10,8 +10,8 @@ from helpers import values
 from trainers import CLASSES, LOSSES, N, T, X, masked, network, trainer
 
 import xplayers as xl
-from xplayers.training.blocks import BLOCK, fetched
 from xplayers.training.evaluation import evaluate
+from xplayers.training.fetching import BLOCK, fetched
 
 
 @pytest.mark.only("numpy", "strict", "torch", "jax")

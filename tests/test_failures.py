@@ -27,8 +27,8 @@ from trainers import (
 )
 
 import xplayers as xl
-from xplayers.training.blocks import BLOCK
-from xplayers.training.guard import NonFiniteLoss, is_out_of_memory
+from xplayers.training.failures import NonFiniteLoss, is_out_of_memory
+from xplayers.training.fetching import BLOCK
 from xplayers.training.precision import MixedPrecision
 from xplayers.training.step import TrainStep
 

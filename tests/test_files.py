@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import xplayers as xl
-from xplayers import _files
-from xplayers._files import TEMPORARY, append, clean, in_full, replacing
+from xplayers.saving.files import TEMPORARY, append, clean, in_full, replacing
+from xplayers.saving.network import files
 
 pytestmark = pytest.mark.host
 
@@ -63,9 +63,9 @@ def test_the_owner_stays_where_it_can(asked, tmp_path, monkeypatch):
     path.chmod(0o664)
     like = path.stat()
     given = []
-    monkeypatch.setattr(_files.os, "fchown", lambda handle, *owner: given.append(owner))
+    monkeypatch.setattr(files.os, "fchown", lambda handle, *owner: given.append(owner))
     other = os.stat_result((like.st_mode, 0, 0, 1, *asked, 0, 0, 0, 0))
-    monkeypatch.setattr(_files, "_check_regular", lambda path: other)
+    monkeypatch.setattr(files, "_check_regular", lambda path: other)
     with replacing(path):
         pass
     mine = (like.st_uid, like.st_gid)
@@ -245,7 +245,7 @@ def test_cleaning_leaves_the_files_of_others(tmp_path, monkeypatch):
     def unable(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(_files.fcntl, "flock", unable)
+    monkeypatch.setattr(files.fcntl, "flock", unable)
     with replacing(tmp_path / "net") as file:
         file.write(b"new")
     clean(tmp_path)
@@ -259,7 +259,7 @@ def test_cleaning_leaves_the_files_of_others(tmp_path, monkeypatch):
 @posix
 def test_a_file_that_is_cleaned_before_it_is_locked(tmp_path, monkeypatch):
     """Another process may come between the making of a file and its lock."""
-    lock, times = _files.fcntl.flock, []
+    lock, times = files.fcntl.flock, []
 
     def late(handle, how):
         times.append(handle)
@@ -269,7 +269,7 @@ def test_a_file_that_is_cleaned_before_it_is_locked(tmp_path, monkeypatch):
             raise BlockingIOError(errno.EWOULDBLOCK, "locked")
         return lock(handle, how)
 
-    monkeypatch.setattr(_files.fcntl, "flock", late)
+    monkeypatch.setattr(files.fcntl, "flock", late)
     with replacing(tmp_path / "net") as file:
         file.write(b"whole")
     assert len(times) == 3

@@ -18,7 +18,7 @@ from helpers import (
 
 import xplayers as xl
 from xplayers import functional as F
-from xplayers._arrays import on_host, to_numpy
+from xplayers.arrays.namespaces import on_host, to_numpy
 
 ACTIVATIONS = {
     "relu": F.relu,

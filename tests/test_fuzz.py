@@ -41,7 +41,7 @@ def test_histories(first, xpv):
 @pytest.mark.only("numpy")
 def test_histories_with_kernels_of_numba(xpv, monkeypatch):
     pytest.importorskip("numba")
-    monkeypatch.setattr(sys.modules["xplayers.elementwise"], "elements_before", lambda: 0)
+    monkeypatch.setattr(sys.modules["xplayers.arrays.elementwise"], "elements_before", lambda: 0)
     play_all(range(CASES, CASES + 4), xpv, jit=1)
 
 

@@ -20,12 +20,12 @@ import xplayers as xl  # noqa: E402
 from benchmarks.__main__ import main  # noqa: E402
 from benchmarks.gpu import checks, command, ours, timing, worker  # noqa: E402
 from benchmarks.gpu.workloads import TOYS, WORKLOADS, Workload, data  # noqa: E402
-from xplayers import _devices  # noqa: E402
+from xplayers.arrays import devices  # noqa: E402
 
 
 def test_without_a_gpu_it_says_why(monkeypatch, capsys):
-    found = _devices.Found("cupy", "14.2.0", why="finds no NVIDIA driver", fix="install the driver")
-    monkeypatch.setattr(_devices, "look", lambda name: found)
+    found = devices.Found("cupy", "14.2.0", why="finds no NVIDIA driver", fix="install the driver")
+    monkeypatch.setattr(devices, "look", lambda name: found)
     assert main(["gpu"]) == 1
     out, err = capsys.readouterr()
     assert not out

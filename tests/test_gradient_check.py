@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_at_home, assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace, to_numpy
 
 
 class TestNumericalGradient:

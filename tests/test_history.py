@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from xplayers.training.history import History
+from xplayers.reports.history import History
 
 ROWS = [
     {"epoch": 1, "step": 45, "loss": 1.0 / 3.0, "val_loss": math.nan},

@@ -12,13 +12,13 @@ from helpers import assert_same_bits, values
 
 import xplayers as xl
 from xplayers import _jit, _parallel, functional
-from xplayers.elementwise import elementwise
+from xplayers.arrays.elementwise import elementwise
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="numba is not installed"
 )
 
-engine = sys.modules["xplayers.elementwise"]
+engine = sys.modules["xplayers.arrays.elementwise"]
 
 
 @pytest.fixture(autouse=True)

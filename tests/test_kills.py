@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import xplayers as xl
-from xplayers._files import TEMPORARY
-from xplayers._safetensors import reading
-from xplayers.training.checkpoint import Checkpoint
+from xplayers.saving.checkpoint import Checkpoint
+from xplayers.saving.files import TEMPORARY
+from xplayers.saving.safetensors import reading
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="SIGKILL is POSIX's")
 

@@ -11,7 +11,7 @@ from helpers import values
 
 import xplayers as xl
 from xplayers import initializers
-from xplayers._arrays import to_numpy
+from xplayers.arrays.namespaces import to_numpy
 
 NAN, INF = float("nan"), float("inf")
 RELU, SIZE = xl.Relu(), "expected an integer of at least 1"

@@ -21,11 +21,11 @@ from helpers import (
 )
 
 import xplayers as xl
-from xplayers._arrays import namespace, to_numpy
 from xplayers._groups import Task
 from xplayers._recording import Recording
 from xplayers._replay import Places
 from xplayers._replay import compiled as replay_of
+from xplayers.arrays.namespaces import namespace, to_numpy
 
 EVERY = pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)
 # What is about memory, or about the shell alone. JAX arrays can be neither written to nor strided,

@@ -8,8 +8,8 @@ from xplayers._text import columns
 
 pytest.importorskip("matplotlib")
 
-from xplayers.training.lettering import lettered
-from xplayers.training.plots import (
+from xplayers.reports.lettering import lettered
+from xplayers.reports.plots import (
     plot_activations,
     plot_confusion_matrix,
     plot_curves,

@@ -9,8 +9,8 @@ import pytest
 from helpers import assert_same_bits, needs_values, values
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
-from xplayers.training.guard import NonFiniteLoss
+from xplayers.arrays.namespaces import to_numpy
+from xplayers.training.failures import NonFiniteLoss
 
 INF, NAN = math.inf, math.nan
 # scores of a sample that counts nothing

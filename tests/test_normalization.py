@@ -8,7 +8,7 @@ from helpers import assert_at_home, assert_close, assert_same_bits, values
 from references import keep
 
 import xplayers as xl
-from xplayers._arrays import dtype_name, to_numpy
+from xplayers.arrays.namespaces import dtype_name, to_numpy
 
 
 class TestBatchNormalization:

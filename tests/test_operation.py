@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers import portably
 
-from xplayers._arrays import library
 from xplayers.arrays import operation as seam
+from xplayers.arrays.namespaces import library
 from xplayers.arrays.operation import OPERATIONS, body_of, laid, operation, using
 
 

@@ -12,7 +12,7 @@ from helpers import assert_at_home, assert_close, assert_same_bits, values
 from optimizer_cases import OPTIMIZERS
 
 import xplayers as xl
-from xplayers._arrays import dtype_name, namespace, to_numpy
+from xplayers.arrays.namespaces import dtype_name, namespace, to_numpy
 
 EVERY = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda c: c.id)
 STEPS = 10

@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
-from xplayers._arrays import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace, to_numpy
 
 
 class TestLayerOfOneSOwn:

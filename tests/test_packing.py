@@ -12,7 +12,7 @@ import pytest
 from helpers import assert_same_bits, to_numpy, values
 
 import xplayers as xl
-from xplayers._packing import packed, unpacked
+from xplayers.arrays.packing import packed, unpacked
 
 
 def dumped(x):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import xplayers as xl
-from xplayers.training.history import History
+from xplayers.reports.history import History
 
 pytestmark = pytest.mark.host
 
@@ -16,7 +16,7 @@ DRAWN = [r"\u65e5\u672c", *NAMES[1:6], "#6", "n" * 23 + "…", "%&#", ""]
 def plots(monkeypatch):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
-    from xplayers.training import lettering, plots
+    from xplayers.reports import lettering, plots
 
     known = lettering._in_font
 
@@ -105,7 +105,7 @@ def test_an_error_leaves_the_picture_that_was_there(plots, tmp_path, monkeypatch
 
 
 def test_no_other_font_is_asked_for_letters_of_the_own(plots, monkeypatch, tmp_path):
-    from xplayers.training import lettering
+    from xplayers.reports import lettering
 
     known, asked = lettering._in_font, []
 

@@ -7,10 +7,10 @@ import pytest
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
-from xplayers.training.history import History
-from xplayers.training.layerwise import layer_outputs
-from xplayers.training.summary import summary
+from xplayers.arrays.namespaces import to_numpy
+from xplayers.reports.history import History
+from xplayers.reports.layer_outputs import layer_outputs
+from xplayers.reports.summary import summary
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -19,7 +19,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 def plots():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("agg")
-    from xplayers.training import plots
+    from xplayers.reports import plots
 
     yield plots
     import matplotlib.pyplot as plt

@@ -10,9 +10,9 @@ from helpers import assert_close, assert_same_bits, portably, values
 
 import xplayers as xl
 from xplayers import _parallel
-from xplayers._arrays import to_numpy
 from xplayers.accelerate import numpy as bodies
 from xplayers.accelerate.host import pooling
+from xplayers.arrays.namespaces import to_numpy
 
 GEOMETRIES = [  # shape of x, size, stride
     ((5, 3, 8), 2, None),

@@ -11,7 +11,7 @@ from helpers import assert_same_bits, to_numpy, values
 
 import xplayers as xl
 from xplayers import MixedPrecision, TrainStep
-from xplayers.elementwise import elementwise
+from xplayers.arrays.elementwise import elementwise
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ import xplayers as xl
 from xplayers import TrainStep, _replay
 from xplayers._groups import Task
 from xplayers._recording import NotRecordable, Recording
-from xplayers.elementwise import elementwise
+from xplayers.arrays.elementwise import elementwise
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from xplayers._flat import flattened
 from xplayers._groups import Task
 from xplayers._recording import Recording
 from xplayers._replay import Places, compiled
-from xplayers.elementwise import elementwise
+from xplayers.arrays.elementwise import elementwise
 
 pytestmark = pytest.mark.only("numpy", "readonly", "torch")  # whose steps are replayed
 

@@ -6,7 +6,7 @@ from helpers import assert_same_bits, values
 
 import xplayers as xl
 from xplayers import elementwise
-from xplayers._arrays import namespace
+from xplayers.arrays.namespaces import namespace
 
 torch = pytest.importorskip("torch")
 

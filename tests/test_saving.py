@@ -14,9 +14,8 @@ from helpers import assert_at_home, assert_same_bits, values
 from saved_networks import Holder, network, untouched
 
 import xplayers as xl
-from xplayers import _files
-from xplayers._arrays import dtype_name, to_numpy
-from xplayers.saving import load, read_metadata, save
+from xplayers.arrays.namespaces import dtype_name, to_numpy
+from xplayers.saving.network import files, load, read_metadata, save
 
 
 @pytest.fixture
@@ -273,7 +272,7 @@ def interrupted(*_):
 def test_a_write_that_fails_leaves_the_earlier_file(name, fault, path, monkeypatch):
     save(path, network(0))
     before = path.read_bytes()
-    monkeypatch.setattr(_files.os, name, fault)
+    monkeypatch.setattr(files.os, name, fault)
     expected = OSError if fault is full else KeyboardInterrupt
     with pytest.raises(expected) as error:
         save(path, network(1))
@@ -326,7 +325,7 @@ def test_the_order_of_writing(path, monkeypatch):
     size = path.stat().st_size
     path.unlink()
     for name in ("fsync", "replace"):
-        monkeypatch.setattr(_files.os, name, spy(name))
+        monkeypatch.setattr(files.os, name, spy(name))
     save(path, net)
     assert done == [("fsync", "file"), ("replace", size), ("fsync", "folder")]
 

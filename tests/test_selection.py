@@ -9,9 +9,9 @@ import pytest
 from helpers import assert_same_bits, portably, values
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
 from xplayers._tape import kept_into
-from xplayers.elementwise import PLAIN, kept
+from xplayers.arrays.elementwise import PLAIN, kept
+from xplayers.arrays.namespaces import to_numpy
 
 BAD = [math.inf, -math.inf, math.nan]
 

@@ -10,7 +10,7 @@ from helpers import assert_at_home, assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers import gradient_check
-from xplayers._arrays import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace, to_numpy
 
 RECURRENT = {
     "rnn": lambda **o: xl.Rnn.init(4, 3, rng=0, **o),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import xplayers as xl
-from xplayers.training.progress import Progress
+from xplayers.reports.progress import Progress
 
 pytestmark = pytest.mark.host
 
@@ -152,7 +152,7 @@ def test_a_warning_with_stderr_closed_does_not_end_a_run(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("xplayers.training.checkpoint.write", full)
+    monkeypatch.setattr("xplayers.saving.checkpoint.write", full)
 
     def closed_file(*_, **__):  # what Python's own does then
         message = "I/O operation on closed file."

@@ -7,8 +7,8 @@ import pytest
 from helpers import TOLERANCE, assert_at_home, assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
 from xplayers.accelerate.host.sums import PART, rows_added
+from xplayers.arrays.namespaces import to_numpy
 from xplayers.arrays.products import channel_sums, column_sums
 
 SHAPES = [

@@ -31,9 +31,9 @@ from trainers import (
 )
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
+from xplayers.arrays.namespaces import to_numpy
 from xplayers.training import run as run_module
-from xplayers.training.blocks import BLOCK, fetched
+from xplayers.training.fetching import BLOCK, fetched
 from xplayers.training.trainer import Trainer
 
 # The loop
@@ -227,7 +227,7 @@ def test_memory_is_flat():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_is_flat_over_a_million_steps(monkeypatch):
     # Numba, which would be imported after so many steps, is 130 MB by itself.
-    engine = sys.modules["xplayers.elementwise"]
+    engine = sys.modules["xplayers.arrays.elementwise"]
     monkeypatch.setattr(engine, "elements_before", lambda: math.inf)
 
     def resident():

@@ -293,7 +293,7 @@ def test_a_folder_that_cannot_be_written_to(tmp_path):
 
 
 def test_a_folder_without_leave(tmp_path, monkeypatch):
-    monkeypatch.setattr("xplayers.training.checkpoint.os.access", lambda *_: False)
+    monkeypatch.setattr("xplayers.saving.checkpoint.os.access", lambda *_: False)
     with pytest.raises(PermissionError):
         trainer(checkpoint=xl.Checkpoint(tmp_path / "run")).fit(X, T)
     assert not list(tmp_path.iterdir())

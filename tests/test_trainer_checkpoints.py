@@ -22,8 +22,8 @@ from trainers import (
 )
 
 import xplayers as xl
-from xplayers.training.checkpoint import Checkpoint
-from xplayers.training.guard import NonFiniteLoss
+from xplayers.saving.checkpoint import Checkpoint
+from xplayers.training.failures import NonFiniteLoss
 
 
 @pytest.mark.parametrize("step", [1, 2, 4, 6, 7, 18])

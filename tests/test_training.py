@@ -11,7 +11,7 @@ from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers import _memory
-from xplayers._arrays import dtype_name, to_numpy
+from xplayers.arrays.namespaces import dtype_name, to_numpy
 from xplayers.training import MixedPrecision, TrainStep
 
 STEPS = 100

@@ -9,7 +9,7 @@ import pytest
 from helpers import assert_same_bits, to_numpy, values
 
 import xplayers as xl
-from xplayers._writing import owner, write_over, written
+from xplayers.arrays.writing import owner, write_over, written
 
 
 def pair(xpv):

@@ -6,8 +6,8 @@ import numpy as np
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers._arrays import to_numpy
-from xplayers.training.checkpoint import Checkpoint
+from xplayers.arrays.namespaces import to_numpy
+from xplayers.saving.checkpoint import Checkpoint
 from xplayers.training.step import TrainStep
 from xplayers.training.trainer import Trainer
 

@@ -5,9 +5,9 @@ JAX arrays where they are.
 """
 
 from xplayers import _foreign, data, functional, initializers, schedules
-from xplayers._arrays import move, namespace, to_numpy
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import move, namespace, to_numpy
 from xplayers.data import Batches, minibatches
-from xplayers.elementwise import elementwise
 from xplayers.gradient_check import check_gradients, numerical_gradient
 from xplayers.layers import (
     Affine,
@@ -72,24 +72,25 @@ from xplayers.optimizers import (
     RMSprop,
     clip_by_norm,
 )
-from xplayers.saving import load, read_metadata, save
-from xplayers.training import (
-    AccumulatedStep,
-    Checkpoint,
+from xplayers.reports import (
     Event,
     History,
-    MixedPrecision,
-    NonFiniteLoss,
     Progress,
     TensorBoard,
-    Trainer,
-    TrainStep,
-    evaluate,
     layer_outputs,
     plot_activations,
     plot_confusion_matrix,
     plot_mistakes,
     summary,
+)
+from xplayers.saving import Checkpoint, load, read_metadata, save
+from xplayers.training import (
+    AccumulatedStep,
+    MixedPrecision,
+    NonFiniteLoss,
+    Trainer,
+    TrainStep,
+    evaluate,
 )
 
 

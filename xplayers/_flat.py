@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, DType, device, namespace
 from xplayers._memory import LINE, empty
 from xplayers._recording import is_ordered
+from xplayers.arrays.namespaces import Array, DType, device, namespace
 
 Shapes = Sequence[tuple[int, ...]]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from xplayers._arrays import Array
 from xplayers._flat import address, side_by_side, whole
 from xplayers._recording import Kind, Operation, Recording, Register, found
 from xplayers._tape import constants_key, value_key
+from xplayers.arrays.namespaces import Array
 
 
 class Task(NamedTuple):

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, device, introduce, namespace, to_numpy
+from xplayers.arrays.namespaces import Array, Namespace, device, introduce, namespace, to_numpy
 from xplayers.arrays.operation import OPERATIONS, body_of, tabulate
 
 _NUMPY: Any = np

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, device, namespace
 from xplayers._groups import Groups, Task, read
 from xplayers._memory import empty
 from xplayers._places import REDUCTIONS, along, copied_array, into, takes_out
@@ -31,7 +30,8 @@ from xplayers._recording import (
     Register,
     found,
 )
-from xplayers.elementwise import as_numpy
+from xplayers.arrays.elementwise import as_numpy
+from xplayers.arrays.namespaces import Array, device, namespace
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")
 

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Namespace, is_traced
 from xplayers._recording import RecordingNamespace, whole
+from xplayers.arrays.namespaces import Namespace, is_traced
 
 _EXACT: dict[type, Namespace] = {}  # by what the namespace is: a module, or one that records
 

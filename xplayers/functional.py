@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xplayers._arrays import (
+from xplayers._checks import choice, integer
+from xplayers.arrays.elementwise import elementwise, seen_now
+from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     check_floating,
@@ -23,8 +25,6 @@ from xplayers._arrays import (
     out_of_range,
     widened,
 )
-from xplayers._checks import choice, integer
-from xplayers.elementwise import elementwise, seen_now
 
 __all__ = [
     "cross_entropy_error", "elu", "elu_derivative", "gelu", "gelu_derivative", "leaky_relu",

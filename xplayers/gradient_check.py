@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import (
+from xplayers._checks import function, instance, integer, positive
+from xplayers.arrays.namespaces import (
     Array,
     asarray,
     check_real,
@@ -19,7 +20,6 @@ from xplayers._arrays import (
     namespace,
     to_numpy,
 )
-from xplayers._checks import function, instance, integer, positive
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 

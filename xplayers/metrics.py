@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from xplayers import _checks as checks
-from xplayers._arrays import (
+from xplayers.arrays.namespaces import (
     Array,
     check_real,
     check_same,

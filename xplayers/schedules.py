@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, namespace
 from xplayers._checks import instance, number
-from xplayers.elementwise import elementwise
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import Array, Namespace, namespace
 
 __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Schedule", "Step", "WarmUp"]
 

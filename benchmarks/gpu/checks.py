@@ -18,7 +18,7 @@ from benchmarks.gpu import ours
 from benchmarks.gpu.timing import measure
 from benchmarks.gpu.workloads import TOYS, WORKLOADS, Workload
 from benchmarks.machine import ROOT
-from xplayers._arrays import to_numpy
+from xplayers.arrays.namespaces import to_numpy
 from xplayers.arrays.products import column_sums
 from xplayers.cuda import fused
 

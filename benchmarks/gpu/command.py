@@ -16,7 +16,7 @@ from typing import Any
 
 from benchmarks.gpu.worker import SECTIONS
 from benchmarks.machine import ROOT, usable_cores, versions, worker_environment
-from xplayers import _devices
+from xplayers.arrays import devices
 
 TOTAL = 460.0  # seconds; the command has to end within eight minutes
 BUDGET = {  # seconds after which a section is ended
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if args.list else 2
     device = "the CPU"
     if args.device == "cuda":
-        found = _devices.look("cupy")
+        found = devices.look("cupy")
         if found.why:
             print(f"benchmarks gpu: {found}; {found.fix}.", file=sys.stderr)
             return 1
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     results: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "device": device,
-        "versions": versions() | {"cupy": _devices.look("cupy").version or "not installed"},
+        "versions": versions() | {"cupy": devices.look("cupy").version or "not installed"},
         "seconds": args.seconds,
         "sections": {},
     }

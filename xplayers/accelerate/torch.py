@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array
 from xplayers.accelerate.host import embedding, normalization, pooling, softmax, sums
+from xplayers.arrays.elementwise import as_given, seen_now
+from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import portable_body
-from xplayers.elementwise import as_given, seen_now
-from xplayers.layers import normalizing
+from xplayers.layers import normalization as portable
 from xplayers.layers.windows import Sizes, Window
 
 LARGEST = 16_384  # scores, up to which NumPy is faster than PyTorch and its threads; measured
@@ -98,10 +98,10 @@ def _padded(x: Array, window: Window) -> tuple[Array, Sizes]:
 
 def normalized_channels(x: Array, eps: float) -> Any:
     """As the portable body; a look tells that no square has overflowed, as mostly."""
-    xh, r, mean, var = normalizing.centred(x, eps)
+    xh, r, mean, var = portable.centred(x, eps)
     seen = seen_now(r)
     if seen is None or (seen.size and not 0.0 < seen.min() <= seen.max() < math.inf):
-        return portable_body(normalizing.normalized_channels)(x, eps)
+        return portable_body(portable.normalized_channels)(x, eps)
     xh *= r
     return xh, r, mean, var
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xplayers._arrays import Array, device, namespace
+from xplayers.arrays.namespaces import Array, device, namespace
 from xplayers.arrays.operation import operation
 
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from xplayers._arrays import Array, library
+from xplayers.arrays.namespaces import Array, library
 
 # By the names of operations. A body has the signature of its operation, and returns NotImplemented
 # for what it does not compute. Whether it does depends on types, shapes, dtypes, layouts and

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xplayers._arrays import Array, is_half, namespace, widened
+from xplayers.arrays.namespaces import Array, is_half, namespace, widened
 from xplayers.arrays.operation import operation
 
 

@@ -9,9 +9,9 @@ import os
 import re
 from typing import Any, NoReturn
 
-from xplayers import _devices
-from xplayers._devices import Found
-from xplayers.cli.words import Mistake, stdout
+from xplayers.arrays import devices
+from xplayers.arrays.devices import Found
+from xplayers.cli.messages import Mistake, stdout
 
 
 class Parser(argparse.ArgumentParser):
@@ -112,13 +112,13 @@ def add_place(parser: argparse.ArgumentParser) -> None:
 
 def place(args: argparse.Namespace) -> tuple[Found, str]:
     """Return the library and device that are asked for, and why it is not the GPU."""
-    found, why = _devices.choose(args.backend)
+    found, why = devices.choose(args.backend)
     if found.why:
         message = f"--backend {args.backend}: {found}; {found.fix}"
         raise Mistake(message)
     if args.device != "auto":
         try:
-            found = _devices.take(found, args.device)
+            found = devices.take(found, args.device)
         except ValueError as error:
             message = f"--device {args.device}: {error}"
             raise Mistake(message) from error

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._files import opened
-from xplayers._kinds import LFS, NPY, START, TABLE, ZIP, kind_of
-from xplayers.cli.words import Mistake
+from xplayers.cli.messages import Mistake
+from xplayers.saving.files import opened
+from xplayers.saving.kinds import LFS, NPY, START, TABLE, ZIP, kind_of
 
 HOW = 'numpy.savez("data.npz", x=samples, t=labels) makes one'
 SAMPLES = 'numpy.save("x.npy", samples) makes one'

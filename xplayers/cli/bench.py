@@ -10,8 +10,8 @@ from pathlib import Path
 
 import xplayers as xl
 from xplayers.cli.arguments import path, pattern, positive_integer
+from xplayers.cli.messages import Mistake
 from xplayers.cli.results import Result, check, is_measurements
-from xplayers.cli.words import Mistake
 
 NAME = "bench"
 SUMMARY = "measure xplayers and its peers on this machine's CPU, in two minutes"

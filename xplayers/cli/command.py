@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import xplayers as xl
 from xplayers.cli import bench, config, evaluate, info, predict, train
 from xplayers.cli.arguments import Parser
-from xplayers.cli.words import (
+from xplayers.cli.messages import (
     INTERRUPTED,
     PIPE_CLOSED,
     Mistake,

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import xplayers as xl
-from xplayers._files import opened, replacing
-from xplayers._kinds import kind_of_file
 from xplayers.cli.datasets import BUILT_IN
+from xplayers.cli.messages import Mistake, complain
 from xplayers.cli.results import Result
-from xplayers.cli.words import Mistake, complain
+from xplayers.saving.files import opened, replacing
+from xplayers.saving.kinds import kind_of_file
 
 NAME = "config.toml"
 OF_THE_CALL = ("config", "debug", "help", "resume")  # and not of the run

@@ -13,7 +13,7 @@ import numpy as np
 import xplayers as xl
 from xplayers.cli.arrays import check_numbers, digest, listed, npz
 from xplayers.cli.labels import Classes, classes_of, numbers
-from xplayers.cli.words import Mistake
+from xplayers.cli.messages import Mistake
 
 FROM_FILES: dict[str, Callable[..., Any]] = {
     "mnist": xl.data.load_mnist,

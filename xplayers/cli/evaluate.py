@@ -13,10 +13,10 @@ from xplayers._text import columns, right
 from xplayers.cli import datasets, models
 from xplayers.cli.arguments import add_model, add_place, path, place
 from xplayers.cli.labels import Classes
+from xplayers.cli.messages import Mistake, named, say, stdout
 from xplayers.cli.predict import scores
 from xplayers.cli.results import Result, check, is_picture
 from xplayers.cli.train import check_plot
-from xplayers.cli.words import Mistake, named, say, stdout
 
 NAME = "evaluate"
 SUMMARY = "measure a saved model on a data set: loss, accuracy, confusion matrix"

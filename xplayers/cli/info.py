@@ -7,8 +7,8 @@ import platform
 import textwrap
 
 import xplayers as xl
-from xplayers import _devices
-from xplayers.cli.words import say
+from xplayers.arrays import devices
+from xplayers.cli.messages import say
 
 NAME = "info"
 SUMMARY = "say which libraries and devices there are, and what is wrong with them"
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> None:
         ("python", platform.python_version(), ""),
         ("platform", platform.platform(), ""),
     ]
-    for found in map(_devices.look, _devices.LIBRARIES):
+    for found in map(devices.look, devices.LIBRARIES):
         if found.why and found.name == "array-api-strict":
             continue  # of use in tests only, so nobody misses it
         version = found.version or "-"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import xplayers as xl
-from xplayers._files import append
-from xplayers.cli.words import complain
+from xplayers.cli.messages import complain
+from xplayers.saving.files import append
 
 
 class Log:

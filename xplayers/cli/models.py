@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 
 import xplayers as xl
-from xplayers._kinds import kind_of_file
 from xplayers.cli.arrays import blocks, check_finite
 from xplayers.cli.datasets import Data
 from xplayers.cli.labels import Classes
+from xplayers.cli.messages import Mistake
 from xplayers.cli.standardising import Numbers, Standard, standard
-from xplayers.cli.words import Mistake
 from xplayers.initializers import Rng
+from xplayers.saving.kinds import kind_of_file
 
 KINDS = ("mlp", "cnn")
 # With batches of 32 the matrix products of the digits have at most 32 * 64 * 128 = 2**18 terms, for

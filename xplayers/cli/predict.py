@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 
 import xplayers as xl
-from xplayers._devices import Found
-from xplayers._files import replacing
+from xplayers.arrays.devices import Found
 from xplayers.cli import models
 from xplayers.cli.arguments import add_model, add_place, path, place
 from xplayers.cli.arrays import check_numbers, read_samples
+from xplayers.cli.messages import Mistake, stdout
 from xplayers.cli.results import NPY_HEADER, Result, check, is_predictions
-from xplayers.cli.words import Mistake, stdout
+from xplayers.saving.files import replacing
 
 NAME = "predict"
 SUMMARY = "say what a saved model takes samples for"

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from xplayers.cli.words import Mistake
+from xplayers.cli.messages import Mistake
 
 # Of our predictions: more than NumPy makes of it, filled with spaces as the format allows.
 NPY_HEADER = 256

@@ -21,8 +21,8 @@ from xplayers.cli.arguments import (
     positive_number,
 )
 from xplayers.cli.log import Log
+from xplayers.cli.messages import INTERRUPTED, Mistake, complain, is_terminal, note, say, stdout
 from xplayers.cli.results import CHECKPOINTS, Result, check, is_log, is_model, is_picture
-from xplayers.cli.words import INTERRUPTED, Mistake, complain, is_terminal, note, say, stdout
 
 NAME = "train"
 SUMMARY = "train a network and measure it on held-out data"

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers._arrays import Array, namespace
+from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.products import column_sums, product, product_and_sums
 from xplayers.cuda.joints import Joint, as_part
 from xplayers.cuda.planner import NoAlgorithm

@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xplayers._arrays import Array, dtype_name
+from xplayers.arrays.namespaces import Array, dtype_name
 from xplayers.arrays.operation import laid
 from xplayers.arrays.products import channel_sums
 from xplayers.cuda.cudnn_graphs import TYPES, window_options

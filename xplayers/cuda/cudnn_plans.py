@@ -8,11 +8,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers._arrays import Array, Namespace, dtype_name, named_dtype
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import Array, Namespace, dtype_name, named_dtype
 from xplayers.cuda.cudnn_graphs import Key, Tensor, build
 from xplayers.cuda.kernels import channels_first, channels_last
 from xplayers.cuda.planner import NotPlanned, Planner, fastest, milliseconds
-from xplayers.elementwise import elementwise
 from xplayers.layers.windows import Sizes
 
 CANDIDATES = 8  # algorithms that are timed

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, dtype_name, named_dtype, namespace
+from xplayers.arrays.namespaces import Array, dtype_name, named_dtype, namespace
 from xplayers.arrays.operation import laid
 from xplayers.cuda.chain import with_chains
 from xplayers.cuda.joints import joining

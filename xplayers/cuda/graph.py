@@ -19,8 +19,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from xplayers._arrays import Array, dtype_name, is_out_of_memory, namespace
-from xplayers._joining import stack
+from xplayers.arrays.joining import stack
+from xplayers.arrays.namespaces import Array, dtype_name, is_out_of_memory, namespace
 from xplayers.cuda.cudnn import active
 from xplayers.cuda.gemm import Gemm
 

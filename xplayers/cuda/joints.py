@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from xplayers._arrays import Array
+from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import Bodies, laid, using
 from xplayers.layers.base import Cache
 from xplayers.layers.containers import Part, Sequential

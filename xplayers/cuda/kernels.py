@@ -77,7 +77,7 @@ def evaluate(
     Parameters
     ----------
     function : callable
-        What `xplayers.elementwise` returns.
+        What `xplayers.arrays.elementwise` returns.
     operands : sequence
         CuPy arrays of the shape of the first one, 0-d CuPy arrays, Python numbers, and `INDEX`.
     out : array, tuple of array or None

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, dtype_name
+from xplayers.arrays.namespaces import Array, dtype_name
 
 # cudaDataType and cublasComputeType_t, by the dtype of the factors and the precision asked for.
 # 16-bit factors are summed in float32 in any case.

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers._arrays import Array, namespace
+from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.products import channel_sums
 from xplayers.cuda import sums
 from xplayers.cuda.joints import Joint, as_part

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from xplayers._arrays import Array, asarray, device, namespace
 from xplayers._checks import generator, integer
+from xplayers.arrays.namespaces import Array, asarray, device, namespace
 from xplayers.initializers import Rng
 
 __all__ = ["random_flip", "random_shift"]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from xplayers._arrays import Array, asarray, check_real, check_same, device, namespace
 from xplayers._checks import flag, generator, integer
+from xplayers.arrays.namespaces import Array, asarray, check_real, check_same, device, namespace
 from xplayers.initializers import Rng
 
 __all__ = ["minibatches"]

@@ -14,8 +14,8 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from xplayers._files import AnyPath, in_full, opened
-from xplayers._kinds import START, kind_of
+from xplayers.saving.files import AnyPath, in_full, opened
+from xplayers.saving.kinds import START, kind_of
 
 __all__ = ["load_digits", "load_fashion_mnist", "load_mnist", "read_idx", "spiral"]
 

@@ -9,8 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, as_namespace, check_real, device, library_name, namespace
 from xplayers._checks import flag, function, generator, integer
+from xplayers.arrays.namespaces import (
+    Array,
+    as_namespace,
+    check_real,
+    device,
+    library_name,
+    namespace,
+)
 from xplayers.initializers import Rng
 
 __all__ = ["Batches"]

@@ -14,17 +14,17 @@ from xplayers.layers.activations import (
 from xplayers.layers.affine import Affine
 from xplayers.layers.attention import MultiHeadAttention
 from xplayers.layers.base import Layer
+from xplayers.layers.batch_normalization import BatchNormalization, GroupNormalization
 from xplayers.layers.combinators import Map, Parallel, Recompute, Residual
 from xplayers.layers.containers import Container, Sequential, mlp
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
 from xplayers.layers.dropout import Dropout
 from xplayers.layers.embedding import Embedding, PositionalEmbedding
 from xplayers.layers.layer_normalization import LayerNormalization, RmsNormalization
-from xplayers.layers.normalization import BatchNormalization, GroupNormalization
 from xplayers.layers.pooling import AveragePooling, GlobalAveragePooling, MaxPooling
 from xplayers.layers.recurrent import Gru, Lstm, Rnn
 from xplayers.layers.shape import Flatten, Reshape, Transpose
-from xplayers.layers.stores import Buffer, Gradient, Parameter
+from xplayers.layers.variables import Buffer, Gradient, Parameter
 
 __all__ = [
     "Affine",

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from xplayers import functional
-from xplayers._arrays import Array, is_half, namespace, widened
 from xplayers._checks import Option, choice, integer, number
-from xplayers.elementwise import elementwise, kept
+from xplayers.arrays.elementwise import elementwise, kept
+from xplayers.arrays.namespaces import Array, is_half, namespace, widened
 from xplayers.layers.base import Cache, Layer
 
 

@@ -8,12 +8,12 @@ from typing import Self
 
 import numpy as np
 
-from xplayers._arrays import Array, check_parameter, namespace
 from xplayers._checks import Option, flag, integer
+from xplayers.arrays.namespaces import Array, check_parameter, namespace
 from xplayers.arrays.products import product, product_and_sums
 from xplayers.initializers import Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.stores import Gradient, Parameter
+from xplayers.layers.variables import Gradient, Parameter
 
 
 class Affine(Layer):

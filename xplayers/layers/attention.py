@@ -8,7 +8,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplayers._arrays import (
+from xplayers._checks import Option, flag, generator, integer
+from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     check_dtypes,
@@ -20,11 +21,10 @@ from xplayers._arrays import (
     namespace,
     widened,
 )
-from xplayers._checks import Option, flag, generator, integer
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Rng, documented, drawn, xavier_uniform
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.stores import Gradient, Parameter
+from xplayers.layers.variables import Gradient, Parameter
 
 # What the score of a masked key becomes: finite, so that a row of such keys is no inf - inf.
 _MASKED = -1e30

@@ -13,7 +13,9 @@ from typing import Any, Self, final
 
 import numpy as np
 
-from xplayers._arrays import (
+from xplayers._checks import needed, shown
+from xplayers._foreign import NETWORK, Foreign
+from xplayers.arrays.namespaces import (
     Array,
     as_plain,
     check_dtype,
@@ -25,10 +27,8 @@ from xplayers._arrays import (
     namespace,
     place,
 )
-from xplayers._checks import needed, shown
-from xplayers._foreign import NETWORK, Foreign
-from xplayers.layers.stores import Live, Parameter, Store, settings_changed
 from xplayers.layers.ties import Ties
+from xplayers.layers.variables import Live, Parameter, Store, settings_changed
 
 Cache = tuple  # a nested tuple of arrays, self-contained
 

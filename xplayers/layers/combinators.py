@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xplayers._arrays import Array, namespace
 from xplayers._checks import Option, choice, integer
-from xplayers._joining import concat
+from xplayers.arrays.joining import concat
+from xplayers.arrays.namespaces import Array, namespace
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.containers import Container, Sequential, collect, moved_on, named
 

@@ -7,17 +7,17 @@ import keyword
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers._arrays import Array, check_input, check_same
 from xplayers._checks import generator, instance, shown
 from xplayers._checks import sizes as checked_sizes
 from xplayers._foreign import NETWORK, of_object
+from xplayers.arrays.namespaces import Array, check_input, check_same
 from xplayers.arrays.operation import operation
 from xplayers.initializers import Rng, he_normal, xavier_normal
 from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh, activation_named
 from xplayers.layers.affine import Affine
 from xplayers.layers.base import Cache, Layer, Remembering
-from xplayers.layers.stores import Store
 from xplayers.layers.ties import Ties
+from xplayers.layers.variables import Store
 
 
 class Part(NamedTuple):

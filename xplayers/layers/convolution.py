@@ -10,13 +10,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplayers._arrays import Array, check_parameter
 from xplayers._checks import flag, integer
+from xplayers.arrays.namespaces import Array, check_parameter
 from xplayers.arrays.products import channel_sums
 from xplayers.initializers import Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer, options
 from xplayers.layers.correlation import correlate, correlate_transposed, filter_gradient
-from xplayers.layers.stores import Gradient, Parameter
+from xplayers.layers.variables import Gradient, Parameter
 from xplayers.layers.windows import (
     Numbers,
     Sizes,

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from xplayers._arrays import Array, is_half, namespace, widened
+from xplayers.arrays.namespaces import Array, is_half, namespace, widened
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import channel_sums, matmul
 from xplayers.layers.windows import Sizes, Window, blocks, in_blocks

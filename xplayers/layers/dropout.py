@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xplayers._arrays import Array, device, namespace, size
 from xplayers._checks import Option, integer, number
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import Array, device, namespace, size
 from xplayers.arrays.operation import operation
-from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.stores import Buffer
+from xplayers.layers.variables import Buffer
 
 
 class Dropout(Layer):

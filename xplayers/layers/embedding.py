@@ -8,7 +8,9 @@ from typing import Self
 
 import numpy as np
 
-from xplayers._arrays import (
+from xplayers._checks import integer
+from xplayers._recording import watch
+from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     device,
@@ -20,13 +22,11 @@ from xplayers._arrays import (
     signed,
     widened,
 )
-from xplayers._checks import integer
-from xplayers._recording import watch
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Rng, documented, drawn, normal
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.stores import Gradient, Parameter
+from xplayers.layers.variables import Gradient, Parameter
 
 # Up to this many rows the gradient of a table is a matrix product, beyond it sums of sorted rows,
 # whose cost does not grow with the table.

@@ -8,13 +8,13 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplayers._arrays import Array, namespace, widened
 from xplayers._checks import Option, number, one_by_one
+from xplayers.arrays.namespaces import Array, namespace, widened
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums
 from xplayers.initializers import constant
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.normalizing import (
+from xplayers.layers.normalization import (
     Axes,
     as_like,
     check_pair,
@@ -22,7 +22,7 @@ from xplayers.layers.normalizing import (
     normalized_rows,
     normalized_rows_gradient,
 )
-from xplayers.layers.stores import Gradient, Parameter
+from xplayers.layers.variables import Gradient, Parameter
 
 
 class LayerNormalization(Layer):

@@ -1,279 +1,151 @@
-"""Normalization of channels: over the batch, and over groups of them in each sample."""
+"""What normalizations have in common: the formula and its gradient.
+
+With ``xh = (x - mean) * r``, ``r = 1 / sqrt(var + eps)`` and ``h`` the gradient of ``xh``,
+``dx = r * (h - mean(h) - xh * mean(h * xh))``, the means over the axes that were normalized (Ioffe,
+Szegedy, 2015, section 3). The variance is that of the centred values: the mean of the squares minus
+the square of the mean has no digit left where the mean is large. For 16-bit inputs the statistics
+are float32.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, Namespace, namespace, widened
-from xplayers._checks import Option, integer, number
-from xplayers.arrays.operation import operation
-from xplayers.arrays.products import channel_products, channel_sums
-from xplayers.initializers import constant, documented
-from xplayers.layers.base import Cache, Layer
-from xplayers.layers.normalizing import (
-    as_like,
-    check_pair,
-    code,
-    normalized_channels,
-    normalized_rows,
-    normalized_rows_gradient,
+from xplayers.arrays.namespaces import (
+    Array,
+    Namespace,
+    check_same,
+    dtype_name,
+    either,
+    is_half,
+    namespace,
 )
-from xplayers.layers.stores import Buffer, Gradient, Parameter
+from xplayers.arrays.operation import operation
+from xplayers.arrays.units import UNITS
+from xplayers.layers.base import Layer
 
-
-class BatchNormalization(Layer):
-    """Normalize each feature, or each channel, over the batch, ``y = gamma * xh + beta``.
-
-    In training ``xh = (x - mean) / sqrt(var + eps)`` with mean and variance of the batch; in
-    inference with the running statistics. Backward: ``dbeta = sum(dy)``,
-    ``dgamma = sum(dy * xh)``, ``dx = r * (h - mean(h) - xh * mean(h * xh))`` with
-    ``h = gamma * dy`` and ``r = 1 / sqrt(var + eps)``; sums and means over all axes but axis 1.
-
-    Parameters
-    ----------
-    gamma, beta : array of shape (n_features,)
-        Scale and shift of each feature (axis 1 of the input).
-    momentum : float
-        Memory of the running statistics:
-        ``running = momentum * running + (1 - momentum) * batch``.
-    eps : float
-        Added to the variance.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit.
-
-    Notes
-    -----
-    Input ``(n, n_features)`` or ``(n, n_features, ...)``. The buffers `running_mean` and
-    `running_var` start at 0 and 1, and every training forward moves them. Libraries differ: the
-    momentum of PyTorch is ``1 - momentum`` and its running variance divides by ``n - 1``; here, as
-    in the book, Keras and ONNX, it is that of the batch. The book's eps is 1e-6, and its statistics
-    of images are per pixel. An empty batch leaves the statistics as they are.
-
-    References
-    ----------
-    Ioffe, Szegedy, "Batch Normalization", ICML 2015, algorithms 1 and 2.
-    """
-
-    gamma, dgamma = Parameter(), Gradient()
-    beta, dbeta = Parameter(), Gradient()
-    running_mean, running_var = Buffer(), Buffer()
-    momentum, eps = Option(number, least=0, most=1), Option(number, least=0)
-
-    def __init__(self, gamma: Array, beta: Array, momentum: float = 0.9, eps: float = 1e-5) -> None:
-        self.gamma, self.beta, self.momentum, self.eps = gamma, beta, momentum, eps
-        _check_vector("BatchNormalization", gamma)
-        check_pair("BatchNormalization", gamma, beta)
-        xp = namespace(gamma)
-        wide = widened(xp, gamma)
-        self.running_mean, self.running_var = xp.zeros_like(wide), xp.ones_like(wide)
-
-    @classmethod
-    @documented
-    def init(
-        cls,
-        n_features: int,
-        *,
-        momentum: float = 0.9,
-        eps: float = 1e-5,
-        dtype: str = "float32",
-        like: Array = None,
-    ) -> Self:
-        """Make a layer with `gamma` 1 and `beta` 0.
-
-        Parameters
-        ----------
-        n_features : int
-            Features or channels.
-        momentum, eps : float
-            As in `BatchNormalization`.
-        dtype, like
-            As in every `init`.
-        """
-        n_features = integer("BatchNormalization", "n_features", n_features)
-        ones = constant("BatchNormalization", 1.0, n_features, dtype)
-        return cls(ones, np.zeros_like(ones), momentum, eps)._follow(like)
-
-    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        self._column(x)
-        gamma = arrays["gamma"]
-        y, xh, r, mean, var = batch_normalization(x, gamma, arrays["beta"], self.eps)
-        return y, (xh, r, gamma, x, mean, var)
-
-    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        xh, r, gamma, x, mean, _ = cache
-        dx, dgamma, dbeta = batch_normalization_gradient(dy, x, gamma, xh, mean, r)
-        return dx, {"gamma": dgamma, "beta": dbeta}
-
-    def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
-        xp, column = namespace(x), self._column(x)
-        r = 1.0 / xp.sqrt(widened(xp, arrays["running_var"]) + self.eps)
-        scale = widened(xp, arrays["gamma"]) * r
-        shift = widened(xp, arrays["beta"]) - widened(xp, arrays["running_mean"]) * scale
-        y = widened(xp, x) * xp.reshape(scale, column)
-        y += xp.reshape(shift, column)
-        return as_like(y, x)
-
-    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
-        *_, x, mean, var = cache
-        if 0 in x.shape:
-            return {}
-        xp, m, updated = namespace(x), self.momentum, {}
-        for name, batch in (("running_mean", mean), ("running_var", var)):
-            old = arrays[name]
-            new = m * old + (1.0 - m) * xp.reshape(batch, old.shape)
-            updated[name] = xp.astype(new, old.dtype)
-        return updated
-
-    def _column(self, x: Array) -> tuple[int, ...]:
-        """Return the shape in which features meet `x`, or raise an error if that does not fit."""
-        shape, n_features = tuple(x.shape), self.gamma.shape[0]
-        if len(shape) < 2 or shape[1] != n_features:
-            message = (
-                f"{self}: x has shape {shape}; "
-                f"expected (n, {n_features}) or (n, {n_features}, ...)."
-            )
-            raise ValueError(message)
-        return _column(shape)
-
-    def __str__(self) -> str:
-        return f"BatchNormalization({self.gamma.shape[0]})"
-
-    def __repr__(self) -> str:
-        return code("BatchNormalization", self.gamma.shape[0], self, momentum=0.9, eps=1e-5)
+Axes = tuple[int, ...]
 
 
 @operation
-def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Any, ...]:
-    """Return ``y``, ``xh`` (None where it is not kept), ``r``, mean and variance of channels."""
-    xp, column = namespace(x), _column(x.shape)
-    xh, r, mean, var = normalized_channels(widened(xp, x), eps)
-    y = xh * xp.reshape(widened(xp, gamma), column)
-    y += xp.reshape(widened(xp, beta), column)
-    return as_like(y, x), xh, r, mean, var
+def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
+    """Return ``xh``, ``r``, mean and variance over all axes but 1; `x` is in at least float32.
+
+    Squares that are no numbers of its dtype do no harm; the variance itself is infinite then.
+    """
+    xp = namespace(x)
+    xh, r, mean, var = centred(x, eps)
+    fits = var < math.inf  # eps is nothing beside one that does not
+    _, _, _, down = UNITS[dtype_name(x.dtype)]
+
+    def scaled(x: Array) -> Array:  # of x, which is there: xh may never be, in a compiled step
+        xu = (x - mean) * down
+        return mean_over(xp, xu * xu, but_channels(x))
+
+    with np.errstate(all="ignore"):
+        scaled_var = either(xp, xp.all(fits), lambda x: var, scaled, x)
+        r = xp.where(fits, r, down / xp.sqrt(scaled_var))
+        return xh * r, r, mean, var
+
+
+def centred(x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
+    """Return ``x - mean``, ``r``, mean and variance of channels whose squares are numbers."""
+    xp, axes = namespace(x), but_channels(x)
+    with np.errstate(all="ignore"):  # of libraries that compute with NumPy
+        mean = mean_over(xp, x, axes)
+        xh = x - mean
+        var = mean_over(xp, xh * xh, axes)
+        return xh, 1.0 / xp.sqrt(var + eps), mean, var
+
+
+def but_channels(x: Array) -> Axes:
+    """Return all axes but axis 1."""
+    return (0, *range(2, len(x.shape)))
 
 
 @operation
-def batch_normalization_gradient(
-    dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array, r: Array
-) -> tuple[Array, Array, Array]:
-    """Return the gradients of `x`, `gamma` and beta.
+def normalized_rows(x: Array, axes: Axes, eps: float, centred: bool = True) -> tuple[Array, Array]:
+    """Return ``xh`` and ``r`` over the last `axes`, of the mean square where not `centred`.
 
-    The means of h and h * xh are those of `gamma` and beta times gamma / n, so h itself is not
-    needed: ``dx = gamma * r * (dy - dbeta / n - xh * dgamma / n)``.
+    `x` is in at least float32. Rows are multiplied by powers of two first, so squares that are no
+    numbers of its dtype do no harm.
     """
-    xp, column, wide = namespace(x), _column(x.shape), widened(namespace(x), dy)
-    xh = (widened(xp, x) - mean) * r if xh is None else xh
-    dgamma, dbeta = channel_products(wide, xh), channel_sums(wide)
-    n = max(math.prod(x.shape) // max(x.shape[1], 1), 1)
-    dx = xh * xp.reshape(dgamma / n, column)
-    dx += xp.reshape(dbeta / n, column)
-    dx -= wide
-    dx *= -(xp.reshape(widened(xp, gamma), column) * r)
-    return as_like(dx, x), as_like(dgamma, x), as_like(dbeta, x)
+    xp = namespace(x)
+    low, up, high, down = UNITS[dtype_name(x.dtype)]
+    unit = xp.ones_like(_first(x, axes))
+    if centred:
+        end = 2.0**1000 if dtype_name(x.dtype) == "float64" else 2.0**100
+        # then sums and differences are numbers
+        unit = xp.where(_largest(xp, x, axes) > end, 2.0**-30, unit)
+        x = _less_mean(xp, x * unit, axes)
+    largest = _largest(xp, x, axes)
+    more = xp.where(largest > high, down, xp.ones_like(unit))
+    if eps < low**3:  # else squares that are 0 are nothing beside it
+        more = xp.where(largest < low, up, more)
+    xh, unit = x * more, unit * more
+    smallest = 2.0**-1022 if dtype_name(x.dtype) == "float64" else 2.0**-126
+    square = mean_over(xp, xh * xh, axes) + eps * unit * unit
+    r = 1.0 / xp.sqrt(xp.maximum(square, smallest))
+    return xh * r, r * unit
 
 
-class GroupNormalization(Layer):
-    """Normalize each sample over groups of its channels, ``y = gamma * xh + beta``.
-
-    ``xh = (x - mean) / sqrt(var + eps)`` over the channels of a group and all axes after them.
-    Backward: ``dbeta = sum(dy)`` and ``dgamma = sum(dy * xh)`` for each channel,
-    ``dx = r * (h - mean(h) - xh * mean(h * xh))`` with ``h = gamma * dy``.
-
-    Parameters
-    ----------
-    gamma, beta : array of shape (n_channels,)
-        Scale and shift of each channel (axis 1 of the input).
-    groups : int
-        Number of groups; divides the channels. 1 is a layer normalization over all channels,
-        ``n_channels`` is instance normalization.
-    eps : float
-        Added to the variance.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not fit, or the groups do not divide the channels.
-
-    References
-    ----------
-    Wu, He, "Group Normalization", ECCV 2018, equations 1, 2 and 7.
-    """
-
-    gamma, dgamma = Parameter(), Gradient()
-    beta, dbeta = Parameter(), Gradient()
-    groups, eps = Option(integer, least=None), Option(number, least=0)
-
-    def __init__(self, gamma: Array, beta: Array, groups: int, eps: float = 1e-5) -> None:
-        self.gamma, self.beta, self.groups, self.eps = gamma, beta, groups, eps
-        _check_vector("GroupNormalization", gamma)
-        check_pair("GroupNormalization", gamma, beta)
-        if self.groups < 1 or gamma.shape[0] % self.groups:
-            message = (
-                f"GroupNormalization: {groups} groups do not divide {gamma.shape[0]} channels."
-            )
-            raise ValueError(message)
-
-    @classmethod
-    def init(
-        cls,
-        n_channels: int,
-        groups: int,
-        *,
-        eps: float = 1e-5,
-        dtype: str = "float32",
-        like: Array = None,
-    ) -> Self:
-        """Make a layer with `gamma` 1 and `beta` 0; the rest as in `Affine.init`."""
-        n_channels = integer("GroupNormalization", "n_channels", n_channels)
-        ones = constant("GroupNormalization", 1.0, n_channels, dtype)
-        return cls(ones, np.zeros_like(ones), groups, eps)._follow(like)
-
-    def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        shape, channels = tuple(x.shape), self.gamma.shape[0]
-        if len(shape) < 2 or shape[1] != channels:
-            message = f"{self}: x has shape {shape}; expected (n, {channels}, ...)."
-            raise ValueError(message)
-        xp = namespace(x)
-        xh, r = normalized_rows(self._grouped(xp, widened(xp, x)), (-1,), self.eps)
-        gamma = xp.reshape(widened(xp, arrays["gamma"]), _column(shape))
-        y = xp.reshape(xh, shape) * gamma
-        y += xp.reshape(widened(xp, arrays["beta"]), _column(shape))
-        return as_like(y, x), (xh, r, gamma, x)
-
-    def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        xh, r, gamma, x = cache
-        xp = namespace(x)
-        wide = widened(xp, dy)
-        h = self._grouped(xp, wide * gamma)
-        dx = xp.reshape(normalized_rows_gradient(h, xh, r, (-1,)), x.shape)
-        xh = xp.reshape(xh, x.shape)
-        grads = {"gamma": channel_products(wide, xh), "beta": channel_sums(wide)}
-        return as_like(dx, x), {name: as_like(g, x) for name, g in grads.items()}
-
-    def _grouped(self, xp: Namespace, x: Array) -> Array:
-        size = math.prod(x.shape[1:]) // self.groups
-        return xp.reshape(x, (x.shape[0], self.groups, size))
-
-    def __str__(self) -> str:
-        return f"GroupNormalization({self.gamma.shape[0]}, {self.groups})"
-
-    def __repr__(self) -> str:
-        sizes = f"{self.gamma.shape[0]}, {self.groups}"
-        return code("GroupNormalization", sizes, self, eps=1e-5)
+def _less_mean(xp: Namespace, x: Array, axes: Axes) -> Array:
+    """Return `x` less its mean; less one of its values before, so that equal ones become 0."""
+    xh = x - _first(x, axes)
+    xh -= mean_over(xp, xh, axes)
+    return xh
 
 
-def _check_vector(name: str, gamma: Array) -> None:
-    if len(gamma.shape) != 1:
-        message = f"{name}: gamma has shape {tuple(gamma.shape)}; expected (n_features,)."
+def _first(x: Array, axes: Axes) -> Array:
+    return x[(..., *[slice(0, 1) for _ in axes])]
+
+
+def _largest(xp: Namespace, x: Array, axes: Axes) -> Array:
+    return xp.max(xp.abs(x), axis=axes, keepdims=True)
+
+
+@operation
+def normalized_rows_gradient(
+    h: Array, xh: Array, r: Array, axes: Axes, centred: bool = True
+) -> Array:
+    """Return the gradient of the input, for the gradient `h` of `xh` over the last `axes`."""
+    xp = namespace(h)
+    along = xh * mean_over(xp, h * xh, axes)
+    if centred:
+        dx = h - mean_over(xp, h, axes)
+        dx -= along
+    else:
+        dx = h - along
+    dx *= r
+    return dx
+
+
+def mean_over(xp: Namespace, x: Array, axes: Axes) -> Array:
+    """Return the mean over `axes`, which are kept; over nothing (an empty batch) it is 0."""
+    n = math.prod(x.shape[a] for a in axes)
+    return xp.sum(x, axis=axes, keepdims=True) / max(n, 1)
+
+
+def as_like(a: Array, like: Array) -> Array:
+    """Return `a` in the dtype of `like`, where that has 16 bits and `a` is wider."""
+    return namespace(a).astype(a, like.dtype) if is_half(like) else a
+
+
+def check_pair(name: str, gamma: Array, beta: Array) -> None:
+    """Check that beta is as gamma is."""
+    check_same(name, "beta", beta, gamma, like_name="gamma")
+    if tuple(beta.shape) != tuple(gamma.shape) or beta.dtype != gamma.dtype:
+        message = (
+            f"{name}: beta is {beta.dtype} of shape {tuple(beta.shape)}; expected {gamma.dtype} of "
+            f"shape {tuple(gamma.shape)}, as gamma."
+        )
         raise ValueError(message)
 
 
-def _column(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (1, shape[1], *(1 for _ in shape[2:]))
+def code(name: str, sizes: Any, layer: Layer, **defaults: float) -> str:
+    """Return the call of `init` that makes such a layer."""
+    given = [f"{k}={getattr(layer, k)!r}" for k, v in defaults.items() if getattr(layer, k) != v]
+    return f"{name}.init({', '.join([str(sizes), *given])})"

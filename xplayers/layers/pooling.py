@@ -6,11 +6,11 @@ import math
 import operator
 from collections.abc import Mapping, Sequence
 
-from xplayers._arrays import Array, device, namespace, widened
 from xplayers._checks import integer
-from xplayers._joining import stack
+from xplayers.arrays.elementwise import kept
+from xplayers.arrays.joining import stack
+from xplayers.arrays.namespaces import Array, device, namespace, widened
 from xplayers.arrays.operation import operation
-from xplayers.elementwise import kept
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.windows import (
     Numbers,

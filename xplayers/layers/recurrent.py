@@ -7,15 +7,15 @@ from typing import Self
 
 import numpy as np
 
-from xplayers._arrays import Array
 from xplayers._checks import flag
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import Array
 from xplayers.arrays.products import matmul
-from xplayers.elementwise import elementwise
 from xplayers.functional import sigmoid
 from xplayers.initializers import Rng, documented, xavier_uniform
 from xplayers.layers.base import Cache
 from xplayers.layers.scan import Recurrent, blocks, step_rows
-from xplayers.layers.stores import Gradient, Parameter
+from xplayers.layers.variables import Gradient, Parameter
 
 
 class Rnn(Recurrent):

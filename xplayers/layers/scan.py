@@ -7,7 +7,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplayers._arrays import (
+from xplayers._checks import flag, generator, integer
+from xplayers.arrays.joining import stack
+from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     check_dtypes,
@@ -16,12 +18,10 @@ from xplayers._arrays import (
     device,
     namespace,
 )  # fmt: skip
-from xplayers._checks import flag, generator, integer
-from xplayers._joining import stack
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Rng, drawn, orthogonal
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.stores import Gradient, Parameter
+from xplayers.layers.variables import Gradient, Parameter
 
 State = tuple[Array, ...]  # (h,), or (h, c) of an Lstm
 Weights = tuple[Array, ...]  # Wx, Wh, b and, of a Gru that resets after the product, bh

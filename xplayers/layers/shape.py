@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from xplayers._arrays import Array, namespace
 from xplayers._checks import one_by_one
+from xplayers.arrays.namespaces import Array, namespace
 from xplayers.layers.base import Cache, Layer
 
 

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array
-from xplayers._packing import packed, unpacked
-from xplayers.layers.stores import Store, epoch
+from xplayers.arrays.namespaces import Array
+from xplayers.arrays.packing import packed, unpacked
+from xplayers.layers.variables import Store, epoch
 
 Arrays = dict[str, Array]
 

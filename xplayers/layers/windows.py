@@ -14,7 +14,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from xplayers._arrays import (
+from xplayers._checks import integer, shown
+from xplayers.arrays.joining import concat, stack
+from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     device,
@@ -23,8 +25,6 @@ from xplayers._arrays import (
     library_name,
     widened,
 )
-from xplayers._checks import integer, shown
-from xplayers._joining import concat, stack
 
 # The windows of a batch, laid out as columns, take as many times the memory of the batch as a
 # window has elements. So the batch goes through in blocks whose columns take at most this much, or

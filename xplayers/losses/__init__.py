@@ -1,7 +1,7 @@
 """The losses, a file for each family."""
 
 from xplayers.losses.base import Loss
-from xplayers.losses.of_each_value import (
+from xplayers.losses.pointwise import (
     Huber,
     MeanAbsoluteError,
     MeanSquaredError,

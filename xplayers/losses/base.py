@@ -14,7 +14,8 @@ from typing import Any, final
 import numpy as np
 
 from xplayers import _checks as checks
-from xplayers._arrays import (
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     as_plain,
@@ -30,7 +31,6 @@ from xplayers._arrays import (
     on_host,
 )
 from xplayers.arrays.operation import operation
-from xplayers.elementwise import elementwise
 from xplayers.layers.base import Cache, Remembering
 
 REDUCTIONS = ("mean", "sum", "none")

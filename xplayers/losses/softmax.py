@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 import numpy as np
 
 from xplayers import _checks as checks
-from xplayers._arrays import (
+from xplayers.arrays.elementwise import as_numpy
+from xplayers.arrays.indexing import positions, put, taken
+from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     check_real,
@@ -23,11 +25,9 @@ from xplayers._arrays import (
     to_numpy,
     widened,
 )
-from xplayers.arrays.indexing import positions, put, taken
 from xplayers.arrays.operation import operation
-from xplayers.elementwise import as_numpy
 from xplayers.layers.base import Cache
-from xplayers.layers.stores import Buffer
+from xplayers.layers.variables import Buffer
 from xplayers.losses.base import Loss, times
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from xplayers._arrays import Array
 from xplayers._checks import Option, flag, number
 from xplayers._recording import whole
-from xplayers.elementwise import elementwise
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import Array
 from xplayers.optimizers.base import Optimizer, Rate
 
 

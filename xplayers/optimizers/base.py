@@ -14,7 +14,11 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from xplayers._arrays import (
+from xplayers._checks import Option, call_of, instance, number
+from xplayers._foreign import OPTIMIZER, of_object
+from xplayers._recording import StandIn
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import (
     Array,
     check_floating,
     check_off_tape,
@@ -28,15 +32,11 @@ from xplayers._arrays import (
     on_host,
     widened,
 )
-from xplayers._checks import Option, call_of, instance, number
-from xplayers._foreign import OPTIMIZER, of_object
-from xplayers._packing import packed, unpacked
-from xplayers._recording import StandIn
-from xplayers._writing import written
+from xplayers.arrays.packing import packed, unpacked
+from xplayers.arrays.writing import written
 from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import elementwise
 from xplayers.layers.base import Remembering, options
-from xplayers.layers.stores import Live
+from xplayers.layers.variables import Live
 
 Arrays = Mapping[str, Array]
 State = dict[str, Any]

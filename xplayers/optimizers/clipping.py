@@ -9,7 +9,10 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
-from xplayers._arrays import (
+from xplayers._checks import instance, positive
+from xplayers._recording import StandIn
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     check_floating,
@@ -21,12 +24,9 @@ from xplayers._arrays import (
     size,
     widened,
 )
-from xplayers._checks import instance, positive
-from xplayers._recording import StandIn
 from xplayers.arrays.operation import operation
 from xplayers.arrays.units import UNITS
 from xplayers.cuda.switch import is_fused
-from xplayers.elementwise import elementwise
 from xplayers.optimizers.base import Arrays, as_scalar
 
 # Limits as numbers of the dtype: the smallest normal and the largest one.

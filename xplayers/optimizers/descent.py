@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from xplayers._arrays import Array
 from xplayers._checks import Option, number
+from xplayers.arrays.namespaces import Array
 from xplayers.optimizers.base import Optimizer, Rate
 
 

@@ -6,9 +6,9 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from xplayers._arrays import Array, namespace, widened
 from xplayers._checks import Option, integer
 from xplayers._recording import watch
+from xplayers.arrays.namespaces import Array, namespace, widened
 from xplayers.layers.base import Cache, Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, library, namespace
 from xplayers._recording import NotRecordable
-from xplayers._writing import written
+from xplayers.arrays.namespaces import Array, library, namespace
+from xplayers.arrays.writing import written
 from xplayers.optimizers import Optimizer
 
 MOST = 4  # functions of one step: for libraries, and numbers that are constants

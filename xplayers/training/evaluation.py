@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, namespace, on_host
 from xplayers._checks import instance, integer, shown
+from xplayers.arrays.namespaces import Array, namespace, on_host
 from xplayers.data.batches import minibatches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
 from xplayers.metrics import accuracy, hits
-from xplayers.training.blocks import BLOCK, fetched
-from xplayers.training.columns import checked_metrics
+from xplayers.reports.columns import checked_metrics
+from xplayers.training.fetching import BLOCK, fetched
 
 __all__ = ["evaluate"]
 

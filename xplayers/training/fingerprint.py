@@ -18,7 +18,7 @@ import numpy as np
 from xplayers._recording import StandIn
 from xplayers.layers.base import Observed, Remembering
 from xplayers.layers.containers import Container
-from xplayers.layers.stores import epoch
+from xplayers.layers.variables import epoch
 
 LARGEST = 1 << 20  # bytes of an array whose values are compared in each step
 MOST = 5_000  # parts of one value; what has more is not looked through

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import (
+from xplayers._checks import shown
+from xplayers.arrays.namespaces import (
     Array,
     check_same,
     converted,
@@ -18,7 +19,6 @@ from xplayers._arrays import (
     namespace,
     on_host,
 )
-from xplayers._checks import shown
 from xplayers.data.loading import Batches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss

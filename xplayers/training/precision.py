@@ -7,7 +7,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from xplayers._arrays import (
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.joining import stack
+from xplayers.arrays.namespaces import (
     Array,
     DType,
     Namespace,
@@ -18,9 +20,7 @@ from xplayers._arrays import (
     named_dtype,
     namespace,
 )
-from xplayers._joining import stack
 from xplayers.arrays.operation import operation
-from xplayers.elementwise import elementwise
 
 __all__ = ["MixedPrecision"]
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, library, on_host
 from xplayers._groups import Task
 from xplayers._memory import let_go, trim
 from xplayers._places import copied_array
 from xplayers._recording import NotRecordable, Recording, StandIn, is_ordered, same
 from xplayers._replay import Places, compiled
-from xplayers._writing import write_over
+from xplayers.arrays.namespaces import Array, library, on_host
+from xplayers.arrays.writing import write_over
 from xplayers.layers.ties import overlap
 from xplayers.training.patience import Patience
 

@@ -11,17 +11,17 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from xplayers._arrays import Array, is_out_of_memory, to_numpy
+from xplayers._terminal import say, warn
+from xplayers.arrays.namespaces import Array, is_out_of_memory, to_numpy
 from xplayers.data.batches import minibatches
-from xplayers.saving import put
-from xplayers.training.blocks import BLOCK, fetched
-from xplayers.training.checkpoint import Checkpoint, File
+from xplayers.reports.history import History, Row
+from xplayers.saving.checkpoint import Checkpoint, File
+from xplayers.saving.network import put
 from xplayers.training.evaluation import has_weights, label_weights
-from xplayers.training.guard import NonFiniteLoss, copied, first_nonfinite, interrupts
-from xplayers.training.history import History, Row
+from xplayers.training.failures import NonFiniteLoss, copied, first_nonfinite, interrupts
+from xplayers.training.fetching import BLOCK, fetched
 from xplayers.training.identity import differences, pair
 from xplayers.training.step import TrainStep
-from xplayers.training.surroundings import say, warn
 
 LATEST = 1.0  # seconds after which losses come over, however few they are
 RETRY = 60.0  # seconds after which a checkpoint that could not be written is tried again

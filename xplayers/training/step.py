@@ -8,7 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import (
+from xplayers._checks import choice, function, instance, positive, shown
+from xplayers._flat import lay_flat
+from xplayers._recording import is_ordered, watch
+from xplayers.arrays.joining import stack
+from xplayers.arrays.namespaces import (
     Array,
     as_plain,
     check_off_tape,
@@ -20,13 +24,9 @@ from xplayers._arrays import (
     move,
     namespace,
 )
-from xplayers._checks import choice, function, instance, positive, shown
-from xplayers._flat import lay_flat
-from xplayers._joining import stack
-from xplayers._recording import is_ordered, watch
 from xplayers.layers.base import Layer, Observed, code, options
-from xplayers.layers.stores import Located, shared_outside
 from xplayers.layers.ties import overlap
+from xplayers.layers.variables import Located, shared_outside
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.compilation import Compilation, check_kept, is_ours, quietly

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array
 from xplayers._checks import call_of, flag, instance, shown
+from xplayers.arrays.namespaces import Array
 from xplayers.layers.base import Layer, code
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer, clip_by_norm
+from xplayers.reports.columns import checked_metrics
+from xplayers.reports.events import Event
+from xplayers.reports.history import History
+from xplayers.reports.progress import Progress
+from xplayers.saving.checkpoint import Checkpoint
 from xplayers.training.accumulation import AccumulatedStep
-from xplayers.training.checkpoint import Checkpoint
-from xplayers.training.columns import checked_metrics
 from xplayers.training.evaluation import Metrics, default_metrics, evaluate
-from xplayers.training.events import Event
-from xplayers.training.history import History
 from xplayers.training.identity import data_identity, described, step_identity
 from xplayers.training.inspection import check_data, check_values
-from xplayers.training.progress import Progress
 from xplayers.training.run import Run, Settings, Source
 from xplayers.training.step import TrainStep
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, namespace
+from xplayers.arrays.elementwise import seen_now
+from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import portable_body
-from xplayers.elementwise import seen_now
 from xplayers.layers import embedding
 
 

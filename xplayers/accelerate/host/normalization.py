@@ -20,7 +20,7 @@ from xplayers.accelerate.host.sums import (
 )
 from xplayers.arrays.operation import portable_body
 from xplayers.arrays.units import UNITS
-from xplayers.layers import normalizing
+from xplayers.layers import normalization as portable
 
 BLOCK = 32_768  # elements that stay in the cache
 FAR = 4.0  # so many deviations from 0 a mean has few digits left for the differences
@@ -32,7 +32,7 @@ def normalized_channels(x: np.ndarray, eps: float) -> Results:
     """Return ``xh``, ``r``, mean and variance, of the channels."""
     with np.errstate(all="ignore"):
         if x.dtype.char not in "fd" or not x.size:
-            return portable_body(normalizing.normalized_channels)(x, eps)
+            return portable_body(portable.normalized_channels)(x, eps)
         xh, mean, var = _centred(x, eps)
         r = var + eps
         if _least(r) > 0.0 and _largest(r) < math.inf:
@@ -75,7 +75,7 @@ def normalized_rows(
     if not x.size:
         return x, np.ones((*x.shape[: -len(axes)], *(1 for _ in axes)), x.dtype)
     plain = _plain_rows(x, len(axes), eps, centred) if x.dtype.char in "fd" else None
-    return plain or portable_body(normalizing.normalized_rows)(x, axes, eps, centred)
+    return plain or portable_body(portable.normalized_rows)(x, axes, eps, centred)
 
 
 def _plain_rows(x: np.ndarray, axes: int, eps: float, centred: bool) -> Results | None:

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, namespace
 from xplayers._memory import empty
 from xplayers.accelerate.host.indexing import firsts
+from xplayers.arrays.elementwise import seen_now
+from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import portable_body
-from xplayers.elementwise import seen_now
 from xplayers.losses import softmax
 
 FEW = 32  # classes, up to which NumPy finds the largest sooner in a copy by classes; measured

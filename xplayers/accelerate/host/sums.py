@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import dtype_name, is_half, namespace, widened
 from xplayers._memory import empty
+from xplayers.arrays.namespaces import dtype_name, is_half, namespace, widened
 from xplayers.arrays.units import UNITS
 
 _reduce: Any = np.add.reduce

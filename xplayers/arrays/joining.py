@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xplayers._arrays import Array, Namespace, library_name
+from xplayers.arrays.namespaces import Array, Namespace, library_name
 
 __all__ = ["concat", "stack"]
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from xplayers._text import cut_apart
-from xplayers.training.guard import NonFiniteLoss, is_out_of_memory
+from xplayers.training.failures import NonFiniteLoss, is_out_of_memory
 
 INTERRUPTED = 130  # exit code, as of a process that SIGINT ends
 PIPE_CLOSED = 141  # and SIGPIPE

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from xplayers._arrays import (
+from xplayers.arrays.namespaces import (
     Array,
     as_plain,
     check_floating,
@@ -19,8 +19,8 @@ from xplayers._arrays import (
     move,
     namespace,
 )
-from xplayers._packing import packed, unpacked
-from xplayers._writing import owner
+from xplayers.arrays.packing import packed, unpacked
+from xplayers.arrays.writing import owner
 
 _changes = [0]
 

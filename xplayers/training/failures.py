@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from xplayers._arrays import Array, is_floating, is_out_of_memory, namespace
+from xplayers.arrays.namespaces import Array, is_floating, is_out_of_memory, namespace
+from xplayers.reports.layer_outputs import layer_outputs
 from xplayers.training.accumulation import AccumulatedStep, slices
-from xplayers.training.layerwise import layer_outputs
 from xplayers.training.step import TrainStep
 
 __all__ = ["NonFiniteLoss", "is_out_of_memory"]

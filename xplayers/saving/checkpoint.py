@@ -15,12 +15,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, device, dtype_name, move, named_dtype, namespace, place
 from xplayers._checks import integer, positive
-from xplayers._files import AnyPath, clean, in_full
-from xplayers._safetensors import Entry, check_header, naming, reading, write
+from xplayers._terminal import warn
+from xplayers.arrays.namespaces import (
+    Array,
+    device,
+    dtype_name,
+    move,
+    named_dtype,
+    namespace,
+    place,
+)
 from xplayers.layers.base import Layer
-from xplayers.saving import (
+from xplayers.saving.files import AnyPath, clean, in_full
+from xplayers.saving.network import (
     APART,
     RECORD,
     as_dict,
@@ -32,7 +40,7 @@ from xplayers.saving import (
     read_record,
     to_json,
 )
-from xplayers.training.surroundings import warn
+from xplayers.saving.safetensors import Entry, check_header, naming, reading, write
 
 __all__ = ["Checkpoint", "Saved"]
 

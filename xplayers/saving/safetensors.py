@@ -23,8 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, dtype_name, namespace, to_numpy
-from xplayers._files import AnyPath, opened, replacing
+from xplayers.arrays.namespaces import Array, dtype_name, namespace, to_numpy
+from xplayers.saving.files import AnyPath, opened, replacing
 
 _FORMAT, _VERSION = "xplayers", "1"
 _MARKS = ("format", "format_version", "sha256")

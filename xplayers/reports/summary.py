@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array, asarray, dtype_name, namespace, size
 from xplayers._checks import instance, integer, shown
 from xplayers._text import columns, left, right
+from xplayers.arrays.namespaces import Array, asarray, dtype_name, namespace, size
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
-from xplayers.training.layerwise import layer_outputs
+from xplayers.reports.layer_outputs import layer_outputs
 
 __all__ = ["Summary", "summary"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, namespace
+from xplayers.arrays.namespaces import Array, namespace
 
 
 def write_over(pairs: Iterable[tuple[Array, Array]]) -> None:

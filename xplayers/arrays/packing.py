@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array
+from xplayers.arrays.namespaces import Array
 
 
 class Packed:

@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import check_real, converted, is_floating, is_traced, namespace, on_host
 from xplayers._checks import flag, number
 from xplayers._checks import function as checked
 from xplayers._jit import LARGEST, compiled, elements_before, exact_source
@@ -29,6 +28,14 @@ from xplayers._recording import StandIn
 from xplayers._roots import with_exact_root
 from xplayers._tape import BITS, Untraceable, can_be_kept, constants_key, kept_into
 from xplayers._trace import Program, trace
+from xplayers.arrays.namespaces import (
+    check_real,
+    converted,
+    is_floating,
+    is_traced,
+    namespace,
+    on_host,
+)
 from xplayers.cuda.switch import is_fused
 
 # Measured. In one thread the blocks of a rule's operands should stay in a second-level cache of

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace, to_numpy
 
 BLOCK = 128  # numbers that wait on the device at most
 

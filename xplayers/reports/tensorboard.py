@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from xplayers._files import AnyPath, in_full
-from xplayers.training.events import Event
+from xplayers.reports.events import Event
+from xplayers.saving.files import AnyPath, in_full
 
 __all__ = ["TensorBoard"]
 

@@ -8,10 +8,10 @@ import time
 from typing import Any, TextIO
 
 from xplayers._checks import choice, shown
-from xplayers.training.columns import MEASURES
-from xplayers.training.events import Event
-from xplayers.training.history import text
-from xplayers.training.surroundings import Stream, notebook, watched, writable
+from xplayers._terminal import Stream, notebook, watched, writable
+from xplayers.reports.columns import MEASURES
+from xplayers.reports.events import Event
+from xplayers.reports.history import text
 
 __all__ = ["Progress"]
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._arrays import Array
-from xplayers.training.history import History, Row
+from xplayers.arrays.namespaces import Array
+from xplayers.reports.history import History, Row
 
 __all__ = ["Event"]
 

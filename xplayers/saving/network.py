@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, asarray, dtype_name
 from xplayers._checks import call_of, flag, shown
-from xplayers._files import AnyPath, in_full
-from xplayers._safetensors import Entry, Reader, reading, write
+from xplayers.arrays.namespaces import Array, asarray, dtype_name
 from xplayers.layers.base import Layer
+from xplayers.saving.files import AnyPath, in_full
+from xplayers.saving.safetensors import Entry, Reader, reading, write
 
 __all__ = ["load", "read_metadata", "save"]
 
@@ -65,7 +65,7 @@ def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -
     Examples
     --------
     >>> import tempfile, xplayers as xl
-    >>> from xplayers.saving import load, save
+    >>> from xplayers.saving.network import load, save
     >>> net, other = xl.mlp([4, 8, 2], rng=0), xl.mlp([4, 8, 2], rng=1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(f"{folder}/net.safetensors", net, {"accuracy": 0.98})

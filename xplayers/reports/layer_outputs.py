@@ -6,8 +6,8 @@ import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from xplayers._arrays import Array
 from xplayers._checks import instance
+from xplayers.arrays.namespaces import Array
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.containers import Container
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xplayers import _checks as checks
-from xplayers._arrays import (
+from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     check_real,
@@ -18,7 +18,7 @@ from xplayers._arrays import (
     widened,
 )
 from xplayers.layers.base import Cache
-from xplayers.layers.stores import Buffer
+from xplayers.layers.variables import Buffer
 from xplayers.losses.base import Loss, times
 
 

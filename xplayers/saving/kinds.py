@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xplayers._files import AnyPath, opened
+from xplayers.saving.files import AnyPath, opened
 
 START = 512  # bytes that are looked at
 

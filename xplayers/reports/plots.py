@@ -10,16 +10,16 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._arrays import Array, namespace, to_numpy
 from xplayers._checks import instance, integer
-from xplayers._files import AnyPath, in_full, replacing
+from xplayers._terminal import notebook
 from xplayers._text import columns as columns_of
+from xplayers.arrays.namespaces import Array, namespace, to_numpy
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
-from xplayers.training.columns import MEASURES
-from xplayers.training.layerwise import layer_outputs
-from xplayers.training.lettering import lettered
-from xplayers.training.surroundings import notebook
+from xplayers.reports.columns import MEASURES
+from xplayers.reports.layer_outputs import layer_outputs
+from xplayers.reports.lettering import lettered
+from xplayers.saving.files import AnyPath, in_full, replacing
 
 __all__ = ["plot_activations", "plot_confusion_matrix", "plot_curves", "plot_mistakes"]
 

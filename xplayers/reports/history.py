@@ -10,8 +10,8 @@ from typing import Any, overload
 import numpy as np
 
 from xplayers._checks import shown
-from xplayers._files import AnyPath, in_full, write_text
 from xplayers._text import columns, right
+from xplayers.saving.files import AnyPath, in_full, write_text
 
 __all__ = ["History"]
 
@@ -227,7 +227,7 @@ class History:
         -------
         matplotlib.figure.Figure
         """
-        from xplayers.training.plots import plot_curves
+        from xplayers.reports.plots import plot_curves
 
         columns = {name: self[name] for name in self._columns}
         return plot_curves(columns, path, best_epoch=self.best_epoch)
