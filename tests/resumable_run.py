@@ -10,8 +10,9 @@ import signal
 import sys
 
 import xplayers as xl
+from xplayers.saving import checkpoint, files, safetensors
 from xplayers.saving.checkpoint import Checkpoint
-from xplayers.saving.network import checkpoint, files, safetensors, save
+from xplayers.saving.network import save
 
 PER_EPOCH = 6
 

@@ -15,9 +15,10 @@ from helpers import assert_at_home, assert_same_bits, values
 
 import xplayers as xl
 from xplayers.arrays.namespaces import to_numpy
+from xplayers.saving import files
 from xplayers.saving.checkpoint import Checkpoint
 from xplayers.saving.files import TEMPORARY
-from xplayers.saving.network import RECORD, files, load, read_metadata, save
+from xplayers.saving.network import RECORD, load, read_metadata, save
 from xplayers.saving.safetensors import write
 from xplayers.training.step import TrainStep
 

@@ -18,7 +18,8 @@ import pytest
 from helpers import assert_same_bits, values
 from saved_networks import Holder, network, untouched
 
-from xplayers.saving.network import load, read_metadata, safetensors, save
+from xplayers.saving import safetensors
+from xplayers.saving.network import load, read_metadata, save
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import xplayers as xl
+from xplayers.saving import files
 from xplayers.saving.files import TEMPORARY, append, clean, in_full, replacing
-from xplayers.saving.network import files
 
 pytestmark = pytest.mark.host
 

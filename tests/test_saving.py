@@ -15,7 +15,8 @@ from saved_networks import Holder, network, untouched
 
 import xplayers as xl
 from xplayers.arrays.namespaces import dtype_name, to_numpy
-from xplayers.saving.network import files, load, read_metadata, save
+from xplayers.saving import files
+from xplayers.saving.network import load, read_metadata, save
 
 
 @pytest.fixture
