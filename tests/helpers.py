@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 
 from xplayers.arrays import operation
 from xplayers.arrays.namespaces import device, dtype_name, namespace, on_host, to_numpy
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent  # of the repository
 
 # Relative to the largest value, as rounding is: what a result may differ from float64.
 TOLERANCE = {"float64": 1e-12, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-2}

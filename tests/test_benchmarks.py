@@ -7,15 +7,14 @@ import re
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # behind an installed xplayers: the benchmarks are not installed
 
-from benchmarks import (  # noqa: E402
+from benchmarks import (
     against,
     machine,
     measure,
@@ -26,10 +25,10 @@ from benchmarks import (  # noqa: E402
     scaling,
     worker,
 )
-from benchmarks.__main__ import main  # noqa: E402
-from benchmarks.implementations import IMPLEMENTATIONS, LIMITS, NotRun, load, products  # noqa: E402
-from benchmarks.networks import mlp  # noqa: E402
-from benchmarks.workloads import (  # noqa: E402
+from benchmarks.__main__ import main
+from benchmarks.implementations import IMPLEMENTATIONS, LIMITS, NotRun, load, products
+from benchmarks.networks import mlp
+from benchmarks.workloads import (
     WARM_UP,
     WORKLOADS,
     Workload,

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import ROOT
 from idx_files import ARRAYS, COLLECTIONS, FILES, TEST, TRAIN, fill, idx, one_line
 
 from xplayers.data import datasets, load_digits, load_mnist, spiral
 
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("requests")]
 
-MNIST_T10K = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist-t10k"
+MNIST_T10K = ROOT.parent / "shared" / "data" / "mnist-t10k"
 
 
 class TestDigits:

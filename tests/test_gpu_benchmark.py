@@ -5,22 +5,21 @@ import stat
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 from types import SimpleNamespace
 
 import emulator
 import numpy as np
 import pytest
+from helpers import ROOT
 from loss_cases import LOSSES
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))  # behind an installed xplayers: the benchmarks are not installed
 
-import xplayers as xl  # noqa: E402
-from benchmarks.__main__ import main  # noqa: E402
-from benchmarks.gpu import checks, command, ours, timing, worker  # noqa: E402
-from benchmarks.gpu.workloads import TOYS, WORKLOADS, Workload, data  # noqa: E402
-from xplayers.arrays import devices  # noqa: E402
+import xplayers as xl
+from benchmarks.__main__ import main
+from benchmarks.gpu import checks, command, ours, timing, worker
+from benchmarks.gpu.workloads import TOYS, WORKLOADS, Workload, data
+from xplayers.arrays import devices
 
 
 def test_without_a_gpu_it_says_why(monkeypatch, capsys):

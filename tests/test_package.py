@@ -10,11 +10,11 @@ import types
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 import xplayers as xl
 from xplayers import gradient_check, layers, losses, metrics, optimizers, training
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "xplayers"
 
 

@@ -10,10 +10,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, TESTS
 
 import xplayers as xl
 
-PACKAGE, TESTS = Path(xl.__file__).parent, Path(__file__).parent
+PACKAGE = Path(xl.__file__).parent
 SAMPLE = (  # of the table of layers
     "test_gradients_are_those_of_the_reference", "test_a_replay_gives_the_same_bits",
     "test_nan_in_nan_out", "test_jax_vjp_agrees_and_jit_is_equal",
@@ -25,7 +26,7 @@ def without_accelerate(folder):
     gone = shutil.ignore_patterns("accelerate", "__pycache__")
     shutil.copytree(PACKAGE, folder / "xplayers", ignore=gone)
     shutil.copytree(TESTS, folder / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(TESTS.parent / "pyproject.toml", folder)
+    shutil.copy(ROOT / "pyproject.toml", folder)
 
     def run(*arguments):
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
