@@ -96,7 +96,7 @@ def emulated(session: nox.Session) -> None:
         *session.posargs,
     )
     for seed in range(1, 4):  # of the order in which streams get on with their work
-        files = ["tests/test_batches.py", "tests/test_cuda_captured.py"]
+        files = ["tests/data/test_batches.py", "tests/test_cuda_captured.py"]
         session.run("pytest", f"--emulated-gpu={seed}", libraries("cupy"), *IN_PARALLEL, *files)
 
 
