@@ -43,7 +43,7 @@ def test_a_sample_of_the_table_passes_without_accelerate(xpv, tmp_path):
     run = without_accelerate(tmp_path)
     every = "Affine or Convolution or BatchNormalization or MaxPooling or Embedding or Dropout"
     chosen = f"({every}) and ({' or '.join(SAMPLE)})"
-    ran = run(f"--xp={xpv.backend}", "tests/test_layers.py", "-k", chosen)
+    ran = run(f"--xp={xpv.backend}", "tests/layers/test_layers.py", "-k", chosen)
     assert ran.returncode == 0, ran.stdout[-5000:]
     assert " passed" in ran.stdout
 
@@ -52,7 +52,7 @@ def test_a_sample_of_the_table_passes_without_accelerate(xpv, tmp_path):
 @pytest.mark.parametrize("library", ["numpy", "strict", "torch", "jax"])
 def test_the_whole_table_passes_without_accelerate(library, tmp_path):
     pytest.importorskip("array_api_strict" if library == "strict" else library)
-    files = [f"tests/test_{name}.py" for name in ("layers", "losses", "optimizers")]
+    files = [f"tests/{name}/test_{name}.py" for name in ("layers", "losses", "optimizers")]
     own = ["-k", "not small_tensors_are_computed_by_numpy"]  # a test of an accelerator
     ran = without_accelerate(tmp_path)(f"--xp={library}", *files, *own)
     assert ran.returncode == 0, ran.stdout[-5000:]
