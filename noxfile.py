@@ -96,7 +96,7 @@ def emulated(session: nox.Session) -> None:
         *session.posargs,
     )
     for seed in range(1, 4):  # of the order in which streams get on with their work
-        files = ["tests/data/test_batches.py", "tests/test_cuda_captured.py"]
+        files = ["tests/data/test_batches.py", "tests/accelerate/cuda/test_cuda_captured.py"]
         session.run("pytest", f"--emulated-gpu={seed}", libraries("cupy"), *IN_PARALLEL, *files)
 
 
@@ -107,8 +107,8 @@ def nvrtc(session: nox.Session) -> None:
     files = ["source", "dispatch", "softmax", "nvrtc", "cudnn", "normalization"]
     session.run(
         "pytest",
-        *[f"tests/test_cuda_{name}.py" for name in files],
-        "tests/test_cupy_without_gpu.py",
+        *[f"tests/accelerate/cuda/test_cuda_{name}.py" for name in files],
+        "tests/accelerate/cuda/test_cupy_without_gpu.py",
         *session.posargs,
     )
 

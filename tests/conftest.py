@@ -35,8 +35,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         const=0,
         metavar="SEED",
-        help="let CuPy find emulated GPUs (tests/emulator), slowly; --emulated-gpu=SEED: their "
-        "streams get on with their work at random",
+        help="let CuPy find emulated GPUs (tests/accelerate/cuda/emulator), slowly; "
+        "--emulated-gpu=SEED: their streams get on with their work at random",
     )
 
 
@@ -168,7 +168,7 @@ def two_threads(monkeypatch):
 def dnn():
     """Return a `Cudnn` over the stand-in of the library, which layers go through."""
     pytest.importorskip("cupy")
-    from host_cudnn import HostRuntime
+    from emulator.emulated_cudnn import HostRuntime
 
     from xplayers.cuda.cudnn import Cudnn
 
@@ -183,7 +183,7 @@ def dnn():
 def copies(monkeypatch):
     """Return the shapes of what is copied before a kernel of our own, which the host does."""
     pytest.importorskip("cupy")
-    from host_gpu import fabricated, host
+    from emulator.emulated_gpu import fabricated, host
 
     from xplayers.cuda import kernels
 

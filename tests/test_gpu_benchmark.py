@@ -103,7 +103,7 @@ def test_a_layer_that_is_wrong_is_found(monkeypatch):
 
 def test_every_epilogue_is_compared(monkeypatch):
     pytest.importorskip("cupy")
-    from host_gpu import HostRuntime, fabricated, host
+    from emulator.emulated_gpu import HostRuntime, fabricated, host
 
     from xplayers.cuda import plans
     from xplayers.cuda.gemm import Gemm
@@ -130,7 +130,7 @@ def test_every_epilogue_is_compared(monkeypatch):
 @pytest.mark.parametrize("several", [False, True])
 def test_the_captured_step_is_the_plain_one(monkeypatch, several):
     """On the stand-in of test_cuda_graph.py."""
-    from host_graph import HostCuda, HostGemm
+    from emulator.emulated_graph import HostCuda, HostGemm
 
     cuda, HostGemm.made, workload = HostCuda(), [], TOYS[0]
     monkeypatch.setattr("xplayers.optimizers.base._NUMBERS", (float, int, np.generic))

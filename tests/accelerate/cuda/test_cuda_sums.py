@@ -16,8 +16,8 @@ from helpers import assert_same_bits, values
 
 pytest.importorskip("cupy")
 
-from host_gpu import fabricated
-from host_kernels import channels_last, emulating_template, needs_compiler, seen
+from emulator.emulated_gpu import fabricated
+from emulator.emulated_kernels import channels_last, emulating_template, needs_compiler, seen
 
 from xplayers.arrays.products import channel_sums, column_sums
 from xplayers.cuda import fused, kernels, sums

@@ -1,7 +1,7 @@
 """A captured step: what is copied where, kept, put back and given back, without a GPU.
 
-`host_graph` stands in for CuPy: it writes operations down while a stream captures, and runs them
-when the graph is launched.
+`emulated_graph` stands in for CuPy: it writes operations down while a stream captures, and runs
+them when the graph is launched.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import weakref
 
 import numpy as np
 import pytest
-from host_graph import GpuArray, HostCuda, HostGemm, capturing, plain, same
+from emulator.emulated_graph import GpuArray, HostCuda, HostGemm, capturing, plain, same
 
 from xplayers.arrays.namespaces import is_out_of_memory
 from xplayers.cuda.graph import CapturedStep, CaptureError, Graph

@@ -10,8 +10,8 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 pytest.importorskip("cupy")
 
-from host_gpu import fabricated
-from host_kernels import (
+from emulator.emulated_gpu import fabricated
+from emulator.emulated_kernels import (
     Plainly,
     channels_last,
     doubled,

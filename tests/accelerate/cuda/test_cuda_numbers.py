@@ -59,8 +59,8 @@ def by_option(xp, x, *, k):
 )
 def test_rows_and_options_on_the_host():
     pytest.importorskip("cupy")
-    from host_gpu import fabricated
-    from host_kernels import emulating, seen
+    from emulator.emulated_gpu import fabricated
+    from emulator.emulated_kernels import emulating, seen
 
     with pytest.MonkeyPatch.context() as patch, emulating(patch):
         x = np.linspace(-1, 1, 8, dtype="float32")

@@ -1,6 +1,6 @@
 """Convolutions through cuDNN: graphs, layouts and plans, without a GPU.
 
-`host_cudnn` stands in for the library, on CuPy arrays over host memory.
+`emulated_cudnn` stands in for the library, on CuPy arrays over host memory.
 """
 
 from __future__ import annotations
@@ -18,9 +18,16 @@ from xplayers.layers.windows import Window
 
 cupy = pytest.importorskip("cupy")
 
-from host_cudnn import FAILS, HostCudnn, HostGraph, HostRuntime, assert_valid, host_dtype  # noqa: E402
-from host_gpu import fabricated, host  # noqa: E402
-from host_graph import HostCuda  # noqa: E402
+from emulator.emulated_cudnn import (  # noqa: E402
+    FAILS,
+    HostCudnn,
+    HostGraph,
+    HostRuntime,
+    assert_valid,
+    host_dtype,
+)
+from emulator.emulated_gpu import fabricated, host  # noqa: E402
+from emulator.emulated_graph import HostCuda  # noqa: E402
 
 from xplayers.cuda import cudnn  # noqa: E402
 from xplayers.cuda.cudnn import Cudnn, active  # noqa: E402

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 from cuda_cases import CASES, dtype_of, in_one
-from emulator import building, launching
 from helpers import values
-from host_gpu import fabricated, host
 
+from emulator import building, launching
+from emulator.emulated_gpu import fabricated, host
 from xplayers.arrays.elementwise import elementwise
 from xplayers.cuda import fused, gradients, kernels, pooling, softmax_cross_entropy, sums
 

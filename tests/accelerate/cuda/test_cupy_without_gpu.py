@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 import pytest
-from host_gpu import fabricated
+from emulator.emulated_gpu import fabricated
 
 import xplayers as xl
 from xplayers.arrays.namespaces import (

@@ -1,4 +1,4 @@
-"""The step of a network as a captured graph, without a GPU: `host_graph` stands in for CuPy."""
+"""The step of a network as a captured graph, without a GPU: `emulated_graph` stands in for CuPy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 import pytest
-from host_graph import HostCuda, HostGemm, capturing, plain, same
+from emulator.emulated_graph import HostCuda, HostGemm, capturing, plain, same
 
 import xplayers as xl
 from xplayers.arrays.operation import laid

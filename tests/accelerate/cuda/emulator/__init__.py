@@ -11,7 +11,7 @@ another device cannot be reached; a kernel's access that is not aligned ends the
 does an integer that overflows in a kernel of our own. An access beside the arrays is not noticed.
 CUB's and Thrust's kernels are in CuPy's wheel as machine code: reductions go through CuPy's own,
 sorting through NumPy. The conversion of float16 is C++'s. cuDNN is a stand-in for its frontend
-(`host_cudnn`).
+(`emulated_cudnn`).
 
 What runs a kernel (`threads.cpp`), and what makes one and keeps it (`building`), needs no CuPy:
 `launching` runs kernels on the memory of NumPy.
@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from host_gpu import view
 
 from emulator import building, elf, launching
+from emulator.emulated_gpu import view
 
 _library: Any = None
 _operations: dict[int, Callable[[], None]] = {}  # kept: a graph may run them again
@@ -75,7 +75,7 @@ def install(devices: int = 2, megabytes: int = 4096, seed: int = 0) -> None:
 
     _poison_pools()
 
-    from host_cudnn import HostCudnn
+    from emulator.emulated_cudnn import HostCudnn
 
     sys.modules["cudnn"] = HostCudnn(times=(1.0, 1.0), line=16, put=_put)  # type: ignore[assignment]
 

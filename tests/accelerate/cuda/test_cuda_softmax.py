@@ -9,8 +9,8 @@ from helpers import TOLERANCE, assert_close, values
 
 pytest.importorskip("cupy")
 
-from host_gpu import fabricated
-from host_kernels import Plainly, emulating, given, needs_compiler, seen, strided
+from emulator.emulated_gpu import fabricated
+from emulator.emulated_kernels import Plainly, emulating, given, needs_compiler, seen, strided
 
 import xplayers as xl
 from xplayers.cuda import softmax_cross_entropy

@@ -1,7 +1,7 @@
 """Matrix products through cuBLASLt: keys, layouts and calls, on CuPy arrays over host memory.
 
-The library itself is not called: `host_gpu.HostCublasLt` computes what the descriptors say. With a
-GPU, ``python -m benchmarks gpu`` compares every epilogue with float64.
+The library itself is not called: `emulated_gpu.HostCublasLt` computes what the descriptors say.
+With a GPU, ``python -m benchmarks gpu`` compares every epilogue with float64.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 import pytest
-from host_gpu import HostCublasLt, HostRuntime, fabricated, gelu, gelu_derivative, host
+from emulator.emulated_gpu import HostCublasLt, HostRuntime, fabricated, gelu, gelu_derivative, host
 
 import xplayers as xl
 from xplayers.arrays.products import matmul, product

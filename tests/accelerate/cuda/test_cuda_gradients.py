@@ -9,8 +9,8 @@ from helpers import TOLERANCE, assert_close, values
 
 pytest.importorskip("cupy")
 
-from host_gpu import fabricated
-from host_kernels import emulating, needs_compiler, seen
+from emulator.emulated_gpu import fabricated
+from emulator.emulated_kernels import emulating, needs_compiler, seen
 
 import xplayers as xl
 from xplayers.cuda import fused, kernels

@@ -254,7 +254,7 @@ def test_which_parts_are_joined():
 @pytest.fixture
 def gemm():
     pytest.importorskip("cupy")
-    from host_gpu import HostRuntime
+    from emulator.emulated_gpu import HostRuntime
 
     from xplayers.cuda.gemm import Gemm
 
@@ -263,7 +263,7 @@ def gemm():
 
 
 def test_a_function_whose_products_go_through_a_gemm(gemm):
-    from host_gpu import HostRuntime, fabricated, host
+    from emulator.emulated_gpu import HostRuntime, fabricated, host
 
     from xplayers.cuda.gemm import Gemm, Multiplied, active
 
@@ -286,7 +286,7 @@ def test_a_function_whose_products_go_through_a_gemm(gemm):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_a_network_is_products_alone(gemm, dtype):
-    from host_gpu import fabricated, host
+    from emulator.emulated_gpu import fabricated, host
 
     net = chain()
     host_arrays = {k: a.astype(dtype) for k, a in net.arrays.items()}
@@ -324,7 +324,7 @@ def test_outside_of_the_context_parts_are_by_themselves(gemm):
 
 
 def test_a_network_that_was_joined_can_be_pickled(gemm):
-    from host_gpu import fabricated
+    from emulator.emulated_gpu import fabricated
 
     net, x = chain(), values((2, 7)).astype("float32")
     with gemm.products():
@@ -334,7 +334,7 @@ def test_a_network_that_was_joined_can_be_pickled(gemm):
 
 
 def test_errors_name_the_parts(gemm):
-    from host_gpu import fabricated
+    from emulator.emulated_gpu import fabricated
 
     net = chain()
     there = {k: fabricated(a) for k, a in net.arrays.items()}

@@ -1,6 +1,6 @@
 """Normalizations through cuDNN: graphs, layouts and plans, without a GPU.
 
-`host_cudnn` stands in for the library, on CuPy arrays over host memory.
+`emulated_cudnn` stands in for the library, on CuPy arrays over host memory.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from xplayers.layers import batch_normalization, layer_normalization
 
 cupy = pytest.importorskip("cupy")
 
-from host_cudnn import HostRuntime, _aligned, assert_valid, host_dtype  # noqa: E402
-from host_gpu import fabricated, host  # noqa: E402
+from emulator.emulated_cudnn import HostRuntime, _aligned, assert_valid, host_dtype  # noqa: E402
+from emulator.emulated_gpu import fabricated, host  # noqa: E402
 
 from xplayers.cuda.cudnn import Cudnn  # noqa: E402
 from xplayers.cuda.cudnn_plans import variance  # noqa: E402

@@ -9,8 +9,8 @@ from helpers import assert_same_bits, values
 
 pytest.importorskip("cupy")
 
-from host_gpu import fabricated
-from host_kernels import Plainly, emulating, given, needs_compiler, seen
+from emulator.emulated_gpu import fabricated
+from emulator.emulated_kernels import Plainly, emulating, given, needs_compiler, seen
 
 import xplayers as xl
 from xplayers.arrays.elementwise import elementwise

@@ -5,11 +5,11 @@ from __future__ import annotations
 import enum
 from typing import Any
 
-import host_operations as operations
 import numpy as np
 import pytest
-from host_gpu import fabricated, host, view
 
+from emulator import cudnn_operations as operations
+from emulator.emulated_gpu import fabricated, host, view
 from xplayers.cuda.cudnn_graphs import TYPES, build
 from xplayers.cuda.cudnn_plans import variance
 

@@ -1,6 +1,6 @@
 """Convolutions and ReLU as one: graphs and gradients, without a GPU.
 
-Stand-ins: NumPy for what computes both; `host_cudnn` for the library, on CuPy arrays over host
+Stand-ins: NumPy for what computes both; `emulated_cudnn` for the library, on CuPy arrays over host
 memory, with the kernels of our own run by the host.
 """
 
@@ -14,9 +14,9 @@ from helpers import assert_close, assert_same_bits, values
 
 pytest.importorskip("cupy")
 
-from host_cudnn import HostRuntime, assert_valid, host_dtype
-from host_gpu import fabricated, host
-from host_kernels import emulating, needs_compiler
+from emulator.emulated_cudnn import HostRuntime, assert_valid, host_dtype
+from emulator.emulated_gpu import fabricated, host
+from emulator.emulated_kernels import emulating, needs_compiler
 
 import xplayers as xl
 from xplayers.cuda import kernels

@@ -13,8 +13,14 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 pytest.importorskip("cupy")
 
-from host_gpu import fabricated
-from host_kernels import Plainly, channels_last, emulating_template, needs_compiler, seen
+from emulator.emulated_gpu import fabricated
+from emulator.emulated_kernels import (
+    Plainly,
+    channels_last,
+    emulating_template,
+    needs_compiler,
+    seen,
+)
 
 import xplayers as xl
 from xplayers.cuda import fused, kernels, pooling
