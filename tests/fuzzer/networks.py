@@ -258,7 +258,7 @@ class Own(xl.Layer):
 
 def own(rng: Any, shape: Shape) -> xl.Layer:
     layer = Own(np.asarray(rng.normal(1.0, 0.2), np.float32))
-    layer._follow(None)
+    layer._materialize_at(None)
     return layer
 
 
@@ -280,7 +280,7 @@ def tied(builder: Builder, rng: Any, shape: Shape, inside: Any) -> xl.Layer:
     layer, other = pick(rng, *found) if found else fail()
     W = layer.W.T if other else layer.W
     made = xl.Affine(W, np.zeros(W.shape[1], W.dtype), flatten=False)
-    made._follow(None)  # as `init` does: host values follow the first input
+    made._materialize_at(None)  # as `init` does: host values follow the first input
     builder.ties.append((layer, made, other))
     return made
 

@@ -155,7 +155,9 @@ class World:
         for i, step in enumerate([self.step, *self.others]):
             _flat(f"state {i}", step.state, seen)
             store = step.loss._store
-            for name, a in store.buffers.items() if store.placed or self.way != "loop" else ():
+            for name, a in (
+                store.buffers.items() if store.materialized or self.way != "loop" else ()
+            ):
                 seen[f"loss {i} {name}"] = bits(a)
         return seen
 

@@ -163,7 +163,7 @@ CALLS = [
      "class: Relu()."),
     (lambda: xl.Parallel(a=xl.Affine), "part 'a' is the class Affine; expected a layer. Call the "
      "class: Affine.init(n_in, n_out)."),
-    (lambda: xl.Sequential(xl.SoftmaxWithLoss()), "A loss stands beside the network"),
+    (lambda: xl.Sequential(xl.SoftmaxWithLoss()), "A loss is not part of the network"),
     (lambda: xl.Map("leaky_relu"), "Map: part '0' is 'leaky_relu'; expected a layer. The layer is "
      "LeakyRelu()."),
     (lambda: xl.Sequential(xl.functional.relu), "expected a layer. The layer is Relu()."),
@@ -172,14 +172,14 @@ CALLS = [
      "mlp([4, 3])."),
     (lambda: xl.mlp("4"), "mlp: sizes is '4'; expected a list of widths"),
     (lambda: xl.mlp([4, 3.0]), "mlp: sizes is [4, 3.0]; expected integers"),
-    (lambda: xl.mlp([4, 3, 2], "relu"), "mlp: activation is 'relu'; expected what makes a layer "
-     "when it is called, as the class Relu. Pass activation=Relu."),
-    (lambda: xl.mlp([4, 3], activation="relu6"), "activation is 'relu6'; expected what makes"),
+    (lambda: xl.mlp([4, 3, 2], "relu"), "mlp: activation is 'relu'; expected a callable that "
+     "returns a layer, as the class Relu. Pass activation=Relu."),
+    (lambda: xl.mlp([4, 3], activation="relu6"), "activation is 'relu6'; expected a callable"),
     (lambda: xl.mlp([4, 3], activation=RELU), "Pass the class, Relu, or lambda: Relu()."),
     (lambda: xl.mlp([4, 3], activation=xl.functional.gelu), "Pass activation=Gelu."),
     (lambda: xl.mlp([4, 3], activation=np.tanh), "Pass activation=Tanh."),
-    (lambda: xl.mlp([4, 3], activation=None), "mlp: activation is None; expected what makes"),
-    (lambda: xl.mlp([4, 3], activation=lambda: 3), "expected what makes a layer"),
+    (lambda: xl.mlp([4, 3], activation=None), "mlp: activation is None; expected a callable"),
+    (lambda: xl.mlp([4, 3], activation=lambda: 3), "expected a callable that returns a layer"),
     (lambda: xl.mlp([4, 3], rng="0"), "mlp: rng is '0'; expected an int (a seed), a numpy"),
     (lambda: xl.mlp([4, 3], dtype="float33"), "dtype is 'float33'; expected 'float32', 'float64'"),
     (lambda: xl.mlp([4, 3], dtype=">f4"), "dtype is '>f4'; expected 'float32'"),
@@ -245,10 +245,10 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("value", "hint"),
         [
-            ("cuda", "Write to(xp=torch, device='cuda'). To where an array is: to(like=x)."),
+            ("cuda", "Write to(xp=torch, device='cuda'). To the device of an array: to(like=x)."),
             (np, "Write to(xp=numpy)."),
-            (np.ones((2, 3)), "an array of shape (2, 3) is given; expected a name with it. Write "
-             "to(like=x)."),
+            (np.ones((2, 3)), "an array of shape (2, 3) is positional; expected a keyword "
+             "argument. Write to(like=x)."),
             ("float16", "Write to(dtype='float16')."), (np.float16, "Write to(dtype='float16')."),
         ],
     )  # fmt: skip

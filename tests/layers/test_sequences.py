@@ -98,7 +98,7 @@ class TestStates:
 
     def test_the_cache_or_a_forward(self):
         layer = RECURRENT["rnn"]()
-        message = says("Rnn(4 -> 3).final_state: no forward waits for its backward")
+        message = says("Rnn(4 -> 3).final_state: no forward is pending its backward")
         with pytest.raises(RuntimeError, match=message):
             layer.final_state()
 

@@ -270,7 +270,7 @@ def test_backward_after_an_update(xpv):
         if xpv.backend == "jax":
             step.net.zero_grads()
             continue
-        with pytest.raises(RuntimeError, match="have been written over since forward"):
+        with pytest.raises(RuntimeError, match="have been overwritten since forward"):
             step.net.backward(y)
         step.net.zero_grads()
     y = step.net.forward(x)

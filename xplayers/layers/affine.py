@@ -99,7 +99,7 @@ class Affine(Layer):
         shape = integer("Affine", "n_in", n_in), integer("Affine", "n_out", n_out)
         W = drawn("Affine", initializer, shape, rng, dtype)
         b = np.zeros_like(W[0]) if flag("Affine", "bias", bias) else None
-        return cls(W, b, flatten)._follow(like)
+        return cls(W, b, flatten)._materialize_at(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]

@@ -153,7 +153,7 @@ class MultiHeadAttention(Layer):
         for name in "qkvo":
             W = drawn(owner, initializer, (n_features, n_features), rng, dtype)
             made |= {f"W{name}": W, f"b{name}": np.zeros_like(W[0])}
-        return cls(**made, n_heads=n_heads, causal=causal)._follow(like)
+        return cls(**made, n_heads=n_heads, causal=causal)._materialize_at(like)
 
     def apply(
         self,

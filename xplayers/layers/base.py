@@ -1,7 +1,7 @@
-"""What every layer and loss remembers, written once: parameters, gradients and pending passes.
+"""Base classes of layers and losses, which hold all state: variables and pending passes.
 
-A layer says what it computes in pure functions (`Layer.apply`, `Layer.vjp`). The verbs that people
-call (`forward`, `backward`, `predict`) are here, and no layer writes them again.
+A layer defines its computation in pure functions (`Layer.apply`, `Layer.vjp`). The methods that
+users call (`forward`, `backward`, `predict`) are implemented here, once for all layers.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from xplayers.arrays.namespaces import (
     place,
 )
 from xplayers.layers.ties import Ties
-from xplayers.layers.variables import Live, Parameter, Store, settings_changed
+from xplayers.layers.variables import Parameter, Variables, VariablesView, settings_changed
 
 Cache = tuple  # a nested tuple of arrays, self-contained
 
 
 class Observed:
-    """Whose attributes are settings, from which something may have been compiled."""
+    """An object whose attributes are settings, on which compiled code may depend."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -45,21 +45,21 @@ class Observed:
         settings_changed()
 
 
-class Remembering(Observed):
-    """What layers and losses have in common: a store, pending passes, and where the arrays are."""
+class Module(Observed):
+    """Base of layers and losses: their variables, and the stack of passes pending a backward."""
 
-    # How many passes may wait for their backward. A network that is evaluated with forward would
-    # keep the caches of every call for ever; the limit turns that leak into an error. Set it on a
+    # Maximum number of passes pending a backward. A network that is evaluated with forward would
+    # keep the caches of every call; the limit turns that memory leak into an error. Set it on a
     # layer to unroll it further by hand.
     pending_limit = 64
-    _evaluation = "call predict"  # how to go forward and remember nothing, in words
-    _alone = True  # whether its own store is the only one
+    _evaluation = "call predict"  # for the error: how to evaluate without caches
+    _has_parts = False  # whether it has the variables of other layers
 
-    _store: Store
-    _stores: dict[str, Store]  # prefix -> store, each once
-    _learnt: list[Store]  # those with parameters, of a layer that is not alone
+    _store: Variables
+    _stores: dict[str, Variables]  # prefix -> variables, each once
+    _trainable: list[Variables]  # those with parameters, of a layer with parts
     _ties: Ties  # between their parameters
-    # Of the passes forward, a stack: cache, output, and what `_versions` was.
+    # The stack of pending passes: cache, output, and the result of `_versions` at that time.
     _pending: list[tuple[Any, Array, int]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -67,45 +67,46 @@ class Remembering(Observed):
             _check_arrays(cls, args, kwargs)
         # Here rather than in __init__, so that a subclass may leave out super().__init__().
         self = super().__new__(cls)
-        store = Store()
+        store = Variables()
         stores = {"": store}
-        keep = object.__setattr__  # by way of the dict, methods would be found later in each call
-        keep(self, "_store", store)
-        keep(self, "_stores", stores)
-        keep(self, "_ties", Ties(stores))
-        keep(self, "_pending", [])
+        # Writing to `__dict__` would make the look-up of methods slower in every call.
+        set_attribute = object.__setattr__
+        set_attribute(self, "_store", store)
+        set_attribute(self, "_stores", stores)
+        set_attribute(self, "_ties", Ties(stores))
+        set_attribute(self, "_pending", [])
         return self
 
     @property
-    def params(self) -> Live:
-        """The parameters by name; what is written here goes to the layers.
+    def params(self) -> VariablesView:
+        """The parameters by name; writing to this view sets those of the layers.
 
-        Parameters that are tied (one array in two layers, or one the transpose of the other in the
-        same memory) are one, under the first of their names.
+        Tied parameters (one array in two layers, or one the transpose of the other in the same
+        memory) are one entry, under the first of their names.
         """
-        return Live(self._stores, "params", self._ties)
+        return VariablesView(self._stores, "params", self._ties)
 
     @property
-    def grads(self) -> Live:
+    def grads(self) -> VariablesView:
         """The gradients of the last backward, by the names of `params`."""
-        return Live(self._stores, "grads", self._ties)
+        return VariablesView(self._stores, "grads", self._ties)
 
     @property
-    def buffers(self) -> Live:
-        """The arrays that are kept but not learnt (running statistics, counters), by name."""
-        return Live(self._stores, "buffers")
+    def buffers(self) -> VariablesView:
+        """The arrays that are kept but not trained (running statistics, counters), by name."""
+        return VariablesView(self._stores, "buffers")
 
     @property
     def arrays(self) -> dict[str, Array]:
-        """Parameters and buffers in one new dict: what the pure functions take.
+        """Parameters and buffers in one new dict: the first argument of the pure functions.
 
-        Parameters that are tied are in it under all of their names.
+        Tied parameters are in it under all of their names.
         """
-        return {**self.params.every(), **self.buffers.copy()}
+        return {**self.params.with_aliases(), **self.buffers.copy()}
 
     @final
     def to(
-        self, *given: Any, like: Array = None, xp: Any = None, device: Any = None, dtype: Any = None
+        self, *args: Any, like: Array = None, xp: Any = None, device: Any = None, dtype: Any = None
     ) -> Self:
         """Move the parameters and buffers to another library, device or dtype, and nothing else.
 
@@ -123,92 +124,93 @@ class Remembering(Observed):
         Returns
         -------
         Self
-            The layer itself, with new arrays. Gradients and pending passes are forgotten.
+            The layer itself, with new arrays. Gradients and pending passes are dropped.
         """
         owner = f"{type(self).__name__}.to"
-        if given:
-            raise TypeError(_unnamed(owner, given[0]))
+        if args:
+            raise TypeError(_positional(owner, args[0]))
         if like is not None:
             namespace(like, owner, "like")
         if dtype is not None:
             check_dtype(owner, dtype, floating=True)
         stores = list(self._stores.values())
         moved = [s.moved(like=like, xp=xp, device=device, dtype=dtype) for s in stores]
-        with self._ties.kept():
-            for store, arrays in zip(stores, moved, strict=True):  # all of them, or none
-                store.take(*arrays)
+        with self._ties.preserved():
+            for store, arrays in zip(stores, moved, strict=True):  # all or none
+                store.replace(*arrays)
         self.zero_grads()
         return self
 
     @final
     def zero_grads(self) -> None:
-        """Forget the gradients and the passes that wait for their backward."""
+        """Drop the gradients and the pending passes."""
         self._pending.clear()
         for store in self._stores.values():
             store.grads.clear()
             store.fresh = True
 
     def _record(self, cache: Any, y: Array) -> None:
-        """Remember a pass until its backward."""
+        """Push a pass, to be popped by its backward."""
         if len(self._pending) >= self.pending_limit:
             message = (
-                f"{self._owner}.forward: {self.pending_limit} forward passes wait for their "
-                f"backward. To evaluate, {self._evaluation}, which keeps nothing; zero_grads() "
-                "forgets what waits."
+                f"{self._owner}.forward: {self.pending_limit} forward passes are pending their "
+                f"backward. To evaluate, {self._evaluation}, which keeps no cache; zero_grads() "
+                "drops the pending ones."
             )
             raise RuntimeError(message)
-        self._pending.append((cache, y, self._store.version if self._alone else self._versions()))
+        version = self._versions() if self._has_parts else self._store.version
+        self._pending.append((cache, y, version))
 
     def _versions(self) -> int:
-        """Return a number that is another one after parameters have been written over."""
+        """Return a counter of the in-place writes to all parameters."""
         total = 0
-        for store in self._learnt:
+        for store in self._trainable:
             total += store.version
         return total
 
     def _last(self) -> tuple[Any, Array]:
-        """Return cache and output of the last pass that waits for its backward."""
+        """Return cache and output of the last pending pass."""
         if not self._pending:
             message = (
                 f"{self._owner}.backward: no forward to undo. Call forward first; "
                 "each forward allows one backward."
             )
             raise RuntimeError(message)
-        cache, y, versions = self._pending[-1]
-        if versions != (self._store.version if self._alone else self._versions()):
+        cache, y, version = self._pending[-1]
+        if version != (self._versions() if self._has_parts else self._store.version):
             message = (
-                f"{self._owner}.backward: the parameters have been written over since forward, "
-                "which took the old ones. Call backward before the update, or forward again."
+                f"{self._owner}.backward: the parameters have been overwritten since forward, "
+                "which used the old values. Call backward before the update, or forward again."
             )
             raise RuntimeError(message)
         return cache, y
 
-    def _place(self, x: Array) -> None:
-        """Let host values that have no place yet follow `x`."""
+    def _materialize(self, x: Array) -> None:
+        """Move initial values from the host to library, device and dtype of `x`."""
         namespace(x, self._owner)
-        with self._ties.kept():
+        with self._ties.preserved():
             for store in self._stores.values():
-                if not store.placed:
-                    store.take(*store.moved(like=x))
+                if not store.materialized:
+                    store.replace(*store.moved(like=x))
 
-    def _follow(self, like: Array) -> Self:
-        """Let the host values follow `like` now, or without it the first input."""
+    def _materialize_at(self, like: Array) -> Self:
+        """Move the initial values to `like`, or without it mark them for the first input."""
         if like is not None:
             return self.to(like=like)
-        self._store.placed = False
+        self._store.materialized = False
         return self
 
     def __str__(self) -> str:
-        """Return what the errors call this layer; `repr` is code."""
+        """Return the name of this layer in error messages; `repr` is code."""
         return type(self).__name__
 
     @property
     def _owner(self) -> str:
-        """Return what the errors call this, however large it is."""
+        """Return the name of this in error messages; short also for containers."""
         return str(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pending": []}  # no caches in a pickle
+        return {**self.__dict__, "_pending": []}  # a pickle has no caches
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(options(self))})"
@@ -216,24 +218,24 @@ class Remembering(Observed):
 
 def options(layer: Any, kind: type | None = None) -> list[str]:
     """Return the constructor arguments that are not arrays and differ from their defaults."""
-    found, kind = [], kind or type(layer)
+    arguments, kind = [], kind or type(layer)
     for name, p in inspect.signature(kind.__init__).parameters.items():
         value = layer.__dict__.get(name, p.default)
-        if p.kind is p.VAR_KEYWORD and kind.__base__ is not None:  # the others of what it extends
-            found += [o for o in options(layer, kind.__base__) if o not in found]
+        if p.kind is p.VAR_KEYWORD and kind.__base__ is not None:  # passed on to the base class
+            arguments += [o for o in options(layer, kind.__base__) if o not in arguments]
         elif value is not p.default and value != p.default:
-            found.append(f"{name}={value!r}")
-    return found
+            arguments.append(f"{name}={value!r}")
+    return arguments
 
 
-def code(made: Any, parts: Sequence[str], rest: Sequence[str]) -> str:
-    """Return the call that makes a thing of its `parts`, called so, and options: one a line."""
-    rows = [*(repr(getattr(made, name)).replace("\n", "\n    ") for name in parts), *rest]
-    return "\n    ".join([f"{type(made).__name__}(", *(f"{row}," for row in rows)]) + "\n)"
+def code(obj: Any, parts: Sequence[str], rest: Sequence[str]) -> str:
+    """Return a constructor call, one argument a line: attributes named `parts`, then `rest`."""
+    rows = [*(repr(getattr(obj, name)).replace("\n", "\n    ") for name in parts), *rest]
+    return "\n    ".join([f"{type(obj).__name__}(", *(f"{row}," for row in rows)]) + "\n)"
 
 
 def _check_arrays(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise an error where sizes are given to a constructor that takes arrays: ``Affine(4, 3)``."""
+    """Raise an error where sizes are passed to a constructor of arrays: ``Affine(4, 3)``."""
     first, *rest = [*inspect.signature(kind.__init__).parameters][1:] or [""]
     init = getattr(kind, "init", None)
     if init is None or not isinstance(getattr(kind, first, None), Parameter):
@@ -245,19 +247,19 @@ def _check_arrays(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     try:
         sizes = args[0] if len(args) == 1 and isinstance(args[0], tuple) else args
         inspect.signature(init).bind(*sizes, **kwargs)
-        given = [*map(shown, sizes), *(f"{k}={shown(v)}" for k, v in kwargs.items())]
+        arguments = [*map(shown, sizes), *(f"{k}={shown(v)}" for k, v in kwargs.items())]
     except TypeError:
-        given = needed(init)
-    came = f"{first} is {shown(args[0])}" if is_size else f"there is no {' and no '.join(foreign)}"
+        arguments = needed(init)
+    got = f"{first} is {shown(args[0])}" if is_size else f"there is no {' and no '.join(foreign)}"
     message = (
-        f"{kind.__name__}: {came}; expected arrays. A layer with initial values is "
-        f"{kind.__name__}.init({', '.join(given)})."
+        f"{kind.__name__}: {got}; expected arrays. A layer with initial values is "
+        f"{kind.__name__}.init({', '.join(arguments)})."
     )
     raise TypeError(message)
 
 
-def _unnamed(owner: str, value: Any) -> str:
-    """Return what is said about ``net.to("cuda")``."""
+def _positional(owner: str, value: Any) -> str:
+    """Return the error message for ``net.to("cuda")``."""
     if isinstance(value, ModuleType):
         hint = f"xp={value.__name__}"
     elif not isinstance(value, type | np.dtype) and hasattr(value, "dtype"):
@@ -266,17 +268,18 @@ def _unnamed(owner: str, value: Any) -> str:
         hint = f"dtype={value.__name__!r}" if isinstance(value, type) else f"dtype={value!r}"
     else:
         hint = f"xp=torch, device={str(value)!r}"
-    place = "To where an array is: to(like=x)." if hint != "like=x" else ""
+    alternative = "To the device of an array: to(like=x)." if hint != "like=x" else ""
     message = (
-        f"{owner}: {shown(value)} is given; expected a name with it. Write to({hint}). {place}"
+        f"{owner}: {shown(value)} is positional; expected a keyword argument. "
+        f"Write to({hint}). {alternative}"
     )
     return message.strip()
 
 
-class Layer(Remembering):
-    """Base of all layers: a pair of pure functions, and the shell that remembers.
+class Layer(Module):
+    """Base of all layers: a pair of pure functions, and a shell that holds the state.
 
-    A subclass writes `apply` and `vjp`, and declares its parameters in the class body::
+    A subclass implements `apply` and `vjp`, and declares its parameters in the class body::
 
         class Scale(Layer):
             s, ds = Parameter(), Gradient()
@@ -303,16 +306,16 @@ class Layer(Remembering):
             if name in cls.__dict__:
                 message = (
                     f"{cls.__name__} overrides {name}, which is final: a layer defines what it "
-                    "computes in apply and vjp; the shell that remembers is in Layer."
+                    "computes in apply and vjp; Layer keeps the state."
                 )
                 raise TypeError(message)
 
-    # What a layer computes: pure functions of arrays.
+    # The computation: pure functions of arrays.
 
     def apply(
         self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **options: Any
     ) -> tuple[Array, Cache]:
-        """Return the output for training, and the cache: the arrays which `vjp` needs."""
+        """Return the output for training, and the cache: the arrays that `vjp` needs."""
         message = f"{type(self).__name__} defines no apply(self, arrays, x)."
         raise NotImplementedError(message)
 
@@ -329,25 +332,26 @@ class Layer(Remembering):
         return self.apply(arrays, x, *inputs, **options)[0]
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
-        """Return the gradients of the parameters alone, for the first layer of a network."""
+        """Return only the gradients of the parameters, for the first layer of a network."""
         return self.vjp(cache, dy)[1]
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         """Return the buffers that a training step changes."""
         return {}
 
-    # What a layer remembers.
+    # The stateful methods.
 
     @final
     def forward(self, x: Array, *inputs: Any, train: bool = True, **named: Any) -> Array:
-        """Compute the output for training, and remember what `backward` needs.
+        """Compute the output for training, and keep the cache for `backward`.
 
         Parameters
         ----------
         x : array
-            The input; its library, device and dtype are those of the parameters.
+            The input, with the library, device and dtype of the parameters.
         *inputs, **named : array
-            Further inputs of a layer that has them, by place or name, as ``key_mask=mask``.
+            Further inputs of a layer that takes them, positional or by keyword, as
+            ``key_mask=mask``.
         train : bool
             False: the same as `predict`.
 
@@ -363,7 +367,7 @@ class Layer(Remembering):
         TypeError
             If library, device or dtype do not fit, or there is no such further input.
         RuntimeError
-            If 64 passes wait for their backward already: evaluation is `predict`.
+            If 64 passes are pending their backward: use `predict` to evaluate.
         """
         if not train:
             return self.predict(x, *inputs, **named)
@@ -373,7 +377,7 @@ class Layer(Remembering):
         try:
             if inputs or named:
                 y, cache = self.apply(arrays, x, *inputs, **named)
-            else:  # the common case, in a faster call
+            else:  # the common case, as a faster call
                 y, cache = self.apply(arrays, x)
         except TypeError:
             self._check_inputs(inputs, named)
@@ -384,17 +388,17 @@ class Layer(Remembering):
 
     @final
     def backward(self, dy: Array, *, input_grad: bool = True) -> Any:
-        """Undo the last forward: set `grads` and return the gradient of the input.
+        """Backpropagate through the last forward: set `grads`, return the gradient of the input.
 
         The first backward after a forward sets the gradients; further ones, of a layer that was
-        used several times, add to them.
+        used several times, accumulate.
 
         Parameters
         ----------
         dy : array
             The gradient of the output, with its shape and dtype. It is not written to.
         input_grad : bool
-            False: return None, and save the work, as at the bottom of a network.
+            False: skip the gradient of the input and return None, as for the first layer.
 
         Returns
         -------
@@ -409,7 +413,7 @@ class Layer(Remembering):
             If `dy` does not fit the output.
         """
         cache, y = self._last()
-        plain = type(dy) is np.ndarray  # the common case, told fast
+        plain = type(dy) is np.ndarray  # the common case, tested fast
         if not plain:
             dy = as_plain(dy)
         if not plain or type(y) is not np.ndarray or dy.shape != y.shape or dy.dtype is not y.dtype:
@@ -424,7 +428,7 @@ class Layer(Remembering):
 
     @final
     def predict(self, x: Array, *inputs: Any, **named: Any) -> Array:
-        """Compute the output for inference. Records nothing; safe from any thread."""
+        """Compute the output for inference. Keeps no state; thread-safe."""
         if type(x) is not np.ndarray:
             x = as_plain(x)
         try:
@@ -444,11 +448,11 @@ class Layer(Remembering):
         return [name for name in super().__dir__() if name in own or name not in foreign]
 
     def _ready(self, x: Array) -> dict[str, Array]:
-        """Check `x` against the arrays, and return them by the names the pure functions use."""
+        """Check `x` against the variables, and return these by name for the pure functions."""
         store = self._store
-        if not store.placed:
+        if not store.materialized:
             check_input(self, x, {}, integers=self.integer_input)
-            self._place(x)
+            self._materialize(x)
         check_input(self, x, store.params, integers=self.integer_input)
         if not store.buffers:
             return store.params
@@ -457,7 +461,7 @@ class Layer(Remembering):
         return {**store.params, **store.buffers}
 
     def _check_inputs(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> None:
-        """Raise an error if there are no such further inputs."""
+        """Raise an error if the layer takes no such further inputs."""
         signature = inspect.signature(self.apply)
         try:
             signature.bind({}, None, *inputs, **named)
@@ -468,33 +472,33 @@ class Layer(Remembering):
             raise TypeError(message) from None
 
     def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
-        """Note that a forward has gone through: gradients start afresh, buffers go on."""
+        """After a forward: let the next backward overwrite the gradients, and update buffers."""
         store = self._store
         store.fresh = True
         if store.buffers:
             store.buffers.update(self.updated_buffers(arrays, cache))
 
     def _collect(self, grads: Mapping[str, Array]) -> None:
-        """Keep the gradients of a backward."""
+        """Set or accumulate the gradients of a backward."""
         store = self._store
-        mine = store.grads
+        own = store.grads
         if not grads:
             if store.fresh:
                 store.fresh = False
-                mine.clear()
+                own.clear()
             return
         tied = self._ties.rows()
         if tied:
             grads = self._ties.gathered(grads)
         if store.fresh:
             store.fresh = False
-            mine.clear()
-            mine.update(grads)
+            own.clear()
+            own.update(grads)
         else:
             for name, grad in grads.items():
-                mine[name] = mine[name] + grad if name in mine else grad
+                own[name] = own[name] + grad if name in own else grad
         if tied:
-            self._ties.follow_gradients()
+            self._ties.synchronize_gradients()
 
 
 for _name in NETWORK:

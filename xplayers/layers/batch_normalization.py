@@ -98,7 +98,7 @@ class BatchNormalization(Layer):
         """
         n_features = integer("BatchNormalization", "n_features", n_features)
         ones = constant("BatchNormalization", 1.0, n_features, dtype)
-        return cls(ones, np.zeros_like(ones), momentum, eps)._follow(like)
+        return cls(ones, np.zeros_like(ones), momentum, eps)._materialize_at(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         self._column(x)
@@ -233,7 +233,7 @@ class GroupNormalization(Layer):
         """Make a layer with `gamma` 1 and `beta` 0; the rest as in `Affine.init`."""
         n_channels = integer("GroupNormalization", "n_channels", n_channels)
         ones = constant("GroupNormalization", 1.0, n_channels, dtype)
-        return cls(ones, np.zeros_like(ones), groups, eps)._follow(like)
+        return cls(ones, np.zeros_like(ones), groups, eps)._materialize_at(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         shape, channels = tuple(x.shape), self.gamma.shape[0]

@@ -1,4 +1,4 @@
-"""Layers made of layers in other ways than one after the other."""
+"""Containers other than the plain sequence: residual, recomputed, mapped and parallel layers."""
 
 from __future__ import annotations
 
@@ -9,18 +9,24 @@ from xplayers._checks import Option, choice, integer
 from xplayers.arrays.joining import concat
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.containers import Container, Sequential, collect, moved_on, named
+from xplayers.layers.containers import (
+    Container,
+    Sequential,
+    collect,
+    named,
+    updated_part_buffers,
+)
 
 
 class Residual(Sequential):
-    """Layers beside a connection around them, ``y = x + f(x)``.
+    """Layers with a skip connection, ``y = x + f(x)``.
 
     Backward: ``dx = dy + df(dy)``, with the backward of the layers in reverse order.
 
     Parameters
     ----------
     *layers, **named_layers : Layer
-        As in `Sequential`; together they keep the shape.
+        As in `Sequential`; together they preserve the shape.
 
     Raises
     ------
@@ -50,17 +56,17 @@ class Residual(Sequential):
     def _sum(self, x: Array, y: Array) -> Array:
         if tuple(x.shape) != tuple(y.shape):
             message = (
-                f"{self._owner}: the layers make {tuple(y.shape)} of x, which has shape "
-                f"{tuple(x.shape)}; expected the same shape."
+                f"{self._owner}: the layers map shape {tuple(x.shape)} to {tuple(y.shape)}; "
+                "expected the same shape."
             )
             raise ValueError(message)
         return x + y
 
 
 class Recompute(Sequential):
-    """Layers one after the other, whose caches are computed again in backward, to save memory.
+    """A `Sequential` whose caches are recomputed in backward (activation checkpointing).
 
-    Forward keeps the input alone; backward runs the forward once more. The numbers are those of
+    Forward keeps only the input; backward runs the forward once more. The results are those of
     `Sequential`: masks of dropout are a function of a counter.
 
     Parameters
@@ -78,20 +84,20 @@ class Recompute(Sequential):
         return y, (x, tuple(arrays[name] for name in self._names()))
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        return super().vjp(self._again(cache), dy)
+        return super().vjp(self._recomputed(cache), dy)
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         grads: dict[str, Array] = {}
         if self._lowest < len(self):
-            grads = super().param_grads(self._again(cache), dy)
+            grads = super().param_grads(self._recomputed(cache), dy)
         return grads
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         if not self._buffers:
             return {}
-        return super().updated_buffers(arrays, self._again(cache))
+        return super().updated_buffers(arrays, self._recomputed(cache))
 
-    def _again(self, cache: Cache) -> Cache:
+    def _recomputed(self, cache: Cache) -> Cache:
         x, values = cache
         return super().apply(dict(zip(self._names(), values, strict=True)), x)[1]
 
@@ -100,7 +106,7 @@ class Recompute(Sequential):
 
 
 class Map(Sequential):
-    """Layers applied to each element of a sequence: axes 0 and 1, batch and time, are taken as one.
+    """Layers applied to each time step of a sequence: axes 0 and 1, batch and time, are merged.
 
     ``(n, time, ...)`` goes through the layers as ``(n * time, ...)``. Backward does the same.
 
@@ -145,21 +151,21 @@ class Map(Sequential):
 
 
 class Parallel(Container):
-    """Layers side by side, which all get the input; their outputs are added or concatenated.
+    """Branches with a common input, whose outputs are added or concatenated.
 
-    Forward: ``y = f_1(x) + f_2(x) + ...``, or the outputs one after the other along `axis`.
-    Backward: ``dx`` is the sum of the backward of all layers.
+    Forward: ``y = f_1(x) + f_2(x) + ...``, or the outputs concatenated along `axis`.
+    Backward: ``dx`` is the sum over the branches.
 
     Parameters
     ----------
     *layers : Layer
-        Layers, named ``"0"``, ``"1"``, ...
+        Branches, named ``"0"``, ``"1"``, ...
     combine : {"sum", "concatenate"}
-        What becomes of the outputs.
+        How the outputs are combined.
     axis : int
-        Along which they are concatenated; 1 is features, or channels of images.
+        Axis of the concatenation; 1 is features, or channels of images.
     **named_layers : Layer
-        Further layers by name.
+        Further branches by name.
 
     Raises
     ------
@@ -190,9 +196,7 @@ class Parallel(Container):
         caches, ys = cache
         grads: dict[str, Array] = {}
         dx: Any = None
-        for part, part_cache, dy_part in zip(
-            self._parts, caches, self._shares(dy, ys), strict=True
-        ):
+        for part, part_cache, dy_part in zip(self._parts, caches, self._split(dy, ys), strict=True):
             dx_part, part_grads = part.layer.vjp(part_cache, dy_part)
             dx = dx_part if dx is None else dx + dx_part
             collect(grads, part, part_grads)
@@ -201,7 +205,7 @@ class Parallel(Container):
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         updated: dict[str, Array] = {}
         for part, part_cache in zip(self._parts, cache[0], strict=True):
-            updated |= moved_on(part, {**arrays, **updated}, part_cache)
+            updated |= updated_part_buffers(part, {**arrays, **updated}, part_cache)
         return updated
 
     def _combined(self, ys: Sequence[Array]) -> Array:
@@ -219,16 +223,16 @@ class Parallel(Container):
             total = total + y
         return total
 
-    def _shares(self, dy: Array, ys: Sequence[Array]) -> list[Array]:
-        """Return the part of `dy` that belongs to each output."""
+    def _split(self, dy: Array, ys: Sequence[Array]) -> list[Array]:
+        """Return the gradient of each output."""
         if self.combine == "sum":
             return [dy] * len(self._parts)
-        axis, shares, start = self.axis % len(dy.shape), [], 0
+        axis, dys, start = self.axis % len(dy.shape), [], 0
         for y in ys:
-            place = slice(start, start + y.shape[axis])
-            shares.append(dy[(*[slice(None)] * axis, place, ...)])
-            start += y.shape[axis]
-        return shares
+            stop = start + y.shape[axis]
+            dys.append(dy[(*[slice(None)] * axis, slice(start, stop), ...)])
+            start = stop
+        return dys
 
     def __repr__(self) -> str:
         options = (

@@ -1,4 +1,4 @@
-"""Containers: layers made of layers. They record once for a whole pass."""
+"""Containers: layers made of layers. A pass has one cache for all of them."""
 
 from __future__ import annotations
 
@@ -15,50 +15,50 @@ from xplayers.arrays.operation import operation
 from xplayers.initializers import Rng, he_normal, xavier_normal
 from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh, activation_named
 from xplayers.layers.affine import Affine
-from xplayers.layers.base import Cache, Layer, Remembering
+from xplayers.layers.base import Cache, Layer, Module
 from xplayers.layers.ties import Ties
-from xplayers.layers.variables import Store
+from xplayers.layers.variables import Variables
 
 
 class Part(NamedTuple):
-    """A layer of a container, and what the container calls its arrays."""
+    """A layer of a container, and the names of its arrays in the container."""
 
     name: str
     layer: Layer
     names: dict[str, str]  # of its arrays: name in the layer -> name in the container
 
     def pick(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
-        """Return the arrays of the layer by its own names."""
-        if type(arrays) is _Ready and self.layer._store.params:
-            return self.layer._store.params  # what would be picked, without a look-up by name
+        """Return the arrays of the layer by their names in the layer."""
+        if type(arrays) is _CurrentParams and self.layer._store.params:
+            return self.layer._store.params  # the same arrays, without a look-up by name
         return {k: arrays[name] for k, name in self.names.items()} if self.names else {}
 
 
-# The further inputs of a part, by place and by name.
-Given = tuple[Sequence[Any], Mapping[str, Any]]
-_NOTHING: Given = (), {}
+# The further inputs of a part: positional and keyword arguments.
+FurtherInputs = tuple[Sequence[Any], Mapping[str, Any]]
+_NO_INPUTS: FurtherInputs = (), {}
 
 
-class _Ready(dict[str, Array]):
-    """The arrays of the layers of a container as they are now, when no layer has buffers."""
+class _CurrentParams(dict[str, Array]):
+    """The current parameters of a container whose layers have no buffers."""
 
 
 class Joined(tuple[Cache, ...]):
-    """The caches of a pass through other parts, some of which are several parts as one."""
+    """The caches of a pass through other `parts`, some of which stand for several layers."""
 
     parts: Sequence[Part]
 
 
 @operation
 def parts_of(x: Array, net: Sequential) -> Sequence[Part]:
-    """Return the parts through which `x` goes, some of which may be several parts as one."""
+    """Return the parts to apply to `x`; a part may stand for several fused layers."""
     return net._parts
 
 
 class Container(Layer):
     """Base of layers made of layers: collects their arrays under dotted names.
 
-    A part that occurs twice is one set of parameters, under the name of its first place.
+    A part that occurs twice is one set of parameters, under the name of its first occurrence.
 
     Parameters
     ----------
@@ -66,12 +66,12 @@ class Container(Layer):
         The layers by name.
     """
 
-    _alone = False
+    _has_parts = True
 
     def __init__(self, parts: Mapping[str, Layer]) -> None:
         instance(type(self).__name__, "parts", parts, Mapping, "a mapping of layers by name")
         prefixes: dict[int, str] = {}
-        self._stores: dict[str, Store] = {}
+        self._stores: dict[str, Variables] = {}
         self._parts: list[Part] = []
         for name, layer in parts.items():
             if hasattr(type(self), name):
@@ -93,28 +93,31 @@ class Container(Layer):
         self._find_arrays()
 
     def _find_arrays(self) -> None:
-        # Where each array and gradient lies, so that a call does not build names.
+        # The dict and key of each array and gradient, so that a call does not build names.
         stores = self._stores.items()
-        self._learnt = [store for store in self._stores.values() if store.params]
+        self._trainable = [store for store in self._stores.values() if store.params]
         self._params = [(f"{p}.{k}", s.params, k) for p, s in stores for k in s.params]
         self._buffers = [(f"{p}.{k}", s.buffers, k) for p, s in stores for k in s.buffers]
         self._grads = {f"{p}.{k}": (s.grads, k) for p, s in stores for k in s.params}
+        # A layer with buffers that occurs twice: its second use needs the buffers of the first.
+        used = [name for p in self._parts for name in p.names.values()]
+        self._reuses_buffers = any(used.count(name) > 1 for name, _, _ in self._buffers)
 
     def __getstate__(self) -> dict[str, Any]:
-        located = ("_params", "_buffers", "_grads", "_learnt")
-        return {k: v for k, v in super().__getstate__().items() if k not in located}
+        derived = ("_params", "_buffers", "_grads", "_trainable")
+        return {k: v for k, v in super().__getstate__().items() if k not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._find_arrays()
 
     def _ready(self, x: Array) -> dict[str, Array]:
-        if not all([store.placed for store in self._stores.values()]):
+        if not all([store.materialized for store in self._stores.values()]):
             check_input(self._owner, x, {}, integers=self.integer_input)
-            self._place(x)
+            self._materialize(x)
         arrays = {name: params[key] for name, params, key in self._params}
         if not self._buffers:
-            arrays = _Ready(arrays)
+            arrays = _CurrentParams(arrays)
         check_input(self._owner, x, arrays, integers=self.integer_input)
         for name, buffers, key in self._buffers:
             arrays[name] = buffers[key]
@@ -136,10 +139,10 @@ class Container(Layer):
         if tied:
             grads = self._ties.gathered(grads)
         for name, grad in grads.items():
-            mine, key = self._grads[name]
-            mine[key] = mine[key] + grad if key in mine else grad
+            own, key = self._grads[name]
+            own[key] = own[key] + grad if key in own else grad
         if tied:
-            self._ties.follow_gradients()
+            self._ties.synchronize_gradients()
 
     def _rows(self) -> str:
         """Return the parts as code, one a line."""
@@ -148,7 +151,7 @@ class Container(Layer):
             code = repr(part.layer).replace("\n", "\n    ")
             if part.name.isidentifier() and not keyword.iskeyword(part.name):
                 named, code = True, f"{part.name}={code}"
-            elif named or not part.name.isdigit():  # no argument without a name may follow
+            elif named or not part.name.isdigit():  # positional arguments cannot follow keywords
                 named, code = True, f"**{{{part.name!r}: {code}}}"
             rows.append(f"    {code},\n")
         return "".join(rows)
@@ -171,23 +174,22 @@ class Container(Layer):
 
 
 def _hint(owner: str, part: Any) -> str:
-    """Return the next step for what somebody took for a layer."""
+    """Return the next step for an object that is not a layer."""
     if isinstance(part, list | tuple | Iterator | dict):
         stars = "**" if isinstance(part, dict) else "*"
         return f"Pass the layers one by one: {owner}({stars}layers)."
-    if isinstance(part, Remembering):
-        return "A loss stands beside the network: loss.forward(net.forward(x), t)."
-    words = part if isinstance(part, str) else getattr(part, "__name__", "")
-    ours = activation_named(words)
-    return f"The layer is {ours}()." if ours else ""
+    if isinstance(part, Module):
+        return "A loss is not part of the network: loss.forward(net.forward(x), t)."
+    name = activation_named(part if isinstance(part, str) else getattr(part, "__name__", ""))
+    return f"The layer is {name}()." if name else ""
 
 
 def named(layers: Sequence[Layer], named_layers: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Return positional layers under their numbers, and after them the named ones."""
+    """Return the layers by name: positional ones under their numbers, then the named ones."""
     parts = {str(i): layer for i, layer in enumerate(layers)}
-    twice = parts.keys() & named_layers.keys()
-    if twice:
-        message = f"the name {twice.pop()!r} is that of a positional layer."
+    duplicates = parts.keys() & named_layers.keys()
+    if duplicates:
+        message = f"the name {duplicates.pop()!r} is that of a positional layer."
         raise ValueError(message)
     return {**parts, **named_layers}
 
@@ -207,12 +209,12 @@ class Sequential(Container):
     Notes
     -----
     ``net[0]`` and ``net["fc1"]`` are layers, ``net[:2]`` is a new container of the same layers,
-    which shares their parameters. The same layer at two places is one set of parameters.
+    which shares their parameters. A layer that occurs twice shares its parameters.
 
     Further inputs go to the first layer: ``net.forward(x, key_mask=mask)``. Those of another layer
-    are a mapping under its name: ``net.forward(x, attention={"context": c})``. Where a layer has
-    gradients of them, as `MultiHeadAttention` of a context, ``backward`` returns ``(dx, ...)`` as
-    the first layer does, and last those of the others in tuples by name:
+    are a mapping under its name: ``net.forward(x, attention={"context": c})``. Where further inputs
+    have gradients, as the context of `MultiHeadAttention`, ``backward`` returns ``(dx, ...)`` like
+    the first layer, and last a dict of the gradients of the other layers' inputs:
     ``(dx, {"attention": (dcontext,)})``.
 
     Examples
@@ -231,31 +233,28 @@ class Sequential(Container):
     def __init__(self, *layers: Layer, **named_layers: Layer) -> None:
         super().__init__(named(layers, named_layers))
         self.integer_input = bool(self._parts) and self._parts[0].layer.integer_input
-        # A layer with buffers that occurs twice goes on from what its first use has left.
-        used = [name for p in self._parts for name in p.names.values()]
-        self._goes_on = any(used.count(name) > 1 for name in self.buffers)
-        # The first part with parameters: below it, no gradient is needed for a parameter.
+        # The first part with parameters: backward for parameters stops there.
         self._lowest = next((i for i, p in enumerate(self._parts) if p.layer.params), len(self))
 
     def apply(
         self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **named: Any
     ) -> tuple[Array, Cache]:
         caches: list[Cache] = []
-        given = self._given(inputs, named) if inputs or named else {}
-        parts = self._parts if given else parts_of(x, self)
+        further = self._further_inputs(inputs, named) if inputs or named else {}
+        parts = self._parts if further else parts_of(x, self)
         for part in parts:
-            more, options = given.get(part.name, _NOTHING) if given else _NOTHING
+            args, kwargs = further.get(part.name, _NO_INPUTS) if further else _NO_INPUTS
             try:
-                if more or options:
-                    x, cache = part.layer.apply(part.pick(arrays), x, *more, **options)
-                else:  # the common case, in a faster call
+                if args or kwargs:
+                    x, cache = part.layer.apply(part.pick(arrays), x, *args, **kwargs)
+                else:  # the common case, as a faster call
                     x, cache = part.layer.apply(part.pick(arrays), x)
             except (RuntimeError, TypeError, ValueError) as error:
-                self._locate(error, part, more, options)
+                self._locate(error, part, args, kwargs)
                 raise
             caches.append(cache)
-            if self._goes_on:
-                arrays = {**arrays, **moved_on(part, arrays, cache)}
+            if self._reuses_buffers:
+                arrays = {**arrays, **updated_part_buffers(part, arrays, cache)}
         if parts is self._parts:
             return x, tuple(caches)
         cache = Joined(caches)
@@ -263,62 +262,65 @@ class Sequential(Container):
         return x, cache
 
     def infer(self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **named: Any) -> Array:
-        given = self._given(inputs, named) if inputs or named else {}
-        for part in self._parts if given else parts_of(x, self):
-            more, options = given.get(part.name, _NOTHING) if given else _NOTHING
+        further = self._further_inputs(inputs, named) if inputs or named else {}
+        for part in self._parts if further else parts_of(x, self):
+            args, kwargs = further.get(part.name, _NO_INPUTS) if further else _NO_INPUTS
             try:
-                if more or options:
-                    x = part.layer.infer(part.pick(arrays), x, *more, **options)
+                if args or kwargs:
+                    x = part.layer.infer(part.pick(arrays), x, *args, **kwargs)
                 else:
                     x = part.layer.infer(part.pick(arrays), x)
             except (RuntimeError, TypeError, ValueError) as error:
-                self._locate(error, part, more, options)
+                self._locate(error, part, args, kwargs)
                 raise
         return x
 
-    def _given(self, inputs: tuple[Any, ...], named: Mapping[str, Any]) -> dict[str, Given]:
-        """Return the further inputs by the parts that they are for."""
+    def _further_inputs(
+        self, inputs: tuple[Any, ...], named: Mapping[str, Any]
+    ) -> dict[str, FurtherInputs]:
+        """Return the further inputs by part."""
         if not self._parts:
             message = f"{self._owner}: there is no layer for a further input."
             raise TypeError(message)
         first, names = self._parts[0].name, [p.name for p in self._parts]
-        given: dict[str, Given] = {first: (inputs, {k: named[k] for k in named if k not in names})}
+        of_first = inputs, {k: named[k] for k in named if k not in names}
+        further: dict[str, FurtherInputs] = {first: of_first}
         for name in named.keys() & names:
             instance(self._owner, name, named[name], Mapping, "a mapping of its inputs by name")
-            more, options = given.get(name, _NOTHING)
-            given[name] = more, {**options, **named[name]}
-        return given
+            args, kwargs = further.get(name, _NO_INPUTS)
+            further[name] = args, {**kwargs, **named[name]}
+        return further
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
         grads: dict[str, Array] = {}
-        dx, others = _back(self._parts_of(cache), cache, dy, grads, down_to=0)
-        if others:
-            dx = *(dx if type(dx) is tuple else (dx,)), others
+        dx, further = _backward(self._parts_of(cache), cache, dy, grads, down_to=0)
+        if further:
+            dx = *(dx if type(dx) is tuple else (dx,)), further
         return dx, grads
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         grads: dict[str, Array] = {}
-        parts, at = self._parts_of(cache), self._lowest  # what is joined has parameters
-        if at < len(parts):
-            dy, _ = _back(parts, cache, dy, grads, down_to=at + 1)
-            collect(grads, parts[at], parts[at].layer.param_grads(cache[at], dy))
+        parts, i = self._parts_of(cache), self._lowest  # valid for fused parts, all with parameters
+        if i < len(parts):
+            dy, _ = _backward(parts, cache, dy, grads, down_to=i + 1)
+            collect(grads, parts[i], parts[i].layer.param_grads(cache[i], dy))
         return grads
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         updated: dict[str, Array] = {}
         for part, part_cache in zip(self._parts_of(cache), cache, strict=True):
-            updated |= moved_on(part, {**arrays, **updated}, part_cache)
+            updated |= updated_part_buffers(part, {**arrays, **updated}, part_cache)
         return updated
 
     def _parts_of(self, cache: Cache) -> Sequence[Part]:
-        """Return the parts that a pass has gone through."""
+        """Return the parts that a pass applied."""
         return cache.parts if type(cache) is Joined else self._parts
 
     def _locate(
-        self, error: Exception, part: Part, more: Sequence[Any], options: Mapping[str, Any]
+        self, error: Exception, part: Part, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
         if isinstance(error, TypeError):
-            part.layer._check_inputs(more, options)
+            part.layer._check_inputs(args, kwargs)
         error.add_note(f"In part {part.name!r} of {type(self).__name__}.")
 
     def __len__(self) -> int:
@@ -334,7 +336,7 @@ class Sequential(Container):
             parts = self._parts[index]
             numbered = [p.layer for p in parts if p.name.isdigit()]
             n = len(numbered)
-            if any(p.name.isdigit() for p in parts[n:]):  # named ones come before: backwards
+            if any(p.name.isdigit() for p in parts[n:]):  # reversed: named ones come first
                 numbered, n = [], 0
             return Sequential(*numbered, **{p.name: p.layer for p in parts[n:]})
         return self._parts[index].layer
@@ -344,35 +346,35 @@ class Sequential(Container):
         return f"{name}(\n{self._rows()})" if self._parts else f"{name}()"
 
 
-def _back(
+def _backward(
     parts: Sequence[Part], cache: Cache, dy: Any, grads: dict[str, Array], *, down_to: int
 ) -> tuple[Any, dict[str, tuple[Any, ...]]]:
-    """Return what comes out below, and the gradients of further inputs of parts above the first."""
-    others: dict[str, tuple[Any, ...]] = {}
+    """Return the gradient of the input, and those of further inputs of parts after the first."""
+    further: dict[str, tuple[Any, ...]] = {}
     for i in reversed(range(down_to, len(parts))):
         dy, part_grads = parts[i].layer.vjp(cache[i], dy)
         collect(grads, parts[i], part_grads)
         if i and type(dy) is tuple:
-            others[parts[i].name], dy = dy[1:], dy[0]
-    return dy, others
+            further[parts[i].name], dy = dy[1:], dy[0]
+    return dy, further
 
 
-def moved_on(part: Part, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
-    """Return the buffers that one use of a part changes."""
+def updated_part_buffers(part: Part, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+    """Return the buffers that one use of a part changes, by their names in the container."""
     updated = part.layer.updated_buffers(part.pick(arrays), cache) if part.names else {}
     return {part.names[inner]: value for inner, value in updated.items()}
 
 
 def collect(grads: dict[str, Array], part: Part, part_grads: Mapping[str, Array]) -> None:
-    """Add the gradients of one use of a part, by the names of the container."""
+    """Accumulate the gradients of one use of a part, by their names in the container."""
     for inner, grad in part_grads.items():
         name = part.names[inner]
         grads[name] = grads[name] + grad if name in grads else grad
 
 
-def _made(owner: str, activation: Any) -> Layer:
-    """Return the layer that `activation` makes when it is called."""
-    expected = "what makes a layer when it is called, as the class Relu"
+def _make_activation(owner: str, activation: Any) -> Layer:
+    """Call the factory `activation` and return its layer."""
+    expected = "a callable that returns a layer, as the class Relu"
     if isinstance(activation, type) and issubclass(activation, Layer):
         return activation()
     if isinstance(activation, Layer):
@@ -380,16 +382,16 @@ def _made(owner: str, activation: Any) -> Layer:
         message = f"{owner}: activation is {shown(activation)}; expected {expected}. {hint}"
         raise TypeError(message)
     try:
-        made = activation()
-    except (IndexError, TypeError):  # a word, or a function of arrays
-        made = None
-    if not isinstance(made, Layer):
+        layer = activation()
+    except (IndexError, TypeError):  # a string, or a function of arrays
+        layer = None
+    if not isinstance(layer, Layer):
         name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
-        ours = activation_named(name)
-        hint = f" Pass activation={ours}." if ours else ""
+        class_name = activation_named(name)
+        hint = f" Pass activation={class_name}." if class_name else ""
         message = f"{owner}: activation is {shown(activation)}; expected {expected}.{hint}"
         raise TypeError(message)
-    return made
+    return layer
 
 
 def mlp(
@@ -407,18 +409,19 @@ def mlp(
     sizes : sequence of int
         Width of the input, of each hidden layer, and of the output.
     activation : callable
-        Makes the activation: a class as `Relu`, or ``lambda: LeakyRelu(0.1)``.
+        A factory of activations: a class as `Relu`, or ``lambda: LeakyRelu(0.1)``.
     rng : int, numpy.random.Generator or None
         The source of the initial values; an int is a seed.
     dtype : str
         Floating dtype of the parameters.
     like : array, optional
-        Make the parameters where this array is, as in `Affine.init`.
+        Library and device of the parameters, as in `Affine.init`.
 
     Returns
     -------
     Sequential
-        The values are `xavier_normal` for `Sigmoid`, `Tanh` and `Softmax`, `he_normal` else.
+        The initial values are `xavier_normal` before `Sigmoid`, `Tanh` and `Softmax`, else
+        `he_normal`.
 
     Raises
     ------
@@ -436,10 +439,10 @@ def mlp(
     )
     """
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
-        given = [sizes, *([activation] if isinstance(activation, int) else [])]
-        widths = f" Write mlp({given})." if len(given) > 1 else ""
+        widths = [sizes, *([activation] if isinstance(activation, int) else [])]
+        hint = f" Write mlp({widths})." if len(widths) > 1 else ""
         message = f"mlp: sizes is {shown(sizes)}; expected a list of widths, as [784, 100, 10]."
-        raise TypeError(message + widths)
+        raise TypeError(message + hint)
     sizes = checked_sizes("mlp", "sizes", sizes, least=None)
     if len(sizes) < 2 or min(sizes) < 1:
         message = f"mlp: sizes is {list(sizes)}; expected two positive widths or more."
@@ -447,7 +450,7 @@ def mlp(
     rng = generator("mlp", "rng", rng)
     layers: list[Layer] = []
     for n_in, n_out in itertools.pairwise(sizes):
-        layers.append(_made("mlp", activation))
+        layers.append(_make_activation("mlp", activation))
         initializer = (
             xavier_normal if isinstance(layers[-1], Sigmoid | Tanh | Softmax) else he_normal
         )

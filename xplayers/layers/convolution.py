@@ -165,7 +165,7 @@ class Convolution(Layer):
             raise ValueError(message)
         W = drawn(owner, initializer, (n_out, n_in // groups, *size), rng, dtype)
         b = np.zeros(n_out, W.dtype) if flag(owner, "bias", bias) else None
-        return cls(W, b, stride, padding, dilation, groups)._follow(like)
+        return cls(W, b, stride, padding, dilation, groups)._materialize_at(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
@@ -324,7 +324,7 @@ class ConvolutionTranspose(Layer):
         values = drawn(owner, initializer, shape, rng, dtype)
         W = np.ascontiguousarray(values.swapaxes(0, 1))
         b = np.zeros(n_out, W.dtype) if flag(owner, "bias", bias) else None
-        return cls(W, b, stride, padding, output_padding)._follow(like)
+        return cls(W, b, stride, padding, output_padding)._materialize_at(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]

@@ -73,7 +73,7 @@ class _Table(Layer):
         """
         owner = cls.__name__
         shape = integer(owner, "n", n), integer(owner, "n_features", n_features)
-        return cls(drawn(owner, initializer, shape, rng, dtype))._follow(like)
+        return cls(drawn(owner, initializer, shape, rng, dtype))._materialize_at(like)
 
     def __str__(self) -> str:
         return f"{type(self).__name__}{tuple(self.W.shape)}"

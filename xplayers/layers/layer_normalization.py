@@ -63,7 +63,7 @@ class LayerNormalization(Layer):
     ) -> Self:
         """Make a layer with `gamma` 1 and `beta` 0 of `shape`; the rest as in `Affine.init`."""
         ones = constant("LayerNormalization", 1.0, _sizes("LayerNormalization", shape), dtype)
-        return cls(ones, np.zeros_like(ones), eps)._follow(like)
+        return cls(ones, np.zeros_like(ones), eps)._materialize_at(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         _check_last(self, x, self.gamma)
@@ -140,7 +140,7 @@ class RmsNormalization(Layer):
     ) -> Self:
         """Make a layer with `gamma` 1 of `shape`; the rest as in `Affine.init`."""
         shape = _sizes("RmsNormalization", shape)
-        return cls(constant("RmsNormalization", 1.0, shape, dtype), eps)._follow(like)
+        return cls(constant("RmsNormalization", 1.0, shape, dtype), eps)._materialize_at(like)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         _check_last(self, x, self.gamma)

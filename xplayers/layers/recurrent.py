@@ -100,7 +100,7 @@ class Rnn(Recurrent):
             As in every `init`.
         """
         made = cls._made(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
-        return made._follow(like)
+        return made._materialize_at(like)
 
     def apply(
         self, arrays: Mapping[str, Array], x: Array, h0: Array | None = None
@@ -200,7 +200,7 @@ class Lstm(Recurrent):
         for name, b in made.params.items():
             if name.startswith("b"):
                 b[n_hidden : 2 * n_hidden] = 1.0
-        return made._follow(like)
+        return made._materialize_at(like)
 
     def apply(
         self,
@@ -332,7 +332,7 @@ class Gru(Recurrent):
         """Make a layer as `Rnn.init` does; `reset_after` says whether there is a `bh`, zero too."""
         biases = ("b", "bh") if flag("Gru", "reset_after", reset_after) else ("b",)
         made = cls._made(n_in, n_hidden, biases, bidirectional, initializer, rng, dtype)
-        return made._follow(like)
+        return made._materialize_at(like)
 
     def apply(
         self, arrays: Mapping[str, Array], x: Array, h0: Array | None = None

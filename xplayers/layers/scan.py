@@ -230,7 +230,7 @@ class Recurrent(Layer):
             If no forward waits for its backward.
         """
         if cache is None and not self._pending:
-            message = f"{self}.final_state: no forward waits for its backward; pass the cache."
+            message = f"{self}.final_state: no forward is pending its backward; pass the cache."
             raise RuntimeError(message)
         x, passes, _ = self._pending[-1][0] if cache is None else cache
         return _joined(namespace(x), [states[-1] for _, states, _ in passes])

@@ -1,7 +1,7 @@
-"""Parameters that are one: the same array in two layers, or one the transpose of the other.
+"""Tied parameters: the same array in two layers, or one the transpose of the other.
 
-``b.W = a.W``, or ``Embedding(W)`` with ``Affine(W.T, b)``, whose arrays share their memory. Such a
-parameter has one place, under its first name, and one gradient: the sum over its uses.
+``b.W = a.W``, or ``Embedding(W)`` with ``Affine(W.T, b)``, whose arrays share their memory. A tied
+parameter is listed once, under its first name, and has one gradient: the sum over its uses.
 """
 
 from __future__ import annotations
@@ -16,41 +16,41 @@ import numpy as np
 
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.packing import packed, unpacked
-from xplayers.layers.variables import Store, epoch
+from xplayers.layers.variables import Variables, epoch
 
 Arrays = dict[str, Array]
 
 
 class Tie(NamedTuple):
-    """A parameter that is another one, which comes before it."""
+    """A parameter that is an alias of another one, which comes before it."""
 
     name: str
     first: str
     transposed: bool
-    store: Store
+    store: Variables
     key: str  # its name in the store
-    first_store: Store
+    first_store: Variables
     first_key: str
 
     def of(self, a: Array) -> Array:
-        """Return what this parameter, or its gradient, is where that of the first one is `a`."""
+        """Return this parameter, or its gradient, from that of the first one."""
         return a.T if self.transposed else a
 
     @property
     def arrays(self) -> tuple[Array, Array]:
-        """The two as they are now."""
+        """The current arrays of both."""
         return self.first_store.params.get(self.first_key), self.store.params.get(self.key)
 
 
 class Ties:
-    """The ties between the parameters of some layers, found anew when an array was put in."""
+    """The ties between the parameters of some layers, found again after an array was replaced."""
 
-    def __init__(self, stores: Mapping[str, Store]) -> None:
+    def __init__(self, stores: Mapping[str, Variables]) -> None:
         self._stores = stores
         self._epoch = -1
         self._rows: list[Tie] = []
-        # The arrays as they were left. Libraries without views (JAX) cannot tell that one was made
-        # from the other, so a tie stays as long as nobody else puts arrays in.
+        # The arrays of each tie when it was last synchronized. JAX has no views, so memory does not
+        # tell that one was made from the other: a tie lasts while these arrays are in the layers.
         self._left: list[tuple[Array, Array]] = []
 
     def rows(self) -> list[Tie]:
@@ -60,11 +60,11 @@ class Ties:
         return self._rows
 
     def expanded(self, arrays: Arrays) -> Arrays:
-        """Return `arrays` with those that are tied under their other names too."""
+        """Return `arrays` with tied ones under all of their names."""
         return {**arrays, **{row.name: row.of(arrays[row.first]) for row in self.rows()}}
 
     def gathered(self, grads: Mapping[str, Array]) -> Arrays:
-        """Return the gradients, where the uses of one parameter are added up."""
+        """Return the gradients, summed over the uses of each tied parameter."""
         total = dict(grads)
         for row in self.rows():
             if row.name in total:
@@ -72,8 +72,8 @@ class Ties:
                 total[row.first] = total[row.first] + g if row.first in total else g
         return total
 
-    def follow(self) -> None:
-        """Let the others follow the first ones, which have been replaced."""
+    def synchronize(self) -> None:
+        """Set the aliases after their first ones have been replaced."""
         for i, row in enumerate(self._rows):
             first, other = row.arrays
             if first is not self._left[i][0] or other is not self._left[i][1]:
@@ -81,89 +81,89 @@ class Ties:
                 self._left[i] = row.arrays
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """Keep the ties while the arrays are moved, one after the other."""
+    def preserved(self) -> Iterator[None]:
+        """Preserve the ties while the arrays are moved one by one."""
         rows = self.rows()
         yield
         if rows:
             for row in rows:
                 first, other = row.arrays
-                alike = first.dtype == other.dtype and type(first) is type(other)
-                if alike and tuple(row.of(first).shape) == tuple(other.shape):
+                same_kind = first.dtype == other.dtype and type(first) is type(other)
+                if same_kind and tuple(row.of(first).shape) == tuple(other.shape):
                     row.store.params[row.key] = row.of(first)
             self._left = [row.arrays for row in rows]
 
-    def follow_gradients(self) -> None:
-        """Let the gradients of the others be those of the first ones."""
+    def synchronize_gradients(self) -> None:
+        """Set the gradients of the aliases to those of the first ones."""
         for row in self._rows:
             if row.first_key in row.first_store.grads:
                 row.store.grads[row.key] = row.of(row.first_store.grads[row.first_key])
 
     def _find(self) -> None:
-        kept = {
+        unchanged = {
             (id(row.store), row.key): row
             for row, left in zip(self._rows, self._left, strict=True)
             if all(a is b for a, b in zip(row.arrays, left, strict=True))
         }
         self._rows, self._left, self._epoch = [], [], epoch()
-        first: dict[Any, tuple[str, Store, str]] = {}
+        first: dict[Any, tuple[str, Variables, str]] = {}
         tied: dict[tuple[int, str], str] = {}
         for prefix, store in self._stores.items():
             for key, a in store.params.items():
                 name = f"{prefix}.{key}" if prefix else key
-                row = kept.get((id(store), key))
+                row = unchanged.get((id(store), key))
                 if row is not None and tied.get((id(row.first_store), row.first_key)) is None:
                     self._add(row._replace(name=name))
                     continue
-                place = _place(a)
-                for transposed, at in ((False, place), (True, _turned(place))):
-                    if at in first:
-                        self._add(Tie(name, first[at][0], transposed, store, key, *first[at][1:]))
+                layout = _memory_layout(a)
+                for transposed, k in ((False, layout), (True, _transposed(layout))):
+                    if k in first:
+                        self._add(Tie(name, first[k][0], transposed, store, key, *first[k][1:]))
                         tied[id(store), key] = name
                         break
                 else:
-                    first[place] = name, store, key
+                    first[layout] = name, store, key
 
     def _add(self, row: Tie) -> None:
         first, other = row.arrays
-        if row.transposed and not _is_view(other, first):  # out of a pickle, or moved
+        if row.transposed and not _is_view(other, first):  # after unpickling or a move
             row.store.params[row.key] = row.of(first)
         self._rows.append(row)
         self._left.append(row.arrays)
 
     def __getstate__(self) -> dict[str, Any]:
         left = [tuple(map(packed, arrays)) for arrays in self._left]
-        return {**self.__dict__, "_left": left, "_epoch": -1}  # it is that of another process
+        return {**self.__dict__, "_left": left, "_epoch": -1}  # epochs belong to a process
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         left = [tuple(map(unpacked, arrays)) for arrays in state["_left"]]
         self.__dict__.update({**state, "_left": left})
 
 
-def _place(a: Array) -> Any:
-    """Return where and how an array lies in memory: equal for those that are one."""
+def _memory_layout(a: Array) -> Any:
+    """Return address, dtype, shape and strides of an array: equal for tied ones."""
     if isinstance(a, np.ndarray) and a.size and a.dtype != object:
         return a.__array_interface__["data"][0], a.dtype.str, a.shape, a.strides
     other: Any = a
-    if hasattr(a, "data_ptr") and other.numel():  # of PyTorch
+    if hasattr(a, "data_ptr") and other.numel():  # PyTorch
         return other.data_ptr(), other.dtype, tuple(other.shape), other.stride()
-    pointer = getattr(getattr(a, "data", None), "ptr", None)  # of CuPy
+    pointer = getattr(getattr(a, "data", None), "ptr", None)  # CuPy
     if pointer is not None and other.size:
         return pointer, other.dtype.str, other.shape, other.strides
     return id(a), None, (), ()
 
 
-def _turned(place: Any) -> Any:
-    address, dtype, shape, strides = place
+def _transposed(layout: Any) -> Any:
+    address, dtype, shape, strides = layout
     return (address, dtype, shape[::-1], strides[::-1]) if len(shape) == 2 else None
 
 
 def _is_view(a: Array, of: Array) -> bool:
-    return _place(a)[0] == _place(of)[0]
+    return _memory_layout(a)[0] == _memory_layout(of)[0]
 
 
 def overlap(arrays: Iterable[Array]) -> bool:
-    """Whether some elements of arrays of the host share memory with others, or may."""
+    """Whether elements of these arrays on the host may share memory."""
     bounds = []
     for a in arrays:
         if isinstance(a, np.ndarray):
@@ -176,7 +176,7 @@ def overlap(arrays: Iterable[Array]) -> bool:
         else:
             continue
         n = math.prod(a.shape)
-        if n and high - low < n * item:  # one that lies over itself, as out of `broadcast_to`
+        if n and high - low < n * item:  # its own elements overlap, as after `broadcast_to`
             return True
         if n:
             bounds.append((low, high))

@@ -1,4 +1,4 @@
-"""Where layers and losses keep their arrays, and how these are reached by name and attribute."""
+"""Variables of layers and losses (parameters, buffers, gradients), by name and by attribute."""
 
 from __future__ import annotations
 
@@ -26,79 +26,80 @@ _changes = [0]
 
 
 def epoch() -> int:
-    """Return a number that is another one after a setting of a layer or loss has changed.
+    """Return a counter of the changes to settings of layers and losses.
 
-    Settings are attributes, and which arrays there are. What is compiled was made from them, and
-    asks before it is used whether it has to look anew.
+    Settings are attributes, and which arrays are held. Compiled code depends on them, and compares
+    the counter before each use.
     """
     return _changes[0]
 
 
 def settings_changed() -> None:
-    """Say that a setting has changed."""
+    """Count a change of a setting."""
     _changes[0] += 1
 
 
-# All stores, by their id: arrays of two may share memory though no container has both.
-_living: weakref.WeakValueDictionary[int, Store] = weakref.WeakValueDictionary()
+# All instances, by id: arrays of two may share memory although no container has both.
+_instances: weakref.WeakValueDictionary[int, Variables] = weakref.WeakValueDictionary()
 
 
-def shared_outside(arrays: Iterable[Array], stores: Iterable[Store]) -> bool:
-    """Whether an array of a layer that is not one of `stores` lies in the memory of `arrays`."""
+def shared_outside(arrays: Iterable[Array], stores: Iterable[Variables]) -> bool:
+    """Whether a layer outside of `stores` has an array that shares memory with `arrays`."""
     owners, inside = set(map(owner, arrays)), set(map(id, stores))
-    others = [store for ref in _living.valuerefs() if (store := ref()) is not None]
+    others = [store for ref in _instances.valuerefs() if (store := ref()) is not None]
     return any(
         owner(a) in owners
         for store in others if id(store) not in inside
-        for held in (store.params, store.buffers) for a in list(held.values())
+        for variables in (store.params, store.buffers) for a in list(variables.values())
     )  # fmt: skip
 
 
-class Store:
-    """The arrays of one layer. Several containers may share it; they then share the parameters."""
+class Variables:
+    """The arrays of one layer. Containers that share a layer share them."""
 
-    __slots__ = ("__weakref__", "buffers", "fresh", "grads", "params", "placed", "version")
+    __slots__ = ("__weakref__", "buffers", "fresh", "grads", "materialized", "params", "version")
 
     def __init__(self) -> None:
-        _living[id(self)] = self
+        _instances[id(self)] = self
         self.params: dict[str, Array] = {}
         self.buffers: dict[str, Array] = {}
         self.grads: dict[str, Array] = {}
-        self.placed = True  # False: host values that will follow the first input
-        self.fresh = True  # the next backward starts the gradients afresh
-        self.version = 0  # how often parameters have been written over
+        # False: initial values on the host, which move to library and device of the first input.
+        self.materialized = True
+        self.fresh = True  # the next backward overwrites the gradients instead of adding to them
+        self.version = 0  # counts in-place writes to the parameters
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: packed(getattr(self, name)) for name in self.__slots__[1:]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        _living[id(self)] = self
+        _instances[id(self)] = self
         for name, value in state.items():
             setattr(self, name, unpacked(value))
 
-    def moved(self, *, dtype: Any = None, **where: Any) -> tuple[dict, dict]:
-        """Return parameters and buffers moved; only floating-point ones change their dtype."""
-        params = {name: move(a, dtype=dtype, **where) for name, a in self.params.items()}
+    def moved(self, *, dtype: Any = None, **target: Any) -> tuple[dict, dict]:
+        """Return copies on the target; only floating-point arrays change their dtype."""
+        params = {name: move(a, dtype=dtype, **target) for name, a in self.params.items()}
         # Statistics and weights of losses stay in at least float32.
-        like = where.get("like")
+        like = target.get("like")
         to_half = is_half(like) if dtype is None and like is not None else dtype_is_half(dtype)
         wide = "float32" if to_half else dtype
         buffers = {
-            name: move(a, dtype=wide if is_floating(a) else None, **where)
+            name: move(a, dtype=wide if is_floating(a) else None, **target)
             for name, a in self.buffers.items()
         }
         return params, buffers
 
-    def take(self, params: Mapping[str, Array], buffers: Mapping[str, Array]) -> None:
-        """Keep what `moved` has returned."""
+    def replace(self, params: Mapping[str, Array], buffers: Mapping[str, Array]) -> None:
+        """Replace the arrays by those that `moved` returned."""
         self.params.update(params)
         self.buffers.update(buffers)
-        self.placed = True
+        self.materialized = True
         settings_changed()
 
 
 class Parameter:
-    """A parameter of a layer, declared in its class: ``W = Parameter()``."""
+    """Descriptor of a parameter of a layer, declared in its class: ``W = Parameter()``."""
 
     kind = "params"
 
@@ -114,8 +115,8 @@ class Parameter:
             if self.name in arrays:
                 message = f"{type(layer).__name__}: {self.name} cannot become None."
                 raise TypeError(message)
-            return  # a parameter that this layer goes without, as a convolution without b
-        check_kept(type(layer).__name__, self.name, value, self.kind)
+            return  # an optional parameter, as the bias of a convolution
+        check_variable(type(layer).__name__, self.name, value, self.kind)
         if self.name in arrays:
             check_shape(self.name, value, arrays[self.name])
         arrays[self.name] = as_plain(value)
@@ -123,13 +124,13 @@ class Parameter:
 
 
 class Buffer(Parameter):
-    """An array that a layer keeps but does not learn, as running statistics."""
+    """Descriptor of an array that is kept but not trained, as running statistics."""
 
     kind = "buffers"
 
 
 class Gradient:
-    """The gradient of a parameter by attribute, declared in its class: ``dW = Gradient()``."""
+    """Descriptor of the gradient of a parameter, declared in its class: ``dW = Gradient()``."""
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name.removeprefix("d")
@@ -138,8 +139,8 @@ class Gradient:
         return self if layer is None else layer._store.grads.get(self.name)
 
 
-def check_kept(owner: str, name: str, value: Any, kind: str) -> None:
-    """Check that `value` is an array that a layer can keep."""
+def check_variable(owner: str, name: str, value: Any, kind: str) -> None:
+    """Check that `value` is an array that can be a variable of a layer."""
     namespace(value, owner, name)
     check_off_tape(owner, name, value)
     if kind == "params":
@@ -148,22 +149,22 @@ def check_kept(owner: str, name: str, value: Any, kind: str) -> None:
 
 
 def check_shape(name: str, value: Array, old: Array) -> None:
-    """Check that `value` may take the place of `old`."""
+    """Check that `value` has the shape of `old`, which it replaces."""
     if value.shape != old.shape:
         message = f"{name} has shape {tuple(old.shape)}; got {tuple(value.shape)}."
         raise ValueError(message)
 
 
-class Live(MutableMapping[str, Array]):
-    """A flat view of the arrays of one or many layers; what is written goes to the layers.
+class VariablesView(MutableMapping[str, Array]):
+    """A flat, writable view of the variables of one or more layers, with dotted names.
 
-    Parameters that are tied are one, under the first of their names; the others can be read and
-    written.
+    Tied parameters are one entry, under the first of their names; the other names can be read and
+    written, but are not listed.
     """
 
-    def __init__(self, stores: Mapping[str, Store], kind: str, ties: Any = None) -> None:
+    def __init__(self, stores: Mapping[str, Variables], kind: str, ties: Any = None) -> None:
         self._stores, self._kind = stores, kind  # prefix -> store
-        self._ties = ties  # as in `layers.ties`
+        self._ties = ties  # of `layers.ties`
 
     def _find(self, name: str) -> tuple[dict[str, Array], str]:
         prefix, _, key = name.rpartition(".") if isinstance(name, str) else ("", "", name)
@@ -179,29 +180,29 @@ class Live(MutableMapping[str, Array]):
 
     def __setitem__(self, name: str, value: Array) -> None:
         arrays, key = self._find(name)
-        check_kept(self._kind, name, value, self._kind)
+        check_variable(self._kind, name, value, self._kind)
         check_shape(name, value, arrays[key])
         value = as_plain(value)
         rows = self._ties.rows() if self._ties is not None and self._kind == "params" else ()
-        if value is arrays[key]:  # as after `params[name] -= ...`: it has been written over
+        if value is arrays[key]:  # as after `params[name] -= ...`: written in place
             self._stores[name.rpartition(".")[0]].version += 1
             return
         arrays[key] = value
         for row in rows:
-            if name == row.name:  # the first one has the array, the others follow it
+            if name == row.name:  # the first one holds the array, the others are views of it
                 row.first_store.params[row.first_key] = value.T if row.transposed else value
         if rows and self._ties is not None:
-            self._ties.follow()
+            self._ties.synchronize()
         settings_changed()
 
     def updated(self, new: Mapping[str, Array], *, in_place: bool) -> None:
-        """Take the `new` arrays of an update; `in_place`: others have been written over."""
+        """Replace arrays after an update; `in_place`: the others were written in place."""
         for name, value in new.items():
             arrays, key = self._find(name)
             check_shape(name, value, arrays[key])
             arrays[key] = value
         if new and self._ties is not None and self._ties.rows():
-            self._ties.follow()
+            self._ties.synchronize()
         if in_place:
             for store in self._stores.values():
                 store.version += 1
@@ -214,14 +215,14 @@ class Live(MutableMapping[str, Array]):
         return iter(self.copy())
 
     def copy(self) -> dict[str, Array]:
-        """Return the arrays by name as a plain dict, which does not follow the layers."""
-        arrays = self.every()
+        """Return a snapshot: the arrays by name, in a plain dict."""
+        arrays = self.with_aliases()
         for row in self._ties.rows() if self._ties is not None else ():
             arrays.pop(row.name, None)
         return arrays
 
-    def every(self) -> dict[str, Array]:
-        """Return the arrays by every name, where some are tied under several."""
+    def with_aliases(self) -> dict[str, Array]:
+        """Return the same with tied parameters under all of their names."""
         return {
             (f"{prefix}.{key}" if prefix else key): a
             for prefix, store in self._stores.items()
@@ -238,23 +239,23 @@ class Live(MutableMapping[str, Array]):
         return "{" + ", ".join(rows) + "}"
 
 
-class Located:
-    """Where the arrays of a network are, found once: for what asks for them in every step."""
+class Slots:
+    """The dict and key of each variable of a network, looked up once, for use in every step."""
 
-    def __init__(self, live: Live | None = None) -> None:
-        self._places = [] if live is None else [(name, *live._find(name)) for name in live]
+    def __init__(self, view: VariablesView | None = None) -> None:
+        self._slots = [] if view is None else [(name, *view._find(name)) for name in view]
 
     def copy(self) -> dict[str, Array]:
         """Return the arrays by name."""
-        return {name: arrays[key] for name, arrays, key in self._places}
+        return {name: arrays[key] for name, arrays, key in self._slots}
 
     def hold(self, arrays: Mapping[str, Array]) -> bool:
-        """Whether these are the arrays, the very objects."""
-        return len(arrays) == len(self._places) and all(
-            held[key] is arrays.get(name) for name, held, key in self._places
+        """Whether the variables are these arrays: the same objects."""
+        return len(arrays) == len(self._slots) and all(
+            variables[key] is arrays.get(name) for name, variables, key in self._slots
         )
 
     def put(self, new: Mapping[str, Array]) -> None:
-        """Take other arrays, of the same shapes, for all of them."""
-        for name, arrays, key in self._places:
+        """Replace all variables by `new` arrays of the same shapes."""
+        for name, arrays, key in self._slots:
             arrays[key] = new[name]

@@ -31,13 +31,13 @@ from xplayers.arrays.namespaces import (
     on_host,
 )
 from xplayers.arrays.operation import operation
-from xplayers.layers.base import Cache, Remembering
+from xplayers.layers.base import Cache, Module
 
 REDUCTIONS = ("mean", "sum", "none")
 _NUMBERS = (int, float, np.floating, np.integer)
 
 
-class Loss(Remembering):
+class Loss(Module):
     """Base of all losses. A subclass writes `apply` and `vjp`.
 
     Parameters
@@ -121,7 +121,7 @@ class Loss(Remembering):
                 raise TypeError(message) from None
             raise
         if self._store.buffers:
-            self._place(scores)
+            self._materialize(scores)
             for name, buffer in self._store.buffers.items():
                 check_same(self, name, buffer, scores, like_name="scores")
         check_same(self, "target", target, scores, like_name="scores")
@@ -144,7 +144,7 @@ class Loss(Remembering):
         given = hasattr(values, "__array_namespace__") or hasattr(values, "dtype")
         if not given or (isinstance(values, np.generic | np.ndarray) and not values.shape):
             values = self._numbers(name, values, expected, hint)
-            self._store.placed = False
+            self._store.materialized = False
         namespace(values, self, name)
         check_real(self, name, values)
         if on_host(values):

@@ -35,8 +35,8 @@ from xplayers.arrays.namespaces import (
 from xplayers.arrays.packing import packed, unpacked
 from xplayers.arrays.writing import written
 from xplayers.cuda.switch import is_fused
-from xplayers.layers.base import Remembering, options
-from xplayers.layers.variables import Live
+from xplayers.layers.base import Module, options
+from xplayers.layers.variables import VariablesView
 
 Arrays = Mapping[str, Array]
 State = dict[str, Any]
@@ -45,7 +45,7 @@ Rate = float | Callable[[Any], Any]
 
 def rate(owner: object, name: str, value: Any) -> Any:
     """Return a learning rate: a float, a function of the step number, or a 0-d array as it is."""
-    given = isinstance(value, Mapping | Remembering | Iterator | list)
+    given = isinstance(value, Mapping | Module | Iterator | list)
     if callable(value) and not isinstance(value, type) and not given:
         return value
     host = type(value) is np.ndarray or isinstance(value, np.generic)
@@ -251,7 +251,7 @@ class Optimizer:
         new, self.state = self.step(old, grads, state, lr=lr, donate=True)
         # 16-bit ones are not there yet; read-only or immutable ones are replaced
         replaced = {k: a for k, a in written(old, new).items() if a is not old[k]}
-        if isinstance(params, Live):
+        if isinstance(params, VariablesView):
             params.updated(replaced, in_place=len(replaced) < len(new))
         else:
             params.update(replaced)
@@ -298,7 +298,7 @@ class Optimizer:
 
     def _plain(self, name: str, arrays: Arrays) -> dict[str, Array]:
         """Return a dict, which is faster to look up than the live mapping of a network."""
-        if isinstance(arrays, Live):
+        if isinstance(arrays, VariablesView):
             return arrays.copy()
         if type(arrays) is not dict:
             owner = f"{type(self).__name__}.update"

@@ -284,7 +284,7 @@ def _kind(dtype: str) -> str:
 
 def is_placed(net: Layer, name: str) -> bool:
     """Whether an array of the network has its place; else it will follow the first input."""
-    return net._stores[name.rpartition(".")[0]].placed
+    return net._stores[name.rpartition(".")[0]].materialized
 
 
 def at_home(net: Layer, values: Mapping[str, np.ndarray]) -> dict[str, Array]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._recording import StandIn
-from xplayers.layers.base import Observed, Remembering
+from xplayers.layers.base import Module, Observed
 from xplayers.layers.containers import Container
 from xplayers.layers.variables import epoch
 
@@ -28,7 +28,9 @@ _VALUES = (bool, int, complex, str, bytes, type(None), type(...), range)
 _OPAQUE = type, types.ModuleType, types.BuiltinFunctionType, np.ufunc, enum.Enum
 # What the code of layers and containers alone changes.
 _SHELL = frozenset(("_store", "_stores", "_pending", "_ties"))
-_CONTAINER = frozenset(("_params", "_buffers", "_grads", "_goes_on", "_lowest", "integer_input"))
+_CONTAINER = frozenset(
+    ("_params", "_buffers", "_grads", "_reuses_buffers", "_lowest", "integer_input")
+)
 
 
 class Fingerprint:
@@ -82,7 +84,7 @@ class Fingerprint:
             return "again", self._order[id(value)]
         self._order[id(value)] = len(self._order)
         self._held.append(value)
-        if isinstance(value, Remembering):
+        if isinstance(value, Module):
             return self._of_layer(value)
         if isinstance(value, StandIn):
             self.has_traces, self.proved = True, False
@@ -150,7 +152,7 @@ class Fingerprint:
             return id(a)
         return id(a), getattr(a, "_version", None)  # which PyTorch counts up
 
-    def _of_layer(self, layer: Remembering) -> Any:
+    def _of_layer(self, layer: Module) -> Any:
         ours = type(layer).__module__.partition(".")[0] == __name__.partition(".")[0]
         contains = isinstance(layer, Container)
         skipped = _SHELL | _CONTAINER if contains else _SHELL

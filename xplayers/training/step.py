@@ -26,7 +26,7 @@ from xplayers.arrays.namespaces import (
 )
 from xplayers.layers.base import Layer, Observed, code, options
 from xplayers.layers.ties import overlap
-from xplayers.layers.variables import Located, shared_outside
+from xplayers.layers.variables import Slots, shared_outside
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.compilation import Compilation, check_kept, is_ours, quietly
@@ -151,7 +151,7 @@ class TrainStep(Observed):
         self._replays = Replays(self._patience)
         self._checked: set[Any] = set()  # kinds of batches
         self._moves = 0  # how often parameters were laid out anew
-        self._params = self._buffers = Located()
+        self._params = self._buffers = Slots()
         self._left: tuple[Arrays, Arrays] = {}, {}  # parameters and buffers, as a step left them
         self._apart = True  # whether no two of them share memory
         self._last: Last | None = None  # the last replay
@@ -335,7 +335,7 @@ class TrainStep(Observed):
         tied = self.net._ties.rows()  # before arrays of the first names take other places
         self._params.put(params)
         if tied:
-            self.net._ties.follow()
+            self.net._ties.synchronize()
 
     def _check(self, x: Array, t: Array) -> None:
         """Look at what a batch of a new kind is, and let what has no place follow it."""
@@ -343,7 +343,7 @@ class TrainStep(Observed):
         net._ready(x)
         check_same(self.loss, "t", t, x)
         check_off_tape(self.loss, "t", t)
-        self._params, self._buffers = Located(net.params), Located(net.buffers)
+        self._params, self._buffers = Slots(net.params), Slots(net.buffers)
         if self._unplaced:
             self.state = self.state
         params = self._params.copy()
@@ -353,7 +353,7 @@ class TrainStep(Observed):
         first = next(iter(params.values()))
         if self.precision is not None and self._scaling is None:
             self._scaling = self.precision.init(first)
-        self.loss._place(first)
+        self.loss._materialize(first)
 
     def _lay_flat(self, params: Arrays) -> None:
         """Put parameters and moments into one flat buffer each; the layers have views of it."""
@@ -435,7 +435,7 @@ class TrainStep(Observed):
             raise ValueError(message)
         parts = {name: _copied(part, like[name], name) for name, part in value.items()}
         self.optimizer.state, self._scaling = parts.get("optimizer"), parts.get("precision")
-        self._unplaced = not all(store.placed for store in self.net._stores.values())
+        self._unplaced = not all(store.materialized for store in self.net._stores.values())
 
     def pure(
         self,

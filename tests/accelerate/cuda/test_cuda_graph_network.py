@@ -117,7 +117,7 @@ def device_step(cuda, **options):
     net = xl.mlp([6, 8, 3], rng=0)
     for store in net._stores.values():
         store.params |= on_device(cuda, store.params)
-        store.placed = True
+        store.materialized = True
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
     step.optimizer.state = on_device(cuda, step.optimizer.init(dict(net.params)))
     return step
