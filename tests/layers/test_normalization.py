@@ -286,7 +286,7 @@ class TestCombinators:
     def test_mistakes(self):
         x = np.ones((2, 4), "float32")
         with pytest.raises(
-            ValueError, match=r"Residual: the layers make \(2, 3\) of x, which has sh"
+            ValueError, match=r"Residual: the layers map shape \(2, 4\) to \(2, 3\)"
         ):
             xl.Residual(xl.Affine.init(4, 3)).forward(x)
         with pytest.raises(
