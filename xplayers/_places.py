@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._jit import LARGEST
 from xplayers._recording import BINARY, COMPARISONS, UNARY, Kind, Operation, Register
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import body_of, portable_body
@@ -62,12 +63,37 @@ _TORCH = {
 }  # fmt: skip
 
 
+def with_tensors(operation: Operation, kinds: list[Kind]) -> Operation:
+    """Return an operation of PyTorch with a number as a 0-d tensor: a third of the time, same bits.
+
+    PyTorch makes such a tensor of it in each call, and casts that to the dtype of the other one.
+    """
+    import torch
+
+    args = operation.args
+    if operation.name not in _ARITHMETIC or len(args) != 2 or operation.kwargs:
+        return operation
+    a, b = args
+    if not isinstance(a, Register) or type(b) not in (int, float):
+        return operation
+    dtype: Any = kinds[a].dtype
+    if dtype in (torch.float32, torch.float64):
+        fit = type(b) is float or abs(b) <= LARGEST
+    else:
+        integers = dtype in (torch.int32, torch.int64) and operation.name != "divide"
+        fit = integers and type(b) is int and abs(b) <= torch.iinfo(dtype).max
+    return operation._replace(args=(a, torch.tensor(b, dtype=dtype))) if fit else operation
+
+
+_ARITHMETIC = {"add", "subtract", "multiply", "divide", *COMPARISONS}
+
+
 def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
     import torch
 
     name, args, kwargs = operation.name, operation.args, operation.kwargs
     arrays = [isinstance(a, Register) and not kinds[a].number for a in args]
-    numbers = [type(a) in (int, float) for a in args]
+    numbers = [type(a) in (int, float, torch.Tensor) for a in args]  # see `with_tensors`
     fit = arrays[:1] == [True] and all(a or n for a, n in zip(arrays, numbers, strict=True))
     if name == "astype" and arrays == [True, False]:
         return _copied, args[:1], False

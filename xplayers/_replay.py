@@ -20,7 +20,7 @@ import numpy as np
 
 from xplayers._groups import Groups, Task, read
 from xplayers._memory import empty
-from xplayers._places import REDUCTIONS, along, copied_array, into, takes_out
+from xplayers._places import REDUCTIONS, along, copied_array, into, takes_out, with_tensors
 from xplayers._recording import (
     BINARY,
     COMPARISONS,
@@ -157,6 +157,8 @@ class _Compiler:
             self.lines.append(f"del {', '.join(map(self.names.pop, over))}")
 
     def _emit(self, at: int, operation: Operation, free: list[Array]) -> None:
+        if not isinstance(self.like, np.ndarray):
+            operation = with_tensors(operation, self.kinds)
         if operation.writes:
             self._emit_in_place(operation)
             return

@@ -37,10 +37,11 @@ def programs(names):
     return [f for f in names.values() if hasattr(f, "code")]
 
 
-def code(replay, state):
+def code(replay, state, places):
     """Return the lines of a replay, in words."""
     known = replay.__globals__
     words = {start(a): word for a, word in zip(state, "pn", strict=True)}
+    own = {*words, *map(start, places.blocks)}
 
     def word(match):
         value = known[match[0]]
@@ -48,6 +49,8 @@ def code(replay, state):
             return NUMPYS.get(value.__name__, value.__name__)
         if not hasattr(value, "shape"):
             return repr(value)
+        if not isinstance(value, np.ndarray) and not value.shape and start(value) not in own:
+            return repr(value.item())  # a number, see `with_tensors`
         memory = f"m{sum(w[0] == 'm' for w in words.values())}"
         return words.setdefault(start(value), memory)
 
@@ -74,7 +77,8 @@ def check(function, xpv):
     updates = {s.register: a.register for s, a in zip(given, new, strict=True)}
     places = Places()
     replay = compiled(Task(recording, [x.register], homes, updates, value.register), places)
-    assert (code(replay, state), *[b.shape[0] for b in places.blocks]) == function.code[xpv.backend]
+    sizes = [b.shape[0] for b in places.blocks]
+    assert (code(replay, state, places), *sizes) == function.code[xpv.backend]
     results = []
     for seed in (1, 2, 3):
         x = xpv.asarray(values((4, 3), seed), "float32")

@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers._places import into
+from xplayers._places import into, with_tensors
 from xplayers._recording import (
     Recording,
     Register,
@@ -149,3 +149,51 @@ def test_the_largest_values_of_short_rows_are_found_by_columns(shape, axis, shor
             out = np.empty_like(x.sum(axis))
             write(x, out)
             assert_same_bits(out, getattr(x, name)(axis))
+
+
+NUMBERS = {
+    "add": (lambda x: x + 0.1, "float32"),
+    "subtract": (lambda x: x - 0.1, "float64"),
+    "multiply by an integer": (lambda x: x * 3, "float32"),
+    "multiply by a large integer": (lambda x: x * 2**53, "float32"),
+    "multiply by what rounds twice": (lambda x: x * (2**60 + 2**36 + 1), None),
+    "multiply by what is infinite in float32": (lambda x: x * 1e300, "float32"),
+    "multiply by infinity": (lambda x: x * float("inf"), "float32"),
+    "divide": (lambda x: x / 0.3, "float64"),
+    "divide by zero": (lambda x: x / 0, "float32"),
+    "compare": (lambda x: x > 0.1, "float32"),
+    "not equal": (lambda x: x != 0, "float64"),
+    "count": (lambda x: x + 1, "int32"),
+    "count by numbers that are not of the dtype": (lambda x: x + 2**31, None),
+    "integers and a fraction": (lambda x: x * 0.5, None),
+    "a quotient of integers": (lambda x: x / 3, None),
+    "16 bits": (lambda x: x * 0.1, None),
+    "from a number": (lambda x: 1.0 - x, None),
+    "reciprocal": (lambda x: 3.0 / x, None),
+    "power": (lambda x: x**2.0, None),
+    "a truth value": (lambda x: x + True, None),
+    "twice": (lambda x: x.xp.add(x, 1.0, alpha=3.0), None),
+}
+
+
+@pytest.mark.only("torch")
+@pytest.mark.parametrize("shape", [(), (37,), (5, 3)])
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_are_tensors_of_the_dtype_that_they_take_on(name, shape, xpv):
+    function, dtype = NUMBERS[name]
+    others = {"integers": "int32", "a quotient": "int64", "count": "int32", "16": "bfloat16"}
+    own = dtype or next((d for start, d in others.items() if name.startswith(start)), "float32")
+    x = xpv.asarray(values(shape, 1) * 100, own)
+    recording = Recording()
+    expected = function(recording.input(x))
+    operation = with_tensors(recording.operations[-1], recording.kinds)
+    number = operation.args[1]
+    if dtype is None:
+        assert operation is recording.operations[-1]
+        return
+    assert (number.shape, number.dtype) == ((), xpv.asarray([1], dtype).dtype)
+    assert_same_bits(operation.function(x, number), expected.value)
+    write, (_, again), _ = into(operation, recording.kinds, x)
+    out = xl.namespace(x).empty_like(expected.value)
+    write(x, again, out=out)
+    assert_same_bits(out, expected.value)

@@ -268,7 +268,7 @@ def number_minus_one(xp, p, n, x):
 @case(
     "v3 = sum(a0, axis=0); matmul(p, p, m0); rule(0.5); return v3",
     9,
-    torch=("v3 = sum(a0, axis=0); matmul(p, p, m0); rule(p, m0, m1, p); return v3", 9),
+    torch=("v3 = sum(a0, axis=0); matmul(p, p, m0); rule(p, m0, 0.5, p); return v3", 9),
 )
 def rule_with_a_constant(xp, p, n, x):
     rate = xp.asarray(np.asarray(0.5, "float32"), copy=True)
