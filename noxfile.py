@@ -186,11 +186,11 @@ def wall(session: nox.Session) -> None:
 def mutation(session: nox.Session) -> None:
     """Put faults into the package, and print those that no test notices; half an hour a part."""
     session.install("-e", ".", *group("test", "numpy", "torch", "mutation"))
-    session.run("python", "tests/mutation.py", *session.posargs)
+    session.run("python", "tests/mutation", *session.posargs)
 
 
 @nox.session(default=False)
 def fuzz(session: nox.Session) -> None:
     """Train random networks with random histories in three ways that have to agree; an hour."""
     session.install("-e", ".", *group("test", "numpy", "torch"))
-    session.run("python", "tests/fuzz.py", *session.posargs)
+    session.run("python", "tests/fuzzer", *session.posargs)

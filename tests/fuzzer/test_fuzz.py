@@ -6,10 +6,10 @@ import sys
 from collections import Counter
 
 import pytest
-from fuzzer.histories import draw, play
-from fuzzer.networks import LAYERS
 
 import xplayers as xl
+from fuzzer.histories import draw, play
+from fuzzer.networks import LAYERS
 
 SEED = 0
 CASES = 40  # half a minute
@@ -27,7 +27,7 @@ def play_all(numbers, xpv, jit):
     for number in numbers:
         outcome = play(draw(xpv.backend, SEED, number))
         which = f"--library {xpv.backend} --jit {jit} --seed {SEED} --case {number}"
-        assert not outcome.wrong, f"{outcome.wrong}\npython tests/fuzz.py {which}"
+        assert not outcome.wrong, f"{outcome.wrong}\npython tests/fuzzer {which}"
         counts += outcome.counts
     return counts
 

@@ -1,8 +1,8 @@
 """Train random networks with random histories in three ways, which have to agree bit by bit.
 
-    python tests/fuzz.py --seconds 3600 --seed 3               # NumPy, PyTorch; with Numba, without
-    python tests/fuzz.py --library torch --jit 0 --seed 3       # one of the four
-    python tests/fuzz.py --library torch --jit 0 --seed 3 --case 17     # a case again, made small
+    python tests/fuzzer --seconds 3600 --seed 3             # NumPy, PyTorch; with Numba, without
+    python tests/fuzzer --library torch --jit 0 --seed 3    # one of the four
+    python tests/fuzzer --library torch --jit 0 --seed 3 --case 17      # a case again, made small
 
 `nox -s fuzz` is the first of them, for an hour. What differs is printed as a command of the last
 form, and kept in build/fuzz.txt. The package `fuzzer` says what is drawn.
@@ -21,10 +21,13 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+TESTS = Path(__file__).resolve().parents[1]
+sys.path[0] = str(TESTS)  # where the package `fuzzer` is
+
 if TYPE_CHECKING:
     from fuzzer.histories import Case
 
-RESULTS = Path(__file__).parents[1] / "build" / "fuzz.txt"
+RESULTS = TESTS.parent / "build" / "fuzz.txt"
 KINDS = [(library, jit) for library in ("numpy", "torch") for jit in ("0", "1")]
 STEPS = ("cases", "failures", "steps taken", "steps replayed", "steps refused", "not finite")
 
@@ -96,7 +99,7 @@ def fuzz(a: argparse.Namespace) -> int:
 def command(a: argparse.Namespace, number: int) -> str:
     without = f" --without {a.without!r}" if a.without else ""
     which = f"--library {a.library} --jit {a.jit} --seed {a.seed} --case {number}{without}"
-    return f"python tests/fuzz.py {which}"
+    return f"python tests/fuzzer {which}"
 
 
 def drawn(a: argparse.Namespace, number: int) -> Case:

@@ -11,7 +11,7 @@ from typing import Any
 
 import libcst as cst
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "mutation"
 
 # mutmut passes over functions with decorators. Of those here, the first change nothing at run

@@ -13,7 +13,7 @@ the first one fails. `build/` keeps the mutants of a file, and which tests come 
 function, until something changes.
 
 Left out are mutants that change nothing but the words of an error, the `strict` of a `zip`,
-which guards against mistakes of our own, and those of `mutation.toml`, which change nothing that
+which guards against mistakes of our own, and those of `equivalent.toml`, which change nothing that
 can be seen; it says why.
 """
 
@@ -47,7 +47,7 @@ from mutants import BUILD, ROOT, digest, kept
 
 RESULTS = BUILD / "results.jsonl"
 LOOKED = BUILD / "looked.json"
-EQUIVALENT = ROOT / "tests" / "mutation.toml"
+EQUIVALENT = Path(__file__).with_name("equivalent.toml").resolve()
 
 
 class Part(NamedTuple):
@@ -62,20 +62,18 @@ PARTS = {
     "layers": Part(
         ("layers/*.py", "losses/*.py"),
         (
-            "layers", "losses", "convolution", "pooling", "normalization", "sequences", "shell",
-            "review", "bad_input", "training", "functional", "gradient_check",
+            "layers/test_*.py", "losses/test_*.py", "training/test_training.py",
+            "test_bad_input.py", "test_functional.py", "test_gradient_check.py",
         ),
         "numpy",
     ),
     "engine": Part(
         (
-            "elementwise.py", "_flat.py", "_groups.py", "_jit.py", "_places.py", "_recording.py",
-            "_replay.py", "_roots.py", "_tape.py", "_trace.py", "training/replays.py",
+            "arrays/elementwise.py", "_flat.py", "_groups.py", "_jit.py", "_places.py",
+            "_recording.py", "_replay.py", "_roots.py", "_tape.py", "_trace.py",
+            "training/replays.py",
         ),
-        (
-            "elementwise*", "exact", "flat*", "groups", "jit", "keys", "places", "programs",
-            "recording", "replay*", "roots",
-        ),
+        ("arrays/test_elementwise*.py", "accelerate/host/test_*.py", "accelerate/replay/test_*.py"),
         "numpy,torch",
     ),
 }  # fmt: skip
@@ -207,7 +205,7 @@ class Trials:
 
         def chance(i: int) -> float:
             kills = 4 * self.kills[i, function] + 2 * self.kills[i, module] + self.kills[i]
-            near = 4 * session.items[i].nodeid.startswith(f"tests/test_{subject}")
+            near = 4 * session.items[i].path.name.startswith(f"test_{subject}")
             return (1 + kills + near) / (0.01 + seconds[i])
 
         return sorted(tests, key=lambda i: (-chance(i), i))
@@ -227,9 +225,8 @@ class Trials:
         """Return for each test how long it takes, and which functions it comes through."""
         modules = sorted({function.__module__ for function, _ in FUNCTIONS.values()})
         package = digest(Path(str(sys.modules[name].__file__)) for name in modules)  # with mutants
-        others = [
-            p for p in sorted(Path("tests").glob("*.py")) if p.name[:4] not in ("test", "muta")
-        ]
+        python = sorted(Path("tests").rglob("*.py"))
+        others = [p for p in python if p.name[:5] != "test_" and "mutation" not in p.parts]
         files = {item.location[0] for item in session.items}
         states = {f: f"{package} {digest(others)} {digest([Path(f)])}" for f in files}
         looked: dict[str, Any] = json.loads(LOOKED.read_text()) if LOOKED.exists() else {}
@@ -343,7 +340,11 @@ def difference(name: str) -> str:
 
 
 def matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
+    found = {pattern: sorted(folder.glob(pattern)) for pattern in patterns}
+    lacking = [pattern for pattern, paths in found.items() if not paths]
+    if lacking:
+        sys.exit(f"mutation: {folder} has no {', '.join(lacking)}; its files have moved.")
+    return [path for paths in found.values() for path in paths]
 
 
 def _option(arguments: list[str], name: str, default: float) -> str | float:
@@ -379,8 +380,7 @@ def main(arguments: list[str]) -> int:
             found = [f"{module}.{name}" for name in found]
             names += [n for n in found if not asked or n in asked or str(file)[9:] in asked]
         names = names[first::every]
-        tests = matching(Path("tests"), [f"test_{name}.py" for name in part.tests])
-        chosen = list(map(str, tests))
+        chosen = list(map(str, matching(Path("tests"), part.tests)))
         options = ["-q", "-s", "-p", "no:cacheprovider", "--assert=plain", "--tb=no", *libraries]
         trials = Trials(names, most, before)
         pytest.main([*options, *chosen], plugins=[trials])
