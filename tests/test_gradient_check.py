@@ -106,7 +106,7 @@ def test_a_wrong_layer_fails_with_the_name_and_both_numbers(fault):
 
 def test_a_wrong_loss_fails():
     class Doubled(xl.MeanSquaredError):
-        def slope(self, xp, arrays, x, t):
+        def derivative(self, xp, arrays, x, t):
             return 4.0 * (x - t)
 
     with pytest.raises(AssertionError, match="Doubled: the gradient of x"):

@@ -23,7 +23,7 @@ from xplayers.arrays.namespaces import (
     namespace,
     on_host,
     out_of_range,
-    widened,
+    upcast,
 )
 
 __all__ = [
@@ -412,7 +412,7 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
 
 def _below_largest(xp: Namespace, x: Array, axis: int) -> Array:
     """Return `x` less its largest value along `axis`, in at least float32."""
-    wide = widened(xp, x)
+    wide = upcast(xp, x)
     most = xp.max(wide, axis=axis, keepdims=True)
     if not _surely_finite(most):
         # Infinite scores become the largest numbers: infinity less infinity would be NaN.
@@ -490,7 +490,7 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
     if seen:
         _check_probabilities(owner, y, t, labels)
     smallest = 2.3e-308 if dtype_name(y.dtype) == "float64" else 1.2e-38
-    logs = xp.log(xp.maximum(widened(xp, y), smallest))
+    logs = xp.log(xp.maximum(upcast(xp, y), smallest))
     if labels:
         at = xp.expand_dims(xp.astype(t, xp.arange(0).dtype), axis=-1)
         if seen:

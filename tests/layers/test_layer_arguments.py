@@ -231,7 +231,7 @@ class TestArrays:
     @pytest.mark.parametrize(
         ("shape", "hint"),
         [
-            ((60, 28, 28), "expected (n, 1, h, w). Add the axis of the channel: x[:, None, ...]."),
+            ((60, 28, 28), "expected (n, 1, h, w). Add a channel axis: x[:, None, ...]."),
             ((1, 28, 28), "expected (n, 1, h, w). A single sample is x[None, ...]."),
             ((28, 28), "expected (n, 1, h, w)."),
             ((6, 28, 28, 1), "Channels come second: xp.permute_dims(x, (0, 3, 1, 2))."),

@@ -212,7 +212,7 @@ class TestShapes:
         for shape, end in [
             ((2, 5, 3), "expected (n, time, 4)."),
             ((5, 4), "expected (n, time, 4). A single sequence is x[None, ...]."),
-            ((2, 0, 4), "expected (n, time, 4) with one step of time or more."),
+            ((2, 0, 4), "expected (n, time, 4) with one time step or more."),
         ]:
             message = says(f"{layer}: x has shape {shape}; {end}") + "$"
             with pytest.raises(ValueError, match=message):
@@ -265,7 +265,7 @@ class TestShapes:
         for given, message in [
             ([one(2, 3, 5)], "x has shape (2, 3, 5); expected (n, time, 4)."),
             ([one(3, 4)], "x has shape (3, 4); expected (n, time, 4)."),
-            ([one(2, 0, 4)], "x has shape (2, 0, 4); expected (n, time, 4) with one step of"),
+            ([one(2, 0, 4)], "x has shape (2, 0, 4); expected (n, time, 4) with one time st"),
             ([x, one(2, 3, 5)], "context has shape (2, 3, 5); expected (n, time, 4)."),
             ([x, one(3, 3, 4)], "context has 3 samples, x has 2."),
             ([x, None, one(2, 4)], "key_mask has shape (2, 4); expected (2, 3)."),
@@ -277,7 +277,7 @@ class TestShapes:
 
     def test_positions(self, xpv):
         layer = xl.PositionalEmbedding.init(5, 3)
-        message = says("PositionalEmbedding(5, 3): x has 6 steps of time, the table 5 positions.")
+        message = says("PositionalEmbedding(5, 3): x has 6 time steps, the table 5 positions.")
         with pytest.raises(ValueError, match=message):
             layer.forward(xpv.asarray(np.ones((2, 6, 3)), "float32"))
         message = says("PositionalEmbedding(5, 3): x has shape (2, 3); expected (n, time, 3).")

@@ -180,7 +180,7 @@ def dtype_is_half(dtype: DType) -> bool:
     return dtype is not None and dtype_name(dtype) in ("float16", "bfloat16")
 
 
-def widened(xp: Namespace, x: Array) -> Array:
+def upcast(xp: Namespace, x: Array) -> Array:
     """Return `x` in at least float32: 16-bit sums overflow at 65504 and lose digits long before."""
     return xp.astype(x, xp.float32) if is_half(x) else x
 

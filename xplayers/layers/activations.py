@@ -1,8 +1,8 @@
-"""Activations: each a forward, and under it its derivative applied to the upstream gradient.
+"""Activations: the forward, and under it the derivative applied to the upstream gradient.
 
-Forward is the function of the same name in `xplayers.functional`. ReLU selects, so an infinite
-upstream gradient is 0 where its derivative is. The other derivatives are factors, which are 0 by
-rounding alone: there it is NaN, as in PyTorch.
+Forward is the function of the same name in `xplayers.functional`. ReLU selects, so its gradient is
+0 wherever its derivative is, even where the upstream gradient is infinite. The other derivatives
+are factors, which become 0 only by rounding: there it is NaN, as in PyTorch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from xplayers import functional
 from xplayers._checks import Option, choice, integer, number
 from xplayers.arrays.elementwise import elementwise, kept
-from xplayers.arrays.namespaces import Array, is_half, namespace, widened
+from xplayers.arrays.namespaces import Array, is_half, namespace, upcast
 from xplayers.layers.base import Cache, Layer
 
 
@@ -239,16 +239,16 @@ class Softmax(Layer):
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (y,) = cache
         xp = namespace(y)
-        wide = widened(xp, dy)
+        wide = upcast(xp, dy)
         inner = xp.sum(wide * y, axis=self.axis, keepdims=True)
         dx = y * (wide - inner)
         return (xp.astype(dx, y.dtype) if is_half(y) else dx), {}
 
 
 def activation_named(name: str) -> str:
-    """Return the activation of this file that somebody calls `name`, as ``relu``; '' for none."""
-    words = {"swish": "Silu", "leakyrelu": "LeakyRelu"}
+    """Return the class of the activation called `name`, as ``relu``; '' if there is none."""
+    classes = {"swish": "Silu", "leakyrelu": "LeakyRelu"}
     for kind in Layer.__subclasses__():
         if kind.__module__ == __name__:
-            words[kind.__name__.lower()] = kind.__name__
-    return words.get(name.lower().replace("_", ""), "")
+            classes[kind.__name__.lower()] = kind.__name__
+    return classes.get(name.lower().replace("_", ""), "")

@@ -1,4 +1,4 @@
-"""The affine map, also called fully connected, dense or linear layer."""
+"""The affine (fully connected, dense, linear) layer."""
 
 from __future__ import annotations
 
@@ -24,14 +24,13 @@ class Affine(Layer):
     Parameters
     ----------
     W : array of shape (n_in, n_out)
-        Weights; one row for each input, as in *Deep Learning from Scratch* (the transpose of
-        PyTorch's).
+        Weights; one row per input, as in *Deep Learning from Scratch* (the transpose of PyTorch's).
     b : array of shape (n_out,), optional
-        Bias, of the library, device and dtype of `W`; None: there is none.
+        Bias, of the library, device and dtype of `W`; None: no bias.
     flatten : bool
-        True: `x` of any shape ``(n, ...)`` is flattened to ``(n, n_in)``, as in the book, and the
-        gradient has its shape again. False: the last axis of `x`, of shape ``(..., n_in)``, is
-        mapped, as sequences need it (and as PyTorch and Keras do).
+        True: `x` of any shape ``(n, ...)`` is flattened to ``(n, n_in)``, as in the book; the
+        gradient has the shape of `x`. False: the layer acts on the last axis of `x`, of shape
+        ``(..., n_in)``, for sequences (and as in PyTorch and Keras).
 
     Raises
     ------
@@ -42,7 +41,7 @@ class Affine(Layer):
 
     See Also
     --------
-    Affine.init : makes `W` and `b`.
+    Affine.init : creates `W` and `b`.
 
     Examples
     --------
@@ -103,7 +102,7 @@ class Affine(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
-        y = product(self._rows(x, W), W, arrays.get("b"))
+        y = product(self._as_matrix(x, W), W, arrays.get("b"))
         if not self.flatten and len(x.shape) > 2:
             y = namespace(x).reshape(y, (*x.shape[:-1], W.shape[1]))
         return y, (x, W)
@@ -118,21 +117,21 @@ class Affine(Layer):
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
         if self.b is None:
-            return {"W": product(self._rows(x, W).mT, as_matrix(dy))}
-        dW, db = product_and_sums(self._rows(x, W).mT, as_matrix(dy))
+            return {"W": product(self._as_matrix(x, W).mT, as_matrix(dy))}
+        dW, db = product_and_sums(self._as_matrix(x, W).mT, as_matrix(dy))
         return {"W": dW, "b": db}
 
-    def _rows(self, x: Array, W: Array) -> Array:
-        """Return `x` with two axes, ``(n, n_in)``."""
+    def _as_matrix(self, x: Array, W: Array) -> Array:
+        """Return `x` as a matrix ``(n, n_in)``."""
         shape, n_in = x.shape, W.shape[0]
         if len(shape) == 2 and shape[1] == n_in:
             return x
         split = 1 if self.flatten else -1  # samples before, features after
         if len(shape) < 2 or math.prod(shape[split:]) != n_in:
-            raise ValueError(self._misfit(shape))
+            raise ValueError(self._shape_error(shape))
         return namespace(x).reshape(x, (math.prod(shape[:split]), n_in))
 
-    def _misfit(self, shape: tuple[int, ...]) -> str:
+    def _shape_error(self, shape: tuple[int, ...]) -> str:
         expected = f"(n, {self.W.shape[0]})" if self.flatten else f"(..., {self.W.shape[0]})"
         got = f"x has shape {tuple(shape)}"
         if len(shape) < 2:
@@ -153,7 +152,7 @@ class Affine(Layer):
 
 
 def as_matrix(dy: Array) -> Array:
-    """Return `dy` with two axes, the last one kept."""
+    """Return `dy` as a matrix; the last axis is kept."""
     if len(dy.shape) == 2:
         return dy
     return namespace(dy).reshape(dy, (math.prod(dy.shape[:-1]), dy.shape[-1]))

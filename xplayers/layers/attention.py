@@ -1,4 +1,4 @@
-"""Attention."""
+"""Multi-head attention."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from xplayers.arrays.namespaces import (
     is_half,
     is_integer,
     namespace,
-    widened,
+    upcast,
 )
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Rng, documented, drawn, xavier_uniform
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
 
-# What the score of a masked key becomes: finite, so that a row of such keys is no inf - inf.
+# The score of a masked key: finite, because a row of infinite ones would be inf - inf = NaN.
 _MASKED = -1e30
 
 
@@ -46,19 +46,18 @@ class MultiHeadAttention(Layer):
         dWq = x.T @ dq;  dWk = s.T @ dk;  dWv = s.T @ dv;  dWo = o.T @ dy
         dbq = sum(dq);   dbk = 0;         dbv = sum(dv);   dbo = sum(dy)
 
-    `bk` adds the same to all scores of a row, which the softmax takes out again: its gradient is 0.
+    `bk` adds a constant to all scores of a row, which the softmax cancels: its gradient is 0.
 
     Parameters
     ----------
     Wq, Wk, Wv, Wo : array of shape (n_features, n_features)
-        Weights of queries, keys, values and of the output; one row for each input, the transpose of
-        PyTorch's.
+        Weights of queries, keys, values and output; one row per input, the transpose of PyTorch's.
     bq, bk, bv, bo : array of shape (n_features,)
         Biases.
     n_heads : int
-        Number of heads; it divides `n_features`.
+        Number of heads; a divisor of `n_features`.
     causal : bool
-        Whether position t attends to positions 0 to t only (of a context too).
+        Whether position t attends only to positions 0 to t (also of a context).
 
     Raises
     ------
@@ -70,14 +69,14 @@ class MultiHeadAttention(Layer):
     Notes
     -----
     ``forward(x, context=None, key_mask=None)``: `x` is ``(n, time, n_features)``, `context`
-    ``(n, keys, n_features)``, `key_mask` ``(n, keys)`` of bool or integers, True where a key
-    counts (as in Keras; ``key_padding_mask`` of PyTorch is the opposite). ``backward`` returns
-    ``dx``, with a context ``(dx, dcontext)``. For self-attention with a mask:
-    ``forward(x, None, key_mask)``.
+    ``(n, keys, n_features)``, `key_mask` ``(n, keys)`` of bool or integers, True for keys to attend
+    to (as in Keras; ``key_padding_mask`` of PyTorch is the opposite). ``backward`` returns ``dx``,
+    with a context ``(dx, dcontext)``. For self-attention with a mask:
+    ``forward(x, key_mask=mask)``.
 
-    A query for which no key counts gets ``o = 0`` and so ``y = bo``, with gradient 0, where PyTorch
-    gives NaN. 16-bit arrays have their scores and the softmax in float32. There is no dropout of
-    the weights.
+    A query whose keys are all masked gets ``o = 0`` and ``y = bo``, with gradient 0, where PyTorch
+    gives NaN. For 16-bit arrays scores and softmax are computed in float32. There is no dropout of
+    the attention weights.
 
     References
     ----------
@@ -112,7 +111,7 @@ class MultiHeadAttention(Layer):
         self.Wv, self.bv, self.Wo, self.bo = Wv, bv, Wo, bo
         self.n_heads, self.causal = n_heads, causal
         for name in ("Wq", "bq", "Wk", "bk", "Wv", "bv", "Wo", "bo"):
-            namespace(getattr(self, name), "MultiHeadAttention", name)  # none of them is None
+            namespace(getattr(self, name), "MultiHeadAttention", name)  # none is optional
         features = (*Wq.shape, 0)[0]
         for name, a in self.params.items():
             shape = (features, features) if name[0] == "W" else (features,)
@@ -139,7 +138,7 @@ class MultiHeadAttention(Layer):
         n_features : int
             Size of the last axis of `x`, of the context and of `y`.
         n_heads : int
-            Number of heads; it divides `n_features`.
+            Number of heads; a divisor of `n_features`.
         causal : bool
             As in `MultiHeadAttention`.
         initializer, rng, dtype, like
@@ -149,11 +148,11 @@ class MultiHeadAttention(Layer):
         n_features = integer(owner, "n_features", n_features)
         _check_heads(n_features, integer(owner, "n_heads", n_heads, least=None))
         rng = generator(owner, "rng", rng)
-        made: dict[str, np.ndarray] = {}
+        params: dict[str, np.ndarray] = {}
         for name in "qkvo":
             W = drawn(owner, initializer, (n_features, n_features), rng, dtype)
-            made |= {f"W{name}": W, f"b{name}": np.zeros_like(W[0])}
-        return cls(**made, n_heads=n_heads, causal=causal)._materialize_at(like)
+            params |= {f"W{name}": W, f"b{name}": np.zeros_like(W[0])}
+        return cls(**params, n_heads=n_heads, causal=causal)._materialize_at(like)
 
     def apply(
         self,
@@ -166,19 +165,19 @@ class MultiHeadAttention(Layer):
         self._check_shapes(x, context, key_mask)
         source = x if context is None else context
         q, k, v = (
-            self._heads(xp, self._mapped(xp, arrays, name, s))
+            self._heads(xp, self._affine(xp, arrays, name, s))
             for name, s in (("q", x), ("k", source), ("v", source))
         )
         q = q * (1.0 / math.sqrt(q.shape[-1]))
         a = self._weights(xp, q, k, key_mask)
         o = self._merged(xp, matmul(a, v))
-        y = self._mapped(xp, arrays, "o", o)
+        y = self._affine(xp, arrays, "o", o)
         weights = tuple([arrays[f"W{name}"] for name in "qkvo"])
         return y, (x, () if context is None else (context,), q, k, v, a, o, weights)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
         context, (Wq, Wk, Wv, _) = cache[1], cache[-1]
-        dq, dk, dv, grads = self._undo(cache, dy)
+        dq, dk, dv, grads = self._backward(cache, dy)
         dx, dsource = matmul(dq, Wq.mT), matmul(dk, Wk.mT)
         dsource += matmul(dv, Wv.mT)
         if context:
@@ -187,76 +186,76 @@ class MultiHeadAttention(Layer):
         return dx, grads
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
-        return self._undo(cache, dy)[3]
+        return self._backward(cache, dy)[3]
 
-    def _undo(self, cache: Cache, dy: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
+    def _backward(self, cache: Cache, dy: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
         """Return the gradients of queries, keys and values, and those of the parameters."""
         x, context, q, k, v, a, o, (_, _, _, Wo) = cache
         xp = namespace(dy)
         source = context[0] if context else x
         do = self._heads(xp, matmul(dy, Wo.mT))
         dv = matmul(a.mT, do)
-        wide = widened(xp, a)
-        da = widened(xp, matmul(do, v.mT))
+        wide = upcast(xp, a)
+        da = upcast(xp, matmul(do, v.mT))
         ds = wide * (da - xp.sum(da * wide, axis=-1, keepdims=True))
         ds = xp.astype(ds, a.dtype) if is_half(a) else ds
         dq = matmul(ds, k) * (1.0 / math.sqrt(q.shape[-1]))
         dk = matmul(ds.mT, q)  # q is scaled already
         dq, dk, dv = (self._merged(xp, d) for d in (dq, dk, dv))
         grads = {}
-        for name, at, d in (("q", x, dq), ("k", source, dk), ("v", source, dv), ("o", o, dy)):
-            d = _rows(xp, d)
-            grads[f"W{name}"] = matmul(_rows(xp, at).mT, d)
-            if name == "k":  # 0 but for rounding, of which an optimizer as Adam would make steps
+        for name, s, d in (("q", x, dq), ("k", source, dk), ("v", source, dv), ("o", o, dy)):
+            d = _as_matrix(xp, d)
+            grads[f"W{name}"] = matmul(_as_matrix(xp, s).mT, d)
+            if name == "k":  # the sum would be rounding noise, which Adam turns into steps
                 grads["bk"] = xp.zeros_like(grads["bq"])
                 continue
             grads[f"b{name}"] = column_sums(d)
         return dq, dk, dv, grads
 
     def _weights(self, xp: Namespace, q: Array, k: Array, key_mask: Array | None) -> Array:
-        """Return the weights of the keys ``(n, heads, time, keys)``: softmax of the scores."""
-        scores = matmul(widened(xp, q), widened(xp, k).mT)
-        counts = self._counts(xp, scores, key_mask)
-        if counts is None:
+        """Return the attention weights ``(n, heads, time, keys)``: the softmax of the scores."""
+        scores = matmul(upcast(xp, q), upcast(xp, k).mT)
+        mask = self._mask(xp, scores, key_mask)
+        if mask is None:
             e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
             e /= xp.sum(e, axis=-1, keepdims=True)
         else:
-            scores = xp.where(counts, scores, _MASKED)
+            scores = xp.where(mask, scores, _MASKED)
             e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-            e *= xp.astype(counts, e.dtype)
-            # the largest score adds 1 to the sum, so it is below 1 only where no key counts
+            e *= xp.astype(mask, e.dtype)
+            # The largest score adds 1 to the sum, which is below 1 only where all keys are masked.
             e /= xp.maximum(xp.sum(e, axis=-1, keepdims=True), 1.0)
         return xp.astype(e, q.dtype) if is_half(q) else e
 
-    def _counts(self, xp: Namespace, scores: Array, key_mask: Array | None) -> Array | None:
-        """Return which keys count for which query, to be broadcast to `scores`, or None: all."""
-        counts = None
+    def _mask(self, xp: Namespace, scores: Array, key_mask: Array | None) -> Array | None:
+        """Return the mask, True for keys to attend to, to be broadcast to `scores`; None: all."""
+        mask = None
         if key_mask is not None:
-            counts = key_mask != 0 if is_integer(key_mask) else key_mask
-            counts = counts[:, None, None, :]
+            mask = key_mask != 0 if is_integer(key_mask) else key_mask
+            mask = mask[:, None, None, :]
         if self.causal:
             time, keys = scores.shape[-2:]
             t = xp.arange(time, device=device(scores))
             s = xp.arange(keys, device=device(scores))
             past = xp.reshape(s, (1, keys)) <= xp.reshape(t, (time, 1))
             past = xp.reshape(past, (1, 1, time, keys))
-            counts = past if counts is None else counts & past
-        return counts
+            mask = past if mask is None else mask & past
+        return mask
 
-    def _mapped(self, xp: Namespace, arrays: Mapping[str, Array], name: str, x: Array) -> Array:
+    def _affine(self, xp: Namespace, arrays: Mapping[str, Array], name: str, x: Array) -> Array:
         """Return ``x @ W + b``."""
-        y = matmul(_rows(xp, x), arrays[f"W{name}"])
+        y = matmul(_as_matrix(xp, x), arrays[f"W{name}"])
         y += arrays[f"b{name}"]
         return xp.reshape(y, (*x.shape[:-1], y.shape[1]))
 
     def _heads(self, xp: Namespace, x: Array) -> Array:
         """Return ``(n, time, features)`` as ``(n, heads, time, features / heads)``."""
         n, time, features = x.shape
-        cut = xp.reshape(x, (n, time, self.n_heads, features // self.n_heads))
-        return xp.permute_dims(cut, (0, 2, 1, 3))
+        split = xp.reshape(x, (n, time, self.n_heads, features // self.n_heads))
+        return xp.permute_dims(split, (0, 2, 1, 3))
 
     def _merged(self, xp: Namespace, x: Array) -> Array:
-        """Undo `_heads`."""
+        """Return the inverse of `_heads`."""
         n, heads, time, size = x.shape
         return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (n, time, heads * size))
 
@@ -270,7 +269,7 @@ class MultiHeadAttention(Layer):
         for name, shape in shapes.items():
             if len(shape) != 3 or shape[2] != features or not shape[1]:
                 message = f"{self}: {name} has shape {shape}; expected (n, time, {features})"
-                message += " with one step of time or more." if 0 in shape[1:2] else "."
+                message += " with one time step or more." if 0 in shape[1:2] else "."
                 raise ValueError(message)
             if shape[0] != x.shape[0]:
                 message = f"{self}: {name} has {shape[0]} samples, x has {x.shape[0]}."
@@ -304,6 +303,6 @@ def _check_heads(n_features: int, n_heads: int) -> None:
         raise ValueError(message)
 
 
-def _rows(xp: Namespace, x: Array) -> Array:
-    """Return `x` with two axes, the last one kept."""
+def _as_matrix(xp: Namespace, x: Array) -> Array:
+    """Return `x` as a matrix; the last axis is kept."""
     return xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))

@@ -1,4 +1,4 @@
-"""Normalization of channels: over the batch, and over groups of them in each sample."""
+"""Batch normalization and group normalization."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._checks import Option, integer, number
-from xplayers.arrays.namespaces import Array, Namespace, namespace, widened
+from xplayers.arrays.namespaces import Array, Namespace, namespace, upcast
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import channel_products, channel_sums
 from xplayers.initializers import constant, documented
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalization import (
-    as_like,
     check_pair,
     code,
+    downcast_like,
     normalized_channels,
     normalized_rows,
     normalized_rows_gradient,
@@ -38,7 +38,7 @@ class BatchNormalization(Layer):
     gamma, beta : array of shape (n_features,)
         Scale and shift of each feature (axis 1 of the input).
     momentum : float
-        Memory of the running statistics:
+        Decay of the running statistics:
         ``running = momentum * running + (1 - momentum) * batch``.
     eps : float
         Added to the variance.
@@ -51,10 +51,10 @@ class BatchNormalization(Layer):
     Notes
     -----
     Input ``(n, n_features)`` or ``(n, n_features, ...)``. The buffers `running_mean` and
-    `running_var` start at 0 and 1, and every training forward moves them. Libraries differ: the
+    `running_var` start at 0 and 1, and every training forward updates them. Libraries differ: the
     momentum of PyTorch is ``1 - momentum`` and its running variance divides by ``n - 1``; here, as
-    in the book, Keras and ONNX, it is that of the batch. The book's eps is 1e-6, and its statistics
-    of images are per pixel. An empty batch leaves the statistics as they are.
+    in the book, Keras and ONNX, it is the biased one. The book's eps is 1e-6, and its statistics
+    of images are per pixel. An empty batch leaves the statistics unchanged.
 
     References
     ----------
@@ -71,7 +71,7 @@ class BatchNormalization(Layer):
         _check_vector("BatchNormalization", gamma)
         check_pair("BatchNormalization", gamma, beta)
         xp = namespace(gamma)
-        wide = widened(xp, gamma)
+        wide = upcast(xp, gamma)
         self.running_mean, self.running_var = xp.zeros_like(wide), xp.ones_like(wide)
 
     @classmethod
@@ -113,12 +113,12 @@ class BatchNormalization(Layer):
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         xp, column = namespace(x), self._column(x)
-        r = 1.0 / xp.sqrt(widened(xp, arrays["running_var"]) + self.eps)
-        scale = widened(xp, arrays["gamma"]) * r
-        shift = widened(xp, arrays["beta"]) - widened(xp, arrays["running_mean"]) * scale
-        y = widened(xp, x) * xp.reshape(scale, column)
+        r = 1.0 / xp.sqrt(upcast(xp, arrays["running_var"]) + self.eps)
+        scale = upcast(xp, arrays["gamma"]) * r
+        shift = upcast(xp, arrays["beta"]) - upcast(xp, arrays["running_mean"]) * scale
+        y = upcast(xp, x) * xp.reshape(scale, column)
         y += xp.reshape(shift, column)
-        return as_like(y, x)
+        return downcast_like(y, x)
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         *_, x, mean, var = cache
@@ -132,7 +132,7 @@ class BatchNormalization(Layer):
         return updated
 
     def _column(self, x: Array) -> tuple[int, ...]:
-        """Return the shape in which features meet `x`, or raise an error if that does not fit."""
+        """Check `x`, and return the shape in which features broadcast to it."""
         shape, n_features = tuple(x.shape), self.gamma.shape[0]
         if len(shape) < 2 or shape[1] != n_features:
             message = (
@@ -151,12 +151,12 @@ class BatchNormalization(Layer):
 
 @operation
 def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Any, ...]:
-    """Return ``y``, ``xh`` (None where it is not kept), ``r``, mean and variance of channels."""
+    """Return ``y``, ``xh`` (or None, to be recomputed), ``r``, mean and variance of channels."""
     xp, column = namespace(x), _column(x.shape)
-    xh, r, mean, var = normalized_channels(widened(xp, x), eps)
-    y = xh * xp.reshape(widened(xp, gamma), column)
-    y += xp.reshape(widened(xp, beta), column)
-    return as_like(y, x), xh, r, mean, var
+    xh, r, mean, var = normalized_channels(upcast(xp, x), eps)
+    y = xh * xp.reshape(upcast(xp, gamma), column)
+    y += xp.reshape(upcast(xp, beta), column)
+    return downcast_like(y, x), xh, r, mean, var
 
 
 @operation
@@ -165,18 +165,18 @@ def batch_normalization_gradient(
 ) -> tuple[Array, Array, Array]:
     """Return the gradients of `x`, `gamma` and beta.
 
-    The means of h and h * xh are those of `gamma` and beta times gamma / n, so h itself is not
-    needed: ``dx = gamma * r * (dy - dbeta / n - xh * dgamma / n)``.
+    The means of h and h * xh are ``gamma / n`` times dbeta and dgamma, so h is not needed:
+    ``dx = gamma * r * (dy - dbeta / n - xh * dgamma / n)``.
     """
-    xp, column, wide = namespace(x), _column(x.shape), widened(namespace(x), dy)
-    xh = (widened(xp, x) - mean) * r if xh is None else xh
+    xp, column, wide = namespace(x), _column(x.shape), upcast(namespace(x), dy)
+    xh = (upcast(xp, x) - mean) * r if xh is None else xh
     dgamma, dbeta = channel_products(wide, xh), channel_sums(wide)
     n = max(math.prod(x.shape) // max(x.shape[1], 1), 1)
     dx = xh * xp.reshape(dgamma / n, column)
     dx += xp.reshape(dbeta / n, column)
     dx -= wide
-    dx *= -(xp.reshape(widened(xp, gamma), column) * r)
-    return as_like(dx, x), as_like(dgamma, x), as_like(dbeta, x)
+    dx *= -(xp.reshape(upcast(xp, gamma), column) * r)
+    return downcast_like(dx, x), downcast_like(dgamma, x), downcast_like(dbeta, x)
 
 
 class GroupNormalization(Layer):
@@ -191,7 +191,7 @@ class GroupNormalization(Layer):
     gamma, beta : array of shape (n_channels,)
         Scale and shift of each channel (axis 1 of the input).
     groups : int
-        Number of groups; divides the channels. 1 is a layer normalization over all channels,
+        Number of groups; a divisor of the channels. 1 is a layer normalization over all channels,
         ``n_channels`` is instance normalization.
     eps : float
         Added to the variance.
@@ -241,21 +241,21 @@ class GroupNormalization(Layer):
             message = f"{self}: x has shape {shape}; expected (n, {channels}, ...)."
             raise ValueError(message)
         xp = namespace(x)
-        xh, r = normalized_rows(self._grouped(xp, widened(xp, x)), (-1,), self.eps)
-        gamma = xp.reshape(widened(xp, arrays["gamma"]), _column(shape))
+        xh, r = normalized_rows(self._grouped(xp, upcast(xp, x)), (-1,), self.eps)
+        gamma = xp.reshape(upcast(xp, arrays["gamma"]), _column(shape))
         y = xp.reshape(xh, shape) * gamma
-        y += xp.reshape(widened(xp, arrays["beta"]), _column(shape))
-        return as_like(y, x), (xh, r, gamma, x)
+        y += xp.reshape(upcast(xp, arrays["beta"]), _column(shape))
+        return downcast_like(y, x), (xh, r, gamma, x)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         xh, r, gamma, x = cache
         xp = namespace(x)
-        wide = widened(xp, dy)
+        wide = upcast(xp, dy)
         h = self._grouped(xp, wide * gamma)
         dx = xp.reshape(normalized_rows_gradient(h, xh, r, (-1,)), x.shape)
         xh = xp.reshape(xh, x.shape)
         grads = {"gamma": channel_products(wide, xh), "beta": channel_sums(wide)}
-        return as_like(dx, x), {name: as_like(g, x) for name, g in grads.items()}
+        return downcast_like(dx, x), {name: downcast_like(g, x) for name, g in grads.items()}
 
     def _grouped(self, xp: Namespace, x: Array) -> Array:
         size = math.prod(x.shape[1:]) // self.groups

@@ -1,6 +1,6 @@
-"""Convolution and its transpose, for sequences, images and volumes, channels first.
+"""Convolution and transposed convolution of sequences, images and volumes, channels first.
 
-What they compute is in `correlation`; here are the layers, their options and checks.
+The computation is in `correlation`; this file has the layers, their options and checks.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from xplayers.layers.windows import (
     Numbers,
     Sizes,
     Window,
+    format_size,
     geometry,
     named_axes,
     per_axis,
     plain,
-    times,
 )
 
 
 class Convolution(Layer):
-    """Convolution, as networks have it: the filters are not flipped (cross-correlation).
+    """Convolution as in neural networks: the filters are not flipped (cross-correlation).
 
     For images ``y[n, f, i, j] = b[f] + sum over c, k, l of
     W[f, c, k, l] * xp[n, c, s * i + d * k, s * j + d * l]`` with the stride s, the dilation d and
-    `xp`, which is `x` with zeros around it. Along each axis there are as many outputs as windows
-    fit: ``(size + padding before and after - d * (kernel - 1) - 1) // s + 1``; what is left over
-    at the end is not seen.
+    `xp`, which is `x` with zero padding. Along each axis there are as many outputs as windows
+    fit: ``(size + padding before and after - d * (kernel - 1) - 1) // s + 1``; a remainder at the
+    end is ignored.
 
     Backward: ``dW`` is the sum over samples and positions of `dy` times the window of `x`, ``db``
-    that of `dy`, and `dx` has for every window ``W`` times `dy`, added up where windows overlap.
+    that of `dy`, and `dx` is ``W`` times `dy` for every window, summed where windows overlap.
 
     Parameters
     ----------
@@ -47,16 +47,16 @@ class Convolution(Layer):
         Filters, for images `x` of shape ``(n, n_in, h, w)``. With one axis fewer, ``(n_out,
         n_in / groups, length)``, for sequences ``(n, n_in, l)``; with one more for volumes.
     b : array of shape (n_out,), optional
-        Bias, of the library, device and dtype of `W`. None: there is no parameter `b`.
+        Bias, of the library, device and dtype of `W`. None: no bias.
     stride : int or tuple of int
-        Step between windows, for all axes or one for each.
+        Step between windows, for all axes or one per axis.
     padding : int, tuple of int or "same"
         Zeros on either side of each axis. ``"same"``: as many outputs as inputs, for stride 1; if
         the number of zeros is odd, the extra one is at the end, as in PyTorch and Keras.
     dilation : int or tuple of int
         Step between the elements of a window.
     groups : int
-        The channels are dealt out to that many convolutions side by side; `n_in` groups make a
+        Number of groups of channels, each with a convolution of its own; `n_in` groups make a
         depthwise convolution.
 
     Raises
@@ -68,22 +68,22 @@ class Convolution(Layer):
 
     See Also
     --------
-    Convolution.init : makes `W` and `b`.
+    Convolution.init : creates `W` and `b`.
 
     Notes
     -----
     On NumPy, 3x3 filters with stride 1 and 16 channels or more are computed by Winograd's F(2, 3),
-    whose sums of neighbouring inputs round a little more, and make NaN of an infinity in two rows
-    of the output where the sum itself would make it of one. On PyTorch it is that library's own
-    convolution, which may take such ways too.
+    whose sums of neighbouring inputs have slightly larger rounding errors, and which turns an
+    infinity into NaN in two rows of the output instead of one. On PyTorch it is the library's own
+    convolution, which may do the same.
 
     The bias is ``(n_out,)`` and the options are called `padding` and `dilation`, as in PyTorch;
-    *Deep Learning from Scratch* has `pad`, and no dilation, groups or "same".
+    *Deep Learning from Scratch* calls it `pad`, and has no dilation, groups or "same".
 
     References
     ----------
     Chellapilla, Puri, Simard, "High Performance Convolutional Neural Networks for Document
-    Processing", 2006 (the columns). Dumoulin, Visin, arXiv:1603.07285 (the sizes).
+    Processing", 2006 (im2col). Dumoulin, Visin, arXiv:1603.07285 (the sizes).
 
     Examples
     --------
@@ -146,11 +146,11 @@ class Convolution(Layer):
         n_in, n_out : int
             Channels.
         size : int or tuple of int
-            Of the filters. An int is a square for images; ``(5,)`` is for sequences.
+            Size of the filters. An int is a square for images; ``(5,)`` is for sequences.
         stride, padding, dilation, groups
             As in `Convolution`.
         bias : bool
-            Whether there is a `b`.
+            Whether there is a bias.
         initializer, rng, dtype, like
             As in every `init`.
         """
@@ -180,7 +180,7 @@ class Convolution(Layer):
         grads = self._filter_grads(cache, dy, bias=self.b is not None)
         return {"W": grads} if self.b is None else dict(zip(("W", "b"), grads, strict=True))
 
-    # Also for what computes this layer and others as one.
+    # Also used where this layer is fused with others.
 
     def _check(self, x: Array, W: Array) -> None:
         """Raise an error if `x` does not fit."""
@@ -198,19 +198,19 @@ class Convolution(Layer):
 
     def __str__(self) -> str:
         n_out, n_in = self.W.shape[0], self.W.shape[1] * self.groups
-        return f"Convolution({n_in} -> {n_out}, {times(self.W.shape[2:])})"
+        return f"Convolution({n_in} -> {n_out}, {format_size(self.W.shape[2:])})"
 
     def __repr__(self) -> str:
         return _code(self, self.W.shape[1] * self.groups, self.W.shape[0])
 
 
 class ConvolutionTranspose(Layer):
-    """Transposed convolution: forward is what backward of `Convolution` does to the gradient.
+    """Transposed convolution: forward is the backward of `Convolution` for its input.
 
-    It enlarges: every input adds its filter, times its value, to the window of the output that
-    belongs to it. Along each axis the output has ``(size - 1) * stride + kernel - 2 * padding +
-    output_padding`` elements. It is no inverse of a convolution; it restores the shape. Also called
-    fractionally strided convolution and, wrongly, deconvolution.
+    It upsamples: every input adds its filter, times its value, to its window of the output. Along
+    each axis the output has ``(size - 1) * stride + kernel - 2 * padding + output_padding``
+    elements. It is not the inverse of a convolution; it restores the shape. Also called
+    fractionally strided convolution and, incorrectly, deconvolution.
 
     Backward: `dx` is the convolution of `dy` with `W`, ``dW`` the sum over samples and positions
     of `x` times the window of `dy`, and ``db`` the sum of `dy`.
@@ -219,17 +219,17 @@ class ConvolutionTranspose(Layer):
     ----------
     W : array of shape (n_in, n_out, height, width)
         Filters, for images `x` of shape ``(n, n_in, h, w)``: those of the convolution from `n_out`
-        to `n_in` channels which this is the transpose of, as in PyTorch. With one axis fewer for
+        to `n_in` channels of which this is the transpose, as in PyTorch. With one axis fewer for
         sequences, with one more for volumes.
     b : array of shape (n_out,), optional
-        Bias. None: there is no parameter `b`.
+        Bias. None: no bias.
     stride : int or tuple of int
         Step between windows of the output.
     padding : int or tuple of int
-        Elements to leave out on either side of each axis of the output.
+        Elements to crop on either side of each axis of the output.
     output_padding : int or tuple of int
-        Elements more at the end of each axis, fewer than `stride`: a convolution with a stride
-        maps several sizes to one, and this says which of them is meant.
+        Additional elements at the end of each axis, fewer than `stride`: a strided convolution
+        maps several sizes to one, and this selects one of them.
 
     Raises
     ------
@@ -240,7 +240,7 @@ class ConvolutionTranspose(Layer):
 
     See Also
     --------
-    ConvolutionTranspose.init : makes `W` and `b`.
+    ConvolutionTranspose.init : creates `W` and `b`.
 
     References
     ----------
@@ -275,7 +275,7 @@ class ConvolutionTranspose(Layer):
             raise ValueError(message)
         self._window = geometry(owner, W.shape[2:], stride, padding)
         self._more = per_axis(owner, "output_padding", output_padding, self._window.axes, 0)
-        if any(more >= s for more, s in zip(self._more, self._window.stride, strict=True)):
+        if any(extra >= s for extra, s in zip(self._more, self._window.stride, strict=True)):
             message = (
                 f"{owner}: output_padding is {output_padding}, stride is {stride}; "
                 "output_padding must be smaller than stride."
@@ -306,15 +306,15 @@ class ConvolutionTranspose(Layer):
         n_in, n_out : int
             Channels.
         size : int or tuple of int
-            Of the filters. An int is a square for images; ``(5,)`` is for sequences.
+            Size of the filters. An int is a square for images; ``(5,)`` is for sequences.
         stride, padding, output_padding
             As in `ConvolutionTranspose`.
         bias : bool
-            Whether there is a `b`.
+            Whether there is a bias.
         initializer : callable
-            ``initializer((n_out, n_in, *size), rng)``: the shape of a convolution, so that an
-            output counts as the sum of `n_in` filters, whatever the stride; the first two axes
-            are exchanged afterwards. (PyTorch takes `n_out` for the number of inputs.)
+            ``initializer((n_out, n_in, *size), rng)``: the shape of a convolution, so that the
+            fan-in is `n_in` filters, whatever the stride; the first two axes are swapped
+            afterwards. (PyTorch takes `n_out` as the fan-in.)
         rng, dtype, like
             As in every `init`.
         """
@@ -346,32 +346,32 @@ class ConvolutionTranspose(Layer):
     def _outputs(self, x: Array) -> Sizes:
         window = self._window
         sizes = tuple(
-            (n - 1) * s + k - sum(p) + more
-            for n, s, k, p, more in zip(
+            (n - 1) * s + k - sum(p) + extra
+            for n, s, k, p, extra in zip(
                 x.shape[2:], window.stride, window.size, window.padding, self._more, strict=True
             )
         )
         if min(sizes) < 1 or min(x.shape[2:]) < 1:
             message = (
-                f"{self}: x has shape {tuple(x.shape)}, so the output would be {times(sizes)}. "
-                "Use larger inputs or less padding."
+                f"{self}: x has shape {tuple(x.shape)}, so the output would be "
+                f"{format_size(sizes)}. Use larger inputs or less padding."
             )
             raise ValueError(message)
         return sizes
 
     def __str__(self) -> str:
         n_in, n_out, *size = self.W.shape
-        return f"ConvolutionTranspose({n_in} -> {n_out}, {times(size)})"
+        return f"ConvolutionTranspose({n_in} -> {n_out}, {format_size(size)})"
 
     def __repr__(self) -> str:
         return _code(self, self.W.shape[0], self.W.shape[1])
 
 
-# What both layers check
+# Checks of both layers
 
 
 def _check_weights(owner: str, W: Array, b: Array, names: tuple[str, str], filters: int) -> None:
-    """Check `W` and `b`; `filters` is the axis of `W` that `b` goes along."""
+    """Check `W` and `b`; `filters` is the axis of `W` with the length of `b`."""
     if not 3 <= len(W.shape) <= 5 or 0 in W.shape:
         message = (
             f"{owner}: W has shape {tuple(W.shape)}; expected ({', '.join(names)}, height, width), "
@@ -383,7 +383,7 @@ def _check_weights(owner: str, W: Array, b: Array, names: tuple[str, str], filte
 
 
 def _check_images(owner: object, x: Array, n_in: int, window: Window | None = None) -> None:
-    """Check the input of `owner`; with `window` also that it fits."""
+    """Check the input of `owner`; with `window` also that a window fits into it."""
     axes = len(owner.W.shape) - 2  # type: ignore[attr-defined]
     if len(x.shape) != axes + 2 or x.shape[1] != n_in:
         hint = _hint(tuple(x.shape), n_in, axes)
@@ -397,10 +397,10 @@ def _check_images(owner: object, x: Array, n_in: int, window: Window | None = No
 
 
 def _hint(shape: tuple[int, ...], n_in: int, axes: int) -> str:
-    """Return what is probably meant by an input of another shape."""
+    """Return the probable fix for an input of a wrong shape."""
     if len(shape) == axes + 1:
         if n_in == 1 and shape[0] != 1:
-            return " Add the axis of the channel: x[:, None, ...]."
+            return " Add a channel axis: x[:, None, ...]."
         return " A single sample is x[None, ...]."
     if len(shape) == axes + 2 and shape[-1] == n_in:
         order = (0, axes + 1, *range(1, axes + 1))
@@ -415,9 +415,9 @@ def _filter_size(owner: str, size: Any) -> Sizes:
 
 
 def _code(layer: Convolution | ConvolutionTranspose, n_in: int, n_out: int) -> str:
-    """Return the call of `init` that makes such a layer."""
+    """Return the call of `init` that creates such a layer."""
     size = tuple(layer.W.shape[2:])
     square = len(size) == 2 and size[0] == size[1]
     rest = [*options(layer), *(["bias=False"] if layer.b is None else [])]
-    words = [str(n_in), str(n_out), str(size[0] if square else size), *rest]
-    return f"{type(layer).__name__}.init({', '.join(words)})"
+    arguments = [str(n_in), str(n_out), str(size[0] if square else size), *rest]
+    return f"{type(layer).__name__}.init({', '.join(arguments)})"

@@ -1,8 +1,8 @@
 """Convolution, its transpose, and the gradient of the filters, as functions of arrays.
 
-The windows of the input are copied into columns, block by block of the batch, and one matrix
-product does the rest (im2col). The transpose is the way back: a matrix product, then the columns
-are added to where they came from.
+Convolution copies the windows of the input into columns (im2col), in blocks of the batch, followed
+by one matrix product. The transpose is a matrix product followed by col2im: the columns are added
+to the elements that they were copied from.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from xplayers.arrays.namespaces import Array, is_half, namespace, widened
+from xplayers.arrays.namespaces import Array, is_half, namespace, upcast
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import channel_sums, matmul
 from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
@@ -21,11 +21,11 @@ from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
 def correlate(
     x: Array, W: Array, b: Array | None, window: Window, groups: int, out: Array | None = None
 ) -> Array:
-    """Return the convolution of `x` with the filters `W`, in `out` if that is given."""
+    """Return the convolution of `x` with the filters `W`, written to `out` if passed."""
     xp = namespace(x)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = window.outputs(x.shape[2:])
-    places = math.prod(outputs)
+    positions = math.prod(outputs)
     lead = () if groups == 1 else (groups,)
     matrix = xp.reshape(W, (*lead, n_out // groups, depth))
     if b is not None:
@@ -34,13 +34,13 @@ def correlate(
     def block(x: Array) -> Array:
         n = x.shape[0]
         columns = window.columns(xp, window.pad(xp, x), 2)
-        y = matmul(matrix, xp.reshape(columns, (n, *lead, depth, places)))
-        y = xp.reshape(y, (n, n_out, places))
+        y = matmul(matrix, xp.reshape(columns, (n, *lead, depth, positions)))
+        y = xp.reshape(y, (n, n_out, positions))
         if b is not None:
-            y += b  # y is ours
+            y += b  # y is a new array
         return xp.reshape(y, (n, n_out, *outputs))
 
-    return in_blocks(xp, block, groups * depth * places, x, out=out)
+    return in_blocks(xp, block, groups * depth * positions, x, out=out)
 
 
 @operation
@@ -53,11 +53,11 @@ def correlate_transposed(
     sizes: Sequence[int],
     out: Array | None = None,
 ) -> Array:
-    """Return the transpose of `correlate` applied to `dy`: an array of those sizes."""
+    """Return the transpose of `correlate` applied to `dy`, with spatial axes of `sizes`."""
     xp = namespace(dy)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = tuple(dy.shape[2:])
-    places = math.prod(outputs)
+    positions = math.prod(outputs)
     lead = () if groups == 1 else (groups,)
     matrix = xp.reshape(W, (*lead, n_out // groups, depth)).mT
     n_in = W.shape[1] * groups
@@ -66,41 +66,41 @@ def correlate_transposed(
 
     def block(dy: Array) -> Array:
         n = dy.shape[0]
-        columns = matmul(matrix, xp.reshape(dy, (n, *lead, n_out // groups, places)))
+        columns = matmul(matrix, xp.reshape(dy, (n, *lead, n_out // groups, positions)))
         pieces = xp.reshape(columns, (n, n_in, *window.size, *outputs))
         dx = window.scatter(xp, pieces, sizes)
         if b is not None:
-            dx += b  # dx is ours
+            dx += b  # dx is a new array
         return dx
 
-    return in_blocks(xp, block, groups * depth * places, dy, out=out)
+    return in_blocks(xp, block, groups * depth * positions, dy, out=out)
 
 
 @operation
 def filter_gradient(
     x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
 ) -> Any:
-    """Return the gradient of the filters or, with `bias`, those of the filters and of the bias.
+    """Return the gradient of the filters, with `bias` also that of the bias.
 
-    That of the filters is one product of `dy` and the columns for each block.
+    The former is one matrix product of `dy` and the columns per block.
     """
     xp = namespace(x)
     n_out, depth = shape[0], math.prod(shape[1:])
-    places = math.prod(dy.shape[2:])
+    positions = math.prod(dy.shape[2:])
     lead = () if groups == 1 else (groups,)
     swap = (1, 0, *range(2, len(shape)))  # channels before samples
 
     def block(part: slice) -> Array:
         dys = xp.permute_dims(dy[part, ...], swap)
-        rows = dys.shape[1] * places
+        rows = dys.shape[1] * positions
         columns = window.columns(xp, xp.permute_dims(window.pad(xp, x[part, ...]), swap), 1)
         columns = xp.reshape(columns, (*lead, depth, rows))
         return matmul(xp.reshape(dys, (*lead, n_out // groups, rows)), columns.mT)
 
-    total, *rest = map(block, blocks(x, groups * depth * places))
+    total, *rest = map(block, blocks(x, groups * depth * positions))
     dtype = total.dtype
     if rest and is_half(total):
-        total = widened(xp, total)
+        total = upcast(xp, total)
     for part in rest:
         total = total + part
     dW = xp.reshape(xp.astype(total, dtype, copy=False), shape)

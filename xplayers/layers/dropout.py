@@ -1,4 +1,4 @@
-"""Dropout, with masks that are a function of a counter: the same on every library."""
+"""Dropout with a counter-based random number generator: the same masks on every library."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from xplayers.layers.variables import Buffer
 class Dropout(Layer):
     """Set each value to 0 with probability `rate` in training, ``y = x * mask / (1 - rate)``.
 
-    Backward: ``dx = dy * mask / (1 - rate)``. Inference returns the values as they are (in a new
-    array): the scale is in training, "inverted" dropout. The book scales in inference instead.
+    Backward: ``dx = dy * mask / (1 - rate)``. Inference is the identity (in a new array): training
+    scales ("inverted" dropout). The book scales in inference instead.
 
     Parameters
     ----------
     rate : float
         Probability of 0, in ``[0, 1]``.
     seed : int
-        Of the masks. Give each layer of a network its own: two layers with one seed drop the same
-        places.
+        Seed of the masks. Use a different one for each layer of a network: layers with the same
+        seed drop the same elements.
 
     Raises
     ------
@@ -35,9 +35,9 @@ class Dropout(Layer):
 
     Notes
     -----
-    The mask is a hash of (seed, counter, place), by 32-bit integer arithmetic which every library
-    has, so the same masks come out on each of them, nothing is transferred, and a compiled step
-    draws new masks. The buffer `count` is the counter: every training forward advances it.
+    The mask is a hash of (seed, counter, position) in 32-bit integer arithmetic, which every
+    library has, so all produce the same masks without a transfer, and a compiled step draws new
+    masks. The buffer `count` is the counter: every training forward increments it.
 
     References
     ----------
@@ -50,7 +50,7 @@ class Dropout(Layer):
 
     def __init__(self, rate: float = 0.5, seed: int = 0) -> None:
         self.rate, self.seed = rate, seed
-        self.count = np.zeros(1, "int32")  # an array of one: 0-d integers warn when they wrap
+        self.count = np.zeros(1, "int32")  # 1-d: 0-d integers warn when they overflow
         self._store.materialized = False
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -74,10 +74,10 @@ class Dropout(Layer):
 
 @operation
 def drop(x: Array, count: Array, seed: int, rate: float, scale: float) -> tuple[Array, Array]:
-    """Return the values that are kept, times `scale`, and the mask."""
+    """Return ``x * keep * scale`` and the mask `keep`."""
     xp = namespace(x)
-    place = xp.arange(size(x), dtype=xp.int32, device=device(x))
-    keep = xp.reshape(_kept(place, count, seed, rate), x.shape)
+    position = xp.arange(size(x), dtype=xp.int32, device=device(x))
+    keep = xp.reshape(_keep_mask(position, count, seed, rate), x.shape)
     return masked(x, keep, scale), keep
 
 
@@ -97,21 +97,21 @@ def scaled(xp, x, keep, *, scale):
 
 
 @elementwise
-def dropped(xp, x, place, count, *, seed, rate, scale):
-    """Return the values and the mask in one pass, where the place needs no memory."""
-    keep = _kept(place, count, seed, rate)
+def dropped(xp, x, position, count, *, seed, rate, scale):
+    """Return `drop` in one pass, for kernels that know the position without an array of it."""
+    keep = _keep_mask(position, count, seed, rate)
     return scaled.function(xp, x, keep, scale=scale), keep
 
 
-def _kept(place: Array, count: Array, seed: int, rate: float) -> Array:
-    """Return the mask: True with probability ``1 - rate``, drawn by 24 bits of a hash."""
+def _keep_mask(position: Array, count: Array, seed: int, rate: float) -> Array:
+    """Return the mask: True with probability ``1 - rate``, from 24 bits of a hash."""
     key = _mixed(count * _wrapped(0x9E3779B9) + _wrapped(seed * 0x85EBCA77))
-    bits = _mixed(_mixed(place + key) ^ key) & 0xFFFFFF
+    bits = _mixed(_mixed(position + key) ^ key) & 0xFFFFFF
     return bits >= round(rate * 2**24)
 
 
 def _wrapped(n: int) -> int:
-    """Return `n` as the 32-bit signed integer with its bits."""
+    """Return `n` modulo 2**32 as a signed integer."""
     return (n + 2**31) % 2**32 - 2**31
 
 
@@ -123,5 +123,5 @@ def _mixed(h: Array) -> Array:
 
 
 def _shifted(h: Array, bits: int) -> Array:
-    """Return a logical right shift: the arithmetic one, without the copies of the sign."""
+    """Return the logical right shift: the arithmetic one with the sign bits masked out."""
     return (h >> bits) & (2 ** (32 - bits) - 1)

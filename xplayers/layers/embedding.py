@@ -1,4 +1,4 @@
-"""Embeddings: rows of a table, by number or by position."""
+"""Embeddings: rows of a table, by index or by position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from xplayers.arrays.namespaces import (
     on_host,
     out_of_range,
     signed,
-    widened,
+    upcast,
 )
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums, matmul
@@ -28,14 +28,14 @@ from xplayers.initializers import Rng, documented, drawn, normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
 
-# Up to this many rows the gradient of a table is a matrix product, beyond it sums of sorted rows,
-# whose cost does not grow with the table.
+# Up to this many rows the gradient of a table is a matrix product with a one-hot matrix, beyond it
+# segment sums of sorted rows, whose cost does not grow with the table.
 SMALL = 512
-_BLOCK = 1 << 22  # elements of the one-hot matrix that are there at a time
+_BLOCK = 1 << 22  # elements of a block of the one-hot matrix
 
 
 class _Table(Layer):
-    """What embeddings share: a table `W`, one row for each number or position."""
+    """Base of embeddings: a table `W`, one row per index or position."""
 
     W, dW = Parameter(), Gradient()
 
@@ -62,7 +62,7 @@ class _Table(Layer):
         Parameters
         ----------
         n : int
-            Number of rows: of different integers, or of positions.
+            Number of rows: indices, or positions.
         n_features : int
             Width of a row.
         initializer : callable
@@ -83,33 +83,33 @@ class _Table(Layer):
 
 
 class Embedding(_Table):
-    """Rows of a table, ``y = W[x]`` for integers `x`.
+    """Embedding, ``y = W[x]`` for integers `x`.
 
-    Backward: ``dW[i] = sum(dy[j] for all j with x[j] == i)``; integers have no gradient, so
-    ``backward`` returns None.
+    Backward: ``dW[i] = sum(dy[j] for all j with x[j] == i)``; ``backward`` returns None, because
+    integers have no gradient.
 
     Parameters
     ----------
     W : array of shape (n, n_features)
-        A row for each of the integers 0 to ``n - 1``.
+        The row of each integer from 0 to ``n - 1``.
 
     Raises
     ------
     ValueError
-        If `W` has not two axes, or an integer is out of range and the values are on the host.
+        If `W` is not 2-d, or an integer on the host is out of range.
     TypeError
         If `x` does not hold integers, or is of another library or device than `W`.
 
     Notes
     -----
     `x` is of any shape and integer dtype, `y` of shape ``(*x.shape, n_features)`` and the dtype of
-    `W`. On a GPU and in a compiled function a look at the values would wait for the device: there
-    an integer out of range, a negative one too, gives a row of NaN and no gradient.
+    `W`. On a GPU and in compiled functions, checking values would synchronize with the device:
+    there an integer out of range, including negative ones, gives a row of NaN and no gradient.
 
-    The gradients of a repeated integer add up in an order that depends on `x` alone, so they are
-    the same bits in every run. There is no scatter: a small table takes a product with a one-hot
-    matrix, block by block; a large one has the rows of `dy` sorted by `x`, and the runs of equal
-    integers summed by doubling, in ``log2(x.size)`` steps.
+    The gradients of a repeated integer are summed in an order that depends only on `x`, so the
+    result is deterministic. There is no scatter-add: the gradient of a small table is a product
+    with a one-hot matrix, in blocks; for a large one the rows of `dy` are sorted by `x`, and runs
+    of equal integers are summed by doubling, in ``log2(x.size)`` steps.
 
     There is no ``padding_idx`` as in PyTorch.
 
@@ -146,7 +146,7 @@ class Embedding(_Table):
     def vjp(self, cache: Cache, dy: Array) -> tuple[None, dict[str, Array]]:
         index, W = cache
         xp = namespace(dy)
-        d = widened(xp, xp.reshape(dy, (index.shape[0], W.shape[1])))
+        d = upcast(xp, xp.reshape(dy, (index.shape[0], W.shape[1])))
         dW = sums_by_index(d, index, W.shape[0])
         return None, {"W": xp.astype(dW, W.dtype) if is_half(W) else dW}
 
@@ -158,7 +158,7 @@ class Embedding(_Table):
 
 
 def _as_index(xp: Namespace, x: Array) -> Array:
-    """Return `x` in an integer dtype by which every library indexes; it may be `x` itself."""
+    """Return `x` in an integer dtype that every library accepts as an index; may be `x` itself."""
     name = dtype_name(x.dtype)
     if name in ("int32", "int64"):
         return x
@@ -167,15 +167,15 @@ def _as_index(xp: Namespace, x: Array) -> Array:
 
 @operation
 def sums_by_index(d: Array, index: Array, n: int) -> Array:
-    """Return the sums of the rows of `d` by `index`, for `n` of them.
+    """Return the segment sums of the rows of `d` by `index`, for `n` segments.
 
-    For a few by a product with the one-hot matrix. There 0 times infinity would be NaN in all rows.
-    So what is not finite is left out, and where a row has such values is asked by more columns.
+    For few segments by a product with the one-hot matrix. There 0 times infinity would be NaN in
+    all rows, so non-finite values are replaced by 0, and additional columns count them.
     """
     xp = namespace(d)
     if n > SMALL:
         return _sums_by_sorting(xp, index, d, n)
-    above, below = ~(d < math.inf), ~(d > -math.inf)  # NaN is both
+    above, below = ~(d < math.inf), ~(d > -math.inf)  # both True for NaN
     parts = [
         xp.where(above | below, 0.0, d),
         *(xp.astype(part, d.dtype) for part in (above, below)),
@@ -201,34 +201,34 @@ def one_hot_product(xp: Namespace, index: Array, d: Array, n: int) -> Array:
 
 
 def _sums_by_sorting(xp: Namespace, index: Array, d: Array, n: int) -> Array:
-    """Return the sums of the rows of `d` by `index`: sorted, runs of equal ones are summed."""
+    """Return the segment sums of the rows of `d`: sorted by `index`, with runs of equal summed."""
     m = index.shape[0]
     if m == 0:
         return xp.zeros((n, d.shape[1]), dtype=d.dtype, device=device(d))
     order = xp.argsort(index, stable=True)
     keys, sums = xp.take(index, order, axis=0), xp.take(d, order, axis=0)
     step = 1
-    while step < m:  # then each row is the sum of its run over the last `step` rows
+    while step < m:  # invariant: each row is the sum over its run, at most the last `step` rows
         same = (keys[step:] == keys[:-step])[:, None]
         before = xp.where(same, sums[:-step, :], 0.0)
         sums = xp.concat([sums[:step, :], sums[step:, :] + before], axis=0)
         step *= 2
-    numbers = xp.arange(n, dtype=keys.dtype, device=device(d))
-    last = xp.searchsorted(keys, numbers, side="right") - 1
+    segments = xp.arange(n, dtype=keys.dtype, device=device(d))
+    last = xp.searchsorted(keys, segments, side="right") - 1
     last = xp.where(last < 0, xp.zeros_like(last), last)
-    there = xp.take(keys, last, axis=0) == numbers
-    return xp.where(there[:, None], xp.take(sums, last, axis=0), 0.0)
+    occurs = xp.take(keys, last, axis=0) == segments
+    return xp.where(occurs[:, None], xp.take(sums, last, axis=0), 0.0)
 
 
 class PositionalEmbedding(_Table):
-    """A learnt row for each position, ``y = x + W[:time]``.
+    """Learned positional embedding, ``y = x + W[:time]``.
 
-    Backward: ``dx = dy``, ``dW[:time] = sum(dy, axis=0)``, 0 for the positions beyond.
+    Backward: ``dx = dy``, ``dW[:time] = sum(dy, axis=0)``, 0 for later positions.
 
     Parameters
     ----------
     W : array of shape (n_positions, n_features)
-        A row for each position.
+        The row of each position.
 
     Raises
     ------
@@ -256,7 +256,7 @@ class PositionalEmbedding(_Table):
             message = f"{self}: x has shape {shape}; expected (n, time, {W.shape[1]})."
             raise ValueError(message)
         if shape[1] > W.shape[0]:
-            message = f"{self}: x has {shape[1]} steps of time, the table {W.shape[0]} positions."
+            message = f"{self}: x has {shape[1]} time steps, the table {W.shape[0]} positions."
             raise ValueError(message)
         return x + W[: shape[1], :], (W,)
 

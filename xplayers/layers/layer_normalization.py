@@ -1,4 +1,4 @@
-"""Normalization of each sample over its last axes: by mean and variance, or by the mean square."""
+"""Layer normalization and RMS normalization, over the last axes of each sample."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._checks import Option, number, one_by_one
-from xplayers.arrays.namespaces import Array, namespace, widened
+from xplayers.arrays.namespaces import Array, namespace, upcast
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums
 from xplayers.initializers import constant
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalization import (
     Axes,
-    as_like,
     check_pair,
     code,
+    downcast_like,
     normalized_rows,
     normalized_rows_gradient,
 )
@@ -28,14 +28,14 @@ from xplayers.layers.variables import Gradient, Parameter
 class LayerNormalization(Layer):
     """Normalize each sample over its last axes, ``y = gamma * xh + beta``.
 
-    ``xh = (x - mean) / sqrt(var + eps)`` over the last axes, those of `gamma`. Backward:
+    ``xh = (x - mean) / sqrt(var + eps)`` over the axes of `gamma`, the last ones. Backward:
     ``dbeta = sum(dy)`` and ``dgamma = sum(dy * xh)`` over the other axes,
     ``dx = r * (h - mean(h) - xh * mean(h * xh))`` with ``h = gamma * dy``.
 
     Parameters
     ----------
     gamma, beta : array
-        Scale and shift, of the shape of the axes that are normalized: ``(n_features,)``, or more.
+        Scale and shift, of the shape of the normalized axes: ``(n_features,)``, or more.
     eps : float
         Added to the variance.
 
@@ -61,7 +61,7 @@ class LayerNormalization(Layer):
     def init(
         cls, *shape: int, eps: float = 1e-5, dtype: str = "float32", like: Array = None
     ) -> Self:
-        """Make a layer with `gamma` 1 and `beta` 0 of `shape`; the rest as in `Affine.init`."""
+        """Make a layer with `gamma` 1 and `beta` 0 of `shape`; else as in `Affine.init`."""
         ones = constant("LayerNormalization", 1.0, _sizes("LayerNormalization", shape), dtype)
         return cls(ones, np.zeros_like(ones), eps)._materialize_at(like)
 
@@ -85,12 +85,12 @@ class LayerNormalization(Layer):
 
 @operation
 def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Any, ...]:
-    """Return ``y``, ``xh``, ``r`` and the mean of each row; either ``xh`` or the mean is None."""
+    """Return ``y``, ``xh``, ``r`` and the mean of each row; ``xh`` or the mean may be None."""
     xp = namespace(x)
-    xh, r = normalized_rows(widened(xp, x), _axes(gamma), eps)
-    y = xh * widened(xp, gamma)
-    y += widened(xp, beta)
-    return as_like(y, x), xh, r, None
+    xh, r = normalized_rows(upcast(xp, x), _axes(gamma), eps)
+    y = xh * upcast(xp, gamma)
+    y += upcast(xp, beta)
+    return downcast_like(y, x), xh, r, None
 
 
 @operation
@@ -99,9 +99,13 @@ def layer_normalization_gradient(
 ) -> tuple[Array, Array, Array]:
     """Return the gradients of `x`, `gamma` and beta."""
     xp, axes = namespace(x), _axes(gamma)
-    xh, wide = (widened(xp, x) - mean) * r if xh is None else xh, widened(xp, dy)
-    dx = normalized_rows_gradient(wide * widened(xp, gamma), xh, r, axes)
-    return as_like(dx, x), as_like(_sum(wide * xh, axes), x), as_like(_sum(wide, axes), x)
+    xh, wide = (upcast(xp, x) - mean) * r if xh is None else xh, upcast(xp, dy)
+    dx = normalized_rows_gradient(wide * upcast(xp, gamma), xh, r, axes)
+    return (
+        downcast_like(dx, x),
+        downcast_like(_sum(wide * xh, axes), x),
+        downcast_like(_sum(wide, axes), x),
+    )
 
 
 class RmsNormalization(Layer):
@@ -114,7 +118,7 @@ class RmsNormalization(Layer):
     Parameters
     ----------
     gamma : array
-        Scale, of the shape of the axes that are normalized.
+        Scale, of the shape of the normalized axes.
     eps : float
         Added to the mean square.
 
@@ -138,7 +142,7 @@ class RmsNormalization(Layer):
     def init(
         cls, *shape: int, eps: float = 1e-6, dtype: str = "float32", like: Array = None
     ) -> Self:
-        """Make a layer with `gamma` 1 of `shape`; the rest as in `Affine.init`."""
+        """Make a layer with `gamma` 1 of `shape`; else as in `Affine.init`."""
         shape = _sizes("RmsNormalization", shape)
         return cls(constant("RmsNormalization", 1.0, shape, dtype), eps)._materialize_at(like)
 
@@ -161,10 +165,10 @@ class RmsNormalization(Layer):
 
 @operation
 def rms_normalization(x: Array, gamma: Array, eps: float) -> tuple[Any, ...]:
-    """Return ``y``, ``xh`` (None where it is not kept) and ``r`` of each row."""
+    """Return ``y``, ``xh`` (or None, to be recomputed) and ``r`` of each row."""
     xp = namespace(x)
-    xh, r = normalized_rows(widened(xp, x), _axes(gamma), eps, centred=False)
-    return as_like(xh * widened(xp, gamma), x), xh, r
+    xh, r = normalized_rows(upcast(xp, x), _axes(gamma), eps, centred=False)
+    return downcast_like(xh * upcast(xp, gamma), x), xh, r
 
 
 @operation
@@ -173,13 +177,13 @@ def rms_normalization_gradient(
 ) -> tuple[Array, Array]:
     """Return the gradients of `x` and `gamma`."""
     xp, axes = namespace(x), _axes(gamma)
-    xh, wide = widened(xp, x) * r if xh is None else xh, widened(xp, dy)
-    dx = normalized_rows_gradient(wide * widened(xp, gamma), xh, r, axes, centred=False)
-    return as_like(dx, x), as_like(_sum(wide * xh, axes), x)
+    xh, wide = upcast(xp, x) * r if xh is None else xh, upcast(xp, dy)
+    dx = normalized_rows_gradient(wide * upcast(xp, gamma), xh, r, axes, centred=False)
+    return downcast_like(dx, x), downcast_like(_sum(wide * xh, axes), x)
 
 
 def _sizes(owner: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the sizes of the last axes, checked."""
+    """Check and return the sizes of the last axes."""
     if not shape:
         message = f"{owner}: there are no sizes; expected those of the last axes of x."
         raise ValueError(message)
@@ -187,7 +191,7 @@ def _sizes(owner: str, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _check_last(layer: Layer, x: Array, gamma: Array) -> None:
-    """Check that `x` has the last axes that `gamma` has."""
+    """Check that the last axes of `x` are those of `gamma`."""
     n, expected = len(gamma.shape), tuple(gamma.shape)
     if len(x.shape) <= n or tuple(x.shape[-n:]) != expected:
         shown = ", ".join(map(str, expected))
@@ -200,7 +204,7 @@ def _axes(gamma: Array) -> Axes:
 
 
 def _sum(a: Array, axes: Axes) -> Array:
-    """Return the sum over all but the last `axes`."""
+    """Return the sum over all axes but the last ones in `axes`."""
     shape = a.shape[len(a.shape) - len(axes) :]
     rows = math.prod(a.shape[: len(a.shape) - len(axes)])
     return column_sums(namespace(a).reshape(a, (rows, *shape)))

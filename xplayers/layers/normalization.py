@@ -1,10 +1,10 @@
-"""What normalizations have in common: the formula and its gradient.
+"""The formula of normalizations and its gradient.
 
 With ``xh = (x - mean) * r``, ``r = 1 / sqrt(var + eps)`` and ``h`` the gradient of ``xh``,
-``dx = r * (h - mean(h) - xh * mean(h * xh))``, the means over the axes that were normalized (Ioffe,
-Szegedy, 2015, section 3). The variance is that of the centred values: the mean of the squares minus
-the square of the mean has no digit left where the mean is large. For 16-bit inputs the statistics
-are float32.
+``dx = r * (h - mean(h) - xh * mean(h * xh))``, the means over the normalized axes (Ioffe, Szegedy,
+2015, section 3). The variance is the mean square of the centred values: the mean of the squares
+minus the square of the mean suffers from cancellation where the mean is large. For 16-bit inputs
+the statistics are float32.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ Axes = tuple[int, ...]
 def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
     """Return ``xh``, ``r``, mean and variance over all axes but 1; `x` is in at least float32.
 
-    Squares that are no numbers of its dtype do no harm; the variance itself is infinite then.
+    Squares may overflow its dtype; then only the variance is infinite.
     """
     xp = namespace(x)
     xh, r, mean, var = centred(x, eps)
-    fits = var < math.inf  # eps is nothing beside one that does not
+    fits = var < math.inf  # else eps is negligible
     _, _, _, down = UNITS[dtype_name(x.dtype)]
 
-    def scaled(x: Array) -> Array:  # of x, which is there: xh may never be, in a compiled step
+    def scaled(x: Array) -> Array:  # from x: a compiled step need not materialize xh
         xu = (x - mean) * down
         return mean_over(xp, xu * xu, but_channels(x))
 
@@ -52,9 +52,9 @@ def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Arra
 
 
 def centred(x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
-    """Return ``x - mean``, ``r``, mean and variance of channels whose squares are numbers."""
+    """Return ``x - mean``, ``r``, mean and variance of channels whose squares do not overflow."""
     xp, axes = namespace(x), but_channels(x)
-    with np.errstate(all="ignore"):  # of libraries that compute with NumPy
+    with np.errstate(all="ignore"):  # for libraries that compute with NumPy
         mean = mean_over(xp, x, axes)
         xh = x - mean
         var = mean_over(xp, xh * xh, axes)
@@ -70,20 +70,20 @@ def but_channels(x: Array) -> Axes:
 def normalized_rows(x: Array, axes: Axes, eps: float, centred: bool = True) -> tuple[Array, Array]:
     """Return ``xh`` and ``r`` over the last `axes`, of the mean square where not `centred`.
 
-    `x` is in at least float32. Rows are multiplied by powers of two first, so squares that are no
-    numbers of its dtype do no harm.
+    `x` is in at least float32. Rows are scaled by powers of two first, so squares neither overflow
+    nor underflow.
     """
     xp = namespace(x)
     low, up, high, down = UNITS[dtype_name(x.dtype)]
     unit = xp.ones_like(_first(x, axes))
     if centred:
         end = 2.0**1000 if dtype_name(x.dtype) == "float64" else 2.0**100
-        # then sums and differences are numbers
+        # so that sums and differences do not overflow
         unit = xp.where(_largest(xp, x, axes) > end, 2.0**-30, unit)
         x = _less_mean(xp, x * unit, axes)
     largest = _largest(xp, x, axes)
     more = xp.where(largest > high, down, xp.ones_like(unit))
-    if eps < low**3:  # else squares that are 0 are nothing beside it
+    if eps < low**3:  # else squares that underflow are negligible beside it
         more = xp.where(largest < low, up, more)
     xh, unit = x * more, unit * more
     smallest = 2.0**-1022 if dtype_name(x.dtype) == "float64" else 2.0**-126
@@ -93,7 +93,7 @@ def normalized_rows(x: Array, axes: Axes, eps: float, centred: bool = True) -> t
 
 
 def _less_mean(xp: Namespace, x: Array, axes: Axes) -> Array:
-    """Return `x` less its mean; less one of its values before, so that equal ones become 0."""
+    """Return `x` minus its mean; one of its values is subtracted first, so equal ones become 0."""
     xh = x - _first(x, axes)
     xh -= mean_over(xp, xh, axes)
     return xh
@@ -124,18 +124,18 @@ def normalized_rows_gradient(
 
 
 def mean_over(xp: Namespace, x: Array, axes: Axes) -> Array:
-    """Return the mean over `axes`, which are kept; over nothing (an empty batch) it is 0."""
+    """Return the mean over `axes`, with ``keepdims=True``; 0 for an empty batch."""
     n = math.prod(x.shape[a] for a in axes)
     return xp.sum(x, axis=axes, keepdims=True) / max(n, 1)
 
 
-def as_like(a: Array, like: Array) -> Array:
+def downcast_like(a: Array, like: Array) -> Array:
     """Return `a` in the dtype of `like`, where that has 16 bits and `a` is wider."""
     return namespace(a).astype(a, like.dtype) if is_half(like) else a
 
 
 def check_pair(name: str, gamma: Array, beta: Array) -> None:
-    """Check that beta is as gamma is."""
+    """Check that beta has library, device, dtype and shape of gamma."""
     check_same(name, "beta", beta, gamma, like_name="gamma")
     if tuple(beta.shape) != tuple(gamma.shape) or beta.dtype != gamma.dtype:
         message = (
@@ -146,6 +146,6 @@ def check_pair(name: str, gamma: Array, beta: Array) -> None:
 
 
 def code(name: str, sizes: Any, layer: Layer, **defaults: float) -> str:
-    """Return the call of `init` that makes such a layer."""
-    given = [f"{k}={getattr(layer, k)!r}" for k, v in defaults.items() if getattr(layer, k) != v]
-    return f"{name}.init({', '.join([str(sizes), *given])})"
+    """Return the call of `init` that creates such a layer."""
+    options = [f"{k}={getattr(layer, k)!r}" for k, v in defaults.items() if getattr(layer, k) != v]
+    return f"{name}.init({', '.join([str(sizes), *options])})"

@@ -1,4 +1,4 @@
-"""Pooling: the largest value or the mean of windows, channel by channel."""
+"""Max, average and global average pooling."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from collections.abc import Mapping, Sequence
 from xplayers._checks import integer
 from xplayers.arrays.elementwise import kept
 from xplayers.arrays.joining import stack
-from xplayers.arrays.namespaces import Array, device, namespace, widened
+from xplayers.arrays.namespaces import Array, device, namespace, upcast
 from xplayers.arrays.operation import operation
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.windows import (
     Numbers,
     Window,
+    format_size,
     geometry,
     in_blocks,
     named_axes,
     per_axis,
     plain,
-    times,
 )
 
 
 class _Pooling(Layer):
-    """What the poolings with windows have in common: their options."""
+    """Base of poolings with windows: their options."""
 
     def __init__(self, size: Numbers, stride: Numbers | None = None, padding: Numbers = 0) -> None:
         owner = type(self).__name__
         self.size, self.stride, self.padding = plain(size), plain(stride), plain(padding)
         if isinstance(padding, str):
-            hint = "An odd size keeps the sizes of x by stride=1, padding=size // 2."
+            hint = "An odd size preserves the sizes of x with stride=1, padding=size // 2."
             integer(owner, "padding", padding, least=0, hint=hint)
         axes = max([len(v) for v in (size, stride, padding) if isinstance(v, Sequence)], default=0)
         self._axes = axes  # 0: as many as the input has
         self._window(owner, axes or 1)
 
     def _window(self, owner: str, axes: int) -> Window:
-        """Return the geometry for an input with that many axes after the channels."""
+        """Return the geometry for an input with `axes` spatial axes."""
         size = per_axis(owner, "size", self.size, axes, 1)
         step = self.size if self.stride is None else self.stride
         window = geometry(owner, size, step, self.padding)
@@ -64,29 +64,28 @@ class _Pooling(Layer):
         return window
 
     def __str__(self) -> str:
-        size = times(self.size) if isinstance(self.size, tuple) else self.size
+        size = format_size(self.size) if isinstance(self.size, tuple) else self.size
         return f"{type(self).__name__}({size})"
 
 
 class MaxPooling(_Pooling):
-    """The largest value of each window, ``y[n, c, i, j] = max of x[n, c, s*i + k, s*j + l]``.
+    """The maximum of each window, ``y[n, c, i, j] = max of x[n, c, s*i + k, s*j + l]``.
 
     Along each axis there are as many outputs as windows fit, ``(size of x + 2 * padding - size) //
-    stride + 1``; what is left over at the end is not seen.
+    stride + 1``; a remainder at the end is ignored.
 
-    Backward: the place of the largest value gets the gradient; of equal ones the first in
-    row-major order, as in PyTorch. Where windows overlap, the gradients add up.
+    Backward: the position of the maximum gets the gradient; among equal values the first in
+    row-major order, as in PyTorch. Where windows overlap, the gradients are summed.
 
     Parameters
     ----------
     size : int or tuple of int
-        Of the windows. An int is for all axes after ``(n, c)``, be it sequences ``(n, c, l)`` or
-        images ``(n, c, h, w)``; a tuple also says how many axes there are.
+        Size of the windows. An int is for all spatial axes, of sequences ``(n, c, l)`` or images
+        ``(n, c, h, w)``; a tuple also fixes the number of axes.
     stride : int or tuple of int, optional
-        Step between windows; None: `size`, so that they lie side by side.
+        Step between windows; None: `size`, so that they do not overlap.
     padding : int or tuple of int
-        Places on either side of each axis, at most half of `size`. They never win: their value is
-        minus infinity.
+        Padding on either side of each axis, at most half of `size`, with minus infinity.
 
     Raises
     ------
@@ -95,8 +94,8 @@ class MaxPooling(_Pooling):
 
     Notes
     -----
-    A NaN in a window is its largest value, and no place of that window gets a gradient. Where all
-    values are minus infinity, the first one inside of `x` gets it.
+    The maximum of a window with NaN is NaN, and no position of it gets a gradient. Where all values
+    are minus infinity, the first one inside of `x` gets it.
 
     Examples
     --------
@@ -119,10 +118,10 @@ class MaxPooling(_Pooling):
 
 @operation
 def max_pooling(x: Array, window: Window) -> Array:
-    """Return the largest value of each window."""
+    """Return the maximum of each window."""
     xp = namespace(x)
     y = window.fold(xp, window.pad(xp, x, -math.inf), xp.maximum)
-    # Where no window has two values, it is a view of x.
+    # For windows of size 1 it is a view of x.
     return xp.asarray(y, copy=True) if max(window.size) == 1 else y
 
 
@@ -130,15 +129,15 @@ def max_pooling(x: Array, window: Window) -> Array:
 def max_pooling_gradient(
     x: Array, y: Array, dy: Array, window: Window, out: Array | None = None
 ) -> Array:
-    """Return the gradient of `x`, where `y` are the largest values of its windows."""
+    """Return the gradient of `x`, where `y` are the maxima of its windows."""
     xp = namespace(x)
 
     def block(dy: Array, x: Array, y: Array) -> Array:
-        pieces, rest = [], dy  # rest: what no place has taken yet
-        for values in window.slices(window.pad(xp, x, math.nan)):  # which is equal to nothing
-            won = values == y
-            pieces.append(kept(xp, won, rest))
-            rest = kept(xp, ~won, rest)
+        pieces, rest = [], dy  # rest: the gradients of windows whose maximum is still to come
+        for values in window.slices(window.pad(xp, x, math.nan)):  # NaN never equals a maximum
+            is_max = values == y
+            pieces.append(kept(xp, is_max, rest))
+            rest = kept(xp, ~is_max, rest)
         stacked = xp.reshape(stack(xp, pieces, 2), (*dy.shape[:2], *window.size, *dy.shape[2:]))
         return window.scatter(xp, stacked, x.shape[2:])
 
@@ -149,21 +148,20 @@ def max_pooling_gradient(
 class AveragePooling(_Pooling):
     """The mean of each window, ``y[n, c, i, j] = mean of x[n, c, s*i + k, s*j + l]``.
 
-    The sizes are those of `MaxPooling`. Values of 16 bits are added up in float32.
+    The sizes are those of `MaxPooling`. 16-bit values are summed in float32.
 
-    Backward: each place gets the gradient of its window divided by the size of the window. Where
-    windows overlap, the gradients add up.
+    Backward: each position gets the gradient of its window divided by the size of the window. Where
+    windows overlap, the gradients are summed.
 
     Parameters
     ----------
     size : int or tuple of int
-        Of the windows, as in `MaxPooling`.
+        Size of the windows, as in `MaxPooling`.
     stride : int or tuple of int, optional
         Step between windows; None: `size`.
     padding : int or tuple of int
-        Zeros on either side of each axis, at most half of `size`. They count: the mean is always
-        over `size` values, as PyTorch has it by default (``count_include_pad=True``). Keras does
-        not count them.
+        Zeros on either side of each axis, at most half of `size`. The mean includes them, as in
+        PyTorch by default (``count_include_pad=True``); Keras excludes them.
 
     Raises
     ------
@@ -175,23 +173,23 @@ class AveragePooling(_Pooling):
         return average_pooling(x, self._fitting(x)), (x,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        (x,) = cache  # the array, not its shape: a cache holds arrays only
+        (x,) = cache  # the array, not its shape: a cache has only arrays
         return average_pooling_gradient(x, dy, self._fitting(x)), {}
 
 
 @operation
 def average_pooling(x: Array, window: Window) -> Array:
-    """Return the mean of each window, whose padding is zeros that count."""
+    """Return the mean of each window, including the padding with zeros."""
     xp = namespace(x)
-    total = window.fold(xp, widened(xp, window.pad(xp, x)), operator.add)
+    total = window.fold(xp, upcast(xp, window.pad(xp, x)), operator.add)
     return xp.astype(total * (1.0 / math.prod(window.size)), x.dtype, copy=False)
 
 
 @operation
 def average_pooling_gradient(x: Array, dy: Array, window: Window) -> Array:
-    """Return the gradient of `x`, of which dtype and shape count alone."""
+    """Return the gradient of `x`, of which only dtype and shape are used."""
     xp, ones = namespace(dy), (1,) * window.axes
-    each = widened(xp, dy) * (1.0 / math.prod(window.size))
+    each = upcast(xp, dy) * (1.0 / math.prod(window.size))
     pieces = xp.broadcast_to(
         xp.reshape(each, (*dy.shape[:2], *ones, *dy.shape[2:])),
         (*dy.shape[:2], *window.size, *dy.shape[2:]),
@@ -202,7 +200,7 @@ def average_pooling_gradient(x: Array, dy: Array, window: Window) -> Array:
 class GlobalAveragePooling(Layer):
     """The mean of each channel, ``(n, c, ...)`` to ``(n, c)``.
 
-    Values of 16 bits are added up in float32. Backward: ``dx = dy / count`` at every place of the
+    16-bit values are summed in float32. Backward: ``dx = dy / count`` at every position of the
     channel.
 
     References
@@ -233,13 +231,13 @@ class GlobalAveragePooling(Layer):
 def global_average(x: Array) -> Array:
     """Return the mean of each channel."""
     xp = namespace(x)
-    y = xp.mean(widened(xp, x), axis=tuple(range(2, len(x.shape))))
+    y = xp.mean(upcast(xp, x), axis=tuple(range(2, len(x.shape))))
     return xp.astype(y, x.dtype, copy=False)
 
 
 @operation
 def global_average_gradient(x: Array, dy: Array) -> Array:
-    """Return the gradient of `x`, of which dtype and shape count alone."""
-    xp, places = namespace(dy), x.shape[2:]
-    each = xp.reshape(dy * (1.0 / math.prod(places)), (*dy.shape, *(1,) * len(places)))
+    """Return the gradient of `x`, of which only dtype and shape are used."""
+    xp, sizes = namespace(dy), x.shape[2:]
+    each = xp.reshape(dy * (1.0 / math.prod(sizes)), (*dy.shape, *(1,) * len(sizes)))
     return xp.zeros(x.shape, dtype=x.dtype, device=device(x)) + each

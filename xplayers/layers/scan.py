@@ -239,7 +239,7 @@ class Recurrent(Layer):
         shape, n_in = tuple(x.shape), self.Wx.shape[0]
         if len(shape) != 3 or shape[2] != n_in or not shape[1]:
             message = f"{self}: x has shape {shape}; expected (n, time, {n_in})"
-            message += " with one step of time or more." if 0 in shape[1:2] else "."
+            message += " with one time step or more." if 0 in shape[1:2] else "."
             if len(shape) == 2 and shape[1] == n_in:
                 message += " A single sequence is x[None, ...]."
             raise ValueError(message)

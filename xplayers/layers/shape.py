@@ -1,4 +1,4 @@
-"""Layers that change the shape of an array and nothing else."""
+"""Layers that change only the shape of an array."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Flatten(Layer):
         return namespace(x).reshape(x, (x.shape[0], math.prod(x.shape[1:]))), (x,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        (x,) = cache  # the array, not its shape: a cache holds arrays only
+        (x,) = cache  # the array, not its shape: a cache has only arrays
         return namespace(x).reshape(dy, x.shape), {}
 
 
@@ -35,7 +35,7 @@ class Reshape(Layer):
     Parameters
     ----------
     *shape : int
-        The shape of a sample; one may be -1, for what is left.
+        The shape of a sample; one size may be -1, which is inferred.
 
     Raises
     ------
@@ -50,12 +50,12 @@ class Reshape(Layer):
             raise ValueError(message)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        given, known = math.prod(x.shape[1:]), math.prod(s for s in self.shape if s != -1)
-        fits = given == known if -1 not in self.shape else known and given % known == 0
+        values, known = math.prod(x.shape[1:]), math.prod(s for s in self.shape if s != -1)
+        fits = values == known if -1 not in self.shape else known and values % known == 0
         if len(x.shape) < 1 or not fits:
-            message = f"{self}: x has shape {tuple(x.shape)}; a sample is {given} values."
+            message = f"{self}: x has shape {tuple(x.shape)}; a sample is {values} values."
             raise ValueError(message)
-        shape = tuple(given // known if s == -1 else s for s in self.shape)
+        shape = tuple(values // known if s == -1 else s for s in self.shape)
         return namespace(x).reshape(x, (x.shape[0], *shape)), (x,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
@@ -72,12 +72,12 @@ class Reshape(Layer):
 class Transpose(Layer):
     """Permute the axes of each sample.
 
-    Backward permutes them back. Both may be views of their input, as the name says.
+    Backward applies the inverse permutation. Both may be views of their input, as the name says.
 
     Parameters
     ----------
     *axes : int
-        The new order of axes 1, 2, ...: ``Transpose(2, 1)`` exchanges the axes of ``(n, a, b)``.
+        The new order of axes 1, 2, ...: ``Transpose(2, 1)`` swaps the axes of ``(n, a, b)``.
         The batch stays first.
 
     Raises
@@ -89,7 +89,7 @@ class Transpose(Layer):
     def __init__(self, *axes: int) -> None:
         self.axes = axes = one_by_one("Transpose", "axes", axes, "Transpose", least=0)
         if sorted(axes) != list(range(1, len(axes) + 1)):
-            message = f"Transpose: axes are {axes}; expected an order of 1, 2, ... {len(axes)}."
+            message = f"Transpose: axes are {axes}; expected a permutation of 1, ..., {len(axes)}."
             raise ValueError(message)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -99,8 +99,8 @@ class Transpose(Layer):
         return namespace(x).permute_dims(x, (0, *self.axes)), ()
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        back = tuple(self.axes.index(a) + 1 for a in range(1, len(self.axes) + 1))
-        return namespace(dy).permute_dims(dy, (0, *back)), {}
+        inverse = tuple(self.axes.index(a) + 1 for a in range(1, len(self.axes) + 1))
+        return namespace(dy).permute_dims(dy, (0, *inverse)), {}
 
     def __str__(self) -> str:
         return repr(self)

@@ -23,7 +23,7 @@ from xplayers.arrays.namespaces import (
     dtype_name,
     is_half,
     library_name,
-    widened,
+    upcast,
 )
 
 # The windows of a batch, laid out as columns, take as many times the memory of the batch as a
@@ -72,8 +72,9 @@ class Window(NamedTuple):
         padded = tuple(n + sum(p) for n, p in zip(x.shape[2:], self.padding, strict=True))
         if any(n < k for n, k in zip(padded, self.span, strict=True)):
             message = (
-                f"{owner}: x has shape {tuple(x.shape)}, which is {times(padded)} with padding; "
-                f"the window covers {times(self.span)}. Use larger inputs or more padding."
+                f"{owner}: x has shape {tuple(x.shape)}, which is {format_size(padded)} with "
+                f"padding; the window covers {format_size(self.span)}. Use larger inputs or more "
+                "padding."
             )
             raise ValueError(message)
 
@@ -171,7 +172,7 @@ class Window(NamedTuple):
             Of the dtype of `pieces`.
         """
         dtype = pieces.dtype
-        total = widened(xp, pieces)
+        total = upcast(xp, pieces)
         one = self._added if library_name(xp) == "cupy" else self._scatter_axis
         for axis in reversed(range(self.axes)):  # the last one first: its elements are neighbours
             total = one(xp, total, axis, sizes[axis])
@@ -325,7 +326,7 @@ def plain(value: Any) -> Any:
         return value
 
 
-def times(sizes: Sequence[int]) -> str:
+def format_size(sizes: Sequence[int]) -> str:
     """Return sizes in words: ``3x3``."""
     return "x".join(map(str, sizes))
 

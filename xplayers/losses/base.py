@@ -1,8 +1,8 @@
 """The base of losses: a 0-d array for training, and its exact gradient with respect to the scores.
 
-A loss is a pair of pure functions under the same shell as a layer; `Loss.forward` remembers what
-`Loss.backward` needs, and calling the loss evaluates it and remembers nothing. Where the scores are
-16-bit floats, loss and sums are float32; the gradient has the dtype of the scores.
+A loss is a pair of pure functions under the same shell as a layer; `Loss.forward` keeps the cache
+that `Loss.backward` needs, and calling the loss evaluates it without keeping state. For 16-bit
+scores, loss and sums are float32; the gradient has the dtype of the scores.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _NUMBERS = (int, float, np.floating, np.integer)
 
 
 class Loss(Module):
-    """Base of all losses. A subclass writes `apply` and `vjp`.
+    """Base of all losses. A subclass implements `apply` and `vjp`.
 
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}
-        What becomes of the losses of the samples. The mean over nothing (an empty batch, or all
-        labels ignored) is 0 with gradient 0, where PyTorch gives NaN.
+        Reduction over the samples. The mean over none (an empty batch, or all labels ignored) is 0
+        with gradient 0, where PyTorch gives NaN.
     """
 
     _evaluation = "call the loss itself, loss(scores, target)"
@@ -55,7 +55,7 @@ class Loss(Module):
     def apply(
         self, arrays: Mapping[str, Array], scores: Array, target: Array
     ) -> tuple[Array, Cache]:
-        """Return the loss, and the cache: the arrays which `vjp` needs."""
+        """Return the loss, and the cache: the arrays that `vjp` needs."""
         message = f"{type(self).__name__} defines no apply(self, arrays, scores, target)."
         raise NotImplementedError(message)
 
@@ -65,23 +65,23 @@ class Loss(Module):
         raise NotImplementedError(message)
 
     def check(self, scores: Array, target: Array) -> None:
-        """Check the values of `target`, where that needs no transfer. Shapes are for `apply`."""
+        """Check the values of `target`, where that needs no transfer; `apply` checks shapes."""
 
     @final
     def forward(self, scores: Array, target: Array) -> Array:
-        """Compute the loss, and remember what `backward` needs.
+        """Compute the loss, and keep the cache for `backward`.
 
         Parameters
         ----------
         scores : array
-            What the network computed.
+            The output of the network.
         target : array
-            What it should have computed; of the library and on the device of `scores`.
+            The target; of the library and on the device of `scores`.
 
         Returns
         -------
         array
-            0-d, or with ``reduction="none"`` one value a sample. It stays on the device;
+            0-d, or with ``reduction="none"`` one value per sample. It stays on the device;
             ``float(loss)`` fetches it.
         """
         value, cache = self._evaluate(scores, target)
@@ -108,7 +108,7 @@ class Loss(Module):
 
     @final
     def __call__(self, scores: Array, target: Array) -> Array:
-        """Compute the loss and remember nothing, for evaluation."""
+        """Compute the loss without keeping state, for evaluation."""
         return self._evaluate(scores, target)[0]
 
     def _evaluate(self, scores: Array, target: Array) -> tuple[Array, Cache]:
@@ -130,19 +130,19 @@ class Loss(Module):
         return self.apply(self._store.buffers, scores, target)
 
     def _reduced(self, values: Array, norm: Any) -> Array:
-        """Return the losses of the samples, or their sum, or that divided by `norm`."""
+        """Return the losses of the samples, their sum, or the sum divided by `norm`."""
         return values if self.reduction == "none" else total(values, self._divisor(norm))
 
     def _divisor(self, norm: Any) -> Any:
-        """Return what the sum over the samples, and its gradient, are divided by."""
+        """Return the divisor of the sum over the samples and of its gradient."""
         return norm if self.reduction == "mean" else 1.0
 
     def _weights(self, name: str, values: Any, expected: str, hint: str = "") -> Array | None:
-        """Take weights: an array, or host values that follow the first scores."""
+        """Return weights as an array; numbers are moved to the device of the first scores."""
         if values is None:
             return None
-        given = hasattr(values, "__array_namespace__") or hasattr(values, "dtype")
-        if not given or (isinstance(values, np.generic | np.ndarray) and not values.shape):
+        is_array = hasattr(values, "__array_namespace__") or hasattr(values, "dtype")
+        if not is_array or (isinstance(values, np.generic | np.ndarray) and not values.shape):
             values = self._numbers(name, values, expected, hint)
             self._store.materialized = False
         namespace(values, self, name)
@@ -152,15 +152,15 @@ class Loss(Module):
         return values
 
     def _numbers(self, name: str, values: Any, expected: str, hint: str) -> np.ndarray:
-        """Return a number, or a sequence of numbers, as an array of the host."""
+        """Return a number, or a sequence of numbers, as an array on the host."""
         try:
-            found = np.asarray(values)
-        except ValueError:  # a list of lists of different lengths
-            found = np.asarray(None)
-        if found.dtype.kind not in "iuf":
+            array = np.asarray(values)
+        except ValueError:  # ragged lists
+            array = np.asarray(None)
+        if array.dtype.kind not in "iuf":
             message = f"{self}: {name} is {checks.shown(values)}; expected {expected}."
             raise TypeError(f"{message} {hint}".rstrip())
-        return found.astype("float64")
+        return array.astype("float64")
 
 
 @operation
@@ -171,19 +171,19 @@ def total(values: Array, divisor: Any) -> Array:
 
 
 def _swapped(scores: Any, target: Any) -> bool:
-    """Whether both are arrays, and the target looks more like scores."""
+    """Whether both are arrays that look like target and scores: swapped."""
     arrays = all(hasattr(a, "shape") and hasattr(a, "dtype") for a in (scores, target))
     return arrays and is_integer(scores) and is_floating(target)
 
 
-def times(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: int = 0) -> Array:
+def scale_gradient(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: int = 0) -> Array:
     """Return ``dx * (dout / norm)`` in the dtype of `scores`.
 
-    `dout` is a number or of the losses' shape, `norm` a number or 0-d.
+    `dout` is a number or has the shape of the loss, `norm` is a number or 0-d.
     """
     xp = namespace(dx)
     if isinstance(dout, _NUMBERS):
-        dout = float(dout)  # one of NumPy would decide the dtype
+        dout = float(dout)  # a NumPy scalar would determine the dtype
     else:
         check_same("backward", "dout", dout, dx, like_name="the loss")
         if not is_floating(dout):

@@ -1,4 +1,4 @@
-"""Losses that compare each score with its target."""
+"""Losses that are a function of each score and its target."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from xplayers.arrays.namespaces import (
     namespace,
     on_host,
     size,
-    widened,
+    upcast,
 )
 from xplayers.layers.base import Cache
 from xplayers.layers.variables import Buffer
-from xplayers.losses.base import Loss, times
+from xplayers.losses.base import Loss, scale_gradient
 
 
-class _OfEachValue(Loss):
-    """Base of losses that compare each score with its target; the mean is over all values."""
+class Pointwise(Loss):
+    """Base of losses that are a function of each score and its target; the mean is over all."""
 
     def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
         raise NotImplementedError
 
-    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+    def derivative(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
         raise NotImplementedError
 
-    def compared(
+    def value_and_derivative(
         self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
     ) -> tuple[Array, Array]:
         """Return the loss of each score, and its derivative."""
-        return self.loss(xp, arrays, x, t), self.slope(xp, arrays, x, t)
+        return self.loss(xp, arrays, x, t), self.derivative(xp, arrays, x, t)
 
     def apply(
         self, arrays: Mapping[str, Array], scores: Array, target: Array
@@ -48,38 +48,38 @@ class _OfEachValue(Loss):
             )
             raise ValueError(message)
         check_real(self, "target", target)
-        x = widened(xp, scores)
+        x = upcast(xp, scores)
         t = xp.astype(target, x.dtype)
-        values, dx = self.compared(xp, arrays, x, t)
+        values, dx = self.value_and_derivative(xp, arrays, x, t)
         return self._reduced(values, max(size(x), 1)), (dx, scores)
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
         dx, scores = cache
-        return times(dx, dout, self._divisor(max(size(dx), 1)), scores)
+        return scale_gradient(dx, dout, self._divisor(max(size(dx), 1)), scores)
 
 
-class SigmoidWithLoss(_OfEachValue):
+class SigmoidWithLoss(Pointwise):
     """Sigmoid and binary cross entropy in one, exact for scores of any size.
 
     Forward, for each score ``x`` and target ``t``: ``loss = -p * t * log(sigmoid(x)) -
     (1 - t) * log(1 - sigmoid(x))``, computed as ``p * t * softplus(-x) + (1 - t) * softplus(x)``.
     Backward: ``dx = (1 - t) * sigmoid(x) - p * t * sigmoid(-x)``, which is ``sigmoid(x) - t`` for
-    ``p = 1``, divided by the number of values for the default reduction. Both have all their digits
-    in the tails too: at ``x = -20`` and ``t = 0`` they are 2.06e-9 in float32.
+    ``p = 1``, divided by the number of values for the default reduction. Both keep full precision
+    in the tails: at ``x = -20`` and ``t = 0`` they are 2.06e-9 in float32.
 
     Parameters
     ----------
     pos_weight : array or float or sequence of float, optional
         ``p``, the weight of positive targets, 0 or more; of a shape that broadcasts to the scores.
-        What has weight 0 counts nothing, whatever the score is.
+        Values of weight 0 contribute 0, whatever the score is.
     reduction : {"mean", "sum", "none"}
         As in `Loss`. The mean is over all values (*Deep Learning from Scratch 2* divides by the
         number of rows).
 
     Notes
     -----
-    The target has the shape of the scores and values in ``[0, 1]``, in any dtype. Where looking at
-    them would wait for a GPU, and inside ``jax.jit``, one that is out of range makes the loss NaN.
+    The target has the shape of the scores and values in ``[0, 1]``, in any dtype. On a GPU, where a
+    check would synchronize, and inside ``jax.jit``, a value out of range makes the loss NaN.
     PyTorch calls this ``BCEWithLogitsLoss``.
 
     Raises
@@ -100,7 +100,7 @@ class SigmoidWithLoss(_OfEachValue):
         if on_host(target):
             check_values(self, "target", target, 0.0, 1.0, "probabilities, from 0 to 1")
 
-    def compared(
+    def value_and_derivative(
         self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array
     ) -> tuple[Array, Array]:
         p = arrays.get("pos_weight")
@@ -110,19 +110,19 @@ class SigmoidWithLoss(_OfEachValue):
             self._check_weight(p, x)
             b = xp.astype(p, x.dtype) * t
             w = a + b
-            x = xp.where(w != 0, x, 0.0)  # what counts nothing does so whatever the score is
+            x = xp.where(w != 0, x, 0.0)  # weight 0 contributes 0, whatever the score is
         # softplus(x) = max(x, 0) + log1p(exp(-m)) with m = abs(x), so the loss is c * m + w *
-        # log1p(exp(-m)) with the weight c of the one that is large; by m, then by x. None of its
-        # terms is negative, and those of the derivative do not cancel where it is small.
+        # log1p(exp(-m)) with the weight c of the larger softplus; differentiated by m, then by x.
+        # No term is negative, and those of the derivative do not cancel where it is small.
         # Selected by factors of 0 and 1: where() of NumPy takes as long as five products.
-        right, m = xp.astype(x > 0, x.dtype), xp.abs(x)
-        c = right * a + (1.0 - right) * b
+        positive, m = xp.astype(x > 0, x.dtype), xp.abs(x)
+        c = positive * a + (1.0 - positive) * b
         e = xp.exp(-m)
         values = c * xp.where(c != 0, m, 0.0) + w * xp.log1p(e)  # 0 * inf is 0 here
-        slope = c - w * (e / (1.0 + e))
-        if valid is not None:  # nobody has looked at them
+        dx = c - w * (e / (1.0 + e))
+        if valid is not None:  # not checked on the host
             values = xp.where(valid, values, math.nan)
-        return values, slope * (2.0 * right - 1.0)
+        return values, dx * (2.0 * positive - 1.0)
 
     def _check_weight(self, p: Array, x: Array) -> None:
         pairs = zip(reversed(p.shape), reversed(x.shape), strict=False)
@@ -134,7 +134,7 @@ class SigmoidWithLoss(_OfEachValue):
             raise ValueError(message)
 
 
-class MeanSquaredError(_OfEachValue):
+class MeanSquaredError(Pointwise):
     """Mean of the squared differences, ``loss = mean((x - t)**2)``.
 
     Backward: ``dx = 2 * (x - t) / size``. The mean is over all values, as in PyTorch; the function
@@ -150,11 +150,11 @@ class MeanSquaredError(_OfEachValue):
         r = x - t
         return r * r
 
-    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+    def derivative(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
         return 2.0 * (x - t)
 
 
-class MeanAbsoluteError(_OfEachValue):
+class MeanAbsoluteError(Pointwise):
     """Mean of the absolute differences, ``loss = mean(abs(x - t))``.
 
     Backward: ``dx = sign(x - t) / size``, 0 where they are equal.
@@ -168,13 +168,13 @@ class MeanAbsoluteError(_OfEachValue):
     def loss(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
         return xp.abs(x - t)
 
-    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
-        # not xp.sign: on CuPy it waits for the device
+    def derivative(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+        # not xp.sign: on CuPy it synchronizes
         return xp.astype(x > t, x.dtype) - xp.astype(x < t, x.dtype)
 
 
-class Huber(_OfEachValue):
-    """Squared for small and absolute for large differences ``r = x - t``.
+class Huber(Pointwise):
+    """Huber loss: squared for small and absolute for large differences ``r = x - t``.
 
     Forward: ``loss = mean(r**2 / 2)`` where ``abs(r) <= delta``, else
     ``delta * (abs(r) - delta / 2)``. Backward: ``dx = max(min(r, delta), -delta) / size``.
@@ -182,7 +182,7 @@ class Huber(_OfEachValue):
     Parameters
     ----------
     delta : float
-        Where the two meet; positive.
+        The threshold between the two; positive.
     reduction : {"mean", "sum", "none"}
         As in `Loss`.
 
@@ -204,5 +204,5 @@ class Huber(_OfEachValue):
         q = xp.minimum(r, self.delta)
         return q * (r - 0.5 * q)
 
-    def slope(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
+    def derivative(self, xp: Namespace, arrays: Mapping[str, Array], x: Array, t: Array) -> Array:
         return xp.maximum(xp.minimum(x - t, self.delta), -self.delta)

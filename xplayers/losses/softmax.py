@@ -23,12 +23,12 @@ from xplayers.arrays.namespaces import (
     on_host,
     out_of_range,
     to_numpy,
-    widened,
+    upcast,
 )
 from xplayers.arrays.operation import operation
 from xplayers.layers.base import Cache
 from xplayers.layers.variables import Buffer
-from xplayers.losses.base import Loss, times
+from xplayers.losses.base import Loss, scale_gradient
 
 
 class SoftmaxWithLoss(Loss):
@@ -45,7 +45,7 @@ class SoftmaxWithLoss(Loss):
         Factor of each class, 0 or more. With labels, the mean is over the sum of the weights of the
         labels.
     ignore_index : int, optional
-        A label whose samples count nothing, in the loss and in the mean.
+        Samples with this label are excluded from the loss and the mean.
     label_smoothing : float
         ``a`` in ``[0, 1]``: the target becomes ``(1 - a) * t + a / c``.
     reduction : {"mean", "sum", "none"}
@@ -55,18 +55,18 @@ class SoftmaxWithLoss(Loss):
     -----
     ``forward(scores, target)`` takes scores of shape ``(n, c)``, or ``(..., c)`` for sequences, and
     either integer labels of shape ``(n,)`` (``(...)``) or one-hot or soft targets of the shape of
-    the scores, in any dtype. Labels are checked to be in range, and targets to be 0 or more, where
-    they are on the host. Where looking at them would wait for a GPU, and inside ``jax.jit``, what
-    is out of range makes the loss NaN; `check_labels` looks at labels once.
+    the scores, in any dtype. On the host, labels are checked to be in range, and targets to be 0 or
+    more. On a GPU, where a check would synchronize, and inside ``jax.jit``, a value out of range
+    makes the loss NaN; `check_labels` checks labels once.
 
-    Targets need not add up to 1: a sample whose sum is ``s`` counts ``s`` times in the loss, and
-    once in the mean. A sample without any weight (ignored, of a class of weight 0, or with a target
-    of zeros) adds exactly 0 to loss and gradient whatever its scores are, inf and NaN too. A loss
-    is infinite where a class with a part in the target has a score of -inf, and no other is.
+    Targets need not sum to 1: a sample whose sum is ``s`` has weight ``s`` in the loss, and weight
+    1 in the mean. A sample of weight 0 (ignored, of a class of weight 0, or with a target of zeros)
+    contributes exactly 0 to loss and gradient, even if its scores are inf or NaN. A loss is
+    infinite if and only if a class with a nonzero target has a score of -inf.
 
-    Of labels, loss and gradient have all their digits in the tail too: scores of 20 and 0 with
-    label 0 have a loss of 2.06e-9 in float32. With soft targets and label smoothing, what is below
-    the last digit of 1 (6e-8 in float32) is 0 there.
+    For labels, loss and gradient keep full precision in the tail: scores of 20 and 0 with label 0
+    have a loss of 2.06e-9 in float32. With soft targets and label smoothing, losses below the
+    rounding unit (6e-8 in float32) become 0.
 
     The options are those of PyTorch's ``CrossEntropyLoss``, whose class axis is 1, not -1.
 
@@ -118,18 +118,18 @@ class SoftmaxWithLoss(Loss):
         if not (arrays or self.ignore_index is not None or self.label_smoothing):
             rows, dx, divided = softmax_cross_entropy(scores, target, self._divisor(n))
             return self._reduced(rows, n), (dx, scores, None) if divided else (dx, scores)
-        x = widened(xp, scores)
+        x = upcast(xp, scores)
         t, norm = self._distribution(xp, arrays, x, target)
         total = xp.sum(t, axis=-1)
         if target.shape != scores.shape and not self.label_smoothing:
-            # A sample without any weight adds nothing, whatever its scores are.
+            # A sample of weight 0 contributes 0, whatever its scores are.
             counts = total != 0
             labels = xp.where(counts, target, xp.zeros_like(target))
             rows, dx = cross_entropy_of_labels(xp.where(counts[..., None], x, 0.0), labels)
             rows, dx = rows * total, dx * total[..., None]
         else:
             rows, dx = cross_entropy_of_targets(x, t)
-        if not on_host(target):  # there it has been checked; elsewhere the loss is NaN
+        if not on_host(target):  # not checked there: the loss becomes NaN
             rows = xp.where(_valid(xp, x, target, self.ignore_index), rows, math.nan)
         cache = (dx, scores) if isinstance(norm, int) else (dx, scores, norm)  # arrays only
         return self._reduced(rows, norm), cache
@@ -140,13 +140,13 @@ class SoftmaxWithLoss(Loss):
         if norm is None:  # divided already
             if isinstance(dout, float) and dout == 1.0 and dx.dtype == scores.dtype:
                 return dx
-            return times(widened(namespace(dx), dx), dout, 1.0, scores, axes_after=1)
-        return times(dx, dout, self._divisor(norm), scores, axes_after=1)
+            return scale_gradient(upcast(namespace(dx), dx), dout, 1.0, scores, axes_after=1)
+        return scale_gradient(dx, dout, self._divisor(norm), scores, axes_after=1)
 
     def _distribution(
         self, xp: Namespace, arrays: Mapping[str, Array], x: Array, target: Array
     ) -> tuple[Array, Any]:
-        """Return the weighted target ``(..., c)``, and what the mean divides by."""
+        """Return the weighted target ``(..., c)``, and the divisor of the mean."""
         classes, weights = x.shape[-1], arrays.get("class_weights")
         labels = target if target.shape != x.shape else None
         norm: Any = _rows(x)
@@ -189,18 +189,18 @@ class SoftmaxWithLoss(Loss):
         weights = arrays.get("class_weights")
         if weights is not None and tuple(weights.shape) != shape[-1:]:
             self._refuse_weights(weights, shape[-1:])
-        given, labels = tuple(target.shape), shape[:-1]
-        if given == shape:
+        target_shape, labels = tuple(target.shape), shape[:-1]
+        if target_shape == shape:
             check_real(self, "target", target)
             if self.ignore_index is not None:
                 message = f"{self}: ignore_index goes with integer labels of shape {labels}."
                 raise ValueError(message)
-        elif given != labels:
+        elif target_shape != labels:
             hint = ""
-            if given == (*labels, 1):
+            if target_shape == (*labels, 1):
                 hint = " Use labels[:, 0]." if len(labels) == 1 else " Use labels[..., 0]."
             message = (
-                f"{self}: labels have shape {given}; expected {labels} integers or {shape} "
+                f"{self}: labels have shape {target_shape}; expected {labels} integers or {shape} "
                 f"probabilities.{hint}"
             )
             raise ValueError(message)
@@ -211,7 +211,7 @@ class SoftmaxWithLoss(Loss):
         if shape[-1] < 2:
             message = (
                 f"{self}: scores have shape {shape}; expected two classes or more: the softmax of "
-                "one score is always 1. For a score that says yes or no: SigmoidWithLoss()."
+                "one score is always 1. For binary classification by one score: SigmoidWithLoss()."
             )
             raise ValueError(message)
 
@@ -230,10 +230,11 @@ _PROBABILITIES = "probabilities of the classes, none negative"
 
 
 def _refuse_labels(owner: object, labels: Array) -> NoReturn:
-    named = getattr(labels.dtype, "kind", "") in "USTO"  # their names, mostly
-    what = "np.unique(labels, return_inverse=True)[1]" if named else "xp.astype(labels, xp.int64)"
-    fix = "Number the classes" if named else "Convert them"
-    message = f"{owner}: labels are {labels.dtype}; expected integers. {fix}: {what}."
+    if getattr(labels.dtype, "kind", "") in "USTO":  # usually names of classes
+        fix = "Number the classes: np.unique(labels, return_inverse=True)[1]"
+    else:
+        fix = "Convert them: xp.astype(labels, xp.int64)"
+    message = f"{owner}: labels are {labels.dtype}; expected integers. {fix}."
     raise TypeError(message)
 
 
@@ -243,7 +244,7 @@ def _rows(scores: Array) -> int:
 
 
 def _valid(xp: Namespace, x: Array, target: Array, ignored: int | None = None) -> Array:
-    """Return for each sample whether its label is in range, or no probability is negative."""
+    """Return for each sample whether its label or its probabilities are in range."""
     if target.shape == x.shape:
         return xp.all(xp.astype(target, x.dtype, copy=False) >= 0, axis=-1)
     labels = _as_indices(xp, target)
@@ -253,11 +254,11 @@ def _valid(xp: Namespace, x: Array, target: Array, ignored: int | None = None) -
 
 @operation
 def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple[Any, ...]:
-    """Return the loss of each sample, the gradient of their sum, and whether it is over `divisor`.
+    """Return the losses, the gradient of their sum, and whether it is divided by `divisor`.
 
-    A target that is wrong and cannot be looked at makes the loss of its sample NaN.
+    An invalid target that is not checked on the host makes the loss of its sample NaN.
     """
-    xp, x = namespace(scores), widened(namespace(scores), scores)
+    xp, x = namespace(scores), upcast(namespace(scores), scores)
     valid = None if on_host(target) else _valid(xp, x, target)
     if target.shape == scores.shape:
         rows, dx = cross_entropy_of_targets(x, xp.astype(target, x.dtype))
@@ -270,10 +271,10 @@ def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple
 
 @operation
 def cross_entropy_of_labels(x: Array, labels: Array) -> tuple[Array, Array]:
-    """Return ``log(sum(exp(z))) - z[label]`` and ``softmax(x)``, less 1 at the label.
+    """Return ``log(sum(exp(z))) - z[label]`` and ``softmax(x)``, minus 1 at the label.
 
-    With ``z = x - max(x)``. Where the class of the label is the largest, its exponential is 1 and
-    would take the last digits of the others. So the 1 is left out of the sum, which is `rest`.
+    With ``z = x - max(x)``. Where the label has the largest score, its exponential is 1, and adding
+    it would round off the others. So `rest` is the sum without that 1.
     """
     xp, at = namespace(x), positions(x, _as_indices(namespace(x), labels))
     z = x - xp.max(x, axis=-1, keepdims=True)
@@ -291,11 +292,11 @@ def cross_entropy_of_targets(x: Array, t: Array) -> tuple[Array, Array]:
     """Return ``log(sum(exp(z))) * sum(t) - sum(t * z)`` and ``softmax(x) * sum(t) - t``."""
     xp = namespace(x)
     total = xp.sum(t, axis=-1, keepdims=True)
-    x = xp.where(total != 0, x, 0.0)  # a sample without any weight adds nothing
+    x = xp.where(total != 0, x, 0.0)  # a sample of weight 0 contributes 0
     z = x - xp.max(x, axis=-1, keepdims=True)
     e = xp.exp(z)
     s = xp.sum(e, axis=-1, keepdims=True)
-    z = xp.where(t != 0, z, 0.0)  # a class that is masked has t = 0, and 0 * inf would be NaN
+    z = xp.where(t != 0, z, 0.0)  # a masked class has t = 0 and z = -inf, whose product is NaN
     rows = xp.log(s) * total - xp.sum(t * z, axis=-1, keepdims=True)
     e *= total / s
     e -= t
@@ -303,33 +304,33 @@ def cross_entropy_of_targets(x: Array, t: Array) -> tuple[Array, Array]:
 
 
 def _as_indices(xp: Namespace, labels: Array) -> Array:
-    """Return labels in the dtype of indices."""
-    known = dtype_name(labels.dtype) == "int64"
-    return labels if known else xp.astype(labels, xp.arange(0).dtype)
+    """Return labels in the index dtype."""
+    is_index = dtype_name(labels.dtype) == "int64"
+    return labels if is_index else xp.astype(labels, xp.arange(0).dtype)
 
 
-_UNSIGNED: dict[Any, Any] = {  # and the largest number with a sign
+_UNSIGNED: dict[Any, Any] = {  # signed dtype -> unsigned dtype, largest signed number
     np.dtype(f"int{bits}"): (np.dtype(f"uint{bits}"), 2 ** (bits - 1) - 1)
     for bits in (8, 16, 32, 64)
 }
 
 
 def _surely_fit(labels: Array, classes: int) -> bool:
-    """Whether one pass says that all labels are in ``[0, classes)``, as it mostly does."""
+    """Whether one pass shows that all labels are in ``[0, classes)``; False may be inconclusive."""
     (labels,) = as_numpy([labels]) or [None]
     if type(labels) is not np.ndarray or not labels.size:
         return False
     unsigned, largest = _UNSIGNED.get(labels.dtype, (None, -1))
     if classes > largest:
         return False
-    # without its sign, a negative number is larger than any other
+    # as unsigned, negative numbers are larger than all others
     return bool(np.maximum.reduce(labels.view(unsigned), None) < classes)
 
 
 def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None) -> None:
     """Check that integer `labels` are all in ``[0, classes)``.
 
-    On a GPU this waits for the device: call it once for a data set, not for each batch.
+    On a GPU this synchronizes: call it once per data set, not per batch.
 
     Parameters
     ----------
@@ -338,12 +339,12 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
     classes : int
         The number of classes.
     ignore_index : int, optional
-        A label that is allowed besides.
+        An additional valid label.
 
     Raises
     ------
     ValueError
-        Naming the label.
+        If a label is out of range.
     TypeError
         If labels are not integers.
     """
@@ -369,6 +370,6 @@ def wrong_label(labels: Array, classes: int, ignored: int | None) -> int | None:
     labels = to_numpy(labels) if on_host(labels) else labels
     if ignored is not None:
         xp = namespace(labels)
-        labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones have no negative to compare
+        labels = xp.astype(labels, xp.arange(0).dtype)  # unsigned ones cannot equal a negative
         labels = xp.where(labels == ignored, xp.zeros_like(labels), labels)
     return out_of_range(labels, classes)

@@ -30,7 +30,7 @@ from xplayers.arrays.namespaces import (
     library_name,
     namespace,
     on_host,
-    widened,
+    upcast,
 )
 from xplayers.arrays.packing import packed, unpacked
 from xplayers.arrays.writing import written
@@ -134,7 +134,7 @@ class Optimizer:
             check_floating(type(self).__name__, name, p)
             check_off_tape(type(self).__name__, name, p)
             for m in self.moments:
-                state[m][name] = xp.zeros_like(widened(xp, p))
+                state[m][name] = xp.zeros_like(upcast(xp, p))
         first = next(iter(params.values()), None)
         if first is None:
             message = f"{type(self).__name__}: there are no parameters."
@@ -196,7 +196,7 @@ class Optimizer:
         after: State = {m: {} for m in self.moments}
         first = next(iter(params.values()))
         xp = namespace(first)
-        after["count"], number = _counted_on(state["count"], good, widened(xp, first))
+        after["count"], number = _counted_on(state["count"], good, upcast(xp, first))
         constants = (lr, *self.constants(number))
         decay = 0.0 if self.decoupled else self.weight_decay
         decays = not (isinstance(decay, _NUMBERS) and decay == 0)
@@ -211,12 +211,12 @@ class Optimizer:
                 p = params[name]
                 xp = namespace(p)
                 moments = [state[m][name] for m in self.moments]
-                wide = widened(xp, p)
+                wide = upcast(xp, p)
                 if like is None or wide.dtype != like:  # once for all parameters of a dtype
                     like = wide.dtype
                     scalars = [c if type(c) is float else as_scalar(c, wide) for c in constants]
                     scalars += [] if good is None else [good]
-                g = grads[name] if fused else widened(xp, grads[name])  # in the kernel
+                g = grads[name] if fused else upcast(xp, grads[name])  # in the kernel
                 rows.append((wide, g, *moments, *scalars))
                 outs.append((wide, *moments) if donate else None)
             results = apply.rows(rows, outs=outs, rule=self.rule, decays=decays)

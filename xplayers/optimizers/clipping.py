@@ -22,7 +22,7 @@ from xplayers.arrays.namespaces import (
     is_half,
     namespace,
     size,
-    widened,
+    upcast,
 )
 from xplayers.arrays.operation import operation
 from xplayers.arrays.units import UNITS
@@ -111,7 +111,7 @@ def _factor(xp: Namespace, total: Any, limit: float, *units: Any, dtype: Any = N
 @elementwise
 def _times(xp: Namespace, g: Array, factor: Any) -> Array:
     # A factor for large gradients may be no number of 16 bits.
-    return xp.astype(widened(xp, g) * factor, g.dtype) if is_half(g) else g * factor
+    return xp.astype(upcast(xp, g) * factor, g.dtype) if is_half(g) else g * factor
 
 
 @operation
@@ -122,7 +122,7 @@ def sum_of_squares(arrays: list[Array]) -> tuple[Any, ...]:
     where the norm may overflow. They are not there where no square can.
     """
     xp = namespace(arrays[0])
-    arrays = [widened(xp, a) for a in arrays if size(a)]
+    arrays = [upcast(xp, a) for a in arrays if size(a)]
     dtype = functools.reduce(xp.result_type, [a.dtype for a in arrays])
     arrays = [xp.astype(a, dtype, copy=False) for a in arrays]
     low, up, high, down = UNITS[dtype_name(dtype)]

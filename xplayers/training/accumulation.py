@@ -8,7 +8,7 @@ from typing import Any
 
 from xplayers._checks import Option, integer
 from xplayers._recording import watch
-from xplayers.arrays.namespaces import Array, namespace, widened
+from xplayers.arrays.namespaces import Array, namespace, upcast
 from xplayers.layers.base import Cache, Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
@@ -118,7 +118,7 @@ class _NetWithLoss(Layer):
                 weight = self._weight(y, t) / whole
             part_grads = self.net.param_grads(cache, self.loss.vjp(loss_cache, self.scale * weight))
             for name, g in part_grads.items():
-                wide = widened(xp, g)
+                wide = upcast(xp, g)
                 grads[name] = grads[name] + wide if name in grads else wide
             value = value + part_value * weight
             new = self.net.updated_buffers(arrays, cache)

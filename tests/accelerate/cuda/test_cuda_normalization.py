@@ -121,11 +121,11 @@ def test_an_inverse_root_gives_the_variance_that_inference_needs():
 def refusing(monkeypatch):
     """Let the portable body say that it was reached; it cannot run here."""
 
-    def widened(*args):
+    def upcast(*args):
         raise NotImplementedError("portable")
 
     for module in (layer_normalization, batch_normalization):
-        monkeypatch.setattr(module, "widened", widened)
+        monkeypatch.setattr(module, "upcast", upcast)
 
 
 @pytest.mark.parametrize("name", ["image", "time", "mean squares"])

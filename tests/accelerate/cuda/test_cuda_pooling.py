@@ -66,7 +66,7 @@ def plainly(monkeypatch):
 
     for name in ("fold", "slices", "scatter"):
         monkeypatch.setattr(Window, name, refused)
-    monkeypatch.setattr("xplayers.layers.pooling.widened", refused)
+    monkeypatch.setattr("xplayers.layers.pooling.upcast", refused)
 
 
 def there(a, layout="rows", device=0):

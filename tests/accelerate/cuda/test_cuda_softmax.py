@@ -180,10 +180,10 @@ def test_small_gradients_of_float16_are_rounded_once(gpu):
 
 @pytest.mark.parametrize("option", [{"label_smoothing": 0.1}, {"ignore_index": 3}])
 def test_options_of_the_loss_are_portable(option, gpu, monkeypatch):
-    def widened(xp, x):
+    def upcast(xp, x):
         raise Plainly
 
-    monkeypatch.setattr("xplayers.losses.softmax.widened", widened)
+    monkeypatch.setattr("xplayers.losses.softmax.upcast", upcast)
     scores, labels = given((6, 10)), fabricated(np.arange(6))
     with pytest.raises(Plainly):
         xl.SoftmaxWithLoss(**option).apply({}, scores, labels)

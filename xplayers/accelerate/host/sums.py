@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._memory import empty
-from xplayers.arrays.namespaces import dtype_name, is_half, namespace, widened
+from xplayers.arrays.namespaces import dtype_name, is_half, namespace, upcast
 from xplayers.arrays.units import UNITS
 
 _reduce: Any = np.add.reduce
@@ -64,7 +64,7 @@ def channel_products(a: np.ndarray, b: np.ndarray) -> Any:
 def _of_halves(add: Callable[[np.ndarray], np.ndarray], a: np.ndarray, out: Any) -> Any:
     if not is_half(a):
         return NotImplemented
-    total = add(widened(namespace(a), a)).astype(a.dtype)
+    total = add(upcast(namespace(a), a)).astype(a.dtype)
     if out is None:
         return total
     out[...] = total
@@ -135,7 +135,7 @@ def _ones(n: int, dtype: np.dtype) -> np.ndarray:
 
 def sum_of_squares(arrays: list[np.ndarray]) -> tuple[Any, Any, Any]:
     """Return the sum of all squares, and two units: a look tells that they are 1, as mostly."""
-    arrays = [widened(namespace(a), a) for a in arrays if a.size]
+    arrays = [upcast(namespace(a), a) for a in arrays if a.size]
     dtype = np.result_type(*{a.dtype for a in arrays})
     one = dtype.type(1.0)
     low, up, high, down = UNITS[dtype_name(dtype)]
