@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import signal
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -112,23 +111,6 @@ def home(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def requests(monkeypatch, tmp_path) -> list[str]:
-    """Keep a test away from the network and the user's cache; list the URLs asked for."""
-    asked = []
-    urlopen = urllib.request.urlopen
-
-    def only_files(url, **options):
-        asked.append(url)
-        assert url.startswith("file:"), f"a test asked the network for {url}"
-        assert 0 < options.pop("timeout") <= 60
-        return urlopen(url, **options)
-
-    monkeypatch.setattr(urllib.request, "urlopen", only_files)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return asked
-
-
-@pytest.fixture
 def ctrl_c() -> Iterator[None]:
     """Let Ctrl-C interrupt, also where a shell has started the tests in the background."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -162,50 +144,3 @@ def two_threads(monkeypatch):
         monkeypatch.setattr(_parallel, "_pool", lambda: pool)
         monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
         yield
-
-
-@pytest.fixture
-def dnn():
-    """Return a `Cudnn` over the stand-in of the library, which layers go through."""
-    pytest.importorskip("cupy")
-    from emulator.emulated_cudnn import HostRuntime
-
-    from xplayers.cuda.cudnn import Cudnn
-
-    made = Cudnn(runtime=HostRuntime())
-    with made.layers():
-        yield made
-    made.close()
-    assert not made._runtime.cudnn.handles
-
-
-@pytest.fixture
-def copies(monkeypatch):
-    """Return the shapes of what is copied before a kernel of our own, which the host does."""
-    pytest.importorskip("cupy")
-    from emulator.emulated_gpu import fabricated, host
-
-    from xplayers.cuda import kernels
-
-    shapes = []
-
-    def copied(a):
-        shapes.append(a.shape)
-        return fabricated(host(a).copy(order="C"))
-
-    monkeypatch.setattr(kernels, "copied", copied)
-    return shapes
-
-
-@pytest.fixture
-def cudnn_library():
-    """Return cuDNN's frontend. It judges graphs without a GPU."""
-    if emulator.installed():
-        pytest.skip("a stand-in is in its place")
-    try:
-        import cudnn
-
-        cudnn.backend_version()
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"cuDNN is not there: {error}")
-    return cudnn

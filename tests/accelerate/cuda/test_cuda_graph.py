@@ -11,23 +11,10 @@ import weakref
 
 import numpy as np
 import pytest
-from emulator.emulated_graph import GpuArray, HostCuda, HostGemm, capturing, plain, same
+from emulator.emulated_graph import GpuArray, HostGemm, plain, same
 
 from xplayers.arrays.namespaces import is_out_of_memory
 from xplayers.cuda.graph import CapturedStep, CaptureError, Graph
-
-
-@pytest.fixture
-def cuda():
-    HostGemm.made = []
-    return HostCuda()
-
-
-@pytest.fixture
-def make(cuda):
-    with capturing(cuda) as make:
-        yield make
-
 
 # A step of a few lines: a line through points, with momentum in its state.
 

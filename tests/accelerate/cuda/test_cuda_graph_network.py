@@ -6,24 +6,12 @@ import functools
 
 import numpy as np
 import pytest
-from emulator.emulated_graph import HostCuda, HostGemm, capturing, plain, same
+from emulator.emulated_graph import HostGemm, plain, same
 
 import xplayers as xl
 from xplayers.arrays.operation import laid
 from xplayers.cuda.graph import CapturedStep, CaptureError
 from xplayers.training import AccumulatedStep, TrainStep
-
-
-@pytest.fixture
-def cuda():
-    HostGemm.made = []
-    return HostCuda()
-
-
-@pytest.fixture
-def make(cuda):
-    with capturing(cuda) as make:
-        yield make
 
 
 @pytest.fixture(autouse=True)
