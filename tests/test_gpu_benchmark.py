@@ -103,13 +103,13 @@ def test_a_layer_that_is_wrong_is_found(monkeypatch):
 
 def test_every_epilogue_is_compared(monkeypatch):
     pytest.importorskip("cupy")
-    from emulator.emulated_gpu import HostRuntime, fabricated, host
+    from emulator.emulated_gpu import EmulatedRuntime, fabricated, host
 
     from xplayers.cuda import plans
     from xplayers.cuda.gemm import Gemm
 
     monkeypatch.setattr(checks, "to_numpy", lambda a: a if isinstance(a, np.ndarray) else host(a))
-    runtime = HostRuntime()
+    runtime = EmulatedRuntime()
     lt = Gemm(runtime=runtime)
     for dtype, tolerance in (("float32", 1e-5), ("float16", 2e-3)):
         rows = list(checks.epilogues(lt, dtype, tolerance, fabricated))
@@ -129,10 +129,10 @@ def test_every_epilogue_is_compared(monkeypatch):
 
 @pytest.mark.parametrize("several", [False, True])
 def test_the_captured_step_is_the_plain_one(monkeypatch, several):
-    """On the stand-in of test_cuda_graph.py."""
-    from emulator.emulated_graph import HostCuda, HostGemm
+    """On the emulated GPU of test_cuda_graph.py."""
+    from emulator.emulated_graph import EmulatedCuda, EmulatedGemm
 
-    cuda, HostGemm.made, workload = HostCuda(), [], TOYS[0]
+    cuda, EmulatedGemm.made, workload = EmulatedCuda(), [], TOYS[0]
     monkeypatch.setattr("xplayers.optimizers.base._NUMBERS", (float, int, np.generic))
     monkeypatch.setattr("xplayers.optimizers.base.on_host", lambda x: False)
     losses = next(worker.rows("xplayers", "cpu", 0.0))["losses"]
@@ -141,7 +141,7 @@ def test_the_captured_step_is_the_plain_one(monkeypatch, several):
     captured = ours.captured
 
     def on_the_host(workload, device):
-        take, given, *rest = captured(workload, device, gemm=HostGemm, cuda=cuda)
+        take, given, *rest = captured(workload, device, gemm=EmulatedGemm, cuda=cuda)
         count = given[3]["optimizer"]["count"]
         given[3]["optimizer"]["count"] = cuda.array(count)
         return take, given, *rest

@@ -8,11 +8,11 @@ import pytest
 
 @pytest.fixture
 def cuda():
-    """Return what stands in for CuPy while a step is captured."""
-    from emulator.emulated_graph import HostCuda, HostGemm
+    """Return an emulated GPU that a step is captured on."""
+    from emulator.emulated_graph import EmulatedCuda, EmulatedGemm
 
-    HostGemm.made = []
-    return HostCuda()
+    EmulatedGemm.made = []
+    return EmulatedCuda()
 
 
 @pytest.fixture
@@ -26,13 +26,13 @@ def make(cuda):
 
 @pytest.fixture
 def dnn():
-    """Return a `Cudnn` over the stand-in of the library, which layers go through."""
+    """Return a `Cudnn` over the emulated library, which layers go through."""
     pytest.importorskip("cupy")
-    from emulator.emulated_cudnn import HostRuntime
+    from emulator.emulated_cudnn import EmulatedRuntime
 
     from xplayers.cuda.cudnn import Cudnn
 
-    made = Cudnn(runtime=HostRuntime())
+    made = Cudnn(runtime=EmulatedRuntime())
     with made.layers():
         yield made
     made.close()
@@ -61,7 +61,7 @@ def copies(monkeypatch):
 def cudnn_library():
     """Return cuDNN's frontend. It judges graphs without a GPU."""
     if emulator.installed():
-        pytest.skip("a stand-in is in its place")
+        pytest.skip("an emulated one is in its place")
     try:
         import cudnn
 

@@ -1,7 +1,7 @@
 """Affine maps and activations as products alone, without a GPU.
 
 On CuPy arrays over host memory no kernel of CuPy can run, so what goes through there are calls of
-the stand-in for cuBLASLt and nothing else.
+the emulated cuBLASLt and nothing else.
 """
 
 from __future__ import annotations
@@ -254,16 +254,16 @@ def test_which_parts_are_joined():
 @pytest.fixture
 def gemm():
     pytest.importorskip("cupy")
-    from emulator.emulated_gpu import HostRuntime
+    from emulator.emulated_gpu import EmulatedRuntime
 
     from xplayers.cuda.gemm import Gemm
 
-    with contextlib.closing(Gemm(runtime=HostRuntime())) as gemm:
+    with contextlib.closing(Gemm(runtime=EmulatedRuntime())) as gemm:
         yield gemm
 
 
 def test_a_function_whose_products_go_through_a_gemm(gemm):
-    from emulator.emulated_gpu import HostRuntime, fabricated, host
+    from emulator.emulated_gpu import EmulatedRuntime, fabricated, host
 
     from xplayers.cuda.gemm import Gemm, Multiplied, active
 
@@ -278,7 +278,7 @@ def test_a_function_whose_products_go_through_a_gemm(gemm):
     assert active() is None
     step.close()
     assert not gemm._runtime.lt.objects
-    with contextlib.closing(Gemm(runtime=HostRuntime())) as other:
+    with contextlib.closing(Gemm(runtime=EmulatedRuntime())) as other:
         step = Multiplied(function, other)
         del step  # gives it back too
         assert not other._runtime.lt.objects

@@ -20,14 +20,14 @@ cupy = pytest.importorskip("cupy")
 
 from emulator.emulated_cudnn import (  # noqa: E402
     FAILS,
-    HostCudnn,
-    HostGraph,
-    HostRuntime,
+    EmulatedCudnn,
+    EmulatedGraph,
+    EmulatedRuntime,
     assert_valid,
     host_dtype,
 )
 from emulator.emulated_gpu import fabricated, host  # noqa: E402
-from emulator.emulated_graph import HostCuda  # noqa: E402
+from emulator.emulated_graph import EmulatedCuda  # noqa: E402
 
 from xplayers.cuda import cudnn  # noqa: E402
 from xplayers.cuda.cudnn import Cudnn, active  # noqa: E402
@@ -101,13 +101,13 @@ def test_the_stand_in_has_the_names_of_the_library(cudnn_library):
     library = cudnn_library
     kinds = ("data_type", "numerical_note", "heur_mode", "norm_forward_phase")
     for kind in kinds:
-        for each in getattr(HostCudnn, kind):
+        for each in getattr(EmulatedCudnn, kind):
             assert hasattr(getattr(library, kind), each.name)
     assert issubclass(library.cudnnGraphNotSupportedError, Exception)
     for name in ("create_handle", "destroy_handle", "set_stream"):
         assert callable(getattr(library, name))
-    own = [name for name in vars(HostGraph) if not name.startswith("_") and name != "STAGES"]
-    for name in (*HostGraph.STAGES, *own):
+    own = [name for name in vars(EmulatedGraph) if not name.startswith("_") and name != "STAGES"]
+    for name in (*EmulatedGraph.STAGES, *own):
         assert callable(getattr(library.pygraph, name))
 
 
@@ -163,8 +163,8 @@ def test_nothing_is_planned_in_a_capture(dnn):
 
 
 def test_a_graph_keeps_the_plans_that_it_runs():
-    cuda = HostCuda()
-    with Cudnn(runtime=HostRuntime()).layers():
+    cuda = EmulatedCuda()
+    with Cudnn(runtime=EmulatedRuntime()).layers():
         kept = weakref.ref(active())
         seen = []
 
@@ -203,7 +203,7 @@ def test_results_are_taken_as_they_lie(dnn):
     ],
 )
 def test_what_algorithms_may_do(tf32, deterministic, dtype, unwanted):
-    dnn = Cudnn(tf32=tf32, deterministic=deterministic, runtime=HostRuntime())
+    dnn = Cudnn(tf32=tf32, deterministic=deterministic, runtime=EmulatedRuntime())
     layer = Convolution.init(3, 4, 3, bias=False, rng=0)
     x = fabricated(values((2, 3, 6, 5)).astype(dtype))
     with dnn.layers():
@@ -228,7 +228,7 @@ def test_what_algorithms_may_do(tf32, deterministic, dtype, unwanted):
     ],
 )
 def test_the_fastest_of_some_algorithms(times, autotune, ran):
-    dnn = Cudnn(autotune=autotune, runtime=HostRuntime(times=times))
+    dnn = Cudnn(autotune=autotune, runtime=EmulatedRuntime(times=times))
     layer = Convolution.init(3, 4, 3, bias=False, rng=0)
     x = values((2, 3, 6, 5)).astype("float32")
     there = fabricated(x), fabricated(layer.W)
@@ -248,7 +248,7 @@ def test_the_fastest_of_some_algorithms(times, autotune, ran):
 
 
 def test_an_algorithm_that_has_no_room_is_not_taken(monkeypatch):
-    runtime = HostRuntime(times=(3.0, 2.0, 1.0))
+    runtime = EmulatedRuntime(times=(3.0, 2.0, 1.0))
     empty = runtime.empty
 
     def limited(shape, dtype, device):
@@ -265,7 +265,7 @@ def test_an_algorithm_that_has_no_room_is_not_taken(monkeypatch):
 
 
 def test_when_all_algorithms_fail_the_error_is_that_of_the_library():
-    dnn = Cudnn(runtime=HostRuntime(times=(FAILS, FAILS)))
+    dnn = Cudnn(runtime=EmulatedRuntime(times=(FAILS, FAILS)))
     layer, x = Convolution.init(3, 4, 3, bias=False, rng=0), values((2, 3, 6, 5)).astype("float32")
     there = fabricated(x), fabricated(layer.W)
     for _ in range(2):
@@ -283,15 +283,17 @@ def test_errors_of_the_library_are_raised_where_there_is_no_other_graph(monkeypa
             raise RuntimeError("cudnnFinalize failed")
         self.done.append("build_operation_graph")
 
-    monkeypatch.setattr(HostGraph, "build_operation_graph", build_operation_graph, raising=False)
+    monkeypatch.setattr(
+        EmulatedGraph, "build_operation_graph", build_operation_graph, raising=False
+    )
     layer, x = Convolution.init(3, 4, 3, rng=0), values((2, 3, 6, 5)).astype("float32")
     there = [fabricated(a) for a in (x, layer.W, layer.b)]
-    dnn = Cudnn(runtime=HostRuntime())
+    dnn = Cudnn(runtime=EmulatedRuntime())
     broken += ["conv_fprop + bias", "conv_fprop + bias + relu"]
     assert dnn.correlate(*there, layer._window, 1, relu=True) is NotImplemented
     assert_close(host(dnn.correlate(*there, layer._window, 1)), layer.predict(x), 1e-5)
     broken.append("conv_fprop")
-    dnn = Cudnn(runtime=HostRuntime())
+    dnn = Cudnn(runtime=EmulatedRuntime())
     with pytest.raises(RuntimeError, match="cudnnFinalize"):
         dnn.correlate(*there, layer._window, 1)
 
@@ -329,7 +331,7 @@ def refusing(monkeypatch):
 def test_what_cudnn_has_not_is_portable(monkeypatch):
     refusing(monkeypatch)
     layer = Convolution.init(3, 4, 3, bias=False, rng=0)
-    dnn = Cudnn(runtime=HostRuntime(["conv_fprop"]))
+    dnn = Cudnn(runtime=EmulatedRuntime(["conv_fprop"]))
     x = values((2, 3, 6, 5)).astype("float32")
     with dnn.layers():
         for _ in range(2):
@@ -345,7 +347,7 @@ def test_double_and_what_is_outside_is_portable(dnn, monkeypatch):
     with pytest.raises(NotImplementedError, match="portable"):
         layer.apply({"W": fabricated(layer.W.astype("float64"))}, fabricated(x))
     assert not dnn.plans
-    other = Cudnn(runtime=HostRuntime())
+    other = Cudnn(runtime=EmulatedRuntime())
     with other.layers():
         pass
     x = x.astype("float32")

@@ -11,7 +11,7 @@ import weakref
 
 import numpy as np
 import pytest
-from emulator.emulated_graph import GpuArray, HostGemm, plain, same
+from emulator.emulated_graph import EmulatedGemm, GpuArray, plain, same
 
 from xplayers.arrays.namespaces import is_out_of_memory
 from xplayers.cuda.graph import CapturedStep, CaptureError, Graph
@@ -106,7 +106,7 @@ def test_a_step_may_change_the_dicts_that_it_gets(make, trees, batch):
 def test_a_product_that_was_not_planned_is_an_error(cuda, make, trees, batch):
     def another(*arguments):
         if cuda.tape is not None:
-            HostGemm.made[0].product(np.ones((2, 2)), np.ones((2, 2)))
+            EmulatedGemm.made[0].product(np.ones((2, 2)), np.ones((2, 2)))
         return line(*arguments)
 
     with pytest.raises(CaptureError, match="was not planned"):
@@ -282,7 +282,7 @@ def test_memory_of_a_graph_is_its_own_and_given_back(cuda, make, trees, batch):
     assert pool.held() > 0
     step.close()
     assert pool.held_at_the_end == 0
-    assert HostGemm.made[0].closed
+    assert EmulatedGemm.made[0].closed
     assert np.isfinite(float(value))  # lies elsewhere
     w = float(given[0]["w"])
     step(*given, *batch(), 0.1)  # captured again
@@ -291,7 +291,7 @@ def test_memory_of_a_graph_is_its_own_and_given_back(cuda, make, trees, batch):
 
 
 def test_a_step_that_nobody_holds_is_closed(cuda, trees, batch):
-    step = CapturedStep(line, gemm=HostGemm, cuda=cuda)
+    step = CapturedStep(line, gemm=EmulatedGemm, cuda=cuda)
     step(*trees(), *batch(), 0.1)
     (pool,) = cuda.pools
     del step

@@ -1,4 +1,4 @@
-"""The step of a network as a captured graph, without a GPU: `emulated_graph` stands in for CuPy."""
+"""The step of a network as a captured graph, without a GPU: `emulated_graph` is its CuPy."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 import pytest
-from emulator.emulated_graph import HostGemm, plain, same
+from emulator.emulated_graph import EmulatedGemm, plain, same
 
 import xplayers as xl
 from xplayers.arrays.operation import laid
@@ -70,7 +70,7 @@ def test_a_network_learns_the_same(cuda, make, name, kind):
 
         take = make(pure) if captured else pure
         losses = []
-        gemm = HostGemm()
+        gemm = EmulatedGemm()
         for x, t in data:
             with gemm.products(), np.errstate(all="ignore"):  # as on a GPU
                 rate = cuda.array(0.01, "float32")
@@ -93,9 +93,9 @@ def test_a_network_learns_the_same(cuda, make, name, kind):
 
 @pytest.fixture
 def as_cupy(cuda, monkeypatch):
-    """Let `TrainStep` take the stand-in's arrays for those of CuPy."""
+    """Let `TrainStep` take emulated arrays for those of CuPy."""
     monkeypatch.setattr("xplayers.training.compilation.library", lambda x: "cupy")
-    monkeypatch.setattr("xplayers.cuda.gemm.Gemm", HostGemm)
+    monkeypatch.setattr("xplayers.cuda.gemm.Gemm", EmulatedGemm)
     captured = functools.partial(CapturedStep, cuda=cuda)
     monkeypatch.setattr("xplayers.cuda.graph.CapturedStep", captured)
 
@@ -119,7 +119,7 @@ def test_a_step_by_graph_is_a_step(cuda, as_cupy):
     index = cuda.array(rng.permutation(12).reshape(4, 3))
     found = []
     for how in ("plain", "graph", "many"):
-        gemm = {"gemm": HostGemm} if how == "graph" else {"gemm": "cublaslt"}
+        gemm = {"gemm": EmulatedGemm} if how == "graph" else {"gemm": "cublaslt"}
         compiled = {"compile": False if how == "plain" else "graph"}
         step = device_step(cuda, **compiled, **gemm)
         losses = []
@@ -136,8 +136,8 @@ def test_a_step_by_graph_is_a_step(cuda, as_cupy):
     for losses, params in found[1:]:
         assert losses == found[0][0]
         assert same(params, found[0][1])
-    assert all(gemm.closed and gemm.planned for gemm in HostGemm.made)
-    assert len(HostGemm.made) == 3
+    assert all(gemm.closed and gemm.planned for gemm in EmulatedGemm.made)
+    assert len(EmulatedGemm.made) == 3
 
 
 def test_a_graph_is_of_fused_kernels(cuda, as_cupy):

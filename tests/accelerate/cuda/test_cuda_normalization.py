@@ -14,7 +14,7 @@ from xplayers.layers import batch_normalization, layer_normalization
 
 cupy = pytest.importorskip("cupy")
 
-from emulator.emulated_cudnn import HostRuntime, _aligned, assert_valid, host_dtype  # noqa: E402
+from emulator.emulated_cudnn import EmulatedRuntime, _aligned, assert_valid, host_dtype  # noqa: E402
 from emulator.emulated_gpu import fabricated, host  # noqa: E402
 
 from xplayers.cuda.cudnn import Cudnn  # noqa: E402
@@ -132,7 +132,7 @@ def refusing(monkeypatch):
 def test_a_backward_that_cudnn_has_not_is_portable(name, monkeypatch):
     layer, arrays, x = made(name)
     x = fabricated(x.astype("float32"))
-    library = Cudnn(runtime=HostRuntime([f"{name}_backward" for name in OPERATIONS]))
+    library = Cudnn(runtime=EmulatedRuntime([f"{name}_backward" for name in OPERATIONS]))
     with library.layers():
         _, cache = layer.apply(there(arrays), x)
         refusing(monkeypatch)
@@ -157,7 +157,7 @@ def test_a_portable_backward_takes_what_the_forward_kept(name, dnn):
 def test_what_cudnn_has_not_is_portable(name, monkeypatch):
     layer, arrays, x = made(name)
     refusing(monkeypatch)
-    library = Cudnn(runtime=HostRuntime(OPERATIONS))
+    library = Cudnn(runtime=EmulatedRuntime(OPERATIONS))
     with library.layers():
         for _ in range(2):
             with pytest.raises(NotImplementedError, match="portable"):
@@ -179,7 +179,7 @@ def test_double_and_nothing_and_what_is_outside_is_portable(name, dnn, monkeypat
         with pytest.raises(NotImplementedError, match="portable"):
             layer.apply(there(parameters), fabricated(np.ascontiguousarray(batch)))
     assert not dnn.plans
-    other = Cudnn(runtime=HostRuntime())
+    other = Cudnn(runtime=EmulatedRuntime())
     with other.layers():
         pass
     layer.apply(there(arrays), fabricated(x.astype("float32")))  # that of the block around it

@@ -14,7 +14,7 @@ from helpers import assert_close, assert_same_bits, values
 
 pytest.importorskip("cupy")
 
-from emulator.emulated_cudnn import HostRuntime, assert_valid, host_dtype
+from emulator.emulated_cudnn import EmulatedRuntime, assert_valid, host_dtype
 from emulator.emulated_gpu import fabricated, host
 from emulator.emulated_kernels import emulating, needs_compiler
 
@@ -221,7 +221,7 @@ def test_what_cudnn_has_no_algorithm_for():
         (["conv_fprop + bias"], False, ["conv_fprop + bias", "conv_fprop"]),
         (["conv_fprop + bias", "conv_fprop"], False, ["conv_fprop + bias", "conv_fprop"]),
     ):
-        dnn = Cudnn(runtime=HostRuntime(unsupported))
+        dnn = Cudnn(runtime=EmulatedRuntime(unsupported))
         y = dnn.correlate(fabricated(x), there["W"], there["b"], window, 1, relu=relu)
         assert [graph.operation for graph in dnn._runtime.cudnn.graphs] == asked
         if asked[-1] in unsupported:

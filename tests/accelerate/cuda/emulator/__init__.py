@@ -10,7 +10,7 @@ memory is NaN until it is written, shared memory too; what a capture refuses is 
 another device cannot be reached; a kernel's access that is not aligned ends the process, and so
 does an integer that overflows in a kernel of our own. An access beside the arrays is not noticed.
 CUB's and Thrust's kernels are in CuPy's wheel as machine code: reductions go through CuPy's own,
-sorting through NumPy. The conversion of float16 is C++'s. cuDNN is a stand-in for its frontend
+sorting through NumPy. The conversion of float16 is C++'s. Of cuDNN the frontend is emulated
 (`emulated_cudnn`).
 
 What runs a kernel (`threads.cpp`), and what makes one and keeps it (`building`), needs no CuPy:
@@ -75,9 +75,9 @@ def install(devices: int = 2, megabytes: int = 4096, seed: int = 0) -> None:
 
     _poison_pools()
 
-    from emulator.emulated_cudnn import HostCudnn
+    from emulator.emulated_cudnn import EmulatedCudnn
 
-    sys.modules["cudnn"] = HostCudnn(times=(1.0, 1.0), line=16, put=_put)  # type: ignore[assignment]
+    sys.modules["cudnn"] = EmulatedCudnn(times=(1.0, 1.0), line=16, put=_put)  # type: ignore[assignment]
 
 
 def _poison_pools() -> None:

@@ -1,4 +1,4 @@
-"""A stand-in for cuDNN's frontend on the host: computes what graphs and strides say."""
+"""cuDNN's frontend, emulated on the host: it computes what graphs and strides say."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class NotSupported(Exception):
     """As cuDNN's, where it has no algorithm."""
 
 
-class HostCudnn:
+class EmulatedCudnn:
     """The calls of ``cudnn`` that `xplayers.cuda.cudnn` makes.
 
     Parameters
@@ -70,7 +70,7 @@ class HostCudnn:
         self.unsupported, self.times, self.line = unsupported, times, line
         self.put = put or self._now
         self.handles: dict[int, int] = {}  # and their streams
-        self.graphs: list[HostGraph] = []
+        self.graphs: list[EmulatedGraph] = []
 
     @staticmethod
     def _now(function: Any, stream: int) -> None:
@@ -90,12 +90,12 @@ class HostCudnn:
     def set_stream(self, handle: int, stream: int) -> None:
         self.handles[handle] = stream
 
-    def pygraph(self, **options: Any) -> HostGraph:
-        self.graphs.append(HostGraph(self, **options))
+    def pygraph(self, **options: Any) -> EmulatedGraph:
+        self.graphs.append(EmulatedGraph(self, **options))
         return self.graphs[-1]
 
 
-class HostTensor:
+class EmulatedTensor:
     def __init__(self, **what: Any) -> None:
         self.uid = self.dim = self.stride = self.data_type = None
         self.is_output = self.is_pass_by_value = False
@@ -106,7 +106,7 @@ class HostTensor:
         if not name.startswith("set_"):
             raise AttributeError(name)
 
-        def set_it(value: Any) -> HostTensor:
+        def set_it(value: Any) -> EmulatedTensor:
             key = name.removeprefix("set_")
             self.__dict__["is_output" if key == "output" else key] = value
             return self
@@ -114,15 +114,15 @@ class HostTensor:
         return set_it
 
 
-class HostGraph:
+class EmulatedGraph:
     STAGES = (
         "validate", "build_operation_graph", "create_execution_plans", "deselect_numeric_notes",
         "deselect_workspace_greater_than", "check_support",
     )  # fmt: skip
 
-    def __init__(self, cudnn: HostCudnn, **options: Any) -> None:
+    def __init__(self, cudnn: EmulatedCudnn, **options: Any) -> None:
         self.cudnn, self.options = cudnn, options
-        self.tensors: list[HostTensor] = []
+        self.tensors: list[EmulatedTensor] = []
         self.done: list[str] = []
         self.operation = ""
         self.arguments: dict[str, Any] = {}
@@ -148,17 +148,23 @@ class HostGraph:
         odd = channels and x.dim[1] * _dtype(x).itemsize % self.cudnn.line != 0
         return odd or self.operation in self.cudnn.unsupported
 
-    def tensor(self, **what: Any) -> HostTensor:
-        self.tensors.append(HostTensor(**what))
+    def tensor(self, **what: Any) -> EmulatedTensor:
+        self.tensors.append(EmulatedTensor(**what))
         return self.tensors[-1]
 
-    def conv_fprop(self, image: HostTensor, weight: HostTensor, **window: Any) -> HostTensor:
+    def conv_fprop(
+        self, image: EmulatedTensor, weight: EmulatedTensor, **window: Any
+    ) -> EmulatedTensor:
         return self._operation("conv_fprop", operations.fprop, [image, weight], window)[0]
 
-    def conv_dgrad(self, loss: HostTensor, filter: HostTensor, **window: Any) -> HostTensor:
+    def conv_dgrad(
+        self, loss: EmulatedTensor, filter: EmulatedTensor, **window: Any
+    ) -> EmulatedTensor:
         return self._operation("conv_dgrad", operations.dgrad, [loss, filter], window)[0]
 
-    def conv_wgrad(self, image: HostTensor, loss: HostTensor, **window: Any) -> HostTensor:
+    def conv_wgrad(
+        self, image: EmulatedTensor, loss: EmulatedTensor, **window: Any
+    ) -> EmulatedTensor:
         return self._operation("conv_wgrad", operations.wgrad, [image, loss], window)[0]
 
     def batchnorm(
@@ -204,27 +210,29 @@ class HostGraph:
         return [*made, None]
 
     def _operation(
-        self, name: str, function: Any, given: list[HostTensor], window: Any = None,
+        self, name: str, function: Any, given: list[EmulatedTensor], window: Any = None,
         results: int = 1,
-    ) -> list[HostTensor]:  # fmt: skip
+    ) -> list[EmulatedTensor]:  # fmt: skip
         self.operation = name
-        self.results = [HostTensor() for _ in range(results)]
+        self.results = [EmulatedTensor() for _ in range(results)]
         self.computed = function, given, () if window is None else (window,)
         self.after: list[Any] = []
         return self.results
 
-    def bias(self, input: HostTensor, bias: HostTensor) -> HostTensor:
+    def bias(self, input: EmulatedTensor, bias: EmulatedTensor) -> EmulatedTensor:
         return self._after("bias", np.add, input, bias)
 
-    def relu(self, input: HostTensor) -> HostTensor:
+    def relu(self, input: EmulatedTensor) -> EmulatedTensor:
         return self._after("relu", lambda y: np.maximum(y, 0), input)
 
-    def _after(self, name: str, function: Any, y: HostTensor, *given: HostTensor) -> HostTensor:
+    def _after(
+        self, name: str, function: Any, y: EmulatedTensor, *given: EmulatedTensor
+    ) -> EmulatedTensor:
         assert self.results == [y]
         assert y.uid is None, "written, though it is no result"
         self.operation += f" + {name}"
         self.after.append((function, given))
-        self.results = [HostTensor()]
+        self.results = [EmulatedTensor()]
         return self.results[0]
 
     def get_execution_plan_count(self) -> int:
@@ -266,7 +274,7 @@ class HostGraph:
 
         self.cudnn.put(run, self.cudnn.handles[handle])
 
-    def _memory(self, t: HostTensor, pointers: dict[int, int]) -> np.ndarray:
+    def _memory(self, t: EmulatedTensor, pointers: dict[int, int]) -> np.ndarray:
         dtype = _dtype(t)
         strides = [s * dtype.itemsize for s in t.stride]
         assert t.is_pass_by_value or pointers[t.uid] % 16 == 0, "aligned"
@@ -274,7 +282,7 @@ class HostGraph:
         return view(pointers[t.uid], dtype, tuple(t.dim), tuple(strides))
 
 
-def _dtype(t: HostTensor) -> np.dtype:
+def _dtype(t: EmulatedTensor) -> np.dtype:
     (name,) = (name for name, kind in TYPES.items() if kind == t.data_type.name)
     return host_dtype(name)
 
@@ -292,14 +300,14 @@ def _aligned(a: np.ndarray) -> np.ndarray:
     return made
 
 
-class HostRuntime:
+class EmulatedRuntime:
     """What a `Cudnn` asks of CuPy, on host memory."""
 
     def __init__(self, unsupported: Any = (), times: Any = (1.0,)) -> None:
         import array_api_compat.cupy
         import cupy
 
-        self.cudnn = HostCudnn(unsupported, times)
+        self.cudnn = EmulatedCudnn(unsupported, times)
         self.array = cupy.ndarray
         self.xp = array_api_compat.cupy
         self.copies = 0

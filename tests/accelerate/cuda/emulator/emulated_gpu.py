@@ -1,4 +1,4 @@
-"""Stand-ins for the CUDA libraries on the host, for tests where there is no GPU."""
+"""CuPy arrays over host memory, and cuBLASLt emulated on them, where there is no GPU."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class CublasLtError(Exception):
     """What the bindings raise for a status that is not success."""
 
 
-class HostCublasLt:
+class EmulatedCublasLt:
     """cuBLASLt's calls, on the host: computes what descriptors and layouts say, columns first.
 
     Names and numbers are those of ``nvmath.bindings.cublasLt``; a test compares them.
@@ -220,21 +220,21 @@ def gelu_derivative(x: np.ndarray) -> np.ndarray:
     return np.imag(gelu(x + 1j * h)) / h
 
 
-class HostRuntime:
+class EmulatedRuntime:
     """What a `Gemm` asks of CuPy, on host memory.
 
     Parameters
     ----------
-    lt : HostCublasLt
+    lt : EmulatedCublasLt
         Where products are computed.
     times : dict of int to float
         The milliseconds of each algorithm.
     """
 
-    def __init__(self, lt: HostCublasLt | None = None, times: dict[int, float] | None = None):
+    def __init__(self, lt: EmulatedCublasLt | None = None, times: dict[int, float] | None = None):
         import cupy
 
-        self.lt = HostCublasLt() if lt is None else lt
+        self.lt = EmulatedCublasLt() if lt is None else lt
         self.times = {} if times is None else times
         self.array = cupy.ndarray
         self.copies = 0

@@ -1,4 +1,4 @@
-"""A stand-in for CuPy's streams, pools and graphs, and for its arrays, on the host.
+"""CuPy's streams, pools, graphs and arrays, emulated on the host.
 
 While a stream captures, nothing is computed: operations are written down, into arrays that hold
 NaN, and a launch runs them. What CuPy refuses in a capture raises here too: matrix products, and
@@ -28,7 +28,7 @@ NO_CUBLAS = "calling cuBLAS API during stream capture is currently unsupported"
 class GpuArray(np.ndarray):
     """An array whose operations a capturing stream writes down."""
 
-    cuda: HostCuda  # the one that is tested
+    cuda: EmulatedCuda  # the one that is tested
 
     def __array_ufunc__(
         self, ufunc: Any, method: str, *inputs: Any, out: Any = None, **options: Any
@@ -81,15 +81,15 @@ class GpuArray(np.ndarray):
     get = tolist = _look
 
 
-class HostCuda:
+class EmulatedCuda:
     """What `CapturedStep` asks of ``cupy.cuda``."""
 
     def __init__(self) -> None:
         self.tape: list[Callable[[], None]] | None = None
         self.log: list[str] = []
-        self.pools: list[HostPool] = []
+        self.pools: list[EmulatedPool] = []
         self.fail: BaseException | None = None  # what the next allocation raises
-        self.null = HostStream(self, "null")
+        self.null = EmulatedStream(self, "null")
         self._streams = [self.null]
         self._allocators: list[Any] = [None]
         GpuArray.cuda = self
@@ -99,14 +99,14 @@ class HostCuda:
 
     # cupy.cuda
 
-    def Stream(self, non_blocking: bool = False) -> HostStream:
-        return HostStream(self, "non-blocking" if non_blocking else "blocking")
+    def Stream(self, non_blocking: bool = False) -> EmulatedStream:
+        return EmulatedStream(self, "non-blocking" if non_blocking else "blocking")
 
-    def MemoryPool(self) -> HostPool:
-        self.pools.append(HostPool())
+    def MemoryPool(self) -> EmulatedPool:
+        self.pools.append(EmulatedPool())
         return self.pools[-1]
 
-    def get_current_stream(self) -> HostStream:
+    def get_current_stream(self) -> EmulatedStream:
         return self._streams[-1]
 
     @contextlib.contextmanager
@@ -166,7 +166,7 @@ def _arrays(values: Any) -> Iterator[np.ndarray]:
             yield a
 
 
-class HostPool:
+class EmulatedPool:
     """A memory pool: which of its arrays are held, and what was held when it was emptied."""
 
     def __init__(self) -> None:
@@ -183,11 +183,11 @@ class HostPool:
         self.held_at_the_end = self.held()
 
 
-class HostStream:
-    def __init__(self, cuda: HostCuda, kind: str) -> None:
+class EmulatedStream:
+    def __init__(self, cuda: EmulatedCuda, kind: str) -> None:
         self.cuda, self.kind = cuda, kind
 
-    def __enter__(self) -> HostStream:
+    def __enter__(self) -> EmulatedStream:
         self.cuda._streams.append(self)
         return self
 
@@ -211,18 +211,18 @@ class HostStream:
         self.cuda.tape = []
         self.cuda.log.append("begin")
 
-    def end_capture(self) -> HostGraph:
+    def end_capture(self) -> EmulatedGraph:
         tape, self.cuda.tape = self.cuda.tape, None
         self.cuda.log.append("end")
         assert tape is not None
-        return HostGraph(self.cuda, tape)
+        return EmulatedGraph(self.cuda, tape)
 
 
-class HostGraph:
-    def __init__(self, cuda: HostCuda, tape: list[Callable[[], None]]) -> None:
+class EmulatedGraph:
+    def __init__(self, cuda: EmulatedCuda, tape: list[Callable[[], None]]) -> None:
         self.cuda, self.tape = cuda, tape
 
-    def upload(self, stream: HostStream) -> None:
+    def upload(self, stream: EmulatedStream) -> None:
         self.cuda.log.append("upload")
 
     def launch(self) -> None:
@@ -235,15 +235,15 @@ class HostGraph:
 _joiner = functools.partial(with_chains, gemm=lambda: laid("gemm")[0])
 
 
-class HostGemm:
+class EmulatedGemm:
     """What `CapturedStep` asks of a `Gemm`: products that can be captured, once planned."""
 
-    made: list[HostGemm]
+    made: list[EmulatedGemm]
 
     def __init__(self) -> None:
         self.planned: set[Any] = set()
         self.is_frozen = self.closed = False
-        HostGemm.made.append(self)
+        EmulatedGemm.made.append(self)
 
     @contextlib.contextmanager
     def products(self) -> Iterator[None]:
@@ -285,12 +285,12 @@ class HostGemm:
 
 
 @contextlib.contextmanager
-def capturing(cuda: HostCuda) -> Iterator[Callable[..., CapturedStep]]:
-    """Yield what captures a step on the stand-in, and close all of them at the end."""
+def capturing(cuda: EmulatedCuda) -> Iterator[Callable[..., CapturedStep]]:
+    """Yield what captures a step on the emulated GPU, and close all of them at the end."""
     made = []
 
     def make(pure: Any, **options: Any) -> CapturedStep:
-        options = {"gemm": HostGemm, "cuda": cuda, **options}
+        options = {"gemm": EmulatedGemm, "cuda": cuda, **options}
         made.append(CapturedStep(pure, **options))
         return made[-1]
 
