@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tomllib
 import types
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, TESTS
 
 import xplayers as xl
 from xplayers import gradient_check, layers, losses, metrics, optimizers, training
@@ -206,9 +207,24 @@ def test_extras_and_groups_agree():
     assert extras["cuda13"] == groups["cupy"]
 
 
+def test_the_tests_have_the_folders_of_the_package():
+    """What `layers/affine.py` does is tested in `tests/layers/`; the fuzzer is a tool beside."""
+    folders = {p.parent.relative_to(TESTS).as_posix() for p in TESTS.rglob("test_*.py")} - {"."}
+    planned = {"accelerate/cuda", "accelerate/replay"}
+    for folder in folders - {"fuzzer"} - planned:
+        assert (PACKAGE / folder).is_dir(), f"tests/{folder} is no folder of the package"
+
+
+def test_the_files_of_the_tests_have_names_of_their_own():
+    """They are imported by name, from folders that all are on the path."""
+    names = Counter(p.name for p in TESTS.rglob("*.py"))
+    shared = {"__init__.py", "__main__.py", "conftest.py"}  # one a folder
+    assert {name for name, n in names.items() if n > 1} <= shared
+
+
 def test_no_file_of_the_tests_is_long():
     """Over 500 lines it has two subjects."""
-    for path in (ROOT / "tests").rglob("*"):
+    for path in TESTS.rglob("*"):
         if path.suffix in (".py", ".h", ".cpp"):
             lines = path.read_text(encoding="utf-8").count("\n")
             assert lines <= 500, f"{path.relative_to(ROOT)} has {lines} lines; split it by subject"
