@@ -98,7 +98,7 @@ class Chain(Joint):
         if not self._fits(arrays, x):
             return super().apply(arrays, x)
         pairs = [part.pick(arrays) for part in self._parts[::2]]
-        h = self._affine[0]._rows(x, pairs[0]["W"])
+        h = self._affine[0]._as_matrix(x, pairs[0]["W"])
         inputs, auxs, caches = [h], [], []
         for k, name in enumerate(self._activations):
             W, b, aux, cache = pairs[k]["W"], pairs[k]["b"], None, ()
@@ -117,7 +117,7 @@ class Chain(Joint):
         if not self._fits(arrays, x):
             return super().infer(arrays, x)
         pairs = [part.pick(arrays) for part in self._parts[::2]]
-        h = self._affine[0]._rows(x, pairs[0]["W"])
+        h = self._affine[0]._as_matrix(x, pairs[0]["W"])
         for k, name in enumerate(self._activations):
             W, b = pairs[k]["W"], pairs[k]["b"]
             try:
