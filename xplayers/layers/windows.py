@@ -92,7 +92,7 @@ class Window(NamedTuple):
         return slice(start, start + step * (count - 1) + 1, step)
 
     def slices(self, x: Array) -> Iterator[Array]:
-        """Yield, for each position in a window, a view of padded `x`: its elements of all windows."""
+        """Yield per position in a window a view of padded `x`: that element of every window."""
         counts = self._counts(x.shape[2:])
         for offsets in self.positions():
             spatial = map(self._slice, range(self.axes), offsets, counts)
