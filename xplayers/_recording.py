@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers.arrays.namespaces import Array, Namespace, device, introduce, namespace, to_numpy
-from xplayers.arrays.operation import OPERATIONS, body_of, tabulate
+from xplayers.arrays.operation import tabulate
 
 _NUMPY: Any = np
 # What may return its argument because there is nothing to do.
@@ -79,7 +79,7 @@ class Recording:
         if kwargs.get("out") is not None:
             message = f"{name} writes to an array"
             raise NotRecordable(message)
-        results = function(*_values(args), **_values(kwargs))
+        results = function(*values(args), **values(kwargs))
         if results is NotImplemented:
             return NotImplemented
         many, known = isinstance(results, (tuple, list)), len(self.kinds)
@@ -255,7 +255,7 @@ class StandIn:
 
     def __setitem__(self, index: Any, value: Any) -> None:
         self.recording.before_write(self)
-        self.value[_values(index)] = _values(value)
+        self.value[values(index)] = values(value)
         args = (self, index, value)
         self.recording.add("setitem", operator.setitem, args, {}, [self], writes=True)
 
@@ -315,7 +315,7 @@ def _give_operators() -> None:
             if not hasattr(type(self.value), f"__i{plain}__"):  # the name gets a new value
                 return self.recording.call(name, function, (self, other), {})
             self.recording.before_write(self)
-            getattr(operator, f"i{plain}")(self.value, _values(other))
+            getattr(operator, f"i{plain}")(self.value, values(other))
             self.recording.add(name, function, (self, other), {}, [self], writes=True)
             return self
 
@@ -366,69 +366,16 @@ def _class_of(xp: Any) -> type[StandIn]:
         raise NotRecordable(message)
     made = type("StandIn", (StandIn,), {"xp": RecordingNamespace(xp)})
     introduce(made, made.xp)
-    tabulate(made, _BODIES)
+    from xplayers.accelerate.replay.bodies import BODIES
+
+    tabulate(made, BODIES)
     return made
-
-
-class _Bodies(dict[str, Callable[..., Any]]):
-    """The table of stand-ins: what has a body for the array itself is written down as one call.
-
-    Of that body, if it takes such arrays, as it then does in every replay; else of the operation.
-    """
-
-    def __missing__(self, name: str) -> Callable[..., Any]:
-        function = OPERATIONS[name]
-
-        def body(x: Any, *args: Any, **options: Any) -> Any:
-            first = next(found(StandIn, x))
-            own = body_of(function, first.value)
-            if own is None or (name in _IN_PARTS and isinstance(first.value, np.ndarray)):
-                return NotImplemented
-            result = first.recording.call("call", own, (x, *args), options)
-            if result is NotImplemented and name not in _IN_PARTS:
-                result = first.recording.call("call", function, (x, *args), options)
-            return result
-
-        self[name] = body
-        return body
-
-    def get(self, name: str, default: Any = None) -> Any:
-        return self[name]
-
-
-_BODIES = _Bodies()
-# Replays on NumPy have memory for the parts of these, which so cost less than a call.
-_IN_PARTS = {"product", "cross_entropy_of_labels"}
-
-
-def whole(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Mark a pure function of arrays and options that is written down as one call.
-
-    If it has an argument `out`, replays on NumPy give it the memory for its result.
-    """
-
-    @functools.wraps(function)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
-        seen = next(found(StandIn, (args, kwargs)), None)
-        if seen is None:
-            return function(*args, **kwargs)
-        return seen.recording.call("call", function, args, kwargs)
-
-    return wrapped
 
 
 def over_operands(function: Callable[..., Any]) -> Callable[..., Any]:
     """Mark a function as one whose `out` may be one of its arguments."""
     function.over_operands = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
-
-
-def watch(check: Callable[..., None], *args: Any) -> None:
-    """Call ``check(*args)``, which raises if a value is wrong, now and in every replay."""
-    seen = next(found(StandIn, args), None)
-    check(*_values(args))
-    if seen is not None:
-        seen.recording.add("call", check, args, {}, [])
 
 
 def found(kind: type, arg: Any) -> Iterator[Any]:
@@ -443,16 +390,16 @@ def found(kind: type, arg: Any) -> Iterator[Any]:
             yield from found(kind, a)
 
 
-def _values(arg: Any) -> Any:
+def values(arg: Any) -> Any:
     """Return `arg` with the arrays in the place of their stand-ins."""
     if isinstance(arg, StandIn):
         return arg.value
     if isinstance(arg, RecordingNamespace):
         return arg._real
     if type(arg) in (tuple, list):
-        return type(arg)([_values(a) for a in arg])
+        return type(arg)([values(a) for a in arg])
     if type(arg) is dict:
-        return {k: _values(a) for k, a in arg.items()}
+        return {k: values(a) for k, a in arg.items()}
     return arg
 
 

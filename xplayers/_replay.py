@@ -30,7 +30,7 @@ from xplayers._recording import (
     Register,
     found,
 )
-from xplayers.arrays.elementwise import as_numpy
+from xplayers.accelerate.host.elementwise import prepared, viewed
 from xplayers.arrays.namespaces import Array, device, namespace
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")
@@ -234,11 +234,11 @@ class _Compiler:
         numbers = all(kind.number and kind.dtype in (float, int, bool) for kind in changing)
         if numbers and all(a.shape for a in given if hasattr(a, "shape")):
             ones = [self.kinds[a].dtype(1) if isinstance(a, Register) else a for a in given]
-            values = as_numpy(ones)
-            seen = as_numpy(outs)
+            values = viewed(ones)
+            seen = viewed(outs)
             if values is not None and seen is not None:
                 values = _one_object(values, given, seen, outs)
-                run = function.prepared(values, tuple(seen), operation.kwargs)
+                run = prepared(function, values, tuple(seen), operation.kwargs)
         if run is not None:
             scalars = [a for a in given if not hasattr(a, "shape")]
             self.lines.append(f"{self._define(run)}({', '.join(map(self._text, scalars))})")

@@ -14,34 +14,21 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._recording import RecordingNamespace, whole
 from xplayers.arrays.namespaces import Namespace, is_traced
 
-_EXACT: dict[type, Namespace] = {}  # by what the namespace is: a module, or one that records
 
-
+@functools.cache
 def with_exact_root(xp: Namespace) -> Namespace:
     """Return the namespace of PyTorch with this ``sqrt``, for functions of tensors on the CPU."""
-    try:
-        return _EXACT[type(xp)]
-    except KeyError:
-        exact = _EXACT[type(xp)] = _made(xp)
-        return exact
-
-
-def _made(xp: Namespace) -> Namespace:
-    if isinstance(xp, RecordingNamespace):
-        exact: Any = RecordingNamespace(xp._real)
-    else:
-        exact = types.ModuleType(xp.__name__)
-        vars(exact).update(vars(xp))
-        exact.maximum, exact.minimum = _of_number("maximum", xp), _of_number("minimum", xp)
-    exact.sqrt = _root
+    exact: Any = types.ModuleType(xp.__name__)
+    vars(exact).update(vars(xp))
+    exact.maximum, exact.minimum = _of_number("maximum", xp), _of_number("minimum", xp)
+    exact.sqrt = root
     return exact
 
 
-@whole
-def _root(x: Any) -> Any:
+def root(x: Any) -> Any:
+    """Return the square root, rounded to the nearest where NumPy can see the tensor."""
     torch = sys.modules["torch"]
     if x.dtype not in (torch.float32, torch.float64) or is_traced():
         return torch.sqrt(x)

@@ -16,6 +16,8 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.arrays.operation import tabulate
+
 Step = tuple[Any, tuple[int, ...], int]  # operation, registers of its inputs, register it makes
 
 
@@ -102,6 +104,8 @@ class _Value:
     def __invert__(self) -> _Value:
         return self.tape.arithmetic(operator.invert, (self,))
 
+
+tabulate(_Value, {})  # all operations of it are portable
 
 # What the operators of Python do where there is an array.
 _UFUNCS: dict[Any, np.ufunc] = {

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from xplayers._checks import choice, integer
-from xplayers.arrays.elementwise import elementwise, seen_now
+from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import (
     Array,
     Namespace,
@@ -25,6 +25,7 @@ from xplayers.arrays.namespaces import (
     out_of_range,
     upcast,
 )
+from xplayers.arrays.values import host_values
 
 __all__ = [
     "cross_entropy_error", "elu", "elu_derivative", "gelu", "gelu_derivative", "leaky_relu",
@@ -423,7 +424,7 @@ def _below_largest(xp: Namespace, x: Array, axis: int) -> Array:
 
 def _surely_finite(most: Array) -> bool:
     """Whether values may be looked at, and none is infinite or NaN."""
-    seen = seen_now(most)
+    seen = host_values(most)
     return seen is not None and seen.size > 0 and seen.item(seen.argmax()) < math.inf
 
 

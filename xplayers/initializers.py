@@ -1,7 +1,7 @@
 """Initial values of parameters: float64 on the host, from a NumPy generator.
 
-They are drawn on the host so that a seed gives the same bits on every library. Fan-in and fan-out
-follow from the shape: ``(n_in, n_out)`` for two axes, ``(n_out, n_in, *kernel)`` for a convolution.
+They are drawn on the host so that one seed gives the same bits on every library. The shape decides
+the fans: ``(n_in, n_out)`` for two axes, ``(n_out, n_in, *kernel)`` for a convolution.
 """
 
 from __future__ import annotations
@@ -25,16 +25,17 @@ Rng: TypeAlias = "int | np.random.Generator | None"
 Shape: TypeAlias = Sequence[int]
 _Init = TypeVar("_Init", bound=Callable[..., Any])
 
-# The common parameters in the docstring of every `init`.
-_COMMON = """\
+# The end of the documentation of every `init`.
+_EVERY = """\
 initializer : callable
     ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
 rng : int, numpy.random.Generator or None
-    The random generator; an int is a seed.
+    The source of the values; an int is a seed.
 dtype : str
     Floating dtype of the values.
 like : array, optional
-    Library, device and floating dtype of the parameters. By default those of the first input.
+    Make the parameters of its library, on its device and of its floating dtype. Without it
+    they follow the first input in all three.
 
 Returns
 -------
@@ -43,38 +44,36 @@ Self
 
 
 def documented(init: _Init) -> _Init:
-    """Complete the docstring of an `init` that ends in "As in every `init`."."""
-    reference = re.search(r"( *)(\w+), [\w, ]+\n +As in every `init`\.\n", init.__doc__ or "")
-    if reference:
-        common = _COMMON[_COMMON.index(f"{reference[2]} : ") :]
-        text = textwrap.indent(common, reference[1])
-        init.__doc__ = reference.string[: reference.start()] + text
+    """Write out the end of the documentation of an `init`, which says "as in every `init`"."""
+    named = re.search(r"( *)(\w+), [\w, ]+\n +As in every `init`\.\n", init.__doc__ or "")
+    if named:
+        end = _EVERY[_EVERY.index(f"{named[2]} : ") :]
+        init.__doc__ = named.string[: named.start()] + textwrap.indent(end, named[1])
     return init
 
 
 def drawn(
     owner: str, initializer: Callable[..., np.ndarray], shape: Shape, rng: Rng, dtype: Any
 ) -> np.ndarray:
-    """Draw the initial values of a layer, ``initializer(shape, rng)`` in `dtype`, and check them.
+    """Return the initial values of a layer, checked: ``initializer(shape, rng)`` in `dtype`.
 
-    `owner` is the layer. The arguments of all layers are checked here.
+    `owner` is the layer. What a layer is made of is checked here, for all of them.
     """
     shape = tuple(shape)
     function(owner, "initializer", initializer, "a function of shape and rng, as he_normal")
     if rng is not None:
         generator(owner, "rng", rng)
-    values = initializer(shape, rng)
-    if not isinstance(values, np.ndarray) or values.shape != shape:
+    made = initializer(shape, rng)
+    if not isinstance(made, np.ndarray) or made.shape != shape:
         message = (
-            f"{owner}: initializer returned {shown(values)}; expected a numpy.ndarray of shape "
-            f"{shape}."
+            f"{owner}: initializer made {shown(made)}; expected a numpy.ndarray of shape {shape}."
         )
         raise TypeError(message)
-    return values.astype(floating(owner, "dtype", dtype))
+    return made.astype(floating(owner, "dtype", dtype))
 
 
 def constant(owner: str, value: float, shape: Any, dtype: Any) -> np.ndarray:
-    """Return constant initial values."""
+    """Return initial values that are all the same."""
     return np.full(shape, value, floating(owner, "dtype", dtype))
 
 
@@ -99,14 +98,14 @@ def _uniform(owner: str, shape: Shape, rng: Rng, variance: float) -> np.ndarray:
 
 
 def he_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
-    """Normal values of variance ``2 / n_in``, for layers before a ReLU.
+    """Normal values of variance ``2 / n_in``, for layers that a ReLU follows.
 
     Parameters
     ----------
     shape : sequence of int
         Two axes or more.
     rng : int, numpy.random.Generator or None
-        The random generator; an int is a seed, None draws fresh entropy.
+        The source of the values; an int is a seed, None is fresh entropy.
 
     Returns
     -------
@@ -165,15 +164,15 @@ def normal(shape: Shape, rng: Rng = None, *, std: float = 0.01) -> np.ndarray:
 
 
 def zeros(shape: Shape, rng: Rng = None) -> np.ndarray:
-    """Zeros. `rng` is unused; all initializers have the same signature."""
+    """Zeros. `rng` is there because every initializer is called in the same way."""
     del rng
     return np.zeros(sizes("zeros", "shape", shape, least=0))
 
 
 def orthogonal(shape: Shape, rng: Rng = None, *, gain: float = 1.0) -> np.ndarray:
-    """Orthonormal rows or columns (whichever are fewer), times `gain`.
+    """Rows or columns (whichever are fewer) that are orthonormal, times `gain`.
 
-    Axes after the first are flattened. The distribution is uniform (Haar measure).
+    Axes after the first are taken together. The distribution is uniform (Haar measure).
 
     References
     ----------

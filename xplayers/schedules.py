@@ -45,7 +45,7 @@ class Schedule:
             return float(self.rate(np, np.float64(step)))
         xp = namespace(step, type(self).__name__, "step")
         if _is_constant(self):
-            return _rate.if_fused(step, schedule=self)
+            return _rate(step, schedule=self)
         return _rate.function(xp, step, schedule=self)
 
     def _check(self, *names: str, least: float | None = None) -> None:

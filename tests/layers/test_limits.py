@@ -10,7 +10,7 @@ from helpers import TOLERANCE, values
 
 import xplayers as xl
 from xplayers import functional as F
-from xplayers.arrays.elementwise import PLAIN
+from xplayers.accelerate.host.elementwise import PLAIN
 from xplayers.arrays.namespaces import namespace, to_numpy
 
 GELU = {"approximate": "none"}

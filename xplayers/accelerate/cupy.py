@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from xplayers.arrays.elementwise import elementwise
 from xplayers.cuda import gradients, kernels, pooling, sums
 from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
 from xplayers.cuda.source import INDEX
@@ -22,17 +23,31 @@ def _drop(x: Any, count: Any, seed: int, rate: float, scale: float) -> Any:
     # operations of the hash, a pass each.
     operands = kernels.laid(x, "rows"), INDEX, count[0]
     options = {"seed": seed, "rate": rate, "scale": scale}
-    done, results = kernels.evaluate(dropout.dropped, operands, None, options)
-    return results if done else NotImplemented
+    return kernels.evaluate(x, dropout.dropped, operands, None, options)
 
 
 def _masked(x: Any, keep: Any, scale: float) -> Any:
     return dropout.scaled(kernels.laid(x, "rows"), keep, scale=scale)
 
 
+def _next_count(count: Any, good: Any, like: Any) -> Any:
+    return _counted(*((count,) if good is None else (count, good)), dtype=like.dtype)
+
+
+@elementwise(integers=True)
+def _counted(xp: Any, count: Any, *good: Any, dtype: Any) -> Any:
+    after = count + 1
+    return (xp.where(good[0], after, count) if good else after), xp.astype(after, dtype)
+
+
 BODIES: dict[str, Any] = {}
 
 FUSED = {
+    "evaluate": kernels.evaluate,
+    "evaluate_rows": kernels.evaluate_rows,
+    "relu_grads": sums.relu_grads,
+    "gradient_operand": lambda g: g,  # in the kernel of the rule
+    "next_count": _next_count,
     "drop": _drop,
     "masked": _masked,
     "column_sums": sums.column_sums,

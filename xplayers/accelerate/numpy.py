@@ -1,7 +1,12 @@
 """The bodies of NumPy."""
 
+from typing import Any
+
+import numpy as np
+
 from xplayers.accelerate.host import (
     convolution,
+    elementwise,
     embedding,
     indexing,
     normalization,
@@ -10,7 +15,16 @@ from xplayers.accelerate.host import (
     sums,
 )
 
+
+def host_values(a: Any) -> Any:
+    """Return the array itself."""
+    return a if type(a) is np.ndarray else None
+
+
 BODIES = {
+    "evaluate": elementwise.evaluate,
+    "zero_unless": elementwise.zero_unless,
+    "host_values": host_values,
     "product": sums.product,
     "column_sums": sums.column_sums,
     "channel_sums": sums.channel_sums,

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.accelerate.host import embedding, normalization, pooling, softmax, sums
-from xplayers.arrays.elementwise import as_given, seen_now
-from xplayers.arrays.namespaces import Array
+from xplayers._roots import with_exact_root
+from xplayers.accelerate.host import elementwise, embedding, normalization, pooling, softmax, sums
+from xplayers.arrays.elementwise import as_it_stands
+from xplayers.arrays.namespaces import Array, is_traced, namespace
 from xplayers.arrays.operation import portable_body
 from xplayers.layers import normalization as portable
 from xplayers.layers.windows import Sizes, Window
@@ -96,10 +97,73 @@ def _padded(x: Array, window: Window) -> tuple[Array, Sizes]:
     return x, padding
 
 
+def host_values(a: Array) -> np.ndarray | None:
+    """Return a tensor on the CPU as NumPy sees it."""
+    try:
+        return None if is_traced() else a.numpy()
+    except _UNSEEN:
+        return None
+
+
+# What tensors raise that NumPy cannot see: a device, bfloat16, a transformation of torch.func; and
+# tracers.
+_UNSEEN = (TypeError, RuntimeError, AttributeError)
+
+
+def host_number(a: Array) -> Any:
+    """Return the value of a 0-d tensor on the CPU."""
+    if not a.is_cpu or is_traced():
+        return None
+    try:
+        return a.item()
+    except RuntimeError:  # of torch.func, which has no value to look at
+        return None
+
+
+def as_tensor(a: np.ndarray, like: Any) -> Any:
+    """Return what was computed from the host values of `like` as an array of its library."""
+    return a if isinstance(like, np.ndarray) else sys.modules["torch"].from_numpy(a)
+
+
+def evaluate(x: Array, function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
+    """By NumPy on the CPU where it is written in place and gives the same bits."""
+    if not x.is_cpu or is_traced():
+        return NotImplemented
+    if out is not None and _through_numpy(function, operands, out, options):
+        return out
+    return as_it_stands(with_exact_root(namespace(x)), function, operands, out, options)
+
+
+def _through_numpy(function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> bool:
+    outs = out if isinstance(out, tuple) else (out,)
+    try:
+        seen = {id(a): a.numpy() for a in (*operands, *outs) if hasattr(a, "numpy")}
+    except (TypeError, RuntimeError):  # bfloat16; a transformation of torch.func
+        return False
+    values = tuple([seen.get(id(a), a) for a in operands])
+    made = tuple([seen[id(o)] for o in outs])
+    found = elementwise.in_one_pass(function, values, made, options, exact=True)
+    return found is not NotImplemented
+
+
+def zero_unless(a: Array, condition: Array, xp: Any) -> Any:
+    """By NumPy on the CPU, which takes a tenth of the time."""
+    seen, where = host_values(a), host_values(condition)
+    if seen is None or where is None:
+        return NotImplemented
+    found = elementwise.zero_unless(seen, where, xp)
+    return found if found is NotImplemented else as_tensor(found, a)
+
+
+def rate_number(lr: Array) -> Any:
+    """Return the number, where it can be looked at."""
+    return lr if host_values(lr) is None or not lr.is_cpu else lr.item()
+
+
 def normalized_channels(x: Array, eps: float) -> Any:
     """As the portable body; a look tells that no square has overflowed, as mostly."""
     xh, r, mean, var = portable.centred(x, eps)
-    seen = seen_now(r)
+    seen = host_values(r)
     if seen is None or (seen.size and not 0.0 < seen.min() <= seen.max() < math.inf):
         return portable_body(portable.normalized_channels)(x, eps)
     xh *= r
@@ -108,38 +172,38 @@ def normalized_channels(x: Array, eps: float) -> Any:
 
 def normalized_rows(x: Array, axes: tuple[int, ...], eps: float, centred: bool = True) -> Any:
     """By NumPy on the CPU: so many passes over memory take PyTorch longer."""
-    seen = seen_now(x)
+    seen = host_values(x)
     if seen is None:
         return NotImplemented
     xh, r = normalization.normalized_rows(seen, axes, eps, centred)
-    return as_given(xh, x), as_given(r, x)
+    return as_tensor(xh, x), as_tensor(r, x)
 
 
 def max_pooling_gradient(x: Array, y: Array, dy: Array, window: Window) -> Any:
     """By NumPy on the CPU."""
-    seen: Any = [seen_now(a) for a in (x, y, dy)]
+    seen: Any = [host_values(a) for a in (x, y, dy)]
     if any(a is None for a in seen):
         return NotImplemented
     with np.errstate(all="ignore"):  # tensors do not warn
         dx = pooling.max_pooling_gradient(*seen, window=window)
-    return dx if dx is NotImplemented else as_given(dx, x)
+    return dx if dx is NotImplemented else as_tensor(dx, x)
 
 
 def cross_entropy_of_labels(x: Array, labels: Array) -> Any:
     """By NumPy on the CPU, where there are few."""
-    scores, indices = seen_now(x), seen_now(labels)
+    scores, indices = host_values(x), host_values(labels)
     if scores is None or indices is None or scores.size > LARGEST:
         return NotImplemented
     found = softmax.cross_entropy_of_labels(scores, indices)
-    return found if found is NotImplemented else tuple([as_given(a, x) for a in found])
+    return found if found is NotImplemented else tuple([as_tensor(a, x) for a in found])
 
 
 def sum_of_squares(arrays: list[Array]) -> Any:
     """By NumPy on the CPU."""
-    seen: Any = [seen_now(a) for a in arrays]
+    seen: Any = [host_values(a) for a in arrays]
     if any(a is None for a in seen):
         return NotImplemented
-    return tuple([as_given(np.asarray(v), arrays[0]) for v in sums.sum_of_squares(seen)])
+    return tuple([as_tensor(np.asarray(v), arrays[0]) for v in sums.sum_of_squares(seen)])
 
 
 def taken(x: Array, at: Array) -> Array:
@@ -153,6 +217,11 @@ def put(x: Array, at: Array, value: Array) -> Array:
 
 
 BODIES = {
+    "evaluate": evaluate,
+    "zero_unless": zero_unless,
+    "host_values": host_values,
+    "host_number": host_number,
+    "rate_number": rate_number,
     "taken": taken,
     "put": put,
     "sum_of_squares": sum_of_squares,

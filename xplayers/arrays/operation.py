@@ -26,11 +26,12 @@ from xplayers.arrays.namespaces import Array, library
 Bodies = Mapping[str, Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-_TABLES: dict[type, Bodies] = {}
+_TABLES: dict[type, Bodies] = {float: {}, int: {}}  # numbers of Python have no bodies
 _LIBRARIES: dict[type, str] = {}
 # Kinds (a type of array, or the name of a library) and their bodies, the innermost first.
 _Laid = tuple[tuple[Any, Bodies], ...]
 _laid: contextvars.ContextVar[_Laid] = contextvars.ContextVar("xplayers.using", default=())
+_ever_laid = False  # `torch.compile` does not look into context variables
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 
@@ -49,7 +50,7 @@ def operation(portable: Function) -> Function:
             body = _TABLES[type(x)].get(name)
         except KeyError:
             body = _bodies(x).get(name)
-        if _laid.get():
+        if _ever_laid and _laid.get():
             result = _by_what_is_laid(name, x, args, options)
             if result is not NotImplemented:
                 return result
@@ -74,6 +75,8 @@ def using(kind: type | str, bodies: Bodies, on: bool = True) -> Iterator[None]:
 
     `kind` may be the name of a library, for all of its types.
     """
+    global _ever_laid
+    _ever_laid = True
     before, pair = _laid.get(), (kind, bodies)
     _laid.set((pair, *before) if on else tuple([p for p in before if p[1] is not bodies]))
     try:

@@ -55,7 +55,7 @@ class Joint(Sequential):
         return {}  # its layers have none
 
     def _locate(
-        self, error: Exception, part: Part, more: Sequence[Any], options: Mapping[str, Any]
+        self, error: Exception, part: Part, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> None:
         """The container that the layers belong to does so."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,12 +70,14 @@ class Plan:
 
 
 def evaluate(
-    function: Any, operands: Sequence[Any], out: Any, options: dict[str, Any]
-) -> tuple[bool, Any]:
+    x: Any, function: Any, operands: Sequence[Any], out: Any, options: dict[str, Any]
+) -> Any:
     """Evaluate an elementwise function by a kernel.
 
     Parameters
     ----------
+    x : array
+        The first operand.
     function : callable
         What `xplayers.arrays.elementwise` returns.
     operands : sequence
@@ -87,32 +89,28 @@ def evaluate(
 
     Returns
     -------
-    done : bool
-        False where this is nothing for a kernel.
-    results : array or tuple of array
-        `out`, or new arrays.
+    array or tuple of array
+        `out`, or new arrays; NotImplemented where this is nothing for a kernel.
     """
     found = _prepared(function, operands, out, options)
     if found is None:
-        return False, None
+        return NotImplemented
     plan, outs = found
     plan.run(operands, outs)
-    return True, outs if plan.kernel.many else outs[0]
+    return outs if plan.kernel.many else outs[0]
 
 
 def evaluate_rows(
-    function: Any, rows: Sequence[Sequence[Any]], outs: Sequence[Any], options: dict[str, Any]
+    x: Any, function: Any, pairs: Iterable[tuple[Sequence[Any], Any]], options: dict[str, Any]
 ) -> list[Any]:
     """Evaluate an elementwise function for rows of operands, in one launch where they are alike.
 
     Parameters
     ----------
-    function, options
+    x, function, options
         As in `evaluate`.
-    rows : sequence of sequence
-        Operands as there.
-    outs : sequence
-        For each row memory of the results, or None.
+    pairs : iterable of tuple
+        Operands as there, and memory of the results or None.
 
     Returns
     -------
@@ -126,7 +124,7 @@ def evaluate_rows(
     """
     results: list[Any] = []
     alike: dict[Any, list[tuple[Sequence[Any], Any]]] = {}
-    for row, out in zip(rows, outs, strict=True):
+    for row, out in pairs:
         found = _prepared(function, row, out, options, rows=True)
         if found is None:
             results.append(function(*row, out=out, **options))
@@ -159,7 +157,7 @@ def _prepared(
         return None
     key = ("cuda rows" if rows else "cuda", *kinds, None, *aliases, *constants)
     try:
-        plan = function._programs[key]
+        plan = function.programs[key]
     except KeyError:
         plan = _plan(function, operands, kinds, aliases, options, rows)
         function.keep(key, plan)

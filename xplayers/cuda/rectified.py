@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xplayers.arrays.elementwise import zero_unless
 from xplayers.arrays.namespaces import Array, namespace
+from xplayers.arrays.operation import operation
 from xplayers.arrays.products import channel_sums
-from xplayers.cuda import sums
 from xplayers.cuda.joints import Joint, as_part
-from xplayers.cuda.switch import is_fused
 from xplayers.layers.activations import Relu
 from xplayers.layers.base import Cache
 from xplayers.layers.containers import Part
@@ -39,6 +39,12 @@ def with_rectified(parts: Sequence[Part], dnn: Callable[[], Any]) -> list[Part]:
             part = as_part(Rectified(before, part.layer, dnn), [found.pop(), part])
         found.append(part)
     return found
+
+
+@operation
+def relu_grads(dy: Array, y: Array) -> tuple[Array, Array | None]:
+    """Return ``dz = dy * (y > 0)`` and, where it costs nothing, the sums of its channels."""
+    return zero_unless(dy, y > 0, namespace(dy)), None
 
 
 class Kept(NamedTuple):
@@ -88,9 +94,7 @@ class Rectified(Joint):
 
     def _backward(self, kept: Kept, dy: Array) -> tuple[Array, dict[str, Array]]:
         """Return the gradient of the result of the convolution, and those of the parameters."""
-        xp, y = namespace(dy), kept.y
-        found = sums.relu_grads(dy, y) if is_fused(xp) else NotImplemented
-        dz, db = (self._relu.vjp((y > 0,), dy)[0], None) if found is NotImplemented else found
+        dz, db = relu_grads(dy, kept.y)
         grads = {"0.W": self._convolution._filter_grads((kept.x, kept.W), dz)}
         if self._convolution.b is not None:
             grads["0.b"] = channel_sums(dz) if db is None else db

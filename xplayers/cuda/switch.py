@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
-from xplayers.arrays.operation import laid, table, using
+from xplayers.arrays.operation import table, using
 
 
 @contextlib.contextmanager
@@ -37,8 +36,3 @@ def fused(on: bool = True) -> Iterator[None]:
     """
     with using("cupy", table("cupy", "FUSED"), on):
         yield
-
-
-def is_fused(xp: Any) -> bool:
-    """Whether arrays of the namespace `xp` are computed by kernels of our own here."""
-    return xp.__name__ == "array_api_compat.cupy" and bool(laid("total", "cupy"))

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from xplayers import functional
 from xplayers._checks import Option, choice, integer, number
-from xplayers.arrays.elementwise import elementwise, kept
+from xplayers.arrays.elementwise import elementwise, zero_unless
 from xplayers.arrays.namespaces import Array, is_half, namespace, upcast
 from xplayers.layers.base import Cache, Layer
 
@@ -45,7 +45,7 @@ def _relu_and_mask(xp, x):
 
 @elementwise
 def _relu_vjp(xp, dy, mask):
-    return kept(xp, mask, dy)
+    return zero_unless(dy, mask, xp)
 
 
 class LeakyRelu(Layer):

@@ -9,7 +9,6 @@ from typing import Self
 import numpy as np
 
 from xplayers._checks import integer
-from xplayers._recording import watch
 from xplayers.arrays.namespaces import (
     Array,
     Namespace,
@@ -24,6 +23,7 @@ from xplayers.arrays.namespaces import (
 )
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums, matmul
+from xplayers.arrays.values import examine
 from xplayers.initializers import Rng, documented, drawn, normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
@@ -133,7 +133,7 @@ class Embedding(_Table):
         n = W.shape[0]
         flat = xp.reshape(x, (math.prod(x.shape),))
         if on_host(x):
-            watch(self._check_range, flat, n)
+            examine(flat, self._check_range, n)
             index = _as_index(xp, flat)
             y = xp.take(W, index, axis=0)
         else:

@@ -7,7 +7,7 @@ import operator
 from collections.abc import Mapping, Sequence
 
 from xplayers._checks import integer
-from xplayers.arrays.elementwise import kept
+from xplayers.arrays.elementwise import zero_unless
 from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import Array, device, namespace, upcast
 from xplayers.arrays.operation import operation
@@ -136,8 +136,8 @@ def max_pooling_gradient(
         pieces, rest = [], dy  # rest: the gradients of windows whose maximum is still to come
         for values in window.slices(window.pad(xp, x, math.nan)):  # NaN never equals a maximum
             is_max = values == y
-            pieces.append(kept(xp, is_max, rest))
-            rest = kept(xp, ~is_max, rest)
+            pieces.append(zero_unless(rest, is_max, xp))
+            rest = zero_unless(rest, ~is_max, xp)
         stacked = xp.reshape(stack(xp, pieces, 2), (*dy.shape[:2], *window.size, *dy.shape[2:]))
         return window.scatter(xp, stacked, x.shape[2:])
 

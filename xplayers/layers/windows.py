@@ -1,7 +1,7 @@
-"""Sliding windows over the spatial axes of an array, for convolution and pooling.
+"""Windows that slide over the last axes of an array: what convolution and pooling have in common.
 
-Arrays are ``(n, c, *sizes)``. Everything is made of slices, `concat`, `stack` and `reshape`, so it
-also runs where arrays are immutable. CuPy has shortcuts.
+Arrays here are ``(n, c, *sizes)``. Everything is made of slices, `concat`, `stack` and `reshape`:
+nothing is written into an array, so it runs where arrays cannot be written to. CuPy has shortcuts.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from xplayers.arrays.namespaces import (
     upcast,
 )
 
-# The columns of a batch (im2col) take as many times the memory of the batch as a window has
-# elements. So the batch is processed in blocks whose columns take at most this much, or sample by
-# sample. NumPy is fastest with small blocks, which fit into the cache (1.2 to 1.4 times as fast as
-# large ones); elsewhere a block costs launches on a GPU and compilation on JAX.
+# The windows of a batch, laid out as columns, take as many times the memory of the batch as a
+# window has elements. So the batch goes through in blocks whose columns take at most this much, or
+# sample by sample. NumPy is fastest with small blocks, which stay in the cache (1.2 to 1.4 times as
+# fast as large ones); elsewhere a block costs launches on a GPU and compilation on JAX.
 COLUMN_BYTES = 32 * 2**20
 NUMPY_COLUMN_BYTES = 4 * 2**20
 
 Sizes: TypeAlias = tuple[int, ...]
-Numbers: TypeAlias = "int | Sequence[int]"  # for all axes, or one per axis
+Numbers: TypeAlias = "int | Sequence[int]"  # for every axis, or one for each
 
 
 class Window(NamedTuple):
-    """The geometry of windows, one entry per spatial axis."""
+    """The geometry of windows, one entry for each axis that they slide along."""
 
     size: Sizes
     stride: Sizes
@@ -51,20 +51,20 @@ class Window(NamedTuple):
 
     @property
     def span(self) -> Sizes:
-        """The extent of a window, including the gaps of the dilation."""
+        """What a window covers, gaps included."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.size, self.dilation, strict=True))
 
     def outputs(self, sizes: Sequence[int]) -> Sizes:
-        """Return the number of windows along each axis."""
+        """Return how many windows there are along each axis: those that fit, rounded down."""
         return self._counts([n + sum(p) for n, p in zip(sizes, self.padding, strict=True)])
 
     def _counts(self, sizes: Sequence[int]) -> Sizes:
-        """Return the number of windows along each axis of a padded array."""
+        """Return how many windows there are in an array with its padding."""
         geometry = zip(sizes, self.span, self.stride, strict=True)
         return tuple((n - span) // s + 1 for n, span, s in geometry)
 
     def positions(self) -> Iterator[Sizes]:
-        """Return the offsets of the elements of a window, in row-major order."""
+        """Return the places in a window, in row-major order."""
         return itertools.product(*map(range, self.size))
 
     def check(self, owner: object, x: Array) -> None:
@@ -79,36 +79,36 @@ class Window(NamedTuple):
             raise ValueError(message)
 
     def pad(self, xp: Namespace, x: Array, value: float = 0.0) -> Array:
-        """Return padded `x`, or `x` itself where there is no padding."""
+        """Return `x` with its padding, or `x` itself where there is none."""
         if library_name(xp) == "cupy" and any(map(any, self.padding)):
-            return self._pad_in_place(xp, x, value)
+            return self._framed(xp, x, value)
         for axis, (before, after) in enumerate(self.padding, 2):
             x = padded(xp, x, axis, before, after, value)
         return x
 
     def _slice(self, axis: int, offset: int, count: int) -> slice:
-        """Return the slice of the elements at `offset` of all windows, along one axis."""
+        """Return where the windows have `offset` along one axis."""
         start, step = offset * self.dilation[axis], self.stride[axis]
         return slice(start, start + step * (count - 1) + 1, step)
 
     def slices(self, x: Array) -> Iterator[Array]:
-        """Yield per position in a window a view of padded `x`: that element of every window."""
+        """Return, for each place in a window, what all windows have there: views of padded `x`."""
         counts = self._counts(x.shape[2:])
-        for offsets in self.positions():
-            spatial = map(self._slice, range(self.axes), offsets, counts)
-            yield x[(slice(None), slice(None), *spatial)]
+        for place in self.positions():
+            where = map(self._slice, range(self.axes), place, counts)
+            yield x[(slice(None), slice(None), *where)]
 
     def columns(self, xp: Namespace, x: Array, axis: int) -> Array:
-        """Return the windows of padded `x`, with the positions in a window as a new axis."""
+        """Return the windows of padded `x`, with the places in a window as a new axis."""
         if library_name(xp) == "cupy":
-            return self._strided_columns(xp, x, axis)
+            return self._viewed(xp, x, axis)
         views = list(self.slices(x))
         return stack(xp, views, axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
 
-    # On CuPy each slice is a launch. With writes in place and strided views, padding is two
-    # launches, columns are a copy or none, and sums are one launch per position in a window.
+    # On CuPy each slice is a launch. Where arrays are written to, and all windows are one view,
+    # padding is two launches, columns are a copy or none, and sums are one for each place.
 
-    def _pad_in_place(self, xp: Namespace, x: Array, value: float) -> Array:
+    def _framed(self, xp: Namespace, x: Array, value: float) -> Array:
         sizes = x.shape[2:]
         whole = [n + sum(p) for n, p in zip(sizes, self.padding, strict=True)]
         out = _full(xp, x, (*x.shape[:2], *whole), value)
@@ -116,7 +116,7 @@ class Window(NamedTuple):
         out[(..., *inner)] = x
         return out
 
-    def _strided_columns(self, xp: Namespace, x: Array, axis: int) -> Array:
+    def _viewed(self, xp: Namespace, x: Array, axis: int) -> Array:
         counts, steps = self._counts(x.shape[2:]), x.strides[2:]
         inside = [d * s for d, s in zip(self.dilation, steps, strict=True)]
         between = [n * s for n, s in zip(self.stride, steps, strict=True)]
@@ -125,25 +125,25 @@ class Window(NamedTuple):
             (*x.shape[:axis], *self.size, *x.shape[axis:2], *counts),
             (*x.strides[:axis], *inside, *x.strides[axis:2], *between),
         )
-        positions = math.prod(self.size)
-        return xp.reshape(view, (*x.shape[:axis], positions, *x.shape[axis:2], *counts))
+        places = math.prod(self.size)
+        return xp.reshape(view, (*x.shape[:axis], places, *x.shape[axis:2], *counts))
 
-    def _scatter_axis_in_place(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
-        stride, dim = self.stride[axis], 2 + 2 * axis
+    def _added(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
+        stride, where = self.stride[axis], 2 + 2 * axis
         shape = [*pieces.shape[: 2 + axis], *pieces.shape[3 + axis :]]
-        count, shape[dim] = shape[dim], size
+        count, shape[where] = shape[where], size
         total = _full(xp, pieces, shape, 0.0)
         for offset in range(self.size[axis]):
             first = offset * self.dilation[axis] - self.padding[axis][0]  # of the first window
             start, stop = max(0, -(first // stride)), min(count, (size - 1 - first) // stride + 1)
             if stop > start:
-                elements = slice(first + start * stride, first + (stop - 1) * stride + 1, stride)
-                target = total[_along(dim, elements)]
-                target += pieces[_along(2 + axis, offset)][_along(dim, slice(start, stop))]
+                places = slice(first + start * stride, first + (stop - 1) * stride + 1, stride)
+                there = total[_along(where, places)]
+                there += pieces[_along(2 + axis, offset)][_along(where, slice(start, stop))]
         return total
 
     def fold(self, xp: Namespace, x: Array, combine: Callable[[Array, Array], Array]) -> Array:
-        """Return padded `x` reduced over each window by `combine`; a view if its size is 1."""
+        """Return padded `x` combined over each window, axis by axis; a view if its size is 1."""
         for axis, count in enumerate(self._counts(x.shape[2:])):
             parts = (
                 x[_along(2 + axis, self._slice(axis, offset, count))]
@@ -153,7 +153,7 @@ class Window(NamedTuple):
         return x
 
     def scatter(self, xp: Namespace, pieces: Array, sizes: Sequence[int]) -> Array:
-        """Add the elements of windows to the positions that they were taken from (col2im).
+        """Return the sum of what windows give back to the array that they were taken from.
 
         The transpose of padding and `columns`.
 
@@ -162,57 +162,56 @@ class Window(NamedTuple):
         xp : module
             The namespace.
         pieces : array of shape (n, c, *size, *outputs)
-            A value for each position in each window. 16-bit values are summed in float32.
+            A value for each place in each window. 16-bit values are summed in float32.
         sizes : sequence of int
-            Spatial sizes of the result, without padding.
+            Of the array, without padding.
 
         Returns
         -------
         array of shape (n, c, *sizes)
-            With the dtype of `pieces`.
+            Of the dtype of `pieces`.
         """
         dtype = pieces.dtype
         total = upcast(xp, pieces)
-        in_place = library_name(xp) == "cupy"
-        scatter_axis = self._scatter_axis_in_place if in_place else self._scatter_axis
-        for axis in reversed(range(self.axes)):  # the last one first: it is contiguous
-            total = scatter_axis(xp, total, axis, sizes[axis])
+        one = self._added if library_name(xp) == "cupy" else self._scatter_axis
+        for axis in reversed(range(self.axes)):  # the last one first: its elements are neighbours
+            total = one(xp, total, axis, sizes[axis])
         return xp.astype(total, dtype) if is_half(pieces) else total
 
     def _scatter_axis(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
-        """Sum over the positions in a window along one axis.
+        """Sum over the places in a window along one axis.
 
-        With stride s, element ``s * k + p`` of the array has phase p. Position i of window o is
-        element ``s * o + i * dilation - padding``: each position has one phase, within which the
-        windows are adjacent. So shift, add up, and interleave the phases at the end.
+        A stride s deals the elements of the array out to s phases, 0 to s - 1. Place i of window o
+        is element ``s * o + i * dilation - padding``, so a place always meets the same phase, and
+        there the windows are neighbours: shift, add up, and interleave the phases at the end.
         """
         stride, dilation, before = self.stride[axis], self.dilation[axis], self.padding[axis][0]
         length = -(-size // stride)
-        dim = 2 + 2 * axis  # index of the axis, once that of the positions is removed
+        where = 2 + 2 * axis  # of the axis, once that of the places is gone
         phases: list[list[Array]] = [[] for _ in range(stride)]
         for offset in range(self.size[axis]):
             shift, phase = divmod(offset * dilation - before, stride)
             piece = pieces[_along(2 + axis, offset)]
-            piece = shifted(xp, piece, dim, shift, length)
+            piece = shifted(xp, piece, where, shift, length)
             if piece is not None:
                 phases[phase].append(piece)
         shape = (*pieces.shape[: 2 + axis], *pieces.shape[3 + axis :])
-        shape = (*shape[:dim], length, *shape[dim + 1 :])
+        shape = (*shape[:where], length, *shape[where + 1 :])
         totals = [_sum(p) if p else _full(xp, pieces, shape, 0.0) for p in phases]
         if stride == 1:
             return totals[0]
-        interleaved = (*shape[:dim], length * stride, *shape[dim + 1 :])
-        total = xp.reshape(stack(xp, totals, dim + 1), interleaved)
-        return total if length * stride == size else total[_along(dim, slice(0, size))]
+        whole = (*shape[:where], length * stride, *shape[where + 1 :])
+        total = xp.reshape(stack(xp, totals, where + 1), whole)
+        return total if length * stride == size else total[_along(where, slice(0, size))]
 
 
 def _along(axis: int, index: Any) -> tuple[Any, ...]:
-    """Return the index tuple with `index` on one axis and ``:`` on the others."""
+    """Return the full index that is `index` on one axis and everything on the others."""
     return (*(slice(None),) * axis, index, ...)
 
 
 def _sum(arrays: list[Array]) -> Array:
-    """Return the sum of arrays, which are not written to; a single one is returned itself."""
+    """Return the sum of arrays, which are not written to; one alone is returned as it is."""
     if len(arrays) == 1:
         return arrays[0]
     total = arrays[0] + arrays[1]
@@ -226,7 +225,7 @@ def _full(xp: Namespace, like: Array, shape: Sequence[int], value: float) -> Arr
 
 
 def padded(xp: Namespace, x: Array, axis: int, before: int, after: int, value: float) -> Array:
-    """Return `x` padded with `value` along an axis, or `x` itself where there is no padding."""
+    """Return `x` with `value` before and after it along an axis, or `x` itself."""
     if not before and not after:
         return x
     parts = [x]
@@ -238,7 +237,7 @@ def padded(xp: Namespace, x: Array, axis: int, before: int, after: int, value: f
 
 
 def shifted(xp: Namespace, x: Array, axis: int, shift: int, length: int) -> Array | None:
-    """Return y of `length` with ``y[i] = x[i - shift]``, else 0; None if all of it is 0."""
+    """Return y of that length with ``y[i] = x[i - shift]``, 0 elsewhere; None if that is all 0."""
     start, stop = max(0, -shift), min(x.shape[axis], length - shift)
     if stop <= start:
         return None
@@ -250,7 +249,7 @@ def shifted(xp: Namespace, x: Array, axis: int, shift: int, length: int) -> Arra
 def blocks(x: Array, elements: int) -> list[slice]:
     """Return slices of the batch `x`, each with columns of at most `COLUMN_BYTES`.
 
-    `elements` is the size of the columns of one sample. There is at least one slice, also for an
+    `elements` is the size of the columns of one sample. There is at least one slice, also of an
     empty batch.
     """
     bits = int(dtype_name(x.dtype)[-2:])
@@ -267,9 +266,9 @@ def in_blocks(
     *batches: Array,
     out: Array | None = None,
 ) -> Array:
-    """Return ``compute(*batches)``, computed in blocks of the batch; see `blocks`.
+    """Return ``compute(*batches)``, computed block by block of the batch; see `blocks`.
 
-    The result is written to `out` if passed.
+    It is written to `out`, if that is given.
     """
     parts = blocks(batches[0], elements)
     if out is not None:
@@ -284,7 +283,7 @@ def in_blocks(
 def geometry(
     owner: str, size: Sequence[int], stride: Any, padding: Any, dilation: Any = 1
 ) -> Window:
-    """Check the options of a layer and return its windows."""
+    """Return the windows that the options of a layer say, or raise ValueError."""
     axes = len(size)
     strides = per_axis(owner, "stride", stride, axes, 1)
     dilations = per_axis(owner, "dilation", dilation, axes, 1)
@@ -292,8 +291,8 @@ def geometry(
         if isinstance(padding, str):
             message = f"{owner}: padding is {padding!r}; expected numbers or 'same'."
             raise ValueError(message)
-        widths = per_axis(owner, "padding", padding, axes, 0)
-        return Window(tuple(size), strides, dilations, tuple((p, p) for p in widths))
+        around = per_axis(owner, "padding", padding, axes, 0)
+        return Window(tuple(size), strides, dilations, tuple((p, p) for p in around))
     if max(strides) > 1:
         message = f"{owner}: padding is 'same', which needs stride 1; stride is {stride}."
         raise ValueError(message)
@@ -302,36 +301,36 @@ def geometry(
 
 
 def per_axis(owner: str, name: str, value: Any, axes: int, least: int) -> Sizes:
-    """Return an int per axis from an int or a sequence of them, or raise ValueError."""
+    """Return an int for each axis from an int or a sequence of them, or raise ValueError."""
     try:
         if isinstance(value, Sequence):
-            values = tuple([integer(owner, name, v, least=least) for v in value])
+            found = tuple([integer(owner, name, v, least=least) for v in value])
         else:
-            values = (integer(owner, name, value, least=least),) * axes
-    except (TypeError, ValueError):  # one message for both cases
-        values = ()
-    if len(values) != axes or not values:
+            found = (integer(owner, name, value, least=least),) * axes
+    except (TypeError, ValueError):  # said in the words of both
+        found = ()
+    if len(found) != axes or not found:
         each = "" if axes == 1 else f", or {axes} of them"
         message = f"{owner}: {name} is {shown(value)}; expected an int of {least} or more{each}."
         raise ValueError(message)
-    return values
+    return found
 
 
 def plain(value: Any) -> Any:
-    """Return an option with sequences as tuples and NumPy integers as Python's."""
+    """Return an option as `repr` shows it: sequences as tuples, integers of arrays as Python's."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(map(plain, value))
     try:
         return integer("", "", value, least=None)
-    except TypeError:  # not an integer: `geometry` raises the error
+    except TypeError:  # no integer: that is said where the geometry is made
         return value
 
 
 def format_size(sizes: Sequence[int]) -> str:
-    """Return sizes as text: ``3x3``."""
+    """Return sizes in words: ``3x3``."""
     return "x".join(map(str, sizes))
 
 
 def named_axes(axes: int) -> str:
-    """Return the names of spatial axes in error messages: ``h, w``."""
+    """Return what the errors call the axes that windows slide along: ``h, w``."""
     return "l" if axes == 1 else ", ".join("dhw"[-axes:])

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 import numpy as np
 
 from xplayers import _checks as checks
-from xplayers.arrays.elementwise import as_numpy
 from xplayers.arrays.indexing import positions, put, taken
 from xplayers.arrays.namespaces import (
     Array,
@@ -26,6 +25,7 @@ from xplayers.arrays.namespaces import (
     upcast,
 )
 from xplayers.arrays.operation import operation
+from xplayers.arrays.values import host_values
 from xplayers.layers.base import Cache
 from xplayers.layers.variables import Buffer
 from xplayers.losses.base import Loss, scale_gradient
@@ -317,14 +317,14 @@ _UNSIGNED: dict[Any, Any] = {  # signed dtype -> unsigned dtype, largest signed 
 
 def _surely_fit(labels: Array, classes: int) -> bool:
     """Whether one pass shows that all labels are in ``[0, classes)``; False may be inconclusive."""
-    (labels,) = as_numpy([labels]) or [None]
-    if type(labels) is not np.ndarray or not labels.size:
+    values = host_values(labels)
+    if values is None or not values.size:
         return False
-    unsigned, largest = _UNSIGNED.get(labels.dtype, (None, -1))
+    unsigned, largest = _UNSIGNED.get(values.dtype, (None, -1))
     if classes > largest:
         return False
     # as unsigned, negative numbers are larger than all others
-    return bool(np.maximum.reduce(labels.view(unsigned), None) < classes)
+    return bool(np.maximum.reduce(values.view(unsigned), None) < classes)
 
 
 def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None) -> None:

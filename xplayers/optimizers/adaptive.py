@@ -1,4 +1,4 @@
-"""Adaptive optimizers: AdaGrad, RMSprop, Adam and AdamW."""
+"""Optimizers that divide each gradient by its size so far."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from xplayers._checks import Option, flag, number
-from xplayers._recording import whole
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import Array
+from xplayers.arrays.operation import operation
 from xplayers.optimizers.base import Optimizer, Rate
 
 
@@ -28,9 +28,9 @@ class AdaGrad(Optimizer):
     lr : float
         Learning rate.
     eps : float
-        Added to the denominator.
+        Keeps the quotient finite.
     weight_decay : float
-        Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
+        Factor of ``p`` that is added to ``g``.
 
     References
     ----------
@@ -64,11 +64,11 @@ class RMSprop(Optimizer):
     lr : float
         Learning rate.
     decay_rate : float
-        ``rho``, the decay rate of the mean square.
+        ``rho``, the memory of the mean square.
     eps : float
-        Added to the denominator.
+        Keeps the quotient finite.
     weight_decay : float
-        Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
+        Factor of ``p`` that is added to ``g``.
 
     References
     ----------
@@ -100,13 +100,17 @@ class RMSprop(Optimizer):
 
 @elementwise
 def _corrections(xp, t, log1, log2):
-    # 1 - beta**t without cancellation
+    # 1 - beta**t without the cancellation of the subtraction
     root = xp.sqrt(-xp.expm1(t * log2))
     return root / -xp.expm1(t * log1), root
 
 
-def _of_number(t, log1, log2):
-    return _corrections.function(math, t, log1, log2)  # five times as fast as NumPy scalars
+@operation
+def corrections(t: Any, log1: float, log2: float) -> tuple[Any, Any]:
+    """Return ``sqrt(1 - beta2**t) / (1 - beta1**t)`` and its numerator, from ``log(beta)``."""
+    if isinstance(t, float):  # a fifth of the time of NumPy's scalars
+        return _corrections.function(math, t, log1, log2)
+    return _corrections(t, log1, log2)
 
 
 def _log(beta: float) -> float:
@@ -114,7 +118,7 @@ def _log(beta: float) -> float:
 
 
 def _adam(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction):
-    m = m + rate1 * (g - m)  # one product fewer than beta1 * m + rate1 * g
+    m = m + rate1 * (g - m)  # a product less than beta1 * m + rate1 * g
     v = beta2 * v + rate2 * g * g
     return p - (lr * correction) * (m / (xp.sqrt(v) + eps)), m, v
 
@@ -132,23 +136,23 @@ class Adam(Optimizer):
     lr : float
         Learning rate.
     beta1, beta2 : float
-        Decay rates of the mean and of the mean square of the gradients.
+        Memory of the mean and of the mean square of the gradients.
     eps : float
-        Added to the denominator.
+        Keeps the quotient finite.
     eps_hat : bool
         Which of the two forms.
     weight_decay : float
-        Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``. `AdamW` decouples it.
+        Factor of ``p`` that is added to ``g``; for the decoupled form see `AdamW`.
 
     Notes
     -----
-    The state is that of the paper: ``m``, ``v`` and ``count``, which is ``t``. PyTorch calls them
-    ``exp_avg``, ``exp_avg_sq`` and ``step``. As there, ``m`` is computed as
+    The state is that of the paper: ``m``, ``v`` and ``count``, which is ``t``. PyTorch has the same
+    as ``exp_avg``, ``exp_avg_sq`` and ``step``. As there, ``m`` is computed in the form
     ``m + (1 - beta1) * (g - m)``.
 
-    Libraries differ: the book and Keras compute the first form with ``eps=1e-7`` (the defaults
-    here), PyTorch and Optax the second with ``eps=1e-8``. In the first steps the first form moves
-    parameters with tiny gradients less: by 0.24 `lr` for ``g = 1e-6``, ``t = 1``.
+    Libraries of the same name differ: the book and Keras compute the first form with ``eps=1e-7``
+    (the defaults here), PyTorch and Optax the second with ``eps=1e-8``. In the first steps the
+    first form moves parameters with tiny gradients less: by 0.24 `lr` for ``g = 1e-6``, ``t = 1``.
 
     References
     ----------
@@ -186,13 +190,10 @@ class Adam(Optimizer):
         }
 
     def constants(self, t: Array) -> tuple[Any, ...]:
-        derived = self._derived()
-        corrections: Any = _corrections.if_fused
-        if isinstance(getattr(t, "value", t), float):  # a number, or a tracer of one
-            corrections = _of_number if isinstance(t, float) else whole(_of_number)
-        correction, root = corrections(t, derived["_log1"], derived["_log2"])
+        of = self._derived()
+        correction, root = corrections(t, of["_log1"], of["_log2"])
         eps = self.eps if self.eps_hat else self.eps * root
-        return (derived["_rate1"], self.beta2, derived["_rate2"], eps, correction)
+        return (of["_rate1"], self.beta2, of["_rate2"], eps, correction)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_version": 2}
@@ -200,7 +201,7 @@ class Adam(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         version = (state := {**state}).pop("_version", 1)
         super().__setstate__(state)
-        if self.state and version == 1:  # its state is m / (1 - beta1) and v / (1 - beta2)
+        if self.state and version == 1:  # which kept m / (1 - beta1) and v / (1 - beta2)
             for m, beta in (("m", self.beta1), ("v", self.beta2)):
                 self.state[m] = {name: a * (1.0 - beta) for name, a in self.state[m].items()}
 
@@ -211,21 +212,21 @@ def _adamw(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction, weight_deca
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: ``p = p - lr * weight_decay * p`` before its step.
+    """Adam with decoupled decay: ``p = p - lr * weight_decay * p`` before the step of `Adam`.
 
     Parameters
     ----------
     lr : float
         Learning rate.
     beta1, beta2 : float
-        Decay rates of the mean and of the mean square of the gradients.
+        Memory of the mean and of the mean square of the gradients.
     eps : float
-        Added to the denominator.
+        Keeps the quotient finite.
     eps_hat : bool
         As in `Adam`; PyTorch's AdamW is ``eps=1e-8, eps_hat=False``.
     weight_decay : float
-        A step decays parameters by ``lr * weight_decay``, as in PyTorch and Keras (in the paper
-        by ``weight_decay``).
+        The decay of a parameter in a step is this times `lr`, as in PyTorch and Keras (in the paper
+        it is not times the learning rate).
 
     References
     ----------

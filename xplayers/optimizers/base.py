@@ -1,13 +1,12 @@
 """The base of optimizers: two pure functions, ``init`` and ``step``, under the book's ``update``.
 
-The rule of each is one elementwise function. Learning rate and step count are arguments of the
-step, for schedules and compiled steps. For 16-bit parameters the moments and the arithmetic are
-float32.
+The rule of each is one elementwise function, written under the formula. Learning rate and step
+count are arguments of the step, so a schedule and a compiled step are possible. For 16-bit
+parameters the moments and the arithmetic are float32.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, ClassVar, Self
@@ -16,7 +15,6 @@ import numpy as np
 
 from xplayers._checks import Option, call_of, instance, number
 from xplayers._foreign import OPTIMIZER, of_object
-from xplayers._recording import StandIn
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import (
     Array,
@@ -26,15 +24,14 @@ from xplayers.arrays.namespaces import (
     device,
     is_floating,
     is_half,
-    is_traced,
     library_name,
     namespace,
-    on_host,
     upcast,
 )
+from xplayers.arrays.operation import operation
 from xplayers.arrays.packing import packed, unpacked
+from xplayers.arrays.values import host_number
 from xplayers.arrays.writing import written
-from xplayers.cuda.switch import is_fused
 from xplayers.layers.base import Module, options
 from xplayers.layers.variables import VariablesView
 
@@ -44,9 +41,9 @@ Rate = float | Callable[[Any], Any]
 
 
 def rate(owner: object, name: str, value: Any) -> Any:
-    """Return a learning rate: a float, a function of the step number, or a 0-d array unchanged."""
-    is_params = isinstance(value, Mapping | Module | Iterator | list)
-    if callable(value) and not isinstance(value, type) and not is_params:
+    """Return a learning rate: a float, a function of the step number, or a 0-d array as it is."""
+    given = isinstance(value, Mapping | Module | Iterator | list)
+    if callable(value) and not isinstance(value, type) and not given:
         return value
     host = type(value) is np.ndarray or isinstance(value, np.generic)
     if getattr(value, "shape", None) == () and not host:
@@ -54,21 +51,21 @@ def rate(owner: object, name: str, value: Any) -> Any:
     hint = "Or pass a schedule of xplayers.schedules."
     if isinstance(value, type) and callable(value):
         hint = f"Call the class: {call_of(value)}."
-    elif is_params:
+    elif given:
         hint = f"Parameters go to update: {owner}().update(net.params, net.grads)."
     return number(owner, name, value, least=0, hint=hint)
 
 
 class Optimizer:
-    """Base of all optimizers. A subclass defines a rule, the names of its moments, and `constants`.
+    """Base of all optimizers. A subclass has a rule, the names of its moments, and `constants`.
 
-    An override of `step` has to accept `good`, which mixed precision passes.
+    One that overrides `step` takes `good`, which mixed precision passes.
 
     Parameters
     ----------
     lr : float or callable
-        Learning rate; or a schedule of `xplayers.schedules`, or any function of the number of
-        previous steps, a 0-d array.
+        Learning rate; or a schedule of `xplayers.schedules`, or any function of the number of steps
+        before this one, a 0-d array.
     weight_decay : float
         Adds ``weight_decay * p`` to each gradient ``g``: the gradient of an L2 penalty
         ``weight_decay / 2 * sum(p**2)``.
@@ -76,7 +73,7 @@ class Optimizer:
 
     rule: ClassVar[Callable[..., tuple[Array, ...]]]  # (xp, p, g, *moments, lr, *constants)
     moments: ClassVar[tuple[str, ...]] = ()
-    decoupled: ClassVar[bool] = False  # whether the rule itself applies the weight decay
+    decoupled: ClassVar[bool] = False  # whether the rule itself takes care of the weight decay
     lr = Option(rate)
     weight_decay = Option(number, least=0)
 
@@ -86,20 +83,20 @@ class Optimizer:
         self.state: State | None = None
 
     def _numbers(self) -> dict[str, float]:
-        """Return the hyperparameters that are numbers: arguments of compiled steps."""
+        """Return what is a number of this optimizer: what is compiled takes them as arguments."""
         own = {k: v for k, v in vars(self).items() if type(v) in (float, int) and k != "lr"}
         return {**own, **self._derived()}
 
     def _derived(self) -> dict[str, Any]:
-        """Return numbers that `constants` derives from those, computed on the host in float64."""
+        """Return what `constants` takes of its numbers, computed on the host in float64."""
         return {}
 
     def _with(self, numbers: Mapping[str, Any]) -> Self:
-        """Return a copy with these numbers replaced."""
-        other = copy.copy(self)
+        """Return a copy that has these in the place of its numbers."""
+        made = copy.copy(self)
         numbers = {**self._numbers(), **numbers}
-        vars(other).update(numbers, _derived=lambda: numbers)
-        return other
+        vars(made).update(numbers, _derived=lambda: numbers)
+        return made
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "state": packed(self.state)}
@@ -108,14 +105,14 @@ class Optimizer:
         self.__dict__.update({**state, "state": unpacked(state["state"])})
 
     def constants(self, t: Array) -> tuple[Any, ...]:
-        """Return the arguments of the rule after the learning rate; `t` is the step number.
+        """Return what the rule takes after the learning rate; `t` is the step number.
 
         A NumPy scalar on the host, else a 0-d array of floating-point type.
         """
         return ()
 
     def init(self, params: Arrays) -> State:
-        """Return the initial state: zero moments by name, and the step count.
+        """Return the state before the first step: the moments by name, zero, and the step count.
 
         Parameters
         ----------
@@ -125,8 +122,8 @@ class Optimizer:
         Returns
         -------
         dict
-            ``{"count": 0-d int32 array, moment: {name: array}}``, of the library and on the device
-            of the parameters.
+            ``{"count": 0-d int32 array, moment: {name: array}}``; the arrays are where the
+            parameters are.
         """
         state: State = {m: {} for m in self.moments}
         for name, p in params.items():
@@ -160,15 +157,15 @@ class Optimizer:
         params, grads : mapping of str to array
             Parameters and their gradients, by the same names.
         state : dict
-            From `init` or the previous step.
+            From `init` or the step before.
         lr : float or 0-d array, optional
             Learning rate of this step; by default the one of the optimizer.
         donate : bool
-            The caller gives up `params` and `state`: the results overwrite them where arrays are
-            mutable.
+            The caller gives up `params` and `state`: their memory is used for the results where
+            the library has mutation.
         good : 0-d array of bool, optional
-            Whether to take the step. Where it is False, the results are `params` and `state`, bit
-            by bit; its value is not fetched.
+            Whether the step is taken at all. Where it is False, the results are `params` and
+            `state`, bit by bit, and nothing waits to know it.
 
         Returns
         -------
@@ -180,8 +177,8 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If gradients or moments do not match the parameters in names, shapes and dtypes
-            (float32 for 16-bit parameters).
+            If there is not one gradient for each parameter, or the moments do not fit in
+            names, shapes and dtypes (float32 for 16-bit parameters).
         """
         self._check(params, grads)
         self._check_state(params, state)
@@ -191,55 +188,50 @@ class Optimizer:
             lr = self._rate(lr)
         if callable(lr):
             lr = lr(state["count"])
-        lr = _rate_number(lr)
+        lr = rate_number(lr) if hasattr(lr, "shape") else lr
         new: dict[str, Array] = {}
         after: State = {m: {} for m in self.moments}
         first = next(iter(params.values()))
         xp = namespace(first)
-        after["count"], number = _counted_on(state["count"], good, upcast(xp, first))
+        after["count"], number = next_count(state["count"], good, upcast(xp, first))
         constants = (lr, *self.constants(number))
         decay = 0.0 if self.decoupled else self.weight_decay
         decays = not (isinstance(decay, _NUMBERS) and decay == 0)
         constants += (decay,) if decays else ()
-        scalars, like = [], None
-        apply = _apply if good is None else _apply_if
-        # One by one unless fused: 16-bit parameters have wide copies.
-        fused = is_fused(xp)
-        for names in [list(params)] if fused else [[name] for name in params]:
-            rows, outs = [], []
-            for name in names:
-                p = params[name]
-                xp = namespace(p)
+
+        def rows() -> Iterator[tuple[tuple, tuple | None]]:
+            scalars, like = [], None
+            for name, p in params.items():
                 moments = [state[m][name] for m in self.moments]
-                wide = upcast(xp, p)
-                if like is None or wide.dtype != like:  # once per dtype
+                wide = upcast(namespace(p), p)
+                if like is None or wide.dtype != like:  # once for all parameters of a dtype
                     like = wide.dtype
                     scalars = [c if type(c) is float else as_scalar(c, wide) for c in constants]
                     scalars += [] if good is None else [good]
-                g = grads[name] if fused else upcast(xp, grads[name])  # fused: in the kernel
-                rows.append((wide, g, *moments, *scalars))
-                outs.append((wide, *moments) if donate else None)
-            results = apply.rows(rows, outs=outs, rule=self.rule, decays=decays)
-            for name, (value, *moments) in zip(names, results, strict=True):
-                p = params[name]
-                new[name] = namespace(p).astype(value, p.dtype) if is_half(p) else value
-                for m, moment in zip(self.moments, moments, strict=True):
-                    after[m][name] = moment
+                row = wide, gradient_operand(grads[name]), *moments, *scalars
+                yield row, ((wide, *moments) if donate else None)
+
+        apply = _apply if good is None else _apply_if
+        results = apply.each(rows(), rule=self.rule, decays=decays)
+        for (name, p), (value, *moments) in zip(params.items(), results, strict=True):
+            new[name] = namespace(p).astype(value, p.dtype) if is_half(p) else value
+            for m, moment in zip(self.moments, moments, strict=True):
+                after[m][name] = moment
         return new, after
 
     def update(self, params: MutableMapping[str, Array], grads: Arrays, *, lr: Any = None) -> None:
-        """Take one step: update `params` and the state.
+        """Take one step: write the new values through `params`, and keep the state.
 
-        Mutable arrays (NumPy, CuPy, PyTorch) are updated in place, as in the book; so snapshots of
-        the best parameters have to be copies. On JAX the entries are replaced: pass ``net.params``,
-        which sets them in the layers.
+        Where the library has mutation (NumPy, CuPy, PyTorch) the arrays of `params` are changed in
+        place, as in the book; so a copy of the best parameters has to be a copy. On JAX the entries
+        are replaced: pass ``net.params``, a mapping which hands them to the layers.
 
         Parameters
         ----------
         params : mutable mapping of str to array
-            The parameters: ``net.params``, or a dict of arrays.
+            The parameters, as ``net.params``, or a dict of arrays.
         grads : mapping of str to array
-            Their gradients: ``net.grads``. They are not changed.
+            Their gradients, as ``net.grads``. They are not changed.
         lr : float or 0-d array, optional
             Learning rate of this step.
         """
@@ -249,7 +241,7 @@ class Optimizer:
             self._check(old, grads)
             state = self.init(old)
         new, self.state = self.step(old, grads, state, lr=lr, donate=True)
-        # 16-bit parameters are written now; read-only or immutable ones are replaced
+        # 16-bit ones are not there yet; read-only or immutable ones are replaced
         replaced = {k: a for k, a in written(old, new).items() if a is not old[k]}
         if isinstance(params, VariablesView):
             params.updated(replaced, in_place=len(replaced) < len(new))
@@ -266,7 +258,7 @@ class Optimizer:
                 g = grads[name]
                 try:
                     fits = type(g) is type(p) and g.shape == p.shape and g.dtype is p.dtype
-                except AttributeError:  # not arrays
+                except AttributeError:  # no arrays
                     fits = False
                 if not fits:
                     self._check_gradient(name, p, g)
@@ -288,7 +280,7 @@ class Optimizer:
         if g.shape != p.shape:
             message = f"{owner}: {gradient} has shape {tuple(g.shape)}; expected {tuple(p.shape)}."
             raise ValueError(message)
-        # 16-bit gradients, and those of 16-bit parameters, are converted to float32.
+        # Gradients of 16 bits, and those of parameters of 16 bits, are taken in float32.
         if g.dtype != p.dtype and not (is_floating(g) and (is_half(g) or is_half(p))):
             message = (
                 f"{owner}: {gradient} is {g.dtype}, {name} is {p.dtype}; they must agree. "
@@ -297,7 +289,7 @@ class Optimizer:
             raise TypeError(message)
 
     def _plain(self, name: str, arrays: Arrays) -> dict[str, Array]:
-        """Return a dict, which is faster to look up than a `VariablesView`."""
+        """Return a dict, which is faster to look up than the live mapping of a network."""
         if isinstance(arrays, VariablesView):
             return arrays.copy()
         if type(arrays) is not dict:
@@ -306,21 +298,20 @@ class Optimizer:
         return dict(arrays)
 
     def _check_state(self, params: Arrays, state: State) -> None:
-        """Check that the moments match the parameters, before anything is written."""
+        """Check that the moments are those of the parameters, before anything is written."""
         if type(state) is not dict:
-            hint = "init(params) returns one."
+            hint = "It is what init(params) returns."
             instance(f"{type(self).__name__}.step", "state", state, Mapping, "a state", hint=hint)
         for m in self.moments:
-            moment, wrong = state.get(m), ""
-            if moment is None:
+            held, wrong = state.get(m), ""
+            if held is None:
                 have = ", ".join(sorted(state.keys() - {"count"})) or "no moments"
                 message = (
-                    f"{type(self).__name__}: its state has no {m}, but {have}; it is that of "
-                    "another optimizer."
+                    f"{type(self).__name__}: its state has no {m}, but {have}; it is another's."
                 )
                 raise ValueError(message)
             for name, p in params.items():
-                a = moment.get(name)
+                a = held.get(name)
                 if a is None:
                     wrong = f"it has no {m} of {name}"
                 elif a.shape != p.shape or (a.dtype != p.dtype and not is_half(p)):
@@ -328,16 +319,16 @@ class Optimizer:
                         f"{m} of {name} is {a.dtype} of shape {tuple(a.shape)}, and {name} is "
                         f"{p.dtype} of shape {tuple(p.shape)}"
                     )
-            if len(moment) > len(params):
-                wrong = f"it has {m} of {', '.join(sorted(moment.keys() - params.keys()))} too"
+            if len(held) > len(params):
+                wrong = f"it has {m} of {', '.join(sorted(held.keys() - params.keys()))} too"
             if wrong:
                 message = (
-                    f"{type(self).__name__}: its state does not match the parameters: {wrong}. "
-                    "Create a new optimizer, or reset it by state = None."
+                    f"{type(self).__name__}: its state does not fit the parameters: {wrong}. Make "
+                    "a new optimizer, or begin afresh by state = None."
                 )
                 raise ValueError(message)
 
-    def __getattr__(self, name: str) -> Any:  # only called for missing attributes
+    def __getattr__(self, name: str) -> Any:  # asked where there is no such attribute
         raise of_object(self, name, OPTIMIZER, "attribute")
 
     def __repr__(self) -> str:
@@ -346,7 +337,7 @@ class Optimizer:
 
 @elementwise
 def _apply(xp, p, g, *operands, rule, decays):
-    if is_half(g):  # 16-bit gradients of wider parameters
+    if is_half(g):  # of parameters that are not
         g = xp.astype(g, p.dtype)
     if decays:
         *operands, weight_decay = operands
@@ -362,59 +353,44 @@ def _apply_if(xp, p, g, *operands, rule, decays):
 
 
 _NUMBERS = (float, int, np.generic, np.ndarray)
+_ONE = np.float64(1.0)
 
 
-@elementwise(integers=True)
-def _counted(xp, count, *good, dtype):
-    after = count + 1
-    return (xp.where(good[0], after, count) if good else after), xp.astype(after, dtype)
+@operation
+def gradient_operand(g: Array) -> Array:
+    """Return a gradient as an operand of a rule: 16-bit values as float32, if not the rule does."""
+    return upcast(namespace(g), g)
 
 
-def _counted_on(count: Array, good: Array | None, like: Array) -> tuple[Array, Any]:
-    """Return the count after this step, if it is `good`, and the number of this step."""
-    operands = (count,) if good is None else (count, good)
-    xp = namespace(count)
-    if is_fused(xp):
-        return _counted(*operands, dtype=like.dtype)
-    after = count + 1
-    return (after if good is None else xp.where(good, after, count)), _step_number(after, like)
+@operation
+def next_count(count: Array, good: Array | None, like: Array) -> tuple[Array, Any]:
+    """Return the count after this step, if it is `good`, and the number of this step.
 
-
-def _step_number(count: Array, like: Array) -> Any:
-    """Return `count` as a NumPy scalar where that needs no transfer: it is fast, and float64."""
-    xp = namespace(count)
-    name = library_name(xp)
-    if name in ("numpy", "torch") and on_host(count) and not (name == "torch" and is_traced()):
-        with contextlib.suppress(RuntimeError):  # of torch.func, whose tensors have no value
-            number = count.item()
-            if isinstance(number, StandIn):
-                return number.recording.call("float64", np.float64, (number,), {})
-            return np.float64(number)
-    return xp.astype(count, like.dtype)
-
-
-def _rate_number(lr: Any) -> Any:
-    """Return a rate in a tensor on the CPU as a Python number, which does not affect dtypes.
-
-    NumPy scalars behave so, too: a rule then computes the same on NumPy and PyTorch.
+    Of a count on the host that is a NumPy scalar: it is fast, and float64.
     """
-    value = lr.value if isinstance(lr, StandIn) else lr
-    if not hasattr(value, "numpy") or not on_host(value) or is_traced():
-        return lr
-    try:
-        value.numpy()
-    except (TypeError, RuntimeError):  # bfloat16; or requires grad, or within torch.func
-        return lr
-    return lr.item()
+    xp = namespace(count)
+    after = count + 1
+    kept = after if good is None else xp.where(good, after, count)
+    number = host_number(after)
+    return kept, xp.astype(after, like.dtype) if number is None else number * _ONE
+
+
+@operation
+def rate_number(lr: Any) -> Any:
+    """Return a rate in a tensor on the CPU as a number, which takes part without a dtype.
+
+    As NumPy's do; and a rule does the same then whether NumPy or PyTorch computes it.
+    """
+    return lr
 
 
 def as_scalar(c: Any, p: Array) -> Any:
-    """Return a 0-d array in the dtype of `p`, so that it does not affect the dtype of results."""
+    """Return a 0-d array in the dtype of `p`, so that it does not decide the dtype of results."""
     if isinstance(c, _NUMBERS):
-        return float(c)  # also NumPy scalars: np.float64 would make float32 arrays float64
-    if isinstance(c, StandIn) and isinstance(c.value, _NUMBERS):
+        return float(c)  # of NumPy too: a np.float64 would make float32 arrays float64
+    xp, its = namespace(p), namespace(c, "Optimizer", "lr")
+    if library_name(its) == "numpy":  # a tracer of one of those
         return c.item()
-    xp = namespace(p)
-    if namespace(c, "Optimizer", "lr").__name__ != xp.__name__:  # a recording has its own
+    if its.__name__ != xp.__name__:  # a recording has its own
         check_same("Optimizer", "lr", c, p, like_name="the parameter")
     return xp.astype(c, p.dtype, copy=False)

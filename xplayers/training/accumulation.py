@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from xplayers._checks import Option, integer
-from xplayers._recording import watch
 from xplayers.arrays.namespaces import Array, namespace, upcast
+from xplayers.arrays.values import examine
 from xplayers.layers.base import Cache, Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
@@ -109,7 +109,7 @@ class _NetWithLoss(Layer):
             part_x, t = x[part, ...], self.t[part, ...]
             y, cache = self.net.apply(arrays, part_x)
             if self.check:
-                watch(self.loss.check, y, t)
+                examine(y, self.loss.check, t)
             part_value, loss_cache = self.loss.apply(self.loss_arrays, y, t)
             weight: Any = 1.0
             if self.loss.reduction == "mean":

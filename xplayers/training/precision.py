@@ -237,7 +237,7 @@ class MixedPrecision:
     def updated(self, state: Arrays, good: Array) -> Arrays:
         """Return the state after a step that was `good` (0-d bool) or skipped."""
         given = [state[name] for name in ("scale", "good_steps", "skipped_steps")]
-        after = _updated.if_fused(*given, good, precision=self)
+        after = _updated(*given, good, precision=self)
         names = ("good_steps", "skipped_steps", "scale")  # the last where it adapts itself
         return {**state, **dict(zip(names, after, strict=False))}
 

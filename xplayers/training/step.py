@@ -10,7 +10,7 @@ import numpy as np
 
 from xplayers._checks import choice, function, instance, positive, shown
 from xplayers._flat import lay_flat
-from xplayers._recording import is_ordered, watch
+from xplayers._recording import is_ordered
 from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import (
     Array,
@@ -24,6 +24,7 @@ from xplayers.arrays.namespaces import (
     move,
     namespace,
 )
+from xplayers.arrays.values import examine
 from xplayers.layers.base import Layer, Observed, code, options
 from xplayers.layers.ties import overlap
 from xplayers.layers.variables import Slots, shared_outside
@@ -465,7 +466,7 @@ class TrainStep(Observed):
         arrays = {**(ties.expanded(rounded) if ties.rows() else rounded), **buffers}
         y, cache = self.net.apply(arrays, x)
         if check:
-            watch(self.loss.check, y, t)
+            examine(y, self.loss.check, t)
         value, loss_cache = self.loss.apply(loss_arrays, y, t)
         grads: Mapping[str, Array] = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
         grads = ties.gathered(grads) if ties.rows() else grads

@@ -166,7 +166,7 @@ def test_squares_of_32_bits_do_not_overflow(gpu, size):
 def test_clipping_is_four_kernels(gpu, dtype):
     """The sum of the squares of chunks, its sum, the factor, and the product of all gradients."""
     for function in (clipping._factor, clipping._times):
-        function._programs.clear()  # they would run on the GPU of the test before
+        function.programs.clear()  # they would run on the GPU of the test before
     grads = {str(i): a for i, a in enumerate(grads_of(dtype, [(300, 20), (41,), (3, 4, 5)]))}
     there = {name: fabricated(a) for name, a in grads.items()}
     for limit in (1.0, 1e4):

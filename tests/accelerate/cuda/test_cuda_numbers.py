@@ -71,4 +71,4 @@ def test_rows_and_options_on_the_host():
         for k in (0.0, -0.0, (0.0,), (-0.0,), 2, 2.0):
             expected = x * (k[0] if isinstance(k, tuple) else k)
             assert_same_bits(seen(by_option(there, k=k)), expected)
-        assert len(by_option._programs) == 6
+        assert len(by_option.programs) == 6

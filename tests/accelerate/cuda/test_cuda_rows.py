@@ -34,7 +34,7 @@ def scaled(xp, x, a):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    monkeypatch.setattr(scaled, "_programs", {})
+    monkeypatch.setattr(scaled, "programs", {})
     with emulating(monkeypatch) as gpu:
         yield gpu
 

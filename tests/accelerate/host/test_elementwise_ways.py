@@ -13,8 +13,11 @@ import xplayers as xl
 from xplayers import elementwise
 from xplayers._recording import Operation, Recording
 from xplayers._tape import kept_into
+from xplayers.accelerate.host import elementwise as engine
+from xplayers.accelerate.host.elementwise import in_one_pass, prepared
+from xplayers.arrays.elementwise import zero_unless
 
-engine = sys.modules["xplayers.arrays.elementwise"]
+portable = sys.modules["xplayers.arrays.elementwise"]  # the package shows the function
 BLOCK, PART, STRAIGHT, PLAIN = engine.BLOCK, engine.PART, engine.STRAIGHT, engine.PLAIN
 THREADED, THREADED_KERNEL = engine.THREADED, engine.THREADED_KERNEL
 
@@ -77,7 +80,7 @@ def test_the_size_decides_how_a_program_is_run(n, kernel, cores, way, monkeypatc
 def test_small_arrays_are_computed_as_the_function_stands(monkeypatch):
     """A look-up costs more there, unless there is machine code."""
     asked = []
-    monkeypatch.setattr(type(scaled), "_in_one_pass", lambda *given: (asked.append(given), None))
+    monkeypatch.setattr(engine, "in_one_pass", lambda *given: asked.append(given) or NotImplemented)
     for n in (0, PLAIN, PLAIN + 1):
         x = values((n,))
         got = scaled(x, x, 2.0, shift=3.0)
@@ -87,7 +90,7 @@ def test_small_arrays_are_computed_as_the_function_stands(monkeypatch):
     assert function is scaled
     assert [a is b for a, b in zip(operands, (x, x, 2.0), strict=True)] == [True] * 3
     assert (out, options) == (None, {"shift": 3.0})
-    monkeypatch.setattr(scaled, "_plain", -1)
+    monkeypatch.setattr(scaled, "compiled", True)
     scaled(values((3,)), values((3,)), 2.0)
     assert len(asked) == 2
 
@@ -115,8 +118,8 @@ def compiler(monkeypatch):
 
     monkeypatch.setattr(engine, "compiled", compiled)
     monkeypatch.setattr(engine, "elements_before", lambda: 10_000)
-    monkeypatch.setattr(scaled, "_programs", {})
-    monkeypatch.setattr(scaled, "_plain", PLAIN)
+    monkeypatch.setattr(scaled, "programs", {})
+    monkeypatch.setattr(scaled, "compiled", False)
     return made
 
 
@@ -126,7 +129,7 @@ def test_a_program_is_compiled_when_it_has_computed_enough(compiler):
         scaled(x, x, 2.0)
         assert len(compiler) == (k > 1)
     assert compiler[0].calls == ["at once"]
-    assert scaled._plain == -1
+    assert scaled.compiled
     scaled(x[:3], x[:3], 2.0)  # of any size from now on
     assert compiler[0].calls == ["at once"] * 2
     assert len(compiler) == 1
@@ -139,12 +142,12 @@ def test_what_cannot_be_compiled_is_not_tried_again(monkeypatch, compiler):
     for _ in range(4):
         assert_same_bits(scaled(x, x, 2.0), x * 2.0 + x * 0.0)
     assert len(asked) == 1
-    assert scaled._plain == PLAIN
+    assert not scaled.compiled
 
 
 def test_a_prepared_call_takes_machine_code_when_it_is_worth_it(compiler):
     x, out = values((50, 100)), np.empty((50, 100))
-    run = scaled.prepared([x, x, 1.0], (out,), {"shift": 0.5})
+    run = prepared(scaled, [x, x, 1.0], (out,), {"shift": 0.5})
     assert run.__name__ == "scaled"
     for by in (2.0, 3.0):
         run(by)
@@ -154,7 +157,7 @@ def test_a_prepared_call_takes_machine_code_when_it_is_worth_it(compiler):
     run(5.0)
     assert compiler[0].calls == [(4.0,), (5.0,)]
     large = np.ones(THREADED_KERNEL)
-    run = scaled.prepared([large, large, 1.0], (np.empty_like(large),), {"shift": 0.5})
+    run = prepared(scaled, [large, large, 1.0], (np.empty_like(large),), {"shift": 0.5})
     run(2.0)
     assert len(compiler) == 1  # it is the same program
     assert len(compiler[0].calls) > 2
@@ -167,7 +170,7 @@ def test_a_prepared_call_is_bound_where_there_is_no_compiler(monkeypatch):
     monkeypatch.setattr(engine, "_run", lambda *given: (ran.append(given), plain(*given)))
     for n in (STRAIGHT, STRAIGHT + 1):
         x, out = values((1, n)), np.empty((1, n))
-        run = scaled.prepared([x, out, 1.0], (out,), {})
+        run = prepared(scaled, [x, out, 1.0], (out,), {})
         assert run.__name__ == "scaled"
         out[...] = 1.0
         run(3.0)
@@ -177,7 +180,7 @@ def test_a_prepared_call_is_bound_where_there_is_no_compiler(monkeypatch):
 
 def test_what_cannot_be_prepared():
     x, out = values((4,)), np.empty(4)
-    assert scaled.prepared([x, x, 1.0], (out,), {}) is not None
+    assert prepared(scaled, [x, x, 1.0], (out,), {}) is not None
     for given, outs, options in (
         ([x, x, 1], (out,), {}),  # an integer, which may be too large next time
         ([x, x[:2], 1.0], (out,), {}),
@@ -186,7 +189,7 @@ def test_what_cannot_be_prepared():
         ([x, x, 1.0], (out,), {"shift": np.ones(4)}),
         ([x, 1.0, x], (out,), {}),  # numbers come after the arrays
     ):
-        assert scaled.prepared(given, outs, options) is None
+        assert prepared(scaled, given, outs, options) is None
 
 
 def test_what_fits_a_program():
@@ -323,7 +326,7 @@ def test_what_is_kept(n, dtype, monkeypatch):
     condition = values((n,), 1) > 0
     condition[:1] = False
     expected = np.where(condition, a, np.asarray(0.0, dtype))
-    got = engine.kept(Namespace, condition, a)
+    got = zero_unless(a, condition, Namespace)
     assert_same_bits(got, expected)
     assert ways == ([0] if n > PLAIN else [])
     one = (a[:1].reshape(()), condition[:1].reshape(()))
@@ -333,7 +336,7 @@ def test_what_is_kept(n, dtype, monkeypatch):
         (*one, [0]),
     ):
         ways.clear()
-        got = engine.kept(Namespace, where, other)
+        got = zero_unless(other, where, Namespace)
         expected = np.where(where, other, np.asarray(0.0, other.dtype))
         assert (ways, got.dtype, got.shape) == (way, other.dtype, expected.shape)
         assert (got == expected).all()
@@ -350,7 +353,7 @@ def test_what_is_kept_of_tensors(monkeypatch):
             a[0] = torch.nan
             condition = torch.asarray(values((n,), 1) > 0)
             condition[0] = False
-            got = engine.kept(xp, condition, a)
+            got = zero_unless(a, condition, xp)
             assert isinstance(got, torch.Tensor)
             assert torch.equal(got, torch.where(condition, a, torch.zeros(1, dtype=dtype)))
             assert len(ways) == (dtype != torch.bfloat16 and n > PLAIN)
@@ -368,29 +371,24 @@ def test_rows(xpv):
         assert_same_bits(a, scaled(x, y, 2.0, shift=0.5))
         assert a is out or xpv.backend in ("jax", "readonly")
     assert scaled.rows([]) == []
-    assert_same_bits(scaled.if_fused(*rows[0], 2.0, shift=0.5), scaled(*rows[0], 2.0, shift=0.5))
 
 
 def test_one_pass():
     x, y = values((2, 3)), values((2, 3), 1)
     expected = x * 2.0 + y * 0.5
     options = {"shift": 0.5}
-    done, got = scaled._in_one_pass((x, y, 2.0), None, options)
-    assert done is True
+    got = in_one_pass(scaled, (x, y, 2.0), None, options)
     assert_same_bits(got, expected)
     out = np.empty((2, 3))
-    done, got = scaled._in_one_pass((x, y, 2.0), out, options)
-    assert done is True
+    got = in_one_pass(scaled, (x, y, 2.0), out, options)
     assert got is out
     assert_same_bits(got, expected)
-    done, got = scaled._in_one_pass((x, y, 2.0), out, options, exact=True)
-    assert done is True
-    done, (total, larger) = both._in_one_pass((x, y), None, {})
-    assert done is True
+    assert in_one_pass(scaled, (x, y, 2.0), out, options, exact=True) is out
+    total, larger = in_one_pass(both, (x, y), None, {})
     assert_same_bits(total, x + y)
     assert_same_bits(larger, x > y)
     outs = np.empty((2, 3)), np.empty((2, 3), bool)
-    done, got = both._in_one_pass((x, y), outs, {})
+    got = in_one_pass(both, (x, y), outs, {})
     assert [a is b for a, b in zip(got, outs, strict=True)] == [True, True]
     for function, operands, out, exact in (
         (scaled, (x, y[:1], 2.0), None, False),
@@ -401,34 +399,37 @@ def test_one_pass():
         (elementwise(lambda xp, x: 2.0 / x), (x,), None, True),
         (elementwise(lambda xp, x, a: x * (a * a)), (x, np.asarray(2.0)), None, True),
     ):
-        assert function._in_one_pass(operands, out, {}, exact) == (False, None)
+        assert in_one_pass(function, operands, out, {}, exact) is NotImplemented
     product = elementwise(lambda xp, x, a: x * (a * a))
-    assert product._in_one_pass((x, 2.0), None, {}, True)[0] is True
-    assert product._in_one_pass((x, np.asarray(2.0)), None, {})[0] is True
-    assert scaled._in_one_pass((x, y, np.asarray(2.0)), None, {}, True)[0] is True
+    for function, operands, exact in (
+        (product, (x, 2.0), True),
+        (product, (x, np.asarray(2.0)), False),
+        (scaled, (x, y, np.asarray(2.0)), True),
+    ):
+        assert in_one_pass(function, operands, None, {}, exact) is not NotImplemented
 
 
 def test_results_are_written_where_that_can_be(xpv):
     a, b = (xpv.asarray(values((3,), i), "float32") for i in range(2))
     xp = xl.namespace(a)
     out = xp.zeros_like(a)
-    got = engine._write(xp, a, out)
+    got = portable._write(a, out)
     assert_same_bits(got, a)
     assert got is out or xpv.backend in ("jax", "readonly")
     outs = (xp.zeros_like(a), xp.zeros_like(b))
-    made = engine._write(xp, (a, b), outs)
+    made = portable._write((a, b), outs)
     assert type(made) is tuple
     for got, expected, out in zip(made, (a, b), outs, strict=True):
         assert_same_bits(got, expected)
         assert got is out or xpv.backend in ("jax", "readonly")
-    assert engine._write(xp, a, a) is a
+    assert portable._write(a, a) is a
     for wrong in (a[:2], xp.astype(a, xp.int32)):
         with pytest.raises(ValueError, match=r"out is .* of shape \(.*\); the result is .*"):
-            engine._write(xp, a, wrong)
+            portable._write(a, wrong)
 
 
 @pytest.mark.only("numpy")
 def test_memory_that_cannot_be_written_is_left_alone(xpv):
     a, out = values((3,)), np.zeros(3)
     out.flags.writeable = False
-    assert engine._write(np, a, out) is a
+    assert portable._write(a, out) is a

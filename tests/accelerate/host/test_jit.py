@@ -12,13 +12,12 @@ from helpers import assert_same_bits, values
 
 import xplayers as xl
 from xplayers import _jit, _parallel, functional
+from xplayers.accelerate.host import elementwise as engine
 from xplayers.arrays.elementwise import elementwise
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="numba is not installed"
 )
-
-engine = sys.modules["xplayers.arrays.elementwise"]
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +26,7 @@ def _at_once(monkeypatch):
 
 
 def kernels(function):
-    return [program.kernel for program in function._programs.values()]
+    return [program.kernel for program in function.programs.values()]
 
 
 @elementwise
@@ -81,11 +80,11 @@ def test_optimizers_take_the_same_steps(optimizer, dtype, monkeypatch):
         return [*params.values(), *(a for m in optimizer.moments for a in state[m].values())]
 
     apply = sys.modules["xplayers.optimizers.base"]._apply
-    monkeypatch.setattr(apply, "_programs", {})
+    monkeypatch.setattr(apply, "programs", {})
     got = run()
     assert kernels(apply)
     assert all(kernels(apply))
-    monkeypatch.setattr(apply, "_programs", {})
+    monkeypatch.setattr(apply, "programs", {})
     monkeypatch.setattr(engine, "elements_before", lambda: float("inf"))
     for a, b in zip(got, run(), strict=True):
         assert_same_bits(a, b)
@@ -116,14 +115,14 @@ def test_it_begins_when_it_is_worth_it(monkeypatch):
 
 @pytest.mark.parametrize("function", [functional.sigmoid, functional.tanh, functional.gelu])
 def test_what_is_not_exactly_rounded_is_left_to_numpy(function, monkeypatch):
-    monkeypatch.setattr(function, "_programs", {})
+    monkeypatch.setattr(function, "programs", {})
     x = values((10_000,)).astype("float32")
     assert_same_bits(function(x), function.function(np, x))
     assert kernels(function) == [None]
 
 
 def test_16_bits_are_left_to_numpy(monkeypatch):
-    monkeypatch.setattr(everything, "_programs", {})
+    monkeypatch.setattr(everything, "programs", {})
     x, y = values((10_000,)).astype("float16"), values((10_000,), 1).astype("float16")
     for a, b in zip(everything(x, y, 0.7), everything.function(np, x, y, 0.7), strict=True):
         assert_same_bits(a, b)
@@ -131,7 +130,7 @@ def test_16_bits_are_left_to_numpy(monkeypatch):
 
 
 def test_a_numba_that_cannot_be_imported_is_a_warning(monkeypatch):
-    monkeypatch.setattr(everything, "_programs", {})
+    monkeypatch.setattr(everything, "programs", {})
     monkeypatch.setitem(sys.modules, "numba", None)
     x, y = values((10_000,)), values((10_000,), 1)
     with pytest.warns(UserWarning, match="xplayers: numba cannot be used: "):

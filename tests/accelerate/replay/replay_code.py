@@ -8,6 +8,7 @@ functions have the names of NumPy's here.
 
 from __future__ import annotations
 
+import functools
 import re
 
 import numpy as np
@@ -16,7 +17,7 @@ from helpers import assert_same_bits, values
 import xplayers as xl
 from xplayers._flat import flattened
 from xplayers._groups import Task
-from xplayers._recording import Recording
+from xplayers._recording import Recording, StandIn, found
 from xplayers._replay import Places, compiled
 
 NUMPYS = {"mul": "multiply", "sub": "subtract", "mm": "matmul", "gt": "greater", "_copied": "_cast",
@@ -31,6 +32,19 @@ def case(*numpy, torch=None):
         return function
 
     return marked
+
+
+def one_call(function):
+    """Mark a function that a recording writes down as one call, as a body of an operation."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        tracer = next(found(StandIn, (args, kwargs)), None)
+        if tracer is None:
+            return function(*args, **kwargs)
+        return tracer.recording.call("call", function, args, kwargs)
+
+    return call
 
 
 def programs(names):

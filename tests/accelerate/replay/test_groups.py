@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import assert_same_bits, values
+from replay_code import one_call
 
 import xplayers as xl
 from xplayers import elementwise
 from xplayers._flat import flattened
 from xplayers._groups import Groups, Task
-from xplayers._recording import Recording, StandIn, whole
+from xplayers._recording import Recording, StandIn
 from xplayers._replay import Places, compiled
 
 SHAPES = ((4, 3), (3,), (2, 5))
@@ -141,7 +142,7 @@ def of_another_result(xp, p, g):
     return xp.sum(new[0]), [new[0], p[1] + new[1], new[2]]
 
 
-@whole
+@one_call
 def _in_columns(x):
     """Return memory of its own that is not in the order of rows."""
     made = x + x

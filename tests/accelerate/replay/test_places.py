@@ -5,27 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from helpers import assert_same_bits, values
+from replay_code import one_call
 
 import xplayers as xl
 from xplayers._places import into, with_tensors
 from xplayers._recording import (
     Recording,
     Register,
-    whole,
 )
 
 
-@whole
+@one_call
 def _with_place(x, out=None):
     return np.add(x, 1.0, out=out)
 
 
-@whole
+@one_call
 def _without_place(x):
     return x + 1.0
 
 
-@whole
+@one_call
 def _with_options(x, *, by=1.0, out=None):
     return np.add(x, by, out=out)
 

@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 from helpers import assert_same_bits, values
+from replay_code import one_call
 
 import xplayers as xl
 from xplayers import _recording
@@ -25,9 +26,9 @@ from xplayers._recording import (
     found,
     is_ordered,
     same,
-    watch,
-    whole,
 )
+from xplayers.arrays.namespaces import device
+from xplayers.arrays.values import examine
 
 pytestmark = pytest.mark.only("numpy", "torch")
 INTEGERS = {"bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_left_shift",
@@ -119,7 +120,7 @@ def test_views_and_indices(xpv):
 def test_what_a_stand_in_says_of_its_array(xpv):
     recording, x = recorded(xpv, values((3, 4)))
     a = x.value
-    assert (x.shape, x.ndim, x.dtype, x.device) == ((3, 4), 2, a.dtype, xl._arrays.device(a))
+    assert (x.shape, x.ndim, x.dtype, x.device) == ((3, 4), 2, a.dtype, device(a))
     assert xl.namespace(x) is x.xp
     assert x.xp.__name__ == xl.namespace(x.value).__name__
     assert type(x).__name__ == "StandIn"
@@ -175,11 +176,11 @@ def test_several_results(xpv):
     last = recording.operations[-1]
     assert (last.results, last.many) == (tuple(p.register for p in parts), True)
     for each in (lambda x: [x + 1.0], lambda x: (x + 1.0,)):
-        parts = whole(each)(x)
+        parts = one_call(each)(x)
         assert type(parts) is type(each(x.value))
         last = recording.operations[-1]
         assert (last.name, last.many, last.results) == ("call", True, (parts[0].register,))
-    whole(operator.neg)(x)
+    one_call(operator.neg)(x)
     assert not recording.operations[-1].many
 
 
@@ -189,7 +190,7 @@ def test_what_comes_back_as_it_was_is_no_operation(xpv):
     assert x.xp.asarray(x) is x
     assert not recording.operations
     with pytest.raises(NotRecordable, match="call returns its argument"):
-        whole(lambda x: x)(x)
+        one_call(lambda x: x)(x)
 
 
 @pytest.mark.parametrize(
@@ -205,12 +206,12 @@ def test_what_comes_back_as_it_was_is_no_operation(xpv):
 def test_results_that_are_no_arrays_are_refused(function, message, xpv):
     recording, x = recorded(xpv, values((2, 2)))
     with pytest.raises(NotRecordable, match=message):
-        whole(function)(x)
+        one_call(function)(x)
     assert not recording.operations
 
 
 def test_functions_that_are_written_down_as_one(xpv):
-    @whole
+    @one_call
     def scaled(x, *, by):
         return x * by["factor"]
 
@@ -229,11 +230,11 @@ def test_functions_that_are_written_down_as_one(xpv):
 def test_checks_are_written_down(xpv):
     seen = []
     recording, x = recorded(xpv, values((2, 2)))
-    watch(seen.append, x)
+    examine(x, seen.append)
     assert len(seen) == 1
     assert seen[0] is x.value
     assert recording.operations == [Operation("call", seen.append, (x.register,), {}, ())]
-    watch(seen.append, 3)
+    examine(np.float64(3), seen.append)
     assert seen[1] == 3
     assert len(recording.operations) == 1
 
@@ -278,7 +279,7 @@ def test_dtypes_and_namespaces_are_no_constants(xpv):
     recording, x = recorded(xpv, values((3,)))
     x.xp.astype(x, x.xp.float64)
     assert recording.operations[-1].args == (x.register, x.xp.float64)
-    whole(lambda xp, x: xp.exp(x))(x.xp, x)
+    one_call(lambda xp, x: xp.exp(x))(x.xp, x)
     assert recording.operations[-1].args == (xl.namespace(x.value), x.register)
     assert not recording.constants
 

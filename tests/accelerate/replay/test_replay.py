@@ -6,12 +6,12 @@ import weakref
 import numpy as np
 import pytest
 from helpers import assert_same_bits, to_numpy, values
+from replay_code import one_call
 from replayed import compare, dense, each_word, images, labels, mlp, pair, sequences, vectors, words
 
 import xplayers as xl
 from xplayers import AccumulatedStep, MixedPrecision, TrainStep
 from xplayers._flat import whole
-from xplayers._recording import whole as recorded_whole
 from xplayers.accelerate.host import convolution, pooling
 
 pytestmark = pytest.mark.only("numpy", "readonly", "torch")  # whose steps are replayed
@@ -280,14 +280,14 @@ def test_losses_that_are_views_are_arrays_of_their_own(xpv):
 MADE, ALIVE = [], []  # no attributes of a layer: it would be another one in each step
 
 
-@recorded_whole
+@one_call
 def makes(x):
     y = x + 1.0
     MADE[:] = [weakref.ref(y)]
     return y
 
 
-@recorded_whole
+@one_call
 def looks(x):
     ALIVE.append(MADE[0]() is not None)
     return x * 1.0

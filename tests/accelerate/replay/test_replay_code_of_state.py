@@ -2,11 +2,10 @@
 
 import numpy as np
 import pytest
-from replay_code import case, check, programs
+from replay_code import case, check, one_call, programs
 
 from xplayers import elementwise
-from xplayers._recording import watch
-from xplayers._recording import whole as recorded_whole
+from xplayers.arrays.values import examine
 
 
 @elementwise
@@ -29,7 +28,7 @@ def scaled(xp, x, by):
     return x * by
 
 
-@recorded_whole
+@one_call
 def with_place(x, out=None):
     return np.add(x, 1.0, out=out) if isinstance(x, np.ndarray) else x + 1.0
 
@@ -390,7 +389,7 @@ def casts(xp, p, n, x):
 
 @case("looked_at(a0); v3 = sum(a0, axis=0); return v3")
 def checked(xp, p, n, x):
-    watch(looked_at, x)
+    examine(x, looked_at)
     return xp.sum(x, axis=0), p, n
 
 

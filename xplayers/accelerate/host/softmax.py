@@ -14,9 +14,9 @@ import numpy as np
 
 from xplayers._memory import empty
 from xplayers.accelerate.host.indexing import firsts
-from xplayers.arrays.elementwise import seen_now
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import portable_body
+from xplayers.arrays.values import host_values
 from xplayers.losses import softmax
 
 FEW = 32  # classes, up to which NumPy finds the largest sooner in a copy by classes; measured
@@ -67,5 +67,5 @@ def cross_entropy_of_targets(x: Array, t: Array) -> Any:
 
 def _are_above(a: Array, low: float) -> bool:
     """Whether values may be looked at, and all are above `low`."""
-    seen = seen_now(a)
+    seen = host_values(a)
     return seen is not None and seen.size > 0 and seen.item(seen.argmin()) > low

@@ -50,7 +50,7 @@ def emulating(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     """Let kernels run on the host, and new arrays be in its memory."""
     gpu = Gpu()
     for function in (doubled, *[case.function for case in CASES]):  # nothing is known from before
-        monkeypatch.setattr(function, "_programs", {})
+        monkeypatch.setattr(function, "programs", {})
     for module in (gradients, pooling, softmax_cross_entropy, sums):  # which keep what they launch
         monkeypatch.setattr(module, "_launcher", functools.cache(module._launcher.__wrapped__))
     monkeypatch.setattr(kernels, "Launcher", gpu)

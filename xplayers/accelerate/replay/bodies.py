@@ -1,0 +1,126 @@
+"""The table of tracers: how an operation is written down.
+
+What has a body for the array itself is written down as one call of it; what has none is called with
+the tracers, and its portable body writes itself down.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xplayers._recording import RecordingNamespace, StandIn, found, values
+from xplayers._roots import root, with_exact_root
+from xplayers.accelerate.host.elementwise import is_alike, program_of, viewed
+from xplayers.arrays.elementwise import scalar
+from xplayers.arrays.namespaces import namespace, on_host
+from xplayers.arrays.operation import OPERATIONS, body_of, portable_body
+
+
+class _Bodies(dict[str, Callable[..., Any]]):
+    """The bodies that are asked for, each made at first sight."""
+
+    def __missing__(self, name: str) -> Callable[..., Any]:
+        function = OPERATIONS[name]
+
+        def body(x: Any, *args: Any, **options: Any) -> Any:
+            first = next(found(StandIn, x))
+            own = body_of(function, first.value)
+            if own is None or (name in _IN_PARTS and isinstance(first.value, np.ndarray)):
+                return NotImplemented
+            # Of the library's body, if it takes such arrays, as it then does in every replay.
+            result = first.recording.call("call", own, (x, *args), options)
+            if result is NotImplemented and name not in _IN_PARTS:
+                result = first.recording.call("call", function, (x, *args), options)
+            return result
+
+        self[name] = body
+        return body
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name]
+
+
+def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
+    """Write an elementwise function down as one call, or let it write itself down."""
+    if x.shape or not isinstance(x.value, np.ndarray | np.generic):
+        operands = (x, *map(_scalar, operands[1:]))
+    plain = [a.value if isinstance(a, StandIn) else a for a in operands]
+    if not _is_one_call(function, plain, options):
+        on_cpu = namespace(x).__name__ == "array_api_compat.torch" and on_host(x)
+        xp = _with_exact_root(x.xp) if on_cpu else x.xp
+        return function.function(xp, *operands, **options)
+    given = None
+    if out is not None:  # what was given up is written when all has gone well
+        outs = [values(o) for o in (out if isinstance(out, tuple) else (out,))]
+        given = tuple([namespace(o).empty_like(o) for o in outs])
+        given = given if isinstance(out, tuple) else given[0]
+    results = function(*plain, out=given, **options)
+    many = isinstance(results, tuple)
+    tracers = [x.recording.fresh(r) for r in (results if many else (results,))]
+    # A 0-d tensor of the host takes part as a number, as it does without a recording.
+    operands = tuple([a.item() if isinstance(a, StandIn) and not a.shape else a for a in operands])
+    x.recording.add("elementwise", function, operands, options, tracers, many=many)
+    return tuple(tracers) if many else tracers[0]
+
+
+def _is_one_call(function: Any, operands: list, options: dict[str, Any]) -> bool:
+    """Whether a replay can leave the operands to a program, with the same bits."""
+    seen = viewed(operands)
+    if seen is None or not operands[0].shape:
+        return False
+    program = program_of(function, seen, options)
+    return program is not None and (seen is operands or is_alike(program, operands))
+
+
+def _scalar(a: Any) -> Any:
+    """Return a NumPy scalar or its tracer as a Python number or its tracer."""
+    if isinstance(a, StandIn) and isinstance(a.value, np.ndarray | np.generic) and not a.shape:
+        return a.item()
+    return scalar(a)
+
+
+@functools.cache
+def _with_exact_root(xp: RecordingNamespace) -> RecordingNamespace:
+    exact: Any = RecordingNamespace(xp._real)
+    plain: Any = with_exact_root(xp._real).sqrt
+
+    def sqrt(x: Any) -> Any:
+        tracer = isinstance(x, StandIn)
+        return x.recording.call("call", root, (x,), {}) if tracer else plain(x)
+
+    exact.sqrt = sqrt
+    return exact
+
+
+def examine(x: Any, check: Callable[..., None], *args: Any) -> None:
+    """Check now, and in every replay."""
+    tracer = next(found(StandIn, (x, args)))
+    check(*values((x, *args)))
+    tracer.recording.add("call", check, (x, *args), {}, [])
+
+
+def _corrections(t: Any, *args: Any) -> Any:
+    """One call of a number, which takes Python's functions."""
+    own = portable_body(OPERATIONS["corrections"])
+    return t.recording.call("call", own, (t, *args), {})
+
+
+def _portable(*args: Any, **options: Any) -> Any:
+    return NotImplemented
+
+
+BODIES = _Bodies(
+    evaluate=evaluate,
+    evaluate_rows=_portable,
+    zero_unless=_portable,
+    examine=examine,
+    host_values=lambda a: None,  # they differ in every replay
+    host_number=lambda a: a.item(),
+    corrections=_corrections,
+)
+# Replays on NumPy have memory for the parts of these, which so cost less than a call.
+_IN_PARTS = {"product", "cross_entropy_of_labels"}
