@@ -13,6 +13,7 @@ import pytest
 from backends import BACKENDS, Variant, installed, variants
 
 collect_ignore = ["mutation"]  # no tests: a session of nox runs it
+collect_ignore_glob = ["*conftest.py"]  # by doctests, which want modules of names of their own
 
 _passed: Counter[str] = Counter()
 _chosen: list[Variant] = []
