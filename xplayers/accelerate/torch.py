@@ -6,7 +6,6 @@ devices, and its two gradients. What is done here is to say which.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -161,10 +160,16 @@ def rate_number(lr: Array) -> Any:
 
 
 def normalized_channels(x: Array, eps: float) -> Any:
-    """As the portable body; a look tells that no square has overflowed, as mostly."""
-    xh, r, mean, var = portable.centred(x, eps)
+    """With fewer calls on the CPU; a look tells that no square has overflowed, as mostly."""
+    if not x.is_cpu or not x.numel():
+        return NotImplemented
+    axes = portable.but_channels(x)
+    mean = x.mean(axes, keepdim=True)
+    xh = x - mean
+    var = (xh * xh).mean(axes, keepdim=True)
+    r = (var + eps).sqrt_().reciprocal_()
     seen = host_values(r)
-    if seen is None or (seen.size and not 0.0 < seen.min() <= seen.max() < math.inf):
+    if seen is None or not normalization.least(seen) > 0.0:
         return portable_body(portable.normalized_channels)(x, eps)
     xh *= r
     return xh, r, mean, var

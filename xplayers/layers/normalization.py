@@ -36,29 +36,21 @@ def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Arra
 
     Squares may overflow its dtype; then only the variance is infinite.
     """
-    xp = namespace(x)
-    xh, r, mean, var = centred(x, eps)
-    fits = var < math.inf  # else eps is negligible
+    xp, axes = namespace(x), but_channels(x)
     _, _, _, down = UNITS[dtype_name(x.dtype)]
 
     def scaled(x: Array) -> Array:  # from x: a compiled step need not materialize xh
         xu = (x - mean) * down
-        return mean_over(xp, xu * xu, but_channels(x))
+        return mean_over(xp, xu * xu, axes)
 
-    with np.errstate(all="ignore"):
-        scaled_var = either(xp, xp.all(fits), lambda x: var, scaled, x)
-        r = xp.where(fits, r, down / xp.sqrt(scaled_var))
-        return xh * r, r, mean, var
-
-
-def centred(x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
-    """Return ``x - mean``, ``r``, mean and variance of channels whose squares do not overflow."""
-    xp, axes = namespace(x), but_channels(x)
     with np.errstate(all="ignore"):  # for libraries that compute with NumPy
         mean = mean_over(xp, x, axes)
         xh = x - mean
         var = mean_over(xp, xh * xh, axes)
-        return xh, 1.0 / xp.sqrt(var + eps), mean, var
+        fits = var < math.inf  # else eps is negligible
+        scaled_var = either(xp, xp.all(fits), lambda x: var, scaled, x)
+        r = xp.where(fits, 1.0 / xp.sqrt(var + eps), down / xp.sqrt(scaled_var))
+        return xh * r, r, mean, var
 
 
 def but_channels(x: Array) -> Axes:

@@ -219,3 +219,29 @@ def test_numbers_of_several_types(xpv):
         return xl.Sequential(xl.Affine.init(6, 5, rng=0), ByNumbers(), xl.Affine.init(5, 4, rng=1))
 
     compare(xpv, net, xl.SGD)
+
+
+NORMALIZATIONS = {
+    "batch": lambda: xl.BatchNormalization.init(6),
+    "layer": lambda: xl.LayerNormalization.init(6),
+    "group": lambda: xl.GroupNormalization.init(6, 2),
+    "mean square": lambda: xl.RmsNormalization.init(6),
+}
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-30, float("nan")])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_a_batch_whose_squares_are_no_numbers(normalization, scale, xpv):
+    """A body that looks at values has the portable one beside it in the replay too."""
+
+    def net():
+        return xl.Sequential(NORMALIZATIONS[normalization](), xl.Affine.init(6, 4, rng=0))
+
+    x, t = values((8, 6)).astype("float32"), xpv.asarray(np.arange(8) % 4)
+    auto, plain = (
+        TrainStep(net(), xl.SoftmaxWithLoss(), xl.SGD(), compile=how) for how in ("auto", False)
+    )
+    for factor in (1, 1, 1, scale, 1):
+        batch = xpv.asarray(x * np.float32(factor))
+        assert_same_bits(auto(batch, t), plain(batch, t))
+    assert auto._replays.replays

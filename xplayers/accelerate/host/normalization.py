@@ -35,7 +35,7 @@ def normalized_channels(x: np.ndarray, eps: float) -> Results:
             return portable_body(portable.normalized_channels)(x, eps)
         xh, mean, var = _centred(x, eps)
         r = var + eps
-        if _least(r) > 0.0 and _largest(r) < math.inf:
+        if least(r) > 0.0 and _largest(r) < math.inf:
             np.sqrt(r, r)
             np.divide(1.0, r, r)
             xh *= r
@@ -58,7 +58,7 @@ def _centred(x: np.ndarray, eps: Any) -> Results:
     var = channel_products(xh, xh).reshape(column)
     var /= count
     square = mean * mean
-    near = _largest(square) <= FAR**2 * _least(var)  # of all channels, which is quicker to say
+    near = _largest(square) <= FAR**2 * least(var)  # of all channels, which is quicker to say
     if not near and np.any(square > FAR**2 * (var + eps)):
         rest = channels_added(xh).reshape(column)
         rest /= count
@@ -102,7 +102,7 @@ def _plain_rows(x: np.ndarray, axes: int, eps: float, centred: bool) -> Results 
             np.sqrt(r, r)
             np.divide(1.0, r, r)
             np.multiply(given, r, h)
-        if _least(whole_r) > 0.0 and _largest(whole_r) < 2.0**60:
+        if least(whole_r) > 0.0 and _largest(whole_r) < 2.0**60:
             return xh.reshape(x.shape), whole_r.reshape(shape)
     return None
 
@@ -134,7 +134,8 @@ def normalized_rows_gradient(
 
 
 # Without the function around a reduction, which takes as long. NaN is both.
-def _least(a: np.ndarray) -> float:
+def least(a: np.ndarray) -> float:
+    """Return the smallest value, or one that is NaN."""
     return a.item(a.argmin())
 
 
