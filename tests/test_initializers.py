@@ -92,7 +92,7 @@ def test_help_of_init_has_every_argument_in_full(layer):
     names = re.findall(r"^([\w, ]+)(?: : .+)?\n {4}\S", parameters, re.MULTILINE)
     assert set(", ".join(names).split(", ")) == {*inspect.signature(layer.init).parameters}
     assert "every `init`" not in text
-    assert "like : array, optional\n    Make the parameters of its library, on its" in text
+    assert "like : array, optional\n    Library, device and floating dtype" in text
     assert returns == "Self"
 
 

@@ -218,7 +218,7 @@ def test_update_without_gradients_says_what_to_call(xpv):
         (
             [4, 5],
             "float32",
-            r"it has m of 2\.W, 2\.b too\. Make a new optimizer, or begin afresh by",
+            r"it has m of 2\.W, 2\.b too\. Create a new optimizer, or reset it by",
         ),
         ([4, 5, 3], "float64", r"2\.b is \S*float64 of shape \(3,\)"),
     ],
