@@ -95,7 +95,7 @@ from xplayers.training import (
 
 
 def __getattr__(name: str):  # asked where there is no such name
-    raise _foreign.of_package(name, __all__, functional.__all__)
+    raise _foreign.missing_in_package(name, __all__, functional.__all__)
 
 
 __version__ = "0.1.0"

@@ -1,9 +1,9 @@
-"""Checks of arguments where they are given: in constructors and at first sight, not in every call.
+"""Checks of arguments, in constructors and at first use, not in every call.
 
-Each says who was called, which argument it is, what was expected, what came, and the next step:
-``SGD: lr is -1; expected a positive number.`` A wrong value is a ValueError, a wrong kind of thing
-a TypeError. Numbers come back as Python's, which never decide the dtype of an array: with
-``eps=np.float64(1e-5)`` as it stands, float32 arrays would become float64.
+Errors name the owner, the argument, its value, what was expected, and the next step:
+``SGD: lr is -1; expected a positive number.`` A wrong value is a ValueError, a wrong type a
+TypeError. Numbers are returned as Python's, which never affect the dtype of an array: with
+``eps=np.float64(1e-5)`` unchanged, float32 arrays would become float64.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHORT.maxstring = _SHORT.maxother = 60
 
 
 def shown(value: Any) -> str:
-    """Return `value` as the errors show it: in a few words, however large it is."""
+    """Return a short description of `value` for error messages."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     shape = getattr(value, "shape", None)
@@ -55,13 +55,13 @@ def number(
     Parameters
     ----------
     owner, name : str
-        Who was called, and the argument.
+        The object or function that was called, and the argument.
     value : object
-        What came.
+        The value passed.
     least, above, most, below : float, optional
         The range: not below `least`, above `above`, not above `most`, below `below`.
     finite : bool
-        Whether an infinity is refused. NaN always is.
+        Whether infinity is refused. NaN always is.
     hint : str
         The next step.
 
@@ -69,22 +69,22 @@ def number(
     -------
     float
     """
-    found = value if type(value) is float else _real(value)
-    if found is None:
-        words = _range(least, above, most, below)
-        words = words if "number" in words else f"a number from {words}"
-        raise TypeError(_wrong(owner, name, value, words, hint))
-    good = (
-        not math.isnan(found)
-        and (not finite or math.isfinite(found))
-        and (least is None or found >= least)
-        and (above is None or found > above)
-        and (most is None or found <= most)
-        and (below is None or found < below)
+    x = value if type(value) is float else _real(value)
+    if x is None:
+        expected = _range(least, above, most, below)
+        expected = expected if "number" in expected else f"a number from {expected}"
+        raise TypeError(_wrong(owner, name, value, expected, hint))
+    in_range = (
+        not math.isnan(x)
+        and (not finite or math.isfinite(x))
+        and (least is None or x >= least)
+        and (above is None or x > above)
+        and (most is None or x <= most)
+        and (below is None or x < below)
     )
-    if not good:
+    if not in_range:
         raise ValueError(_wrong(owner, name, value, _range(least, above, most, below), hint))
-    return found
+    return x
 
 
 def positive(owner: object, name: str, value: Any, *, finite: bool = True, hint: str = "") -> float:
@@ -98,15 +98,15 @@ def integer(owner: object, name: str, value: Any, *, least: int | None = 1, hint
     try:
         if _is_bool(value):
             raise TypeError
-        found = operator.index(value)
+        n = operator.index(value)
     except TypeError:
         real = _real(value)
         if not hint and real is not None and real.is_integer():
             hint = f"Use // to divide, or int({name})."
         raise TypeError(_wrong(owner, name, value, expected, hint)) from None
-    if least is not None and found < least:
+    if least is not None and n < least:
         raise ValueError(_wrong(owner, name, value, expected, hint))
-    return found
+    return n
 
 
 def flag(owner: object, name: str, value: Any) -> bool:
@@ -116,12 +116,12 @@ def flag(owner: object, name: str, value: Any) -> bool:
     return bool(value)
 
 
-def choice(owner: object, name: str, value: Any, words: Sequence[Any], *, hint: str = "") -> Any:
-    """Return `value`, which is one of `words`."""
-    for word in words:
-        if value is word or (isinstance(value, str) and value == word):
-            return word
-    expected = " or ".join(filter(None, (", ".join(map(repr, words[:-1])), repr(words[-1]))))
+def choice(owner: object, name: str, value: Any, choices: Sequence[Any], *, hint: str = "") -> Any:
+    """Return `value`, which is one of `choices`."""
+    for option in choices:
+        if value is option or (isinstance(value, str) and value == option):
+            return option
+    expected = " or ".join(filter(None, (", ".join(map(repr, choices[:-1])), repr(choices[-1]))))
     message = _wrong(owner, name, value, expected, hint)
     raise (ValueError if isinstance(value, str) else TypeError)(message)
 
@@ -129,23 +129,23 @@ def choice(owner: object, name: str, value: Any, words: Sequence[Any], *, hint: 
 def instance(
     owner: object, name: str, value: Any, kinds: Any, expected: str, *, hint: str = ""
 ) -> Any:
-    """Return `value`, which is of one of `kinds` (a class or a tuple); `expected` in words."""
+    """Return `value`, an instance of `kinds` (a class or a tuple); `expected` describes them."""
     if isinstance(value, kinds):
         return value
     if isinstance(value, type) and issubclass(value, kinds):
-        hint = f"Call the class: {call_of(value)}."
+        hint = f"Call the class: {constructor_call(value)}."
     raise TypeError(_wrong(owner, name, value, expected, hint))
 
 
 def function(owner: object, name: str, value: Any, expected: str = "a function") -> Any:
-    """Return `value`, which can be called."""
+    """Return `value`, a callable."""
     if not callable(value):
         raise TypeError(_wrong(owner, name, value, expected, ""))
     return value
 
 
 def generator(owner: object, name: str, value: Any) -> np.random.Generator:
-    """Return the generator that `value` says: an int is a seed, None is fresh entropy."""
+    """Return the generator for `value`: an int is a seed, None draws fresh entropy."""
     expected = "an int (a seed), a numpy.random.Generator or None"
     empty = isinstance(value, list | tuple) and not value
     if _is_bool(value) or isinstance(value, str | bytes) or empty:
@@ -158,10 +158,10 @@ def generator(owner: object, name: str, value: Any) -> np.random.Generator:
 
 
 class Option:
-    """An attribute that is checked where it is set, in the constructor and later.
+    """Descriptor of an attribute that is checked whenever it is set.
 
     It is declared in the class, with a function of this file: ``eps = Option(number, least=0)``.
-    Read, it is an attribute as any other: the value is in the ``__dict__`` of the object.
+    The value is in the ``__dict__`` of the object, so reading is as fast as for others.
     """
 
     def __init__(self, check: Callable[..., Any], /, **limits: Any) -> None:
@@ -170,13 +170,13 @@ class Option:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def __set__(self, of: Any, value: Any) -> None:
-        found = self.check(type(of).__name__, self.name, value, **self.limits)
-        of.__dict__[self.name] = found
+    def __set__(self, obj: Any, value: Any) -> None:
+        checked = self.check(type(obj).__name__, self.name, value, **self.limits)
+        obj.__dict__[self.name] = checked
 
-    if TYPE_CHECKING:  # without a __get__, reading costs what it costs elsewhere
+    if TYPE_CHECKING:  # a __get__ would slow down reading
 
-        def __get__(self, of: Any, owner: type | None = None) -> Any: ...
+        def __get__(self, obj: Any, owner: type | None = None) -> Any: ...
 
 
 def floating(owner: object, name: str, value: Any) -> np.dtype:
@@ -184,18 +184,18 @@ def floating(owner: object, name: str, value: Any) -> np.dtype:
     expected = "'float32', 'float64' or 'float16'"
     text = str(value)
     try:
-        found = np.dtype(text.removeprefix("torch.") if text.startswith("torch.") else value)
+        dtype = np.dtype(text.removeprefix("torch.") if text.startswith("torch.") else value)
     except TypeError:
-        found = None
-    if value is None or found is None:
+        dtype = None
+    if value is None or dtype is None:
         kind = ValueError if isinstance(value, str) else TypeError
         hint = ""
-        if text.endswith("bfloat16"):  # of which NumPy has none
+        if text.endswith("bfloat16"):  # not a dtype of NumPy
             hint = "Make it in float32, and call to(like=x)."
         raise kind(_wrong(owner, name, value, expected, hint))
-    if found.name not in ("float16", "float32", "float64", "bfloat16") or not found.isnative:
+    if dtype.name not in ("float16", "float32", "float64", "bfloat16") or not dtype.isnative:
         raise TypeError(_wrong(owner, name, value, expected, ""))
-    return found
+    return dtype
 
 
 def sizes(owner: object, name: str, value: Any, *, least: int | None = 1) -> tuple[int, ...]:
@@ -210,24 +210,24 @@ def sizes(owner: object, name: str, value: Any, *, least: int | None = 1) -> tup
 
 
 def one_by_one(owner: object, name: str, values: tuple[Any, ...], call: str, least: int = 1) -> Any:
-    """Return the sizes that a function takes one by one, ``f(*values)``, as ints."""
+    """Return sizes that a function takes as separate arguments, ``f(*values)``, as ints."""
     if len(values) == 1 and isinstance(values[0], tuple | list):
-        given = ", ".join(map(repr, values[0]))
-        message = f"{owner}: {name} is {shown(values[0])}; expected integers one by one."
-        raise TypeError(f"{message} Write {call}({given}).")
+        arguments = ", ".join(map(repr, values[0]))
+        message = f"{owner}: {name} is {shown(values[0])}; expected separate integers."
+        raise TypeError(f"{message} Write {call}({arguments}).")
     return sizes(owner, name, values, least=least)
 
 
-def call_of(kind: type) -> str:
-    """Return the call that makes a `kind`, with the arguments that it needs: ``Relu()``."""
+def constructor_call(kind: type) -> str:
+    """Return the call that creates a `kind`, with its required arguments: ``Relu()``."""
     name, make = kind.__name__, kind.__init__
     if isinstance(inspect.getattr_static(kind, "init", None), classmethod):
         name, make = f"{name}.init", kind.init
-    return f"{name}({', '.join(needed(make))})"
+    return f"{name}({', '.join(required_arguments(make))})"
 
 
-def needed(make: Callable[..., Any]) -> list[str]:
-    """Return the arguments that a function or ``__init__`` cannot go without, by name."""
+def required_arguments(make: Callable[..., Any]) -> list[str]:
+    """Return the names of the required arguments of a function or ``__init__``."""
     if make is object.__init__:
         return []
     return [
@@ -251,8 +251,8 @@ def _is_bool(value: Any) -> bool:
 
 
 def _real(value: Any) -> float | None:
-    """Return a real number as a float, None for what is none."""
-    scalar = getattr(value, "shape", None) == ()  # of NumPy, or a 0-d array of any library
+    """Return a real number as a float, else None."""
+    scalar = getattr(value, "shape", None) == ()  # a NumPy scalar, or a 0-d array of any library
     if _is_bool(value) or not (scalar or isinstance(value, numbers.Real)):
         return None
     if getattr(getattr(value, "dtype", None), "kind", "f") not in "iufV":  # V: bfloat16
@@ -268,7 +268,7 @@ def _real(value: Any) -> float | None:
 def _range(
     least: float | None, above: float | None, most: float | None, below: float | None
 ) -> str:
-    """Return a range in words."""
+    """Describe a range."""
     low, high = above if least is None else least, below if most is None else most
     if high is None:
         if low is None:

@@ -1,6 +1,6 @@
-"""Names that people bring from other libraries, and what they are called here.
+"""Names of other libraries, and their counterparts here, for the messages of AttributeError.
 
-They are looked up where there is nothing of that name, so a name of one's own always wins.
+They are looked up only for missing attributes, so existing names always take precedence.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def _by_word(table: Mapping[str, str]) -> dict[str, str]:
-    """Return a table of what is said about words, by word."""
-    return {word: said for said, words in table.items() for word in words.split()}
+def _by_name(table: Mapping[str, str]) -> dict[str, str]:
+    """Return the hints by foreign name, from the foreign names by hint."""
+    return {name: hint for hint, names in table.items() for name in names.split()}
 
 
 # Names of the package, in lower case and without underscores.
-PACKAGE = _by_word(
+PACKAGE = _by_name(
     {
         "Affine": "linear dense fullyconnected fc linearlayer",
         "Convolution": "conv conv1d conv2d conv3d convolution2d",
@@ -80,7 +80,7 @@ PACKAGE = _by_word(
     }
 )
 
-NETWORK = _by_word(
+NETWORK = _by_name(
     {
         "xplayers.Trainer(net, loss, optimizer).fit(x, t) trains it.": (
             "fit train_on_batch fit_generator"
@@ -90,7 +90,7 @@ NETWORK = _by_word(
         ),
         "xplayers.TrainStep(net, loss, optimizer) is the whole step, compiled.": "compile",
         "xplayers.evaluate(net, loss, x, t) does it.": "evaluate",
-        "xplayers.summary(net, input_shape) is the table, as summary(net, (1, 28, 28)).": "summary",
+        "xplayers.summary(net, input_shape) is one, as summary(net, (1, 28, 28)).": "summary",
         "xplayers.summary(net, input_shape) counts them.": "count_params",
         "net.params is a mapping of the parameters, by name.": (
             "parameters named_parameters weights get_weights trainable_weights trainable_variables "
@@ -101,9 +101,9 @@ NETWORK = _by_word(
         "xplayers.save(path, net) writes it to a file, xplayers.load(path, net) reads one.": (
             "save load save_weights load_weights"
         ),
-        "net.zero_grads() forgets them; a new forward begins afresh.": "zero_grad",
+        "net.zero_grads() drops them; the backward after a forward overwrites them.": "zero_grad",
         "net.grads has them by name, as net.params.": "grad gradients gradient",
-        "net.to(xp=..., device=..., dtype=...) moves it, net.to(like=x) to where x is.": (
+        "net.to(xp=..., device=..., dtype=...) moves it, net.to(like=x) to the device of x.": (
             "cuda cpu half float double device gpu"
         ),
         "net[0], net['name'] and iter(net) are the layers of a Sequential.": (
@@ -116,11 +116,13 @@ NETWORK = _by_word(
     }
 )
 
-OPTIMIZER = _by_word(
+OPTIMIZER = _by_name(
     {
-        "A forward begins afresh; net.zero_grads() forgets gradients.": "zero_grad",
+        "The backward after a forward overwrites gradients; net.zero_grads() drops them.": (
+            "zero_grad"
+        ),
         "It is lr.": "learning_rate",
-        "The learning rate is lr; update(net.params, net.grads) takes all.": "param_groups",
+        "The learning rate is lr; update(net.params, net.grads) updates all.": "param_groups",
         "update(net.params, net.grads) takes a step.": "apply_gradients minimize apply",
         "It is state, a dict, None at first.": "state_dict load_state_dict",
     }
@@ -128,42 +130,44 @@ OPTIMIZER = _by_word(
 
 
 class Foreign:
-    """A name that layers do not have. In their class, as a ``__getattr__`` slows all others down.
+    """Descriptor of a name that layers do not have; a ``__getattr__`` would slow down all others.
 
-    Attributes of an object and of a subclass come before it.
+    Attributes of an object and of a subclass take precedence.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __get__(self, of: Any, owner: type | None = None) -> Any:
-        raise of_object(owner if of is None else of, self.name, NETWORK, "attribute")
+    def __get__(self, obj: Any, owner: type | None = None) -> Any:
+        raise missing_attribute(owner if obj is None else obj, self.name, NETWORK, "attribute")
 
     def __repr__(self) -> str:
-        return f"<there is none. {NETWORK[self.name]}>"
+        return f"<missing. {NETWORK[self.name]}>"
 
 
-def of_package(name: str, public: Iterable[str], functions: Iterable[str]) -> AttributeError:
+def missing_in_package(
+    name: str, public: Iterable[str], functions: Iterable[str]
+) -> AttributeError:
     """Return the error for a name that the package does not have, but perhaps `functional`."""
     key = name.replace("_", "").lower()
     ours = {n.replace("_", "").lower(): n for n in public}
-    found = ""
+    counterpart = ""
     if not name.startswith("_"):
-        import difflib  # which a program without mistakes goes without
+        import difflib  # only imported for errors
 
         close = difflib.get_close_matches(key, ours, 1, 0.8) or [""]
-        found = ours.get(key) or PACKAGE.get(key) or ours.get(close[0])
+        counterpart = ours.get(key) or PACKAGE.get(key) or ours.get(close[0])
     if name in functions:
-        found = f"functional.{name}" + (
+        counterpart = f"functional.{name}" + (
             f", or the layer xplayers.{ours[key]}" if key in ours else ""
         )
-    hint = f" It is xplayers.{found} here." if found else ""
+    hint = f" It is xplayers.{counterpart} here." if counterpart else ""
     return AttributeError(f"module 'xplayers' has no attribute {name!r}.{hint}", name=name)
 
 
-def of_object(of: Any, name: str, words: Mapping[str, str], what: str) -> AttributeError:
-    """Return the error for an attribute that an object does not have, as the `what` of it."""
-    hint = f" {words[name]}" if name in words else ""
-    kind = of if isinstance(of, type) else type(of)
+def missing_attribute(obj: Any, name: str, hints: Mapping[str, str], what: str) -> AttributeError:
+    """Return the error for a missing attribute of an object; `what` names it, as "attribute"."""
+    hint = f" {hints[name]}" if name in hints else ""
+    kind = obj if isinstance(obj, type) else type(obj)
     message = f"{kind.__name__} has no {what} {name!r}.{hint}"
-    return AttributeError(message, name=name, obj=of)
+    return AttributeError(message, name=name, obj=obj)

@@ -1,17 +1,17 @@
-"""Words in the columns of a terminal: how wide they are, filled up, and cut where they are long."""
+"""Text in the columns of a terminal: its width, padding and truncation."""
 
 from __future__ import annotations
 
 
 def columns(text: str) -> int:
-    """Return how many columns of a terminal a text takes: two for a CJK character."""
+    """Return the width of a text in columns of a terminal: two for a CJK character."""
     if text.isascii():
         return len(text)
     return sum(map(_columns, text))
 
 
 def _columns(character: str) -> int:
-    import unicodedata  # which a table of ASCII does without
+    import unicodedata  # not needed for ASCII
 
     if unicodedata.combining(character) or unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
@@ -19,17 +19,17 @@ def _columns(character: str) -> int:
 
 
 def left(text: str, width: int) -> str:
-    """Fill a text up with spaces behind it, to so many columns."""
+    """Pad a text on the right, to `width` columns."""
     return text + " " * (width - columns(text))
 
 
 def right(text: str, width: int) -> str:
-    """Fill a text up with spaces before it, to so many columns."""
+    """Pad a text on the left, to `width` columns."""
     return " " * (width - columns(text)) + text
 
 
-def cut(text: str, most: int) -> str:
-    """Return a text in one line of at most so many columns; what is longer ends in an ellipsis."""
+def truncate(text: str, most: int) -> str:
+    """Return a text in one line of at most `most` columns, truncated with an ellipsis."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     if columns(text) <= most:
         return text
@@ -38,11 +38,11 @@ def cut(text: str, most: int) -> str:
     return f"{text}\N{HORIZONTAL ELLIPSIS}"
 
 
-def cut_apart(texts: list[str], most: int) -> list[str]:
-    """Cut each text; where several became the same, a number tells which of all it is."""
-    short = [cut(text, most) for text in texts]
-    numbered = [f"{cut(text, most - len(f' #{i}'))} #{i}" for i, text in enumerate(texts)]
-    times = {text: short.count(text) for text in set(short)}
+def truncate_uniquely(texts: list[str], most: int) -> list[str]:
+    """Truncate each text; where several become the same, append their numbers."""
+    short = [truncate(text, most) for text in texts]
+    numbered = [f"{truncate(text, most - len(f' #{i}'))} #{i}" for i, text in enumerate(texts)]
+    count = {text: short.count(text) for text in set(short)}
     return [
-        n if times[s] > 1 and s != t else s for s, n, t in zip(short, numbered, texts, strict=True)
+        n if count[s] > 1 and s != t else s for s, n, t in zip(short, numbered, texts, strict=True)
     ]

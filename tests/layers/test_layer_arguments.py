@@ -145,8 +145,8 @@ CALLS = [
     # sizes as one
     (lambda: xl.LayerNormalization.init((4, 5)), "Write LayerNormalization.init(4, 5)."),
     (lambda: xl.LayerNormalization.init(), "LayerNormalization: there are no sizes; expected"),
-    (lambda: xl.Reshape((1, 28, 28)), "Reshape: shape is (1, 28, 28); expected integers one by "
-     "one. Write Reshape(1, 28, 28)."),
+    (lambda: xl.Reshape((1, 28, 28)), "Reshape: shape is (1, 28, 28); expected separate "
+     "integers. Write Reshape(1, 28, 28)."),
     (lambda: xl.Reshape(1.5), "Reshape: shape is (1.5,); expected integers of at least -1."),
     (lambda: xl.Transpose([2, 1]), "Write Transpose(2, 1)."),
     (lambda: xl.GroupNormalization.init(8, 8 / 4), "groups is 2.0; expected an integer. Use // to "

@@ -3,7 +3,7 @@
 import pytest
 
 import xplayers as xl
-from xplayers._text import columns, cut, cut_apart, left, right
+from xplayers._text import columns, left, right, truncate, truncate_uniquely
 
 pytestmark = pytest.mark.host
 
@@ -20,16 +20,16 @@ def test_columns(text, width):
 
 
 def test_what_is_long_is_cut():
-    assert cut("short", 5) == "short"
-    assert cut("longer", 5) == "long\u2026"
-    assert cut("\u732b" * 9, 6) == "\u732b\u732b\u2026"
-    assert cut("two\nlines\tand \x1b[31mred", 40) == "two lines and [31mred"
-    assert columns(cut("x" * 100_000, 30)) == 30
+    assert truncate("short", 5) == "short"
+    assert truncate("longer", 5) == "long\u2026"
+    assert truncate("\u732b" * 9, 6) == "\u732b\u732b\u2026"
+    assert truncate("two\nlines\tand \x1b[31mred", 40) == "two lines and [31mred"
+    assert columns(truncate("x" * 100_000, 30)) == 30
 
 
 def test_names_stay_apart_when_they_are_cut():
     names = ["class " + "x" * 50 + end for end in "ab"] + ["c", "c"]
-    first, second, *rest = cut_apart(names, 20)
+    first, second, *rest = truncate_uniquely(names, 20)
     assert first != second
     assert (first[-3:], second[-3:], rest) == (" #0", " #1", ["c", "c"])
     assert all(columns(name) <= 20 for name in (first, second))

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
-from xplayers._text import cut_apart
+from xplayers._text import truncate_uniquely
 from xplayers.training.failures import NonFiniteLoss, is_out_of_memory
 
 INTERRUPTED = 130  # exit code, as of a process that SIGINT ends
@@ -171,4 +171,4 @@ def named(names: Iterable[object]) -> list[str]:
     """Return names of classes as they stand in tables: in one line, not too long, and apart."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     texts = [str(name).encode(encoding, "backslashreplace").decode(encoding) for name in names]
-    return cut_apart(texts, WIDEST)
+    return truncate_uniquely(texts, WIDEST)

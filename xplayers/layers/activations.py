@@ -199,7 +199,7 @@ class Gelu(Layer):
     Hendrycks, Gimpel, arXiv:1606.08415, equation 2.
     """
 
-    approximate = Option(choice, words=("tanh", "none"))
+    approximate = Option(choice, choices=("tanh", "none"))
 
     def __init__(self, approximate: str = "tanh") -> None:
         self.approximate = approximate

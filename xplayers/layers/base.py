@@ -13,7 +13,7 @@ from typing import Any, Self, final
 
 import numpy as np
 
-from xplayers._checks import needed, shown
+from xplayers._checks import required_arguments, shown
 from xplayers._foreign import NETWORK, Foreign
 from xplayers.arrays.namespaces import (
     Array,
@@ -249,7 +249,7 @@ def _check_arrays(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
         inspect.signature(init).bind(*sizes, **kwargs)
         arguments = [*map(shown, sizes), *(f"{k}={shown(v)}" for k, v in kwargs.items())]
     except TypeError:
-        arguments = needed(init)
+        arguments = required_arguments(init)
     got = f"{first} is {shown(args[0])}" if is_size else f"there is no {' and no '.join(foreign)}"
     message = (
         f"{kind.__name__}: {got}; expected arrays. A layer with initial values is "

@@ -173,7 +173,7 @@ class Parallel(Container):
         If there is no layer, or the outputs do not fit.
     """
 
-    combine, axis = Option(choice, words=("sum", "concatenate")), Option(integer, least=None)
+    combine, axis = Option(choice, choices=("sum", "concatenate")), Option(integer, least=None)
 
     def __init__(
         self, *layers: Layer, combine: str = "sum", axis: int = 1, **named_layers: Layer

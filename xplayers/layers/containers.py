@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from xplayers._checks import generator, instance, shown
 from xplayers._checks import sizes as checked_sizes
-from xplayers._foreign import NETWORK, of_object
+from xplayers._foreign import NETWORK, missing_attribute
 from xplayers.arrays.namespaces import Array, check_input, check_same
 from xplayers.arrays.operation import operation
 from xplayers.initializers import Rng, he_normal, xavier_normal
@@ -170,7 +170,7 @@ class Container(Layer):
         for part in self.__dict__.get("_parts", ()):
             if part.name == name:
                 return part.layer
-        raise of_object(self, name, NETWORK, "attribute or part")
+        raise missing_attribute(self, name, NETWORK, "attribute or part")
 
 
 def _hint(owner: str, part: Any) -> str:

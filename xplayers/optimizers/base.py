@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from xplayers._checks import Option, call_of, instance, number
-from xplayers._foreign import OPTIMIZER, of_object
+from xplayers._checks import Option, constructor_call, instance, number
+from xplayers._foreign import OPTIMIZER, missing_attribute
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import (
     Array,
@@ -50,7 +50,7 @@ def rate(owner: object, name: str, value: Any) -> Any:
         return value
     hint = "Or pass a schedule of xplayers.schedules."
     if isinstance(value, type) and callable(value):
-        hint = f"Call the class: {call_of(value)}."
+        hint = f"Call the class: {constructor_call(value)}."
     elif given:
         hint = f"Parameters go to update: {owner}().update(net.params, net.grads)."
     return number(owner, name, value, least=0, hint=hint)
@@ -328,8 +328,8 @@ class Optimizer:
                 )
                 raise ValueError(message)
 
-    def __getattr__(self, name: str) -> Any:  # asked where there is no such attribute
-        raise of_object(self, name, OPTIMIZER, "attribute")
+    def __getattr__(self, name: str) -> Any:  # only called for missing attributes
+        raise missing_attribute(self, name, OPTIMIZER, "attribute")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(options(self))})"

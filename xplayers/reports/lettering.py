@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from xplayers._text import cut_apart
+from xplayers._text import truncate_uniquely
 
 # A dollar sign is one, and not the beginning of a formula; neither is one of TeX.
 _PLAIN = {"parse_math": False, "usetex": False}
@@ -24,7 +24,7 @@ def lettered(names: Iterable[str], most: int) -> tuple[list[str], dict[str, Any]
     style : dict
         Options of a `matplotlib.text.Text`.
     """
-    names = cut_apart(list(names), most)
+    names = truncate_uniquely(list(names), most)
     letters = {c for name in names for c in name if not c.isascii()}
     if not letters:
         return names, _PLAIN
@@ -43,7 +43,7 @@ def lettered(names: Iterable[str], most: int) -> tuple[list[str], dict[str, Any]
                 families.append(font.name)
                 letters -= found
     codes = {ord(c): c.encode("unicode_escape").decode() for c in letters}
-    names = cut_apart([name.translate(codes) for name in names], most)
+    names = truncate_uniquely([name.translate(codes) for name in names], most)
     return names, {**_PLAIN, "family": families}
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._checks import instance, integer
-from xplayers._terminal import notebook
+from xplayers._terminal import in_notebook
 from xplayers._text import columns as columns_of
 from xplayers.arrays.namespaces import Array, namespace, to_numpy
 from xplayers.layers.base import Layer
@@ -301,7 +301,7 @@ def _figure(path: AnyPath | None, width: float, height: float) -> Figure:
     import matplotlib.pyplot as plt
 
     # A notebook shows what a cell returns, and would show a figure of pyplot once more.
-    return Figure(**size) if notebook() else plt.figure(**size)
+    return Figure(**size) if in_notebook() else plt.figure(**size)
 
 
 def _check_suffix(path: str) -> None:

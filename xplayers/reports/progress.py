@@ -8,7 +8,7 @@ import time
 from typing import Any, TextIO
 
 from xplayers._checks import choice, shown
-from xplayers._terminal import Stream, notebook, watched, writable
+from xplayers._terminal import Stream, in_notebook, is_interactive, is_writable
 from xplayers.reports.columns import MEASURES
 from xplayers.reports.events import Event
 from xplayers.reports.history import text
@@ -73,17 +73,17 @@ class Progress:
         self._said = self._start
         self._loss = self._row = ""
         bar = None
-        if self.style == "bar" or (self.style == "auto" and watched(file)):
+        if self.style == "bar" or (self.style == "auto" and is_interactive(file)):
             bar = _tqdm()
         if bar is None and self.style == "bar":
             message = "Progress: a bar needs tqdm: pip install tqdm; or style='lines'."
             raise ImportError(message)
-        if file is None or not writable(file, sys.stdout, sys.stderr):  # which a bar flushes too
+        if file is None or not is_writable(file, sys.stdout, sys.stderr):  # which a bar flushes too
             bar = None
         if bar is not None:
             self._bar = bar(
                 total=event.total_samples, initial=event.samples, unit=" samples",
-                unit_scale=True, dynamic_ncols=True, file=None if notebook() else self._file,
+                unit_scale=True, dynamic_ncols=True, file=None if in_notebook() else self._file,
             )  # fmt: skip
 
     def _move(self, event: Event) -> None:
@@ -136,7 +136,7 @@ def clock(seconds: float) -> str:
 def _tqdm() -> Any:
     """Return the class of bars for where we are, None without tqdm."""
     try:
-        if notebook():
+        if in_notebook():
             from tqdm.auto import tqdm
         else:
             from tqdm import tqdm

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._checks import call_of, flag, shown
+from xplayers._checks import constructor_call, flag, shown
 from xplayers.arrays.namespaces import Array, asarray, dtype_name
 from xplayers.layers.base import Layer
 from xplayers.saving.files import AnyPath, in_full
@@ -185,7 +185,7 @@ def check_layer(owner: str, net: Any, hint: str = "") -> None:
         return
     kind = shown(net) if isinstance(net, type) else f"a {type(net).__name__}"
     if isinstance(net, type) and issubclass(net, Layer):
-        hint = f"Call the class: {call_of(net)}."
+        hint = f"Call the class: {constructor_call(net)}."
     elif isinstance(net, Mapping) and not hint:
         hint = "Pass the network itself, whose arrays these are."
     message = f"{owner}: net is {kind}; expected a layer, as Sequential. {hint}".rstrip()

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-from xplayers._terminal import say, warn
+from xplayers._terminal import notify, warn
 from xplayers.arrays.namespaces import Array, is_out_of_memory, to_numpy
 from xplayers.data.batches import minibatches
 from xplayers.reports.history import History, Row
@@ -332,7 +332,7 @@ class Run:
         """Go back to the last checkpoint, if there is one; of another run nothing is taken."""
         net, newest = self.step.net, checkpoint.newest()
         if newest is None:
-            say(
+            notify(
                 f"Trainer.fit: there is no checkpoint in {checkpoint.folder} to go on from; the "
                 "run begins with its first step."
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._checks import call_of, flag, instance, shown
+from xplayers._checks import constructor_call, flag, instance, shown
 from xplayers.arrays.namespaces import Array
 from xplayers.layers.base import Layer, code
 from xplayers.losses import Loss
@@ -391,7 +391,8 @@ def _checked_callbacks(callbacks: Any, progress: Any) -> list[Callable[[Event], 
     functions = list(callbacks)
     for i, callback in enumerate(functions):
         if isinstance(callback, type) or not callable(callback):
-            hint = f" Call the class: {call_of(callback)}." if isinstance(callback, type) else ""
+            is_class = isinstance(callback, type)
+            hint = f" Call the class: {constructor_call(callback)}." if is_class else ""
             message = f"callbacks[{i}] is {shown(callback)}; expected a function of an Event.{hint}"
             raise TypeError(f"Trainer: {message}")
     if not isinstance(progress, bool | np.bool_ | str | None):
