@@ -270,9 +270,7 @@ class TestCrossEntropyError:
         """Scores, for the most part."""
         y, t = xpv.asarray([[0.5, 0.5], [bad, 0.5]], "float32"), xpv.asarray([0, 1])
         needs_values(xpv)
-        with pytest.raises(
-            ValueError, match=r"y has values .* The loss of scores is .*SoftmaxWith"
-        ):
+        with pytest.raises(ValueError, match=r"y has values .* For scores use .*SoftmaxWith"):
             F.cross_entropy_error(y, t)
         good = xpv.asarray([[0.5, 0.5], [1.0, 0.0]], "float32")
         if bad < 0:

@@ -100,7 +100,7 @@ def test_mistakes():
         s.Cosine(1.0, steps=0)
     with pytest.raises(ValueError, match="Step: every is -1"):
         s.Step(1.0, every=-1)
-    with pytest.raises(ValueError, match="OneCycle: rise is 1.5; expected a part between 0 and 1"):
+    with pytest.raises(ValueError, match="OneCycle: rise is 1.5; expected a fraction between"):
         s.OneCycle(1.0, steps=10, rise=1.5)
     with pytest.raises(TypeError, match="Constant: step is a str"):
         s.Constant(1.0)("a")

@@ -1,6 +1,6 @@
-"""Plain functions of arrays: array in, new array out, dtype kept, the input never changed.
+"""Pure functions of arrays: the result is a new array of the same dtype.
 
-Every function takes an array of any shape and of any library, and computes there.
+Every function takes arrays of any shape and any library.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ __all__ = [
     "tanh", "tanh_derivative",
 ]  # fmt: skip
 
-# The largest arguments of exp: exp(x) of float16 overflows above 11.09, of float32 (and bfloat16,
-# which has its range) above 88.72, of float64 above 709.78. There a sigmoid is 1 to the last digit.
+# The largest arguments of exp: exp(x) overflows in float16 above 11.09, in float32 (and bfloat16,
+# with the same range) above 88.72, in float64 above 709.78. There a sigmoid rounds to 1.
 _LARGEST_EXPONENT = {"float16": 11.0, "float64": 709.0}
-# Where x * sigmoid(x) is 0 in every dtype; minus infinity times 0 would be NaN.
+# Below -1000, x * sigmoid(x) is 0 in every dtype; minus infinity times 0 would be NaN.
 _SIGMOID_END = 1000.0
 
 
@@ -53,8 +53,8 @@ def relu(xp, x):
     Returns
     -------
     array
-        A fresh array of the shape and dtype of `x`. NaN stays NaN. Of -0.0 it is a zero of either
-        sign, as that of ``max(-0.0, 0.0)`` is left open: PyTorch's depends on the place in memory.
+        A new array of the shape and dtype of `x`. NaN stays NaN. For -0.0 the sign of the zero is
+        unspecified, as for ``max(-0.0, 0.0)``: in PyTorch it depends on the alignment in memory.
 
     See Also
     --------
@@ -73,8 +73,8 @@ def relu(xp, x):
 def relu_derivative(xp, x):
     """Derivative of `relu`, ``1 where x > 0 else 0``.
 
-    At 0, where ReLU has none, it is 0: the value that the layer `Relu` and PyTorch, JAX and Keras
-    use (``relu_grad`` of *Deep Learning from Scratch* has 1 there, its layer 0).
+    At 0, where ReLU is not differentiable, it is 0, as in the layer `Relu` and in PyTorch, JAX and
+    Keras (``relu_grad`` of *Deep Learning from Scratch* has 1 there, its layer 0).
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def relu_derivative(xp, x):
     Returns
     -------
     array
-        A fresh array of the shape and dtype of `x`; `x` is as before.
+        A new array of the shape and dtype of `x`; `x` is not changed.
 
     Examples
     --------
@@ -172,10 +172,10 @@ def sigmoid(xp, x):
 
     Notes
     -----
-    Computed as ``e / (1 + e)`` with ``e = exp(x)``, which is kept from overflowing. So there is no
-    warning for any `x`, and the relative error is that of ``exp`` wherever the result is a normal
-    number. The form ``tanh(x / 2) / 2 + 1 / 2``, which some libraries use, has no correct digit
-    left below x = -17 in float32.
+    Computed as ``e / (1 + e)`` with ``e = exp(x)``, where `x` is clipped so that ``exp`` does not
+    overflow. So no `x` causes a warning, and the relative error is that of ``exp`` wherever the
+    result is a normal number. The form ``tanh(x / 2) / 2 + 1 / 2``, which some libraries use, has
+    no correct digit below x = -17 in float32.
     """
     e = _bounded_exp(xp, x)
     return e / (1.0 + e)
@@ -190,10 +190,10 @@ def _bounded_exp(xp, x):
 def sigmoid_derivative(xp, x):
     """Derivative of `sigmoid` at `x`, ``s * (1 - s)`` with ``s = sigmoid(x)``.
 
-    Takes the input of the sigmoid. Where its output ``y`` is at hand, ``y * (1 - y)`` is the same
-    and needs no exponential; that is what the layer `Sigmoid` does.
+    Takes the input of the sigmoid. If its output ``y`` is known, ``y * (1 - y)`` is the same and
+    needs no exponential, as in the layer `Sigmoid`.
     """
-    # It is even, and e / (1 + e)^2 with e = exp(-|x|) has no cancellation for large x.
+    # The function is even, and e / (1 + e)^2 with e = exp(-|x|) does not cancel for large x.
     e = xp.exp(-xp.abs(x))
     root = 1.0 + e
     return e / (root * root)
@@ -216,8 +216,7 @@ def tanh_derivative(xp, x):
 def softplus(xp, x):
     """Smooth rectifier, ``y = log(1 + exp(x))``, computed as ``max(x, 0) + log1p(exp(-abs(x)))``.
 
-    The same function as in PyTorch with ``beta=1``; there it becomes ``x`` itself above a
-    threshold of 20.
+    The same as in PyTorch with ``beta=1``, which returns ``x`` above a threshold of 20.
     """
     return xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
 
@@ -294,7 +293,7 @@ def gelu(xp, x, *, approximate="tanh"):
 def gelu_derivative(xp, x, *, approximate="tanh"):
     """Derivative of `gelu`: exactly ``P(Z <= x) + x * exp(-x**2 / 2) / sqrt(2 * pi)``."""
     if gelu_by_tanh(approximate):
-        x = xp.minimum(xp.maximum(x, -_GELU_END), _GELU_END)  # 0 and 1 beyond; squares overflow
+        x = xp.minimum(xp.maximum(x, -_GELU_END), _GELU_END)  # 0 or 1 outside; avoids overflow
         square = x * x
         t = xp.tanh(x * (_GELU_A + _GELU_B * square))
         return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * (_GELU_A + 3.0 * _GELU_B * square)
@@ -309,20 +308,20 @@ def gelu_derivative(xp, x, *, approximate="tanh"):
 _GELU_A = math.sqrt(2.0 / math.pi)
 _GELU_B = 0.044715 * _GELU_A
 _NORMAL_END = 40.0  # P(Z > 40) is 0 in float64
-_GELU_END = 20.0  # the derivative is 0 or 1 to the last digit from 10 on
+_GELU_END = 20.0  # the derivative rounds to 0 or 1 above 10
 
 
 def gelu_by_tanh(approximate: str) -> bool:
-    """Whether `approximate` asks for the tanh form; raises where it asks for none of the two."""
+    """Whether `approximate` selects the tanh form; raises ValueError if it is neither."""
     if not isinstance(approximate, str) or approximate not in ("tanh", "none"):
         choice("gelu", "approximate", approximate, ("tanh", "none"))
     return approximate == "tanh"
 
 
 # erfc(z) = t exp(P(2t - 1) - z^2) with t = 2 / (2 + z), for z >= 0: the form of Press et al.,
-# "Numerical Recipes", 3rd edition, section 6.2.2. The standard has no erf. The coefficients are
-# those of the Chebyshev series of P, computed with 50 digits; cut after 11 terms the relative error
-# of erfc is 1e-7, after all 28 it is 3e-15.
+# "Numerical Recipes", 3rd edition, section 6.2.2. The Array API has no erf. The coefficients are
+# those of the Chebyshev series of P, computed with 50 digits; truncated after 12 terms the relative
+# error of erfc is 1e-7, with all 28 it is 3e-15.
 _ERFC = (
     -0.65132685989085472, 0.64196979235649026, 0.019476473204185836, -0.0095615147868086317,
     -0.00094659534448203683, 0.00036683949785276145, 4.252332480690773e-5, -2.0278578112534167e-5,
@@ -355,13 +354,13 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
     x : array
         Any shape of at least one axis, floating-point.
     axis : int
-        The axis along which the results add up to 1.
+        The axis along which the results sum to 1.
 
     Returns
     -------
     array
-        Shape and dtype of `x`. The largest value of the axis is subtracted first, so nothing
-        overflows; sums of 16-bit values are taken in float32. Infinite values share all of it;
+        Shape and dtype of `x`. The maximum along the axis is subtracted first to avoid overflow;
+        16-bit values are summed in float32. Values of plus infinity share the probability equally;
         where all are minus infinity, it is NaN.
     """
     xp = namespace(x, "softmax")
@@ -373,7 +372,7 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
 
 
 def _axis(owner: str, x: Array, axis: Any) -> int:
-    """Return an axis that `x` has, as an int."""
+    """Check that `x` has the axis, and return it as an int."""
     n = len(x.shape)
     if type(axis) is not int:
         axis = integer(owner, "axis", axis, least=None)
@@ -402,8 +401,8 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     check_floating("log_softmax", "x", x)
     axis = _axis("log_softmax", x, axis)
     z = _below_largest(xp, x, axis)
-    # The largest has an exponential of 1, which would take the last digits of the others: one 1 is
-    # left out of the sum.
+    # The exponential of the largest is 1, and adding it would round off the others: one 1 is left
+    # out of the sum.
     largest = xp.astype(z == 0, z.dtype)
     rest = xp.sum(xp.exp(z) - largest, axis=axis, keepdims=True)
     rest += xp.sum(largest, axis=axis, keepdims=True) - 1.0
@@ -412,18 +411,18 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
 
 
 def _below_largest(xp: Namespace, x: Array, axis: int) -> Array:
-    """Return `x` less its largest value along `axis`, in at least float32."""
+    """Return `x` minus its maximum along `axis`, in at least float32."""
     wide = upcast(xp, x)
     most = xp.max(wide, axis=axis, keepdims=True)
     if not _surely_finite(most):
-        # Infinite scores become the largest numbers: infinity less infinity would be NaN.
+        # Infinite scores become the largest finite number: infinity minus infinity would be NaN.
         end = _LARGEST.get(dtype_name(x.dtype), _LARGEST["float32"])
         wide, most = xp.minimum(wide, end), xp.minimum(most, end)
     return wide - most
 
 
 def _surely_finite(most: Array) -> bool:
-    """Whether values may be looked at, and none is infinite or NaN."""
+    """Whether values can be read without a transfer, and all are finite."""
     seen = host_values(most)
     return seen is not None and seen.size > 0 and seen.item(seen.argmax()) < math.inf
 
@@ -438,8 +437,8 @@ _LARGEST = {
 def cross_entropy_error(y: Array, t: Array) -> Array:
     """Mean cross entropy of the probabilities `y` and the targets `t`, ``-mean(sum(t * log(y)))``.
 
-    For scores before the softmax, `xplayers.SoftmaxWithLoss` is exact where this is not: a
-    probability that has been rounded to 0 has lost its logarithm.
+    For scores before the softmax use `xplayers.SoftmaxWithLoss`, which is exact: the logarithm of a
+    probability that was rounded to 0 is lost.
 
     Parameters
     ----------
@@ -456,17 +455,17 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
     Raises
     ------
     ValueError
-        If the shapes do not match, a label is out of range, or what should be a probability is
-        none. Values on a GPU and in compiled code are not looked at; a label that is out of range
-        makes the result NaN there.
+        If the shapes do not match, a label is out of range, or a value is not a probability. Values
+        on a GPU and in compiled code are not checked; there a label out of range makes the result
+        NaN.
     TypeError
         If labels are not integers, or `y` is not floating-point.
 
     Notes
     -----
     *Deep Learning from Scratch* adds 1e-7 inside the logarithm, which makes the loss of a perfect
-    prediction negative and caps every loss at 16.1. Here a probability is taken to be at least the
-    smallest normal number, so the loss of a perfect prediction is 0 and none is infinite.
+    prediction negative and limits every loss to 16.1. Here probabilities are clipped to the
+    smallest normal number, so the loss of a perfect prediction is 0 and no loss is infinite.
     """
     owner = "cross_entropy_error"
     xp = namespace(y, owner, "y")
@@ -476,29 +475,29 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
     if not y.shape:
         message = f"{owner}: y has shape (); expected (n, c), or (c,) for one sample."
         raise ValueError(message)
-    shape, given = tuple(y.shape), tuple(t.shape)
-    if given not in (shape, shape[:-1]):
+    shape, t_shape = tuple(y.shape), tuple(t.shape)
+    if t_shape not in (shape, shape[:-1]):
         message = (
-            f"{owner}: t has shape {given}; expected {shape[:-1]} integer labels "
+            f"{owner}: t has shape {t_shape}; expected {shape[:-1]} integer labels "
             f"or {shape} probabilities."
         )
         raise ValueError(message)
-    labels = given != shape
+    labels = t_shape != shape
     if labels and not is_integer(t):
         message = f"{owner}: t is {t.dtype}; labels are integers."
         raise TypeError(message)
-    seen = on_host(t)
-    if seen:
+    checked = on_host(t)
+    if checked:
         _check_probabilities(owner, y, t, labels)
     smallest = 2.3e-308 if dtype_name(y.dtype) == "float64" else 1.2e-38
     logs = xp.log(xp.maximum(upcast(xp, y), smallest))
     if labels:
-        at = xp.expand_dims(xp.astype(t, xp.arange(0).dtype), axis=-1)
-        if seen:
-            total = xp.sum(xp.take_along_axis(logs, at, axis=-1))
-        else:  # nobody has looked at them
-            valid = (at >= 0) & (at < shape[-1])
-            picked = xp.take_along_axis(logs, xp.where(valid, at, 0), axis=-1)
+        index = xp.expand_dims(xp.astype(t, xp.arange(0).dtype), axis=-1)
+        if checked:
+            total = xp.sum(xp.take_along_axis(logs, index, axis=-1))
+        else:
+            valid = (index >= 0) & (index < shape[-1])
+            picked = xp.take_along_axis(logs, xp.where(valid, index, 0), axis=-1)
             total = xp.sum(xp.where(valid, picked, math.nan))
     else:
         total = xp.sum(logs * xp.astype(t, logs.dtype))
@@ -507,7 +506,7 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
 
 
 def _check_probabilities(owner: str, y: Array, t: Array, labels: bool) -> None:
-    """Check the values of arrays of the host. What is NaN in `y` may stay so."""
+    """Check the values of arrays on the host. NaN in `y` is allowed."""
     if labels:
         bad = out_of_range(t, int(y.shape[-1]))
         if bad is not None:
@@ -515,10 +514,10 @@ def _check_probabilities(owner: str, y: Array, t: Array, labels: bool) -> None:
             raise ValueError(message)
     else:
         check_values(owner, "t", t, 0.0, math.inf, "probabilities of the classes, none negative")
-    # probabilities of 16 bits are rounded to 1.004 at most
+    # 16-bit probabilities are rounded to at most 1.004
     if bool(namespace(y).any((y < 0) | (y > 1.01))):
         message = (
-            f"{owner}: y has values that are no probabilities, from 0 to 1. The loss of scores is "
+            f"{owner}: y has values that are not probabilities, from 0 to 1. For scores use "
             "xplayers.SoftmaxWithLoss()(y, t)."
         )
         raise ValueError(message)

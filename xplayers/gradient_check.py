@@ -1,4 +1,4 @@
-"""Gradients by finite differences, to check those that a layer computes."""
+"""Numerical gradients, and gradient checks of layers and losses."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float | None = No
     f : callable
         ``f(x)`` returns a number or a 0-d array. It is called twice for each element of `x`.
     x : array
-        Where. Floating-point; it is never written to: `f` gets changed copies.
+        The point, floating-point. It is not written to: `f` gets modified copies.
     h : float, optional
-        The step. By default the cube root of the precision, which is best for central differences:
-        6e-6 in float64 (errors near 1e-10), 5e-3 in float32 (near 1e-4).
+        The step. By default the cube root of the machine epsilon, the optimum for central
+        differences: 6e-6 in float64 (errors near 1e-10), 5e-3 in float32 (near 1e-4).
 
     Returns
     -------
@@ -47,7 +47,7 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float | None = No
     Raises
     ------
     TypeError
-        If `x` is not floating-point: a step added to integers would be lost.
+        If `x` is not floating-point: integers would truncate the step.
 
     Examples
     --------
@@ -79,30 +79,30 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float | None = No
 def check_gradients(
     layer: Layer | Loss, x: Array, *inputs: Array, seed: int = 0, rtol: float = 1e-6
 ) -> None:
-    """Check the gradients of a layer or a loss against finite differences; raise where they differ.
+    """Check the gradients of a layer or a loss against finite differences; raise if they differ.
 
-    For each parameter, and each input that has a gradient, one derivative along a random direction
-    is taken, in float64, so the cost does not depend on the size. The layer is not changed: its
-    pure functions are called on float64 copies, in the library of `x` where it has float64, else in
-    NumPy.
+    For each parameter, and each input that has a gradient, one directional derivative along a
+    random direction is compared, in float64, so the cost does not depend on the size. The layer is
+    not changed: its pure functions are called on float64 copies, in the library of `x` if it has
+    float64, else in NumPy.
 
     Parameters
     ----------
     layer : Layer or Loss
-        What to check.
+        The layer or loss to check.
     x : array
-        An input; away from kinks (0 for ReLU), as random values are.
+        An input; away from points without a derivative (0 for ReLU), as random values are.
     *inputs : array
-        Further inputs, as the target of a loss, or None for one that is left out.
+        Further inputs, as the target of a loss, or None for one that is omitted.
     seed : int
-        Of the directions.
+        Seed of the directions.
     rtol : float
-        Largest relative difference.
+        Relative tolerance.
 
     Raises
     ------
     AssertionError
-        With the name of the gradient and both numbers.
+        With the name of the gradient and both values.
     """
     owner = "check_gradients"
     instance(owner, "layer", layer, (Layer, Loss), "a layer or a loss")
@@ -116,10 +116,10 @@ def check_gradients(
     info = xp.__array_namespace_info__()
     if "float64" not in info.dtypes(device=device(x), kind="real floating"):
         xp = np
-    here = dict(xp=xp) if xp is not namespace(x) else dict(like=x)
+    target = dict(xp=xp) if xp is not namespace(x) else dict(like=x)
 
     def copy(a: Array) -> Array:
-        return move(a, **here, dtype="float64" if is_floating(a) else None)
+        return move(a, **target, dtype="float64" if is_floating(a) else None)
 
     rng = np.random.default_rng(seed)
 
@@ -134,9 +134,9 @@ def check_gradients(
     rest = {f"input {i}": a for i, a in enumerate(inputs, 1)}
     point |= {shown: a if a is None else copy(a) for shown, a in rest.items()}
 
-    def run(at: dict[str, Array]) -> tuple[Array, Any]:
-        arrays = {name: at[shown] for shown, name in names.items()} | buffers
-        return layer.apply(arrays, at["x"], *[at[shown] for shown in rest])
+    def run(point: dict[str, Array]) -> tuple[Array, Any]:
+        arrays = {name: point[shown] for shown, name in names.items()} | buffers
+        return layer.apply(arrays, point["x"], *[point[shown] for shown in rest])
 
     y, cache = run(point)
     dy = direction(y)

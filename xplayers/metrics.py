@@ -1,4 +1,4 @@
-"""How good predictions are. The results stay on the device, as arrays."""
+"""Metrics of classification. The results are arrays and stay on the device."""
 
 from __future__ import annotations
 
@@ -22,51 +22,50 @@ __all__ = ["accuracy", "confusion_matrix"]
 
 
 def accuracy(y: Array, t: Array) -> Array:
-    """Return the part of the samples whose largest score is that of the target class.
+    """Return the fraction of samples whose largest score is that of the target class.
 
     Parameters
     ----------
     y : array of shape (n, c) or (..., c)
-        Scores or probabilities of at least two classes. A sample with NaN among its scores is
-        wrong.
+        Scores or probabilities of at least two classes. A sample with NaN among its scores counts
+        as incorrect.
     t : array
-        Integer labels ``(n,)`` (``(...)``), or one-hot or soft targets of the shape of `y`, of
-        which the largest counts.
+        Integer labels ``(n,)`` (``(...)``), or one-hot or soft targets of the shape of `y`, whose
+        argmax is the class.
 
     Returns
     -------
     array
-        0-d, float64 where the library has it (JAX by default has not), else float32; 0 for no
+        0-d, float64 if the library has it (JAX by default does not), else float32; 0 for no
         samples. It is the quotient of two counts, rounded once.
 
     Raises
     ------
     ValueError, TypeError
-        If the shapes, the kind of the labels or their values do not fit. Values on a GPU and in
-        compiled code are not looked at; a label that is out of range is a miss there.
+        If the shapes, the dtype of the labels or their values are wrong. Values on a GPU and in
+        compiled code are not checked; there a label out of range counts as incorrect.
     """
     xp = namespace(y, "accuracy", "y")
-    found = hits(y, t)
-    return xp.astype(found, widest_floating(y)) / max(math.prod(y.shape[:-1]), 1)
+    return xp.astype(hits(y, t), widest_floating(y)) / max(math.prod(y.shape[:-1]), 1)
 
 
 def hits(y: Array, t: Array) -> Array:
-    """Return the number of samples that `accuracy` counts as right, a 0-d array of integers."""
+    """Return the number of correct samples, a 0-d array of integers."""
     predicted, target = _predicted(y, "accuracy"), _target(t, y, "accuracy")
     _check_range("accuracy", "t", t, target, int(y.shape[-1]))
     xp = namespace(y)
-    right = (predicted == target) & (predicted >= 0)
-    return xp.sum(xp.astype(right, xp.int32))
+    correct = (predicted == target) & (predicted >= 0)
+    return xp.sum(xp.astype(correct, xp.int32))
 
 
 def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
-    """Return how many samples of each class were predicted as each class.
+    """Return the number of samples of each class by predicted class.
 
     Parameters
     ----------
     y : array of shape (n, c), or (n,)
-        Scores or probabilities of at least two classes; or predicted labels, integers, together
-        with `classes`.
+        Scores or probabilities of at least two classes; or predicted integer labels, together with
+        `classes`.
     t : array
         Integer labels ``(n,)``, or one-hot targets ``(n, c)``.
     classes : int, optional
@@ -75,14 +74,14 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
     Returns
     -------
     array of shape (classes, classes)
-        Integers; entry ``[i, j]`` counts samples of class ``i`` that were taken for class ``j``.
+        Integers; entry ``[i, j]`` counts samples of class ``i`` that were predicted as ``j``.
 
     Raises
     ------
     ValueError, TypeError
-        If the shapes, the kind of the labels or their values do not fit. Values on a GPU and in
-        compiled code are not looked at; a pair that is out of range, or of scores with NaN, is not
-        counted there.
+        If the shapes, the dtype of the labels or their values are wrong. Values on a GPU and in
+        compiled code are not checked; there a pair out of range, or of scores with NaN, is not
+        counted.
     """
     owner = "confusion_matrix"
     xp = namespace(y, owner, "y")
@@ -92,8 +91,8 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
     if len(y.shape) == 1:
         if classes is None:
             message = (
-                f"{owner}: y has shape {tuple(y.shape)}; expected (n, c) scores. Of predicted "
-                "labels say how many classes there are: confusion_matrix(y, t, classes)."
+                f"{owner}: y has shape {tuple(y.shape)}; expected (n, c) scores. For predicted "
+                "labels pass the number of classes: confusion_matrix(y, t, classes)."
             )
             raise ValueError(message)
         predicted, target = _labels(y, "y", owner), _labels(t, "t", owner)
@@ -103,9 +102,9 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
     if tuple(predicted.shape) != tuple(target.shape):
         message = f"{owner}: t has shape {tuple(t.shape)}; expected {tuple(y.shape)}."
         raise ValueError(message)
-    for name, given, labels in (("y", y, predicted), ("t", t, target)):
-        _check_range(owner, name, given, labels, classes)
-    # Counts are the distances between the places where each pair begins in the sorted pairs.
+    for name, a, labels in (("y", y, predicted), ("t", t, target)):
+        _check_range(owner, name, a, labels, classes)
+    # Counts are the distances between the first positions of each pair in the sorted pairs.
     edges = xp.arange(classes * classes + 1, device=device(y))
     rows, columns = xp.astype(target, edges.dtype), xp.astype(predicted, edges.dtype)
     valid = (rows >= 0) & (rows < classes) & (columns >= 0) & (columns < classes)
@@ -121,27 +120,27 @@ def _predicted(y: Array, owner: str) -> Array:
     check_real(owner, "y", y)
     shape = tuple(y.shape)
     if len(shape) < 2:
-        hint = " Of predicted labels, take the mean of y == t." if is_integer(y) else ""
+        hint = " For predicted labels, take the mean of y == t." if is_integer(y) else ""
         message = f"{owner}: y has shape {shape}; expected (n, c).{hint}"
         raise ValueError(message)
     if shape[-1] < 2:
         message = (
-            f"{owner}: y has shape {shape}; expected the scores of at least two classes. One score "
-            "of two classes makes two: xp.concat([-y, y], axis=-1), of a probability [1 - y, y]."
+            f"{owner}: y has shape {shape}; expected the scores of at least two classes. For a "
+            "single score write xp.concat([-y, y], axis=-1), for a probability [1 - y, y]."
         )
         raise ValueError(message)
     return _largest(y)
 
 
 def _target(t: Array, y: Array, owner: str) -> Array:
-    """Return the classes that targets or labels `t` name, for scores `y`."""
+    """Return the classes of targets or labels `t`, for scores `y`."""
     check_same(owner, "t", t, y, like_name="y")
     check_real(owner, "t", t)
-    shape, given = tuple(y.shape), tuple(t.shape)
-    if given == shape:
+    shape, t_shape = tuple(y.shape), tuple(t.shape)
+    if t_shape == shape:
         return _largest(t)
-    if given != shape[:-1]:
-        message = f"{owner}: t has shape {given}; expected {shape[:-1]} integers or {shape}."
+    if t_shape != shape[:-1]:
+        message = f"{owner}: t has shape {t_shape}; expected {shape[:-1]} integers or {shape}."
         raise ValueError(message)
     return _labels(t, "t", owner)
 
@@ -155,7 +154,7 @@ def _largest(a: Array) -> Array:
 
 
 def _labels(a: Array, name: str, owner: str) -> Array:
-    """Return integer labels in the dtype of indices: of others not all can be compared."""
+    """Return integer labels in the index dtype, in which all libraries compare."""
     xp = namespace(a)
     check_real(owner, name, a)
     if not is_integer(a):
@@ -164,13 +163,13 @@ def _labels(a: Array, name: str, owner: str) -> Array:
     return xp.astype(a, xp.arange(0).dtype, copy=False)
 
 
-def _check_range(owner: str, name: str, given: Array, labels: Array, classes: int) -> None:
-    """Check `labels`, the classes that `given` says, where that needs no transfer."""
+def _check_range(owner: str, name: str, a: Array, labels: Array, classes: int) -> None:
+    """Check `labels`, the classes of `a`, where that needs no transfer."""
     bad = out_of_range(labels, classes) if on_host(labels) else None
     if bad is None:
         return
-    what = f"label {bad} in {name} is out of range; expected 0 to {classes - 1}"
-    if bad < 0 and is_floating(given):
-        what = f"{name} has NaN in it, which says no class"
-    message = f"{owner}: {what}."
+    error = f"label {bad} in {name} is out of range; expected 0 to {classes - 1}"
+    if bad < 0 and is_floating(a):
+        error = f"{name} contains NaN, which is no class"
+    message = f"{owner}: {error}."
     raise ValueError(message)

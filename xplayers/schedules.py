@@ -1,8 +1,8 @@
-"""Learning rates as functions of the step number.
+"""Learning rate schedules: functions of the step number.
 
 A schedule is called with the number of the step, from 0: a Python number gives a float, a 0-d array
-gives a 0-d array where it is, without a look at its value, so a schedule works inside a compiled
-step. It may stand in the place of a learning rate: ``Adam(lr=Cosine(1e-3, steps=1000))``.
+gives a 0-d array on its device, whose value is not fetched, so a schedule works inside a compiled
+step. It can be passed as a learning rate: ``Adam(lr=Cosine(1e-3, steps=1000))``.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from xplayers.arrays.namespaces import Array, Namespace, namespace
 __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Schedule", "Step", "WarmUp"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)  # of a subclass without fields, all would be equal
+@dataclasses.dataclass(frozen=True, eq=False)  # eq: instances without fields would all be equal
 class Schedule:
-    """Base of all schedules. A subclass writes `rate`, a formula in the step number ``t``."""
+    """Base of all schedules. A subclass implements `rate`, a formula in the step number ``t``."""
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         """Return the learning rate of step `t`, a floating-point scalar of `xp`."""
@@ -35,7 +35,7 @@ class Schedule:
         Parameters
         ----------
         step : int, float or 0-d array
-            The number of steps before this one.
+            The number of previous steps.
 
         Returns
         -------
@@ -49,12 +49,12 @@ class Schedule:
         return _rate.function(xp, step, schedule=self)
 
     def _check(self, *names: str, least: float | None = None) -> None:
-        """Check that fields are positive numbers, or of `least` or more, and keep Python's."""
+        """Check that fields are positive, or at least `least`; make them Python numbers."""
         for name in names:
             value, kind = getattr(self, name), type(self).__name__
-            found = number(kind, name, value, above=0 if least is None else None, least=least)
-            whole = isinstance(value, int | np.integer)
-            object.__setattr__(self, name, int(value) if whole else found)
+            x = number(kind, name, value, above=0 if least is None else None, least=least)
+            is_integer = isinstance(value, int | np.integer)
+            object.__setattr__(self, name, int(value) if is_integer else x)
 
 
 @elementwise(integers=True)
@@ -63,7 +63,7 @@ def _rate(xp, step, *, schedule):
 
 
 def _is_constant(schedule: Any) -> bool:
-    """Whether a kernel may be kept for it: one of this file, which says all in its fields."""
+    """Whether a kernel may be cached for it: a schedule of this file, defined by its fields."""
     return isinstance(schedule, int | float) or (
         type(schedule).__module__ == __name__ and all(map(_is_constant, vars(schedule).values()))
     )
@@ -71,7 +71,7 @@ def _is_constant(schedule: Any) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Constant(Schedule):
-    """The same rate at every step, `lr`.
+    """Constant rate `lr`.
 
     Parameters
     ----------
@@ -90,16 +90,16 @@ class Constant(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Step(Schedule):
-    """``lr * factor**floor(t / every)``: a drop by `factor` after every `every` steps.
+    """Step decay: ``lr * factor**floor(t / every)``.
 
     Parameters
     ----------
     lr : float
-        Learning rate at the start.
+        Initial learning rate.
     every : int
         Steps between two drops.
     factor : float
-        What remains after a drop.
+        Factor of each drop.
     """
 
     lr: float
@@ -116,16 +116,16 @@ class Step(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Exponential(Schedule):
-    """``lr * factor**(t / every)``: the same drop, smoothly.
+    """Exponential decay: ``lr * factor**(t / every)``.
 
     Parameters
     ----------
     lr : float
-        Learning rate at the start.
+        Initial learning rate.
     every : int
-        Steps after which `factor` remains.
+        Steps of a decay by `factor`.
     factor : float
-        What remains.
+        Factor of the decay.
     """
 
     lr: float
@@ -142,16 +142,16 @@ class Exponential(Schedule):
 
 @dataclasses.dataclass(frozen=True)
 class Cosine(Schedule):
-    """``final + (lr - final) * (1 + cos(pi * t / steps)) / 2``, and `final` after `steps`.
+    """Cosine decay: ``final + (lr - final) * (1 + cos(pi * t / steps)) / 2``, then `final`.
 
     Parameters
     ----------
     lr : float
-        Learning rate at the start.
+        Initial learning rate.
     steps : int
-        Length.
+        Number of steps.
     final : float
-        Learning rate at the end.
+        Final learning rate.
 
     References
     ----------
@@ -167,28 +167,30 @@ class Cosine(Schedule):
         self._check("steps")
 
     def rate(self, xp: Namespace, t: Any) -> Any:
-        part = xp.minimum(t / self.steps, 1.0)
-        return self.final + (0.5 * (self.lr - self.final)) * (1.0 + xp.cos(math.pi * part))
+        progress = xp.minimum(t / self.steps, 1.0)
+        return self.final + (0.5 * (self.lr - self.final)) * (1.0 + xp.cos(math.pi * progress))
 
 
 @dataclasses.dataclass(frozen=True)
 class OneCycle(Schedule):
-    """Up from ``lr / start_factor`` to `lr`, then down to ``lr / final_factor``, along cosines.
+    """One-cycle policy: from ``lr / start_factor`` up to `lr`, then down to ``lr / final_factor``.
+
+    Both phases are half cosines.
 
     Parameters
     ----------
     lr : float
-        The largest learning rate.
+        Maximum learning rate.
     steps : int
-        Length.
+        Number of steps.
     rise : float
-        The part of the steps that goes up, between 0 and 1.
+        Fraction of the steps in which the rate rises, between 0 and 1.
     start_factor, final_factor : float
-        How many times smaller the rate is at the start and at the end.
+        Quotients of `lr` and the initial and final rates.
 
     References
     ----------
-    Smith, Topin, "Super-Convergence", 2018, section 3; the shape with two cosines is PyTorch's
+    Smith, Topin, "Super-Convergence", 2018, section 3; the two cosines are PyTorch's
     (whose final rate is ``lr / (start_factor * final_div_factor)``).
     """
 
@@ -203,31 +205,31 @@ class OneCycle(Schedule):
         self._check("steps", "start_factor", "final_factor")
         self._check("rise")
         if not self.rise < 1:
-            message = f"OneCycle: rise is {self.rise}; expected a part between 0 and 1."
+            message = f"OneCycle: rise is {self.rise}; expected a fraction between 0 and 1."
             raise ValueError(message)
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         top = self.rise * self.steps
-        # Each half is a cosine that is held at its ends, so their changes add up.
+        # Each phase is a cosine that is clamped at its ends, so their changes can be added.
         up = 0.5 - 0.5 * xp.cos(math.pi * xp.minimum(t / top, 1.0))
-        part = xp.minimum(xp.maximum((t - top) / (self.steps - top), 0.0), 1.0)
-        down = 0.5 - 0.5 * xp.cos(math.pi * part)
+        progress = xp.minimum(xp.maximum((t - top) / (self.steps - top), 0.0), 1.0)
+        down = 0.5 - 0.5 * xp.cos(math.pi * progress)
         start, final = self.lr / self.start_factor, self.lr / self.final_factor
         return start + (self.lr - start) * up - (self.lr - final) * down
 
 
 @dataclasses.dataclass(frozen=True)
 class WarmUp(Schedule):
-    """Linear growth over the first `steps` steps, then any schedule, which counts from there.
+    """Linear warm-up over `steps` steps, followed by another schedule.
 
     ``then(0) * (t + 1) / steps`` for ``t < steps``, then ``then(t - steps)``.
 
     Parameters
     ----------
     steps : int
-        Length of the growth.
+        Number of steps of the warm-up.
     then : Schedule
-        What follows.
+        The schedule after the warm-up; its steps are counted from there.
     """
 
     steps: int
@@ -238,5 +240,5 @@ class WarmUp(Schedule):
         instance("WarmUp", "then", self.then, Schedule, "a schedule, as Constant(0.1)")
 
     def rate(self, xp: Namespace, t: Any) -> Any:
-        part = xp.minimum((t + 1.0) / self.steps, 1.0)
-        return part * self.then.rate(xp, xp.maximum(t - self.steps, 0.0))
+        scale = xp.minimum((t + 1.0) / self.steps, 1.0)
+        return scale * self.then.rate(xp, xp.maximum(t - self.steps, 0.0))
