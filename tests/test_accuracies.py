@@ -218,9 +218,11 @@ class TestMistakes:
 
     def test_predicted_labels(self, xpv):
         t = xpv.asarray(np.asarray([0, 1, 1]))
-        with pytest.raises(ValueError, match=r"expected \(n, c\). For predicted labels, take the"):
+        with pytest.raises(ValueError, match=r"expected \(n, c\). For predicted labels, take"):
             xl.accuracy(t, t)
-        with pytest.raises(ValueError, match=r"say how many classes .* confusion_matrix\(y, t, cl"):
+        with pytest.raises(
+            ValueError, match=r"pass the number of classes: confusion_matrix\(y, t, cl"
+        ):
             xl.confusion_matrix(t, t)
 
     def test_numbers_of_classes(self, xpv):

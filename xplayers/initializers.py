@@ -1,7 +1,7 @@
 """Initial values of parameters: float64 on the host, from a NumPy generator.
 
-They are drawn on the host so that one seed gives the same bits on every library. The shape decides
-the fans: ``(n_in, n_out)`` for two axes, ``(n_out, n_in, *kernel)`` for a convolution.
+They are drawn on the host so that a seed gives the same bits on every library. Fan-in and fan-out
+follow from the shape: ``(n_in, n_out)`` for two axes, ``(n_out, n_in, *kernel)`` for a convolution.
 """
 
 from __future__ import annotations
@@ -25,17 +25,16 @@ Rng: TypeAlias = "int | np.random.Generator | None"
 Shape: TypeAlias = Sequence[int]
 _Init = TypeVar("_Init", bound=Callable[..., Any])
 
-# The end of the documentation of every `init`.
-_EVERY = """\
+# The common parameters in the docstring of every `init`.
+_COMMON = """\
 initializer : callable
     ``initializer(shape, rng)``, one of `xplayers.initializers` or of that form.
 rng : int, numpy.random.Generator or None
-    The source of the values; an int is a seed.
+    The random generator; an int is a seed.
 dtype : str
     Floating dtype of the values.
 like : array, optional
-    Make the parameters of its library, on its device and of its floating dtype. Without it
-    they follow the first input in all three.
+    Library, device and floating dtype of the parameters. By default those of the first input.
 
 Returns
 -------
@@ -44,36 +43,38 @@ Self
 
 
 def documented(init: _Init) -> _Init:
-    """Write out the end of the documentation of an `init`, which says "as in every `init`"."""
-    named = re.search(r"( *)(\w+), [\w, ]+\n +As in every `init`\.\n", init.__doc__ or "")
-    if named:
-        end = _EVERY[_EVERY.index(f"{named[2]} : ") :]
-        init.__doc__ = named.string[: named.start()] + textwrap.indent(end, named[1])
+    """Complete the docstring of an `init` that ends in "As in every `init`."."""
+    reference = re.search(r"( *)(\w+), [\w, ]+\n +As in every `init`\.\n", init.__doc__ or "")
+    if reference:
+        common = _COMMON[_COMMON.index(f"{reference[2]} : ") :]
+        text = textwrap.indent(common, reference[1])
+        init.__doc__ = reference.string[: reference.start()] + text
     return init
 
 
 def drawn(
     owner: str, initializer: Callable[..., np.ndarray], shape: Shape, rng: Rng, dtype: Any
 ) -> np.ndarray:
-    """Return the initial values of a layer, checked: ``initializer(shape, rng)`` in `dtype`.
+    """Draw the initial values of a layer, ``initializer(shape, rng)`` in `dtype`, and check them.
 
-    `owner` is the layer. What a layer is made of is checked here, for all of them.
+    `owner` is the layer. The arguments of all layers are checked here.
     """
     shape = tuple(shape)
     function(owner, "initializer", initializer, "a function of shape and rng, as he_normal")
     if rng is not None:
         generator(owner, "rng", rng)
-    made = initializer(shape, rng)
-    if not isinstance(made, np.ndarray) or made.shape != shape:
+    values = initializer(shape, rng)
+    if not isinstance(values, np.ndarray) or values.shape != shape:
         message = (
-            f"{owner}: initializer made {shown(made)}; expected a numpy.ndarray of shape {shape}."
+            f"{owner}: initializer returned {shown(values)}; expected a numpy.ndarray of shape "
+            f"{shape}."
         )
         raise TypeError(message)
-    return made.astype(floating(owner, "dtype", dtype))
+    return values.astype(floating(owner, "dtype", dtype))
 
 
 def constant(owner: str, value: float, shape: Any, dtype: Any) -> np.ndarray:
-    """Return initial values that are all the same."""
+    """Return constant initial values."""
     return np.full(shape, value, floating(owner, "dtype", dtype))
 
 
@@ -98,14 +99,14 @@ def _uniform(owner: str, shape: Shape, rng: Rng, variance: float) -> np.ndarray:
 
 
 def he_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
-    """Normal values of variance ``2 / n_in``, for layers that a ReLU follows.
+    """Normal values of variance ``2 / n_in``, for layers before a ReLU.
 
     Parameters
     ----------
     shape : sequence of int
         Two axes or more.
     rng : int, numpy.random.Generator or None
-        The source of the values; an int is a seed, None is fresh entropy.
+        The random generator; an int is a seed, None draws fresh entropy.
 
     Returns
     -------
@@ -164,15 +165,15 @@ def normal(shape: Shape, rng: Rng = None, *, std: float = 0.01) -> np.ndarray:
 
 
 def zeros(shape: Shape, rng: Rng = None) -> np.ndarray:
-    """Zeros. `rng` is there because every initializer is called in the same way."""
+    """Zeros. `rng` is unused; all initializers have the same signature."""
     del rng
     return np.zeros(sizes("zeros", "shape", shape, least=0))
 
 
 def orthogonal(shape: Shape, rng: Rng = None, *, gain: float = 1.0) -> np.ndarray:
-    """Rows or columns (whichever are fewer) that are orthonormal, times `gain`.
+    """Orthonormal rows or columns (whichever are fewer), times `gain`.
 
-    Axes after the first are taken together. The distribution is uniform (Haar measure).
+    Axes after the first are flattened. The distribution is uniform (Haar measure).
 
     References
     ----------

@@ -187,8 +187,8 @@ CALLS = [
     # initial values
     (lambda: xl.Affine.init(4, 3, initializer="he"), "Affine: initializer is 'he'; expected a "
      "function of shape and rng, as he_normal."),
-    (lambda: xl.Lstm.init(4, 3, initializer=lambda s, r: np.zeros(3)), "Lstm: initializer made an "
-     "array of shape (3,); expected a numpy.ndarray of shape (4, 3)."),
+    (lambda: xl.Lstm.init(4, 3, initializer=lambda s, r: np.zeros(3)), "Lstm: initializer returned "
+     "an array of shape (3,); expected a numpy.ndarray of shape (4, 3)."),
     (lambda: xl.Convolution.init(1, 4, 3, rng=np.random), "Convolution: rng is the module numpy"),
     (lambda: xl.Embedding.init(1, 4, rng=-1), "Embedding: rng is -1; expected an int (a seed)"),
     (lambda: initializers.he_normal(4), "he_normal: shape is 4; expected a sequence of integers"),

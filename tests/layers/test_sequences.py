@@ -240,7 +240,7 @@ class TestShapes:
             xl.Rnn(one(4, 3), one(3, 3), one(4))
         with pytest.raises(ValueError, match="Rnn: Wh_reverse is None; both directions need Wx"):
             xl.Rnn(one(4, 3), one(3, 3), one(3), one(4, 3))
-        with pytest.raises(ValueError, match="Gru: bh_reverse is given without bh"):
+        with pytest.raises(ValueError, match="Gru: bh_reverse is passed without bh"):
             xl.Gru(one(4, 9), one(3, 9), one(9), bh_reverse=one(9))
         with pytest.raises(TypeError, match="Rnn: b is float64, Wx is float32; they must agree"):
             xl.Rnn(one(4, 3), one(3, 3), np.ones(3))

@@ -1,4 +1,4 @@
-"""Recurrent layers. Each writes one step in time and its backward; the loop is in `scan`."""
+"""Recurrent layers. Each implements one time step and its backward; the loop is in `scan`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from xplayers.layers.variables import Gradient, Parameter
 class Rnn(Recurrent):
     """Simple recurrent layer, ``h[t] = tanh(x[t] @ Wx + h[t-1] @ Wh + b)``; ``y[t] = h[t]``.
 
-    Backward, from the last step to the first, with ``dh`` from the step after::
+    Backward, from the last step to the first, with ``dh`` from the following step::
 
         da[t] = (dy[t] + dh) * (1 - h[t]**2);  dh = da[t] @ Wh.T;  dx[t] = da[t] @ Wx.T
         dWx = sum(x[t].T @ da[t]);  dWh = sum(h[t-1].T @ da[t]);  db = sum(da[t])
@@ -35,8 +35,8 @@ class Rnn(Recurrent):
     b : array of shape (n_hidden,)
         Bias. PyTorch has two, which add up to this one.
     Wx_reverse, Wh_reverse, b_reverse : array, optional
-        With them a second pass goes from the last step to the first, with these parameters. `y`
-        has the two results side by side, as in PyTorch and Keras.
+        Parameters of the reverse direction; with them the layer is bidirectional, and `y` has the
+        concatenated outputs of both directions, as in PyTorch and Keras.
 
     Raises
     ------
@@ -47,13 +47,13 @@ class Rnn(Recurrent):
 
     Notes
     -----
-    `x` is ``(n, time, n_in)``, `y` is ``(n, time, n_hidden)``, or ``2 * n_hidden`` in both
-    directions. ``forward(x, h0)`` starts from the state `h0` ``(n, n_hidden)``, of both directions
+    `x` is ``(n, time, n_in)``, `y` is ``(n, time, n_hidden)``, or ``2 * n_hidden`` if
+    bidirectional. ``forward(x, h0)`` starts from the state `h0` ``(n, n_hidden)``, or
     ``(n, 2 * n_hidden)``, and ``backward`` then returns ``(dx, dh0)``; without it from zeros, and
     ``backward`` returns ``dx``. In a `Sequential` the states start from zeros. `final_state` is
-    what the next chunk of a long sequence starts from; its gradient does not go further back than
-    the chunk (truncated backpropagation through time). The book's ``TimeRNN(stateful=True)`` keeps
-    the state in the layer.
+    the initial state for the next chunk of a long sequence; gradients do not cross chunks
+    (truncated backpropagation through time). The book's ``TimeRNN(stateful=True)`` keeps the state
+    in the layer.
 
     References
     ----------
@@ -93,14 +93,14 @@ class Rnn(Recurrent):
         n_in, n_hidden : int
             Sizes.
         bidirectional : bool
-            Whether a second pass goes from the last step to the first.
+            Whether there is a reverse direction, from the last step to the first.
         initializer : callable
-            ``initializer(shape, rng)``, called for each gate.
+            ``initializer(shape, rng)``, called once per gate.
         rng, dtype, like
             As in every `init`.
         """
-        made = cls._made(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
-        return made._materialize_at(like)
+        layer = cls._initialized(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
+        return layer._materialize_at(like)
 
     def apply(
         self, arrays: Mapping[str, Array], x: Array, h0: Array | None = None
@@ -112,7 +112,7 @@ class Rnn(Recurrent):
         a += p
         return (xp.tanh(a),), ()
 
-    def _step_vjp(self, xp, dy, dafter, before, after, kept, weights):
+    def _step_vjp(self, xp, dy, dafter, before, after, cache, weights):
         da = _rnn_vjp(dy, *dafter, *after)
         return da, da, (matmul(da, weights[1].mT),)
 
@@ -125,12 +125,12 @@ def _rnn_vjp(xp, dy, dh, h):
 class Lstm(Recurrent):
     """Long short-term memory with a forget gate.
 
-    With ``a[t] = x[t] @ Wx + h[t-1] @ Wh + b``, cut into four blocks of `n_hidden` columns::
+    With ``a[t] = x[t] @ Wx + h[t-1] @ Wh + b``, split into four blocks of `n_hidden` columns::
 
         i, f, g, o = sigmoid(a_i), sigmoid(a_f), tanh(a_g), sigmoid(a_o)
         c[t] = f * c[t-1] + i * g;   h[t] = o * tanh(c[t]);   y[t] = h[t]
 
-    Backward, from the last step to the first, with ``dh`` and ``dc`` from the step after::
+    Backward, from the last step to the first, with ``dh`` and ``dc`` from the following step::
 
         dh = dh + dy[t];  dc = dc + dh * o * (1 - tanh(c[t])**2)
         da_i = dc * g * i * (1 - i);      da_f = dc * c[t-1] * f * (1 - f)
@@ -196,11 +196,11 @@ class Lstm(Recurrent):
         It starts by remembering (Jozefowicz, Zaremba, Sutskever, ICML 2015). PyTorch draws all
         values uniformly from ``-1 / sqrt(n_hidden)`` to ``1 / sqrt(n_hidden)``.
         """
-        made = cls._made(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
-        for name, b in made.params.items():
+        layer = cls._initialized(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
+        for name, b in layer.params.items():
             if name.startswith("b"):
                 b[n_hidden : 2 * n_hidden] = 1.0
-        return made._materialize_at(like)
+        return layer._materialize_at(like)
 
     def apply(
         self,
@@ -218,8 +218,8 @@ class Lstm(Recurrent):
         h, c, i, f, g, o = _lstm(*blocks(a, 4), c)
         return (h, c), (i, f, g, o)
 
-    def _step_vjp(self, xp, dy, dafter, before, after, kept, weights):
-        *das, dc = _lstm_vjp(dy, *dafter, *kept, before[1], after[1])
+    def _step_vjp(self, xp, dy, dafter, before, after, cache, weights):
+        *das, dc = _lstm_vjp(dy, *dafter, *cache, before[1], after[1])
         da = xp.concat(das, axis=1)
         return da, da, (matmul(da, weights[1].mT), dc)
 
@@ -244,16 +244,16 @@ def _lstm_vjp(xp, dy, dh, dc, i, f, g, o, c, c_after):
 class Gru(Recurrent):
     """Gated recurrent unit.
 
-    With ``p = x[t] @ Wx + b``, ``q = h[t-1] @ Wh + bh``, each cut into three blocks of `n_hidden`
+    With ``p = x[t] @ Wx + b``, ``q = h[t-1] @ Wh + bh``, each split into three blocks of `n_hidden`
     columns::
 
         r, z = sigmoid(p_r + q_r), sigmoid(p_z + q_z)
         n = tanh(p_n + r * q_n);   h[t] = (1 - z) * n + z * h[t-1];   y[t] = h[t]
 
-    Without `bh`, the published form, which resets before the product:
+    Without `bh`, the original form, which resets before the product:
     ``n = tanh(p_n + (r * h[t-1]) @ Wh_n)`` and ``q = h[t-1] @ Wh`` for r and z.
 
-    Backward, from the last step to the first, with ``dh`` from the step after::
+    Backward, from the last step to the first, with ``dh`` from the following step::
 
         dh = dh + dy[t];   dp_n = dh * (1 - z) * (1 - n**2)
         dp_z = dh * (h[t-1] - n) * z * (1 - z);   dp_r = dp_n * q_n * r * (1 - r)
@@ -277,7 +277,8 @@ class Gru(Recurrent):
         Bias of the input.
     bh : array of shape (3 * n_hidden,), optional
         Bias of the recurrent product. With it the reset gate acts after the product, as in
-        PyTorch, cuDNN and Keras; without it before, as published (Keras: ``reset_after=False``).
+        PyTorch, cuDNN and Keras; without it before, as in the paper (Keras:
+        ``reset_after=False``).
     Wx_reverse, Wh_reverse, b_reverse, bh_reverse : array, optional
         As in `Rnn`.
 
@@ -306,15 +307,15 @@ class Gru(Recurrent):
         Wx_reverse: Array = None, Wh_reverse: Array = None,
         b_reverse: Array = None, bh_reverse: Array = None,
     ) -> None:  # fmt: skip
-        names, given = ["Wx", "Wh", "b"], [Wx, Wh, b]
+        names, forward = ["Wx", "Wh", "b"], [Wx, Wh, b]
         reverse = [Wx_reverse, Wh_reverse, b_reverse]
         self.reset_after = bh is not None
         if self.reset_after:
-            names, given, reverse = [*names, "bh"], [*given, bh], [*reverse, bh_reverse]
+            names, forward, reverse = [*names, "bh"], [*forward, bh], [*reverse, bh_reverse]
         elif bh_reverse is not None:
-            message = "Gru: bh_reverse is given without bh; both directions reset alike."
+            message = "Gru: bh_reverse is passed without bh; both directions have to reset alike."
             raise ValueError(message)
-        self._adopt(names, given, reverse)
+        self._set_parameters(names, forward, reverse)
 
     @classmethod
     def init(
@@ -331,8 +332,8 @@ class Gru(Recurrent):
     ) -> Self:
         """Make a layer as `Rnn.init` does; `reset_after` says whether there is a `bh`, zero too."""
         biases = ("b", "bh") if flag("Gru", "reset_after", reset_after) else ("b",)
-        made = cls._made(n_in, n_hidden, biases, bidirectional, initializer, rng, dtype)
-        return made._materialize_at(like)
+        layer = cls._initialized(n_in, n_hidden, biases, bidirectional, initializer, rng, dtype)
+        return layer._materialize_at(like)
 
     def apply(
         self, arrays: Mapping[str, Array], x: Array, h0: Array | None = None
@@ -344,34 +345,34 @@ class Gru(Recurrent):
         if self.reset_after:
             q = matmul(h, weights[1])
             q += weights[3]
-            after, *kept = _gru(*blocks(p, 3), *blocks(q, 3), h)
-            return (after,), (*kept, blocks(q, 3)[2])
+            after, *gates = _gru(*blocks(p, 3), *blocks(q, 3), h)
+            return (after,), (*gates, blocks(q, 3)[2])
         Wr, Wz, Wn = blocks(weights[1], 3)
         pr, pz, pn = blocks(p, 3)
         r, z, m = _gru_gates(pr + matmul(h, Wr), pz + matmul(h, Wz), h)
-        after, n = _gru_published(pn + matmul(m, Wn), z, h)
+        after, n = _gru_original(pn + matmul(m, Wn), z, h)
         return (after,), (r, z, n, m)
 
-    def _step_vjp(self, xp, dy, dafter, before, after, kept, weights):
+    def _step_vjp(self, xp, dy, dafter, before, after, cache, weights):
         if self.reset_after:
-            dr, dz, dn, dqn, dh = _gru_vjp(dy, *dafter, *kept, *before)
+            dr, dz, dn, dqn, dh = _gru_vjp(dy, *dafter, *cache, *before)
             dp, dq = xp.concat([dr, dz, dn], axis=1), xp.concat([dr, dz, dqn], axis=1)
             dh += matmul(dq, weights[1].mT)
             return dp, dq, (dh,)
         Wr, Wz, Wn = blocks(weights[1], 3)
-        r, z, n, _ = kept
-        dz, dn, dh = _gru_published_vjp(dy, *dafter, z, n, *before)
+        r, z, n, _ = cache
+        dz, dn, dh = _gru_original_vjp(dy, *dafter, z, n, *before)
         dr, dh = _gru_reset_vjp(matmul(dn, Wn.mT), dh, r, *before)
         dh += matmul(dr, Wr.mT)
         dh += matmul(dz, Wz.mT)
         dp = xp.concat([dr, dz, dn], axis=1)
         return dp, dp, (dh,)
 
-    def _recurrent_grad(self, xp, before, kept, dq):
+    def _recurrent_grad(self, xp, before, caches, dq):
         if self.reset_after:
             return matmul(before.mT, dq)
         split = 2 * (dq.shape[1] // 3)
-        m = step_rows(xp, [one[3] for one in kept])
+        m = step_rows(xp, [cache[3] for cache in caches])
         return xp.concat([matmul(before.mT, dq[:, :split]), matmul(m.mT, dq[:, split:])], axis=1)
 
     def __repr__(self) -> str:
@@ -400,13 +401,13 @@ def _gru_gates(xp, ar, az, h):
 
 
 @elementwise
-def _gru_published(xp, an, z, h):
+def _gru_original(xp, an, z, h):
     n = xp.tanh(an)
     return n + z * (h - n), n
 
 
 @elementwise
-def _gru_published_vjp(xp, dy, dh, z, n, h):
+def _gru_original_vjp(xp, dy, dh, z, n, h):
     dh = dy + dh
     return dh * (h - n) * (z * (1.0 - z)), dh * (1.0 - z) * (1.0 - n * n), dh * z
 

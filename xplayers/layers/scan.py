@@ -1,4 +1,4 @@
-"""The loop over time, forward and in reverse, which the recurrent layers share."""
+"""The base of recurrent layers: the loop over time, forward and in reverse."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ Weights = tuple[Array, ...]  # Wx, Wh, b and, of a Gru that resets after the pro
 
 
 class Recurrent(Layer):
-    """What recurrent layers share: parameters, checks, and the loop over time.
+    """Base of recurrent layers: parameters, checks, and the loop over time.
 
-    A subclass writes a step, its vjp, and `_gates`: how many blocks of `n_hidden` columns `Wx` has.
+    A subclass implements a step and its vjp, and sets `_gates`: the number of blocks of `n_hidden`
+    columns of `Wx`.
     """
 
     Wx, dWx = Parameter(), Gradient()
@@ -46,15 +47,16 @@ class Recurrent(Layer):
         self, Wx: Array, Wh: Array, b: Array,
         Wx_reverse: Array = None, Wh_reverse: Array = None, b_reverse: Array = None,
     ) -> None:  # fmt: skip
-        self._adopt(("Wx", "Wh", "b"), (Wx, Wh, b), (Wx_reverse, Wh_reverse, b_reverse))
+        names, reverse = ("Wx", "Wh", "b"), (Wx_reverse, Wh_reverse, b_reverse)
+        self._set_parameters(names, (Wx, Wh, b), reverse)
 
-    def _adopt(
-        self, names: Sequence[str], given: Sequence[Array], reverse: Sequence[Array]
+    def _set_parameters(
+        self, names: Sequence[str], forward: Sequence[Array], reverse: Sequence[Array]
     ) -> None:
-        """Keep the parameters, those of the reverse direction with a suffix, and check them."""
+        """Set and check the parameters; those of the reverse direction have a suffix."""
         self._names = tuple(names)
         self.bidirectional = any(a is not None for a in reverse)
-        parameters = dict(zip(names, given, strict=True))
+        parameters = dict(zip(names, forward, strict=True))
         if self.bidirectional:
             parameters |= {f"{k}_reverse": a for k, a in zip(names, reverse, strict=True)}
         kind, Wx = type(self).__name__, parameters["Wx"]
@@ -72,7 +74,7 @@ class Recurrent(Layer):
             check_parameter(kind, name, a, Wx, "Wx", shape, why)
 
     @classmethod
-    def _made(
+    def _initialized(
         cls,
         n_in: int,
         n_hidden: int,
@@ -82,117 +84,115 @@ class Recurrent(Layer):
         rng: Rng,
         dtype: str,
     ) -> Self:
-        """Make a layer with initial values, drawn gate by gate; the `biases` are zero."""
+        """Make a layer with initial values, drawn per gate; the `biases` are zero."""
         kind = cls.__name__
         n_in, n_hidden = integer(kind, "n_in", n_in), integer(kind, "n_hidden", n_hidden)
         rng = generator(kind, "rng", rng)
-        made: dict[str, np.ndarray] = {}
+        params: dict[str, np.ndarray] = {}
         for suffix in ("", "_reverse")[: 2 if flag(kind, "bidirectional", bidirectional) else 1]:
             for name, initial, rows in (("Wx", initializer, n_in), ("Wh", orthogonal, n_hidden)):
                 shape = (rows, n_hidden)
                 gates = [drawn(kind, initial, shape, rng, dtype) for _ in range(cls._gates)]
-                made[name + suffix] = W = np.concatenate(gates, axis=1)
-            made |= {name + suffix: np.zeros(W.shape[1], W.dtype) for name in biases}
-        return cls(**made)
+                params[name + suffix] = W = np.concatenate(gates, axis=1)
+            params |= {name + suffix: np.zeros(W.shape[1], W.dtype) for name in biases}
+        return cls(**params)
 
     def _run(
-        self, arrays: Mapping[str, Array], x: Array, given: tuple[Array | None, ...]
+        self, arrays: Mapping[str, Array], x: Array, initial: tuple[Array | None, ...]
     ) -> tuple[Array, Cache]:
-        """Go through time in each direction; the states that were given, or zeros, are first."""
+        """Run all directions from the `initial` states, by default zeros."""
         self._check_shape(x)
         xp = namespace(x)
-        starts, known = self._starts(xp, x, given)
+        starts, passed = self._initial_states(xp, x, initial)
         ys, passes = [], []
         for suffix, state in zip(("", "_reverse"), starts, strict=False):
             weights = tuple([arrays[name + suffix] for name in self._names])
-            states, kept = self._through(xp, x, weights, state, backwards=suffix != "")
+            states, caches = self._scan(xp, x, weights, state, reverse=suffix != "")
             hs = [s[0] for s in states[1:]]
             ys.append(stack(xp, hs[::-1] if suffix else hs, 1))
-            passes.append((weights, states, kept))
+            passes.append((weights, states, caches))
         y = xp.concat(ys, axis=-1) if self.bidirectional else ys[0]
-        return y, (x, tuple(passes), known)
+        return y, (x, tuple(passes), passed)
 
-    def _through(
-        self, xp: Namespace, x: Array, weights: Weights, state: State, *, backwards: bool
+    def _scan(
+        self, xp: Namespace, x: Array, weights: Weights, state: State, *, reverse: bool
     ) -> tuple[tuple[State, ...], tuple[Cache, ...]]:
-        """Return the states before and after all steps, and what the steps keep, as they came."""
+        """Return the initial state and those after all steps, and the caches, in order of steps."""
         n, time, n_in = x.shape
-        p = matmul(
-            xp.reshape(x, (n * time, n_in)), weights[0]
-        )  # the inputs of all steps in one product
+        p = matmul(xp.reshape(x, (n * time, n_in)), weights[0])  # all steps in one product
         p += weights[2]
         steps = xp.unstack(xp.reshape(p, (n, time, p.shape[1])), axis=1)
-        states, kept = [state], []
-        for step in reversed(steps) if backwards else steps:
+        states, caches = [state], []
+        for step in reversed(steps) if reverse else steps:
             state, cache = self._step(xp, step, states[-1], weights)
             states.append(state)
-            kept.append(cache)
-        return tuple(states), tuple(kept)
+            caches.append(cache)
+        return tuple(states), tuple(caches)
 
     def _step(self, xp: Namespace, p: Array, state: State, weights: Weights) -> tuple[State, Cache]:
-        """Return the next state, and what `_step_vjp` needs; `p` is ``x @ Wx + b`` of the step."""
+        """Return the next state, and the cache; `p` is ``x @ Wx + b`` of the step."""
         raise NotImplementedError
 
     def _step_vjp(
         self, xp: Namespace, dy: Array, dafter: State, before: State, after: State,
-        kept: Cache, weights: Weights,
+        cache: Cache, weights: Weights,
     ) -> tuple[Array, Array, State]:  # fmt: skip
         """Return the gradients of `p`, of the recurrent product ``h @ Wh``, and of the state."""
         raise NotImplementedError
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
-        dx, dstart, grads = self._undo(cache, dy, inputs=True)
+        dx, dstart, grads = self._backward(cache, dy, input_grad=True)
         return ((dx, *dstart) if cache[2] else dx), grads
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
-        return self._undo(cache, dy, inputs=False)[2]
+        return self._backward(cache, dy, input_grad=False)[2]
 
-    def _undo(self, cache: Cache, dy: Array, *, inputs: bool) -> tuple[Array, State, dict]:
-        """Go back through time: gradients of input, initial states and parameters."""
+    def _backward(self, cache: Cache, dy: Array, *, input_grad: bool) -> tuple[Array, State, dict]:
+        """Backpropagate through time: gradients of input, initial states and parameters."""
         x, passes, _ = cache
         xp, n_hidden = namespace(dy), dy.shape[2] // len(cache[1])
         rows = xp.reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
         dx, dstarts, grads = None, [], {}
-        for i, (weights, states, kept) in enumerate(passes):
+        for i, (weights, states, caches) in enumerate(passes):
             steps = xp.unstack(dy[:, :, i * n_hidden : (i + 1) * n_hidden], axis=1)
             dps, dqs = [], []
             dstate = tuple([xp.zeros_like(s) for s in states[0]])
-            for k in reversed(range(len(kept))):
-                at = steps[len(kept) - 1 - k] if i else steps[k]
+            for k in reversed(range(len(caches))):
+                dy_step = steps[len(caches) - 1 - k] if i else steps[k]
                 dp, dq, dstate = self._step_vjp(
-                    xp, at, dstate, states[k], states[k + 1], kept[k], weights
+                    xp, dy_step, dstate, states[k], states[k + 1], caches[k], weights
                 )
                 dps.append(dp)
                 dqs.append(dq)
-            # the lists are in the order of the way back; the rows of x in that of time
+            # the lists are in the order of the backward pass, the rows of x in that of time
             dp = step_rows(xp, dps if i else dps[::-1])
             dq = dp if dqs[0] is dps[0] else step_rows(xp, dqs if i else dqs[::-1])
-            order = range(len(kept) - 1, -1, -1) if i else range(len(kept))
+            order = range(len(caches) - 1, -1, -1) if i else range(len(caches))
             before = step_rows(xp, [states[k][0] for k in order])
-            dWh = self._recurrent_grad(xp, before, [kept[k] for k in order], dq)
-            one = (matmul(rows.mT, dp), dWh, column_sums(dp), column_sums(dq))
-            for name, grad in zip(self._names, one, strict=False):
+            dWh = self._recurrent_grad(xp, before, [caches[k] for k in order], dq)
+            of_direction = (matmul(rows.mT, dp), dWh, column_sums(dp), column_sums(dq))
+            for name, grad in zip(self._names, of_direction, strict=False):
                 grads[f"{name}_reverse" if i else name] = grad
             dstarts.append(dstate)
-            if inputs:
-                through = xp.reshape(matmul(dp, weights[0].mT), x.shape)
-                dx = through if dx is None else dx + through
+            if input_grad:
+                dx_direction = xp.reshape(matmul(dp, weights[0].mT), x.shape)
+                dx = dx_direction if dx is None else dx + dx_direction
         return dx, _joined(xp, dstarts), grads
 
     def _recurrent_grad(
-        self, xp: Namespace, before: Array, kept: Sequence[Cache], dq: Array
+        self, xp: Namespace, before: Array, caches: Sequence[Cache], dq: Array
     ) -> Array:
-        """Return `dWh` from the states before all steps and the gradients of their products."""
+        """Return `dWh` from the states before all steps and the gradients of ``h @ Wh``."""
         return matmul(before.mT, dq)
 
-    def _starts(
-        self, xp: Namespace, x: Array, given: tuple[Array | None, ...]
+    def _initial_states(
+        self, xp: Namespace, x: Array, initial: tuple[Array | None, ...]
     ) -> tuple[list[State], State]:
-        """Return the initial states of each direction, and all of them where one was given."""
+        """Return the states per direction, and all of them if any was passed, else ()."""
         n_hidden = self.Wh.shape[0]
         shape = (x.shape[0], n_hidden * (2 if self.bidirectional else 1))
         states = []
-        for name, state in zip(("h0", "c0"), given, strict=False):
+        for name, state in zip(("h0", "c0"), initial, strict=False):
             if state is None:
                 states.append(xp.zeros(shape, dtype=x.dtype, device=device(x)))
                 continue
@@ -202,32 +202,32 @@ class Recurrent(Layer):
                 raise ValueError(message)
             check_dtypes(self, name, state, x)
             states.append(state)
-        known = tuple(states) if any(s is not None for s in given) else ()
+        passed = tuple(states) if any(s is not None for s in initial) else ()
         if not self.bidirectional:
-            return [tuple(states)], known
+            return [tuple(states)], passed
         halves = (slice(0, n_hidden), slice(n_hidden, 2 * n_hidden))
-        return [tuple([s[:, half] for s in states]) for half in halves], known
+        return [tuple([s[:, half] for s in states]) for half in halves], passed
 
     def final_state(self, cache: Cache | None = None) -> State:
-        """Return the state after the last step, to go on from: ``forward(x, *state)``.
+        """Return the state after the last step, to continue from: ``forward(x, *state)``.
 
         Parameters
         ----------
         cache : tuple, optional
             The cache that `apply` returned; with it this is a pure function. Without it, that of
-            the last `forward` that waits for its `backward`: ask before `backward`.
+            the last pending `forward`: call this before `backward`.
 
         Returns
         -------
         tuple of array
-            ``(h,)``, of an `Lstm` ``(h, c)``, with the shapes of ``h0`` and ``c0``. Of a layer in
-            both directions they are the states that each direction ends with: after the last step
-            of time and after the first, as in PyTorch.
+            ``(h,)``, of an `Lstm` ``(h, c)``, with the shapes of ``h0`` and ``c0``. For a
+            bidirectional layer they are the final states of each direction: after the last time
+            step and after the first, as in PyTorch.
 
         Raises
         ------
         RuntimeError
-            If no forward waits for its backward.
+            If no forward is pending its backward.
         """
         if cache is None and not self._pending:
             message = f"{self}.final_state: no forward is pending its backward; pass the cache."
@@ -256,19 +256,19 @@ class Recurrent(Layer):
 
 
 def step_rows(xp: Namespace, steps: Sequence[Array]) -> Array:
-    """Return arrays ``(n, width)`` of all steps as one of ``(n * time, width)``."""
+    """Return arrays ``(n, width)`` of all steps as one array ``(n * time, width)``."""
     n, width = steps[0].shape
     return xp.reshape(stack(xp, steps, 1), (n * len(steps), width))
 
 
 def _joined(xp: Namespace, states: Sequence[State]) -> State:
-    """Return the states of all directions side by side."""
+    """Return the concatenated states of all directions."""
     if len(states) == 1:
         return states[0]
     return tuple([xp.concat(parts, axis=-1) for parts in zip(*states, strict=True)])
 
 
 def blocks(a: Array, n: int) -> list[Array]:
-    """Return the columns of `a` in `n` blocks."""
+    """Split the columns of `a` into `n` blocks."""
     width = a.shape[1] // n
     return [a[:, k * width : (k + 1) * width] for k in range(n)]

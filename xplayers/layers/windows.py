@@ -1,7 +1,7 @@
-"""Windows that slide over the last axes of an array: what convolution and pooling have in common.
+"""Sliding windows over the spatial axes of an array, for convolution and pooling.
 
-Arrays here are ``(n, c, *sizes)``. Everything is made of slices, `concat`, `stack` and `reshape`:
-nothing is written into an array, so it runs where arrays cannot be written to. CuPy has shortcuts.
+Arrays are ``(n, c, *sizes)``. Everything is made of slices, `concat`, `stack` and `reshape`, so it
+also runs where arrays are immutable. CuPy has shortcuts.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from xplayers.arrays.namespaces import (
     upcast,
 )
 
-# The windows of a batch, laid out as columns, take as many times the memory of the batch as a
-# window has elements. So the batch goes through in blocks whose columns take at most this much, or
-# sample by sample. NumPy is fastest with small blocks, which stay in the cache (1.2 to 1.4 times as
-# fast as large ones); elsewhere a block costs launches on a GPU and compilation on JAX.
+# The columns of a batch (im2col) take as many times the memory of the batch as a window has
+# elements. So the batch is processed in blocks whose columns take at most this much, or sample by
+# sample. NumPy is fastest with small blocks, which fit into the cache (1.2 to 1.4 times as fast as
+# large ones); elsewhere a block costs launches on a GPU and compilation on JAX.
 COLUMN_BYTES = 32 * 2**20
 NUMPY_COLUMN_BYTES = 4 * 2**20
 
 Sizes: TypeAlias = tuple[int, ...]
-Numbers: TypeAlias = "int | Sequence[int]"  # for every axis, or one for each
+Numbers: TypeAlias = "int | Sequence[int]"  # for all axes, or one per axis
 
 
 class Window(NamedTuple):
-    """The geometry of windows, one entry for each axis that they slide along."""
+    """The geometry of windows, one entry per spatial axis."""
 
     size: Sizes
     stride: Sizes
@@ -51,20 +51,20 @@ class Window(NamedTuple):
 
     @property
     def span(self) -> Sizes:
-        """What a window covers, gaps included."""
+        """The extent of a window, including the gaps of the dilation."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.size, self.dilation, strict=True))
 
     def outputs(self, sizes: Sequence[int]) -> Sizes:
-        """Return how many windows there are along each axis: those that fit, rounded down."""
+        """Return the number of windows along each axis."""
         return self._counts([n + sum(p) for n, p in zip(sizes, self.padding, strict=True)])
 
     def _counts(self, sizes: Sequence[int]) -> Sizes:
-        """Return how many windows there are in an array with its padding."""
+        """Return the number of windows along each axis of a padded array."""
         geometry = zip(sizes, self.span, self.stride, strict=True)
         return tuple((n - span) // s + 1 for n, span, s in geometry)
 
     def positions(self) -> Iterator[Sizes]:
-        """Return the places in a window, in row-major order."""
+        """Return the offsets of the elements of a window, in row-major order."""
         return itertools.product(*map(range, self.size))
 
     def check(self, owner: object, x: Array) -> None:
@@ -79,36 +79,36 @@ class Window(NamedTuple):
             raise ValueError(message)
 
     def pad(self, xp: Namespace, x: Array, value: float = 0.0) -> Array:
-        """Return `x` with its padding, or `x` itself where there is none."""
+        """Return padded `x`, or `x` itself where there is no padding."""
         if library_name(xp) == "cupy" and any(map(any, self.padding)):
-            return self._framed(xp, x, value)
+            return self._pad_in_place(xp, x, value)
         for axis, (before, after) in enumerate(self.padding, 2):
             x = padded(xp, x, axis, before, after, value)
         return x
 
     def _slice(self, axis: int, offset: int, count: int) -> slice:
-        """Return where the windows have `offset` along one axis."""
+        """Return the slice of the elements at `offset` of all windows, along one axis."""
         start, step = offset * self.dilation[axis], self.stride[axis]
         return slice(start, start + step * (count - 1) + 1, step)
 
     def slices(self, x: Array) -> Iterator[Array]:
-        """Return, for each place in a window, what all windows have there: views of padded `x`."""
+        """Yield per position in a window a view of padded `x`: that element of every window."""
         counts = self._counts(x.shape[2:])
-        for place in self.positions():
-            where = map(self._slice, range(self.axes), place, counts)
-            yield x[(slice(None), slice(None), *where)]
+        for offsets in self.positions():
+            spatial = map(self._slice, range(self.axes), offsets, counts)
+            yield x[(slice(None), slice(None), *spatial)]
 
     def columns(self, xp: Namespace, x: Array, axis: int) -> Array:
-        """Return the windows of padded `x`, with the places in a window as a new axis."""
+        """Return the windows of padded `x`, with the positions in a window as a new axis."""
         if library_name(xp) == "cupy":
-            return self._viewed(xp, x, axis)
+            return self._strided_columns(xp, x, axis)
         views = list(self.slices(x))
         return stack(xp, views, axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
 
-    # On CuPy each slice is a launch. Where arrays are written to, and all windows are one view,
-    # padding is two launches, columns are a copy or none, and sums are one for each place.
+    # On CuPy each slice is a launch. With writes in place and strided views, padding is two
+    # launches, columns are a copy or none, and sums are one launch per position in a window.
 
-    def _framed(self, xp: Namespace, x: Array, value: float) -> Array:
+    def _pad_in_place(self, xp: Namespace, x: Array, value: float) -> Array:
         sizes = x.shape[2:]
         whole = [n + sum(p) for n, p in zip(sizes, self.padding, strict=True)]
         out = _full(xp, x, (*x.shape[:2], *whole), value)
@@ -116,7 +116,7 @@ class Window(NamedTuple):
         out[(..., *inner)] = x
         return out
 
-    def _viewed(self, xp: Namespace, x: Array, axis: int) -> Array:
+    def _strided_columns(self, xp: Namespace, x: Array, axis: int) -> Array:
         counts, steps = self._counts(x.shape[2:]), x.strides[2:]
         inside = [d * s for d, s in zip(self.dilation, steps, strict=True)]
         between = [n * s for n, s in zip(self.stride, steps, strict=True)]
@@ -125,25 +125,25 @@ class Window(NamedTuple):
             (*x.shape[:axis], *self.size, *x.shape[axis:2], *counts),
             (*x.strides[:axis], *inside, *x.strides[axis:2], *between),
         )
-        places = math.prod(self.size)
-        return xp.reshape(view, (*x.shape[:axis], places, *x.shape[axis:2], *counts))
+        positions = math.prod(self.size)
+        return xp.reshape(view, (*x.shape[:axis], positions, *x.shape[axis:2], *counts))
 
-    def _added(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
-        stride, where = self.stride[axis], 2 + 2 * axis
+    def _scatter_axis_in_place(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
+        stride, dim = self.stride[axis], 2 + 2 * axis
         shape = [*pieces.shape[: 2 + axis], *pieces.shape[3 + axis :]]
-        count, shape[where] = shape[where], size
+        count, shape[dim] = shape[dim], size
         total = _full(xp, pieces, shape, 0.0)
         for offset in range(self.size[axis]):
             first = offset * self.dilation[axis] - self.padding[axis][0]  # of the first window
             start, stop = max(0, -(first // stride)), min(count, (size - 1 - first) // stride + 1)
             if stop > start:
-                places = slice(first + start * stride, first + (stop - 1) * stride + 1, stride)
-                there = total[_along(where, places)]
-                there += pieces[_along(2 + axis, offset)][_along(where, slice(start, stop))]
+                elements = slice(first + start * stride, first + (stop - 1) * stride + 1, stride)
+                target = total[_along(dim, elements)]
+                target += pieces[_along(2 + axis, offset)][_along(dim, slice(start, stop))]
         return total
 
     def fold(self, xp: Namespace, x: Array, combine: Callable[[Array, Array], Array]) -> Array:
-        """Return padded `x` combined over each window, axis by axis; a view if its size is 1."""
+        """Return padded `x` reduced over each window by `combine`; a view if its size is 1."""
         for axis, count in enumerate(self._counts(x.shape[2:])):
             parts = (
                 x[_along(2 + axis, self._slice(axis, offset, count))]
@@ -153,7 +153,7 @@ class Window(NamedTuple):
         return x
 
     def scatter(self, xp: Namespace, pieces: Array, sizes: Sequence[int]) -> Array:
-        """Return the sum of what windows give back to the array that they were taken from.
+        """Add the elements of windows to the positions that they were taken from (col2im).
 
         The transpose of padding and `columns`.
 
@@ -162,56 +162,57 @@ class Window(NamedTuple):
         xp : module
             The namespace.
         pieces : array of shape (n, c, *size, *outputs)
-            A value for each place in each window. 16-bit values are summed in float32.
+            A value for each position in each window. 16-bit values are summed in float32.
         sizes : sequence of int
-            Of the array, without padding.
+            Spatial sizes of the result, without padding.
 
         Returns
         -------
         array of shape (n, c, *sizes)
-            Of the dtype of `pieces`.
+            With the dtype of `pieces`.
         """
         dtype = pieces.dtype
         total = upcast(xp, pieces)
-        one = self._added if library_name(xp) == "cupy" else self._scatter_axis
-        for axis in reversed(range(self.axes)):  # the last one first: its elements are neighbours
-            total = one(xp, total, axis, sizes[axis])
+        in_place = library_name(xp) == "cupy"
+        scatter_axis = self._scatter_axis_in_place if in_place else self._scatter_axis
+        for axis in reversed(range(self.axes)):  # the last one first: it is contiguous
+            total = scatter_axis(xp, total, axis, sizes[axis])
         return xp.astype(total, dtype) if is_half(pieces) else total
 
     def _scatter_axis(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
-        """Sum over the places in a window along one axis.
+        """Sum over the positions in a window along one axis.
 
-        A stride s deals the elements of the array out to s phases, 0 to s - 1. Place i of window o
-        is element ``s * o + i * dilation - padding``, so a place always meets the same phase, and
-        there the windows are neighbours: shift, add up, and interleave the phases at the end.
+        With stride s, element ``s * k + p`` of the array has phase p. Position i of window o is
+        element ``s * o + i * dilation - padding``: each position has one phase, within which the
+        windows are adjacent. So shift, add up, and interleave the phases at the end.
         """
         stride, dilation, before = self.stride[axis], self.dilation[axis], self.padding[axis][0]
         length = -(-size // stride)
-        where = 2 + 2 * axis  # of the axis, once that of the places is gone
+        dim = 2 + 2 * axis  # index of the axis, once that of the positions is removed
         phases: list[list[Array]] = [[] for _ in range(stride)]
         for offset in range(self.size[axis]):
             shift, phase = divmod(offset * dilation - before, stride)
             piece = pieces[_along(2 + axis, offset)]
-            piece = shifted(xp, piece, where, shift, length)
+            piece = shifted(xp, piece, dim, shift, length)
             if piece is not None:
                 phases[phase].append(piece)
         shape = (*pieces.shape[: 2 + axis], *pieces.shape[3 + axis :])
-        shape = (*shape[:where], length, *shape[where + 1 :])
+        shape = (*shape[:dim], length, *shape[dim + 1 :])
         totals = [_sum(p) if p else _full(xp, pieces, shape, 0.0) for p in phases]
         if stride == 1:
             return totals[0]
-        whole = (*shape[:where], length * stride, *shape[where + 1 :])
-        total = xp.reshape(stack(xp, totals, where + 1), whole)
-        return total if length * stride == size else total[_along(where, slice(0, size))]
+        interleaved = (*shape[:dim], length * stride, *shape[dim + 1 :])
+        total = xp.reshape(stack(xp, totals, dim + 1), interleaved)
+        return total if length * stride == size else total[_along(dim, slice(0, size))]
 
 
 def _along(axis: int, index: Any) -> tuple[Any, ...]:
-    """Return the full index that is `index` on one axis and everything on the others."""
+    """Return the index tuple with `index` on one axis and ``:`` on the others."""
     return (*(slice(None),) * axis, index, ...)
 
 
 def _sum(arrays: list[Array]) -> Array:
-    """Return the sum of arrays, which are not written to; one alone is returned as it is."""
+    """Return the sum of arrays, which are not written to; a single one is returned itself."""
     if len(arrays) == 1:
         return arrays[0]
     total = arrays[0] + arrays[1]
@@ -225,7 +226,7 @@ def _full(xp: Namespace, like: Array, shape: Sequence[int], value: float) -> Arr
 
 
 def padded(xp: Namespace, x: Array, axis: int, before: int, after: int, value: float) -> Array:
-    """Return `x` with `value` before and after it along an axis, or `x` itself."""
+    """Return `x` padded with `value` along an axis, or `x` itself where there is no padding."""
     if not before and not after:
         return x
     parts = [x]
@@ -237,7 +238,7 @@ def padded(xp: Namespace, x: Array, axis: int, before: int, after: int, value: f
 
 
 def shifted(xp: Namespace, x: Array, axis: int, shift: int, length: int) -> Array | None:
-    """Return y of that length with ``y[i] = x[i - shift]``, 0 elsewhere; None if that is all 0."""
+    """Return y of `length` with ``y[i] = x[i - shift]``, else 0; None if all of it is 0."""
     start, stop = max(0, -shift), min(x.shape[axis], length - shift)
     if stop <= start:
         return None
@@ -249,7 +250,7 @@ def shifted(xp: Namespace, x: Array, axis: int, shift: int, length: int) -> Arra
 def blocks(x: Array, elements: int) -> list[slice]:
     """Return slices of the batch `x`, each with columns of at most `COLUMN_BYTES`.
 
-    `elements` is the size of the columns of one sample. There is at least one slice, also of an
+    `elements` is the size of the columns of one sample. There is at least one slice, also for an
     empty batch.
     """
     bits = int(dtype_name(x.dtype)[-2:])
@@ -266,9 +267,9 @@ def in_blocks(
     *batches: Array,
     out: Array | None = None,
 ) -> Array:
-    """Return ``compute(*batches)``, computed block by block of the batch; see `blocks`.
+    """Return ``compute(*batches)``, computed in blocks of the batch; see `blocks`.
 
-    It is written to `out`, if that is given.
+    The result is written to `out` if passed.
     """
     parts = blocks(batches[0], elements)
     if out is not None:
@@ -283,7 +284,7 @@ def in_blocks(
 def geometry(
     owner: str, size: Sequence[int], stride: Any, padding: Any, dilation: Any = 1
 ) -> Window:
-    """Return the windows that the options of a layer say, or raise ValueError."""
+    """Check the options of a layer and return its windows."""
     axes = len(size)
     strides = per_axis(owner, "stride", stride, axes, 1)
     dilations = per_axis(owner, "dilation", dilation, axes, 1)
@@ -291,8 +292,8 @@ def geometry(
         if isinstance(padding, str):
             message = f"{owner}: padding is {padding!r}; expected numbers or 'same'."
             raise ValueError(message)
-        around = per_axis(owner, "padding", padding, axes, 0)
-        return Window(tuple(size), strides, dilations, tuple((p, p) for p in around))
+        widths = per_axis(owner, "padding", padding, axes, 0)
+        return Window(tuple(size), strides, dilations, tuple((p, p) for p in widths))
     if max(strides) > 1:
         message = f"{owner}: padding is 'same', which needs stride 1; stride is {stride}."
         raise ValueError(message)
@@ -301,36 +302,36 @@ def geometry(
 
 
 def per_axis(owner: str, name: str, value: Any, axes: int, least: int) -> Sizes:
-    """Return an int for each axis from an int or a sequence of them, or raise ValueError."""
+    """Return an int per axis from an int or a sequence of them, or raise ValueError."""
     try:
         if isinstance(value, Sequence):
-            found = tuple([integer(owner, name, v, least=least) for v in value])
+            values = tuple([integer(owner, name, v, least=least) for v in value])
         else:
-            found = (integer(owner, name, value, least=least),) * axes
-    except (TypeError, ValueError):  # said in the words of both
-        found = ()
-    if len(found) != axes or not found:
+            values = (integer(owner, name, value, least=least),) * axes
+    except (TypeError, ValueError):  # one message for both cases
+        values = ()
+    if len(values) != axes or not values:
         each = "" if axes == 1 else f", or {axes} of them"
         message = f"{owner}: {name} is {shown(value)}; expected an int of {least} or more{each}."
         raise ValueError(message)
-    return found
+    return values
 
 
 def plain(value: Any) -> Any:
-    """Return an option as `repr` shows it: sequences as tuples, integers of arrays as Python's."""
+    """Return an option with sequences as tuples and NumPy integers as Python's."""
     if isinstance(value, Sequence) and not isinstance(value, str):
         return tuple(map(plain, value))
     try:
         return integer("", "", value, least=None)
-    except TypeError:  # no integer: that is said where the geometry is made
+    except TypeError:  # not an integer: `geometry` raises the error
         return value
 
 
 def format_size(sizes: Sequence[int]) -> str:
-    """Return sizes in words: ``3x3``."""
+    """Return sizes as text: ``3x3``."""
     return "x".join(map(str, sizes))
 
 
 def named_axes(axes: int) -> str:
-    """Return what the errors call the axes that windows slide along: ``h, w``."""
+    """Return the names of spatial axes in error messages: ``h, w``."""
     return "l" if axes == 1 else ", ".join("dhw"[-axes:])

@@ -1,4 +1,4 @@
-"""Optimizers that divide each gradient by its size so far."""
+"""Adaptive optimizers: AdaGrad, RMSprop, Adam and AdamW."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class AdaGrad(Optimizer):
     lr : float
         Learning rate.
     eps : float
-        Keeps the quotient finite.
+        Added to the denominator.
     weight_decay : float
-        Factor of ``p`` that is added to ``g``.
+        Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
 
     References
     ----------
@@ -64,11 +64,11 @@ class RMSprop(Optimizer):
     lr : float
         Learning rate.
     decay_rate : float
-        ``rho``, the memory of the mean square.
+        ``rho``, the decay rate of the mean square.
     eps : float
-        Keeps the quotient finite.
+        Added to the denominator.
     weight_decay : float
-        Factor of ``p`` that is added to ``g``.
+        Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
 
     References
     ----------
@@ -100,7 +100,7 @@ class RMSprop(Optimizer):
 
 @elementwise
 def _corrections(xp, t, log1, log2):
-    # 1 - beta**t without the cancellation of the subtraction
+    # 1 - beta**t without cancellation
     root = xp.sqrt(-xp.expm1(t * log2))
     return root / -xp.expm1(t * log1), root
 
@@ -108,7 +108,7 @@ def _corrections(xp, t, log1, log2):
 @operation
 def corrections(t: Any, log1: float, log2: float) -> tuple[Any, Any]:
     """Return ``sqrt(1 - beta2**t) / (1 - beta1**t)`` and its numerator, from ``log(beta)``."""
-    if isinstance(t, float):  # a fifth of the time of NumPy's scalars
+    if isinstance(t, float):  # five times as fast as NumPy scalars
         return _corrections.function(math, t, log1, log2)
     return _corrections(t, log1, log2)
 
@@ -118,7 +118,7 @@ def _log(beta: float) -> float:
 
 
 def _adam(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction):
-    m = m + rate1 * (g - m)  # a product less than beta1 * m + rate1 * g
+    m = m + rate1 * (g - m)  # one product fewer than beta1 * m + rate1 * g
     v = beta2 * v + rate2 * g * g
     return p - (lr * correction) * (m / (xp.sqrt(v) + eps)), m, v
 
@@ -136,23 +136,23 @@ class Adam(Optimizer):
     lr : float
         Learning rate.
     beta1, beta2 : float
-        Memory of the mean and of the mean square of the gradients.
+        Decay rates of the mean and of the mean square of the gradients.
     eps : float
-        Keeps the quotient finite.
+        Added to the denominator.
     eps_hat : bool
         Which of the two forms.
     weight_decay : float
-        Factor of ``p`` that is added to ``g``; for the decoupled form see `AdamW`.
+        Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``. `AdamW` decouples it.
 
     Notes
     -----
-    The state is that of the paper: ``m``, ``v`` and ``count``, which is ``t``. PyTorch has the same
-    as ``exp_avg``, ``exp_avg_sq`` and ``step``. As there, ``m`` is computed in the form
+    The state is that of the paper: ``m``, ``v`` and ``count``, which is ``t``. PyTorch calls them
+    ``exp_avg``, ``exp_avg_sq`` and ``step``. As there, ``m`` is computed as
     ``m + (1 - beta1) * (g - m)``.
 
-    Libraries of the same name differ: the book and Keras compute the first form with ``eps=1e-7``
-    (the defaults here), PyTorch and Optax the second with ``eps=1e-8``. In the first steps the
-    first form moves parameters with tiny gradients less: by 0.24 `lr` for ``g = 1e-6``, ``t = 1``.
+    Libraries differ: the book and Keras compute the first form with ``eps=1e-7`` (the defaults
+    here), PyTorch and Optax the second with ``eps=1e-8``. In the first steps the first form moves
+    parameters with tiny gradients less: by 0.24 `lr` for ``g = 1e-6``, ``t = 1``.
 
     References
     ----------
@@ -190,10 +190,10 @@ class Adam(Optimizer):
         }
 
     def constants(self, t: Array) -> tuple[Any, ...]:
-        of = self._derived()
-        correction, root = corrections(t, of["_log1"], of["_log2"])
+        derived = self._derived()
+        correction, root = corrections(t, derived["_log1"], derived["_log2"])
         eps = self.eps if self.eps_hat else self.eps * root
-        return (of["_rate1"], self.beta2, of["_rate2"], eps, correction)
+        return (derived["_rate1"], self.beta2, derived["_rate2"], eps, correction)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_version": 2}
@@ -201,7 +201,7 @@ class Adam(Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         version = (state := {**state}).pop("_version", 1)
         super().__setstate__(state)
-        if self.state and version == 1:  # which kept m / (1 - beta1) and v / (1 - beta2)
+        if self.state and version == 1:  # its state is m / (1 - beta1) and v / (1 - beta2)
             for m, beta in (("m", self.beta1), ("v", self.beta2)):
                 self.state[m] = {name: a * (1.0 - beta) for name, a in self.state[m].items()}
 
@@ -212,21 +212,21 @@ def _adamw(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction, weight_deca
 
 
 class AdamW(Adam):
-    """Adam with decoupled decay: ``p = p - lr * weight_decay * p`` before the step of `Adam`.
+    """Adam with decoupled weight decay: ``p = p - lr * weight_decay * p`` before its step.
 
     Parameters
     ----------
     lr : float
         Learning rate.
     beta1, beta2 : float
-        Memory of the mean and of the mean square of the gradients.
+        Decay rates of the mean and of the mean square of the gradients.
     eps : float
-        Keeps the quotient finite.
+        Added to the denominator.
     eps_hat : bool
         As in `Adam`; PyTorch's AdamW is ``eps=1e-8, eps_hat=False``.
     weight_decay : float
-        The decay of a parameter in a step is this times `lr`, as in PyTorch and Keras (in the paper
-        it is not times the learning rate).
+        A step decays parameters by ``lr * weight_decay``, as in PyTorch and Keras (in the paper
+        by ``weight_decay``).
 
     References
     ----------

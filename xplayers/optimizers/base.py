@@ -1,8 +1,8 @@
 """The base of optimizers: two pure functions, ``init`` and ``step``, under the book's ``update``.
 
-The rule of each is one elementwise function, written under the formula. Learning rate and step
-count are arguments of the step, so a schedule and a compiled step are possible. For 16-bit
-parameters the moments and the arithmetic are float32.
+The rule of each is one elementwise function. Learning rate and step count are arguments of the
+step, for schedules and compiled steps. For 16-bit parameters the moments and the arithmetic are
+float32.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ Rate = float | Callable[[Any], Any]
 
 
 def rate(owner: object, name: str, value: Any) -> Any:
-    """Return a learning rate: a float, a function of the step number, or a 0-d array as it is."""
-    given = isinstance(value, Mapping | Module | Iterator | list)
-    if callable(value) and not isinstance(value, type) and not given:
+    """Return a learning rate: a float, a function of the step number, or a 0-d array unchanged."""
+    is_params = isinstance(value, Mapping | Module | Iterator | list)
+    if callable(value) and not isinstance(value, type) and not is_params:
         return value
     host = type(value) is np.ndarray or isinstance(value, np.generic)
     if getattr(value, "shape", None) == () and not host:
@@ -51,21 +51,21 @@ def rate(owner: object, name: str, value: Any) -> Any:
     hint = "Or pass a schedule of xplayers.schedules."
     if isinstance(value, type) and callable(value):
         hint = f"Call the class: {constructor_call(value)}."
-    elif given:
+    elif is_params:
         hint = f"Parameters go to update: {owner}().update(net.params, net.grads)."
     return number(owner, name, value, least=0, hint=hint)
 
 
 class Optimizer:
-    """Base of all optimizers. A subclass has a rule, the names of its moments, and `constants`.
+    """Base of all optimizers. A subclass defines a rule, the names of its moments, and `constants`.
 
-    One that overrides `step` takes `good`, which mixed precision passes.
+    An override of `step` has to accept `good`, which mixed precision passes.
 
     Parameters
     ----------
     lr : float or callable
-        Learning rate; or a schedule of `xplayers.schedules`, or any function of the number of steps
-        before this one, a 0-d array.
+        Learning rate; or a schedule of `xplayers.schedules`, or any function of the number of
+        previous steps, a 0-d array.
     weight_decay : float
         Adds ``weight_decay * p`` to each gradient ``g``: the gradient of an L2 penalty
         ``weight_decay / 2 * sum(p**2)``.
@@ -73,7 +73,7 @@ class Optimizer:
 
     rule: ClassVar[Callable[..., tuple[Array, ...]]]  # (xp, p, g, *moments, lr, *constants)
     moments: ClassVar[tuple[str, ...]] = ()
-    decoupled: ClassVar[bool] = False  # whether the rule itself takes care of the weight decay
+    decoupled: ClassVar[bool] = False  # whether the rule itself applies the weight decay
     lr = Option(rate)
     weight_decay = Option(number, least=0)
 
@@ -83,20 +83,20 @@ class Optimizer:
         self.state: State | None = None
 
     def _numbers(self) -> dict[str, float]:
-        """Return what is a number of this optimizer: what is compiled takes them as arguments."""
+        """Return the hyperparameters that are numbers: arguments of compiled steps."""
         own = {k: v for k, v in vars(self).items() if type(v) in (float, int) and k != "lr"}
         return {**own, **self._derived()}
 
     def _derived(self) -> dict[str, Any]:
-        """Return what `constants` takes of its numbers, computed on the host in float64."""
+        """Return numbers that `constants` derives from those, computed on the host in float64."""
         return {}
 
     def _with(self, numbers: Mapping[str, Any]) -> Self:
-        """Return a copy that has these in the place of its numbers."""
-        made = copy.copy(self)
+        """Return a copy with these numbers replaced."""
+        other = copy.copy(self)
         numbers = {**self._numbers(), **numbers}
-        vars(made).update(numbers, _derived=lambda: numbers)
-        return made
+        vars(other).update(numbers, _derived=lambda: numbers)
+        return other
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "state": packed(self.state)}
@@ -105,14 +105,14 @@ class Optimizer:
         self.__dict__.update({**state, "state": unpacked(state["state"])})
 
     def constants(self, t: Array) -> tuple[Any, ...]:
-        """Return what the rule takes after the learning rate; `t` is the step number.
+        """Return the arguments of the rule after the learning rate; `t` is the step number.
 
         A NumPy scalar on the host, else a 0-d array of floating-point type.
         """
         return ()
 
     def init(self, params: Arrays) -> State:
-        """Return the state before the first step: the moments by name, zero, and the step count.
+        """Return the initial state: zero moments by name, and the step count.
 
         Parameters
         ----------
@@ -122,8 +122,8 @@ class Optimizer:
         Returns
         -------
         dict
-            ``{"count": 0-d int32 array, moment: {name: array}}``; the arrays are where the
-            parameters are.
+            ``{"count": 0-d int32 array, moment: {name: array}}``, of the library and on the device
+            of the parameters.
         """
         state: State = {m: {} for m in self.moments}
         for name, p in params.items():
@@ -157,15 +157,15 @@ class Optimizer:
         params, grads : mapping of str to array
             Parameters and their gradients, by the same names.
         state : dict
-            From `init` or the step before.
+            From `init` or the previous step.
         lr : float or 0-d array, optional
             Learning rate of this step; by default the one of the optimizer.
         donate : bool
-            The caller gives up `params` and `state`: their memory is used for the results where
-            the library has mutation.
+            The caller gives up `params` and `state`: the results overwrite them where arrays are
+            mutable.
         good : 0-d array of bool, optional
-            Whether the step is taken at all. Where it is False, the results are `params` and
-            `state`, bit by bit, and nothing waits to know it.
+            Whether to take the step. Where it is False, the results are `params` and `state`, bit
+            by bit; its value is not fetched.
 
         Returns
         -------
@@ -177,8 +177,8 @@ class Optimizer:
         Raises
         ------
         ValueError
-            If there is not one gradient for each parameter, or the moments do not fit in
-            names, shapes and dtypes (float32 for 16-bit parameters).
+            If gradients or moments do not match the parameters in names, shapes and dtypes
+            (float32 for 16-bit parameters).
         """
         self._check(params, grads)
         self._check_state(params, state)
@@ -204,7 +204,7 @@ class Optimizer:
             for name, p in params.items():
                 moments = [state[m][name] for m in self.moments]
                 wide = upcast(namespace(p), p)
-                if like is None or wide.dtype != like:  # once for all parameters of a dtype
+                if like is None or wide.dtype != like:  # once per dtype
                     like = wide.dtype
                     scalars = [c if type(c) is float else as_scalar(c, wide) for c in constants]
                     scalars += [] if good is None else [good]
@@ -220,18 +220,18 @@ class Optimizer:
         return new, after
 
     def update(self, params: MutableMapping[str, Array], grads: Arrays, *, lr: Any = None) -> None:
-        """Take one step: write the new values through `params`, and keep the state.
+        """Take one step: update `params` and the state.
 
-        Where the library has mutation (NumPy, CuPy, PyTorch) the arrays of `params` are changed in
-        place, as in the book; so a copy of the best parameters has to be a copy. On JAX the entries
-        are replaced: pass ``net.params``, a mapping which hands them to the layers.
+        Mutable arrays (NumPy, CuPy, PyTorch) are updated in place, as in the book; so snapshots of
+        the best parameters have to be copies. On JAX the entries are replaced: pass ``net.params``,
+        which sets them in the layers.
 
         Parameters
         ----------
         params : mutable mapping of str to array
-            The parameters, as ``net.params``, or a dict of arrays.
+            The parameters: ``net.params``, or a dict of arrays.
         grads : mapping of str to array
-            Their gradients, as ``net.grads``. They are not changed.
+            Their gradients: ``net.grads``. They are not changed.
         lr : float or 0-d array, optional
             Learning rate of this step.
         """
@@ -241,7 +241,7 @@ class Optimizer:
             self._check(old, grads)
             state = self.init(old)
         new, self.state = self.step(old, grads, state, lr=lr, donate=True)
-        # 16-bit ones are not there yet; read-only or immutable ones are replaced
+        # 16-bit parameters are written now; read-only or immutable ones are replaced
         replaced = {k: a for k, a in written(old, new).items() if a is not old[k]}
         if isinstance(params, VariablesView):
             params.updated(replaced, in_place=len(replaced) < len(new))
@@ -258,7 +258,7 @@ class Optimizer:
                 g = grads[name]
                 try:
                     fits = type(g) is type(p) and g.shape == p.shape and g.dtype is p.dtype
-                except AttributeError:  # no arrays
+                except AttributeError:  # not arrays
                     fits = False
                 if not fits:
                     self._check_gradient(name, p, g)
@@ -280,7 +280,7 @@ class Optimizer:
         if g.shape != p.shape:
             message = f"{owner}: {gradient} has shape {tuple(g.shape)}; expected {tuple(p.shape)}."
             raise ValueError(message)
-        # Gradients of 16 bits, and those of parameters of 16 bits, are taken in float32.
+        # 16-bit gradients, and those of 16-bit parameters, are converted to float32.
         if g.dtype != p.dtype and not (is_floating(g) and (is_half(g) or is_half(p))):
             message = (
                 f"{owner}: {gradient} is {g.dtype}, {name} is {p.dtype}; they must agree. "
@@ -289,7 +289,7 @@ class Optimizer:
             raise TypeError(message)
 
     def _plain(self, name: str, arrays: Arrays) -> dict[str, Array]:
-        """Return a dict, which is faster to look up than the live mapping of a network."""
+        """Return a dict, which is faster to look up than a `VariablesView`."""
         if isinstance(arrays, VariablesView):
             return arrays.copy()
         if type(arrays) is not dict:
@@ -298,20 +298,21 @@ class Optimizer:
         return dict(arrays)
 
     def _check_state(self, params: Arrays, state: State) -> None:
-        """Check that the moments are those of the parameters, before anything is written."""
+        """Check that the moments match the parameters, before anything is written."""
         if type(state) is not dict:
-            hint = "It is what init(params) returns."
+            hint = "init(params) returns one."
             instance(f"{type(self).__name__}.step", "state", state, Mapping, "a state", hint=hint)
         for m in self.moments:
-            held, wrong = state.get(m), ""
-            if held is None:
+            moment, wrong = state.get(m), ""
+            if moment is None:
                 have = ", ".join(sorted(state.keys() - {"count"})) or "no moments"
                 message = (
-                    f"{type(self).__name__}: its state has no {m}, but {have}; it is another's."
+                    f"{type(self).__name__}: its state has no {m}, but {have}; it is that of "
+                    "another optimizer."
                 )
                 raise ValueError(message)
             for name, p in params.items():
-                a = held.get(name)
+                a = moment.get(name)
                 if a is None:
                     wrong = f"it has no {m} of {name}"
                 elif a.shape != p.shape or (a.dtype != p.dtype and not is_half(p)):
@@ -319,12 +320,12 @@ class Optimizer:
                         f"{m} of {name} is {a.dtype} of shape {tuple(a.shape)}, and {name} is "
                         f"{p.dtype} of shape {tuple(p.shape)}"
                     )
-            if len(held) > len(params):
-                wrong = f"it has {m} of {', '.join(sorted(held.keys() - params.keys()))} too"
+            if len(moment) > len(params):
+                wrong = f"it has {m} of {', '.join(sorted(moment.keys() - params.keys()))} too"
             if wrong:
                 message = (
-                    f"{type(self).__name__}: its state does not fit the parameters: {wrong}. Make "
-                    "a new optimizer, or begin afresh by state = None."
+                    f"{type(self).__name__}: its state does not match the parameters: {wrong}. "
+                    "Create a new optimizer, or reset it by state = None."
                 )
                 raise ValueError(message)
 
@@ -337,7 +338,7 @@ class Optimizer:
 
 @elementwise
 def _apply(xp, p, g, *operands, rule, decays):
-    if is_half(g):  # of parameters that are not
+    if is_half(g):  # 16-bit gradients of wider parameters
         g = xp.astype(g, p.dtype)
     if decays:
         *operands, weight_decay = operands
@@ -358,7 +359,7 @@ _ONE = np.float64(1.0)
 
 @operation
 def gradient_operand(g: Array) -> Array:
-    """Return a gradient as an operand of a rule: 16-bit values as float32, if not the rule does."""
+    """Return a gradient as an operand of a rule, by default 16-bit values in float32."""
     return upcast(namespace(g), g)
 
 
@@ -366,28 +367,28 @@ def gradient_operand(g: Array) -> Array:
 def next_count(count: Array, good: Array | None, like: Array) -> tuple[Array, Any]:
     """Return the count after this step, if it is `good`, and the number of this step.
 
-    Of a count on the host that is a NumPy scalar: it is fast, and float64.
+    For a count on the host it is a NumPy scalar, which is fast, and float64.
     """
     xp = namespace(count)
     after = count + 1
-    kept = after if good is None else xp.where(good, after, count)
+    next_ = after if good is None else xp.where(good, after, count)
     number = host_number(after)
-    return kept, xp.astype(after, like.dtype) if number is None else number * _ONE
+    return next_, xp.astype(after, like.dtype) if number is None else number * _ONE
 
 
 @operation
 def rate_number(lr: Any) -> Any:
-    """Return a rate in a tensor on the CPU as a number, which takes part without a dtype.
+    """Return a rate in a tensor on the CPU as a Python number, which does not affect dtypes.
 
-    As NumPy's do; and a rule does the same then whether NumPy or PyTorch computes it.
+    NumPy scalars behave so, too: a rule then computes the same on NumPy and PyTorch.
     """
     return lr
 
 
 def as_scalar(c: Any, p: Array) -> Any:
-    """Return a 0-d array in the dtype of `p`, so that it does not decide the dtype of results."""
+    """Return a 0-d array in the dtype of `p`, so that it does not affect the dtype of results."""
     if isinstance(c, _NUMBERS):
-        return float(c)  # of NumPy too: a np.float64 would make float32 arrays float64
+        return float(c)  # also NumPy scalars: np.float64 would make float32 arrays float64
     xp, its = namespace(p), namespace(c, "Optimizer", "lr")
     if library_name(its) == "numpy":  # a tracer of one of those
         return c.item()

@@ -1,4 +1,4 @@
-"""Limits for gradients, before an optimizer takes them."""
+"""Gradient clipping."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from xplayers.arrays.operation import operation
 from xplayers.arrays.units import UNITS
 from xplayers.optimizers.base import Arrays, as_scalar
 
-# Limits as numbers of the dtype: the smallest normal and the largest one.
+# The smallest normal and the largest number of a dtype.
 _LIMITS = {
     "float32": (2.0**-126, (2.0 - 2.0**-23) * 2.0**127),
     "float64": (2.0**-1022, (2.0 - 2.0**-52) * 2.0**1023),
@@ -34,7 +34,7 @@ _LIMITS = {
 
 
 def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
-    """Scale all gradients by one factor so that their common norm is at most `limit`.
+    """Scale all gradients by one factor so that their global norm is at most `limit`.
 
     ``norm = sqrt(sum of all g**2)``; each gradient becomes ``g * min(1, limit / norm)``.
 
@@ -43,21 +43,21 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     grads : mapping of str to array
         Gradients by name. They are not changed.
     limit : float
-        The largest norm, positive. Infinity limits nothing: the results are copies.
+        The maximum norm, positive. With infinity the results are copies.
 
     Returns
     -------
     dict of str to array
-        New arrays by the same names. The norm stays on the device, and is right where its square
-        is no number of the dtype. Infinite gradients become NaN and the others 0, as in PyTorch; a
-        NaN makes all NaN.
+        New arrays by the same names. The norm stays on the device, and is correct even where its
+        square overflows. Infinite gradients become NaN and the others 0, as in PyTorch; a NaN makes
+        all NaN.
 
     Raises
     ------
     ValueError
         If `limit` is not positive.
     TypeError
-        If `limit` is no number.
+        If `limit` is not a number.
 
     References
     ----------
@@ -102,7 +102,7 @@ def _factor(xp: Namespace, total: Any, limit: float, *units: Any, dtype: Any = N
 
 @elementwise
 def _times(xp: Namespace, g: Array, factor: Any) -> Array:
-    # A factor for large gradients may be no number of 16 bits.
+    # The factor may underflow in 16 bits.
     return xp.astype(upcast(xp, g) * factor, g.dtype) if is_half(g) else g * factor
 
 
@@ -110,8 +110,8 @@ def _times(xp: Namespace, g: Array, factor: Any) -> Array:
 def sum_of_squares(arrays: list[Array]) -> tuple[Any, ...]:
     """Return the sum of the squares of all elements, in their widest dtype, at least float32.
 
-    With it come two units: ``sqrt(sum) / first`` is the norm times the second, which is less than 1
-    where the norm may overflow. They are not there where no square can.
+    With it come two scales, ``up`` and ``down``: ``sqrt(sum) / up`` is the norm times ``down``,
+    which is less than 1 where the norm may overflow. A body leaves them out where no square can.
     """
     xp = namespace(arrays[0])
     arrays = [upcast(xp, a) for a in arrays if size(a)]

@@ -1,4 +1,4 @@
-"""Gradient descent, plain and with momentum."""
+"""Stochastic gradient descent, plain, with momentum, and Nesterov's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class SGD(Optimizer):
     lr : float
         Learning rate.
     weight_decay : float
-        Factor of ``p`` that is added to ``g``.
+        Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
     """
 
     rule = staticmethod(_sgd)
@@ -35,8 +35,8 @@ def _momentum(xp, p, g, v, lr, momentum):
 class Momentum(Optimizer):
     """Gradient descent with momentum, ``v = momentum * v - lr * g``; ``p = p + v``.
 
-    The learning rate is inside the velocity, as in the book and in Keras. PyTorch's
-    ``v = momentum * v + g``; ``p = p - lr * v`` is the same as long as `lr` does not change.
+    The velocity includes the learning rate, as in the book and in Keras. PyTorch's
+    ``v = momentum * v + g``; ``p = p - lr * v`` is equivalent while `lr` is constant.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ class Momentum(Optimizer):
     momentum : float
         Factor of the velocity.
     weight_decay : float
-        Factor of ``p`` that is added to ``g``.
+        Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
 
     References
     ----------
@@ -72,7 +72,7 @@ def _nesterov(xp, p, g, v, lr, momentum):
 class Nesterov(Momentum):
     """Nesterov's momentum, ``v = momentum * v - lr * g``; ``p = p + momentum * v - lr * g``.
 
-    The gradient is that at the look-ahead point, which is what ``p`` holds: the form of
+    The gradient is that at the look-ahead point, which is stored as ``p``: the form of
     Bengio, Boulanger-Lewandowski, Pascanu, "Advances in optimizing recurrent networks", ICASSP
     2013, equations 6 and 7, and of the book, PyTorch and Keras.
 
@@ -83,7 +83,7 @@ class Nesterov(Momentum):
     momentum : float
         Factor of the velocity.
     weight_decay : float
-        Factor of ``p`` that is added to ``g``.
+        Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
     """
 
     rule = staticmethod(_nesterov)
