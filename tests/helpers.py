@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,16 @@ def assert_same_bits(a: Any, b: Any, what: str = "values") -> None:
     assert a.dtype == b.dtype
     assert a.shape == b.shape
     assert np.ascontiguousarray(a).tobytes() == np.ascontiguousarray(b).tobytes(), f"{what} differ"
+
+
+def assert_same_arrays(a: Any, b: Any, what: str = "values") -> None:
+    """Check that two mappings, of arrays or of mappings, have the same names and bits."""
+    if not isinstance(a, Mapping):
+        assert_same_bits(a, b, what)
+        return
+    assert set(a) == set(b), f"{what}: {sorted(set(a) ^ set(b))} are in one of them only"
+    for name in a:
+        assert_same_arrays(a[name], b[name], name)
 
 
 def assert_at_home(a: Any, like: Any, dtype: Any = None) -> None:

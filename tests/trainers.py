@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from helpers import assert_same_bits, values
+from helpers import assert_same_arrays, values
 
 import xplayers as xl
 from xplayers.arrays.namespaces import to_numpy
@@ -46,10 +46,7 @@ def copies(net):
 
 
 def assert_same_network(a, b):
-    a, b = (net if isinstance(net, dict) else copies(net) for net in (a, b))
-    assert a.keys() == b.keys()
-    for name in a:
-        assert_same_bits(a[name], b[name], name)
+    assert_same_arrays(*(net if isinstance(net, dict) else net.arrays for net in (a, b)))
 
 
 def table(history):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, to_numpy, values
+from helpers import assert_same_arrays, assert_same_bits, to_numpy, values
 
 import xplayers as xl
 from xplayers.arrays.packing import packed, unpacked
@@ -61,8 +61,7 @@ def test_training_goes_on_from_a_copy(way, optimizer, xpv):
         loss.forward(n.forward(x), t)
         n.backward(loss.backward())
         o.update(n.params, n.grads)
-    for name, g in net.grads.items():
-        assert_same_bits(g, net2.grads[name], name)
+    assert_same_arrays(net.grads, net2.grads)
     assert_same_bits(net.predict(x), net2.predict(x))
     steps = [
         xl.TrainStep(n, xl.SoftmaxWithLoss(), o) for n, o in ((net, optimizer), (net2, optimizer2))
@@ -70,8 +69,7 @@ def test_training_goes_on_from_a_copy(way, optimizer, xpv):
     for _ in range(4):
         a, b = (step(*batch) for step in steps)
         assert_same_bits(a, b)
-    for name, p in net.params.items():
-        assert_same_bits(p, net2.params[name], name)
+    assert_same_arrays(net.params, net2.params)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import assert_at_home, assert_same_bits
+from helpers import assert_at_home, assert_same_arrays, assert_same_bits
 
 import xplayers as xl
 from xplayers.arrays.namespaces import to_numpy
@@ -244,8 +244,7 @@ def fitted(source, t=None, **options):
 def test_a_trainer_gets_the_bits_of_arrays():
     net, history = fitted(xl.Batches(X, T, 8, 5))
     other, expected = fitted(X, T)
-    for name, p in net.params.items():
-        assert_same_bits(p, other.params[name])
+    assert_same_arrays(net.params, other.params)
     for column in ("loss", "val_loss", "val_accuracy"):
         assert history[column].tolist() == expected[column].tolist()
 
@@ -259,8 +258,7 @@ def test_a_run_goes_on(tmp_path):
         checkpoint = xl.Checkpoint(tmp_path, every_steps=2)
         batches = xl.Batches(X, T, 8, 5, transform=noisy)
         net, _ = fitted(batches, checkpoint=checkpoint, epochs=epochs, resume=True)
-    for name, p in net.params.items():
-        assert_same_bits(p, whole.params[name])
+    assert_same_arrays(net.params, whole.params)
 
 
 def test_a_loss_that_is_not_finite_ends_the_thread():

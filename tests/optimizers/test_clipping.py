@@ -10,6 +10,7 @@ from helpers import (
     TOLERANCE,
     assert_at_home,
     assert_close,
+    assert_same_arrays,
     assert_same_bits,
     portably,
     share_memory,
@@ -43,8 +44,7 @@ class TestClipByNorm:
 
     def test_a_small_norm_is_left(self, xpv):
         grads = {k: xpv.asarray(g, "float32") for k, g in gradients().items()}
-        for k, g in xl.clip_by_norm(grads, 1e3).items():
-            assert_same_bits(g, grads[k])
+        assert_same_arrays(xl.clip_by_norm(grads, 1e3), grads)
 
     def test_zero_gradients_stay_zero(self, xpv):
         clipped = xl.clip_by_norm({"W": xpv.asarray(np.zeros(3), "float32")}, 1.0)
@@ -179,5 +179,4 @@ def test_a_replayed_step_clips_with_the_same_bits(size, xpv):
             step(xpv.asarray(values((6, 5), i), "float32"), xpv.asarray(np.arange(6) % 3))
         params.append(net.params)
         assert all(np.isfinite(to_numpy(p)).all() for p in net.params.values())
-    for name, p in params[0].items():
-        assert_same_bits(p, params[1][name], name)
+    assert_same_arrays(params[0], params[1])

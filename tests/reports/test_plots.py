@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, values
+from helpers import assert_same_arrays, assert_same_bits, values
 
 import xplayers as xl
 from xplayers.arrays.namespaces import to_numpy
@@ -184,8 +184,7 @@ def test_outputs_of_training_change_nothing():
     y, _ = net.apply(net.arrays, x)
     assert_same_bits(outputs[-1].y, y)
     assert np.any(outputs[-1].y == 0)
-    for name, a in net.arrays.items():
-        assert_same_bits(a, before[name], name)
+    assert_same_arrays(net.arrays, before)
     with pytest.raises(RuntimeError, match="no forward to undo"):
         net.backward(y)
     other = {name: 2 * a for name, a in net.arrays.items()}
@@ -235,8 +234,7 @@ def test_summary(xpv):
     buffers = sum(to_numpy(b).size for b in net.buffers.values())
     assert found.bytes == 4 * (120 + buffers)
     assert [row.bytes for row in found.rows][:3] == [80, 32, 0]
-    for name, a in net.arrays.items():
-        assert_same_bits(a, before[name], name)
+    assert_same_arrays(net.arrays, before)
 
 
 def test_the_summary_is_a_table():

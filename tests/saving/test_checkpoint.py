@@ -11,7 +11,7 @@ import time
 
 import numpy as np
 import pytest
-from helpers import assert_at_home, assert_same_bits, values
+from helpers import assert_at_home, assert_same_arrays, assert_same_bits, values
 
 import xplayers as xl
 from xplayers.arrays.namespaces import to_numpy
@@ -40,15 +40,6 @@ def train(step, rng, asarray, steps):
     for _ in range(steps):
         x = asarray(rng.normal(size=(6, 4)), "float32")
         step(x, asarray(rng.integers(0, 3, 6)))
-
-
-def assert_same_state(a, b):
-    if isinstance(a, dict):
-        assert list(a) == list(b)
-        for name in a:
-            assert_same_state(a[name], b[name])
-    else:
-        assert_same_bits(a, b)
 
 
 @pytest.fixture
@@ -85,8 +76,8 @@ def test_a_run_goes_on_with_the_same_bits(xpv, checkpoint):
     assert saved.path == checkpoint.folder / "step-000000003.safetensors" == checkpoint.latest()
     other.state, rng.bit_generator.state = saved.state, saved.rng_state
     train(other, rng, xpv.asarray, 3)
-    assert_same_state(dict(other.net.arrays), dict(whole.net.arrays))
-    assert_same_state(other.state, whole.state)
+    assert_same_arrays(other.net.arrays, whole.net.arrays)
+    assert_same_arrays(other.state, whole.state)
     assert int(to_numpy(other.state["optimizer"]["count"])) == 6
 
 
@@ -101,7 +92,7 @@ def test_where_the_state_is(placed, xpv, checkpoint):
     saved = checkpoint.restore(net)
     assert saved is not None
     assert saved.state is not None
-    assert_same_state(saved.state, state)
+    assert_same_arrays(saved.state, state)
     for name, a in saved.state.items():
         if placed:
             assert_at_home(a, like, state[name].dtype)
@@ -118,8 +109,8 @@ def test_a_run_goes_on_with_another_library(xpv, checkpoint):
     other.net.to(like=xpv.asarray(values((1, 4)), "float32"))
     saved = checkpoint.restore(other.net)
     assert saved is not None
-    assert_same_state(dict(other.net.arrays), dict(first.net.arrays))
-    assert_same_state(saved.state, first.state)
+    assert_same_arrays(other.net.arrays, first.net.arrays)
+    assert_same_arrays(saved.state, first.state)
     assert_at_home(other.net.params["0.W"], xpv.asarray(values((1,)), "float32"))
 
 
@@ -141,7 +132,7 @@ def test_the_plain_loop(checkpoint):
     assert saved is not None
     again.state = saved.state
     train(other, again)
-    assert_same_state(dict(other.arrays), dict(net.arrays))
+    assert_same_arrays(other.arrays, net.arrays)
 
 
 @pytest.mark.parametrize("name", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
@@ -170,7 +161,7 @@ def test_the_state_keeps_its_structure(checkpoint):
     checkpoint.save(1, network(), state)
     saved = checkpoint.restore(network())
     assert saved is not None
-    assert_same_state(saved.state, state)
+    assert_same_arrays(saved.state, state)
     assert saved.rng_state is None
     assert saved.metadata == {}
     for empty in ({}, None):
@@ -208,7 +199,7 @@ def test_a_network_comes_out_of_a_checkpoint_alone(checkpoint):
     path = checkpoint.save(1, step.net, step.state, metadata={"a": 1})
     other = network(4)
     assert load(path, other) == read_metadata(path) == read_metadata(path, verify=False) == {"a": 1}
-    assert_same_state(dict(other.arrays), dict(step.net.arrays))
+    assert_same_arrays(other.arrays, step.net.arrays)
     with pytest.raises(ValueError, match=r"does not fit the network: missing in the file: 2\.W"):
         load(path, xl.Sequential(*network(4)[:2], xl.Affine.init(5, 3), xl.Relu()))
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import assert_at_home, assert_same_bits, values
+from helpers import assert_at_home, assert_same_arrays, assert_same_bits, values
 from saved_networks import Holder, network, untouched
 
 import xplayers as xl
@@ -149,8 +149,7 @@ def test_the_safetensors_library_reads_it(path):
     save(path, net, {"accuracy": 0.5})
     found = numpy.load_file(path)
     assert set(found) == set(net.arrays)
-    for name, a in net.arrays.items():
-        assert_same_bits(found[name], a, name)
+    assert_same_arrays(net.arrays, found)
     with numpy.safe_open(path, "np") as file:
         strings = file.metadata()
     assert strings["format"] == "xplayers"
@@ -179,8 +178,7 @@ def test_a_file_of_others_is_read_on_request(path):
         load(path, other)
     assert load(path, other, verify=False) == {"format": "np", "by": "others"}
     assert read_metadata(path, verify=False) == {"format": "np", "by": "others"}
-    for name, a in net.arrays.items():
-        assert_same_bits(other.arrays[name], a, name)
+    assert_same_arrays(net.arrays, other.arrays)
 
 
 @pytest.mark.only("torch")

@@ -15,7 +15,7 @@ import emulator
 import numpy as np
 import pytest
 from cases import LAYERS
-from helpers import assert_same_bits, values
+from helpers import assert_same_arrays, assert_same_bits, values
 
 import xplayers as xl
 from xplayers.arrays.namespaces import is_out_of_memory, to_numpy
@@ -115,9 +115,7 @@ def results(step, losses):
 
 def assert_same(found, expected):
     assert found[0] == expected[0]
-    assert found[1].keys() == expected[1].keys()
-    for name, a in found[1].items():
-        assert_same_bits(a, expected[1][name], name)
+    assert_same_arrays(found[1], expected[1])
 
 
 @ROWS
@@ -226,8 +224,7 @@ def test_the_plain_product_is_refused_in_a_graph_by_name(xpv):
     captured = CapturedStep(step.pure, gemm=None)
     with pytest.raises(CaptureError, match="In part '0' of Sequential. Use compile=False"):
         captured(dict(net.params), {}, {}, state, x, t, 0.1)
-    for name, a in net.params.items():
-        assert_same_bits(a, before[name], name)
+    assert_same_arrays(net.params, before)
     assert float(step(x, t)) > 0
 
 
@@ -294,8 +291,7 @@ def test_a_gpu_that_is_full(xpv, emulated):
         with pytest.raises(cupy.cuda.memory.OutOfMemoryError) as caught:
             step(*big)
     assert is_out_of_memory(caught.value)
-    for name, a in step.net.arrays.items():
-        assert_same_bits(a, before[name], name)
+    assert_same_arrays(step.net.arrays, before)
     losses.append(float(step(x[:256], t[:256])))
     assert losses[2] < losses[0]
     step.close()
