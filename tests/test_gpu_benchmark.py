@@ -134,7 +134,7 @@ def test_the_captured_step_is_the_plain_one(monkeypatch, several):
 
     cuda, EmulatedGemm.made, workload = EmulatedCuda(), [], TOYS[0]
     monkeypatch.setattr("xplayers.optimizers.base._NUMBERS", (float, int, np.generic))
-    monkeypatch.setattr("xplayers.optimizers.base.on_host", lambda x: False)
+    monkeypatch.setattr("xplayers.optimizers.base.host_number", lambda a: None)
     losses = next(worker.rows("xplayers", "cpu", 0.0))["losses"]
     monkeypatch.setattr(ours, "library", lambda device: SimpleNamespace(asarray=cuda.array))
     monkeypatch.setattr(ours, "STEPS", 3)

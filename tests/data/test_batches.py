@@ -130,6 +130,7 @@ def test_a_file_larger_than_the_memory_it_takes(tmp_path):
         made.flush()
         x = np.load(path, mmap_mode="r")
         t = np.arange(rows)
+        list(xl.Batches(x[:16], t[:16], 16, 0))  # modules are imported when arrays are first seen
         tracemalloc.start()
         try:
             batches = iter(xl.Batches(x, t, 16, 0))

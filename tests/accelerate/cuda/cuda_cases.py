@@ -15,6 +15,7 @@ import xplayers as xl
 from xplayers import functional, schedules
 from xplayers._jit import exact_source
 from xplayers._trace import trace
+from xplayers.accelerate.cupy import _counted as counted
 from xplayers.cuda import cudnn_plans, pooling
 from xplayers.cuda.source import INDEX, Kernel, Operand, inside, translate
 from xplayers.layers import activations, dropout, recurrent
@@ -22,7 +23,6 @@ from xplayers.losses import base as losses
 from xplayers.optimizers import adaptive, clipping
 from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.optimizers.base import _apply_if as apply_if
-from xplayers.optimizers.base import _counted as counted
 from xplayers.training import precision
 
 HAS_BFLOAT16 = importlib.util.find_spec("ml_dtypes") is not None

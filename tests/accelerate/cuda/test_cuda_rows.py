@@ -16,7 +16,7 @@ import xplayers as xl
 from xplayers.arrays.elementwise import elementwise
 from xplayers.cuda import fused
 from xplayers.cuda.rows import most_rows, table_type
-from xplayers.optimizers.base import _apply, _counted_on
+from xplayers.optimizers.base import _apply, next_count
 from xplayers.training.precision import _rounded
 
 pytestmark = needs_compiler
@@ -98,7 +98,7 @@ def test_steps_are_counted_by_one_kernel(gpu, good):
     """The number is that of this step, whether it is taken or not."""
     given = None if good is None else fabricated(np.asarray(good))
     like = fabricated(np.ones(2, "float32"))
-    after, number = _counted_on(fabricated(np.asarray(6, "int32")), given, like)
+    after, number = next_count(fabricated(np.asarray(6, "int32")), given, like)
     assert after.dtype == np.int32
     assert seen(after) == (6 if good is False else 7)
     assert number.dtype == np.float32
