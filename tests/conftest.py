@@ -139,9 +139,9 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 @pytest.fixture
 def two_threads(monkeypatch):
     """Let work be shared out between two threads, on any machine."""
-    from xplayers import _parallel
+    from xplayers.accelerate.host import threads
 
     with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(_parallel, "_pool", lambda: pool)
-        monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
+        monkeypatch.setattr(threads, "_pool", lambda: pool)
+        monkeypatch.setattr(threads, "usable_cores", lambda: 2)
         yield

@@ -102,10 +102,7 @@ def statements(path, at_import_time=False):
     return [n for n in found if n not in later]
 
 
-ENGINE = {
-    "_flat", "_groups", "_jit", "_memory", "_parallel", "_places", "_recording", "_replay",
-    "_roots", "_system", "_tape", "_trace", "cuda",
-}  # fmt: skip
+ENGINE = {"_flat", "_groups", "_places", "_recording", "_replay", "cuda"}
 
 
 def test_imports_point_downwards():

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from xplayers._flat import address, side_by_side, whole
 from xplayers._recording import Kind, Operation, Recording, Register, found
-from xplayers._tape import constants_key, value_key
+from xplayers.accelerate.tape import constants_key, value_key
 from xplayers.arrays.namespaces import Array
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._jit import LARGEST
 from xplayers._recording import BINARY, COMPARISONS, UNARY, Kind, Operation, Register
+from xplayers.accelerate.host.machine_code import LARGEST
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import body_of, portable_body
 

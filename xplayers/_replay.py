@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from xplayers._groups import Groups, Task, read
-from xplayers._memory import empty
 from xplayers._places import REDUCTIONS, along, copied_array, into, takes_out, with_tensors
 from xplayers._recording import (
     BINARY,
@@ -31,6 +30,7 @@ from xplayers._recording import (
     found,
 )
 from xplayers.accelerate.host.elementwise import prepared, viewed
+from xplayers.accelerate.host.memory import empty
 from xplayers.arrays.namespaces import Array, device, namespace
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from helpers import assert_at_home, assert_close, assert_same_bits, values
 
-from xplayers import _parallel, functional
+from xplayers import functional
 from xplayers.accelerate.host import elementwise as engine
+from xplayers.accelerate.host import threads
 from xplayers.accelerate.host.elementwise import prepared
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import to_numpy
@@ -110,9 +111,9 @@ def test_a_prepared_call_reads_and_writes_the_same_memory(n):
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 7])
 def test_any_number_of_threads_gives_the_same(monkeypatch, cores):
-    for module in (engine, _parallel):
+    for module in (engine, threads):
         monkeypatch.setattr(module, "usable_cores", lambda: cores)
-    monkeypatch.setattr(_parallel, "_threads", None)
+    monkeypatch.setattr(threads, "_threads", None)
     monkeypatch.setattr(engine, "THREADED", 100_000)
     p, g, m = operands(1_000_003)
     expected = rule.function(np, p, g, m, 0.1, 0.9)

@@ -13,9 +13,10 @@ from helpers import values
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from xplayers import _parallel, _trace, namespace
-from xplayers._roots import with_exact_root
+from xplayers import namespace
 from xplayers.accelerate.host import elementwise as engine
+from xplayers.accelerate.host import program, threads
+from xplayers.accelerate.host.roots import with_exact_root
 from xplayers.accelerate.torch import _through_numpy
 from xplayers.arrays.elementwise import elementwise
 
@@ -111,8 +112,8 @@ def small(monkeypatch):
         monkeypatch.setattr(engine, name, size)
     monkeypatch.setattr(engine, "THREADED_KERNEL", 40)
     monkeypatch.setattr(engine, "PLAIN", 8)
-    monkeypatch.setattr(_trace, "ROW", 16)
-    for module in (engine, _parallel):
+    monkeypatch.setattr(program, "ROW", 16)
+    for module in (engine, threads):
         monkeypatch.setattr(module, "usable_cores", lambda: 2)
 
 

@@ -22,7 +22,7 @@ from fuzzer.networks import Network, Node, draw_network, pick, seed_of
 from fuzzer.replays import Counting
 from fuzzer.settings import LOSSES, Manner, draw_manner, draw_optimizer, draw_reduction
 from fuzzer.worlds import WAYS, World
-from xplayers._jit import elements_before
+from xplayers.accelerate.host.machine_code import elements_before
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,8 @@ from helpers import (
 )
 
 import xplayers as xl
-from xplayers import _parallel
 from xplayers.accelerate.host import convolution as host
-from xplayers.accelerate.host import winograd
+from xplayers.accelerate.host import threads, winograd
 from xplayers.arrays.namespaces import to_numpy
 from xplayers.layers import windows
 
@@ -311,7 +310,7 @@ def test_the_number_of_threads_changes_no_bit(make, two_threads, monkeypatch):
     layer, x = make()
     results = []
     for cores in (1, 2):
-        monkeypatch.setattr(_parallel, "usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(threads, "usable_cores", lambda cores=cores: cores)
         results += [train(layer, x) for _ in range(3)]
     for other in results[1:]:
         assert_same_arrays(results[0], other)

@@ -9,9 +9,8 @@ import pytest
 from helpers import assert_close, assert_same_bits, portably, values
 
 import xplayers as xl
-from xplayers import _parallel
 from xplayers.accelerate import numpy as bodies
-from xplayers.accelerate.host import pooling
+from xplayers.accelerate.host import pooling, threads
 from xplayers.arrays.namespaces import to_numpy
 
 GEOMETRIES = [  # shape of x, size, stride
@@ -162,9 +161,9 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
     layer, x, dy = case((64, 3, 12, 13), 2, None)
     expected = portable(layer, x, dy, monkeypatch)
     with ThreadPoolExecutor(1) as pool:
-        monkeypatch.setattr(_parallel, "_pool", lambda: pool)
+        monkeypatch.setattr(threads, "_pool", lambda: pool)
         for cores in (1, 2):
-            monkeypatch.setattr(_parallel, "usable_cores", lambda cores=cores: cores)
+            monkeypatch.setattr(threads, "usable_cores", lambda cores=cores: cores)
             for _ in range(3):
                 assert_same_bits(gradient(layer, x, dy), expected)
 

@@ -9,8 +9,8 @@ import pytest
 from helpers import assert_same_arrays, assert_same_bits, portably, values
 
 import xplayers as xl
-from xplayers._tape import kept_into
 from xplayers.accelerate.host.elementwise import PLAIN
+from xplayers.accelerate.tape import kept_into
 from xplayers.arrays.elementwise import zero_unless
 from xplayers.arrays.namespaces import to_numpy
 

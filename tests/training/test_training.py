@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers import _memory
+from xplayers.accelerate.host import memory
 from xplayers.arrays.namespaces import dtype_name, to_numpy
 from xplayers.training import MixedPrecision, TrainStep
 
@@ -304,7 +304,7 @@ def test_a_state_of_another_step():
 
 def test_a_step_on_numpy_needs_no_memory_but_for_its_arrays(monkeypatch):
     """Parameters, gradients, two moments, and for each layer what it makes and gets back."""
-    monkeypatch.setattr(_memory, "_kept", {})
+    monkeypatch.setattr(memory, "_kept", {})
     n = 512
     x, t = values((n, 784)).astype("float32"), np.arange(n) % 10
     tracemalloc.start()

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._roots import with_exact_root
 from xplayers.accelerate.host import elementwise, embedding, normalization, pooling, softmax, sums
+from xplayers.accelerate.host.roots import with_exact_root
 from xplayers.arrays.elementwise import as_it_stands
 from xplayers.arrays.namespaces import Array, is_traced, namespace
 from xplayers.arrays.operation import portable_body

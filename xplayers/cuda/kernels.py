@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._tape import Untraceable, constants_key, value_key
+from xplayers.accelerate.tape import Untraceable, constants_key, value_key
 from xplayers.cuda.rows import table_of
 from xplayers.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, translate
 

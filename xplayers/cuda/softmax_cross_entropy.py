@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._tape import Untraceable
+from xplayers.accelerate.tape import Untraceable
 from xplayers.cuda import kernels
 from xplayers.cuda.source import c_name, inside, library, part
 

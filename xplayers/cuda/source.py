@@ -26,7 +26,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from xplayers._tape import Step, Tape, Untraceable, is_cast, is_where
+from xplayers.accelerate.tape import Step, Tape, Untraceable, is_cast, is_where
 from xplayers.cuda.rows import most_rows
 
 OPTIONS = ("-std=c++17", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-ftz=false")

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers._groups import Task
-from xplayers._memory import let_go, trim
 from xplayers._places import copied_array
 from xplayers._recording import NotRecordable, Recording, StandIn, is_ordered, same
 from xplayers._replay import Places, compiled
+from xplayers.accelerate.host.memory import let_go, trim
 from xplayers.arrays.namespaces import Array, library, on_host
 from xplayers.arrays.writing import write_over
 from xplayers.layers.ties import overlap

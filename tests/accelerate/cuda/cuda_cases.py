@@ -13,9 +13,9 @@ from helpers import values
 
 import xplayers as xl
 from xplayers import functional, schedules
-from xplayers._jit import exact_source
-from xplayers._trace import trace
 from xplayers.accelerate.cupy import _counted as counted
+from xplayers.accelerate.host.machine_code import exact_source
+from xplayers.accelerate.host.program import trace
 from xplayers.cuda import cudnn_plans, pooling
 from xplayers.cuda.source import INDEX, Kernel, Operand, inside, translate
 from xplayers.layers import activations, dropout, recurrent

@@ -15,7 +15,7 @@ from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers import functional
-from xplayers._tape import Untraceable
+from xplayers.accelerate.tape import Untraceable
 from xplayers.cuda import softmax_cross_entropy
 from xplayers.cuda.source import ANY, BOOL, FLOATING, INDEX, INTEGER, Operand, translate
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from programs import BY_ID, ROWS, M, X
 
-from xplayers import _jit
-from xplayers._jit import exact_source
-from xplayers._trace import trace
+from xplayers.accelerate.host import machine_code
+from xplayers.accelerate.host.machine_code import exact_source
+from xplayers.accelerate.host.program import trace
 
 pytestmark = [pytest.mark.only("numpy"), pytest.mark.usefixtures("xpv")]
 
@@ -77,9 +77,9 @@ def test_of_zeros_numpy_has_to_take_the_second(name, dtype, negative, axes, monk
 
     for each in ("maximum", "minimum"):
         monkeypatch.setattr(np, each, replaced(first=False))
-    assert _jit._ties_are_second.__wrapped__()
+    assert machine_code._ties_are_second.__wrapped__()
     monkeypatch.setattr(np, name, replaced(first=True))
-    assert not _jit._ties_are_second.__wrapped__()
+    assert not machine_code._ties_are_second.__wrapped__()
 
 
 @pytest.mark.parametrize(
@@ -91,10 +91,12 @@ def test_when_programs_are_compiled(variable, elements, monkeypatch):
         monkeypatch.delenv("XPLAYERS_JIT", raising=False)
     else:
         monkeypatch.setenv("XPLAYERS_JIT", variable)
-    monkeypatch.setattr(_jit.importlib.util, "find_spec", lambda name: name == "numba" or None)
-    assert _jit.elements_before.__wrapped__() == elements
-    monkeypatch.setattr(_jit.importlib.util, "find_spec", lambda name: None)
-    assert _jit.elements_before.__wrapped__() == np.inf
+    monkeypatch.setattr(
+        machine_code.importlib.util, "find_spec", lambda name: name == "numba" or None
+    )
+    assert machine_code.elements_before.__wrapped__() == elements
+    monkeypatch.setattr(machine_code.importlib.util, "find_spec", lambda name: None)
+    assert machine_code.elements_before.__wrapped__() == np.inf
 
 
 def test_what_numba_is_asked_for(monkeypatch):
@@ -112,10 +114,10 @@ def test_what_numba_is_asked_for(monkeypatch):
         return loop
 
     monkeypatch.setattr(numba, "njit", njit)
-    monkeypatch.setattr(_jit, "_ties_are_second", lambda: True)
+    monkeypatch.setattr(machine_code, "_ties_are_second", lambda: True)
     program = trace(lambda xp, p, m, k: (xp.where(m, p, k * 2.0), p > k), (X, M, 3.0), (0, None))
     program.source = exact_source(program)
-    kernel = _jit.compiled(program)
+    kernel = machine_code.compiled(program)
     assert asked == [{"nogil": True, "error_model": "numpy"}]
     one, truth = np.dtype("float32"), np.dtype("bool")
     assert given == [[(one, 0), (truth, 0), 6.0, 3.0, (truth, 0)]]
@@ -132,7 +134,7 @@ def test_what_numba_is_asked_for(monkeypatch):
     program = trace(lambda xp, p: p * p, (X,), ())
     program.source = exact_source(program)
     out = np.empty(2, "float32")
-    _jit.compiled(program).bound([flat[0] + 1], [out])()
+    machine_code.compiled(program).bound([flat[0] + 1], [out])()
     assert out.tolist() == [4.0, 4.0]
 
 
@@ -140,13 +142,13 @@ def test_what_is_not_compiled(monkeypatch):
     numba = pytest.importorskip("numba")
     program = trace(lambda xp, p: xp.exp(p), (X,), ())
     program.source = exact_source(program)
-    assert _jit.compiled(program) is None
+    assert machine_code.compiled(program) is None
     program = trace(lambda xp, p, g: xp.maximum(p, g), (X, X), ())
     program.source = exact_source(program)
     monkeypatch.setattr(numba, "njit", lambda function, **options: function)
-    monkeypatch.setattr(_jit, "_ties_are_second", lambda: False)
-    assert _jit.compiled(program) is None
-    monkeypatch.setattr(_jit, "_ties_are_second", lambda: True)
-    assert _jit.compiled(program) is not None
+    monkeypatch.setattr(machine_code, "_ties_are_second", lambda: False)
+    assert machine_code.compiled(program) is None
+    monkeypatch.setattr(machine_code, "_ties_are_second", lambda: True)
+    assert machine_code.compiled(program) is not None
     monkeypatch.setattr(numba, "njit", lambda function, **options: 1 / 0)
-    assert _jit.compiled(program) is None
+    assert machine_code.compiled(program) is None

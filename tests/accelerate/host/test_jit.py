@@ -11,8 +11,9 @@ import pytest
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers import _jit, _parallel, functional
+from xplayers import functional
 from xplayers.accelerate.host import elementwise as engine
+from xplayers.accelerate.host import machine_code, threads
 from xplayers.arrays.elementwise import elementwise
 
 pytestmark = pytest.mark.skipif(
@@ -92,9 +93,9 @@ def test_optimizers_take_the_same_steps(optimizer, dtype, monkeypatch):
 
 
 def test_in_threads(monkeypatch):
-    for module in (engine, _parallel):
+    for module in (engine, threads):
         monkeypatch.setattr(module, "usable_cores", lambda: 3)
-    monkeypatch.setattr(_parallel, "_threads", None)
+    monkeypatch.setattr(threads, "_threads", None)
     monkeypatch.setattr(engine, "THREADED_KERNEL", 100_000)
     x, y = values((300_001,)), values((300_001,), 1)
     for a, b in zip(everything(x, y, 0.7), everything.function(np, x, y, 0.7), strict=True):
@@ -141,7 +142,7 @@ def test_a_numba_that_cannot_be_imported_is_a_warning(monkeypatch):
 
 @pytest.mark.parametrize(("setting", "expected"), [("0", "inf"), ("1", "0"), ("", "16777216")])
 def test_the_environment_decides(setting, expected):
-    code = "from xplayers._jit import elements_before; print(elements_before())"
+    code = "from xplayers.accelerate.host.machine_code import elements_before; print(elements_before())"
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={"XPLAYERS_JIT": setting},
@@ -150,4 +151,4 @@ def test_the_environment_decides(setting, expected):
         check=True,
     )
     assert run.stdout.strip() == expected
-    assert _jit.elements_before() in (float("inf"), 0, 1 << 24)
+    assert machine_code.elements_before() in (float("inf"), 0, 1 << 24)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xplayers import elementwise
-from xplayers._tape import (
+from xplayers.accelerate.tape import (
     Untraceable,
     can_be_kept,
     constants_key,

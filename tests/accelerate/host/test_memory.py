@@ -11,18 +11,18 @@ import pytest
 from helpers import share_memory
 
 import xplayers as xl
-from xplayers import _memory
-from xplayers._memory import MOST, SMALLEST, empty, trim
-from xplayers._system import of_c
+from xplayers.accelerate.host import memory
+from xplayers.accelerate.host.libc import of_c
+from xplayers.accelerate.host.memory import MOST, SMALLEST, empty, trim
 
 N = SMALLEST // 4
 
-pytestmark = pytest.mark.skipif(not _memory._COUNTED, reason="without a global lock")
+pytestmark = pytest.mark.skipif(not memory._COUNTED, reason="without a global lock")
 
 
 @pytest.fixture(autouse=True)
 def _nothing_is_kept(monkeypatch):
-    monkeypatch.setattr(_memory, "_kept", {})
+    monkeypatch.setattr(memory, "_kept", {})
 
 
 def address(a):
@@ -30,7 +30,7 @@ def address(a):
 
 
 def kept():
-    return sum(size * len(arrays) for size, arrays in _memory._kept.items())
+    return sum(size * len(arrays) for size, arrays in memory._kept.items())
 
 
 def test_it_is_like_the_empty_of_numpy():
@@ -93,7 +93,7 @@ def test_there_is_an_end_to_what_is_kept():
 TRIMMED = """
 import os
 import numpy as np
-from xplayers._memory import trim
+from xplayers.accelerate.host.memory import trim
 
 def resident():
     with open("/proc/self/statm") as file:
@@ -118,7 +118,7 @@ def test_what_is_free_goes_back_to_the_system():
 
 def test_without_ctypes_nothing_is_trimmed(monkeypatch):
     monkeypatch.setitem(sys.modules, "ctypes", None)
-    monkeypatch.setattr(_memory, "of_c", of_c.__wrapped__)
+    monkeypatch.setattr(memory, "of_c", of_c.__wrapped__)
     trim()
 
 

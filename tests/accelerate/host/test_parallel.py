@@ -8,14 +8,14 @@ import threading
 
 import pytest
 
-from xplayers import _parallel
-from xplayers._system import of_c
+from xplayers.accelerate.host import threads
+from xplayers.accelerate.host.libc import of_c
 
 
 def test_all_parts_are_done_once(two_threads):
     for n in (0, 1, 2, 100):
         seen = []
-        _parallel.share(seen.extend, range(n))
+        threads.share(seen.extend, range(n))
         assert sorted(seen) == list(range(n))
 
 
@@ -35,7 +35,7 @@ def test_who_is_kept_waiting_takes_fewer_parts(two_threads):
                 while len(counts) < 2:  # until the other one has taken its part
                     done.wait(0.001)
 
-    _parallel.share(run, range(100))
+    threads.share(run, range(100))
     assert counts.pop(caller) == 99
     assert [*counts.values()] == [1]
 
@@ -47,15 +47,15 @@ def test_an_error_in_a_thread_is_raised(two_threads):
                 raise FloatingPointError(part)
 
     with pytest.raises(FloatingPointError, match="7"):
-        _parallel.share(run, range(100))
+        threads.share(run, range(100))
 
 
-@pytest.mark.skipif(_parallel._this_core() < 0, reason="the system does not tell the core")
+@pytest.mark.skipif(threads._this_core() < 0, reason="the system does not tell the core")
 def test_other_threads_leave_the_core_of_the_caller(two_threads, monkeypatch):
     usable, caller = os.sched_getaffinity(0), threading.get_ident()
     together = threading.Barrier(2)
     for core in (*usable, -1):  # each of them, and one that is not known
-        monkeypatch.setattr(_parallel, "_this_core", lambda core=core: core)
+        monkeypatch.setattr(threads, "_this_core", lambda core=core: core)
         seen = {}
 
         def run(parts, seen=seen):
@@ -63,7 +63,7 @@ def test_other_threads_leave_the_core_of_the_caller(two_threads, monkeypatch):
                 seen[threading.get_ident()] = os.sched_getaffinity(0)
                 together.wait(60)
 
-        _parallel.share(run, range(2))
+        threads.share(run, range(2))
         assert seen.pop(caller) == usable  # nothing is done to the caller
         if core >= 0:
             assert [*seen.values()] == [usable - {core} or usable]
@@ -72,9 +72,9 @@ def test_other_threads_leave_the_core_of_the_caller(two_threads, monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "sched_setaffinity", forbidden)
-    monkeypatch.setattr(_parallel, "_this_core", lambda: min(usable))
+    monkeypatch.setattr(threads, "_this_core", lambda: min(usable))
     done = []
-    _parallel.share(done.extend, range(9))
+    threads.share(done.extend, range(9))
     assert sorted(done) == list(range(9))
 
 
@@ -83,9 +83,9 @@ def test_a_part_may_share_out_work_itself(two_threads):
 
     def run(parts):
         for part in parts:
-            _parallel.share(done.extend, [(part, i) for i in range(3)])
+            threads.share(done.extend, [(part, i) for i in range(3)])
 
-    thread = threading.Thread(target=_parallel.share, args=(run, range(20)), daemon=True)
+    thread = threading.Thread(target=threads.share, args=(run, range(20)), daemon=True)
     thread.start()
     thread.join(60)
     assert sorted(done) == [(i, j) for i in range(20) for j in range(3)]
@@ -96,14 +96,14 @@ def test_where_there_are_no_threads_all_is_done_in_this_one(monkeypatch):
         message = "can't register atexit after shutdown"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(_parallel, "_pool", ended)
-    monkeypatch.setattr(_parallel, "usable_cores", lambda: 2)
+    monkeypatch.setattr(threads, "_pool", ended)
+    monkeypatch.setattr(threads, "usable_cores", lambda: 2)
     done = []
-    _parallel.share(done.extend, range(9))
+    threads.share(done.extend, range(9))
     assert done == [*range(9)]
 
 
 def test_a_python_without_ctypes(two_threads, monkeypatch):
     monkeypatch.setitem(sys.modules, "ctypes", None)
-    monkeypatch.setattr(_parallel, "of_c", of_c.__wrapped__)
-    assert _parallel._this_core() == -1
+    monkeypatch.setattr(threads, "of_c", of_c.__wrapped__)
+    assert threads._this_core() == -1

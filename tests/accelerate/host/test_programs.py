@@ -10,9 +10,9 @@ import pytest
 from helpers import assert_same_bits, values
 from programs import ROWS, X
 
-from xplayers import _trace
-from xplayers._tape import Untraceable
-from xplayers._trace import trace
+from xplayers.accelerate.host import program
+from xplayers.accelerate.host.program import trace
+from xplayers.accelerate.tape import Untraceable
 
 pytestmark = [pytest.mark.only("numpy"), pytest.mark.usefixtures("xpv")]
 
@@ -20,20 +20,20 @@ pytestmark = [pytest.mark.only("numpy"), pytest.mark.usefixtures("xpv")]
 def traced(monkeypatch, function, samples, aliases=()):
     """Return the program of a function, and the lines of its source."""
     lines = {}
-    define = _trace._Source._define_function
+    define = program._Source._define_function
 
     def kept(source, head, body):
         lines[head.partition("(")[0]] = [in_words(source.defined, line) for line in body]
         define(source, head, body)
 
-    monkeypatch.setattr(_trace._Source, "_define_function", kept)
+    monkeypatch.setattr(program._Source, "_define_function", kept)
     return trace(function, samples, aliases), lines
 
 
 def in_words(defined, line):
     def word(match):
         value = defined.get(match[0], match[0])
-        if isinstance(value, _trace._ConstantRow):
+        if isinstance(value, program._ConstantRow):
             return f"row[{value.value!r}, {value.whole.dtype}]"
         if isinstance(value, functools.partial):
             return f"{value.func.__name__}[{', '.join(map(str, value.keywords.values()))}]"
@@ -130,10 +130,10 @@ def test_the_loop_over_blocks(monkeypatch):
 
 
 def test_rows_of_one_number_are_shared(monkeypatch):
-    rows = [_trace._constant_row(0.0, "0.0", np.dtype("float32")) for _ in range(2)]
+    rows = [program._constant_row(0.0, "0.0", np.dtype("float32")) for _ in range(2)]
     assert rows[0] is rows[1]
-    assert _trace._constant_row(-0.0, "-0.0", np.dtype("float32")) is not rows[0]
-    row = _trace._ConstantRow(2.0, np.dtype("float32"))
+    assert program._constant_row(-0.0, "-0.0", np.dtype("float32")) is not rows[0]
+    row = program._ConstantRow(2.0, np.dtype("float32"))
     a, b, c = row((3, 2)), row(6), row(4)
     assert (a.shape, a.dtype, b.shape, c.shape) == ((3, 2), np.float32, (6,), (4,))
     assert np.shares_memory(a, b)

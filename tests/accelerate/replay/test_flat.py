@@ -9,8 +9,9 @@ import pytest
 from helpers import to_numpy, values
 
 import xplayers as xl
-from xplayers import _flat, _memory
+from xplayers import _flat
 from xplayers._flat import flattened, side_by_side, whole
+from xplayers.accelerate.host import memory
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def test_parts_are_found_again_by_their_buffer(xpv):
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_parts_begin_at_lines_of_the_cache(dtype, xpv):
     like = xpv.asarray(np.zeros(1), dtype)
-    line = _memory.LINE // like.dtype.itemsize
+    line = memory.LINE // like.dtype.itemsize
     shapes = ((3,), (2, line), (), (line,), (0,), (line - 1, 1))
     flat, parts = side_by_side(shapes, like.dtype, like)
     assert [tuple(a.shape) for a in parts] == list(shapes)
@@ -49,7 +50,7 @@ def test_parts_begin_at_lines_of_the_cache(dtype, xpv):
     parts = parts[:4] + parts[5:]  # but for the one without elements
     at = _flat.address(flat[1:])[1] - like.dtype.itemsize
     for part, start in zip(parts, starts, strict=True):
-        assert _flat.address(part)[1] - at == start * _memory.LINE
+        assert _flat.address(part)[1] - at == start * memory.LINE
         part[...] = start + 1.0
         assert (to_numpy(flat)[start * line] == start + 1.0).all()
     assert whole(parts[1:3]).shape == (3 * line,)
@@ -58,8 +59,8 @@ def test_parts_begin_at_lines_of_the_cache(dtype, xpv):
 
 @pytest.mark.only("numpy")
 def test_a_large_buffer_begins_at_a_line(xpv):
-    flat, _ = parts_of(xpv, (_memory.SMALLEST,))
-    assert flat.ctypes.data % _memory.LINE == 0
+    flat, _ = parts_of(xpv, (memory.SMALLEST,))
+    assert flat.ctypes.data % memory.LINE == 0
 
 
 def test_memory_has_an_address(xpv):
@@ -132,13 +133,13 @@ def test_arrays_of_somebody_else_have_no_buffer(xpv):
 def test_a_buffer_ends_with_its_parts(xpv):
     """Its memory is used again, for arrays of which nothing is known."""
     gc.collect()  # of what other tests have left
-    n, before = _memory.SMALLEST // 4, len(_flat._parts)
-    _memory.let_go()
+    n, before = memory.SMALLEST // 4, len(_flat._parts)
+    memory.let_go()
     flat, parts = parts_of(xpv, (n - 16,), (5,))
     del flat, parts
     gc.collect()
     assert len(_flat._parts) == before
-    mine = _memory.empty((n,), "float32")
+    mine = memory.empty((n,), "float32")
     mine = mine if xpv.backend == "numpy" else xpv.asarray(mine)
     assert whole([mine[: n - 16], mine[n - 16 : n - 11]]) is None
 
@@ -153,7 +154,7 @@ def test_an_optimizer_writes_to_its_parameters_alone(xpv):
         step(x, t)
     del net, step
     gc.collect()
-    mine = _memory.empty((n + 16,), "float32")  # the size of the buffer, and so its memory
+    mine = memory.empty((n + 16,), "float32")  # the size of the buffer, and so its memory
     mine = mine if xpv.backend == "numpy" else xpv.asarray(mine)
     mine[...] = 0.0
     net = xl.Affine(mine[:n].reshape(n, 1), mine[n : n + 1])

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._memory import empty
-from xplayers._parallel import share
 from xplayers.accelerate.host import winograd
+from xplayers.accelerate.host.memory import empty
+from xplayers.accelerate.host.threads import share
 from xplayers.layers.windows import Sizes, Window
 
 BLOCK_BYTES = 1 << 20  # of columns: half of a common second-level cache, in each thread

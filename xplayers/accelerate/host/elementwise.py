@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._jit import LARGEST, compiled, elements_before, exact_source
-from xplayers._memory import empty
-from xplayers._parallel import share, usable_cores
-from xplayers._tape import BITS, Untraceable, can_be_kept, constants_key, kept_into
-from xplayers._trace import Program, trace
+from xplayers.accelerate.host.machine_code import LARGEST, compiled, elements_before, exact_source
+from xplayers.accelerate.host.memory import empty
+from xplayers.accelerate.host.program import Program, trace
+from xplayers.accelerate.host.threads import share, usable_cores
+from xplayers.accelerate.tape import BITS, Untraceable, can_be_kept, constants_key, kept_into
 from xplayers.arrays.elementwise import scalar
 from xplayers.arrays.namespaces import on_host
 

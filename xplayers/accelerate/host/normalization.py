@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._memory import empty
+from xplayers.accelerate.host.memory import empty
 from xplayers.accelerate.host.sums import (
     channel_products,
     channels_added,

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._memory import empty
-from xplayers._parallel import share
 from xplayers.accelerate.host import convolution
+from xplayers.accelerate.host.memory import empty
+from xplayers.accelerate.host.threads import share
 from xplayers.layers.windows import Sizes, Window
 
 # Of the input. Smaller blocks cost more calls, and threads wait longer for the interpreter.

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._memory import empty
 from xplayers.accelerate.host.indexing import firsts
+from xplayers.accelerate.host.memory import empty
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import portable_body
 from xplayers.arrays.values import host_values

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._memory import empty
+from xplayers.accelerate.host.memory import empty
 from xplayers.arrays.namespaces import dtype_name, is_half, namespace, upcast
 from xplayers.arrays.units import UNITS
 

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from xplayers._memory import empty
-from xplayers._parallel import share
+from xplayers.accelerate.host.memory import empty
+from xplayers.accelerate.host.threads import share
 
 # Bytes of the transformed inputs and products of a block: they should stay in the cache,
 # but each call of NumPy should take long beside the time that threads lose in handing over the

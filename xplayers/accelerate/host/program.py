@@ -1,6 +1,6 @@
 """What an elementwise function does, written down once as a list of NumPy ufuncs.
 
-`_tape` writes the operations down; here they become source, with memory for what lies between them.
+`tape` writes the operations down; here they become source, with memory for what lies between them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._tape import BITS, Cast, Step, Tape, can_be_kept, is_cast, is_where
+from xplayers.accelerate.tape import BITS, Cast, Step, Tape, can_be_kept, is_cast, is_where
 
 
 def trace(

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from xplayers._tape import is_cast, is_where
+from xplayers.accelerate.tape import is_cast, is_where
 
 if TYPE_CHECKING:
-    from xplayers._trace import Program
+    from xplayers.accelerate.host.program import Program
 
 LARGEST = 1 << 53  # integers beyond it are rounded on their way to floating point, more than once
 

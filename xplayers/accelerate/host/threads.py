@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from xplayers._system import of_c
+from xplayers.accelerate.host.libc import of_c
 
 Part = TypeVar("Part")
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._system import of_c
+from xplayers.accelerate.host.libc import of_c
 
 SMALLEST = 1 << 20  # bytes; the C library keeps smaller arrays itself
 LINE = 64  # bytes; an array that begins with a line of the cache is read and written faster
