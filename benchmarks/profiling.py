@@ -53,14 +53,15 @@ def calls(step: Any, x: Any, t: Any, seconds: float) -> list[dict[str, Any]] | N
     """
     for _ in range(STEPS):
         step(x, t)
-    replays = [*step._replays.replays.values()] if step._replays else []
+    taker = step._compiled.get(type(x))
+    replays = [*taker.replays.replays.values()] if hasattr(taker, "replays") else []
     if not replays:
         return None
     (replay,) = replays
     lines = [line.strip() for line in replay.source.split("\n")[1:-1]]
     times: list[list[float]] = [[] for _ in lines]
     timed = _timed(replay, lines, times)
-    given = x, t, step.optimizer.lr, *step._sources.numbers.values()
+    given = x, t, step.optimizer.lr, *taker.sources.numbers.values()
     arguments = given[: replay.__code__.co_argcount]
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop or len(times[0]) < 10:

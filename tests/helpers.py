@@ -109,3 +109,9 @@ class _Without(dict):
             gone = self.names or bodies
             bodies = {name: body for name, body in bodies.items() if name not in gone}
         super().__setitem__(kind, bodies)
+
+
+def taker(step):
+    """Return what takes the steps of a `TrainStep` that has seen arrays of one type."""
+    (take,) = step._compiled.values()
+    return take

@@ -102,7 +102,7 @@ def statements(path, at_import_time=False):
     return [n for n in found if n not in later]
 
 
-ENGINE = {"_flat", "_groups", "_places", "_recording", "_replay", "cuda"}
+ENGINE = {"cuda"}
 
 
 def test_imports_point_downwards():

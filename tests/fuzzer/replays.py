@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from xplayers.training import patience, replays
+from xplayers.accelerate import patience
+from xplayers.accelerate.replay import steps
 
 
 class Counting:
@@ -15,13 +16,13 @@ class Counting:
         self.of: Any = None  # the world whose turn it is
 
     def __enter__(self) -> Counting:
-        self._before, self._longest = replays.compiled, patience.LONGEST
-        replays.compiled = self._compiled
+        self._before, self._longest = steps.compiled, patience.LONGEST
+        steps.compiled = self._compiled
         patience.LONGEST = 0  # whatever changes, replays are tried again at once
         return self
 
     def __exit__(self, *error: object) -> None:
-        replays.compiled, patience.LONGEST = self._before, self._longest
+        steps.compiled, patience.LONGEST = self._before, self._longest
 
     def _compiled(self, *arguments: Any) -> Callable[..., Any]:
         replay = self._before(*arguments)

@@ -21,10 +21,10 @@ from helpers import (
 )
 
 import xplayers as xl
-from xplayers._groups import Task
-from xplayers._recording import Recording
-from xplayers._replay import Places
-from xplayers._replay import compiled as replay_of
+from xplayers.accelerate.replay.compiler import Places
+from xplayers.accelerate.replay.compiler import compiled as replay_of
+from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.recording import Recording
 from xplayers.arrays.namespaces import namespace, to_numpy
 
 EVERY = pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)

@@ -79,7 +79,7 @@ PARTS = {
 }  # fmt: skip
 
 # What runs when the module is imported, before there is a mutant: it is run again.
-AT_IMPORT = {"xplayers._recording.x__give_operators"}
+AT_IMPORT = {"xplayers.accelerate.replay.recording.x__give_operators"}
 
 FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {}  # each with its mutants, by its name there
 

@@ -2,7 +2,7 @@
 
 import pytest
 from changed_steps import EXACT, net, same
-from helpers import to_numpy, values
+from helpers import taker, to_numpy, values
 
 import xplayers as xl
 
@@ -20,7 +20,7 @@ def test_numbers_of_the_optimizer_are_arguments(xpv):
             take(4)
 
     same(xpv, history)
-    assert len(steps[0]._replays.replays) == 1
+    assert len(taker(steps[0]).replays.replays) == 1
 
 
 class Looking(xl.Adam):

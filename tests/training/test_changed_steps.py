@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from changed_steps import EXACT, by_hand, full, net, same
-from helpers import assert_same_bits, values
+from helpers import assert_same_bits, taker, values
 
 import xplayers as xl
 from xplayers import AccumulatedStep, TrainStep
@@ -235,7 +235,7 @@ def test_files_mapped_to_memory_are_replayed(xpv, tmp_path):
     step = TrainStep(net(), xl.SoftmaxWithLoss(), xl.SGD())
     for i in range(0, 32, 8):
         step(x[i : i + 8], np.arange(8) % 3)
-    assert len(step._replays.replays) == 1
+    assert len(taker(step).replays.replays) == 1
 
 
 def test_steps_are_copied_and_pickled(xpv):

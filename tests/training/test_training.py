@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import assert_close, assert_same_bits, values
+from helpers import assert_close, assert_same_bits, taker, values
 
 import xplayers as xl
 from xplayers.accelerate.host import memory
@@ -90,7 +90,7 @@ def test_jax_compiles_once(xpv):
     step = TrainStep(xl.mlp([6, 3], rng=0), xl.SoftmaxWithLoss([1.0, 2.0, 3.0]), xl.Adam())
     for i in range(4):
         step(x, t, lr=0.1 / (i + 1))
-    (function,) = step._compilation.functions.values()
+    (function,) = taker(step).functions.values()
     assert function._cache_size() == 1
     step(x[:4, :], t[:4])
     assert function._cache_size() == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+from xplayers.accelerate.compiled import Functions
 from xplayers.arrays.elementwise import elementwise
 from xplayers.cuda import gradients, kernels, pooling, sums
 from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
@@ -40,7 +42,47 @@ def _counted(xp: Any, count: Any, *good: Any, dtype: Any) -> Any:
     return (xp.where(good[0], after, count) if good else after), xp.astype(after, dtype)
 
 
-BODIES: dict[str, Any] = {}
+def compiled(x: Any, step: Any) -> Any:
+    """Return what takes the steps, where a graph or a `Gemm` is asked for."""
+    if step.compile == "graph":
+        return Captured(step, _captured, explicit=True)
+    return NotImplemented if step.gemm is None else Functions(step, _multiplied, explicit=True)
+
+
+class Captured(Functions):
+    """Takes steps by CUDA graphs; `many` steps by one."""
+
+    def many(self, x: Any, t: Any, index: Any, lr: Any) -> Any:
+        """Take a step on the samples of each row of `index`."""
+        step = self.step
+        self.may_make(step)
+        rate = step._rate_of(lr)
+        captured: Any = self.function(x)
+        return step._take(
+            self._kind(x, t), x, t, lambda trees: captured.many(*trees, x, t, index, rate)
+        )
+
+
+def _captured(step: Any) -> Any:
+    from xplayers.cuda import fused
+    from xplayers.cuda.graph import CapturedStep
+
+    return CapturedStep(fused()(functools.partial(step.pure, donate=True)), gemm=_gemm(step))
+
+
+def _multiplied(step: Any) -> Any:
+    from xplayers.cuda.gemm import Multiplied
+
+    return Multiplied(functools.partial(step.pure, donate=True, check=True), _gemm(step)())
+
+
+def _gemm(step: Any) -> Any:
+    from xplayers.cuda.gemm import Gemm
+
+    return step.gemm if callable(step.gemm) else Gemm
+
+
+BODIES: dict[str, Any] = {"compiled": compiled}
 
 FUSED = {
     "evaluate": kernels.evaluate,

@@ -142,6 +142,8 @@ def is_where(operation: Any) -> bool:
 
 
 class Cast:
+    """The operation ``astype``."""
+
     def __call__(self, a: np.ndarray, out: np.ndarray) -> None:
         np.copyto(out, a, casting="unsafe")
 
@@ -160,6 +162,7 @@ def kept_into(condition: np.ndarray, a: np.ndarray, out: np.ndarray) -> None:
 
 
 def where_into(condition: Any, a: Any, b: Any, out: np.ndarray) -> None:
+    """Write what ``where`` selects."""
     np.copyto(out, _cast_as_where_does(b, out))
     np.copyto(out, _cast_as_where_does(a, out), where=condition)
 
@@ -170,6 +173,7 @@ def _cast_as_where_does(a: Any, out: np.ndarray) -> Any:
 
 
 def power_into(a: Any, b: Any, out: np.ndarray) -> None:
+    """Write a power."""
     # The operator takes a square, a root or a quotient where `numpy.power` does not.
     np.copyto(out, a**b)
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.compiled import Functions
 from xplayers.accelerate.host import elementwise, embedding, normalization, pooling, softmax, sums
 from xplayers.accelerate.host.roots import with_exact_root
+from xplayers.accelerate.replay.replayed import Replayed
 from xplayers.arrays.elementwise import as_it_stands
 from xplayers.arrays.namespaces import Array, is_traced, namespace
 from xplayers.arrays.operation import portable_body
@@ -94,6 +96,16 @@ def _padded(x: Array, window: Window) -> tuple[Array, Sizes]:
 
         x = functional.pad(x, [p for pair in reversed(around) for p in pair])
     return x, padding
+
+
+def compiled(x: Array, step: Any) -> Any:
+    """Return what takes the steps: replays on the CPU, or ``torch.compile`` where that is asked."""
+    if step.gemm is not None or step.compile == "graph":
+        return NotImplemented
+    if step.compile is not True:
+        return Replayed(step)
+    torch: Any = sys.modules["torch"]
+    return Functions(step, lambda step: torch.compile(step.pure), explicit=True)
 
 
 def host_values(a: Array) -> np.ndarray | None:
@@ -225,6 +237,7 @@ def put(x: Array, at: Array, value: Array) -> Array:
 
 
 BODIES = {
+    "compiled": compiled,
     "evaluate": evaluate,
     "zero_unless": zero_unless,
     "host_values": host_values,

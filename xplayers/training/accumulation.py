@@ -58,7 +58,6 @@ class AccumulatedStep(TrainStep):
         t: Array,
         lr: Any,
         *,
-        numbers: Mapping[str, Any] | None = None,
         donate: bool = False,
         check: bool = False,
     ) -> tuple[Array, Arrays, Arrays, State]:
@@ -68,9 +67,7 @@ class AccumulatedStep(TrainStep):
         scale = 1.0 if precision is None else precision.scale(state["precision"])
         net = _NetWithLoss(self, loss_arrays, t, scale, check)
         vars(step).update(net=net, loss=_OUTPUT)  # no setting has changed
-        return TrainStep.pure(
-            step, params, buffers, {}, state, x, t, lr, numbers=numbers, donate=donate
-        )
+        return TrainStep.pure(step, params, buffers, {}, state, x, t, lr, donate=donate)
 
 
 def slices(n: int, parts: int) -> list[slice]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.joining import stack
@@ -284,3 +286,9 @@ def all_finite(arrays: list[Array]) -> Array:
     """Return whether every value of every array is finite, 0-d bool on their device."""
     xp = namespace(arrays[0])
     return xp.all(stack(xp, [xp.all(xp.isfinite(a)) for a in arrays]))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def quietly(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call it: an overflow is what the scaling reckons with, so NumPy need not warn."""
+    return function(*arguments)

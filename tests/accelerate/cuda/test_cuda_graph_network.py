@@ -6,9 +6,11 @@ import functools
 
 import numpy as np
 import pytest
-from emulator.emulated_graph import EmulatedGemm, plain, same
+from emulator.emulated_graph import EmulatedGemm, GpuArray, plain, same
 
 import xplayers as xl
+from xplayers.accelerate import cupy
+from xplayers.arrays import operation
 from xplayers.arrays.operation import laid
 from xplayers.cuda.graph import CapturedStep, CaptureError
 from xplayers.training import AccumulatedStep, TrainStep
@@ -94,7 +96,7 @@ def test_a_network_learns_the_same(cuda, make, name, kind):
 @pytest.fixture
 def as_cupy(cuda, monkeypatch):
     """Let `TrainStep` take emulated arrays for those of CuPy."""
-    monkeypatch.setattr("xplayers.training.compilation.library", lambda x: "cupy")
+    monkeypatch.setitem(operation._TABLES, GpuArray, cupy.BODIES)
     monkeypatch.setattr("xplayers.cuda.gemm.Gemm", EmulatedGemm)
     captured = functools.partial(CapturedStep, cuda=cuda)
     monkeypatch.setattr("xplayers.cuda.graph.CapturedStep", captured)

@@ -11,9 +11,9 @@ from helpers import assert_same_bits, values
 
 import xplayers as xl
 from xplayers import elementwise
-from xplayers._recording import Operation, Recording
 from xplayers.accelerate.host import elementwise as engine
 from xplayers.accelerate.host.elementwise import in_one_pass, prepared
+from xplayers.accelerate.replay.recording import Operation, Recording
 from xplayers.accelerate.tape import kept_into
 from xplayers.arrays.elementwise import zero_unless
 

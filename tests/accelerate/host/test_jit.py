@@ -142,7 +142,8 @@ def test_a_numba_that_cannot_be_imported_is_a_warning(monkeypatch):
 
 @pytest.mark.parametrize(("setting", "expected"), [("0", "inf"), ("1", "0"), ("", "16777216")])
 def test_the_environment_decides(setting, expected):
-    code = "from xplayers.accelerate.host.machine_code import elements_before; print(elements_before())"
+    of = "xplayers.accelerate.host.machine_code"
+    code = f"from {of} import elements_before; print(elements_before())"
     run = subprocess.run(
         [sys.executable, "-c", code],
         env={"XPLAYERS_JIT": setting},

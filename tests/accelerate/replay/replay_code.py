@@ -15,10 +15,10 @@ import numpy as np
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers._flat import flattened
-from xplayers._groups import Task
-from xplayers._recording import Recording, StandIn, found
-from xplayers._replay import Places, compiled
+from xplayers.accelerate.replay.compiler import Places, compiled
+from xplayers.accelerate.replay.flat import flattened
+from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.recording import Recording, StandIn, found
 
 NUMPYS = {"mul": "multiply", "sub": "subtract", "mm": "matmul", "gt": "greater", "_copied": "_cast",
          "concat": "concatenate"}  # fmt: skip

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from helpers import assert_same_bits, values
+from helpers import assert_same_bits, taker, values
 
 import xplayers as xl
 from xplayers import TrainStep
@@ -57,4 +57,4 @@ def compare(xpv, steps, x, t, sizes=(4, 4, 4, 3, 3, 4, 3), kinds=2):
     arrays = [step.net.arrays for step in steps]
     for name, a in arrays[0].items():
         assert_same_bits(a, arrays[1][name], name)
-    assert len(steps[0]._replays.replays) == kinds
+    assert len(taker(steps[0]).replays.replays) == kinds

@@ -9,9 +9,9 @@ import pytest
 from helpers import to_numpy, values
 
 import xplayers as xl
-from xplayers import _flat
-from xplayers._flat import flattened, side_by_side, whole
 from xplayers.accelerate.host import memory
+from xplayers.accelerate.replay import flat as flat_buffers
+from xplayers.accelerate.replay.flat import flattened, side_by_side, whole
 
 
 @pytest.fixture(autouse=True)
@@ -48,13 +48,13 @@ def test_parts_begin_at_lines_of_the_cache(dtype, xpv):
     assert not to_numpy(flat).any()
     starts = [0, 1, 3, 4, 5]
     parts = parts[:4] + parts[5:]  # but for the one without elements
-    at = _flat.address(flat[1:])[1] - like.dtype.itemsize
+    at = flat_buffers.address(flat[1:])[1] - like.dtype.itemsize
     for part, start in zip(parts, starts, strict=True):
-        assert _flat.address(part)[1] - at == start * memory.LINE
+        assert flat_buffers.address(part)[1] - at == start * memory.LINE
         part[...] = start + 1.0
         assert (to_numpy(flat)[start * line] == start + 1.0).all()
     assert whole(parts[1:3]).shape == (3 * line,)
-    assert _flat.address(whole(parts[1:3])) == _flat.address(parts[1])
+    assert flat_buffers.address(whole(parts[1:3])) == flat_buffers.address(parts[1])
 
 
 @pytest.mark.only("numpy")
@@ -66,13 +66,13 @@ def test_a_large_buffer_begins_at_a_line(xpv):
 def test_memory_has_an_address(xpv):
     """What owns it, and where it begins."""
     a, b = (xpv.asarray(values((4, 3), i), "float32") for i in range(2))
-    at = [_flat.address(x) for x in (a[:2], a[1:], a[1:][:1], b[1:])]
+    at = [flat_buffers.address(x) for x in (a[:2], a[1:], a[1:][:1], b[1:])]
     assert at[1][0] == at[2][0] or xpv.backend == "numpy"  # of which a view may own a view
     assert [at[1][1] - at[0][1], at[2][1] - at[1][1]] == [12, 0]
     assert at[3][0] not in (at[0][0], at[1][0])
     for x in (a.T, a[:, 1:], 3.0):
-        assert _flat.address(x) is None
-    assert _flat.address(np.ones(3)) is None  # it owns itself, and is no part of anything
+        assert flat_buffers.address(x) is None
+    assert flat_buffers.address(np.ones(3)) is None  # it owns itself, and is no part of anything
 
 
 def test_arrays_are_put_side_by_side_once(xpv):
@@ -97,7 +97,7 @@ def test_the_arrays_of_each_dtype_lie_together(xpv):
     if xpv.backend == "torch":
         arrays["f"] = xpv.asarray(values((5,)), "float32")[1:]  # not where vectors begin
     before = dict(arrays)
-    _flat.lay_flat(arrays)
+    flat_buffers.lay_flat(arrays)
     assert list(arrays) == list(before)
     for name, a in arrays.items():
         assert (to_numpy(a) == to_numpy(before[name])).all()
@@ -133,12 +133,12 @@ def test_arrays_of_somebody_else_have_no_buffer(xpv):
 def test_a_buffer_ends_with_its_parts(xpv):
     """Its memory is used again, for arrays of which nothing is known."""
     gc.collect()  # of what other tests have left
-    n, before = memory.SMALLEST // 4, len(_flat._parts)
+    n, before = memory.SMALLEST // 4, len(flat_buffers._parts)
     memory.let_go()
     flat, parts = parts_of(xpv, (n - 16,), (5,))
     del flat, parts
     gc.collect()
-    assert len(_flat._parts) == before
+    assert len(flat_buffers._parts) == before
     mine = memory.empty((n,), "float32")
     mine = mine if xpv.backend == "numpy" else xpv.asarray(mine)
     assert whole([mine[: n - 16], mine[n - 16 : n - 11]]) is None

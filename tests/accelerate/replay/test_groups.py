@@ -9,10 +9,10 @@ from replay_code import one_call
 
 import xplayers as xl
 from xplayers import elementwise
-from xplayers._flat import flattened
-from xplayers._groups import Groups, Task
-from xplayers._recording import Recording, StandIn
-from xplayers._replay import Places, compiled
+from xplayers.accelerate.replay.compiler import Places, compiled
+from xplayers.accelerate.replay.flat import flattened
+from xplayers.accelerate.replay.foreach import Groups, Task
+from xplayers.accelerate.replay.recording import Recording, StandIn
 
 SHAPES = ((4, 3), (3,), (2, 5))
 

@@ -8,8 +8,8 @@ from helpers import assert_same_bits, values
 from replay_code import one_call
 
 import xplayers as xl
-from xplayers._places import into, with_tensors
-from xplayers._recording import (
+from xplayers.accelerate.replay.in_place import into, with_tensors
+from xplayers.accelerate.replay.recording import (
     Recording,
     Register,
 )

@@ -12,8 +12,8 @@ from helpers import assert_same_bits, values
 from replay_code import one_call
 
 import xplayers as xl
-from xplayers import _recording
-from xplayers._recording import (
+from xplayers.accelerate.replay import recording as module
+from xplayers.accelerate.replay.recording import (
     BINARY,
     COMPARISONS,
     UNARY,
@@ -294,7 +294,7 @@ def test_values_of_another_recording_are_refused(xpv):
 
 
 def test_recordings_have_an_end(xpv, monkeypatch):
-    monkeypatch.setattr(_recording, "MOST", 2)
+    monkeypatch.setattr(module, "MOST", 2)
     _, x = recorded(xpv, values((3,)))
     x + 1.0
     x + 1.0
@@ -379,7 +379,7 @@ def test_recordings_that_say_the_same(xpv):
     ],
 )  # fmt: skip
 def test_arguments_that_are_equal(a, b, equal):
-    assert _recording._equal(a, b) is equal
+    assert module._equal(a, b) is equal
 
 
 def test_memory_in_order(xpv):
@@ -404,11 +404,11 @@ def test_memory_that_is_shared(xpv):
         (a, 2.0, False), (2.0, a, False), (2.0, 2.0, False), (empty, empty * 1.0, False),
         (a, np.float32(1), False),
     ):  # fmt: skip
-        assert bool(_recording._share(x, y)) is shared
+        assert bool(module._share(x, y)) is shared
     pool = object()
     x, y, z = (types.SimpleNamespace(data=types.SimpleNamespace(mem=m)) for m in (pool, pool, 1))
-    assert _recording._share(x, y)  # CuPy
-    assert not _recording._share(x, z)
+    assert module._share(x, y)  # CuPy
+    assert not module._share(x, z)
 
 
 def test_stand_ins_are_found_in_nests(xpv):

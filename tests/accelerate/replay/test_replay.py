@@ -5,14 +5,14 @@ import weakref
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, to_numpy, values
+from helpers import assert_same_bits, taker, to_numpy, values
 from replay_code import one_call
 from replayed import compare, dense, each_word, images, labels, mlp, pair, sequences, vectors, words
 
 import xplayers as xl
 from xplayers import AccumulatedStep, MixedPrecision, TrainStep
-from xplayers._flat import whole
-from xplayers.accelerate.host import convolution, pooling
+from xplayers.accelerate.host import convolution, memory, pooling
+from xplayers.accelerate.replay.flat import whole
 
 pytestmark = pytest.mark.only("numpy", "readonly", "torch")  # whose steps are replayed
 
@@ -207,7 +207,7 @@ def test_a_limit_of_the_norm_takes_two_calls(xpv):
         step, _ = pair(net, reduce_grads=clip)
         for _ in range(3):
             step(xpv.asarray(x(4)), xpv.asarray(t(4)))
-        (replay,) = step._replays.replays.values()
+        (replay,) = taker(step).replays.replays.values()
         sources.append(replay.source.splitlines())
     plain, clipped = map(len, sources)
     arithmetic = 6  # root, two units, the larger one, quotient, number
@@ -235,7 +235,7 @@ def test_many_kinds_of_batches(xpv):
     for n in (2, 3):
         compare(xpv, steps, x, t, sizes=[n] * 3, kinds=n - 1)
     compare(xpv, steps, x, t, sizes=[n for n in range(2, 14) for _ in range(3)], kinds=8)
-    assert len(steps[0]._replays._recordings) <= 8
+    assert len(taker(steps[0]).replays._recordings) <= 8
 
 
 def test_a_bad_batch_does_not_end_the_replays_of_its_kind(xpv):
@@ -246,7 +246,7 @@ def test_a_bad_batch_does_not_end_the_replays_of_its_kind(xpv):
             step(xpv.asarray(x(4)), xpv.asarray(t(4) + shift))
         except ValueError:
             assert shift
-    assert len(step._replays.replays) == 1
+    assert len(taker(step).replays.replays) == 1
 
 
 def test_a_network_is_pickled_between_steps(xpv):
@@ -311,7 +311,7 @@ def test_arrays_go_with_their_last_use(xpv):
     )
     for _ in range(5):
         step(xpv.asarray(vectors(4)), xpv.asarray(labels(4)))
-    assert step._replays.replays
+    assert taker(step).replays.replays
     assert ALIVE[-3:] == [False] * 3
 
 
@@ -334,19 +334,19 @@ def test_results_of_convolution_and_pooling_have_places(xpv, monkeypatch):
     for module in (convolution, pooling):
         monkeypatch.setattr(module, "empty", empty)
     step(x, labels(64))
-    assert step._replays.replays
+    assert taker(step).replays.replays
     assert all(len(shape) != 4 or shape[0] < 64 for shape in taken), taken
 
 
 @pytest.mark.only("numpy")
 def test_what_a_recording_has_computed_is_given_back(xpv):
-    xl._memory.let_go()
+    memory.let_go()
     x = values((64, 16, 64, 64)).astype("float32")
     net = xl.Sequential(xl.Relu(), xl.GlobalAveragePooling(), xl.Affine.init(16, 3, rng=0))
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD())
     for _ in range(2):
         step(x, labels(64))
-        kept = xl._memory._kept
+        kept = memory._kept
         free = [n for n, a in kept.items() for i in range(len(a))
-                if xl._memory._references(a, i) == xl._memory._FREE]  # fmt: skip
+                if memory._references(a, i) == memory._FREE]  # fmt: skip
         assert not free

@@ -7,9 +7,9 @@ import pytest
 from replay_code import case, check, programs
 
 import xplayers as xl
-from xplayers._groups import Task
-from xplayers._recording import NotRecordable, Recording, Register
-from xplayers._replay import Places, block, compiled
+from xplayers.accelerate.replay.compiler import Places, block, compiled
+from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.recording import NotRecordable, Recording, Register
 
 
 @case("add(a0, 1.0, m0); exp(m0, m0); subtract(m0, a0, m0); v6 = sum(m0, axis=0); return v6", 12)

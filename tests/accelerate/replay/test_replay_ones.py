@@ -6,12 +6,13 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, values
+from helpers import assert_same_bits, taker, values
 
 import xplayers as xl
-from xplayers import TrainStep, _replay
-from xplayers._groups import Task
-from xplayers._recording import NotRecordable, Recording
+from xplayers import TrainStep
+from xplayers.accelerate.replay import compiler
+from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.recording import NotRecordable, Recording
 from xplayers.arrays.elementwise import elementwise
 
 
@@ -31,7 +32,7 @@ def compare(xpv, net, shape, optimizer=xl.SGD, loss=xl.MeanSquaredError, integer
         assert_same_bits(auto(x, t), plain(x, t), "loss")
     for name, a in auto.net.arrays.items():
         assert_same_bits(a, plain.net.arrays[name], name)
-    assert len(auto._replays.replays) == len({shape[0], 2})
+    assert len(taker(auto).replays.replays) == len({shape[0], 2})
 
 
 KINDS = itertools.product((xl.Rnn, xl.Lstm, xl.Gru), (False, True))
@@ -157,10 +158,10 @@ def test_what_no_replay_can_be_made_of_is_said_in_one_way(xpv, monkeypatch):
     def broken(self, at, operation, free):
         raise KeyError(at)
 
-    monkeypatch.setattr(_replay._Compiler, "_emit", broken)
+    monkeypatch.setattr(compiler._Compiler, "_emit", broken)
     recording = Recording()
     x, p = (recording.input(xpv.asarray(values((2, 2)))) for _ in range(2))
     y = x + p
     task = Task(recording, [x.register], {p.register: p.value}, {}, y.register)
     with pytest.raises(NotRecordable, match="no replay can be made: KeyError: 0"):
-        _replay.compiled(task, _replay.Places())
+        compiler.compiled(task, compiler.Places())

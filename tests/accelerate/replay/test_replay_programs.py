@@ -8,10 +8,10 @@ import pytest
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers._flat import flattened
-from xplayers._groups import Task
-from xplayers._recording import Recording
-from xplayers._replay import Places, compiled
+from xplayers.accelerate.replay.compiler import Places, compiled
+from xplayers.accelerate.replay.flat import flattened
+from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.recording import Recording
 from xplayers.arrays.elementwise import elementwise
 
 pytestmark = pytest.mark.only("numpy", "readonly", "torch")  # whose steps are replayed

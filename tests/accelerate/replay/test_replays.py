@@ -7,9 +7,9 @@ import pytest
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers._recording import StandIn
-from xplayers.training import replays as module
-from xplayers.training.replays import MOST, REMEMBERED, Replays
+from xplayers.accelerate.replay import steps as module
+from xplayers.accelerate.replay.recording import StandIn
+from xplayers.accelerate.replay.steps import MOST, REMEMBERED, Replays
 
 pytestmark = pytest.mark.only("numpy", "torch")
 

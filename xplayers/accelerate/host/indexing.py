@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from xplayers._recording import over_operands
+from xplayers.accelerate.replay.recording import over_operands
 
 
 @functools.lru_cache(maxsize=64)

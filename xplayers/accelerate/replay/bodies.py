@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._recording import RecordingNamespace, StandIn, found, values
 from xplayers.accelerate.host.elementwise import is_alike, program_of, viewed
 from xplayers.accelerate.host.roots import root, with_exact_root
+from xplayers.accelerate.replay.recording import RecordingNamespace, StandIn, found, values
 from xplayers.arrays.elementwise import scalar
 from xplayers.arrays.namespaces import namespace, on_host
 from xplayers.arrays.operation import OPERATIONS, body_of, portable_body

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._recording import StandIn
+from xplayers.accelerate.replay.recording import StandIn
 from xplayers.layers.base import Module, Observed
 from xplayers.layers.containers import Container
 from xplayers.layers.variables import epoch

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from xplayers._flat import address, side_by_side, whole
-from xplayers._recording import Kind, Operation, Recording, Register, found
+from xplayers.accelerate.replay.flat import address, side_by_side, whole
+from xplayers.accelerate.replay.recording import Kind, Operation, Recording, Register, found
 from xplayers.accelerate.tape import constants_key, value_key
 from xplayers.arrays.namespaces import Array
 

@@ -18,9 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._groups import Groups, Task, read
-from xplayers._places import REDUCTIONS, along, copied_array, into, takes_out, with_tensors
-from xplayers._recording import (
+from xplayers.accelerate.host.elementwise import prepared, viewed
+from xplayers.accelerate.host.memory import empty
+from xplayers.accelerate.replay.foreach import Groups, Task, read
+from xplayers.accelerate.replay.in_place import (
+    REDUCTIONS,
+    along,
+    copied_array,
+    into,
+    takes_out,
+    with_tensors,
+)
+from xplayers.accelerate.replay.recording import (
     BINARY,
     COMPARISONS,
     Kind,
@@ -29,8 +38,6 @@ from xplayers._recording import (
     Register,
     found,
 )
-from xplayers.accelerate.host.elementwise import prepared, viewed
-from xplayers.accelerate.host.memory import empty
 from xplayers.arrays.namespaces import Array, device, namespace
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")

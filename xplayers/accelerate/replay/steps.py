@@ -1,4 +1,4 @@
-"""The steps of a `TrainStep` that are replayed rather than computed anew; see `_replay`."""
+"""The replays of a step, by kinds of batches: recorded twice, compiled, and ended in time."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from xplayers._groups import Task
-from xplayers._places import copied_array
-from xplayers._recording import NotRecordable, Recording, StandIn, is_ordered, same
-from xplayers._replay import Places, compiled
 from xplayers.accelerate.host.memory import let_go, trim
+from xplayers.accelerate.patience import Patience
+from xplayers.accelerate.replay.compiler import Places, compiled
+from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.in_place import copied_array
+from xplayers.accelerate.replay.recording import NotRecordable, Recording, StandIn, same
 from xplayers.arrays.namespaces import Array, library, on_host
 from xplayers.arrays.writing import write_over
 from xplayers.layers.ties import overlap
-from xplayers.training.patience import Patience
 
 MOST = 8  # kinds of batches whose replays are kept
 REMEMBERED = 64  # kinds of which it is known that they cannot be replayed
@@ -196,48 +196,6 @@ class Replays:
         # Of what the recordings have computed: a replay has places of its own.
         (trim if self._made else let_go)()
         self._made = False
-
-
-class Last(NamedTuple):
-    """The last replay, and of what it was: most steps are as the one before."""
-
-    replay: Callable[..., Array]
-    numbers: dict[str, float]
-    replays: dict[Any, Any]
-    x_type: type
-    x_shape: tuple[int, ...]
-    x_dtype: Any
-    t_type: type
-    t_shape: tuple[int, ...]
-    t_dtype: Any
-
-    @classmethod
-    def of(
-        cls, replay: Callable[..., Array], numbers: dict[str, float], x: Array, t: Array, step: Any
-    ) -> Last | None:
-        """Return the replay of a batch; None where that does not lie in row-major order."""
-        if not (is_ordered(x) and is_ordered(t)):
-            return None
-        batch = type(x), x.shape, x.dtype, type(t), t.shape, t.dtype
-        return cls(replay, numbers, step._replays.replays, *batch)
-
-    def is_of(self, x: Array, t: Array, step: Any) -> bool:
-        """Whether this is the replay of a batch; its rate is that of the optimizer, a number."""
-        return (
-            type(x) is self.x_type
-            and type(t) is self.t_type
-            and x.shape == self.x_shape
-            and t.shape == self.t_shape
-            and x.dtype is self.x_dtype
-            and t.dtype is self.t_dtype
-            and type(step.optimizer.lr) is float
-            and self.numbers is step._sources.numbers
-            and is_ordered(x)
-            and is_ordered(t)
-            and Replays.fit(x)
-            and step._replays.hold_still((step.optimizer.state, step._scaling))
-            and self.replays is step._replays.replays  # none has ended
-        )
 
 
 def _check_fit(before: StandIn, after: Any) -> None:

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers._recording import is_ordered
 from xplayers.accelerate.host.memory import LINE, empty
+from xplayers.accelerate.replay.recording import is_ordered
 from xplayers.arrays.namespaces import Array, DType, device, namespace
 
 Shapes = Sequence[tuple[int, ...]]

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import inspect
 import operator
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from xplayers._recording import BINARY, COMPARISONS, UNARY, Kind, Operation, Register
 from xplayers.accelerate.host.machine_code import LARGEST
+from xplayers.accelerate.replay.recording import (
+    BINARY,
+    COMPARISONS,
+    UNARY,
+    Kind,
+    Operation,
+    Register,
+)
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import body_of, portable_body
 
@@ -68,8 +76,7 @@ def with_tensors(operation: Operation, kinds: list[Kind]) -> Operation:
 
     PyTorch makes such a tensor of it in each call, and casts that to the dtype of the other one.
     """
-    import torch
-
+    torch: Any = sys.modules["torch"]
     args = operation.args
     if operation.name not in _ARITHMETIC or len(args) != 2 or operation.kwargs:
         return operation
@@ -89,8 +96,7 @@ _ARITHMETIC = {"add", "subtract", "multiply", "divide", *COMPARISONS}
 
 
 def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
-    import torch
-
+    torch: Any = sys.modules["torch"]
     name, args, kwargs = operation.name, operation.args, operation.kwargs
     arrays = [isinstance(a, Register) and not kinds[a].number for a in args]
     numbers = [type(a) in (int, float, torch.Tensor) for a in args]  # see `with_tensors`

@@ -1,0 +1,202 @@
+"""What a step remembers, and how its arrays come out of network, loss and optimizer, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from xplayers._checks import positive
+from xplayers.arrays.namespaces import (
+    Array,
+    as_plain,
+    check_off_tape,
+    check_same,
+    device,
+    dtype_name,
+    move,
+    namespace,
+)
+from xplayers.layers.base import Layer, Observed
+from xplayers.layers.ties import overlap
+from xplayers.layers.variables import Slots, epoch
+from xplayers.losses import Loss
+from xplayers.optimizers import Optimizer
+from xplayers.training.precision import MixedPrecision
+
+Arrays = dict[str, Array]
+State = dict[str, Any]  # nested dicts of arrays
+
+_NUMBERS = (float, int, np.generic, np.ndarray)
+_KINDS = 64  # kinds of batches that are known
+
+
+class StatefulStep(Observed):
+    """Lets a pure function compute a step, and puts its results where the arrays came from."""
+
+    net: Layer
+    loss: Loss
+    optimizer: Optimizer
+    precision: MixedPrecision | None
+    _scaling: Arrays | None  # the state of `precision`
+    _unplaced: bool  # whether the state will follow the first input, as parameters do
+
+    def _begin_afresh(self) -> None:
+        """Know nothing of the steps before."""
+        self._checked: set[Any] = set()  # kinds of batches
+        self._epoch = -1  # when they were
+        self._params = self._buffers = Slots()
+        self._left: tuple[Arrays, Arrays] = {}, {}  # parameters and buffers, as a step left them
+        self._apart = True  # whether no two of them share memory
+
+    def _take(
+        self,
+        kind: Any,
+        x: Array,
+        t: Array,
+        run: Callable[[Any], Any],
+        prepare: Callable[[Arrays], None] | None = None,
+    ) -> Array:
+        """Let ``run(trees)`` compute; `prepare` may give the parameters other places before."""
+        optimizer, before = self.optimizer, (self.optimizer.state, self._scaling)
+        try:
+            return self._taken(kind, x, t, run, prepare)
+        except BaseException:
+            if before[0] is None:  # a step that is refused leaves no state
+                optimizer.state, self._scaling = before
+            raise
+
+    def _taken(self, kind: Any, x: Array, t: Array, run: Any, prepare: Any) -> Array:
+        optimizer = self.optimizer
+        if self._epoch != epoch() or len(self._checked) > _KINDS:
+            self._checked.clear()
+        left = optimizer.state is not None and (
+            self._params.hold(self._left[0]) and self._buffers.hold(self._left[1])
+        )
+        if kind not in self._checked or not left:  # or somebody has moved what was checked
+            self._check(x, t)
+        params, buffers = self._params.copy(), self._buffers.copy()
+        state: State = {"optimizer": optimizer.state}
+        if self.precision is not None:
+            state["precision"] = self._scaling
+        if prepare is not None and self._apart:
+            prepare(params)
+        value, params, buffers, state = run((params, buffers, self.loss._store.buffers, state))
+        optimizer.state, self._scaling = state["optimizer"], state.get("precision")
+        self._put(params)
+        self._buffers.put(buffers)
+        self._count()
+        self._left = (params if self._apart else {}), buffers  # with {} they are looked at again
+        self._checked.add(kind)
+        self._epoch = epoch()
+        return value
+
+    def _count(self) -> None:
+        """Let the network know that its variables have new values."""
+        for variables in self.net._stores.values():
+            variables.version += 1
+
+    def _put(self, params: Arrays) -> None:
+        tied = self.net._ties.rows()  # before arrays of the first names take other places
+        self._params.put(params)
+        if tied:
+            self.net._ties.synchronize()
+
+    def _check(self, x: Array, t: Array) -> None:
+        """Look at what a batch of a new kind is, and let what has no place follow it."""
+        net, optimizer = self.net, self.optimizer
+        net._ready(x)
+        check_same(self.loss, "t", t, x)
+        check_off_tape(self.loss, "t", t)
+        self._params, self._buffers = Slots(net.params), Slots(net.buffers)
+        if self._unplaced:
+            self.state = self.state
+        params = self._params.copy()
+        self._apart = not overlap([*params.values(), *self._buffers.copy().values()])
+        if optimizer.state is None:
+            optimizer.state = optimizer.init(params)
+        first = next(iter(params.values()))
+        if self.precision is not None and self._scaling is None:
+            self._scaling = self.precision.init(first)
+        self.loss._materialize(first)
+
+    def _target(self, t: Any) -> Array:
+        t = as_plain(t)
+        namespace(t, "TrainStep", "t")
+        return t
+
+    def _rate_of(self, lr: Any) -> Any:
+        """Return the rate that is given or the optimizer's, None where that has a schedule."""
+        if lr is None:
+            lr = self.optimizer.lr
+            if type(lr) is float:
+                return lr
+            if callable(lr):
+                return None
+        if isinstance(lr, _NUMBERS):
+            return float(lr)
+        return lr if hasattr(lr, "shape") else positive("TrainStep", "lr", lr)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is pickled or copied: nothing that was compiled, recorded or looked at."""
+        own = {k: v for k, v in vars(self).items() if k[0] != "_"}
+        return {**own, "_scaling": self._scaling, "_unplaced": self._unplaced}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._begin_afresh()
+
+    @property
+    def state(self) -> State:
+        """What a step leaves to the next one, beside parameters and buffers; for a checkpoint.
+
+        ``{"optimizer": ..., "precision": ...}``: ``optimizer.state``, and with mixed precision its
+        scale and counters; before the first step empty. The arrays are those that the next step
+        takes: copy what is to be kept.
+
+        What is assigned is copied to where the parameters are, in the dtypes that it has there; a
+        network that has no place yet takes the state along to its first input. A part that is
+        missing starts afresh.
+
+        Raises
+        ------
+        ValueError
+            If names or shapes are not those of this network, optimizer and precision.
+        """
+        parts = {"optimizer": self.optimizer.state, "precision": self._scaling}
+        return {name: part for name, part in parts.items() if part is not None}
+
+    @state.setter
+    def state(self, value: Mapping[str, Any]) -> None:
+        params = dict(self.net.params)
+        like: State = {"optimizer": self.optimizer.init(params)}
+        if self.precision is not None:
+            like["precision"] = self.precision.init(next(iter(params.values())))
+        unknown = sorted(value.keys() - like.keys())
+        if unknown:
+            fix = " Pass precision=MixedPrecision(...)." if unknown == ["precision"] else ""
+            message = f"TrainStep.state: has {', '.join(unknown)}; expected {', '.join(like)}.{fix}"
+            raise ValueError(message)
+        parts = {name: _copied(part, like[name], name) for name, part in value.items()}
+        self.optimizer.state, self._scaling = parts.get("optimizer"), parts.get("precision")
+        self._unplaced = not all(store.materialized for store in self.net._stores.values())
+
+
+def _copied(value: Any, like: Any, name: str) -> Any:
+    """Return a copy of the nested dict `value`, its arrays where and of what dtype `like`'s are."""
+    if isinstance(like, Mapping):
+        names = set(value) if isinstance(value, Mapping) else {type(value).__name__}
+        if names != like.keys():
+            message = (
+                f"TrainStep.state: {name} has {', '.join(sorted(names)) or 'nothing'}; "
+                f"expected {', '.join(sorted(like))}."
+            )
+            raise ValueError(message)
+        return {k: _copied(value[k], like[k], f"{name}.{k}") for k in like}
+    if tuple(value.shape) != tuple(like.shape):
+        message = (
+            f"TrainStep.state: {name} has shape {tuple(value.shape)}; expected {tuple(like.shape)}."
+        )
+        raise ValueError(message)
+    return move(value, xp=namespace(like), device=device(like), dtype=dtype_name(like.dtype))
