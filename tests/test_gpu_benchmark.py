@@ -105,15 +105,15 @@ def test_every_epilogue_is_compared(monkeypatch):
     pytest.importorskip("cupy")
     from emulator.emulated_gpu import EmulatedRuntime, fabricated, host
 
-    from xplayers.cuda import plans
-    from xplayers.cuda.gemm import Gemm
+    from xplayers.accelerate.cuda import layouts
+    from xplayers.accelerate.cuda.gemm import Gemm
 
     monkeypatch.setattr(checks, "to_numpy", lambda a: a if isinstance(a, np.ndarray) else host(a))
     runtime = EmulatedRuntime()
     lt = Gemm(runtime=runtime)
     for dtype, tolerance in (("float32", 1e-5), ("float16", 2e-3)):
         rows = list(checks.epilogues(lt, dtype, tolerance, fabricated))
-        assert [row["row"] for row in rows] == [f"{name}, {dtype}" for name in plans.EPILOGUES]
+        assert [row["row"] for row in rows] == [f"{name}, {dtype}" for name in layouts.EPILOGUES]
         assert [row.get("error") for row in rows] == [None] * len(rows)
     # and a library that leaves out the bias is found
     finish = runtime.lt._finish
@@ -123,7 +123,7 @@ def test_every_epilogue_is_compared(monkeypatch):
     wrong = {
         row["row"] for row in checks.epilogues(lt, "float32", 1e-5, fabricated) if "error" in row
     }
-    assert wrong == {f"{name}, float32" for name in plans.EPILOGUES if name != "none"}
+    assert wrong == {f"{name}, float32" for name in layouts.EPILOGUES if name != "none"}
     lt.close()
 
 

@@ -102,19 +102,16 @@ def statements(path, at_import_time=False):
     return [n for n in found if n not in later]
 
 
-ENGINE = {"cuda"}
-
-
 def test_imports_point_downwards():
     floor = floors()
     tops = {module.partition(".")[0] for module in FILES} - {"__init__", "__main__", ""}
-    assert tops - ENGINE == set(floor) - ENGINE
+    assert tops == set(floor)
     for module, path in FILES.items():
         top = module.partition(".")[0]
-        if top in ("__init__", "__main__", "", *ENGINE):
+        if top in ("__init__", "__main__", ""):
             continue
         for node in statements(path):
-            for other in {name.partition(".")[0] for name in imported(node)} - ENGINE - {top}:
+            for other in {name.partition(".")[0] for name in imported(node)} - {top}:
                 allowed = floor[other] <= floor[top] if other in floor else top == "cli"
                 assert allowed, f"{module}, line {node.lineno}: imports {other}"
 

@@ -4,6 +4,8 @@ Written once against the Array API: NumPy arrays run on the CPU, CuPy arrays on 
 JAX arrays where they are.
 """
 
+import importlib
+
 from xplayers import _foreign, data, functional, initializers, schedules
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import move, namespace, to_numpy
@@ -95,6 +97,8 @@ from xplayers.training import (
 
 
 def __getattr__(name: str):  # asked where there is no such name
+    if name == "cuda":
+        return importlib.import_module("xplayers.cuda")
     raise _foreign.missing_in_package(name, __all__, functional.__all__)
 
 

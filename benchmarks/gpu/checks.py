@@ -132,7 +132,7 @@ def replay(device: str, seconds: float) -> Iterator[Row]:
 
 
 def _replayed(workload: Workload, device: str) -> str:
-    from xplayers.cuda.gemm import Gemm
+    from xplayers.accelerate.cuda.gemm import Gemm
 
     xp = ours.library(device)
     make = functools.partial(Gemm, autotune=False)  # the same algorithms on both sides
@@ -187,7 +187,7 @@ def gemm(device: str, seconds: float) -> Iterator[Row]:
     """Every epilogue of cuBLASLt against float64, and products beside ``@``."""
     import cupy
 
-    from xplayers.cuda.gemm import Gemm
+    from xplayers.accelerate.cuda.gemm import Gemm
 
     wait = ours.wait(device)
     for dtype, tolerance in (("float32", 1e-5), ("float16", 2e-3)):
@@ -213,7 +213,7 @@ def _rate(name: str, time: Row, flops: int) -> Row:
 
 def epilogues(lt: Any, dtype: str, tolerance: float, asarray: Any) -> Iterator[Row]:
     """Compare every epilogue of a `Gemm` with float64; all sums are exact in 16 bits."""
-    from xplayers.cuda.plans import EPILOGUES
+    from xplayers.accelerate.cuda.layouts import EPILOGUES
 
     rng = np.random.default_rng(0)
     a, b = rng.integers(-1, 2, (192, 320)), rng.integers(-1, 2, (320, 256))
@@ -267,7 +267,7 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
     """Layers through cuDNN against float64, and beside the portable body."""
     import cupy
 
-    from xplayers.cuda.cudnn import Cudnn
+    from xplayers.accelerate.cuda.cudnn import Cudnn
 
     wait = ours.wait(device)
     conv, transpose = xl.Convolution.init, xl.ConvolutionTranspose.init
@@ -369,7 +369,7 @@ def products(device: str, seconds: float) -> Iterator[Row]:
     """The matrix products of an MLP's step alone: what it cannot be faster than."""
     import cupy
 
-    from xplayers.cuda.gemm import Gemm
+    from xplayers.accelerate.cuda.gemm import Gemm
 
     for workload in WORKLOADS:
         if workload.sizes:

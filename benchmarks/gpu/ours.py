@@ -49,7 +49,7 @@ def plain(workload: Workload, device: str) -> Callable[[], Any]:
     """The step as it stands."""
     options: dict[str, Any] = {}
     if workload.precision == "tf32":  # of `@` it is a setting of the process
-        from xplayers.cuda.gemm import Gemm
+        from xplayers.accelerate.cuda.gemm import Gemm
 
         options["gemm"] = functools.partial(Gemm, "tf32")
     step, x, t = train_step(workload, library(device).asarray, **options)
@@ -69,7 +69,7 @@ def graph(workload: Workload, device: str) -> Callable[[], Any]:
 
 def many(workload: Workload, device: str) -> Callable[[], Any]:
     """Ten fused steps in one launch, whose batches the graph gathers from data on the device."""
-    from xplayers.cuda.switch import fused as switched_on
+    from xplayers.accelerate.cuda.fused import fused as switched_on
 
     take, given, x, t, lr = captured(workload, device)
     rows = np.tile(np.arange(workload.batch), (STEPS, 1))
@@ -85,7 +85,7 @@ def many(workload: Workload, device: str) -> Callable[[], Any]:
 
 def fused(workload: Workload, device: str) -> Callable[[], Any]:
     """The step from its graph, its elementwise functions fused into kernels."""
-    from xplayers.cuda.switch import fused as switched_on
+    from xplayers.accelerate.cuda.fused import fused as switched_on
 
     run = graph(workload, device)
 
@@ -100,7 +100,7 @@ def convolved(workload: Workload, device: str) -> Callable[[], Any]:
     """That, and its convolutions and normalizations through cuDNN."""
     if not workload.filters:
         raise Skipped
-    from xplayers.cuda.cudnn import Cudnn
+    from xplayers.accelerate.cuda.cudnn import Cudnn
 
     run, cudnn = fused(workload, device), Cudnn(tf32=workload.precision == "tf32")
 
@@ -115,8 +115,8 @@ def captured(
     workload: Workload, device: str, **options: Any
 ) -> tuple[Any, list[Any], Any, Any, float]:
     """Return a captured step, what it takes before the batch, the batch, and the rate."""
-    from xplayers.cuda.gemm import Gemm
-    from xplayers.cuda.graph import CapturedStep
+    from xplayers.accelerate.cuda.gemm import Gemm
+    from xplayers.accelerate.cuda.graph import CapturedStep
 
     step, x, t = train_step(workload, library(device).asarray)
     params = step.net.params.copy()

@@ -6,10 +6,10 @@ import functools
 from typing import Any
 
 from xplayers.accelerate.compiled import Functions
+from xplayers.accelerate.cuda import gradients, kernels, pooling, sums
+from xplayers.accelerate.cuda.softmax_cross_entropy import softmax_cross_entropy
+from xplayers.accelerate.cuda.source import INDEX
 from xplayers.arrays.elementwise import elementwise
-from xplayers.cuda import gradients, kernels, pooling, sums
-from xplayers.cuda.softmax_cross_entropy import softmax_cross_entropy
-from xplayers.cuda.source import INDEX
 from xplayers.layers import dropout
 
 
@@ -64,20 +64,20 @@ class Captured(Functions):
 
 
 def _captured(step: Any) -> Any:
-    from xplayers.cuda import fused
-    from xplayers.cuda.graph import CapturedStep
+    from xplayers.accelerate.cuda.fused import fused
+    from xplayers.accelerate.cuda.graph import CapturedStep
 
     return CapturedStep(fused()(functools.partial(step.pure, donate=True)), gemm=_gemm(step))
 
 
 def _multiplied(step: Any) -> Any:
-    from xplayers.cuda.gemm import Multiplied
+    from xplayers.accelerate.cuda.gemm import Multiplied
 
     return Multiplied(functools.partial(step.pure, donate=True, check=True), _gemm(step)())
 
 
 def _gemm(step: Any) -> Any:
-    from xplayers.cuda.gemm import Gemm
+    from xplayers.accelerate.cuda.gemm import Gemm
 
     return step.gemm if callable(step.gemm) else Gemm
 

@@ -51,7 +51,7 @@ class TrainStep(StatefulStep):
         first two steps of a kind of batch are recorded and the others replayed, with the same
         numbers; plain execution elsewhere. True: also ``torch.compile`` on PyTorch; an error where
         there is no compiler. False: plain execution. ``"graph"``, on CuPy: a CUDA graph, see
-        `xplayers.cuda.graph`.
+        `xplayers.cuda.CapturedStep`.
     reduce_grads : callable, optional
         ``reduce_grads(grads) -> grads``, a pure function of the gradients by name, before the
         update: clipping, or the sum over the devices of data-parallel training.
@@ -59,7 +59,7 @@ class TrainStep(StatefulStep):
         Computes in 16 bits; by default in the dtype of the parameters.
     gemm : {None, "cublaslt"} or callable
         What multiplies matrices on CuPy: None is its own ``@`` and, in a CUDA graph, where CuPy
-        refuses it, cuBLASLt. A callable makes the `xplayers.cuda.gemm.Gemm`, as
+        refuses it, cuBLASLt. A callable makes the `xplayers.cuda.Gemm`, as
         ``lambda: Gemm("tf32")``.
 
     Raises

@@ -30,7 +30,7 @@ def dnn():
     pytest.importorskip("cupy")
     from emulator.emulated_cudnn import EmulatedRuntime
 
-    from xplayers.cuda.cudnn import Cudnn
+    from xplayers.accelerate.cuda.cudnn import Cudnn
 
     made = Cudnn(runtime=EmulatedRuntime())
     with made.layers():
@@ -45,7 +45,7 @@ def copies(monkeypatch):
     pytest.importorskip("cupy")
     from emulator.emulated_gpu import fabricated, host
 
-    from xplayers.cuda import kernels
+    from xplayers.accelerate.cuda import kernels
 
     shapes = []
 

@@ -13,11 +13,11 @@ from helpers import values
 
 import xplayers as xl
 from xplayers import functional, schedules
+from xplayers.accelerate.cuda import cudnn_plans, pooling
+from xplayers.accelerate.cuda.source import INDEX, Kernel, Operand, inside, translate
 from xplayers.accelerate.cupy import _counted as counted
 from xplayers.accelerate.host.machine_code import exact_source
 from xplayers.accelerate.host.program import trace
-from xplayers.cuda import cudnn_plans, pooling
-from xplayers.cuda.source import INDEX, Kernel, Operand, inside, translate
 from xplayers.layers import activations, dropout, recurrent
 from xplayers.losses import base as losses
 from xplayers.optimizers import adaptive, clipping

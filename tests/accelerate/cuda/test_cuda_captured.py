@@ -18,9 +18,9 @@ from cases import LAYERS
 from helpers import assert_same_arrays, assert_same_bits, values
 
 import xplayers as xl
+from xplayers.accelerate.cuda.graph import CaptureError
 from xplayers.arrays.namespaces import is_out_of_memory, to_numpy
 from xplayers.cuda import fused
-from xplayers.cuda.graph import CaptureError
 from xplayers.training import AccumulatedStep, TrainStep, run
 
 pytestmark = pytest.mark.only("cupy")
@@ -214,7 +214,7 @@ def test_accumulated_steps(xpv):
 
 def test_the_plain_product_is_refused_in_a_graph_by_name(xpv):
     """As CuPy refuses cuBLAS there; nothing is trained, and the stream captures no more."""
-    from xplayers.cuda.graph import CapturedStep
+    from xplayers.accelerate.cuda.graph import CapturedStep
 
     net, (x, t) = xl.mlp([20, 10], rng=0), data(xpv)
     net.forward(x)
@@ -301,7 +301,7 @@ def test_a_gpu_that_is_full(xpv, emulated):
 def test_a_network_through_cudnn(dtype, xpv):
     """The plans of a graph are those of its warm-up."""
     pytest.importorskip("cudnn")
-    from xplayers.cuda.cudnn import Cudnn
+    from xplayers.accelerate.cuda.cudnn import Cudnn
 
     half = None
     if dtype == "bfloat16":

@@ -15,11 +15,11 @@ import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
+from xplayers.accelerate.cuda.affine_fusion import Chain, Kept, with_chains
+from xplayers.accelerate.cuda.fusion import joining
+from xplayers.accelerate.cuda.layouts import check_operands
+from xplayers.accelerate.cuda.planner import NoAlgorithm
 from xplayers.arrays.products import matmul
-from xplayers.cuda.chain import Chain, Kept, with_chains
-from xplayers.cuda.joints import joining
-from xplayers.cuda.planner import NoAlgorithm
-from xplayers.cuda.plans import check_operands
 from xplayers.layers.containers import Joined
 
 
@@ -256,7 +256,7 @@ def gemm():
     pytest.importorskip("cupy")
     from emulator.emulated_gpu import EmulatedRuntime
 
-    from xplayers.cuda.gemm import Gemm
+    from xplayers.accelerate.cuda.gemm import Gemm
 
     with contextlib.closing(Gemm(runtime=EmulatedRuntime())) as gemm:
         yield gemm
@@ -265,7 +265,7 @@ def gemm():
 def test_a_function_whose_products_go_through_a_gemm(gemm):
     from emulator.emulated_gpu import EmulatedRuntime, fabricated, host
 
-    from xplayers.cuda.gemm import Gemm, Multiplied, active
+    from xplayers.accelerate.cuda.gemm import Gemm, Multiplied, active
 
     a = values((4, 4))
 

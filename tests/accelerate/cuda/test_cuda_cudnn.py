@@ -29,12 +29,12 @@ from emulator.emulated_cudnn import (  # noqa: E402
 from emulator.emulated_gpu import fabricated, host  # noqa: E402
 from emulator.emulated_graph import EmulatedCuda  # noqa: E402
 
-from xplayers.cuda import cudnn  # noqa: E402
-from xplayers.cuda.cudnn import Cudnn, active  # noqa: E402
-from xplayers.cuda.cudnn_plans import CANDIDATES  # noqa: E402
-from xplayers.cuda.gemm import NotPlanned  # noqa: E402
-from xplayers.cuda.graph import Graph  # noqa: E402
-from xplayers.cuda.planner import REPEATS, milliseconds  # noqa: E402
+from xplayers.accelerate.cuda import cudnn  # noqa: E402
+from xplayers.accelerate.cuda.cudnn import Cudnn, active  # noqa: E402
+from xplayers.accelerate.cuda.cudnn_plans import CANDIDATES  # noqa: E402
+from xplayers.accelerate.cuda.gemm import NotPlanned  # noqa: E402
+from xplayers.accelerate.cuda.graph import Graph  # noqa: E402
+from xplayers.accelerate.cuda.planner import REPEATS, milliseconds  # noqa: E402
 
 LAYERS = {
     "image": (lambda: Convolution.init(3, 4, 3, bias=False, rng=0), (2, 3, 7, 6)),

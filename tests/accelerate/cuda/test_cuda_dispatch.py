@@ -24,9 +24,10 @@ from emulator.emulated_kernels import (
 
 import xplayers as xl
 from xplayers import functional
+from xplayers.accelerate.cuda import kernels
+from xplayers.accelerate.cuda.source import INDEX, OPTIONS, translate
 from xplayers.arrays.elementwise import elementwise
-from xplayers.cuda import fused, kernels
-from xplayers.cuda.source import INDEX, OPTIONS, translate
+from xplayers.cuda import fused
 from xplayers.optimizers.base import _apply as apply
 
 pytestmark = needs_compiler

@@ -25,8 +25,8 @@ from xplayers.arrays.products import matmul, product
 
 cupy = pytest.importorskip("cupy")
 
-from xplayers.cuda import plans  # noqa: E402
-from xplayers.cuda.gemm import Gemm, NoAlgorithm, NotPlanned  # noqa: E402
+from xplayers.accelerate.cuda import layouts  # noqa: E402
+from xplayers.accelerate.cuda.gemm import Gemm, NoAlgorithm, NotPlanned  # noqa: E402
 
 # Kernels of CuPy on the memory of the host would break its context for all that follows.
 without_gpu = pytest.mark.skipif(cupy.is_available(), reason="there is a GPU")
@@ -412,7 +412,7 @@ def test_the_numbers_are_those_of_nvidia():
         theirs = getattr(cublasLt, name)
         for ours in getattr(EmulatedCublasLt, name):
             assert theirs[ours.name] == ours, f"{name}.{ours.name}"
-    for kind in plans.EPILOGUES.values():
+    for kind in layouts.EPILOGUES.values():
         assert kind.name in EmulatedCublasLt.Epilogue.__members__
         assert kind.name in cublasLt.Epilogue.__members__
     lt = EmulatedCublasLt()
@@ -425,13 +425,13 @@ def test_the_numbers_are_those_of_nvidia():
     theirs = cublasLt.matmul_heuristic_result_dtype
     assert theirs == lt.matmul_heuristic_result_dtype
     types = {"float32": "R_32F", "float64": "R_64F", "float16": "R_16F", "bfloat16": "R_16BF"}
-    for dtype, number in plans.DATA_TYPES.items():
+    for dtype, number in layouts.DATA_TYPES.items():
         assert CudaDataType[f"CUDA_{types[dtype]}"] == number
     names = {
         "float32": "COMPUTE_32F", "float64": "COMPUTE_64F", "tf32": "COMPUTE_32F_FAST_TF32",
         "bfloat16": "COMPUTE_32F_FAST_16BF",
     }  # fmt: skip
-    for (_, compute), number in plans.COMPUTE_TYPES.items():
+    for (_, compute), number in layouts.COMPUTE_TYPES.items():
         assert cublas.ComputeType[names[compute]] == number
 
 

@@ -11,9 +11,10 @@ from cuda_cases import CASES
 from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 import xplayers as xl
+from xplayers.accelerate.cuda import kernels, pooling, sums
 from xplayers.arrays.namespaces import to_numpy
 from xplayers.arrays.products import column_sums
-from xplayers.cuda import fused, kernels, pooling, sums
+from xplayers.cuda import fused
 from xplayers.training.precision import all_finite
 
 pytestmark = pytest.mark.only("cupy")
@@ -197,7 +198,7 @@ def test_training_is_that_of_the_portable_code(xpv, launches):
 def library():
     """Return the class `Cudnn`, where there is cuDNN."""
     pytest.importorskip("cudnn")
-    from xplayers.cuda.cudnn import Cudnn
+    from xplayers.accelerate.cuda.cudnn import Cudnn
 
     return Cudnn
 
@@ -303,7 +304,7 @@ def test_what_cudnn_has_not_is_portable(xpv, library):
 def test_affine_maps_and_activations_as_products_alone(dtype, xpv):
     """With the epilogues of cuBLASLt, against NumPy in float64."""
     pytest.importorskip("nvmath")
-    from xplayers.cuda.gemm import Gemm
+    from xplayers.accelerate.cuda.gemm import Gemm
 
     net = xl.Sequential(
         xl.Affine.init(64, 48, rng=0), xl.Relu(), xl.Affine.init(48, 40, rng=1), xl.Gelu(),

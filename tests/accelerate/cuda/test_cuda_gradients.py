@@ -13,8 +13,9 @@ from emulator.emulated_gpu import fabricated
 from emulator.emulated_kernels import emulating, needs_compiler, seen
 
 import xplayers as xl
-from xplayers.cuda import fused, kernels
-from xplayers.cuda.gradients import CHUNK, ROWS, sum_of_squares
+from xplayers.accelerate.cuda import kernels
+from xplayers.accelerate.cuda.gradients import CHUNK, ROWS, sum_of_squares
+from xplayers.cuda import fused
 from xplayers.optimizers import clipping
 from xplayers.training.precision import all_finite
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from emulator.emulated_graph import EmulatedGemm, GpuArray, plain, same
 
+from xplayers.accelerate.cuda.graph import CapturedStep, CaptureError, Graph
 from xplayers.arrays.namespaces import is_out_of_memory
-from xplayers.cuda.graph import CapturedStep, CaptureError, Graph
 
 # A step of a few lines: a line through points, with momentum in its state.
 

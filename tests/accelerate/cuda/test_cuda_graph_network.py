@@ -10,9 +10,9 @@ from emulator.emulated_graph import EmulatedGemm, GpuArray, plain, same
 
 import xplayers as xl
 from xplayers.accelerate import cupy
+from xplayers.accelerate.cuda.graph import CapturedStep, CaptureError
 from xplayers.arrays import operation
 from xplayers.arrays.operation import laid
-from xplayers.cuda.graph import CapturedStep, CaptureError
 from xplayers.training import AccumulatedStep, TrainStep
 
 
@@ -97,9 +97,9 @@ def test_a_network_learns_the_same(cuda, make, name, kind):
 def as_cupy(cuda, monkeypatch):
     """Let `TrainStep` take emulated arrays for those of CuPy."""
     monkeypatch.setitem(operation._TABLES, GpuArray, cupy.BODIES)
-    monkeypatch.setattr("xplayers.cuda.gemm.Gemm", EmulatedGemm)
+    monkeypatch.setattr("xplayers.accelerate.cuda.gemm.Gemm", EmulatedGemm)
     captured = functools.partial(CapturedStep, cuda=cuda)
-    monkeypatch.setattr("xplayers.cuda.graph.CapturedStep", captured)
+    monkeypatch.setattr("xplayers.accelerate.cuda.graph.CapturedStep", captured)
 
 
 def device_step(cuda, **options):

@@ -17,9 +17,9 @@ cupy = pytest.importorskip("cupy")
 from emulator.emulated_cudnn import EmulatedRuntime, _aligned, assert_valid, host_dtype  # noqa: E402
 from emulator.emulated_gpu import fabricated, host  # noqa: E402
 
-from xplayers.cuda.cudnn import Cudnn  # noqa: E402
-from xplayers.cuda.cudnn_plans import variance  # noqa: E402
-from xplayers.cuda.planner import NotPlanned  # noqa: E402
+from xplayers.accelerate.cuda.cudnn import Cudnn  # noqa: E402
+from xplayers.accelerate.cuda.cudnn_plans import variance  # noqa: E402
+from xplayers.accelerate.cuda.planner import NotPlanned  # noqa: E402
 
 LAYERS = {
     "features": (lambda: xl.BatchNormalization.init(8), (6, 8)),

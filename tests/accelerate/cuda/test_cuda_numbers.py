@@ -7,8 +7,8 @@ import pytest
 from emulator import building
 from helpers import assert_same_bits
 
+from xplayers.accelerate.cuda.source import Operand, translate
 from xplayers.arrays.elementwise import elementwise
-from xplayers.cuda.source import Operand, translate
 
 
 def array(dtype):

@@ -22,8 +22,8 @@ from cuda_cases import (
     in_one,
 )
 
-from xplayers.cuda import gradients, pooling, softmax_cross_entropy, sums
-from xplayers.cuda.source import OPTIONS, THREADS, library
+from xplayers.accelerate.cuda import gradients, pooling, softmax_cross_entropy, sums
+from xplayers.accelerate.cuda.source import OPTIONS, THREADS, library
 from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.optimizers.base import _apply_if as apply_if
 from xplayers.optimizers.clipping import _times

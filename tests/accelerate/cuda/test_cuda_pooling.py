@@ -23,7 +23,8 @@ from emulator.emulated_kernels import (
 )
 
 import xplayers as xl
-from xplayers.cuda import fused, kernels, pooling
+from xplayers.accelerate.cuda import kernels, pooling
+from xplayers.cuda import fused
 from xplayers.layers.windows import Window
 
 pytestmark = needs_compiler

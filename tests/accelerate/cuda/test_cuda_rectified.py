@@ -19,11 +19,11 @@ from emulator.emulated_gpu import fabricated, host
 from emulator.emulated_kernels import emulating, needs_compiler
 
 import xplayers as xl
-from xplayers.cuda import kernels
-from xplayers.cuda.cudnn import Cudnn
-from xplayers.cuda.joints import joining
-from xplayers.cuda.planner import NotPlanned
-from xplayers.cuda.rectified import Kept, Rectified, with_rectified
+from xplayers.accelerate.cuda import kernels
+from xplayers.accelerate.cuda.convolution_fusion import Kept, Rectified, with_rectified
+from xplayers.accelerate.cuda.cudnn import Cudnn
+from xplayers.accelerate.cuda.fusion import joining
+from xplayers.accelerate.cuda.planner import NotPlanned
 from xplayers.layers import correlation
 from xplayers.layers.containers import Joined, parts_of
 

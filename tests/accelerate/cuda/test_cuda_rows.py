@@ -13,9 +13,9 @@ from emulator.emulated_gpu import fabricated
 from emulator.emulated_kernels import Plainly, emulating, given, needs_compiler, seen
 
 import xplayers as xl
+from xplayers.accelerate.cuda.pointer_table import most_rows, table_type
 from xplayers.arrays.elementwise import elementwise
 from xplayers.cuda import fused
-from xplayers.cuda.rows import most_rows, table_type
 from xplayers.optimizers.base import _apply, next_count
 from xplayers.training.precision import _rounded
 

@@ -13,7 +13,7 @@ from emulator.emulated_gpu import fabricated
 from emulator.emulated_kernels import Plainly, emulating, given, needs_compiler, seen, strided
 
 import xplayers as xl
-from xplayers.cuda import softmax_cross_entropy
+from xplayers.accelerate.cuda import softmax_cross_entropy
 
 pytestmark = needs_compiler
 

@@ -15,9 +15,9 @@ from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers import functional
+from xplayers.accelerate.cuda import softmax_cross_entropy
+from xplayers.accelerate.cuda.source import ANY, BOOL, FLOATING, INDEX, INTEGER, Operand, translate
 from xplayers.accelerate.tape import Untraceable
-from xplayers.cuda import softmax_cross_entropy
-from xplayers.cuda.source import ANY, BOOL, FLOATING, INDEX, INTEGER, Operand, translate
 
 pytestmark = pytest.mark.skipif(
     building.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"

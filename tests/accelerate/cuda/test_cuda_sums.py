@@ -19,9 +19,10 @@ pytest.importorskip("cupy")
 from emulator.emulated_gpu import fabricated
 from emulator.emulated_kernels import channels_last, emulating_template, needs_compiler, seen
 
+from xplayers.accelerate.cuda import kernels, sums
+from xplayers.accelerate.cuda.source import THREADS
 from xplayers.arrays.products import channel_sums, column_sums
-from xplayers.cuda import fused, kernels, sums
-from xplayers.cuda.source import THREADS
+from xplayers.cuda import fused
 
 pytestmark = needs_compiler
 

@@ -86,7 +86,7 @@ def _with_headers(text: str) -> str:
 
 def kernels(source: str, options: Sequence[str] = ()) -> Path:
     """Build the library of a CUDA source."""
-    from xplayers.cuda.source import part
+    from xplayers.accelerate.cuda.source import part
 
     source = source.replace(part("half.cuh").strip(), "")  # by instructions of a GPU
     source = _SHARED.sub(r"\1* const \2 = (\1*)emu_shared;", source)

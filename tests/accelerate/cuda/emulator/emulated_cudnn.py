@@ -10,8 +10,8 @@ import pytest
 
 from emulator import cudnn_operations as operations
 from emulator.emulated_gpu import fabricated, host, view
-from xplayers.cuda.cudnn_graphs import TYPES, build
-from xplayers.cuda.cudnn_plans import variance
+from xplayers.accelerate.cuda.cudnn_graphs import TYPES, build
+from xplayers.accelerate.cuda.cudnn_plans import variance
 
 
 def host_dtype(name: str) -> np.dtype:
@@ -41,7 +41,7 @@ class NotSupported(Exception):
 
 
 class EmulatedCudnn:
-    """The calls of ``cudnn`` that `xplayers.cuda.cudnn` makes.
+    """The calls of ``cudnn`` that `xplayers.accelerate.cuda.cudnn` makes.
 
     Parameters
     ----------

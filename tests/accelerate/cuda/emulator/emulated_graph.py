@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.cuda.affine_fusion import with_chains
+from xplayers.accelerate.cuda.fusion import joining
+from xplayers.accelerate.cuda.graph import CapturedStep
 from xplayers.arrays.operation import laid
 from xplayers.arrays.products import column_sums
-from xplayers.cuda.chain import with_chains
-from xplayers.cuda.graph import CapturedStep
-from xplayers.cuda.joints import joining
 
 REFUSED = "the current stream is capturing, so synchronous API calls are disallowed"
 NO_CUBLAS = "calling cuBLAS API during stream capture is currently unsupported"

@@ -19,8 +19,9 @@ from helpers import values
 
 from emulator import building, launching
 from emulator.emulated_gpu import fabricated, host
+from xplayers.accelerate.cuda import gradients, kernels, pooling, softmax_cross_entropy, sums
 from xplayers.arrays.elementwise import elementwise
-from xplayers.cuda import fused, gradients, kernels, pooling, softmax_cross_entropy, sums
+from xplayers.cuda import fused
 
 needs_compiler = pytest.mark.skipif(
     building.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"

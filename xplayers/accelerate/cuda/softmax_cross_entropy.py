@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.cuda import kernels
+from xplayers.accelerate.cuda.source import c_name, inside, library, part
 from xplayers.accelerate.tape import Untraceable
-from xplayers.cuda import kernels
-from xplayers.cuda.source import c_name, inside, library, part
 
 _HELD = (1, 4, 16)  # scores that a thread keeps
 _WARPS = 8  # of a block, which reads a row that is too long for one warp

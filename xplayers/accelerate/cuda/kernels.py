@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.cuda.pointer_table import table_of
+from xplayers.accelerate.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, translate
 from xplayers.accelerate.tape import Untraceable, constants_key, value_key
-from xplayers.cuda.rows import table_of
-from xplayers.cuda.source import INDEX, OPTIONS, THREADS, Kernel, Operand, translate
 
 RESIDENT = 2048  # threads that a multiprocessor holds at most
 
@@ -22,7 +23,7 @@ class Launcher:
     """
 
     def __init__(self, text: str, name: str) -> None:
-        import cupy
+        cupy: Any = importlib.import_module("cupy")
 
         self._kernel = cupy.RawKernel(text, name, OPTIONS)
 
@@ -35,7 +36,7 @@ class Launcher:
 
 @functools.cache
 def _multiprocessors(device_id: int) -> int:
-    import cupy
+    cupy: Any = importlib.import_module("cupy")
 
     return cupy.cuda.Device(device_id).attributes["MultiProcessorCount"]
 
@@ -287,7 +288,7 @@ def _alike(a: Any, dtype: np.dtype) -> Any:
 
 def empty(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
     """Return an array without values on the device of the array `like`."""
-    import cupy
+    cupy: Any = importlib.import_module("cupy")
 
     with like.device:
         return cupy.empty(shape, dtype)
@@ -295,7 +296,7 @@ def empty(like: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
 
 def full(like: Any, value: bool) -> Any:
     """Return a 0-d array of a truth value on the device of the array `like`."""
-    import cupy
+    cupy: Any = importlib.import_module("cupy")
 
     with like.device:
         return cupy.full((), value)

@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib
 import traceback
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from xplayers.accelerate.cuda.cudnn import active
+from xplayers.accelerate.cuda.gemm import Gemm
 from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import Array, dtype_name, is_out_of_memory, namespace
-from xplayers.cuda.cudnn import active
-from xplayers.cuda.gemm import Gemm
 
 __all__ = ["CaptureError", "CapturedStep"]
 
@@ -76,7 +77,7 @@ class CapturedStep:
             message = f"CapturedStep: warmup is {warmup}, limit is {limit}; expected at least 1."
             raise ValueError(message)
         if cuda is None:
-            import cupy
+            cupy: Any = importlib.import_module("cupy")
 
             cuda = cupy.cuda
         self.pure, self.gemm, self.limit, self.warmup = pure, gemm, limit, warmup

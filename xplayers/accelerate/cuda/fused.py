@@ -23,7 +23,7 @@ def fused(on: bool = True) -> Iterator[None]:
     what is called elsewhere is as before. Results are those of the portable functions up to
     rounding: float16 and bfloat16 are float32 inside and rounded once, and exponentials are CUDA's.
     Arrays that are not contiguous, or not of one shape, are computed by the portable functions;
-    images may have their channels last in memory, as `xplayers.cuda.cudnn` makes them. Poolings
+    images may have their channels last in memory, as a `Cudnn` makes them. Poolings
     have one kernel forward and one backward, before which a gradient in another layout is copied.
     Gradients of biases are added up by as many blocks as there is work for, of matrices and of
     images with the channels last.

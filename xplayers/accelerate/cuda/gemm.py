@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import math
 import weakref
 from collections.abc import Callable
@@ -20,12 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, dtype_name, named_dtype, namespace
-from xplayers.arrays.operation import laid
-from xplayers.cuda.chain import with_chains
-from xplayers.cuda.joints import joining
-from xplayers.cuda.planner import NoAlgorithm, NotPlanned, Planner, fastest, milliseconds
-from xplayers.cuda.plans import (
+from xplayers.accelerate.cuda.affine_fusion import with_chains
+from xplayers.accelerate.cuda.fusion import joining
+from xplayers.accelerate.cuda.layouts import (
     COMPUTE_TYPES,
     DATA_TYPES,
     EPILOGUES,
@@ -41,6 +39,9 @@ from xplayers.cuda.plans import (
     key_of,
     layouts,
 )
+from xplayers.accelerate.cuda.planner import NoAlgorithm, NotPlanned, Planner, fastest, milliseconds
+from xplayers.arrays.namespaces import Array, dtype_name, named_dtype, namespace
+from xplayers.arrays.operation import laid
 
 __all__ = ["Gemm", "NoAlgorithm", "NotPlanned"]
 
@@ -194,7 +195,7 @@ class Gemm(Planner):
     def products(self) -> contextlib.AbstractContextManager[None]:
         """Let the products of CuPy arrays in layers go through this object, in this context.
 
-        Affine maps with ReLU or GELU between them are products alone, see `xplayers.cuda.chain`.
+        Affine maps with ReLU or GELU between them are products alone, see `affine_fusion`.
         """
         names = ("matmul", "product", "product_and_sums")
         bodies = {name: getattr(self, f"_{name}") for name in names}
@@ -377,7 +378,8 @@ class Runtime:
             message = 'Gemm: needs nvmath-python: pip install "xplayers[cublaslt]"; or use a @ b.'
             raise ImportError(message) from error
         import array_api_compat.cupy
-        import cupy
+
+        cupy: Any = importlib.import_module("cupy")
 
         self.lt, self.cupy, self.array = cublasLt, cupy, cupy.ndarray
         self.xp = array_api_compat.cupy

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.cuda import kernels
+from xplayers.accelerate.cuda.source import THREADS, c_name, inside, library, part
 from xplayers.accelerate.tape import Untraceable
-from xplayers.cuda import kernels
-from xplayers.cuda.source import THREADS, c_name, inside, library, part
 from xplayers.layers.windows import Sizes, Window
 
 AXES = 3

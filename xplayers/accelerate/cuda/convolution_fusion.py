@@ -2,7 +2,7 @@
 
 Apart, the bias costs a pass over memory, ReLU another, and backward its derivative and the gradient
 of the bias one each. cuDNN adds a bias and takes ReLU where it writes a convolution; backward, one
-kernel of our own does both (`xplayers.cuda.sums`, within `xplayers.cuda.fused`).
+kernel of our own does both (`sums`, within `xplayers.cuda.fused`).
 It is what `Sequential` computes within the context of a `Cudnn`.
 """
 
@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xplayers.accelerate.cuda.fusion import Joint, as_part
 from xplayers.arrays.elementwise import zero_unless
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import channel_sums
-from xplayers.cuda.joints import Joint, as_part
 from xplayers.layers.activations import Relu
 from xplayers.layers.base import Cache
 from xplayers.layers.containers import Part

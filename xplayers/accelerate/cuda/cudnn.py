@@ -17,13 +17,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xplayers.accelerate.cuda.convolution_fusion import with_rectified
+from xplayers.accelerate.cuda.cudnn_graphs import TYPES, window_options
+from xplayers.accelerate.cuda.cudnn_plans import Plans, Runtime
+from xplayers.accelerate.cuda.fusion import joining
 from xplayers.arrays.namespaces import Array, dtype_name
 from xplayers.arrays.operation import laid
 from xplayers.arrays.products import channel_sums
-from xplayers.cuda.cudnn_graphs import TYPES, window_options
-from xplayers.cuda.cudnn_plans import Plans, Runtime
-from xplayers.cuda.joints import joining
-from xplayers.cuda.rectified import with_rectified
 from xplayers.layers.windows import Sizes, Window
 
 __all__ = ["Cudnn"]
@@ -63,7 +63,7 @@ class Cudnn(Plans):
 
     Convolutions: sequences, images and volumes, and all options of `xplayers.Convolution` and
     `ConvolutionTranspose`. A bias is added where cuDNN writes a convolution, and in a `Sequential`
-    the ReLU that follows is computed there too, see `xplayers.cuda.rectified`. The bias of a
+    the ReLU that follows is computed there too, see `convolution_fusion`. The bias of a
     transpose is a pass of its own. Gradients of biases are sums of CuPy, or of kernels of our own
     within `xplayers.cuda.fused`. Algorithms may be those of Winograd, as on NumPy; not of Fourier.
     What such a `Sequential` returns is what its backward looks at: do not write over it before.

@@ -1,8 +1,8 @@
 """Parts of a `Sequential` that are computed as one, in the contexts that have a way to.
 
 What may be joined is said by a `Joiner`, which a context adds for as long as it lasts: `Gemm` joins
-affine maps and activations (`xplayers.cuda.chain`), `Cudnn` convolutions and ReLU
-(`xplayers.cuda.rectified`).
+affine maps and activations (`affine_fusion`), `Cudnn` convolutions and ReLU
+(`convolution_fusion`).
 """
 
 from __future__ import annotations

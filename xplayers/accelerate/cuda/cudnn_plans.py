@@ -8,11 +8,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xplayers.accelerate.cuda.cudnn_graphs import Key, Tensor, build
+from xplayers.accelerate.cuda.kernels import channels_first, channels_last
+from xplayers.accelerate.cuda.planner import NotPlanned, Planner, fastest, milliseconds
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import Array, Namespace, dtype_name, named_dtype
-from xplayers.cuda.cudnn_graphs import Key, Tensor, build
-from xplayers.cuda.kernels import channels_first, channels_last
-from xplayers.cuda.planner import NotPlanned, Planner, fastest, milliseconds
 from xplayers.layers.windows import Sizes
 
 CANDIDATES = 8  # algorithms that are timed
@@ -35,7 +35,7 @@ class Plans(Planner):
     Parameters
     ----------
     tf32, deterministic, autotune : bool
-        As in `xplayers.cuda.cudnn.Cudnn`.
+        As in `Cudnn`.
     runtime
         Where calls go.
     """
@@ -209,7 +209,7 @@ def variance(xp: Namespace, r: Array, eps: float) -> Array:
 
 
 class Runtime:
-    """CuPy and the frontend, as `Plans` and `xplayers.cuda.cudnn.Cudnn` use them."""
+    """CuPy and the frontend, as `Plans` and `Cudnn` use them."""
 
     def __init__(self) -> None:
         try:
@@ -223,7 +223,8 @@ class Runtime:
             )
             raise ImportError(message) from error
         import array_api_compat.cupy
-        import cupy
+
+        cupy: Any = importlib.import_module("cupy")
 
         self.cudnn, self.cupy, self.array = cudnn, cupy, cupy.ndarray
         self.xp = array_api_compat.cupy

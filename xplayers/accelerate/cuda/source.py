@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from xplayers.accelerate.cuda.pointer_table import most_rows
 from xplayers.accelerate.tape import Step, Tape, Untraceable, is_cast, is_where
-from xplayers.cuda.rows import most_rows
 
 OPTIONS = ("-std=c++17", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-ftz=false")
 THREADS = 256  # of a block
@@ -175,7 +175,7 @@ class Kernel:
 
 def part(name: str) -> str:
     """Return the source in a file beside this one."""
-    return importlib.resources.files("xplayers.cuda").joinpath(name).read_text("utf-8")
+    return importlib.resources.files("xplayers.accelerate.cuda").joinpath(name).read_text("utf-8")
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """What a matrix product is to cuBLASLt: layouts, epilogues, and the key of its plan.
 
-Pure functions of shapes, strides and pointers; the calls are in `xplayers.cuda.gemm`. cuBLASLt
+Pure functions of shapes, strides and pointers; the calls are in `gemm`. cuBLASLt
 counts along columns first. A row-major matrix is then its own transpose, and
 ``d = a @ b`` in rows is ``d.T = b.T @ a.T`` in columns: the factors change places, nothing is
 copied, and the bias, which is the same for all rows here, is the same for all columns there, which

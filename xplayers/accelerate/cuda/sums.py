@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.cuda import kernels
+from xplayers.accelerate.cuda.source import THREADS, c_name, inside, library, part
 from xplayers.accelerate.tape import Untraceable
-from xplayers.cuda import kernels
-from xplayers.cuda.source import THREADS, c_name, inside, library, part
 
 _BLOCKS = 512  # some for each multiprocessor
 _DEPTH = 16  # rows that a thread adds up before it pays to have a second launch

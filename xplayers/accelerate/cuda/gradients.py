@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.cuda import kernels
+from xplayers.accelerate.cuda.pointer_table import most_rows, table_of
+from xplayers.accelerate.cuda.source import THREADS, c_name, library, part
+from xplayers.accelerate.cuda.sums import total
 from xplayers.accelerate.tape import Untraceable
-from xplayers.cuda import kernels
-from xplayers.cuda.rows import most_rows, table_of
-from xplayers.cuda.source import THREADS, c_name, library, part
-from xplayers.cuda.sums import total
 
 CHUNK = 16 * THREADS  # elements that a block takes at once
 ROWS = most_rows(1)

@@ -13,11 +13,11 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from xplayers.accelerate.cuda.fusion import Joint, as_part
+from xplayers.accelerate.cuda.layouts import fits
+from xplayers.accelerate.cuda.planner import NoAlgorithm
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.products import column_sums, product, product_and_sums
-from xplayers.cuda.joints import Joint, as_part
-from xplayers.cuda.planner import NoAlgorithm
-from xplayers.cuda.plans import fits
 from xplayers.layers.activations import Gelu, Relu
 from xplayers.layers.affine import Affine, as_matrix
 from xplayers.layers.base import Cache, Layer

@@ -1,0 +1,1 @@
+"""Bodies for NVIDIA GPUs: kernels, cuBLASLt, cuDNN, CUDA graphs. See README.md."""
