@@ -41,15 +41,14 @@ def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Arra
 
     def scaled(x: Array) -> Array:  # from x: a compiled step need not materialize xh
         xu = (x - mean) * down
-        return mean_over(xp, xu * xu, axes)
+        return xp.where(fits, r, down / xp.sqrt(mean_over(xp, xu * xu, axes)))
 
     with np.errstate(all="ignore"):  # for libraries that compute with NumPy
         mean = mean_over(xp, x, axes)
         xh = x - mean
         var = mean_over(xp, xh * xh, axes)
-        fits = var < math.inf  # else eps is negligible
-        scaled_var = either(xp, xp.all(fits), lambda x: var, scaled, x)
-        r = xp.where(fits, 1.0 / xp.sqrt(var + eps), down / xp.sqrt(scaled_var))
+        r, fits = 1.0 / xp.sqrt(var + eps), var < math.inf  # else eps is negligible
+        r = either(xp, xp.all(fits), lambda x: r, scaled, x)
         return xh * r, r, mean, var
 
 
