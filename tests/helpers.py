@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,21 @@ TOLERANCE = {"float64": 1e-12, "float32": 1e-6, "float16": 4e-3, "bfloat16": 3e-
 
 def values(shape: tuple[int, ...], seed: int = 0, scale: float = 2.0) -> np.ndarray:
     return np.random.default_rng(seed).normal(0.0, scale, shape)
+
+
+def ones(*shape: int) -> np.ndarray:
+    return np.ones(shape, "float32")
+
+
+def says(text: str) -> str:
+    """Return the pattern of an error that has these words."""
+    return re.escape(text)
+
+
+def python(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run an interpreter of its own, and return what it has said and how it has ended."""
+    options = {"capture_output": True, "text": True, "timeout": 300, "check": False, **options}
+    return subprocess.run([sys.executable, *map(str, arguments)], **options)
 
 
 def assert_close(got: Any, expected: Any, tolerance: float, what: str = "result") -> None:

@@ -8,8 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from helpers import values
 
 import xplayers as xl
+
+
+def start() -> dict[str, np.ndarray]:
+    """Return parameters before the first step."""
+    return {"W": values((3, 4), 0), "b": values((4,), 1)}
+
+
+def gradients(step: int) -> dict[str, np.ndarray]:
+    """Return their gradients in a step, of sizes that differ."""
+    return {"W": values((3, 4), 10 + step), "b": values((4,), 30 + step, scale=1e-3)}
 
 
 @dataclasses.dataclass(frozen=True)

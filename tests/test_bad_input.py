@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
-from helpers import needs_values, values
+from helpers import needs_values, says, values
 
 import xplayers as xl
 from xplayers.arrays.namespaces import namespace
-
-
-def says(text):
-    return re.escape(text)
 
 
 def affine(xpv, n_in=784, n_out=100):

@@ -4,13 +4,12 @@ import dataclasses
 import json
 import os
 import re
-import subprocess
 import sys
 import textwrap
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, python
 
 sys.path.append(str(ROOT))  # behind an installed xplayers: the benchmarks are not installed
 
@@ -41,14 +40,7 @@ RUN_TOY = ["--quick", "--only", "^step-6-5-4-3$", "--rounds", "2", "--seconds", 
 
 
 def benchmarks(*arguments, **env):
-    return subprocess.run(
-        [sys.executable, "-m", "benchmarks", *arguments],
-        cwd=ROOT,
-        env=os.environ | env,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return python("-m", "benchmarks", *arguments, cwd=ROOT, env=os.environ | env)
 
 
 def test_list_names_everything_without_measuring():

@@ -3,30 +3,20 @@
 import importlib.metadata
 import importlib.util
 import re
-import subprocess
-import sys
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, python
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LOOP, LAYER = re.findall(r"```python\n(.+?)```", README, re.S)
 
 
-def python(*arguments):
+def printed(*arguments):
     """Run Python with warnings as errors, show what it prints, and return it."""
-    run = subprocess.run(
-        [sys.executable, "-W", "error", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    print(run.stdout)  # noqa: T201 - with `pytest -s` the figures are seen
-    assert run.returncode == 0, run.stdout
+    run = python("-W", "error", *arguments, cwd=ROOT)
+    print(run.stdout + run.stderr)  # noqa: T201 - with `pytest -s` the figures are seen
+    assert run.returncode == 0, run.stdout + run.stderr
     return run.stdout
 
 
@@ -39,7 +29,7 @@ def need(module):
 def test_example(script):
     if re.search(r"^import jax$", script.read_text(encoding="utf-8"), re.M):
         need("jax")
-    assert python(str(script))
+    assert printed(script)
 
 
 @pytest.mark.parametrize("module", ["numpy", "torch", "jax.numpy"])
@@ -47,12 +37,12 @@ def test_the_loop_of_the_readme(module):
     need(module)
     assert len([line for line in LOOP.splitlines() if line]) == 10
     code = LOOP.replace("import numpy as xp", f"import {module} as xp")
-    accuracy = float(re.search(r"held-out digits: ([\d.]+)", python("-c", code))[1])
+    accuracy = float(re.search(r"held-out digits: ([\d.]+)", printed("-c", code))[1])
     assert accuracy >= 0.95
 
 
 def test_the_layer_of_the_readme():
-    python("-c", LAYER)
+    printed("-c", LAYER)
 
 
 def test_the_wheel_has_everything():

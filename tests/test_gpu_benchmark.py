@@ -2,7 +2,6 @@
 
 import json
 import stat
-import subprocess
 import sys
 import warnings
 from types import SimpleNamespace
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 import emulator
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, python
 from loss_cases import LOSSES
 
 sys.path.append(str(ROOT))  # behind an installed xplayers: the benchmarks are not installed
@@ -44,10 +43,9 @@ def test_sections_are_listed_and_chosen(capsys):
 
 def test_tiny_steps_on_the_cpu(tmp_path):
     path = tmp_path / "gpu.json"
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "gpu", "--device", "cpu", "--only", "^xplayers$",
-         "--seconds", "0.01", "--json", str(path)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+    ran = python(
+        "-m", "benchmarks", "gpu", "--device", "cpu", "--only", "^xplayers$",
+        "--seconds", "0.01", "--json", path, cwd=ROOT,
     )  # fmt: skip
     assert ran.returncode == 0, ran.stdout + ran.stderr
     results = json.loads(path.read_text())

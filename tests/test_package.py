@@ -3,7 +3,6 @@
 import ast
 import os
 import re
-import subprocess
 import sys
 import tomllib
 import types
@@ -11,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TESTS
+from helpers import ROOT, TESTS, python
 
 import xplayers as xl
 from xplayers import gradient_check, layers, losses, metrics, optimizers, training
@@ -23,13 +22,11 @@ def read(name):
     return (ROOT / name).read_text(encoding="utf-8")
 
 
-def python(code):
+def words_of(code):
     """Run `code` in a new interpreter on this package, and return the words it prints."""
     environment = {**os.environ, "PYTHONPATH": str(Path(xl.__file__).parents[1])}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiling is no part of an import
-    run = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    run = python("-c", code, env=environment)
     assert run.returncode == 0, run.stderr
     return run.stdout.split()
 
@@ -39,7 +36,7 @@ def python(code):
 
 def test_import_loads_no_array_library_but_numpy():
     libraries = ("torch", "jax", "jaxlib", "cupy", "array_api_strict", "tensorflow", "scipy")
-    loaded = python("import sys, xplayers; print(*{m.partition('.')[0] for m in sys.modules})")
+    loaded = words_of("import sys, xplayers; print(*{m.partition('.')[0] for m in sys.modules})")
     assert "numpy" in loaded
     assert not set(libraries) & set(loaded)
 
@@ -47,8 +44,8 @@ def test_import_loads_no_array_library_but_numpy():
 def test_import_loads_no_part_of_numpy_that_numpy_leaves():
     """`numpy.ma` alone took as long to import as a fifth of the package."""
     parts = "*{m for m in sys.modules if m.startswith('numpy')}"
-    ours = set(python(f"import sys, xplayers; print({parts})"))
-    assert ours == set(python(f"import sys, numpy; print({parts})"))
+    ours = set(words_of(f"import sys, xplayers; print({parts})"))
+    assert ours == set(words_of(f"import sys, numpy; print({parts})"))
 
 
 def test_import_is_quick():
@@ -58,7 +55,7 @@ def test_import_is_quick():
         "start = c(); import numpy; middle = c(); import xplayers; end = c()\n"
         "print(middle - start, end - middle)"
     )
-    times = [[float(t) for t in python(code)] for _ in range(5)]
+    times = [[float(t) for t in words_of(code)] for _ in range(5)]
     numpy, ours = (min(column) for column in zip(*times, strict=True))
     print(f"import xplayers: {1e3 * ours:.0f} ms on top of {1e3 * numpy:.0f} ms")  # noqa: T201
     assert ours < 0.05 or ours < 0.6 * numpy

@@ -5,12 +5,10 @@ from __future__ import annotations
 import ast
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, TESTS
+from helpers import ROOT, TESTS, python
 
 import xplayers as xl
 
@@ -29,11 +27,9 @@ def without_accelerate(folder):
     shutil.copy(ROOT / "pyproject.toml", folder)
 
     def run(*arguments):
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(folder), "PYTEST_ADDOPTS": ""}
-        return subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-        )
+        command = ("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
+        return python(*command, cwd=folder, env=environment, timeout=None)
 
     return run
 

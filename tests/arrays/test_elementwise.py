@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
-from helpers import assert_at_home, assert_close, assert_same_bits, values
+from helpers import assert_at_home, assert_close, assert_same_bits, python, values
 
 from xplayers import functional
 from xplayers.accelerate.host import elementwise as engine
@@ -227,8 +225,7 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     if not hasattr(__import__("os"), "fork"):
         pytest.skip("no fork here")
-    done = subprocess.run([sys.executable, "-c", code], timeout=60, check=False)
-    assert done.returncode == 0
+    assert python("-c", code).returncode == 0
 
 
 def test_a_result_that_is_an_operand_is_refused():

@@ -2,6 +2,7 @@
 
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 
@@ -25,6 +26,19 @@ def refusal(capsys, *arguments):
     err = capsys.readouterr().err
     assert re.fullmatch(r"xplayers: error: .+\n", err)
     return err
+
+
+def contents():
+    """Return all files below the working folder, and what is in them."""
+    return {p: p.is_file() and p.read_bytes() for p in Path().rglob("*") if p.name != "fifo"}
+
+
+def refused(capsys, *arguments):
+    """Run what has to be refused, and see that it changes nothing on the disk."""
+    before = contents()
+    line = refusal(capsys, *arguments)
+    assert contents() == before
+    return line
 
 
 def accuracy(out):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from commands import TINY, accuracy, refusal, train, write_idx, write_mnist
+from helpers import python
 
 import xplayers as xl
 from xplayers.arrays import devices
@@ -35,13 +35,7 @@ def test_the_lines_of_a_run(capsys):
 
 def test_the_defaults_learn_the_digits_in_time():
     start, before = time.perf_counter(), os.times()
-    process = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "xplayers", "train", "--backend", "numpy"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    process = python("-W", "error", "-m", "xplayers", "train", "--backend", "numpy")
     wall, after = time.perf_counter() - start, os.times()
     cpu = after.children_user + after.children_system
     cpu -= before.children_user + before.children_system

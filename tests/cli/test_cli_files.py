@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, main, own, refusal, train, write_mnist
+from commands import TINY, main, refusal, train, write_mnist
 
 import xplayers as xl
 from xplayers.cli import arrays
@@ -40,12 +40,6 @@ FOREIGN = {
     "web": (b"\n<!DOCTYPE html>\n<html>", "is a web page, perhaps of a download that failed"),
     "noise": (bytes(range(3, 200)), ""),
 }
-
-
-@pytest.fixture
-def data(home):
-    own("own.npz")
-    return home
 
 
 @pytest.mark.parametrize(("content", "words"), FOREIGN.values(), ids=FOREIGN)

@@ -8,30 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, assert_same, main, own, refusal, train, write_mnist
+from commands import TINY, assert_same, contents, main, refused, train, write_mnist
 
 pytestmark = pytest.mark.host
 
 TRAIN = ("train", *TINY, "--dataset", "own.npz", "--batch-size", "8")
-
-
-@pytest.fixture
-def data(home):
-    own("own.npz")
-    return home
-
-
-def contents():
-    """Return all files below the working folder, and what is in them."""
-    return {p: p.is_file() and p.read_bytes() for p in Path().rglob("*") if p.name != "fifo"}
-
-
-def refused(capsys, *arguments):
-    """Run what has to be refused, and see that it changes nothing on the disk."""
-    before = contents()
-    line = refusal(capsys, *arguments)
-    assert contents() == before
-    return line
 
 
 def run(capsys, *arguments):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import TINY, main, own, refusal, train, write_mnist
+from commands import TINY, contents, main, own, refusal, refused, train, write_mnist
 
 pytestmark = pytest.mark.host
 
@@ -21,18 +21,6 @@ def run(home, capsys):
     own("own.npz", 60)
     train(capsys, *TRAIN)
     return Path("run")
-
-
-def contents():
-    return {p: p.is_file() and p.read_bytes() for p in Path().rglob("*")}
-
-
-def refused(capsys, *arguments):
-    """Run what has to be refused, and see that it changes nothing on the disk."""
-    before = contents()
-    line = refusal(capsys, *arguments)
-    assert contents() == before
-    return line
 
 
 @pytest.mark.parametrize(

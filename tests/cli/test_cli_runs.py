@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import TINY, assert_same, own, refusal, train
+from helpers import python
 
 import xplayers as xl
 from xplayers.cli import config, datasets, main
@@ -195,9 +196,7 @@ def test_a_warning_is_a_line(home):
         "xl.Checkpoint.save = fail\n"
         f"raise SystemExit(main(['train', *{TINY}, '--checkpoint-dir', 'run']))"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
-    )
+    ran = python("-c", code)
     assert ran.returncode == 0
     assert ran.stderr == (
         "xplayers: warning: Trainer: no checkpoint at step 90: the disk is full. "

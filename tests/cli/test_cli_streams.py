@@ -61,12 +61,6 @@ def closed():
     return stream
 
 
-@pytest.fixture
-def data(home):
-    own("own.npz")
-    return home
-
-
 def run(monkeypatch, *arguments, out=None, err=None):
     """Run the command with these streams, and return its exit code."""
     with monkeypatch.context() as patch:

@@ -5,6 +5,12 @@ from __future__ import annotations
 import urllib.request
 
 import pytest
+from idx_files import COLLECTIONS
+
+
+@pytest.fixture(params=COLLECTIONS, ids=lambda load: load.__name__)
+def load(request):
+    return request.param
 
 
 @pytest.fixture

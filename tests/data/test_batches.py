@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from helpers import assert_at_home, assert_same_arrays, assert_same_bits
+from helpers import assert_at_home, assert_same_arrays, assert_same_bits, python
 
 import xplayers as xl
 from xplayers.arrays.namespaces import to_numpy
@@ -207,27 +207,14 @@ def test_an_early_end_ends_the_thread(end):
     assert len(x.taken) <= 1 + loading.AHEAD
 
 
-def test_an_interpreter_ends_amid_a_pass(python):
-    python(
+def test_an_interpreter_ends_amid_a_pass():
+    code = (
         "import numpy as np, xplayers as xl\n"
         "batches = iter(xl.Batches(np.zeros((99, 2)), np.zeros(99), 3))\n"
         "next(batches)\n"
     )
-
-
-@pytest.fixture
-def python():
-    import subprocess
-    import sys
-
-    def run(code):
-        ran = subprocess.run(
-            [sys.executable, "-W", "error", "-c", code],
-            capture_output=True, text=True, timeout=60, check=False,
-        )  # fmt: skip
-        assert (ran.returncode, ran.stderr) == (0, "")
-
-    return run
+    ran = python("-W", "error", "-c", code, timeout=60)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 # In a trainer

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import ROOT
-from idx_files import ARRAYS, COLLECTIONS, FILES, TEST, TRAIN, fill, idx, one_line
+from idx_files import ARRAYS, FILES, TEST, TRAIN, fill, idx, one_line
 
 from xplayers.data import datasets, load_digits, load_mnist, spiral
 
@@ -138,11 +138,6 @@ class TestSpiral:
         with pytest.raises(ValueError, match=re.escape(message)) as error:
             spiral(**arguments)
         one_line(error)
-
-
-@pytest.fixture(params=COLLECTIONS, ids=lambda load: load.__name__)
-def load(request):
-    return request.param
 
 
 class TestFolder:

@@ -18,11 +18,6 @@ from xplayers.data import datasets
 pytestmark = [pytest.mark.host, pytest.mark.usefixtures("requests")]
 
 
-@pytest.fixture(params=COLLECTIONS, ids=lambda load: load.__name__)
-def load(request):
-    return request.param
-
-
 @pytest.fixture
 def mirrors(load, monkeypatch, tmp_path):
     """Two local mirrors in place of those of the data set, which is made the small one."""

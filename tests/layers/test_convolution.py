@@ -24,10 +24,6 @@ from xplayers.arrays.namespaces import to_numpy
 from xplayers.layers import windows
 
 
-def ones(*shape):
-    return np.ones(shape, "float32")
-
-
 def train(layer, x, dy=None):
     """Forward and backward: output, input gradient, gradients of the parameters."""
     y = layer.forward(x)

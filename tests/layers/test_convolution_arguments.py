@@ -6,12 +6,9 @@ import re
 
 import numpy as np
 import pytest
+from helpers import ones
 
 import xplayers as xl
-
-
-def ones(*shape):
-    return np.ones(shape, "float32")
 
 
 def convolution(shape=(16, 3, 3, 3), b=None, **options):

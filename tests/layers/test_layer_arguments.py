@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from helpers import values
+from helpers import ones, values
 
 import xplayers as xl
 from xplayers import initializers
@@ -290,10 +290,6 @@ def test_dtypes_of_any_library(xpv):
     if "float16" not in xpv.floats or dtype is None:
         pytest.skip("no float16 here")
     assert xl.Affine.init(4, 3, dtype=dtype).W.dtype == np.float16
-
-
-def ones(*shape):
-    return np.ones(shape, "float32")
 
 
 CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}

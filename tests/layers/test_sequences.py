@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
-from helpers import assert_at_home, assert_close, assert_same_bits, values
+from helpers import assert_at_home, assert_close, assert_same_bits, says, values
 
 import xplayers as xl
 from xplayers import gradient_check
@@ -20,10 +18,6 @@ RECURRENT = {
 }
 KINDS = pytest.mark.parametrize("kind", list(RECURRENT))
 BOTH = pytest.mark.parametrize("bidirectional", [False, True])
-
-
-def says(text):
-    return re.escape(text)
 
 
 def states(kind, n=2, width=3):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 from helpers import values
@@ -23,10 +21,6 @@ def refuses(call, *words):
     for word in words:
         assert word in said, f"{word!r} is not in {said!r}"
     assert len(said) < 400, said
-
-
-def says(text):
-    return f"^{re.escape(text)}$"
 
 
 # Optimizers and schedules

@@ -9,21 +9,13 @@ import tracemalloc
 import numpy as np
 import pytest
 from helpers import assert_at_home, assert_close, assert_same_arrays, assert_same_bits, values
-from optimizer_cases import OPTIMIZERS
+from optimizer_cases import OPTIMIZERS, gradients, start
 
 import xplayers as xl
 from xplayers.arrays.namespaces import dtype_name, namespace, to_numpy
 
 EVERY = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda c: c.id)
 STEPS = 10
-
-
-def start():
-    return {"W": values((3, 4), 0), "b": values((4,), 1)}
-
-
-def gradients(step):
-    return {"W": values((3, 4), 10 + step), "b": values((4,), 30 + step, scale=1e-3)}
 
 
 def reference(case):

@@ -13,10 +13,8 @@ DRAWN = [r"\u65e5\u672c", *NAMES[1:6], "#6", "n" * 23 + "…", "%&#", ""]
 
 
 @pytest.fixture
-def plots(monkeypatch):
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("agg")
-    from xplayers.reports import lettering, plots
+def plots(plots, monkeypatch):
+    from xplayers.reports import lettering
 
     known = lettering._in_font
 
@@ -24,10 +22,7 @@ def plots(monkeypatch):
         return known(path, letters) if path.endswith("DejaVuSans.ttf") else set()
 
     monkeypatch.setattr(lettering, "_in_font", in_font)
-    yield plots
-    import matplotlib.pyplot as plt
-
-    plt.close("all")
+    return plots
 
 
 def labels_of(axis):

@@ -15,18 +15,6 @@ from xplayers.reports.summary import summary
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture
-def plots():
-    matplotlib = pytest.importorskip("matplotlib")
-    matplotlib.use("agg")
-    from xplayers.reports import plots
-
-    yield plots
-    import matplotlib.pyplot as plt
-
-    plt.close("all")
-
-
 def network(**parts):
     return xl.Sequential(
         fc1=xl.Affine.init(4, 6, rng=0),

@@ -9,23 +9,16 @@ import os
 import pickle
 import re
 import struct
-import subprocess
 import sys
 import zipfile
 
 import numpy as np
 import pytest
-from helpers import assert_same_arrays, assert_same_bits, values
+from helpers import assert_same_arrays, assert_same_bits, python, values
 from saved_networks import Holder, network, untouched
 
 from xplayers.saving import safetensors
 from xplayers.saving.network import load, read_metadata, save
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "net.safetensors"
-
 
 # What is no file of ours
 
@@ -274,9 +267,7 @@ print(len(seconds), max(seconds), peak() - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from Linux")
 def test_hostile_headers_take_little_time_and_memory(path):
-    run = subprocess.run(
-        [sys.executable, "-c", HOSTILE, path], capture_output=True, text=True, check=True
-    )
+    run = python("-c", HOSTILE, path, check=True)
     refused, seconds, memory = map(float, run.stdout.split())
     assert refused == 4
     assert seconds < 1

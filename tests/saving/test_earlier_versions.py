@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 from helpers import assert_close, assert_same_arrays, assert_same_bits, values
+from optimizer_cases import gradients, start
 
 import xplayers as xl
 from xplayers.arrays.namespaces import to_numpy
@@ -16,14 +17,6 @@ from xplayers.saving.network import RECORD, load, read_metadata
 from xplayers.saving.safetensors import write
 
 OLD = r"has the moments of Adam as earlier versions of xplayers kept them, m / \(1 - beta1\) and v"
-
-
-def start():
-    return {"W": values((3, 4), 0), "b": values((4,), 1)}
-
-
-def gradients(step):
-    return {"W": values((3, 4), 10 + step), "b": values((4,), 30 + step)}
 
 
 def trained(optimizer, asarray, steps=3):

@@ -18,12 +18,6 @@ from xplayers.arrays.namespaces import dtype_name, to_numpy
 from xplayers.saving import files
 from xplayers.saving.network import load, read_metadata, save
 
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "net.safetensors"
-
-
 # What comes back
 
 

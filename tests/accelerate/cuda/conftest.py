@@ -25,6 +25,15 @@ def make(cuda):
 
 
 @pytest.fixture
+def gpu(monkeypatch):
+    """Let kernels run on the host; return what they are launched on, which writes it down."""
+    from emulator.emulated_kernels import emulating
+
+    with emulating(monkeypatch) as gpu:
+        yield gpu
+
+
+@pytest.fixture
 def dnn():
     """Return a `Cudnn` over the emulated library, which layers go through."""
     pytest.importorskip("cupy")

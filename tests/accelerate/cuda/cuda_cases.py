@@ -158,6 +158,11 @@ OPTIMIZERS = [
 ]  # fmt: skip
 
 
+def array(dtype: Any) -> Operand:
+    """Return the kind of an operand: an array of this dtype."""
+    return Operand("array", np.dtype(dtype))
+
+
 def found(module: Any) -> list[Any]:
     """Return the elementwise functions that a module defines."""
     kind = type(functional.relu)

@@ -15,7 +15,6 @@ from emulator.emulated_kernels import (
     Plainly,
     channels_last,
     doubled,
-    emulating,
     given,
     needs_compiler,
     seen,
@@ -31,12 +30,6 @@ from xplayers.cuda import fused
 from xplayers.optimizers.base import _apply as apply
 
 pytestmark = needs_compiler
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    with emulating(monkeypatch) as gpu:
-        yield gpu
 
 
 # Elementwise functions

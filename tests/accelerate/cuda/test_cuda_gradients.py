@@ -10,7 +10,7 @@ from helpers import TOLERANCE, assert_close, values
 pytest.importorskip("cupy")
 
 from emulator.emulated_gpu import fabricated
-from emulator.emulated_kernels import emulating, needs_compiler, seen
+from emulator.emulated_kernels import needs_compiler, seen
 
 import xplayers as xl
 from xplayers.accelerate.cuda import kernels
@@ -22,12 +22,6 @@ from xplayers.training.precision import all_finite
 pytestmark = needs_compiler
 
 SHAPES = [(3,), (CHUNK - 1,), (0, 4), (CHUNK,), (3, CHUNK + 1), ()]
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    with emulating(monkeypatch) as gpu:
-        yield gpu
 
 
 def grads_of(dtype, shapes=SHAPES):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from cuda_cases import array
 from emulator import building
 from helpers import assert_same_bits
 
-from xplayers.accelerate.cuda.source import Operand, translate
+from xplayers.accelerate.cuda.source import translate
 from xplayers.arrays.elementwise import elementwise
-
-
-def array(dtype):
-    return Operand("array", np.dtype(dtype))
 
 
 def test_scalars_of_numpy_have_a_dtype():

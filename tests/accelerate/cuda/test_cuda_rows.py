@@ -10,7 +10,7 @@ from helpers import assert_same_bits, values
 pytest.importorskip("cupy")
 
 from emulator.emulated_gpu import fabricated
-from emulator.emulated_kernels import Plainly, emulating, given, needs_compiler, seen
+from emulator.emulated_kernels import Plainly, given, needs_compiler, seen
 
 import xplayers as xl
 from xplayers.accelerate.cuda.pointer_table import most_rows, table_type
@@ -32,11 +32,9 @@ def scaled(xp, x, a):
     return a * x
 
 
-@pytest.fixture
-def gpu(monkeypatch):
+@pytest.fixture(autouse=True)
+def no_programs(monkeypatch):
     monkeypatch.setattr(scaled, "programs", {})
-    with emulating(monkeypatch) as gpu:
-        yield gpu
 
 
 def rows_of(dtype="float32", shapes=SHAPES):

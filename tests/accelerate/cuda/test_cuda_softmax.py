@@ -10,18 +10,12 @@ from helpers import TOLERANCE, assert_close, values
 pytest.importorskip("cupy")
 
 from emulator.emulated_gpu import fabricated
-from emulator.emulated_kernels import Plainly, emulating, given, needs_compiler, seen, strided
+from emulator.emulated_kernels import Plainly, given, needs_compiler, seen, strided
 
 import xplayers as xl
 from xplayers.accelerate.cuda import softmax_cross_entropy
 
 pytestmark = needs_compiler
-
-
-@pytest.fixture
-def gpu(monkeypatch):
-    with emulating(monkeypatch) as gpu:
-        yield gpu
 
 
 def portable(scores, target, reduction="mean"):

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from cuda_cases import CASES, EXACT, FLOATS, HAS_BFLOAT16, THERE, dtype_of, in_one
+from cuda_cases import CASES, EXACT, FLOATS, HAS_BFLOAT16, THERE, array, dtype_of, in_one
 from emulator import building, launching
 from helpers import assert_close, assert_same_bits, values
 
@@ -35,10 +35,6 @@ DTYPES = [
 
 
 F4 = np.dtype("float32")
-
-
-def array(dtype):
-    return Operand("array", np.dtype(dtype))
 
 
 @pytest.fixture(scope="module")

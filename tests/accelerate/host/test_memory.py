@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
-from helpers import share_memory
+from helpers import python, share_memory
 
 import xplayers as xl
 from xplayers.accelerate.host import memory
@@ -111,8 +110,7 @@ print(before - resident())
 @pytest.mark.skipif(not of_c("malloc_trim"), reason="a function of glibc")
 def test_what_is_free_goes_back_to_the_system():
     """Also below a piece that is in use; in a process where nothing else takes memory meanwhile."""
-    command = [sys.executable, "-c", TRIMMED]
-    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    ran = python("-c", TRIMMED, check=True)
     assert int(ran.stdout) > 24 << 20
 
 
