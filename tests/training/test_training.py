@@ -7,7 +7,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers import assert_close, assert_same_bits, taker, values
+from helpers import assert_close, assert_same_arrays, assert_same_bits, taker, values
 
 import xplayers as xl
 from xplayers.accelerate.host import memory
@@ -224,17 +224,8 @@ def test_a_state_that_is_put_back_goes_on_with_the_same_bits(xpv):
                 live.update({k: xl.move(arrays[k], like=a) for k, a in live.items()})
             for b, value in zip(batches[3:], expected, strict=True):
                 assert_same_bits(other(*b), value)
-            compare(snapshot(other.state), ends)
-            compare(state, kept)
-
-
-def compare(a, b, name="state"):
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            compare(a[key], b[key], f"{name}.{key}")
-    else:
-        assert_same_bits(a, b, name)
+            assert_same_arrays(snapshot(other.state), ends)
+            assert_same_arrays(state, kept)
 
 
 def test_a_state_follows_the_network_to_its_first_input(xpv):
@@ -299,7 +290,7 @@ def test_a_state_of_another_step():
         with pytest.raises(ValueError, match="TrainStep.state: ") as caught:
             step.state = state
         assert message in str(caught.value)
-        compare(snapshot(step.state), before)
+        assert_same_arrays(snapshot(step.state), before)
 
 
 def test_a_step_on_numpy_needs_no_memory_but_for_its_arrays(monkeypatch):
@@ -356,8 +347,7 @@ def test_many_steps_are_steps_one_by_one(xpv, lr):
         results.append((found, step.net.params))
     assert results[0][0].shape == results[1][0].shape == (6,)
     assert_same_bits(results[1][0], results[0][0])
-    for name, p in results[0][1].items():
-        assert_same_bits(to_numpy(results[1][1][name]), to_numpy(p), name)
+    assert_same_arrays(results[0][1], results[1][1])
 
 
 def test_batches_of_many_steps(xpv):

@@ -3,7 +3,7 @@
 from typing import Any
 
 import numpy as np
-from helpers import assert_same_bits, taker, values
+from helpers import assert_same_arrays, assert_same_bits, taker, values
 
 import xplayers as xl
 from xplayers import TrainStep
@@ -55,6 +55,5 @@ def compare(xpv, steps, x, t, sizes=(4, 4, 4, 3, 3, 4, 3), kinds=2):
         a, b = (step(xpv.asarray(x(n)), xpv.asarray(t(n))) for step in steps)
         assert_same_bits(a, b, "loss")
     arrays = [step.net.arrays for step in steps]
-    for name, a in arrays[0].items():
-        assert_same_bits(a, arrays[1][name], name)
+    assert_same_arrays(arrays[0], arrays[1])
     assert len(taker(steps[0]).replays.replays) == kinds

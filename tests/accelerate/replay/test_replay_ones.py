@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from helpers import assert_same_bits, taker, values
+from helpers import assert_same_arrays, assert_same_bits, taker, values
 
 import xplayers as xl
 from xplayers import TrainStep
@@ -30,8 +30,7 @@ def compare(xpv, net, shape, optimizer=xl.SGD, loss=xl.MeanSquaredError, integer
         x = xpv.asarray(np.abs(host * 3).astype("int64") % 3) if integers else xpv.asarray(host)
         t = xpv.asarray(values(tuple(plain.net.predict(x).shape), seed=n))
         assert_same_bits(auto(x, t), plain(x, t), "loss")
-    for name, a in auto.net.arrays.items():
-        assert_same_bits(a, plain.net.arrays[name], name)
+    assert_same_arrays(auto.net.arrays, plain.net.arrays)
     assert len(taker(auto).replays.replays) == len({shape[0], 2})
 
 
