@@ -220,9 +220,7 @@ class TestMistakes:
         t = xpv.asarray(np.asarray([0, 1, 1]))
         with pytest.raises(ValueError, match=r"expected \(n, c\). For predicted labels, take"):
             xl.accuracy(t, t)
-        with pytest.raises(
-            ValueError, match=r"pass the number of classes: confusion_matrix\(y, t, cl"
-        ):
+        with pytest.raises(ValueError, match=r"pass the number of classes: confusion_matrix\(y"):
             xl.confusion_matrix(t, t)
 
     def test_numbers_of_classes(self, xpv):

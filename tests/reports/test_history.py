@@ -109,13 +109,13 @@ def test_json_lines_and_back(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"epoch": 1', "line 2 is no JSON: "),
+        ('{"epoch": 1', "line 2 is not JSON: "),
         ("[1, 2]", "line 2 is a JSON list, not an object"),
         ('{"loss": "low"}', "line 2: loss is 'low'; expected a number"),
         ('{"loss": true}', "line 2: loss is True"),
         ('{"loss": null}', "line 2: loss is None"),
         ('{"loss": [1]}', r"line 2: loss is \[1\]"),
-        ("[" * 100_000, "line 2 is no JSON"),
+        ("[" * 100_000, "line 2 is not JSON"),
     ],
 )
 def test_files_that_are_none(line, words, tmp_path):
@@ -128,7 +128,7 @@ def test_files_that_are_none(line, words, tmp_path):
 def test_other_files(tmp_path):
     path = tmp_path / "run.jsonl"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ValueError, match="run.jsonl is no UTF-8 text"):
+    with pytest.raises(ValueError, match="run.jsonl is not UTF-8 text"):
         History.from_jsonl(path)
     path.write_text('\n{"epoch": 1}\n\n', encoding="utf-8")
     assert list(History.from_jsonl(path)) == [{"epoch": 1}]

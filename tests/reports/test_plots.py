@@ -45,7 +45,7 @@ def test_curves(plots, tmp_path):
     assert [line.get_label() for line in loss.get_lines()] == ["training", "validation", "best"]
     assert list(best.get_xdata()) == [2, 2]
     assert [line.get_label() for line in accuracy.get_lines()] == ["validation", "best"]
-    with pytest.raises(ValueError, match="nothing in the history; train first"):
+    with pytest.raises(ValueError, match="the history is empty; train first"):
         History().plot(path)
     with pytest.raises(ValueError, match="nothing in the history"):
         History([{"epoch": 1}]).plot(path)
@@ -74,7 +74,7 @@ def test_confusion_matrix(plots, tmp_path, xpv):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "target")
     with pytest.raises(ValueError, match=r"matrix has shape \(2, 3\); expected \(c, c\)"):
         plots.plot_confusion_matrix(counts[:2])
-    with pytest.raises(ValueError, match="there are 2 labels; expected one for each of 3"):
+    with pytest.raises(ValueError, match="there are 2 labels; expected 3"):
         plots.plot_confusion_matrix(counts, labels="ab")
 
 

@@ -32,7 +32,7 @@ def test_progress_is_about_twenty_lines(monkeypatch):
     file = io.StringIO()
     trainer(epochs=23, callbacks=[Progress("lines", file)]).fit(X, T)
     assert file.getvalue().splitlines()[-1].startswith("epoch 23/23")
-    monkeypatch.setattr("xplayers.reports.progress.LONGEST_SILENCE", -1.0)
+    monkeypatch.setattr("xplayers.reports.progress.MOST_SECONDS", -1.0)
     file = io.StringIO()
     trainer(epochs=1, callbacks=[Progress("lines", file)]).fit([(X, T)] * (BLOCK + 1))
     assert len(file.getvalue().splitlines()) == 3  # two blocks and the epoch

@@ -35,8 +35,8 @@ def test_summary(arguments, error, words):
 @pytest.mark.parametrize(
     ("rows", "error", "words"),
     [
-        ([[1, 2]], TypeError, "History: a row is .*; expected numbers by name"),
-        ({"epoch": 1}, TypeError, "rows is .*; expected a list of rows"),
+        ([[1, 2]], TypeError, "History: a row is .*; expected a dict of numbers"),
+        ({"epoch": 1}, TypeError, "rows is .*; expected a list of dicts"),
         (3, TypeError, "rows is 3"),
         ("abc", TypeError, "rows is 'abc'"),
         ([{3: 1.0}], TypeError, "column 3; expected a string"),
@@ -54,7 +54,7 @@ def test_history_keys():
     history = xl.History([{"epoch": 1}, {"epoch": 2}])
     for key in (slice(1), 1.5, None):
         with pytest.raises(
-            TypeError, match="History: .*; expected the name of a column or the num"
+            TypeError, match="History: .*; expected the name of a column or the ind"
         ):
             history[key]
     assert history[np.int64(1)] == {"epoch": 2}

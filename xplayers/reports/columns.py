@@ -1,4 +1,4 @@
-"""The columns of a history, and what metrics may be called beside them."""
+"""The columns of a history, and checks of the names of metrics."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 from xplayers._checks import shown
 
-MEASURES = ("epoch", "step", "lr", "seconds", "samples_per_s")  # that say nothing of the network
+MEASURES = ("epoch", "step", "lr", "seconds", "samples_per_s")  # neither losses nor metrics
 COLUMNS = ("loss", *MEASURES)
 
 
 def checked_metrics(
     owner: str, metrics: Any, taken: Collection[str] = COLUMNS
 ) -> dict[str, Callable[..., Any]]:
-    """Return metrics as a dict.
+    """Check metrics and return them as a dict.
 
     Raises
     ------
     TypeError
-        If they are no functions by name.
+        If they are not a mapping of names to functions.
     ValueError
-        If a name is that of another column: one of `taken`, or ``val_`` and something.
+        If a name is that of another column: one of `taken`, or begins with ``val_``.
     """
     if not isinstance(metrics, Mapping):
         message = (
@@ -35,8 +35,8 @@ def checked_metrics(
             raise TypeError(message)
         if not name or name in taken or (name.startswith("val_") and "epoch" in taken):
             message = (
-                f"{owner}: a metric is called {name!r}, as another column of the history is. "
-                "Give it another name."
+                f"{owner}: a metric is called {name!r}, like another column of the history. "
+                "Rename it."
             )
             raise ValueError(message)
         if not callable(metric) or isinstance(metric, type):

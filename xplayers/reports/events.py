@@ -1,4 +1,4 @@
-"""What a trainer tells its callbacks."""
+"""The events that a trainer passes to its callbacks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Event"]
 
 
 class Event(NamedTuple):
-    """Something that has happened in a run of training.
+    """An event in a training run.
 
-    A callback is any function of an event; it looks at `kind` and does nothing for the others ::
+    A callback is any function of an event; it handles some kinds and ignores the others ::
 
         def show(event):
             if event.kind == "epoch":
@@ -24,31 +24,31 @@ class Event(NamedTuple):
     Attributes
     ----------
     kind : str
-        ``"begin"`` of the run; ``"step"``, an update; ``"losses"``, those of some steps have come
-        over to the host; ``"epoch"``, one is complete, with its evaluation; ``"checkpoint"``, one
-        was written; ``"end"`` of the run, also where an error ends it.
+        ``"begin"`` of the run; ``"step"``, an update; ``"losses"``, those of several steps were
+        fetched to the host; ``"epoch"``, one is complete, with its evaluation; ``"checkpoint"``,
+        one was written; ``"end"`` of the run, also after an error.
     trainer : Trainer
         The trainer, with its ``net`` and ``optimizer``; ``trainer.stop()`` ends the run.
     history : History
         The table so far.
     epoch : int
-        The epoch under way, from 1; 0 at the beginning.
+        The current epoch, from 1; 0 at the beginning.
     step : int
         Updates so far.
     samples : int
-        Samples gone through so far, each as often as it was.
+        Samples processed so far, counted in every epoch.
     total_samples : int or None
-        What `samples` will be after all epochs, if that is known.
+        `samples` after all epochs, if known.
     loss : array or None
-        The loss of a ``"step"``, 0-d. It is on the device: looking at its value waits for it.
+        The loss of a ``"step"``, 0-d, on the device: reading its value synchronizes.
     losses : numpy.ndarray or None
-        The ``"losses"``, float64 on the host, the last of them that of `step`.
+        The ``"losses"``, float64 on the host; the last one is that of `step`.
     row : dict or None
         The row of an ``"epoch"`` in `history`.
     """
 
     kind: str
-    trainer: Any  # whose class is no part of this file
+    trainer: Any  # a Trainer, which imports this module
     history: History
     epoch: int
     step: int

@@ -1,4 +1,4 @@
-"""What a run of training has measured: a table, one row an epoch."""
+"""The history of a training run: a table with one row per epoch."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ __all__ = ["History"]
 Number = int | float
 Row = dict[str, Number]
 
-MOST_ROWS = 20  # that are printed; of a longer table its two ends are
+MOST_ROWS = 20  # printed rows; of a longer table the first and the last ones
 
-# JSON has no word for these three.
-_WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+# JSON has no numbers for these three; they are written as strings.
+_NONFINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class History:
-    """A table of numbers with named columns, one row an epoch.
+    """A table of numbers with named columns, one row per epoch.
 
     Parameters
     ----------
     rows : iterable of mapping of str to number
-        The rows; a column that a row goes without is NaN there.
+        The rows; missing values are NaN.
 
     Attributes
     ----------
     columns : tuple of str
-        Names of the columns, in the order in which they came.
+        Names of the columns, in order of first appearance.
     stopped : str
         Why the run ended: ``"finished"``; ``"patience"``, for early stopping; ``"interrupted"``;
-        ``"callback"``, for `Trainer.stop`; ``"nonfinite"``; ``""`` while it goes on. Not part of
-        the table.
+        ``"callback"``, for `Trainer.stop`; ``"nonfinite"``; ``""`` while it is running. Not part
+        of the table.
     best_epoch : int or None
-        The epoch with the best value of what the trainer monitors. Not part of the table.
+        The epoch with the best value of the monitored column. Not part of the table.
 
     Notes
     -----
-    A `Trainer` makes the columns ``epoch`` (from 1), ``step`` (updates so far), ``loss`` (mean over
-    the samples of the epoch, while the parameters change), each metric where it was asked for,
+    A `Trainer` writes the columns ``epoch`` (from 1), ``step`` (updates so far), ``loss`` (mean
+    over the samples of the epoch, while the parameters change), training metrics if requested,
     ``val_loss`` and ``val_`` metrics (after the epoch, over the whole validation set), ``lr`` (of
-    the last step), ``seconds`` (of the epoch) and ``samples_per_s`` (of its training alone).
+    the last step), ``seconds`` (of the epoch) and ``samples_per_s`` (of its training only).
 
     Examples
     --------
@@ -70,7 +70,7 @@ class History:
         self.stopped = ""
         self.best_epoch: int | None = None
         if isinstance(rows, str | Mapping) or not isinstance(rows, Iterable):
-            message = f"History: rows is {shown(rows)}; expected a list of rows, numbers by name."
+            message = f"History: rows is {shown(rows)}; expected a list of dicts of numbers."
             raise TypeError(message)
         for row in rows:
             self.append(row)
@@ -82,11 +82,11 @@ class History:
 
     @property
     def interrupted(self) -> bool:
-        """Whether the run was ended by Ctrl-C."""
+        """Whether Ctrl-C ended the run."""
         return self.stopped == "interrupted"
 
     def append(self, row: Mapping[str, Number]) -> None:
-        """Add a row.
+        """Append a row.
 
         Parameters
         ----------
@@ -96,10 +96,10 @@ class History:
         Raises
         ------
         TypeError
-            If a value is no number.
+            If a value is not a number.
         """
         if not isinstance(row, Mapping):
-            message = f"History: a row is {shown(row)}; expected numbers by name, a dict."
+            message = f"History: a row is {shown(row)}; expected a dict of numbers."
             raise TypeError(message)
         for name, value in row.items():
             if not isinstance(name, str):
@@ -108,7 +108,7 @@ class History:
             if isinstance(value, bool) or not isinstance(value, int | float | np.number):
                 message = (
                     f"History: {name} is a {type(value).__name__}; expected a number. "
-                    "A 0-d array becomes one with float()."
+                    "Convert a 0-d array by float()."
                 )
                 raise TypeError(message)
         for name, value in row.items():
@@ -130,14 +130,14 @@ class History:
     @overload
     def __getitem__(self, key: int) -> Row: ...
     def __getitem__(self, key: str | int) -> np.ndarray | Row:
-        """Return a column by its name, as a new array, or a row by its number, as a dict."""
+        """Return a column by name, as a new array, or a row by index, as a dict."""
         if isinstance(key, str):
             if key not in self._columns:
                 message = f"no column {key!r}; there are {', '.join(self._columns) or 'none'}"
                 raise KeyError(message)
             return np.asarray([math.nan if v is None else v for v in self._columns[key]])
         if not hasattr(key, "__index__"):
-            message = f"History: [{key}]; expected the name of a column or the number of a row."
+            message = f"History: [{key}]; expected the name of a column or the index of a row."
             raise TypeError(message)
         if not -self._length <= key < self._length:
             message = f"History: row {key} of {self._length}."
@@ -152,7 +152,7 @@ class History:
         # As text, because NaN is not equal to itself.
         return isinstance(other, History) and self._lines() == other._lines()
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
+    __hash__ = None  # type: ignore[assignment]  # mutable
 
     def to_pandas(self) -> Any:
         """Return the table as a ``pandas.DataFrame``.
@@ -170,39 +170,39 @@ class History:
         return pd.DataFrame({name: self[name] for name in self._columns})
 
     def to_jsonl(self, path: AnyPath) -> None:
-        """Write the table as JSON lines: one object a row, in UTF-8.
+        """Write the table as JSON lines: one object per row, in UTF-8.
 
-        Numbers come back as they were, to the last bit; what JSON has no number for is the string
-        ``"NaN"``, ``"Infinity"`` or ``"-Infinity"``.
+        Numbers are restored exactly; non-finite ones are the strings ``"NaN"``, ``"Infinity"`` and
+        ``"-Infinity"``.
 
         Parameters
         ----------
         path : path
-            The file; ``~`` is a home. What was in it is lost, once the new table is complete.
+            The file; ``~`` is the home directory. It is replaced atomically.
 
         Raises
         ------
         OSError
-            If it cannot be written; then what was in it is still there.
+            If it cannot be written; then an existing file is unchanged.
         """
         path = in_full(path, "History.to_jsonl")
         write_text(path, "".join(f"{line}\n" for line in self._lines()))
 
     @classmethod
     def from_jsonl(cls, path: AnyPath) -> History:
-        """Read a table that `to_jsonl` has written.
+        """Read a table written by `to_jsonl`.
 
         Parameters
         ----------
         path : path
-            The file; ``~`` is a home.
+            The file; ``~`` is the home directory.
 
         Raises
         ------
         OSError
             If it cannot be read.
         ValueError
-            If a line is no JSON object of numbers; it is named.
+            If a line is not a JSON object of numbers; the message has its number.
         """
         history, path = cls(), in_full(path, "History.from_jsonl")
         with open(path, encoding="utf-8") as file:
@@ -211,17 +211,17 @@ class History:
                     if line.strip():
                         history.append(_row(line, f"{path}, line {number}"))
             except UnicodeDecodeError as error:
-                message = f"History.from_jsonl: {path} is no UTF-8 text: {error}."
+                message = f"History.from_jsonl: {path} is not UTF-8 text: {error}."
                 raise ValueError(message) from error
         return history
 
     def plot(self, path: AnyPath | None = None) -> Any:
-        """Draw the curves of the losses and metrics, as `plot_curves`.
+        """Plot the losses and metrics, as `plot_curves`.
 
         Parameters
         ----------
         path : path, optional
-            Write the picture there; the format follows from the suffix.
+            Write the figure to this file; the suffix selects the format.
 
         Returns
         -------
@@ -233,9 +233,9 @@ class History:
         return plot_curves(columns, path, best_epoch=self.best_epoch)
 
     def _lines(self) -> list[str]:
-        words = {repr(value): word for word, value in _WORDS.items()}
+        names = {repr(value): name for name, value in _NONFINITE.items()}
         return [
-            json.dumps({name: words.get(repr(value), value) for name, value in row.items()})
+            json.dumps({column: names.get(repr(value), value) for column, value in row.items()})
             for row in self
         ]
 
@@ -260,7 +260,7 @@ class History:
 
 
 def text(value: Number | None) -> str:
-    """Return a number as people read it in a table: four digits, and large ones in full."""
+    """Format a number for a table: four digits, and large ones in full."""
     if value is None:
         return ""
     if isinstance(value, int):
@@ -268,19 +268,19 @@ def text(value: Number | None) -> str:
     return f"{value:.0f}" if 1e3 <= abs(value) < 1e12 else f"{value:.4g}"
 
 
-def _row(line: str, where: str) -> Row:
-    """Return the row that a line holds; `where` it stands, for the errors."""
+def _row(line: str, location: str) -> Row:
+    """Parse a line; `location` is for the errors."""
     try:
         cells = json.loads(line)
     except (ValueError, RecursionError) as error:
-        message = f"History.from_jsonl: {where} is no JSON: {error}."
+        message = f"History.from_jsonl: {location} is not JSON: {error}."
         raise ValueError(message) from error
     if not isinstance(cells, dict):
-        message = f"History.from_jsonl: {where} is a JSON {type(cells).__name__}, not an object."
+        message = f"History.from_jsonl: {location} is a JSON {type(cells).__name__}, not an object."
         raise ValueError(message)
-    row: Any = {name: _WORDS.get(v, v) if isinstance(v, str) else v for name, v in cells.items()}
+    row: Any = {k: _NONFINITE.get(v, v) if isinstance(v, str) else v for k, v in cells.items()}
     for name, value in row.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
-            message = f"History.from_jsonl: {where}: {name} is {value!r}; expected a number."
+            message = f"History.from_jsonl: {location}: {name} is {value!r}; expected a number."
             raise ValueError(message)
     return row

@@ -1,4 +1,4 @@
-"""What each layer inside a network makes of an input, by name."""
+"""The outputs of all layers of a network, by name."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Output", "layer_outputs"]
 
 
 class Output(NamedTuple):
-    """What one layer has computed.
+    """The output of a layer.
 
     Attributes
     ----------
     name : str
-        Names of the parts that lead to it, with dots: ``"fc1"``, ``"3.0"``; ``""`` for the whole.
+        Dotted path of the layer: ``"fc1"``, ``"3.0"``; ``""`` for the network itself.
     layer : Layer
         The layer itself.
     y : array
@@ -40,56 +40,56 @@ def layer_outputs(
     Parameters
     ----------
     net : Layer
-        Any layer. Its parameters stay where they are; nothing is recorded or changed in it.
+        Any layer. It is not changed, and its parameters are not moved.
     x : array
         Input.
     train : bool
-        Compute as for training (masks of dropout, statistics of the batch) instead of inference.
+        Compute as in training (masks of dropout, batch statistics) instead of inference.
     arrays : mapping of str to array, optional
-        Parameters and buffers to compute with; by default those of the network, ``net.arrays``.
+        Parameters and buffers; by default those of the network, ``net.arrays``.
 
     Returns
     -------
     list of Output
-        In the order in which they were computed: the parts of a container before the container.
+        In order of computation: the parts of a container before the container.
 
     Raises
     ------
     TypeError
-        If `net` is no layer.
+        If `net` is not a layer.
     """
     instance("layer_outputs", "net", net, Layer, "a network: layer_outputs(net, x)")
-    found: list[Output] = []
-    listening = _Listening(net, "", found)
-    (listening.apply if train else listening.infer)(net.arrays if arrays is None else arrays, x)
-    return found
+    outputs: list[Output] = []
+    recorder = _OutputRecorder(net, "", outputs)
+    (recorder.apply if train else recorder.infer)(net.arrays if arrays is None else arrays, x)
+    return outputs
 
 
-class _Listening(Layer):
-    """A stand-in for a layer that writes down what the layer computes."""
+class _OutputRecorder(Layer):
+    """A wrapper of a layer that records its outputs."""
 
-    def __init__(self, layer: Layer, name: str, found: list[Output]) -> None:
-        self.layer, self.name, self.found = layer, name, found
-        self.twin = layer
+    def __init__(self, layer: Layer, name: str, outputs: list[Output]) -> None:
+        self.layer, self.name, self.outputs = layer, name, outputs
+        self.wrapped = layer
         if isinstance(layer, Container):
-            # A container calls its parts through this list alone, whatever it does between them.
-            self.twin = copy.copy(layer)
+            # A container only calls its parts through this list.
+            self.wrapped = copy.copy(layer)
             prefix = f"{name}." if name else ""
-            self.twin._parts = [
-                part._replace(layer=_Listening(part.layer, f"{prefix}{part.name}", found))
+            self.wrapped._parts = [
+                part._replace(layer=_OutputRecorder(part.layer, f"{prefix}{part.name}", outputs))
                 for part in layer._parts
             ]
 
     def apply(
         self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **options: Any
     ) -> tuple[Array, Cache]:
-        y, cache = self.twin.apply(arrays, x, *inputs, **options)
-        self.found.append(Output(self.name, self.layer, y))
+        y, cache = self.wrapped.apply(arrays, x, *inputs, **options)
+        self.outputs.append(Output(self.name, self.layer, y))
         return y, cache
 
     def infer(self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **options: Any) -> Array:
-        y = self.twin.infer(arrays, x, *inputs, **options)
-        self.found.append(Output(self.name, self.layer, y))
+        y = self.wrapped.infer(arrays, x, *inputs, **options)
+        self.outputs.append(Output(self.name, self.layer, y))
         return y
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""Pictures of training, drawn with matplotlib, which is loaded when the first one is."""
+"""Figures of training. matplotlib is imported on first use."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from xplayers.saving.files import AnyPath, in_full, replacing
 
 __all__ = ["plot_activations", "plot_confusion_matrix", "plot_curves", "plot_mistakes"]
 
-MOST_CELLS = 60  # along an axis of a confusion matrix, with a number in each
+MOST_CELLS = 60  # per axis of a confusion matrix with a number in each cell
 
 Figure = Any  # matplotlib.figure.Figure; there are no types without matplotlib
 
-# What a picture says of its origin, in the formats that have room for that: where.
+# The name of this package in the metadata of a figure, and the field for it by format.
 MARK = "xplayers"
 _MARKS = {"png": "Software", "pdf": "Creator", "svg": "Creator", "eps": "Creator", "ps": "Creator"}
 
@@ -35,20 +35,19 @@ _MARKS = {"png": "Software", "pdf": "Creator", "svg": "Creator", "eps": "Creator
 def plot_curves(
     columns: Mapping[str, Any], path: AnyPath | None = None, *, best_epoch: int | None = None
 ) -> Figure:
-    """Draw the curves of the losses and metrics over the epochs.
+    """Plot the losses and metrics over the epochs.
 
     Each quantity has a panel, with the values of training (solid) and of validation (dashed).
 
     Parameters
     ----------
     columns : mapping of str to sequence of float
-        Columns of a `History`: ``epoch``, and others by name; ``val_`` makes them validation.
+        Columns of a `History`: ``epoch``, and others by name; ``val_`` marks those of validation.
     path : path, optional
-        Write the picture there (``~`` is a home); the suffix decides on the format (``.png``,
-        ``.pdf``, ``.svg``).
-        Without it the figure is one of pyplot, so that ``plt.show()`` shows it.
+        Write the figure to this file (``~`` is the home directory); the suffix selects the format
+        (``.png``, ``.pdf``, ``.svg``). Without it the figure is one of pyplot, for ``plt.show()``.
     best_epoch : int, optional
-        Where to draw a line.
+        Epoch of a vertical line.
 
     Returns
     -------
@@ -59,11 +58,11 @@ def plot_curves(
     ImportError
         If matplotlib is not installed.
     ValueError
-        If there is nothing to draw.
+        If the history is empty.
     """
     names = [name for name in columns if name not in MEASURES]
     if not names or not len(columns[names[0]]):
-        message = "plot_curves: there is nothing in the history; train first."
+        message = "plot_curves: the history is empty; train first."
         raise ValueError(message)
     epochs = columns["epoch"]
     few = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
@@ -87,18 +86,18 @@ def plot_curves(
 def plot_confusion_matrix(
     matrix: Array, path: AnyPath | None = None, *, labels: Sequence[str] | None = None
 ) -> Figure:
-    """Draw a confusion matrix: counts in the cells, colours by the part of each row.
+    """Plot a confusion matrix: counts in the cells, colours by the fraction of each row.
 
     Parameters
     ----------
     matrix : array of shape (c, c)
-        Of `confusion_matrix`: entry ``[i, j]`` counts samples of class ``i`` that were taken for
-        ``j``.
+        From `confusion_matrix`: entry ``[i, j]`` counts samples of class ``i`` that were predicted
+        as ``j``.
     path : path, optional
         As in `plot_curves`.
     labels : sequence of str, optional
-        What the classes are called; by default their numbers. Long names are cut. Of more than 60
-        classes some are named, and no counts are written.
+        Names of the classes; by default their numbers. Long names are truncated. With more than 60
+        classes only some are labelled, without counts.
 
     Returns
     -------
@@ -109,7 +108,7 @@ def plot_confusion_matrix(
     ImportError
         If matplotlib is not installed.
     ValueError
-        If the matrix is not square, or there is not one label a class.
+        If the matrix is not square, or the number of labels is wrong.
     """
     namespace(matrix, "plot_confusion_matrix", "matrix")
     counts = to_numpy(matrix)
@@ -122,15 +121,15 @@ def plot_confusion_matrix(
     side = max(3.6, 0.45 * min(n, MOST_CELLS) + 0.09 * longest + 1.5)
     figure = _figure(path, side, side)
     (axes,) = _grid(figure, 1, 1)
-    parts = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(parts, cmap="Blues", vmin=0.0, vmax=1.0)
+    fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
     for (i, j), count in np.ndenumerate(counts if n <= MOST_CELLS else counts[:0]):
         if count:
-            colour = "white" if parts[i, j] > 0.5 else "black"
+            colour = "white" if fractions[i, j] > 0.5 else "black"
             axes.text(j, i, f"{count}", ha="center", va="center", color=colour, fontsize=8)
-    shown = range(0, n, max(-(-n // MOST_CELLS), 1))
-    axes.set_xticks(shown, [names[i] for i in shown], rotation=90 if longest > 3 else 0, **style)
-    axes.set_yticks(shown, [names[i] for i in shown], **style)
+    ticks = range(0, n, max(-(-n // MOST_CELLS), 1))
+    axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90 if longest > 3 else 0, **style)
+    axes.set_yticks(ticks, [names[i] for i in ticks], **style)
     axes.set_xlabel("predicted")
     axes.set_ylabel("target")
     return _done(figure, path)
@@ -146,14 +145,14 @@ def plot_mistakes(
     labels: Sequence[str] | None = None,
     most: int = 25,
 ) -> Figure:
-    """Draw images that were taken for another class, the most confident mistakes first.
+    """Plot misclassified images, the most confident ones first.
 
-    Above each image stands ``target -> predicted``.
+    The title of each image is ``target -> predicted``.
 
     Parameters
     ----------
     x : array of shape (n, h, w), (n, 1, h, w), (n, 3, h, w) or (n, h * w)
-        Images. Each is drawn between its smallest and largest value.
+        Images. Each is scaled to its minimum and maximum.
     y : array of shape (n, c)
         Scores or probabilities: ``net.predict(x)``.
     t : array of shape (n,) or (n, c)
@@ -161,16 +160,16 @@ def plot_mistakes(
     path : path, optional
         As in `plot_curves`.
     shape : sequence of int, optional
-        Of an image, where `x` has rows: ``(h, w)`` or ``(channels, h, w)``; by default a square.
+        Shape of an image, for `x` of rows: ``(h, w)`` or ``(channels, h, w)``; by default a square.
     labels : sequence of str, optional
-        What the classes are called; by default their numbers.
+        Names of the classes; by default their numbers.
     most : int
-        How many images at most.
+        Maximum number of images.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Empty but for a title, if there is no mistake.
+        Without images if all are classified correctly.
 
     Raises
     ------
@@ -191,7 +190,7 @@ def plot_mistakes(
         raise ValueError(message)
     names, style = lettered(_labels("plot_mistakes", labels, scores.shape[1]), 16)
     arrow = " \N{RIGHTWARDS ARROW} "
-    if max(map(columns_of, names), default=0) > 7:  # beside each other they would not fit
+    if max(map(columns_of, names), default=0) > 7:  # too wide for one line
         arrow = f"\n{arrow.lstrip()}"
     target = target if target.ndim == 1 else target.argmax(axis=1)
     outside = target[(target < 0) | (target >= scores.shape[1])]
@@ -202,15 +201,15 @@ def plot_mistakes(
     (wrong,) = np.nonzero(predicted != target)
     rows = np.arange(len(scores))
     margin = scores[rows, predicted] - scores[rows, target]
-    shown = wrong[np.argsort(-margin[wrong], kind="stable")][:most]
-    images = _images(images[shown], shape)
-    across = max(math.ceil(math.sqrt(len(shown))), 1)
-    lines = max(math.ceil(len(shown) / across), 1)
-    figure = _figure(path, max(1.3 * across, 4), 1.55 * lines + 0.5)
+    worst = wrong[np.argsort(-margin[wrong], kind="stable")][:most]
+    images = _images(images[worst], shape)
+    columns = max(math.ceil(math.sqrt(len(worst))), 1)
+    lines = max(math.ceil(len(worst) / columns), 1)
+    figure = _figure(path, max(1.3 * columns, 4), 1.55 * lines + 0.5)
     figure.suptitle(f"{len(wrong)} of {len(scores)} wrong")
-    for axes in _grid(figure, lines, across)[len(shown) :]:
+    for axes in _grid(figure, lines, columns)[len(worst) :]:
         axes.set_axis_off()
-    for i, image, axes in zip(shown, images, figure.axes, strict=False):
+    for i, image, axes in zip(worst, images, figure.axes, strict=False):
         axes.imshow(image, cmap="gray")
         title = f"{names[target[i]]}{arrow}{names[predicted[i]]}"
         axes.set_title(title, fontsize=9, **style)
@@ -226,35 +225,35 @@ def plot_activations(
     bins: int = 30,
     layers: Sequence[str] | None = None,
 ) -> Figure:
-    """Draw a histogram of the outputs of each layer, as in section 6.2 of the book.
+    """Plot a histogram of the outputs of each layer, as in section 6.2 of the book.
 
-    Outputs that are all near 0 or at the ends of a sigmoid tell of initial values that are too
-    small or too large. The vertical axis is the part of the values.
+    Outputs that are all near 0, or saturate a sigmoid, indicate initial values that are too small
+    or too large. The vertical axis is the fraction of the values.
 
     Parameters
     ----------
     net : Layer
-        The network, which computes by inference; nothing in it is changed.
+        The network, evaluated by inference; it is not changed.
     x : array
         A batch.
     path : path, optional
         As in `plot_curves`.
     bins : int
-        Of each histogram.
+        Number of bins.
     layers : sequence of str, optional
         Names of the layers, as in `layer_outputs`; by default all but containers.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Above each histogram stand the mean and the standard deviation.
+        The titles have the mean and the standard deviation.
 
     Raises
     ------
     ImportError
         If matplotlib is not installed.
     ValueError
-        If there is no layer of a name.
+        If a name is unknown.
 
     References
     ----------
@@ -269,10 +268,10 @@ def plot_activations(
     if unknown:
         message = f"plot_activations: no layer {unknown[0]!r}; there are {', '.join(outputs)}."
         raise ValueError(message)
-    across = min(len(layers), 5)
-    lines = math.ceil(len(layers) / across)
-    figure = _figure(path, 2.6 * across, 2.4 * lines)
-    grid = _grid(figure, lines, across)
+    columns = min(len(layers), 5)
+    lines = math.ceil(len(layers) / columns)
+    figure = _figure(path, 2.6 * columns, 2.4 * lines)
+    grid = _grid(figure, lines, columns)
     for axes in grid[len(layers) :]:
         axes.set_axis_off()
     titles, style = lettered((f"{name} {type(outputs[name][0]).__name__}" for name in layers), 32)
@@ -296,11 +295,11 @@ def _figure(path: AnyPath | None, width: float, height: float) -> Figure:
         raise ImportError(message) from error
     size: Any = {"figsize": (width, height), "layout": "constrained"}
     if path is not None:
-        _check_suffix(in_full(path, "plot"))  # before anything is drawn
-        return Figure(**size)  # pyplot would need a display, and keep it
+        _check_suffix(in_full(path, "plot"))  # fail early
+        return Figure(**size)  # pyplot would need a display, and keep a reference
     import matplotlib.pyplot as plt
 
-    # A notebook shows what a cell returns, and would show a figure of pyplot once more.
+    # A notebook displays the result of a cell, and would display a figure of pyplot twice.
     return Figure(**size) if in_notebook() else plt.figure(**size)
 
 
@@ -327,30 +326,30 @@ def _done(figure: Figure, path: AnyPath | None) -> Figure:
         figure.savefig(path, dpi=150)  # matplotlib adds one
         return figure
     mark: dict[str, Any] = {"metadata": {_MARKS[suffix]: MARK}} if suffix in _MARKS else {}
-    picture = io.BytesIO()  # so that an error leaves no half of a file
-    figure.savefig(picture, dpi=150, format=suffix, **mark)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=150, format=suffix, **mark)
     with replacing(path) as file:
-        file.write(picture.getbuffer())
+        file.write(buffer.getbuffer())
     return figure
 
 
 def _labels(owner: str, labels: Sequence[str] | None, classes: int) -> list[str]:
     names = list(map(str, range(classes) if labels is None else labels))
     if len(names) != classes:
-        message = f"{owner}: there are {len(names)} labels; expected one for each of {classes}."
+        message = f"{owner}: there are {len(names)} labels; expected {classes}, one per class."
         raise ValueError(message)
     return names
 
 
 def _images(x: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
-    """Return images as ``(n, h, w)``, or with colours as ``(n, h, w, 3)`` between 0 and 1."""
-    given = x.shape
+    """Return images as ``(n, h, w)``, or RGB as ``(n, h, w, 3)`` in [0, 1]."""
+    original = x.shape
     if shape is None and x.ndim == 2:
         side = math.isqrt(x.shape[1])
         shape = (side, side)
     if shape is not None:
         if x.size != len(x) * math.prod(shape):
-            message = f"plot_mistakes: x has shape {given}; a row is no image {tuple(shape)}."
+            message = f"plot_mistakes: x has shape {original}; a row is no image {tuple(shape)}."
             raise ValueError(message + " Pass shape=(h, w).")
         x = x.reshape(len(x), *shape)
     if x.ndim == 4 and x.shape[1] == 1:
@@ -362,7 +361,8 @@ def _images(x: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
         return (x - low) / np.where(high > low, high - low, 1)
     if x.ndim != 3:
         message = (
-            f"plot_mistakes: x has shape {given}; expected (n, h, w), (n, 1, h, w) or (n, 3, h, w)."
+            f"plot_mistakes: x has shape {original}; expected (n, h, w), (n, 1, h, w) or "
+            "(n, 3, h, w)."
         )
         raise ValueError(message)
     return x

@@ -1,4 +1,4 @@
-"""Training as it is seen: a bar in terminals and notebooks, lines elsewhere."""
+"""Progress of training: a bar in terminals and notebooks, else lines."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from xplayers.reports.history import text
 
 __all__ = ["Progress"]
 
-MOST_LINES = 20  # about, of a run whose epochs are short
-LONGEST_SILENCE = 60.0  # seconds, in an epoch that is long
+MOST_LINES = 20  # about; of a run of short epochs
+MOST_SECONDS = 60.0  # between two lines, in a long epoch
 
 
 class Progress:
-    """A callback that shows how training goes: loss, metrics, samples a second and time left.
+    """A callback that shows the progress: loss, metrics, samples per second and time left.
 
     Parameters
     ----------
     style : {"auto", "bar", "lines"}
         A bar needs tqdm. ``"auto"``: a bar in a terminal or a notebook if tqdm is installed, else
-        lines, about 20 a run, and in long epochs one a minute.
+        lines, about 20 per run, and in long epochs one per minute.
     file : text file, optional
-        Where to write; by default ``sys.stderr``, as it is then. Where it is closed, missing or
-        full, training goes on in silence.
+        The output; by default the ``sys.stderr`` of that time. If writing fails, because it is
+        closed, missing or full, training continues without output.
 
     Raises
     ------
     ValueError
-        If the style is none of those.
+        If the style is unknown.
     TypeError
-        If `file` cannot be written to.
+        If `file` has no method `write`.
     ImportError
-        At the start of training, if a bar is asked for and tqdm is not installed.
+        At the start of training, if a bar is requested and tqdm is not installed.
     """
 
     def __init__(self, style: str = "auto", file: TextIO | None = None) -> None:
@@ -50,7 +50,7 @@ class Progress:
         self._bar: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_bar": None, "_file": None}  # what is open is no part of a copy
+        return {**vars(self), "_bar": None, "_file": None}  # copies do not share open files
 
     def __call__(self, event: Event) -> None:
         if event.kind == "begin":
@@ -61,7 +61,7 @@ class Progress:
             if self._bar is None:
                 self._line(event)
             else:
-                self._move(event)
+                self._update_bar(event)
         elif event.kind == "end" and self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -69,8 +69,8 @@ class Progress:
     def _begin(self, event: Event) -> None:
         file = sys.stderr if self.file is None else self.file
         self._file = Stream(file)
-        self._start, self._before = time.perf_counter(), event.samples
-        self._said = self._start
+        self._start, self._initial_samples = time.perf_counter(), event.samples
+        self._last_line = self._start
         self._loss = self._row = ""
         bar = None
         if self.style == "bar" or (self.style == "auto" and is_interactive(file)):
@@ -78,7 +78,7 @@ class Progress:
         if bar is None and self.style == "bar":
             message = "Progress: a bar needs tqdm: pip install tqdm; or style='lines'."
             raise ImportError(message)
-        if file is None or not is_writable(file, sys.stdout, sys.stderr):  # which a bar flushes too
+        if file is None or not is_writable(file, sys.stdout, sys.stderr):  # tqdm flushes all three
             bar = None
         if bar is not None:
             self._bar = bar(
@@ -86,10 +86,10 @@ class Progress:
                 unit_scale=True, dynamic_ncols=True, file=None if in_notebook() else self._file,
             )  # fmt: skip
 
-    def _move(self, event: Event) -> None:
+    def _update_bar(self, event: Event) -> None:
         bar = self._bar
         if event.kind == "epoch":
-            self._row = _of(event.row, skip=("loss",))
+            self._row = _format_row(event.row, skip=("loss",))
         bar.total = event.total_samples
         bar.set_description_str(f"epoch {_epoch(event)}", refresh=False)
         bar.set_postfix_str(f"{self._loss}  {self._row}".strip(), refresh=False)
@@ -101,18 +101,18 @@ class Progress:
         if event.kind == "epoch":
             if event.epoch % every and event.epoch != epochs:
                 return
-            words = _of(event.row)
-        elif now - self._said < LONGEST_SILENCE:
+            measures = _format_row(event.row)
+        elif now - self._last_line < MOST_SECONDS:
             return
         else:
-            words = self._loss
-        self._said = now
-        rate = (event.samples - self._before) / max(now - self._start, 1e-9)
-        line = f"epoch {_epoch(event)}  {words}  {text(rate)} samples/s"
+            measures = self._loss
+        self._last_line = now
+        rate = (event.samples - self._initial_samples) / max(now - self._start, 1e-9)
+        line = f"epoch {_epoch(event)}  {measures}  {text(rate)} samples/s"
         if event.total_samples is not None and rate > 0:
             line += f"  {clock((event.total_samples - event.samples) / rate)} left"
         self._file.write(line + "\n")
-        self._file.flush()  # where output is a pipe, progress would come all at the end
+        self._file.flush()  # pipes are block-buffered
 
 
 def _epoch(event: Event) -> str:
@@ -120,21 +120,21 @@ def _epoch(event: Event) -> str:
     return f"{event.epoch:{len(epochs)}}/{epochs}"
 
 
-def _of(row: Any, skip: tuple[str, ...] = ()) -> str:
-    """Return losses and metrics of a row in words."""
+def _format_row(row: Any, skip: tuple[str, ...] = ()) -> str:
+    """Return losses and metrics of a row as text."""
     skip = (*skip, *MEASURES)
     return "  ".join(f"{name} {text(value)}" for name, value in row.items() if name not in skip)
 
 
 def clock(seconds: float) -> str:
-    """Return a time as ``0:05``, ``12:34`` or ``1:02:03``."""
+    """Format a duration as ``0:05``, ``12:34`` or ``1:02:03``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _tqdm() -> Any:
-    """Return the class of bars for where we are, None without tqdm."""
+    """Return the class of bars for terminals or notebooks; None without tqdm."""
     try:
         if in_notebook():
             from tqdm.auto import tqdm

@@ -1,4 +1,4 @@
-"""A network as a table: its layers, what shapes they make, how large they are."""
+"""Summary of a network: a table of its layers, output shapes and sizes."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class Row(NamedTuple):
     Attributes
     ----------
     name : str
-        Names of the parts that lead to it, with dots.
+        Dotted path of the layer.
     layer : str
-        What it is.
+        Description of the layer.
     shape : tuple of int
-        Of its output for a batch of one sample.
+        Output shape for a batch of one sample.
     parameters : int
-        Values that it learns; 0 at the further places of a layer that occurs more than once.
+        Number of parameters; 0 at further occurrences of a layer that is used more than once.
     bytes : int
-        Of its parameters and buffers, counted the same way.
+        Size of parameters and buffers, counted the same way.
     """
 
     name: str
@@ -44,14 +44,14 @@ class Row(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """The table of `summary`; printed, it is one.
+    """The result of `summary`; its `str` is a table.
 
     Attributes
     ----------
     rows : tuple of Row
-        The layers in the order in which they compute; containers are not among them.
+        The layers in order of computation, without containers.
     parameters, bytes : int
-        Of the whole network.
+        Totals of the network.
     """
 
     rows: tuple[Row, ...]
@@ -85,12 +85,11 @@ def summary(net: Layer, input_shape: Sequence[int] | None = None) -> Summary:
     Parameters
     ----------
     net : Layer
-        The network. One sample of zeros goes through it, by inference, in its own dtype and where
-        its arrays are; nothing in it is changed, and host values still follow their
-        first input.
+        The network. One sample of zeros is passed through it by inference, in its dtype and on its
+        device; it is not changed, and initial values still move to their first input.
     input_shape : sequence of int
-        Of one sample, without the axis for the batch: ``(784,)``, ``(1, 28, 28)``. It has to be
-        given: the layers do not tell it.
+        Shape of one sample, without the batch axis: ``(784,)``, ``(1, 28, 28)``. It is required:
+        it does not follow from the layers.
 
     Returns
     -------
@@ -102,7 +101,7 @@ def summary(net: Layer, input_shape: Sequence[int] | None = None) -> Summary:
     ValueError
         If the input does not fit the network.
     TypeError
-        If `net` is no layer, or `input_shape` no shape.
+        If `net` is not a layer, or `input_shape` not a shape.
 
     Examples
     --------
@@ -136,7 +135,7 @@ def summary(net: Layer, input_shape: Sequence[int] | None = None) -> Summary:
 
 
 def _checked_shape(shape: Any) -> tuple[int, ...]:
-    expected = "that of one sample, without the axis of the batch, as (784,) or (1, 28, 28)"
+    expected = "that of one sample, without the batch axis, as (784,) or (1, 28, 28)"
     if shape is None:
         message = f"summary: input_shape is missing; expected {expected}."
     elif hasattr(shape, "shape") and len(shape.shape) > 1:

@@ -1,4 +1,4 @@
-"""Training as TensorBoard shows it."""
+"""Logging for TensorBoard."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ __all__ = ["TensorBoard"]
 class TensorBoard:
     """A callback that writes the loss of each step and the rows of the history for TensorBoard.
 
-    The loss of each step is ``step/loss``; the columns of the history go by their names, an epoch's
-    at the number of its last step. Losses are written as they come over from the device, in blocks.
+    The loss of each step is ``step/loss``; columns of the history keep their names, at the last
+    step of the epoch. Losses are written when they are fetched from the device, in blocks.
 
     Parameters
     ----------
     folder : path
-        Where the event files go (``~`` is a home); ``tensorboard --logdir FOLDER`` shows them.
+        The directory of the event files (``~`` is the home directory), for
+        ``tensorboard --logdir FOLDER``.
 
     Raises
     ------
     ImportError
-        At the start of training, if neither tensorboardX nor PyTorch's writer is there.
+        At the start of training, if neither tensorboardX nor PyTorch's writer is installed.
     """
 
     def __init__(self, folder: AnyPath) -> None:
@@ -55,6 +56,6 @@ def _writer() -> Any:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
-            message = "TensorBoard: there is no writer: pip install tensorboardX."
+            message = "TensorBoard: no writer is installed: pip install tensorboardX."
             raise ImportError(message) from error
     return SummaryWriter
