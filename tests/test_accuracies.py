@@ -241,7 +241,7 @@ class TestMistakes:
         net, loss = xl.Sequential(xl.Flatten()), xl.SoftmaxWithLoss()
         for metric, error in ((lambda y, t: "0.5", TypeError), (lambda y, t: None, TypeError),
                               (lambda y, t: y[:, 0], ValueError)):  # fmt: skip
-            with pytest.raises(error, match="evaluate: metric mine .*; expected one number"):
+            with pytest.raises(error, match="evaluate: metric mine .*; expected a scalar"):
                 xl.evaluate(net, loss, x, t, metrics={"mine": metric})
         with pytest.raises(ValueError, match="evaluate: the loss has shape"):
             xl.evaluate(net, xl.SoftmaxWithLoss(reduction="none"), x, t)

@@ -148,7 +148,7 @@ def test_progress_is_lines_on_a_terminal_without_tqdm(capsys, monkeypatch):
         ("train --lr fast", "--lr: 'fast' is not a positive number"),
         ("train --lr 1e30 --optimizer sgd", "the loss of step 2 is not finite. The"),
         ("train --lr 1e30 --optimizer sgd", "is the first that is not finite. The network"),
-        ("train --lr 1e30 --optimizer sgd", "before that step. Take a smaller --lr."),
+        ("train --lr 1e30 --optimizer sgd", "before that step. Use a smaller --lr."),
         ("train --seed -1", "--seed: '-1' is not an integer of at least 0"),
         ("train --data-dir x", "--data-dir goes with --dataset mnist or fashion"),
         ("train --device cuda:7", "--device cuda:7: numpy"),

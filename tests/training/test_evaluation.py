@@ -66,7 +66,7 @@ def test_metrics_may_be_numbers_and_must_be_one():
     loss, net = xl.SoftmaxWithLoss(), network()
     results = evaluate(net, loss, X, T, metrics={"n": lambda y, t: len(y)}, batch_size=8)
     assert results["n"] == pytest.approx((8 * 8 + 8 * 8 + 6 * 6) / N)
-    with pytest.raises(ValueError, match=r"metric rows has shape \(22,\); expected one number"):
+    with pytest.raises(ValueError, match=r"metric rows has shape \(22,\); expected a scalar"):
         evaluate(net, loss, X, T, metrics={"rows": lambda y, t: y[:, 0]})
 
 

@@ -126,7 +126,7 @@ def test_batches_that_differ_each_time_cannot_be_repeated():
     poison = iter([1.0] * 5 + [math.nan])
     batches = [lambda: (np.float32(next(poison, 1.0)) * X, T)] * 3
     net = network()
-    with pytest.raises(NonFiniteLoss, match="the batches are not the same when gone") as caught:
+    with pytest.raises(NonFiniteLoss, match="the batches are not reproducible") as caught:
         trainer(net).fit(lambda epoch: (make() for make in batches))
     assert (caught.value.step, caught.value.where) == (6, "")
     once = iter([(X, T), (X * math.nan, T)])
@@ -231,7 +231,7 @@ class Large(xl.Layer):
 def test_out_of_memory_says_what_to_do(xpv):
     x, t = data(xpv)
     net = xl.Sequential(Large(xpv, most=4), xl.Affine.init(4, CLASSES, rng=0))
-    with pytest.raises(MemoryError, match=r"in step 1, with batches of 8 samples\. Take accum.*=2"):
+    with pytest.raises(MemoryError, match=r"in step 1, with batches of 8 samples\. Use accum.*=2"):
         trainer(net, compile=False).fit(x, t)
     with pytest.raises(MemoryError, match=r"in the evaluation.* batches of 8 samples.* eval_batch"):
         trainer(net, batch_size=2, eval_batch_size=8, compile=False).fit(x, t, validation=(x, t))

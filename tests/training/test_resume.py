@@ -44,7 +44,7 @@ def refused(folder, words, **changes):
     """Resume with changes; see that it is refused, and that nothing was touched before."""
     net = changes.pop("net", None) or network()
     before, files = arrays(net), sorted(p.name for p in folder.iterdir())
-    with pytest.raises(ValueError, match="of another run: ") as error:
+    with pytest.raises(ValueError, match="to another run: ") as error:
         train(folder, net=net, resume=True, epochs=3, **changes)
     for word in words:
         assert word in str(error.value)
@@ -146,7 +146,7 @@ def test_epochs_may_grow_and_not_shrink(done, tmp_path):
     shutil.copytree(done, folder)
     assert len(train(folder, epochs=2, resume=True)) == 2  # all are done: nothing to do
     for epochs in (0, 1):
-        with pytest.raises(ValueError, match=f"has done 2 epochs; epochs is {epochs}. Take epoch"):
+        with pytest.raises(ValueError, match=f"has 2 epochs; epochs is {epochs}. Pass epoch"):
             train(folder, epochs=epochs, resume=True)
 
     def stop(event):
@@ -154,7 +154,7 @@ def test_epochs_may_grow_and_not_shrink(done, tmp_path):
             event.trainer.stop()
 
     train(tmp_path / "part", epochs=2, callbacks=[stop])
-    words = "has done 1 epochs and a part of the next; epochs is 1. Take epochs=2 or more"
+    words = "has 1 epochs and a part of the next; epochs is 1. Pass epochs=2 or more"
     with pytest.raises(ValueError, match=words):
         train(tmp_path / "part", epochs=1, resume=True)
 
@@ -167,7 +167,7 @@ def test_a_folder_without_checkpoints_is_said(kind, tmp_path, capsys):
     if kind == "others":
         (folder / "notes.txt").write_text("mine")
     assert len(train(folder, resume=True)) == 2
-    words = f"there is no checkpoint in {folder} to go on from; the run begins with its first step."
+    words = f"there is no checkpoint in {folder}; the run begins with its first step."
     assert capsys.readouterr().err == f"Trainer.fit: {words}\n"
     assert len(train(folder, resume=True, epochs=3)) == 3  # now there is one
     assert capsys.readouterr().err == ""
@@ -245,7 +245,7 @@ def test_batches_are_told_apart(name, validation, tmp_path):
     train(tmp_path, **given(first()))
     assert len(train(tmp_path, **given(first()), resume=True, epochs=3)) == 3
     net = network()
-    with pytest.raises(ValueError, match="of another run: ") as error:
+    with pytest.raises(ValueError, match="to another run: ") as error:
         train(tmp_path, net=net, **given(second()), resume=True, epochs=4)
     assert ("validation " * validation + words) in str(error.value)
 

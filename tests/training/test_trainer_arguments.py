@@ -116,7 +116,7 @@ def test_net_loss_and_optimizer(arguments, words):
         ({"lr": 0.1}, TypeError, r"no option lr. The optimizer has it"),
         ({"max_epochs": 3}, TypeError, "no option max_epochs. It is called epochs"),
         ({"validation_data": (X, T)}, TypeError, "no option validation_data. It goes to fit"),
-        ({"shuffle": True}, TypeError, "no option shuffle. seed decides"),
+        ({"shuffle": True}, TypeError, "no option shuffle. seed determines"),
         ({"device": "cuda"}, TypeError, "no option device. The arrays decide"),
         ({"nonsense": 3}, TypeError, "there is no option nonsense."),
     ],

@@ -102,7 +102,7 @@ def test_another_run_is_refused(tmp_path):
     run(network(), tmp_path)
     with pytest.raises(ValueError, match="has the checkpoints of another run; fit"):
         run(network(), tmp_path)
-    with pytest.raises(ValueError, match="of another run: batch_size was 8, is 4, seed was 5, is "):
+    with pytest.raises(ValueError, match="to another run: batch_size was 8, is 4, seed was 5, is "):
         run(network(), tmp_path, resume=True, batch_size=4, seed=1)
     with pytest.raises(ValueError, match=r"resume=True goes with Trainer\(checkpoint="):
         trainer().fit(X, T, resume=True)

@@ -158,8 +158,8 @@ def in_words(error: Exception) -> str:
         # A trainer speaks of its own arguments; the error behind it is that of the library.
         return f"out of memory ({error.__cause__ or error}); take a smaller --batch-size or network"
     if isinstance(error, NonFiniteLoss):
-        what = str(error).removeprefix("Trainer: ").partition(" Take a smaller learning rate")[0]
-        return f"{what} Take a smaller --lr."
+        what = str(error).removeprefix("Trainer: ").partition(" Use a smaller learning rate")[0]
+        return f"{what} Use a smaller --lr."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     if isinstance(error, Mistake | ValueError | OSError | ImportError):

@@ -1,4 +1,4 @@
-"""How good a network is on a data set: the loss and the metrics of the whole, exactly."""
+"""Evaluation of a network: the exact loss and metrics of a whole data set."""
 
 from __future__ import annotations
 
@@ -36,40 +36,39 @@ def evaluate(
 ) -> dict[str, float]:
     """Return the loss and the metrics of a network on a data set.
 
-    Every sample counts the same, those of a smaller last batch too: what comes out is the loss of
-    the whole set in one batch, up to rounding, whatever `batch_size` is. Where a loss takes the
-    mean over weights (``class_weights`` or ``ignore_index`` of `SoftmaxWithLoss`), the mean is over
-    all weights.
+    Every sample has the same weight, also in a smaller last batch: the result is the loss of the
+    whole set as one batch, up to rounding, independent of `batch_size`. Where a loss is a weighted
+    mean (``class_weights`` or ``ignore_index`` of `SoftmaxWithLoss`), so is the result.
 
     Parameters
     ----------
     net : Layer
-        The network, which computes by `predict`.
+        The network, evaluated by `predict`.
     loss : Loss
-        With ``reduction="mean"``; with ``"sum"`` the result is the sum by the number of samples.
+        With ``reduction="mean"``; with ``"sum"`` the sum is divided by the number of samples.
     x, t : array
-        Samples and targets; or in the place of `x` an iterable of batches ``(x, t)``.
+        Samples and targets; or instead of `x` an iterable of batches ``(x, t)``.
     metrics : mapping of str to callable, optional
-        Functions of scores and targets which return the mean over the samples of a batch, a number
-        or 0-d array, as `accuracy` does, which itself is counted: what comes out is the quotient of
-        two integers, rounded once. By default ``{"accuracy": accuracy}`` for a
-        `SoftmaxWithLoss` without ``ignore_index``, and none for other losses.
+        Functions of scores and targets that return the mean over the samples of a batch, a number
+        or 0-d array. `accuracy` is computed as a quotient of two integers, rounded once. By default
+        ``{"accuracy": accuracy}`` for a `SoftmaxWithLoss` without ``ignore_index``, and none for
+        other losses.
     batch_size : int
-        Samples in a batch, where `x` is an array.
+        Samples per batch, if `x` is an array.
 
     Returns
     -------
     dict of str to float
-        ``"loss"`` and the metrics by name; NaN for no samples. The numbers of many batches come
-        over from the device at once.
+        ``"loss"`` and the metrics by name; NaN for no samples. The values of many batches are
+        fetched from the device at once.
 
     Raises
     ------
     ValueError
-        If shapes do not fit, or a metric or the loss is not one number.
+        If shapes do not match, or a metric or the loss is not a scalar.
     TypeError
-        If an argument is of another kind, a metric is no number, or libraries or devices do not
-        fit.
+        If an argument has the wrong type, a metric is not a number, or libraries or devices do not
+        match.
 
     Examples
     --------
@@ -86,7 +85,7 @@ def evaluate(
     metrics = default_metrics(loss) if metrics is None else metrics
     metrics = checked_metrics("evaluate", metrics, taken=("loss",))
     totals = _Totals(loss, metrics)
-    with np.errstate(invalid="ignore", divide="ignore"):  # of empty batches
+    with np.errstate(invalid="ignore", divide="ignore"):  # for empty batches
         for batch_x, batch_t in x if t is None else minibatches(x, t, batch_size):
             totals.add(net.predict(batch_x), batch_t, int(batch_x.shape[0]))
         totals.collect()
@@ -103,7 +102,7 @@ def _check_batches(x: Any) -> None:
 
 
 class _Totals:
-    """Loss and metrics over batches; their numbers wait on the device until they are a block."""
+    """Loss and metrics over batches; their values are fetched from the device in blocks."""
 
     def __init__(self, loss: Loss, metrics: Metrics) -> None:
         self.loss, self.metrics, self.mean = loss, metrics, _Mean()
@@ -111,41 +110,41 @@ class _Totals:
         for name, metric in metrics.items():
             self.by_name[name] = _Hits() if metric is accuracy else _Mean()
         self._batches: list[tuple[int, int, bool]] = []  # samples, labels, whether with weights
-        self._waiting: list[Array | float] = []
+        self._unfetched: list[Array | float] = []
 
     def add(self, y: Array, t: Array, samples: int) -> None:
-        """Measure the scores of a batch."""
-        loss, waiting = self.loss, self._waiting
-        waiting.append(_number("the loss", loss(y, t)))
+        """Compute loss and metrics of a batch."""
+        loss, unfetched = self.loss, self._unfetched
+        unfetched.append(_scalar("the loss", loss(y, t)))
         for name, metric in self.metrics.items():
             count = hits if metric is accuracy else metric
-            waiting.append(_number(f"metric {name}", count(y, t)))
+            unfetched.append(_scalar(f"metric {name}", count(y, t)))
         weights = label_weights(loss, loss.arrays, len(y.shape), t) if has_weights(loss) else None
         if weights is not None:
-            waiting.append(weights)
+            unfetched.append(weights)
         self._batches.append((samples, math.prod(y.shape[:-1]), weights is not None))
-        if len(waiting) + 2 + len(self.metrics) > BLOCK:
+        if len(unfetched) + 2 + len(self.metrics) > BLOCK:
             self.collect()
 
     def collect(self) -> None:
-        """Fetch the numbers that wait, and add them up."""
-        numbers = iter(fetched(self._waiting).tolist())
+        """Fetch the pending values, and add them to the totals."""
+        numbers = iter(fetched(self._unfetched).tolist())
         for n, labels, weighted in self._batches:
             value, *measured = (next(numbers) for _ in self.by_name)
             weight = next(numbers) if weighted else n
             if n == 0:
                 continue
-            # What the loss has divided by is 1 where there is no weight.
-            summed = self.loss.reduction == "sum"
-            self.mean.add_total(value if summed else value * (weight or 1.0), weight)
+            # The loss divides by 1 where the weights sum to 0.
+            is_sum = self.loss.reduction == "sum"
+            self.mean.add_total(value if is_sum else value * (weight or 1.0), weight)
             for name, number in zip(self.metrics, measured, strict=True):
                 self.by_name[name].add(number, n, max(labels, 1))
         self._batches.clear()
-        self._waiting.clear()
+        self._unfetched.clear()
 
 
 class _Mean:
-    """A mean over batches, with weights."""
+    """A weighted mean over batches."""
 
     def __init__(self) -> None:
         self.total = self.weight = 0.0
@@ -158,12 +157,12 @@ class _Mean:
         self.total, self.weight, self.empty = self.total + total, self.weight + weight, False
 
     def value(self) -> float:
-        """Return the mean; NaN of nothing, and the sum where all weights are 0."""
+        """Return the mean; NaN if empty, and the sum if all weights are 0."""
         return math.nan if self.empty else self.total / (self.weight or 1.0)
 
 
 class _Hits:
-    """The mean over samples of the hits among their labels, as a quotient of integers."""
+    """The mean accuracy over samples, as a quotient of integers."""
 
     def __init__(self) -> None:
         self.hits, self.of, self.samples = 0, 1, 0
@@ -175,18 +174,18 @@ class _Hits:
         self.samples += samples
 
     def value(self) -> float:
-        """Return the mean, rounded once; NaN of nothing."""
+        """Return the mean, rounded once; NaN if empty."""
         return self.hits / (self.of * self.samples) if self.samples else math.nan
 
 
 def default_metrics(loss: Loss) -> Metrics:
-    """Return the metrics that go with a loss where none are asked for."""
+    """Return the default metrics for a loss."""
     labels = isinstance(loss, SoftmaxWithLoss) and loss.ignore_index is None
     return {"accuracy": accuracy} if labels else {}
 
 
 def has_weights(loss: Loss) -> bool:
-    """Whether the mean of a loss is over weights of labels, and not over samples."""
+    """Whether the mean of a loss is weighted by labels."""
     return (
         isinstance(loss, SoftmaxWithLoss)
         and loss.reduction == "mean"
@@ -197,9 +196,9 @@ def has_weights(loss: Loss) -> bool:
 def label_weights(
     loss: Loss, arrays: Mapping[str, Array], axes: int, target: Array
 ) -> Array | None:
-    """Return the sum of the weights that the mean of a loss of scores of so many axes is over.
+    """Return the sum of the weights of labels in a loss, for scores with `axes` axes.
 
-    None: all samples count the same.
+    None: all samples have the same weight.
     """
     if not isinstance(loss, SoftmaxWithLoss) or len(target.shape) == axes:
         return None
@@ -211,19 +210,19 @@ def label_weights(
     keep = labels == labels if ignored is None else labels != ignored
     if weights is None:
         return xp.sum(xp.astype(keep, xp.float32))
-    if not on_host(labels):  # nobody has looked at them; where one is out of range the loss is NaN
+    if not on_host(labels):  # unchecked; a label out of range makes the loss NaN
         keep = keep & (labels >= 0) & (labels < weights.shape[0])
     each = xp.take(weights, xp.where(keep, labels, xp.zeros_like(labels)), axis=0)
     return xp.sum(each * xp.astype(keep, each.dtype))
 
 
-def _number(name: str, value: Any) -> Array | float:
-    """Return a number as a float, and a 0-d array as it is."""
+def _scalar(name: str, value: Any) -> Array | float:
+    """Return a number as a float, and a 0-d array unchanged."""
     if isinstance(value, bool | int | float | np.generic):
         return float(value)
     shape = getattr(value, "shape", None)
     if shape is None or tuple(shape) != ():
-        came = f"is a {type(value).__name__}" if shape is None else f"has shape {tuple(shape)}"
-        message = f"{name} {came}; expected one number, the mean over the samples of a batch."
+        got = f"is a {type(value).__name__}" if shape is None else f"has shape {tuple(shape)}"
+        message = f"{name} {got}; expected a scalar, the mean over the samples of a batch."
         raise (TypeError if shape is None else ValueError)(f"evaluate: {message}")
     return value

@@ -1,4 +1,4 @@
-"""What is done when training goes wrong: numbers that are not finite, Ctrl-C, no more memory."""
+"""Failures of training: non-finite losses, Ctrl-C, out of memory."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class NonFiniteLoss(FloatingPointError):
     step : int
         The number of the step, from 1.
     where : str
-        What went wrong first: the name of a layer as in ``layer_outputs``, of a parameter, or
-        ``"x"``, ``"t"``, ``"loss"``; ``""`` if the step could not be repeated.
+        The first non-finite array: the name of a layer as in ``layer_outputs``, of a parameter, or
+        ``"x"``, ``"t"``, ``"loss"``; ``""`` if the step could not be reproduced.
     """
 
     def __init__(self, message: str, step: int = 0, where: str = "") -> None:
@@ -34,21 +34,21 @@ class NonFiniteLoss(FloatingPointError):
 
 
 def first_nonfinite(step: TrainStep, x: Array, t: Array) -> tuple[str, str]:
-    """Find what is not finite first when a step goes forward: its name, and a sentence about it.
+    """Return the name of the first non-finite array in the forward of a step, and a sentence on it.
 
-    Waits for the device at each layer. Nothing is changed. The name is empty if all is finite.
+    Synchronizes at each layer. Changes nothing. The name is empty if all arrays are finite.
     """
     arrays = _forward(step, x, t)
-    return next(((name, words) for name, a, words in arrays if not all_finite(a)), ("", ""))
+    return next(((name, reason) for name, a, reason in arrays if not all_finite(a)), ("", ""))
 
 
 def _forward(step: TrainStep, x: Array, t: Array) -> Iterator[tuple[str, Array, str]]:
-    """Yield the name and array of all that goes into a step forward, and what to say of it."""
+    """Yield the name, the array and an error text for all arrays of the forward of a step."""
     for name, p in step.net.params.items():
-        yield name, p, f"The parameter {name} is not finite; the update before has made it so."
+        yield name, p, f"The parameter {name} is not finite since the previous update."
     yield "x", x, "The batch is not finite: there is inf or NaN in x."
     yield "t", t, "The targets are not finite: there is inf or NaN in t."
-    # As the step computes: in its precision, with its masks and the statistics of its batch.
+    # Compute as the step does: with its precision, dropout masks and batch statistics.
     params = dict(step.net.params)
     if step.precision is not None:
         params, x = step.precision.cast(params, x)
@@ -57,22 +57,22 @@ def _forward(step: TrainStep, x: Array, t: Array) -> Iterator[tuple[str, Array, 
     for part in slices(int(x.shape[0]), parts):
         outputs = layer_outputs(step.net, x[part, ...], train=True, arrays=arrays)
         for name, layer, y in outputs:
-            who = f"layer {name!r}, {layer._owner}" if name else layer._owner
-            words = f"The output of {who}, is the first that is not finite."
-            yield name or layer._owner, y, words
+            source = f"layer {name!r}, {layer._owner}" if name else layer._owner
+            reason = f"The output of {source}, is the first that is not finite."
+            yield name or layer._owner, y, reason
         value, _ = step.loss.apply(step.loss.arrays, outputs[-1].y, t[part, ...])
         yield (
             "loss",
             value,
             (
-                f"The output of the network is finite, its {step.loss} is not: look at the targets "
+                f"The output of the network is finite, its {step.loss} is not: check the targets "
                 "(a label out of range gives NaN)."
             ),
         )
 
 
 def all_finite(a: Array) -> bool:
-    """Whether all values of an array are finite. Waits for them."""
+    """Whether all values of an array are finite. Synchronizes."""
     xp = namespace(a)
     return not is_floating(a) or bool(xp.all(xp.isfinite(a)))
 
@@ -87,13 +87,13 @@ def copied(arrays: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def interrupts(stop: Callable[[], None]) -> Iterator[None]:
-    """Let Ctrl-C call `stop` in the place of raising; a second one raises KeyboardInterrupt.
+    """Let Ctrl-C call `stop` instead of raising; a second one raises KeyboardInterrupt.
 
-    Only in the main thread, where signals come, and only where nobody else listens to them.
+    Only in the main thread, which handles signals, and only if no other handler is installed.
     """
     default = signal.default_int_handler
-    mine = threading.current_thread() is threading.main_thread()
-    if not mine or signal.getsignal(signal.SIGINT) is not default:
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not default:
         yield
         return
 

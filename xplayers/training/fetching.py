@@ -1,4 +1,4 @@
-"""The numbers of many steps in one transfer."""
+"""Transfer of many scalars from the device at once."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ import numpy as np
 
 from xplayers.arrays.namespaces import namespace, to_numpy
 
-BLOCK = 128  # numbers that wait on the device at most
+BLOCK = 128  # maximum number of scalars kept on the device
 
 
 def fetched(values: Sequence[Any]) -> np.ndarray:
     """Return the values of 0-d arrays of one device, and of numbers, as float64 on the host.
 
-    Those of one library and dtype are stacked where they are, so that the device is waited for
-    once, and what is an integer stays one.
+    Arrays of the same library and dtype are stacked on the device, for a single synchronization.
     """
     numbers = np.empty(len(values))
-    alike: dict[Any, list[int]] = {}
+    groups: dict[Any, list[int]] = {}
     for i, value in enumerate(values):
         if isinstance(value, float):
             numbers[i] = value
         else:
-            alike.setdefault((type(value), value.dtype), []).append(i)
-    for indices in alike.values():
+            groups.setdefault((type(value), value.dtype), []).append(i)
+    for indices in groups.values():
         arrays = [values[i] for i in indices]
-        # JAX compiles the stacking for each length: powers of two are few.
+        # JAX compiles the stacking for each length, so it is padded to a power of two.
         padding = (1 << (len(arrays) - 1).bit_length()) - len(arrays)
         stacked = to_numpy(namespace(arrays[0]).stack(arrays + arrays[-1:] * padding))
         numbers[indices] = stacked[: len(indices)]

@@ -1,6 +1,6 @@
-"""What tells one run of training from another: its data, and all options that change its results.
+"""The identity of a training run: its data, and all options that affect its results.
 
-A checkpoint keeps it, and a run goes on from a checkpoint of the same run alone.
+Checkpoints store it, and a run only resumes from a checkpoint of the same run.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from xplayers.arrays.namespaces import Array, dtype_name, to_numpy
 from xplayers.data.loading import Batches
 from xplayers.training.step import TrainStep
 
-WHOLE = 2**26  # bytes of an array that are all looked at; of a larger one a sample is
-_SAMPLE = 2**24  # bytes of that sample
-_BLOCKS = 256  # it is of, evenly spaced
-_RATES = (0, 1, 2, 3, 10, 100, 1000, 10_000)  # steps at which a schedule of one's own is looked at
+WHOLE = 2**26  # bytes up to which arrays are hashed whole; of larger ones a sample is
+_SAMPLE = 2**24  # bytes of the sample
+_BLOCKS = 256  # number of its blocks, evenly spaced
+_RATES = (0, 1, 2, 3, 10, 100, 1000, 10_000)  # steps at which a custom schedule is evaluated
 
 
 def data_identity(x: Any, t: Array | None, validation: Any) -> dict[str, Any]:
-    """Return what tells the data of a run from others, as JSON has it and `Trainer.fit` says."""
+    """Return the identity of the data of a run, as JSON, by the arguments of `Trainer.fit`."""
     samples = None if t is None else int(t.shape[0])
     return {"samples": samples, **_data("", x, t), **_data("validation ", *pair(validation))}
 
 
 def step_identity(step: TrainStep) -> dict[str, Any]:
-    """Return what tells one step from others. Names of functions count, not what is in them."""
+    """Return the identity of a step. Functions are compared by name, not by their code."""
     return {
         "precision": described(step.precision),
         "loss": described(step.loss),
         "optimizer": described(step.optimizer),
-        "network": _without_places(repr(step.net)).splitlines(),
+        "network": _without_addresses(repr(step.net)).splitlines(),
     }
 
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return in words what differs; what an earlier version did not keep is passed over."""
-    words = []
+    """Describe the differences; values that an earlier version did not store are ignored."""
+    descriptions = []
     for name, after in now.items():
         before = was.get(name, after)
         if before == after:
@@ -50,8 +50,8 @@ def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
             changes = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
             before, after = ([str(change[i]).strip() for change in changes] for i in (0, 1))
-        words.append(f"{name} was {_shown(before)}, is {_shown(after)}")
-    return words
+        descriptions.append(f"{name} was {_shown(before)}, is {_shown(after)}")
+    return descriptions
 
 
 def _shown(value: Any) -> str:
@@ -92,19 +92,19 @@ def _data(prefix: str, x: Any, t: Array | None) -> dict[str, Any]:
 
 
 def _of_list(batches: list[Any] | tuple[Any, ...]) -> str:
-    """Return the digest of a list of batches: of all, or of some that are evenly spaced."""
+    """Return the digest of a list of batches: of all, or of an evenly spaced sample."""
     chosen = (
         sorted({round(i) for i in np.linspace(0, len(batches) - 1, _BLOCKS)}) if batches else []
     )
     most = WHOLE // max(len(chosen), 1)
-    words = [digest(a, most) for i in chosen for a in batches[i]]
-    return f"{len(batches)} batches {_sha256(repr(words).encode()).hexdigest()[:16]}"
+    digests = [digest(a, most) for i in chosen for a in batches[i]]
+    return f"{len(batches)} batches {_sha256(repr(digests).encode()).hexdigest()[:16]}"
 
 
 def digest(a: Array, most: int = WHOLE) -> str:
     """Return dtype, shape and a digest of the values of an array of any library.
 
-    Integers of all widths are one: they train alike. Above `most` bytes it is of some blocks.
+    Integers of all widths are equivalent in training. Above `most` bytes a sample is hashed.
     """
     dtype, shape = dtype_name(a.dtype), tuple(map(int, a.shape))
     integers = "int" in dtype
@@ -120,7 +120,7 @@ def digest(a: Array, most: int = WHOLE) -> str:
 
 
 def _blocks(shape: tuple[int, ...], size: int, most: int) -> Iterator[tuple[int, int]]:
-    """Yield the first and last sample of each block that is looked at."""
+    """Yield the range of samples of each block to hash."""
     rows = shape[0] if shape else 1
     if not size:
         return
@@ -137,7 +137,7 @@ def _blocks(shape: tuple[int, ...], size: int, most: int) -> Iterator[tuple[int,
 
 
 def _sha256(data: bytes = b"") -> Any:
-    import hashlib  # it loads OpenSSL, which takes 5 ms, and most never need it
+    import hashlib  # on demand: it loads OpenSSL, which takes 5 ms
 
     return hashlib.sha256(data)
 
@@ -146,7 +146,7 @@ def _sha256(data: bytes = b"") -> Any:
 
 
 def described(value: Any, depth: int = 4) -> str:
-    """Return what an object is, with its options, in words that are the same in every process."""
+    """Describe an object and its options, identically in every process."""
     if isinstance(value, np.generic):
         value = value.item()
     if value is None or isinstance(value, bool | int | float | complex | str):
@@ -173,24 +173,24 @@ def described(value: Any, depth: int = 4) -> str:
 
 def _options(value: Any, depth: int) -> Iterator[str]:
     for name, option in getattr(value, "__dict__", {}).items():
-        if name.startswith("_") or name == "state":  # of an optimizer, which the checkpoint keeps
+        if name.startswith("_") or name == "state":  # of an optimizer; checkpoints store it
             continue
         yield f"{name}={described(option, depth - 1)}"
         if name == "lr" and callable(option) and not dataclasses.is_dataclass(option):
             yield from _rates(option)
-    for name, a in getattr(value, "arrays", {}).items():  # of a loss
+    for name, a in getattr(value, "arrays", {}).items():  # a loss
         yield f"{name}={described(a)}"
 
 
 def _rates(schedule: Callable[[Any], Any]) -> Iterator[str]:
-    """Yield what a schedule says, if it can be asked with a number: its name does not tell."""
+    """Yield sample rates of a custom schedule, whose name does not identify it."""
     try:
         rates = [float(schedule(np.asarray(step, "int32"))) for step in _RATES]
-    except Exception:  # one that is of a library
+    except Exception:  # a schedule that does not accept NumPy
         return
     yield f"rates={', '.join(f'{rate:.6g}' for rate in rates)}"
 
 
-def _without_places(text: str) -> str:
-    """Leave out where objects are in memory."""
+def _without_addresses(text: str) -> str:
+    """Remove the memory addresses of objects."""
     return re.sub(r" at 0x[0-9a-fA-F]+", "", text)

@@ -1,4 +1,4 @@
-"""What is said of the data of a run before its first step, rather than after its first epoch."""
+"""Checks of the data of a run before its first step, rather than after its first epoch."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ from xplayers.losses.softmax import wrong_label
 from xplayers.training.identity import is_pair
 
 OWNER = "Trainer.fit"
-_MOST = 100_000  # batches that are looked at
+_MOST = 100_000  # maximum number of batches to check
 
 
 def check_data(x: Any, t: Any, validation: Any, *, again: bool, again_validation: bool) -> None:
-    """Check the forms, libraries and dtypes of what a trainer is given.
+    """Check types, libraries and dtypes of the arguments of `Trainer.fit`.
 
     Parameters
     ----------
     x, t, validation
-        As `Trainer.fit` gets them.
+        The arguments of `Trainer.fit`.
     again, again_validation : bool
-        Whether batches are gone through more than once.
+        Whether batches are iterated over more than once.
 
     Raises
     ------
     ValueError, TypeError
-        If they do not fit.
+        If they are invalid.
     """
     if t is not None:
         _check_pair("x", x, "t", t)
     elif hasattr(x, "shape") or is_pair(x):
-        what = "x is a tuple of two arrays" if is_pair(x) else "t is missing"
-        message = f"{OWNER}: {what}; expected fit(x, t) or fit(batches)."
+        fault = "x is a tuple of two arrays" if is_pair(x) else "t is missing"
+        message = f"{OWNER}: {fault}; expected fit(x, t) or fit(batches)."
         raise TypeError(message)
     elif isinstance(x, Batches) or not callable(x):
         _check_batches("batches", x, "an iterable of batches (x, t)", again=again)
     if validation is None:
         return
-    if is_pair(validation) or _is_pair_of_other_things(validation):
+    if is_pair(validation) or _is_pair_of_non_arrays(validation):
         _check_pair("validation x", validation[0], "validation t", validation[1])
         first = (x, t) if t is not None else _first(x)
         if first is not None:
@@ -65,16 +65,15 @@ def check_data(x: Any, t: Any, validation: Any, *, again: bool, again_validation
 
 
 def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: Any) -> None:
-    """Check on the host whether labels fit the network, and elsewhere shapes that are new.
+    """Check labels on the host against the network, and validation shapes that differ from `x`.
 
-    A batch of no samples goes through the network, by inference, where labels have to be held
-    against its scores, or where validation samples have another shape than those to train on. (Not
-    for labels of JAX, which would compile that pass; there a loss is NaN, and the run says why.)
+    For this an empty batch is passed through the network, by inference. (Not for labels of JAX,
+    which would compile that pass; there the loss becomes NaN, and the run reports the cause.)
 
     Raises
     ------
     ValueError, TypeError
-        If they do not fit.
+        If they are invalid.
     """
     first = (x, t) if t is not None else _first(x)
     if first is None:
@@ -84,7 +83,7 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
     if isinstance(loss, SoftmaxWithLoss) and labels and library_name(namespace(t)) != "jax":
         try:
             y = _predicted(net, x)
-        except Exception:  # the first step will say it in its own words
+        except Exception:  # the first step will raise it
             return
         if y.shape[-1] < 2:  # likewise
             return
@@ -99,9 +98,9 @@ def _check_pair(x_name: str, x: Any, t_name: str, t: Any) -> None:
     for name, a in ((x_name, x), (t_name, t)):
         kind = getattr(getattr(a, "dtype", None), "kind", "")
         if isinstance(kind, str) and kind in tuple("OSUTMm"):
-            what = "names" if kind in tuple("OSUT") else "times"
-            hint = "names, t = numpy.unique(t, return_inverse=True) makes integers of names."
-            message = f"{OWNER}: {name} is {a.dtype}, {what}; expected numbers."
+            content = "names" if kind in tuple("OSUT") else "times"
+            hint = "names, t = numpy.unique(t, return_inverse=True) converts names to integers."
+            message = f"{OWNER}: {name} is {a.dtype}, {content}; expected numbers."
             targets = "t" in name.split()
             raise TypeError(f"{message} {hint if targets else converted(name, a.dtype, 'float32')}")
     namespace(x, OWNER, x_name)
@@ -118,7 +117,7 @@ def _check_pair(x_name: str, x: Any, t_name: str, t: Any) -> None:
 
 
 def _check_alike(validation: tuple[Array, Array], first: tuple[Array, Array]) -> None:
-    """Check that validation samples are of the library and dtype of those to train on."""
+    """Check that validation samples have the library and dtype of the training samples."""
     x_val, x = validation[0], first[0]
     check_same(OWNER, "validation x", x_val, x)
     if is_floating(x) and x_val.dtype != x.dtype:
@@ -132,8 +131,8 @@ def _check_alike(validation: tuple[Array, Array], first: tuple[Array, Array]) ->
         raise ValueError(message)
 
 
-def _is_pair_of_other_things(data: Any) -> bool:
-    """Whether it is a pair of lists, say, that somebody has taken for arrays."""
+def _is_pair_of_non_arrays(data: Any) -> bool:
+    """Whether it is a pair of lists, for example, instead of arrays."""
     return (
         isinstance(data, tuple)
         and len(data) == 2
@@ -142,27 +141,27 @@ def _is_pair_of_other_things(data: Any) -> bool:
 
 
 def _check_batches(name: str, batches: Any, expected: str, *, again: bool) -> None:
-    what = ""
+    fault = ""
     if hasattr(batches, "shape"):
-        what = shown(batches)
+        fault = shown(batches)
     elif isinstance(batches, str | bytes | Mapping) or not isinstance(batches, Iterable):
-        what = f"a {type(batches).__name__}"
+        fault = f"a {type(batches).__name__}"
     elif isinstance(batches, Collection):
         wrong = [b for b in itertools.islice(batches, _MOST) if not _is_batch(b)]
         if wrong and hasattr(wrong[0], "shape"):
-            what = f"a {type(batches).__name__} of {len(batches)} arrays"
+            fault = f"a {type(batches).__name__} of {len(batches)} arrays"
         elif wrong:
-            what = f"a {type(batches).__name__} with {shown(wrong[0])} in it"
-    if what:
+            fault = f"a {type(batches).__name__} with {shown(wrong[0])} in it"
+    if fault:
         hint = ""
         if isinstance(batches, float) and 0 < batches < 1:
             hint = " Split the samples before: fit(x[k:], t[k:], validation=(x[:k], t[:k]))."
-        message = f"{OWNER}: {name} is {what}; expected {expected}.{hint}"
+        message = f"{OWNER}: {name} is {fault}; expected {expected}.{hint}"
         raise TypeError(message)
     if again and isinstance(batches, Iterator):
         message = (
-            f"{OWNER}: {name} is an iterator, which can be gone through once only; pass a "
-            "list, a data loader or a function batches(epoch)."
+            f"{OWNER}: {name} is an iterator, which can be used only once; pass a list, a data "
+            "loader or a function batches(epoch)."
         )
         raise ValueError(message)
     if name == "validation" and isinstance(batches, list | tuple) and not batches:
@@ -179,7 +178,7 @@ def _is_batch(batch: Any) -> bool:
 
 
 def _first(batches: Any) -> tuple[Array, Array] | None:
-    """Return a batch, where it can be looked at without a pass having begun."""
+    """Return the first batch of a list or tuple."""
     if isinstance(batches, list | tuple) and batches:
         return tuple(batches[0])
     return None
@@ -194,20 +193,20 @@ def _alike(pair: tuple[Array, Array], first: tuple[Array, Array]) -> bool:
 
 def _check_shapes(net: Layer, loss: Loss, x: Array, t: Array) -> None:
     try:
-        with np.errstate(all="ignore"):  # of the mean over nothing
+        with np.errstate(all="ignore"):  # mean of an empty batch
             loss.apply(loss.arrays, _predicted(net, x), t[:0, ...])
     except (ValueError, TypeError) as error:
         kind = ValueError if isinstance(error, ValueError) else TypeError
-        words = str(error).replace("(0,", f"({x.shape[0]},")  # none of them were looked at
+        cause = str(error).replace("(0,", f"({x.shape[0]},")  # the batch was empty
         message = (
             f"{OWNER}: validation x has shape {tuple(x.shape)}, validation t has shape "
-            f"{tuple(t.shape)} and is {t.dtype}, which does not fit: {words}"
+            f"{tuple(t.shape)} and is {t.dtype}, which does not fit: {cause}"
         )
         raise kind(message) from error
 
 
 def _predicted(net: Layer, x: Array) -> Array:
-    """Return the scores of no samples, whose shape tells that of all."""
+    """Return the scores of an empty batch, for their shape."""
     with np.errstate(all="ignore"):
         return net.predict(x[:0, ...])
 

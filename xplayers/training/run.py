@@ -1,4 +1,4 @@
-"""One run of training: the loop over epochs and batches, and what is watched on the way."""
+"""A training run: the loop over epochs and batches, with evaluation, checkpoints and recovery."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from xplayers.training.fetching import BLOCK, fetched
 from xplayers.training.identity import differences, pair
 from xplayers.training.step import TrainStep
 
-LATEST = 1.0  # seconds after which losses come over, however few they are
-RETRY = 60.0  # seconds after which a checkpoint that could not be written is tried again
+LATEST = 1.0  # maximum seconds between fetches of losses
+RETRY = 60.0  # seconds before another try after a failed write of a checkpoint
 
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Source:
-    """The batches of every epoch, from any of them on."""
+    """The batches of every epoch, from any position."""
 
     x: Any  # samples; or batches, or a function of the epoch (from 0) that returns them
     t: Array | None
     batch_size: int  # of samples and targets
-    seed: int  # from it and the number of an epoch their order is drawn
+    seed: int  # the order of an epoch is drawn from the seed and its number
 
     def __post_init__(self) -> None:
-        self.samples = None if self.t is None else int(self.t.shape[0])  # in an epoch, if known
+        self.samples = None if self.t is None else int(self.t.shape[0])  # per epoch, if known
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, Array]]:
-        """Return the batches of an epoch (from 0) after the first `start`."""
+        """Return the batches of an epoch (from 0), from batch `start`."""
         if self.t is not None:
             rng = np.random.default_rng([self.seed, epoch])
             batches = minibatches(self.x, self.t, self.batch_size, rng)
@@ -49,18 +49,18 @@ class Source:
         return itertools.islice(batches, start, None)
 
     def onwards(self, epoch: int, start: int) -> Iterator[tuple[Array, Array]]:
-        """Return the batches from one of an epoch on, through all epochs after it."""
+        """Return the batches from batch `start` of an epoch, continuing with the next epochs."""
         while True:
             batch = None
             for batch in self.batches(epoch, start):
                 yield batch
             if batch is None and start == 0:
-                return  # an iterator that is used up would have no end
+                return  # an exhausted iterator would loop forever
             epoch, start = epoch + 1, 0
 
 
 class Settings(NamedTuple):
-    """What a run is to do, as a `Trainer` has checked it."""
+    """The options of a run, checked by `Trainer`."""
 
     epochs: int
     validation: Any  # samples and targets, or batches, or None
@@ -76,22 +76,22 @@ class Settings(NamedTuple):
 
 @dataclasses.dataclass
 class Position:
-    """How far a run is: numbers, which a checkpoint keeps."""
+    """The position of a run: numbers, which checkpoints store."""
 
-    epoch: int = 0  # that are complete
-    batch: int = 0  # of the epoch under way, that are done
+    epoch: int = 0  # complete epochs
+    batch: int = 0  # complete batches of the current epoch
     step: int = 0
-    samples: int = 0  # gone through
-    counted: int = 0  # samples of the epoch under way whose losses are in the total
-    weight: float = 0.0  # what their mean is over: their number, or the weights of their labels
-    total: float = 0.0  # of the losses of the epoch under way, times the weights of their batches
-    seconds: float = 0.0  # of the epoch under way
+    samples: int = 0  # processed samples
+    counted: int = 0  # samples of the current epoch whose losses are in the total
+    weight: float = 0.0  # divisor of their mean: their number, or the weights of their labels
+    total: float = 0.0  # sum of the losses of the current epoch, times the weights of the batches
+    seconds: float = 0.0  # in the current epoch
     best: float = math.nan
     best_epoch: int = 0
 
 
 class Snapshot(NamedTuple):
-    """A state of the training from which it can be repeated."""
+    """A training state from which steps can be repeated."""
 
     position: Position
     arrays: Mapping[str, Array]
@@ -100,38 +100,38 @@ class Snapshot(NamedTuple):
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Run:
-    """One training of a network, from the beginning or from a checkpoint to its end."""
+    """A training run, from the beginning or from a checkpoint."""
 
     step: TrainStep
     source: Source
-    settings: Settings  # others may take their place between epochs
+    settings: Settings  # may be replaced between epochs
     history: History
     evaluate: Callable[[Any, Any], dict[str, float]]  # of arrays, or of batches and None
-    tell: Callable[..., None] | None  # gets the fields of an event but trainer, history
-    identity: Mapping[str, Any]  # what tells this run from others; checkpoints keep it
+    emit: Callable[..., None] | None  # of the fields of an event except trainer and history
+    identity: Mapping[str, Any]  # identifies this run; checkpoints store it
 
     def __post_init__(self) -> None:
         self.position = Position()
         self.best: Mapping[str, Array] | None = None  # parameters and buffers
         self.stopped = ""
-        self._checkpoint_path = ""  # of the last one
-        self._checkpointed = 0, 0  # epochs and steps in it
-        self._retry = 0.0  # not before this time another one
+        self._checkpoint_path = ""  # of the last checkpoint
+        self._checkpointed = 0, 0  # its epoch and step
+        self._retry = 0.0  # earliest time of another try
         self._snapshot: Snapshot | None = None
-        self._losses: list[Array] = []  # on the device, which have not come over
+        self._losses: list[Array] = []  # not fetched from the device yet
         self._sizes: list[int] = []  # of their batches
-        self._weights: list[Array | float] = []  # likewise, on the device
+        self._weights: list[Array | float] = []  # of their batches, not fetched yet
         self._score_axes: int | None = None  # labels have one less
         self._size = 0  # of the last batch
-        self._fetched = 0.0  # when losses last came over
+        self._fetched = 0.0  # time of the last fetch of losses
         self._evaluating = False
 
     def go(self) -> History:
         """Train to the end."""
         p = self.position
         try:
-            self._tell("begin")
-            # NumPy would warn of the overflow which is reported here in better words.
+            self._emit("begin")
+            # NumPy would warn of overflows, which are reported here.
             with interrupts(lambda: self.stop("interrupted")), np.errstate(all="ignore"):
                 while not self._over():
                     self._epoch()
@@ -146,11 +146,11 @@ class Run:
             raise
         finally:
             self.history.stopped = self.stopped
-            self._tell("end")
+            self._emit("end")
         return self.history
 
     def stop(self, reason: str) -> None:
-        """End after the step that is under way."""
+        """Stop after the current step."""
         self.stopped = reason
 
     def _over(self) -> bool:
@@ -162,14 +162,14 @@ class Run:
         return bool(self.stopped)
 
     def _epoch(self) -> None:
-        """Train for an epoch, or for what is left of it."""
+        """Train for an epoch, or for the rest of it."""
         step, settings, p = self.step, self.settings, self.position
         checkpoint = settings.checkpoint
         start = time.perf_counter() - p.seconds
         self._fetched = time.perf_counter()
         for x, t in self.source.batches(p.epoch, p.batch):
             if self._snapshot is None and settings.raise_nonfinite:
-                step.net._ready(x)  # the copy has to be where the parameters will be
+                step.net._ready(x)  # materialize the parameters before they are copied
                 self._snapshot = self._copy()
             n = self._size = int(x.shape[0])
             loss = step(x, t)
@@ -180,8 +180,8 @@ class Run:
             p.batch += 1
             p.step += 1
             p.samples += n
-            if self.tell is not None:
-                self._tell("step", loss=loss)
+            if self.emit is not None:
+                self._emit("step", loss=loss)
             if len(self._losses) >= BLOCK or time.perf_counter() - self._fetched > LATEST:
                 self._collect()
             if checkpoint is not None and checkpoint.due(p.step):
@@ -196,12 +196,12 @@ class Run:
         if not p.counted:
             message = f"Trainer: there is no batch in epoch {p.epoch + 1}."
             if self.source.t is None:
-                message += " Pass batches that can be gone through again, as a list or DataLoader."
+                message += " Pass an iterable that can be used again, as a list or a DataLoader."
             raise ValueError(message)
         self._finish_epoch(start, p.counted / (time.perf_counter() - start))
 
     def _finish_epoch(self, start: float, samples_per_s: float) -> None:
-        """Evaluate, write the row, and look whether this is the best epoch."""
+        """Evaluate, append a row to the history, and check whether this is the best epoch."""
         settings, p = self.settings, self.position
         row: Row = {"epoch": p.epoch + 1, "step": p.step, "loss": p.total / (p.weight or 1.0)}
         self._evaluating = True
@@ -216,7 +216,7 @@ class Run:
         row["lr"] = self._lr()
         row["seconds"] = time.perf_counter() - start
         row["samples_per_s"] = samples_per_s
-        self._judge(row)
+        self._compare(row)
         self.history.append(row)
         self.history.best_epoch = p.best_epoch or None
         p.epoch += 1
@@ -224,10 +224,10 @@ class Run:
         p.total = p.weight = p.seconds = 0.0
         if self.source.t is None:
             self.source.samples = p.samples // p.epoch
-        self._tell("epoch", row=row)
+        self._emit("epoch", row=row)
 
-    def _judge(self, row: Row) -> None:
-        """Keep the parameters where this epoch is better than all before."""
+    def _compare(self, row: Row) -> None:
+        """Copy the parameters if this epoch is the best so far."""
         settings, p = self.settings, self.position
         value = row[settings.monitor]
         better = value > p.best if settings.largest_is_best else value < p.best
@@ -237,23 +237,23 @@ class Run:
                 self.best = copied(self.step.net.arrays)
 
     def _lr(self) -> float:
-        """Return the learning rate of the last step; a schedule tells it on the device."""
+        """Return the learning rate of the last step; of a schedule it is fetched."""
         lr = self.step.optimizer.lr
         if callable(lr):
             lr = lr(self.step.state["optimizer"]["count"] - 1)
         return float(lr) if isinstance(lr, int | float) else float(to_numpy(lr))
 
-    def _tell(self, kind: str, **details: Any) -> None:
-        """Tell what has happened, and how far the run is."""
-        if self.tell is not None:
+    def _emit(self, kind: str, **details: Any) -> None:
+        """Report an event, with the position of the run."""
+        if self.emit is not None:
             p, samples = self.position, self.source.samples
             total = samples and samples * self.settings.epochs
-            self.tell(kind, p.epoch + (p.batch > 0), p.step, p.samples, total, **details)
+            self.emit(kind, p.epoch + (p.batch > 0), p.step, p.samples, total, **details)
 
-    # What comes over from the device
+    # Fetching from the device
 
     def _collect(self) -> None:
-        """Fetch the losses that wait, and check them."""
+        """Fetch the pending losses, and check them."""
         numbers, sizes, p = fetched([*self._losses, *self._weights]), self._sizes, self.position
         losses = numbers[: len(sizes)]
         weights = numbers[len(sizes) :].tolist() if self._weights else sizes
@@ -263,19 +263,19 @@ class Run:
         if self._snapshot is not None and not np.all(finite):
             self._fail(p.step - len(losses) + int(np.argmin(finite)) + 1, self._snapshot)
         mean = self.step.loss.reduction == "mean"
-        # One after the other: the sum must not depend on where the blocks end.
+        # In sequence: the rounding must not depend on the size of the blocks.
         for loss, n, weight in zip(losses.tolist(), sizes, weights, strict=True):
-            # What the loss has divided by is 1 where there is no weight.
+            # The loss divides by 1 where the weights sum to 0.
             p.total += loss * (weight or 1.0) if mean else loss
             p.weight += weight
             p.counted += n
         if len(losses):
-            self._tell("losses", losses=losses)
+            self._emit("losses", losses=losses)
         if self._snapshot is not None and p.step - self._snapshot.position.step >= BLOCK:
             self._snapshot = self._copy()
 
     def _weight(self, x: Array, t: Array) -> Array | float:
-        """Return what the mean of the losses of a batch is over."""
+        """Return the weight of a batch in the mean of the losses."""
         loss = self.step.loss
         if self._score_axes is None:
             self._score_axes = len(self.step.net.predict(x[:1, ...]).shape)
@@ -287,7 +287,7 @@ class Run:
         return Snapshot(position, copied(self.step.net.arrays), copied(self.step.state))
 
     def _fail(self, number: int, snapshot: Snapshot) -> NoReturn:
-        """Repeat the steps before `number`, whose loss is not finite; say what went wrong in it."""
+        """Repeat the steps before `number`, whose loss is not finite, and raise its cause."""
         step, start = self.step, snapshot.position
         self.stopped = "nonfinite"
         put(step.net, snapshot.arrays)
@@ -296,22 +296,22 @@ class Run:
         for x, t in itertools.islice(batches, number - 1 - start.step):
             step(x, t)
         batch = next(batches, None)
-        where, words = ("", "") if batch is None else first_nonfinite(step, *batch)
+        where, cause = ("", "") if batch is None else first_nonfinite(step, *batch)
         if not where:
-            words = "Repeated, it was finite: the batches are not the same when gone through again."
+            cause = "When repeated it was finite: the batches are not reproducible."
         path = self._checkpoint_path
         last = f" The last checkpoint is {path}." if path else ""
         message = (
-            f"Trainer: the loss of step {number} is not finite. {words} The network has the "
-            f"parameters from before that step.{last} Take a smaller learning rate, or "
-            "clip_norm=1; on_nonfinite='ignore' goes on."
+            f"Trainer: the loss of step {number} is not finite. {cause} The network has the "
+            f"parameters from before that step.{last} Use a smaller learning rate, or "
+            "clip_norm=1; on_nonfinite='ignore' continues."
         )
         raise NonFiniteLoss(message, number, where)
 
     # Checkpoints
 
     def _save(self, checkpoint: Checkpoint) -> None:
-        """Write a checkpoint. Its losses are checked before, so that it is a good one."""
+        """Write a checkpoint, after checking that the losses so far are finite."""
         self._collect()
         p = self.position
         state: dict[str, Any] = {"step": self.step.state}
@@ -321,25 +321,25 @@ class Run:
         metadata = {"run": self.identity, "position": position, "history": history}
         try:
             path = checkpoint.save(p.step, self.step.net, state, metadata=metadata)
-        except OSError as error:  # a full disk must not end a night's work
-            warn(f"Trainer: no checkpoint at step {p.step}: {error}. Training goes on.")
+        except OSError as error:  # a full disk must not end a long run
+            warn(f"Trainer: no checkpoint at step {p.step}: {error}. Training continues.")
             self._retry = time.perf_counter() + RETRY
             return
         self._checkpoint_path, self._checkpointed = str(path), (p.epoch, p.step)
-        self._tell("checkpoint")
+        self._emit("checkpoint")
 
     def resume(self, checkpoint: Checkpoint) -> None:
-        """Go back to the last checkpoint, if there is one; of another run nothing is taken."""
+        """Restore the last checkpoint, if there is one; one of another run is refused."""
         net, newest = self.step.net, checkpoint.newest()
         if newest is None:
             notify(
-                f"Trainer.fit: there is no checkpoint in {checkpoint.folder} to go on from; the "
-                "run begins with its first step."
+                f"Trainer.fit: there is no checkpoint in {checkpoint.folder}; the run begins with "
+                "its first step."
             )
             return
         self._check_same(newest)
         for x, _ in itertools.islice(self.source.batches(0), 1):
-            net._ready(x)  # what is restored goes to where the network is
+            net._ready(x)  # restored arrays move to the device of the network
         saved = checkpoint.give(net, newest)
         state = saved.state or {}
         self.step.state = state["step"]
@@ -351,28 +351,29 @@ class Run:
         self._checkpoint_path, self._checkpointed = str(saved.path), (p.epoch, p.step)
 
     def _check_same(self, file: File) -> None:
-        """Check that a checkpoint is one of this run, before anything of it is taken."""
+        """Check that a checkpoint belongs to this run, before it is restored."""
         metadata, epochs = file.record["metadata"], self.settings.epochs
         if not {"run", "position", "history"} <= metadata.keys():
             message = (
                 f"Trainer: {file.path} was not written by a Trainer. load({str(file.path)!r}, net) "
-                "takes its parameters, and Checkpoint.restore all of it."
+                "reads its parameters, and Checkpoint.restore all of it."
             )
             raise ValueError(message)
         changed = differences(metadata["run"], self.identity)
         if changed:
             message = (
-                f"Trainer: {file.path} is of another run: {', '.join(changed)}. Go on with what "
-                "was, or begin a run in another folder; load(path, net) takes the parameters alone."
+                f"Trainer: {file.path} belongs to another run: {', '.join(changed)}. Resume with "
+                "the earlier options, or use another folder; load(path, net) reads only the "
+                "parameters."
             )
             raise ValueError(message)
         position = metadata["position"]
         done, part = position["epoch"], position["batch"] > 0
         if done + part > epochs:
-            words = f"{done} epochs" + (" and a part of the next" if part else "")
+            progress = f"{done} epochs" + (" and a part of the next" if part else "")
             message = (
-                f"Trainer: {file.path} has done {words}; epochs is {epochs}. Take "
-                f"epochs={done + part} or more, or load(path, net), to have its parameters."
+                f"Trainer: {file.path} has {progress}; epochs is {epochs}. Pass "
+                f"epochs={done + part} or more; load(path, net) reads only the parameters."
             )
             raise ValueError(message)
 
@@ -381,10 +382,10 @@ class Run:
         where = "in the evaluation" if self._evaluating else f"in step {self.position.step + 1}"
         message = f"Trainer: out of memory {where}, with batches of {n} samples."
         if self._evaluating:
-            return f"{message} Take a smaller eval_batch_size: the result is the same."
+            return f"{message} Use a smaller eval_batch_size: the result is the same."
         parts = 2 * getattr(self.step, "parts", 1)  # of an accumulated step
         return (
-            f"{message} Take accumulate={parts}, which computes the same update in parts of "
+            f"{message} Use accumulate={parts}, which computes the same update in parts of "
             f"{-(-n // parts)} samples, or a smaller batch_size; precision=MixedPrecision() and "
-            "Recompute(...) around layers need less for each sample."
+            "Recompute(...) around layers need less memory per sample."
         )

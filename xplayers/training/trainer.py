@@ -1,4 +1,4 @@
-"""Training from the first epoch to the last: `Trainer`."""
+"""`Trainer`: training over epochs, with evaluation, early stopping, checkpoints and callbacks."""
 
 from __future__ import annotations
 
@@ -31,86 +31,85 @@ __all__ = ["Trainer"]
 
 
 class Trainer:
-    """Trains a network over epochs of batches, and watches over it.
+    """Trains a network over epochs.
 
     ``Trainer(net, loss, optimizer, batch_size=32, epochs=10).fit(x, t, validation=(x_val, t_val))``
-    does what the loop does ::
+    is equivalent to the loop ::
 
         step = TrainStep(net, loss, optimizer)
         for epoch in range(epochs):
             for batch in minibatches(x, t, batch_size, np.random.default_rng([seed, epoch])):
                 step(*batch)
 
-    with the same bits, and beside it what makes a loop long: evaluation, early stopping, progress,
-    checkpoints, a table of what was measured. Losses stay on the device and come over in blocks of
-    up to 128 steps, or once a second.
+    with the same bits, and adds evaluation, early stopping, progress, checkpoints and a history.
+    Losses stay on the device and are fetched in blocks of up to 128 steps, or once a second.
 
     Parameters
     ----------
     net : Layer
-        The network. It is trained where it is.
+        The network. It is trained on its device.
     loss : Loss
         With ``reduction="mean"`` or ``"sum"``.
     optimizer : Optimizer
         Its learning rate may be a schedule, which counts steps.
     batch_size : int
-        Samples of an update. The last batch of an epoch may be smaller; its samples count the same.
+        Samples per update. The last batch of an epoch may be smaller; its samples have the same
+        weight.
     epochs : int
         Passes over the samples.
     seed : int
-        Of the order of the samples: that of an epoch depends on the seed and its number alone.
+        Seed of the shuffling: the order of an epoch only depends on the seed and its number.
     metrics : mapping of str to callable, optional
-        What is measured beside the loss, as in `evaluate`; by default the accuracy, for labels.
+        Metrics beside the loss, as in `evaluate`; by default the accuracy, for labels.
     train_metrics : bool
-        Measure the metrics on the training samples too after each epoch, one more pass over them.
+        Also compute the metrics on the training samples after each epoch, in another pass.
     eval_batch_size : int, optional
-        Samples of a batch in evaluations; by default `batch_size`.
+        Samples per batch in evaluations; by default `batch_size`.
     clip_norm : float, optional
-        The largest norm of all gradients together, as in `clip_by_norm`.
+        Maximum global norm of the gradients, as in `clip_by_norm`.
     accumulate : int
-        How many parts a batch goes through the network in, to save memory: `AccumulatedStep`.
+        Number of micro-batches per batch, to save memory: `AccumulatedStep`.
     patience : int, optional
-        Stop after so many epochs without a better one, and go back to the best one.
+        Early stopping: stop after so many epochs without improvement, and restore the best one.
     monitor : str, optional
         The column by which epochs are compared; by default ``"val_loss"``, without validation
         ``"loss"``.
     mode : {"auto", "min", "max"}
-        What is better; "auto": the smaller for columns whose name ends in "loss" or "error", the
-        larger for all others.
+        Whether smaller or larger values are better; "auto": smaller ones for columns whose name
+        ends in "loss" or "error", else larger ones.
     restore_best : bool, optional
-        Keep a copy of the parameters and buffers of the best epoch, and put it back at the end; by
-        default where there is a `patience`.
+        Keep a copy of the parameters and buffers of the best epoch, and restore it at the end; by
+        default if there is a `patience`.
     checkpoint : Checkpoint, optional
-        Where and how often to save; at the end it is saved in any case.
+        Where and how often to save; the end of the run is always saved.
     on_nonfinite : {"raise", "ignore"}
-        What to do about a loss that is inf or NaN. "raise": a copy of parameters and optimizer
-        state is taken every 128 steps; the steps from there are repeated, the layer is found whose
-        output went wrong first, and the network is left as it was before that step. (Gradients
-        that overflow are another thing: with a dynamic loss scale their steps are skipped.)
+        The handling of a loss that is inf or NaN. "raise": parameters and optimizer state are
+        copied every 128 steps; the steps from there are repeated, the first layer with a non-finite
+        output is reported, and the network is left as before that step. (With a dynamic loss scale,
+        steps whose gradients overflow are skipped; that is no failure.)
     callbacks : iterable of callable
         Functions of an `Event`, called in order. Options of the trainer that they set, as `epochs`,
-        count from the next epoch on.
+        take effect from the next epoch on.
     progress : bool or str
-        What is shown on stderr: the style of a `Progress`, True for "auto", False for nothing.
+        Output on stderr: the style of a `Progress`, True for "auto", False for none.
     **options
-        Of `TrainStep`: ``compile``, ``reduce_grads``, ``precision``, ``gemm``.
+        Options of `TrainStep`: ``compile``, ``reduce_grads``, ``precision``, ``gemm``.
 
     Attributes
     ----------
     train_step : TrainStep
         The step.
     history : History
-        The table of the last run, also where an error has ended it.
+        The history of the last run, also after an error.
 
     Raises
     ------
     ValueError, TypeError
-        If an argument is out of range or of the wrong kind.
+        If an argument is out of range or of the wrong type.
 
     Notes
     -----
-    Ctrl-C ends a run after the step that is under way, with a checkpoint; a second Ctrl-C ends it
-    at once.
+    Ctrl-C ends a run after the current step, with a checkpoint; a second Ctrl-C ends it at once.
 
     Examples
     --------
@@ -191,7 +190,7 @@ class Trainer:
         self._run: Run | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_run": None}  # what is under way is no part of a copy
+        return {**vars(self), "_run": None}  # a copy does not share the current run
 
     def __repr__(self) -> str:
         numbers = [f"{name}={getattr(self, name)}" for name in ("batch_size", "epochs", "seed")]
@@ -210,38 +209,38 @@ class Trainer:
         Parameters
         ----------
         x, t : array
-            Samples and targets, of one library and device; their first axes agree. Or in the place
-            of `x`, without `t`, batches ``(x, t)``: an iterable that can be gone through once an
+            Samples and targets, of one library and device, with equal first axes. Or instead of
+            `x`, without `t`, batches ``(x, t)``: an iterable that can be iterated over in every
             epoch, as a list or a data loader, or a function ``batches(epoch)``, from 0, that
             returns one.
         validation : tuple of two arrays, or iterable of batches, optional
-            What to evaluate on after each epoch.
+            Data to evaluate on after each epoch.
         resume : bool
-            Go on from the last checkpoint, to the same bits as if nothing had happened; without one
-            begin, and say so on stderr. `epochs` may be larger than it was; the data and all other
-            options that change the results have to be those of before. Data are told by shape,
-            dtype and a digest of their values, of an array above 64 MiB by one of 256 blocks of it.
-            Batches that are no list and no `Batches` are not looked at, and have to come in the
-            same order again. A checkpoint of an earlier version, without a digest, is believed.
+            Continue from the last checkpoint, with the bits of an uninterrupted run; if there is
+            none, start, with a message on stderr. `epochs` may be larger than before; the data and
+            all other options that affect the results have to be the same. Data are identified by
+            shape, dtype and a digest of their values, for arrays above 64 MiB of 256 blocks.
+            Batches other than a list or `Batches` are not checked, and have to come in the same
+            order. Checkpoints of earlier versions, without a digest, are accepted.
 
         Returns
         -------
         History
-            One row an epoch; ``history.stopped`` says why it ended.
+            One row per epoch; ``history.stopped`` has the reason of its end.
 
         Raises
         ------
         ValueError
-            If shapes or labels do not fit, there are no samples, the checkpoint is that of another
-            run, or more epochs are done than `epochs`.
+            If shapes or labels do not match, there are no samples, the checkpoint belongs to
+            another run, or has more epochs than `epochs`.
         TypeError
-            If libraries, devices or dtypes do not fit.
+            If libraries, devices or dtypes do not match.
         NonFiniteLoss
             If a loss is inf or NaN, unless ``on_nonfinite="ignore"``.
         MemoryError
-            If memory runs out, of any library, with what to do about it.
+            If any library is out of memory, with advice.
         OSError
-            If the folder of the checkpoint cannot be written to.
+            If the checkpoint directory cannot be written to.
 
         Warns
         -----
@@ -250,7 +249,7 @@ class Trainer:
 
         Notes
         -----
-        Called again, it goes through all epochs again, from the parameters that there are.
+        Another call trains for all epochs again, from the current parameters.
         """
         flag("Trainer.fit", "resume", resume)
         several = self.epochs > 1
@@ -263,8 +262,8 @@ class Trainer:
         if checkpoint is not None:
             checkpoint.check(self.net)
             identity = self._identity(settings, x, t)
-        tell = self._tell if self.callbacks else None
-        self._run = Run(self.train_step, source, settings, history, self.evaluate, tell, identity)
+        emit = self._emit if self.callbacks else None
+        self._run = Run(self.train_step, source, settings, history, self.evaluate, emit, identity)
         try:
             if checkpoint is not None and resume:
                 self._run.resume(checkpoint)
@@ -274,20 +273,20 @@ class Trainer:
             elif checkpoint is not None and checkpoint.latest() is not None:
                 message = (
                     f"Trainer.fit: {checkpoint.folder} has the checkpoints of another run; "
-                    "fit(..., resume=True) goes on from them, or use another folder."
+                    "fit(..., resume=True) continues it, or use another folder."
                 )
                 raise ValueError(message)
             return self._run.go()
         finally:
-            self._run = None  # and with it the copies of the parameters
+            self._run = None  # frees the copies of the parameters
 
     def evaluate(self, x: Any, t: Array | None = None) -> dict[str, float]:
-        """Return the loss and the metrics on a data set, as `evaluate` with this trainer's options.
+        """Return the loss and the metrics on a data set: `evaluate` with this trainer's options.
 
         Parameters
         ----------
         x, t : array
-            Samples and targets; or in the place of `x` an iterable of batches.
+            Samples and targets; or instead of `x` an iterable of batches.
 
         Returns
         -------
@@ -299,12 +298,12 @@ class Trainer:
         )
 
     def stop(self) -> None:
-        """End the run after the step that is under way; for callbacks."""
+        """Stop after the current step; for callbacks."""
         if self._run is not None:
             self._run.stop("callback")
 
     def _settings(self, validation: Any) -> Settings:
-        """Return what a run is to do, once its monitor is known to be one of its columns."""
+        """Check `monitor`, and return the options of a run."""
         columns = ["loss", *(self.metrics if self.train_metrics else ())]
         if validation is not None:
             columns += [f"val_{name}" for name in ("loss", *self.metrics)]
@@ -323,7 +322,7 @@ class Trainer:
         )  # fmt: skip
 
     def _identity(self, settings: Settings, x: Any, t: Array | None) -> dict[str, Any]:
-        """Return what has to be the same in a run that goes on, as JSON has it."""
+        """Return the options and data that a resumed run has to share, as JSON."""
         mode = "max" if settings.largest_is_best else "min"
         return {
             "batch_size": self.batch_size, "accumulate": self.accumulate, "seed": self.seed,
@@ -335,8 +334,8 @@ class Trainer:
             **step_identity(self.train_step),
         }  # fmt: skip
 
-    def _tell(self, kind: str, *counts: Any, **details: Any) -> None:
-        """Tell the callbacks what has happened, and the run what they have set here."""
+    def _emit(self, kind: str, *counts: Any, **details: Any) -> None:
+        """Call the callbacks, and pass options that they set on to the run."""
         event = Event(kind, self, self.history, *counts, **details)
         for callback in self.callbacks:
             callback(event)
@@ -351,22 +350,22 @@ def _check_integers(*, least: int, **values: Any) -> None:
             raise ValueError(message)
 
 
-def _check_choice(name: str, value: Any, words: tuple[str, ...]) -> None:
-    if value not in words:
-        message = f"Trainer: {name} is {value!r}; expected one of {words}."
+def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        message = f"Trainer: {name} is {value!r}; expected one of {choices}."
         raise ValueError(message)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
-    """Check that all options are those of a step, and say where others belong."""
+    """Check that all options are those of `TrainStep`, with hints for others."""
     for name in options:
         if name not in inspect.signature(TrainStep.__init__).parameters:
             message = f"Trainer: there is no option {name}."
-            raise TypeError(f"{message} {_ELSEWHERE.get(name, '')}".rstrip())
+            raise TypeError(f"{message} {_HINTS.get(name, '')}".rstrip())
 
 
-# Where people look for what is elsewhere here.
-_ELSEWHERE = {
+# Names of other libraries for options that are elsewhere here.
+_HINTS = {
     "lr": "The optimizer has it: Adam(lr=0.001).",
     "learning_rate": "The optimizer has it: Adam(lr=0.001).",
     "validation": "It goes to fit(x, t, validation=(x, t)).",
@@ -375,15 +374,15 @@ _ELSEWHERE = {
     "resume": "It goes to fit(..., resume=True).",
     "verbose": "progress=False shows nothing.",
     "callback": "callbacks=[...] takes several.",
-    "early_stopping": "patience=3 stops after 3 epochs without a better one.",
+    "early_stopping": "patience=3 stops after 3 epochs without improvement.",
     **dict.fromkeys(("max_epochs", "n_epochs", "num_epochs"), "It is called epochs."),
-    **dict.fromkeys(("shuffle", "random_state", "rng"), "seed decides on the order of samples."),
-    **dict.fromkeys(("device", "xp", "dtype"), "The arrays decide: it trains where they are."),
+    **dict.fromkeys(("shuffle", "random_state", "rng"), "seed determines the order of samples."),
+    **dict.fromkeys(("device", "xp", "dtype"), "The arrays decide: it trains on their device."),
 }
 
 
 def _checked_callbacks(callbacks: Any, progress: Any) -> list[Callable[[Event], Any]]:
-    """Return the callbacks in a list, that which shows progress at its end."""
+    """Check the callbacks and return them in a list, with that for progress at the end."""
     if isinstance(callbacks, str) or not isinstance(callbacks, Iterable):
         hint = f"callbacks=[{getattr(callbacks, '__name__', 'function')}]"
         message = f"Trainer: callbacks is {shown(callbacks)}; expected functions in a list: {hint}."
@@ -405,5 +404,5 @@ def _checked_callbacks(callbacks: Any, progress: Any) -> list[Callable[[Event], 
 
 
 def _clip(limit: float, reduce_grads: Any, grads: dict[str, Array]) -> dict[str, Array]:
-    """Clip gradients, or what another `reduce_grads` makes of them."""
+    """Clip gradients, after another `reduce_grads`."""
     return clip_by_norm(grads if reduce_grads is None else reduce_grads(grads), limit)
