@@ -88,7 +88,7 @@ def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):
 
 
 def test_what_looks_like_a_folder_is_none(tmp_path):
-    with pytest.raises(ValueError, match="new.: ends like a folder; expected a file"):
+    with pytest.raises(ValueError, match="new.: ends with a separator; expected a file"):
         xl.save(f"{tmp_path / 'new'}{os.sep}", network())
     for ending in ("", os.sep, f"{os.sep}."):
         with pytest.raises(ValueError, match="is a folder; expected a file"):

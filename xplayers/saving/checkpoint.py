@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on, in files of which the last few are kept."""
+"""Checkpoints of training runs, of which the last few are kept."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from xplayers.saving.network import (
     APART,
     RECORD,
     as_dict,
-    at_home,
     check_fit,
     check_layer,
-    is_placed,
+    is_materialized,
+    placed_like,
     put,
     read_record,
     to_json,
@@ -49,28 +49,28 @@ State = Mapping[str, Any]  # nested mappings of arrays by name
 _NAME = re.compile(r"step-([0-9]+)\.safetensors")
 _STATE = APART + "state"
 _OLD_MOMENTS = (
-    "has the moments of Adam as earlier versions of xplayers kept them, m / (1 - beta1) and v / "
-    "(1 - beta2). Go on with the version that wrote it; or take the network out of it by "
-    "load(path, net), and begin afresh with the optimizer."
+    "has the moments of Adam as earlier versions of xplayers stored them, m / (1 - beta1) and v / "
+    "(1 - beta2). Resume with the version that wrote it; or read only the network by "
+    "load(path, net), and start with a new optimizer."
 )
 
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What `Checkpoint.restore` gives back beside the arrays of the network.
+    """The result of `Checkpoint.restore`, apart from the arrays of the network.
 
     Parameters
     ----------
     step : int
-        How many steps had been done.
+        Number of completed steps.
     state : dict or None
-        The nested dict of arrays that was saved, as ``TrainStep.state``.
+        The saved nested dict of arrays, as ``TrainStep.state``.
     rng_state : dict or None
-        Of the generator: ``rng.bit_generator.state = saved.rng_state`` lets it go on.
+        State of the generator: restore it by ``rng.bit_generator.state = saved.rng_state``.
     metadata : dict
-        What was given as such.
+        The saved metadata.
     path : pathlib.Path
-        The file it comes from.
+        The file.
     """
 
     step: int
@@ -81,41 +81,42 @@ class Saved:
 
 
 class Checkpoint:
-    """A folder of checkpoints of one run: files named by step, of which the last few are kept.
+    """A directory of checkpoints of one run: files named by step, of which the last few are kept.
 
     A file has the parameters and buffers of the network, the state of the optimizer, the step, the
-    state of a random generator, and metadata: a run that is killed goes on from it with the same
-    bits. It is written under another name, brought to the disk and renamed, so there are no halves.
+    state of a random generator, and metadata: a killed run resumes from it with the same bits.
+    Writes are atomic.
 
     Parameters
     ----------
     folder : str or path-like
-        Of this run alone; ``~`` is a home. It is made when the first file is written.
+        The directory, for this run only; ``~`` is the home directory. It is created with the first
+        file.
     every_steps : int, optional
-        A checkpoint is due whenever a multiple of this has been reached.
+        A checkpoint is due at every multiple of this.
     every_minutes : float, optional
-        A checkpoint is due when so many minutes have gone by since the last. With neither, none is
-        ever due: `save` is called as one likes.
+        A checkpoint is due so many minutes after the last one. With neither, none is ever due, and
+        `save` is called explicitly.
     keep : int
-        How many files are kept; older ones are deleted once a new one is complete.
+        Number of files to keep; older ones are deleted once a new one is complete.
 
     Raises
     ------
     ValueError
         If an option is not positive.
     TypeError
-        If it is no number, or `folder` no path.
+        If an option is not a number, or `folder` is not a path.
 
     Notes
     -----
-    The files are those of `save` with more in them: `load` takes a network out of one. Those of a
-    `Trainer` say which run they are of, so that no other goes on from them.
+    The files extend those of `save`: `load` reads the network from one. Those of a `Trainer`
+    identify their run, so that no other run resumes from them.
 
-    Several processes may write to one folder at the same time, each its own complete files.
+    Several processes may write to a directory at the same time, each its own complete files.
 
     Examples
     --------
-    A loop that can be killed at any time, and run again::
+    A loop that can be killed at any time and restarted::
 
         checkpoint = xl.Checkpoint("run", every_steps=100)
         saved = checkpoint.restore(net)
@@ -142,20 +143,20 @@ class Checkpoint:
         if every_minutes is not None:
             self.every_minutes = positive("Checkpoint", "every_minutes", every_minutes)
         self.keep = _count("keep", keep, 1)
-        self._went_on(0)
+        self._reset_timer(0)
 
     def __repr__(self) -> str:
         names = ("every_steps", "every_minutes", "keep")
         options = [f"{n}={getattr(self, n)}" for n in names if getattr(self, n) is not None]
         return f"Checkpoint({str(self.folder)!r}, {', '.join(options)})"
 
-    def _went_on(self, step: int) -> None:
+    def _reset_timer(self, step: int) -> None:
         self._step, self._time = step, time.monotonic()
 
     def due(self, step: int) -> bool:
-        """Whether it is time for a checkpoint, when `step` steps have been done.
+        """Whether a checkpoint is due after `step` steps.
 
-        Counted from the last one that was saved or restored. Steps may be passed over: with
+        Counted from the last one that was saved or restored. Steps may be skipped: with
         ``every_steps=10`` one is due at 21 if the last was at 19.
         """
         if self.every_steps and step // self.every_steps > self._step // self.every_steps:
@@ -173,19 +174,19 @@ class Checkpoint:
         rng: np.random.Generator | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Path:
-        """Write a checkpoint; then delete those that are no longer kept.
+        """Write a checkpoint, then delete old ones.
 
         Parameters
         ----------
         step : int
-            How many steps have been done.
+            Number of completed steps.
         net : Layer
             The network.
         state : mapping, optional
             Arrays of any library, in mappings by name that may be nested: ``TrainStep.state``, or
             ``{"optimizer": optimizer.state}``.
         rng : numpy.random.Generator, optional
-            Its state is kept; what it would `spawn` is not a part of that.
+            Its state is saved; without the counter of `spawn`.
         metadata : mapping, optional
             As in `save`, of any length: the history of the run, for example.
 
@@ -197,11 +198,11 @@ class Checkpoint:
         Raises
         ------
         OSError
-            If it cannot be written. Earlier checkpoints are all still there then.
+            If it cannot be written; then all earlier checkpoints are kept.
         ValueError
-            If the folder has a checkpoint of a later step: that of another run.
+            If the directory has a checkpoint of a later step, which is of another run.
         TypeError
-            If something is not of the kind above.
+            If an argument has the wrong type.
         """
         check_layer("Checkpoint", net, "The order is save(step, net)." * isinstance(step, Layer))
         step = _count("step", step, 0)
@@ -219,11 +220,11 @@ class Checkpoint:
         self.folder.mkdir(parents=True, exist_ok=True)
         write(path, arrays, {"net": repr(net), "step": str(step)})
         self._prune(step)
-        self._went_on(step)
+        self._reset_timer(step)
         return path
 
     def latest(self) -> Path | None:
-        """Return the newest file that is complete, or None if there is none at all.
+        """Return the newest complete file, or None if there are no files.
 
         Warns
         -----
@@ -233,25 +234,25 @@ class Checkpoint:
         Raises
         ------
         ValueError
-            If there are files, and none is complete.
+            If there are files, but none is complete.
         """
         newest = self.newest({RECORD})
         return newest and newest.path
 
     def restore(self, net: Layer) -> Saved | None:
-        """Give the network the arrays of the newest complete checkpoint.
+        """Load the newest complete checkpoint into the network.
 
         Parameters
         ----------
         net : Layer
-            A network like the one that was saved. It is not touched before all is checked.
+            A network like the one that was saved. It is not changed before all is checked.
 
         Returns
         -------
         Saved or None
-            None if there is no file. The arrays of ``state`` are where those of the network are, in
-            the dtypes that were saved. If the network has no place yet they are NumPy's (bfloat16
-            as float32), and ``TrainStep.state`` takes them along to the first input.
+            None if there is no file. The arrays of ``state`` are on the device of the network, in
+            the saved dtypes. If the network is not materialized yet, they are NumPy arrays
+            (bfloat16 as float32), which ``TrainStep.state`` moves to the first input.
 
         Warns
         -----
@@ -261,15 +262,15 @@ class Checkpoint:
         Raises
         ------
         ValueError
-            If there are files, and none is complete; or if it does not fit the network, as in
+            If there are files, but none is complete; or if it does not match the network, as in
             `load`.
         """
         check_layer("Checkpoint", net)
         newest = self.newest()
-        return None if newest is None else self.give(net, newest)
+        return None if newest is None else self.load_into(net, newest)
 
     def newest(self, names: Collection[str] | None = None) -> File | None:
-        """Return the newest complete file, with the values called `names`, or all."""
+        """Read the newest complete file, with the arrays in `names`, or all."""
         damaged: set[Path] = set()
         while files := self._files():
             for _, path in reversed(files):
@@ -279,39 +280,39 @@ class Checkpoint:
                     return _read(path, names)
                 except (OSError, ValueError) as error:
                     if not os.path.lexists(path):
-                        break  # another process has just deleted it: look again
+                        break  # another process has deleted it: list the files again
                     damaged.add(path)
-                    warn(f"Checkpoint passes over {error}")
+                    warn(f"Checkpoint skips {error}")
             else:
                 message = f"none of the {len(files)} files in {self.folder} is complete."
                 raise ValueError(f"Checkpoint: {message}")
         return None
 
-    def give(self, net: Layer, file: File) -> Saved:
-        """Give the network the arrays of a file, after all is checked."""
+    def load_into(self, net: Layer, file: File) -> Saved:
+        """Set the arrays of the network to those of a file, after all is checked."""
         path, entries, values, record = file
         with naming(path):
             check_fit(net, {k: e for k, e in entries.items() if not k.startswith(APART)})
-            arrays = at_home(net, values)
-            like = next((a for name, a in net.arrays.items() if is_placed(net, name)), None)
+            arrays = placed_like(net, values)
+            like = next((a for name, a in net.arrays.items() if is_materialized(net, name)), None)
             if record["version"] == 1 and any(
                 name.replace("/m/", "/v/") in entries for name in entries if "/m/" in name
             ):
                 raise ValueError(_OLD_MOMENTS)
             state = record["state"] and _rebuilt(record["state"], _STATE, entries, values, like)
         put(net, arrays)
-        self._went_on(record["step"])
+        self._reset_timer(record["step"])
         return Saved(record["step"], state, record["rng_state"], record["metadata"], path)
 
     def check(self, net: Layer) -> None:
-        """Check that checkpoints of a network can be written, and write nothing.
+        """Check that checkpoints of a network can be written, without writing.
 
         Raises
         ------
         OSError
-            If the folder can neither be written to nor made.
+            If the directory can neither be written to nor created.
         ValueError, TypeError
-            If the format has no form for an array, or no space for the names of all.
+            If the format does not support a dtype, or the header would be too long.
         """
         arrays = {**net.arrays, RECORD: np.empty(0, "uint8")}
         check_header(self.folder, arrays, {"net": repr(net), "step": "0" * 20})
@@ -322,7 +323,7 @@ class Checkpoint:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
 
     def _files(self) -> list[tuple[int, Path]]:
-        """Return the files with their steps, in the order of these."""
+        """Return the steps and files, sorted by step."""
         try:
             matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
         except FileNotFoundError:
@@ -330,31 +331,31 @@ class Checkpoint:
         return sorted((int(match[1]), path) for match, path in matches if match)
 
     def _check_later(self, step: int) -> None:
-        """Check that no later step is there, which would be taken for the newest."""
+        """Check that there is no later step, which would remain the newest."""
         for later, path in reversed(self._files()):
             if later > step:
-                with contextlib.suppress(OSError, ValueError):  # damaged: it is passed over
+                with contextlib.suppress(OSError, ValueError):  # damaged: ignored
                     _read(path, {RECORD})
                     break
         else:
             return
         message = (
             f"Checkpoint: {self.folder} has step {later} of another run, and this one is at "
-            f"{step}. Go on from it with restore, or use another folder."
+            f"{step}. Resume from it by restore, or use another folder."
         )
         raise ValueError(message)
 
     def _prune(self, step: int) -> None:
-        """Delete the files that are no longer kept, and what writes that were killed have left."""
+        """Delete old files, and stale temporary ones."""
         known = [path for other, path in self._files() if other <= step]
         for path in known[: -self.keep]:
-            with contextlib.suppress(OSError):  # the new one is there, and that is what counts
+            with contextlib.suppress(OSError):  # the new one is complete, which matters more
                 path.unlink()
         clean(self.folder)
 
 
 class File(NamedTuple):
-    """A checkpoint that was read whole."""
+    """The contents of a checkpoint."""
 
     path: Path
     entries: dict[str, Entry]
@@ -363,7 +364,7 @@ class File(NamedTuple):
 
 
 def _read(path: Path, names: Collection[str] | None = None) -> File:
-    """Read a checkpoint whole, so that its checksum is checked; keep the values called `names`."""
+    """Read all of a checkpoint and verify its checksum; keep the arrays in `names`."""
     with reading(path) as file:
         values = file.read(names)
         return File(path, file.entries, values, read_record(values))
@@ -380,7 +381,7 @@ def _count(name: str, value: Any, least: int) -> int:
 
 
 def _structure(state: Any) -> dict[str, Any]:
-    """Return the names in nested mappings of arrays, with None for each array."""
+    """Return the nested mappings with None instead of each array."""
     if not isinstance(state, Mapping):
         message = f"Checkpoint: state is a {type(state).__name__}; expected a dict of arrays."
         raise TypeError(message)
@@ -412,7 +413,7 @@ def _rebuilt(
     values: Mapping[str, np.ndarray],
     like: Array,
 ) -> dict[str, Any]:
-    """Return the nested dict of arrays again: where `like` is, or without it on the host."""
+    """Return the nested dict of arrays, on the device of `like`, or without it on the host."""
     state = {}
     for name, inner in structure.items():
         path = _path(prefix, name)
@@ -428,11 +429,11 @@ def _rebuilt(
 
 
 def _moved(values: np.ndarray, dtype: str, like: Array, name: str) -> Array:
-    """Return `values` where `like` is, in the dtype that they had when they were saved."""
+    """Return `values` on the device of `like`, in the saved dtype."""
     xp = namespace(like)
-    half = named_dtype(xp, dtype) if dtype == "bfloat16" else None  # others are as they are
-    moved = move(values, xp=xp, device=device(like), dtype=half)
-    if dtype_name(moved.dtype) != dtype:  # JAX without its 64-bit types, NumPy without bfloat16
+    bfloat16 = named_dtype(xp, dtype) if dtype == "bfloat16" else None  # others are unchanged
+    moved = move(values, xp=xp, device=device(like), dtype=bfloat16)
+    if dtype_name(moved.dtype) != dtype:  # JAX without x64, NumPy without bfloat16
         message = f"{name} is {dtype}, which {place(like)} cannot be."
         raise ValueError(message)
     return moved

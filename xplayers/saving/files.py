@@ -1,4 +1,4 @@
-"""Atomic writes, and no pipes or devices taken for files."""
+"""Atomic writes of files, and checks that they are regular files."""
 
 from __future__ import annotations
 
@@ -13,66 +13,65 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows, where a file that is open cannot be deleted
+except ImportError:  # Windows, where open files cannot be deleted
     fcntl = None
 
 from xplayers._checks import shown
 
 AnyPath = str | os.PathLike[str]
 
-TEMPORARY = ".xplayers-*.tmp"  # what a process that was killed may leave behind
-_OLD = 24 * 3600.0  # seconds after which it is that too where files cannot be locked
+TEMPORARY = ".xplayers-*.tmp"  # temporary files; a killed process may leave one
+_OLD = 24 * 3600.0  # seconds after which it is stale if files cannot be locked
 
 
 def in_full(path: AnyPath, owner: object, name: str = "path") -> str:
-    """Return a path as a string, with the home of a user in the place of ``~``.
+    """Return a path as a string, with ``~`` expanded to the home directory.
 
     Raises
     ------
     TypeError
-        If `path` is none.
+        If `path` is not a path.
     ValueError
-        If it is empty, as that of a variable which is not set.
+        If it is empty, as from an unset variable.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         message = f"{owner}: {name} is {shown(path)}; expected a str or pathlib.Path."
         raise TypeError(message)
     if not os.fspath(path):
-        message = f"{owner}: {name} is empty; expected a name, or '.' for where we are."
+        message = f"{owner}: {name} is empty; expected a path; '.' is the current directory."
         raise ValueError(message)
-    return os.path.expanduser(path)  # pathlib fails without a home
+    return os.path.expanduser(path)  # pathlib fails without a home directory
 
 
 def opened(path: AnyPath) -> io.BufferedReader:
-    """Open a file for reading; a ValueError where `path` is a folder, a pipe or a device."""
-    _check_regular(path)  # before it is opened: that of a pipe would wait for ever
+    """Open a file for reading; ValueError if `path` is a directory, a pipe or a device."""
+    _check_regular(path)  # first: opening a pipe would block
     return open(path, "rb")
 
 
 def _check_regular(path: AnyPath) -> os.stat_result:
-    found = os.stat(path)
-    if stat.S_ISREG(found.st_mode):
-        return found
+    status = os.stat(path)
+    if stat.S_ISREG(status.st_mode):
+        return status
     kinds = {stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe", stat.S_IFSOCK: "socket"}
-    message = f"is a {kinds.get(stat.S_IFMT(found.st_mode), 'device')}; expected a file."
+    message = f"is a {kinds.get(stat.S_IFMT(status.st_mode), 'device')}; expected a file."
     raise ValueError(message)
 
 
 @contextlib.contextmanager
 def replacing(path: AnyPath) -> Iterator[io.BufferedWriter]:
-    """Yield a new file that takes the place of `path` when all of it is on the disk.
+    """Yield a temporary file that atomically replaces `path` at the end of the block.
 
-    Whatever happens before that (an error, a full disk, a kill, loss of power) leaves `path` as it
-    was. Only a kill leaves the new file behind, for `clean`. It gets the mode of the file that it
-    replaces and, where this process may give it away, the owner. A link stays one: what it leads to
-    is replaced.
+    Any failure before (an error, a full disk, a kill, loss of power) leaves `path` unchanged. Only
+    a kill leaves the temporary file, for `clean`. The new file gets the mode of the replaced one
+    and, if permitted, the owner. Symbolic links are followed.
 
     Raises
     ------
     OSError
         With the name `path`, if it cannot be written.
     ValueError
-        If `path` is a folder, a pipe or a device.
+        If `path` is a directory, a pipe or a device.
     """
     target = Path(os.path.realpath(path))
     temporary = None
@@ -81,14 +80,14 @@ def replacing(path: AnyPath) -> Iterator[io.BufferedWriter]:
         with contextlib.suppress(FileNotFoundError):
             replaced = _check_regular(target)
         if os.fspath(path).endswith((os.sep, os.altsep or os.sep)):
-            message = "ends like a folder; expected a file."
+            message = "ends with a separator; expected a file."
             raise ValueError(message)
         file, temporary = _temporary(target.parent, replaced)
         with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-            if fcntl is not None:  # while it is locked; Windows renames no open files
+            if fcntl is not None:  # while it is locked; Windows cannot rename open files
                 os.replace(temporary, target)
         if fcntl is None:
             os.replace(temporary, target)
@@ -102,7 +101,7 @@ def replacing(path: AnyPath) -> Iterator[io.BufferedWriter]:
 
 
 def write_text(path: AnyPath, text: str) -> None:
-    """Put a text in the place of a file, in UTF-8; a pipe or a device gets it as it comes."""
+    """Write a text in UTF-8, atomically; a pipe or a device is written to directly."""
     if os.path.exists(path) and not os.path.isfile(path):
         with open(path, "wb") as file:
             file.write(text.encode())
@@ -112,10 +111,10 @@ def write_text(path: AnyPath, text: str) -> None:
 
 
 def clean(folder: Path) -> None:
-    """Delete what writes that were killed have left in a folder, and no file of one that goes on.
+    """Delete stale temporary files in a directory, but none that is being written.
 
-    A file that is being written is locked, on Windows it is open. Where files cannot be locked, as
-    on some that lie on another machine, those are deleted that nobody has written to for a day.
+    A file that is being written is locked, or on Windows open. If files cannot be locked, as on
+    some network file systems, those are deleted that were not modified for a day.
     """
     for path in folder.glob(TEMPORARY):
         with contextlib.suppress(OSError):
@@ -133,14 +132,14 @@ def clean(folder: Path) -> None:
 
 
 def _temporary(folder: Path, replaced: os.stat_result | None) -> tuple[io.BufferedWriter, Path]:
-    """Make a file and lock it, with the mode and the owner of the one that it will replace."""
+    """Create and lock a temporary file, with the mode and owner of the file it will replace."""
     while True:
         path = folder / TEMPORARY.replace("*", os.urandom(8).hex())
         file = open(path, "xb")  # noqa: SIM115 - the caller closes it
         try:
-            if replaced is not None:  # while it is empty: nobody reads what comes later
-                _give(file.fileno(), replaced)
-            # Before it was locked, another process may have taken it for one that was left.
+            if replaced is not None:  # while it is empty, so nothing is readable too early
+                _copy_permissions(file.fileno(), replaced)
+            # Before the lock another process may have deleted it as stale.
             if _locked(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
                 return file, path
         except BaseException:
@@ -151,24 +150,24 @@ def _temporary(folder: Path, replaced: os.stat_result | None) -> tuple[io.Buffer
         _remove(path)
 
 
-def _give(handle: int, like: os.stat_result) -> None:
-    """Give an open file the mode and the owner of another."""
+def _copy_permissions(handle: int, like: os.stat_result) -> None:
+    """Set mode and owner of an open file to those of another."""
     if not hasattr(os, "fchmod"):  # Windows
         return
     mode = stat.S_IMODE(like.st_mode) & 0o777
     for owner in ((like.st_uid, like.st_gid), (-1, like.st_gid)):
-        now = os.fstat(handle)
-        if (now.st_uid, now.st_gid) != (like.st_uid, like.st_gid):
-            with contextlib.suppress(OSError):  # only root may give a file to anybody
+        current = os.fstat(handle)
+        if (current.st_uid, current.st_gid) != (like.st_uid, like.st_gid):
+            with contextlib.suppress(OSError):  # only root may change the owner
                 os.fchown(handle, *owner)
-    if os.fstat(handle).st_gid != like.st_gid:  # another group: it may do what everybody may
+    if os.fstat(handle).st_gid != like.st_gid:  # another group gets the permissions of others
         mode = mode & ~0o070 | (mode & 0o007) << 3
-    with contextlib.suppress(OSError):  # of file systems that have no modes
+    with contextlib.suppress(OSError):  # file systems without modes
         os.fchmod(handle, mode)
 
 
 def _locked(handle: int) -> bool | None:
-    """Lock a file while it is open. False: another process has. None: it cannot be."""
+    """Lock an open file. False: another process holds the lock. None: locks are not supported."""
     if fcntl is None:
         return None
     try:
@@ -180,33 +179,32 @@ def _locked(handle: int) -> bool | None:
 
 def _remove(path: Path | None) -> None:
     if path is not None:
-        with contextlib.suppress(OSError):  # the error that led here is the one to report
+        with contextlib.suppress(OSError):  # report the original error
             path.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, so that a rename outlives a loss of power."""
+    """Sync a directory to the disk, so that a rename survives a loss of power."""
     if os.name != "posix":
-        return  # Windows opens no folders
+        return  # Windows cannot open directories
     try:
         handle = os.open(folder, os.O_RDONLY)
-    except PermissionError:  # one may write to it and not list it
+    except PermissionError:  # writable but not readable
         return
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # of file systems that cannot
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems without it
             raise
     finally:
         os.close(handle)
 
 
 def append(path: AnyPath, line: str) -> None:
-    """Add a line, or several, to a text file in UTF-8: all of it, or nothing.
+    """Append one or more lines to a text file in UTF-8: all or nothing.
 
-    What a write that was cut off (a full disk) has left of it is taken away again. The half of a
-    line of somebody who was killed before is ended, so that the new one begins in a place of its
-    own.
+    After a partial write (a full disk) the file is truncated to its old size. If the file ends with
+    an incomplete line, of a killed process, that is terminated first.
 
     Raises
     ------
@@ -214,7 +212,7 @@ def append(path: AnyPath, line: str) -> None:
         If it cannot be written.
     """
     with open(path, "ab", buffering=0) as file:
-        regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # and no pipe or device
+        regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # not a pipe or device
         end = file.seek(0, os.SEEK_END) if regular else 0
         data = f"{line}\n".encode()
         if end and _last_byte(path) != b"\n":

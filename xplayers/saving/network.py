@@ -1,4 +1,4 @@
-"""Networks in files: `save` and `load`, in the safetensors format."""
+"""Saving and loading of networks, in the safetensors format."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from xplayers.saving.safetensors import Entry, Reader, reading, write
 
 __all__ = ["load", "read_metadata", "save"]
 
-# A checkpoint has the arrays of its network by their names, and everything else below this.
+# A checkpoint has the arrays of its network by name, and everything else under this prefix.
 APART = "checkpoint/"
-RECORD = APART + "record"  # JSON, in an array since it may be longer than a header
-# In version 1, which did not say so, Adam had m / (1 - beta1) and v / (1 - beta2).
+RECORD = APART + "record"  # JSON, as an array because it may be longer than a header
+# In version 1, which has no version field, Adam had m / (1 - beta1) and v / (1 - beta2).
 _KINDS = {
     "version": int, "step": int, "state": dict | None, "rng_state": dict | None, "metadata": dict,
 }  # fmt: skip
@@ -31,24 +31,24 @@ def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -
     Parameters
     ----------
     path : str or path-like
-        The file; ``net.safetensors``, for example; ``~`` is a home. One that is there is replaced
-        in the instant in which the new one is complete: an error, a full disk or a kill leaves it
-        as it was. Its mode stays, and where it is a link, what that leads to is replaced.
+        The file, as ``net.safetensors``; ``~`` is the home directory. An existing file is replaced
+        atomically: an error, a full disk or a kill leaves it unchanged. Its mode is kept, and
+        symbolic links are followed.
     net : Layer
         The network; its arrays may be of any library and on any device.
     metadata : mapping, optional
-        What JSON can hold, and NumPy numbers. Tuples come back as lists, keys as strings. NaN and
-        infinities are written as Python's ``json`` does.
+        JSON values and NumPy scalars. Tuples are loaded as lists, keys as strings. NaN and
+        infinities are written as by Python's ``json``.
 
     Raises
     ------
     OSError
         If the file cannot be written.
     ValueError
-        If `path` is a folder, a pipe or a device, or the metadata are longer than 2 MiB.
+        If `path` is a directory, a pipe or a device, or the metadata are longer than 2 MiB.
     TypeError
-        If `path` is no path or `net` no layer, JSON has no form for the metadata, or the format
-        none for a dtype.
+        If `path` is not a path or `net` not a layer, the metadata cannot be converted to JSON, or
+        the format does not support a dtype.
 
     See Also
     --------
@@ -56,11 +56,11 @@ def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -
 
     Notes
     -----
-    The format is safetensors, which holds no code: the ``safetensors`` library reads the file, so
-    that ``safetensors.torch.load_file(path)`` is a dict of torch tensors by the names of
-    ``net.params`` and ``net.buffers``. bfloat16 stays bfloat16. Beside the arrays there are
-    ``repr(net)``, for people; a version of the format; and a SHA-256 sum over names, dtypes,
-    shapes, values and metadata. The sum tells damage, not who wrote the file.
+    The format is safetensors, which contains no code. The ``safetensors`` library reads the file:
+    ``safetensors.torch.load_file(path)`` is a dict of torch tensors by the names of ``net.params``
+    and ``net.buffers``. bfloat16 stays bfloat16. Besides the arrays there are ``repr(net)``, for
+    information; a version of the format; and a SHA-256 checksum of names, dtypes, shapes, values
+    and metadata. The checksum detects damage; it does not authenticate the file.
 
     Examples
     --------
@@ -83,37 +83,37 @@ def load(
 ) -> dict[str, Any]:
     """Read the parameters and buffers of a network from a file of `save` or `Checkpoint`.
 
-    Everything is checked before the network is touched. The values come to where the arrays of the
-    network are: library, device, and layout in memory. Gradients and pending passes are forgotten.
+    Everything is checked before the network is changed. The arrays keep library, device and memory
+    layout of those of the network. Gradients and pending passes are dropped.
 
     Parameters
     ----------
     path : str or path-like
-        The file; ``~`` is a home.
+        The file; ``~`` is the home directory.
     net : Layer
-        A network with the names and shapes of the one that was saved, made by the same code. It has
-        to be given.
+        A network with the names and shapes of the saved one, created by the same code. It is
+        required.
     cast : bool
-        Whether floating-point values may change to the dtype that the network has. Integers, whose
-        widths differ between libraries, always may where none of their values is lost.
+        Whether floating-point values may be cast to the dtype of the network. Integers, whose
+        widths differ between libraries, are always cast if no value is lost.
     verify : bool
-        Whether to insist on the checksum. False also reads a safetensors file which xplayers did
-        not write.
+        Whether to require the checksum. False also reads safetensors files of other programs.
 
     Returns
     -------
     dict
-        The metadata given to `save`. Of a file of others: its own, a dict of strings.
+        The metadata passed to `save`. For a file of another program: its own, a dict of strings.
 
     Raises
     ------
     ValueError
-        If the file is none of the format, damaged, cut off or not written by xplayers; or if names,
-        shapes or dtypes do not fit the network: all that do not are listed. It names the file.
+        If the file has another format, is damaged, truncated or not written by xplayers; or if
+        names, shapes or dtypes do not match the network: all mismatches are listed. The message has
+        the name of the file.
     OSError
         If the file cannot be read.
     TypeError
-        If `path` is no path, or `net` no layer.
+        If `path` is not a path, or `net` not a layer.
 
     See Also
     --------
@@ -121,16 +121,16 @@ def load(
 
     Notes
     -----
-    A network that has no place yet (from ``init``, before the first input) takes the values in the
-    dtype of the file, bfloat16 as float32, and follows its first input as before.
+    A network that is not materialized yet (from ``init``, before the first input) takes the values
+    in the dtype of the file, bfloat16 as float32, and still moves to its first input.
 
-    Loading a file runs no code, unlike ``torch.load`` or ``pickle``. Where PyTorch's
-    ``load_state_dict`` writes into the tensors of the module, here the network gets new arrays.
+    Loading executes no code, unlike ``torch.load`` or ``pickle``. PyTorch's ``load_state_dict``
+    copies into the tensors of the module; here the network gets new arrays.
     """
     if net is None:
         message = (
-            "load: net is missing. A file has arrays and no code: make the network again as it was "
-            "made, and call load(path, net)."
+            "load: net is missing. A file has arrays and no code: create the network by the same "
+            "code, and call load(path, net)."
         )
         raise TypeError(message)
     path = _file("load", path, net)
@@ -141,18 +141,18 @@ def load(
         check_fit(net, entries, cast=cast)
         values = file.read({*entries, RECORD})
         metadata = _metadata(file, values)
-        arrays = at_home(net, values)
+        arrays = placed_like(net, values)
     put(net, arrays)
     return metadata
 
 
 def read_metadata(path: AnyPath, *, verify: bool = True) -> dict[str, Any]:
-    """Return the metadata of a file of `save` or `Checkpoint`, without a network to load it into.
+    """Return the metadata of a file of `save` or `Checkpoint`, without loading a network.
 
     Parameters
     ----------
     path : str or path-like
-        The file; ``~`` is a home. It is read whole, in pieces, and its checksum is checked.
+        The file; ``~`` is the home directory. All of it is read, in chunks, for the checksum.
     verify : bool
         As in `load`.
 
@@ -173,7 +173,7 @@ def read_metadata(path: AnyPath, *, verify: bool = True) -> dict[str, Any]:
 
 
 def _file(owner: str, path: Any, net: Any) -> str:
-    """Check a network and its file, which people mistake for each other."""
+    """Check a network and its path, with a hint if they are swapped."""
     swapped: bool = issubclass(type(path), Layer)
     check_layer(owner, net, f"The order is {owner}(path, net)." if swapped else "")
     return in_full(path, owner)
@@ -187,7 +187,7 @@ def check_layer(owner: str, net: Any, hint: str = "") -> None:
     if isinstance(net, type) and issubclass(net, Layer):
         hint = f"Call the class: {constructor_call(net)}."
     elif isinstance(net, Mapping) and not hint:
-        hint = "Pass the network itself, whose arrays these are."
+        hint = "Pass the network itself, not its arrays."
     message = f"{owner}: net is {kind}; expected a layer, as Sequential. {hint}".rstrip()
     raise TypeError(message)
 
@@ -201,15 +201,15 @@ def as_dict(owner: str, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def to_json(value: Any) -> str:
-    """Return `value` as JSON; NumPy's numbers are numbers."""
-    return json.dumps(value, default=_plain)
+    """Return `value` as JSON; NumPy scalars become numbers."""
+    return json.dumps(value, default=_to_python)
 
 
-def _plain(value: Any) -> Any:
+def _to_python(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     message = (
-        f"save: metadata has a {type(value).__name__}, which JSON cannot hold; "
+        f"save: metadata has a {type(value).__name__}, which is not a JSON type; "
         "expected numbers, strings, lists and dicts."
     )
     raise TypeError(message)
@@ -222,31 +222,31 @@ def _metadata(file: Reader, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return dict(file.strings)
     metadata = json.loads(file.strings.get("metadata", "{}"))
     if not isinstance(metadata, dict):
-        message = "has metadata that are no dict."
+        message = "has metadata that are not a dict."
         raise ValueError(message)
     return metadata
 
 
 def read_record(values: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Return what a checkpoint has beside arrays: step, state, rng_state and metadata."""
+    """Return the record of a checkpoint: version, step, state, rng_state and metadata."""
     record = json.loads(values[RECORD].tobytes()) if RECORD in values else None
     record = {"version": 1, **record} if isinstance(record, dict) else {}
     if record.keys() != _KINDS.keys() or not all(
         isinstance(record[name], kind) for name, kind in _KINDS.items()
     ):
-        message = "is no checkpoint."
+        message = "is not a checkpoint."
         raise ValueError(message)
     return record
 
 
 def entries_of_net(file: Reader) -> dict[str, Entry]:
-    """Return the entries of a file without those that a checkpoint has beside the network."""
+    """Return the entries of the network, without those that only a checkpoint has."""
     checkpoint = RECORD in file.entries
     return {k: e for k, e in file.entries.items() if not (checkpoint and k.startswith(APART))}
 
 
 def check_fit(net: Layer, entries: Mapping[str, Entry], *, cast: bool = False) -> None:
-    """Check that a file holds the arrays of a network, and list all that does not fit."""
+    """Check that a file has the arrays of a network; the error lists all mismatches."""
     arrays, faults = net.arrays, []
     both = [name for name in arrays if name in entries]
     missing = [name for name in arrays if name not in entries]
@@ -256,56 +256,55 @@ def check_fit(net: Layer, entries: Mapping[str, Entry], *, cast: bool = False) -
     if unexpected:
         faults.append(f"not in the network: {', '.join(unexpected)}")
     for name in both:
-        there, here = entries[name].shape, tuple(arrays[name].shape)
-        if there != here:
-            faults.append(f"{name} has shape {there} in the file, {here} in the network")
-    other = []
+        saved, expected = entries[name].shape, tuple(arrays[name].shape)
+        if saved != expected:
+            faults.append(f"{name} has shape {saved} in the file, {expected} in the network")
+    mismatches = []
     for name in both:
-        there, here = entries[name].dtype, dtype_name(arrays[name].dtype)
-        if not _may_become(here, there, cast or not is_placed(net, name)):
-            other.append((here, there))
-            faults.append(f"{name} is {there} in the file, {here} in the network")
-    if any(_kind(here) == _kind(there) for here, there in other):
+        saved, expected = entries[name].dtype, dtype_name(arrays[name].dtype)
+        if not _castable(saved, expected, cast or not is_materialized(net, name)):
+            mismatches.append((saved, expected))
+            faults.append(f"{name} is {saved} in the file, {expected} in the network")
+    if any(_kind(saved) == _kind(expected) for saved, expected in mismatches):
         faults.append("call net.to(dtype=...) before, or load(path, net, cast=True)")
     if faults:
-        message = f"does not fit the network: {'; '.join(faults)}."
+        message = f"does not match the network: {'; '.join(faults)}."
         raise ValueError(message)
 
 
-def _may_become(here: str, there: str, cast: bool) -> bool:
-    """Whether values of the dtype `there` may become those of `here`."""
-    kind = _kind(here)
-    return here == there or (kind == _kind(there) and (kind == "integer" or cast))
+def _castable(saved: str, expected: str, cast: bool) -> bool:
+    """Whether values of the dtype `saved` may be cast to `expected`."""
+    kind = _kind(saved)
+    return saved == expected or (kind == _kind(expected) and (kind == "integer" or cast))
 
 
 def _kind(dtype: str) -> str:
     return "floating" if "float" in dtype else "integer" if "int" in dtype else dtype
 
 
-def is_placed(net: Layer, name: str) -> bool:
-    """Whether an array of the network has its place; else it will follow the first input."""
+def is_materialized(net: Layer, name: str) -> bool:
+    """Whether an array of the network is materialized; else it will move to the first input."""
     return net._stores[name.rpartition(".")[0]].materialized
 
 
-def at_home(net: Layer, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
-    """Return the arrays of a network with the host `values`, where the present ones are."""
+def placed_like(net: Layer, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    """Return `values` with library, device and layout of the arrays of a network."""
     arrays = {}
     for name, old in net.arrays.items():
-        new, dtype = _laid_out(values[name], old), dtype_name(old.dtype)
+        new, dtype = _with_layout(values[name], old), dtype_name(old.dtype)
         if _kind(dtype) == "integer":
             if np.any(new.astype(dtype) != new):
                 message = f"{name} has values beyond the {dtype} of the network."
                 raise ValueError(message)
             new = new.astype(dtype)
-        arrays[name] = asarray(new, old) if is_placed(net, name) else new
+        arrays[name] = asarray(new, old) if is_materialized(net, name) else new
     return arrays
 
 
-def _laid_out(values: np.ndarray, old: Array) -> np.ndarray:
-    """Return `values` with their axes in memory in the order of `old`.
+def _with_layout(values: np.ndarray, old: Array) -> np.ndarray:
+    """Return `values` with the memory layout (order of axes) of `old`.
 
-    Products of a matrix in another order differ in the last bits, and so would training that goes
-    on from a file.
+    Matrix products depend on it in the last bits, and so would a resumed run.
     """
     strides = old.stride() if callable(getattr(old, "stride", None)) else _strides(old)
     order = sorted(range(len(strides)), key=lambda axis: -abs(strides[axis]))
@@ -313,11 +312,11 @@ def _laid_out(values: np.ndarray, old: Array) -> np.ndarray:
 
 
 def _strides(old: Array) -> tuple[int, ...]:
-    return getattr(old, "strides", (0,) * len(old.shape))  # JAX has none
+    return getattr(old, "strides", (0,) * len(old.shape))  # JAX has no strides
 
 
 def put(net: Layer, arrays: Mapping[str, Array]) -> None:
-    """Give a network new arrays."""
+    """Set the arrays of a network."""
     net.params.update({name: arrays[name] for name in net.params})
     net.buffers.update({name: arrays[name] for name in net.buffers})
     net.zero_grads()

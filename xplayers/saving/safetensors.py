@@ -1,12 +1,11 @@
-"""The safetensors format: named arrays in one file, which loading cannot run as code.
+"""The safetensors format: named arrays in a file without code.
 
-A file is the length of its header (8 bytes), the header (JSON: dtype, shape and place of each
+A file is the length of its header (8 bytes), the header (JSON: dtype, shape and offsets of each
 array, and a mapping of strings), and the values, without gaps; all little-endian and in C order.
 https://github.com/huggingface/safetensors describes it, and its library reads these files.
 
-What this file adds to the format are entries of that mapping: ``format`` and ``format_version`` say
-whose file it is, and ``sha256`` covers all names, dtypes, shapes, values and strings, so that a
-flipped bit is an error.
+We add entries to that mapping: ``format`` and ``format_version`` identify the writer, and
+``sha256`` is a checksum of all names, dtypes, shapes, values and strings.
 """
 
 from __future__ import annotations
@@ -36,39 +35,39 @@ _CODES = {
 }  # fmt: skip
 _NAMES = {code: name for name, code in _CODES.items()}
 
-# Of the header. JSON takes some 25 times its length in memory at worst, so this is what keeps a
-# hostile file below 100 MB; it is enough for 20,000 arrays.
+# Maximum bytes of the header. Parsed JSON takes up to 25 times its length in memory, so a malicious
+# file needs less than 100 MB; it is enough for 20,000 arrays.
 _LIMIT = 2 * 2**20
-_CHUNK = 2**20  # of values that are looked at and not kept
-_MAX_AXES = 64  # of NumPy
+_CHUNK = 2**20  # bytes of values that are only hashed
+_MAX_AXES = 64  # the limit of NumPy
 
 
 class Entry(NamedTuple):
-    """What the header says of one array."""
+    """The header entry of an array."""
 
-    dtype: str  # as the standard calls it
+    dtype: str  # name of the Array API
     shape: tuple[int, ...]
     begin: int
     end: int
 
 
 def write(path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]) -> None:
-    """Write arrays of any library and a mapping of strings: a whole file, or none.
+    """Write arrays of any library and a mapping of strings, atomically.
 
     Raises
     ------
     TypeError
-        If an array is none, or has a dtype that the format does not have.
+        If a value is not an array, or has a dtype that the format does not support.
     ValueError
-        If the strings are too long for a header, or `path` is a folder, a pipe or a device.
+        If the strings are too long for a header, or `path` is a directory, a pipe or a device.
     OSError
-        If the file cannot be written; an earlier file of that name is still there then.
+        If the file cannot be written; then an existing file is unchanged.
     """
     head, entries, strings = check_header(path, arrays, strings)
     with naming(path), replacing(path) as file:
         file.write(head)
         digests = {}
-        for name in entries:  # one at a time: only one is on the host twice
+        for name in entries:  # one at a time, to limit the copies on the host
             data = _data(arrays[name])
             file.write(data)
             digests[name] = _sha256(data).hexdigest()
@@ -79,12 +78,12 @@ def write(path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]
 def check_header(
     path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]
 ) -> tuple[bytes, dict[str, Entry], dict[str, str]]:
-    """Return the header of a file, what it says of each array, and all its strings.
+    """Return the header of a file, the entries of its arrays, and all its strings.
 
     Raises
     ------
     TypeError, ValueError
-        If there can be no such header, as from `write`.
+        As from `write`.
     """
     entries = _layout(arrays)
     strings = {"format": _FORMAT, "format_version": _VERSION, "sha256": "0" * 64, **strings}
@@ -92,7 +91,7 @@ def check_header(
     if len(head) > _LIMIT:
         message = (
             f"{path}: names and metadata would take {len(head)} bytes; at most {_LIMIT}. "
-            "Long tables belong in a file of their own."
+            "Write long tables to a separate file."
         )
         raise ValueError(message)
     return head, entries, strings
@@ -102,7 +101,7 @@ def check_header(
 def reading(path: AnyPath, *, verify: bool = True) -> Iterator[Reader]:
     """Open a file and check its header; errors in the block get the name of the file.
 
-    With `verify`, a file that xplayers did not write is refused.
+    With `verify`, files of other programs are refused.
     """
     with naming(path), opened(path) as file:
         yield Reader(file, verify)
@@ -110,26 +109,26 @@ def reading(path: AnyPath, *, verify: bool = True) -> Iterator[Reader]:
 
 @contextlib.contextmanager
 def naming(path: AnyPath) -> Iterator[None]:
-    """Give every ValueError and OSError in the block the name of the file."""
+    """Add the name of the file to every ValueError and OSError in the block."""
     try:
         yield
-    except (ValueError, RecursionError) as error:  # the latter: JSON with too many brackets
+    except (ValueError, RecursionError) as error:  # RecursionError: deeply nested JSON
         message = f"{os.fspath(path)}: {error}"
         raise ValueError(message) from error
     except OSError as error:
-        error.filename = os.fspath(path)  # reading and writing know no name
+        error.filename = os.fspath(path)  # errors of read and write have none
         raise
 
 
 class Reader:
-    """An open file, whose header has been held against its size.
+    """An open file, whose header has been checked.
 
     Attributes
     ----------
     strings : dict of str to str
-        The mapping of strings, without the marks of xplayers.
+        The mapping of strings, without those that xplayers adds.
     entries : dict of str to Entry
-        What there is, by name, in the order of the file.
+        The arrays by name, in the order of the file.
     own : bool
         Whether xplayers wrote it.
     """
@@ -142,8 +141,8 @@ class Reader:
         self.strings = {k: v for k, v in self._strings.items() if k not in marks}
         if not self.own and verify:
             message = (
-                "was not written by xplayers, so it has no checksum to tell damage by. "
-                "Pass verify=False to read it all the same."
+                "was not written by xplayers, so it has no checksum to detect damage. "
+                "Pass verify=False to read it anyway."
             )
             raise ValueError(message)
         version = self._strings.get("format_version")
@@ -152,11 +151,11 @@ class Reader:
             raise ValueError(message)
 
     def read(self, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """Return the arrays called `names`, or all; bfloat16 comes as float32.
+        """Return the arrays in `names`, or all; bfloat16 as float32.
 
-        The checksum is that of the whole file: what is not asked for is looked at in pieces.
+        The checksum covers the whole file: the other arrays are read in chunks.
         """
-        found, digests = {}, {}
+        arrays, digests = {}, {}
         self._file.seek(self._start)
         for name, entry in self.entries.items():
             digest = _sha256()
@@ -164,11 +163,11 @@ class Reader:
                 data = _empty(entry.end - entry.begin)
                 self._fill(data)
                 digest.update(data.data)
-                found[name] = _values(data, name, entry)
+                arrays[name] = _values(data, name, entry)
             elif self._verify:
-                piece = _empty(min(entry.end - entry.begin, _CHUNK))
+                chunk = _empty(min(entry.end - entry.begin, _CHUNK))
                 for begin in range(entry.begin, entry.end, _CHUNK):
-                    part = piece[: entry.end - begin]
+                    part = chunk[: entry.end - begin]
                     self._fill(part)
                     digest.update(part.data)
             else:
@@ -176,13 +175,13 @@ class Reader:
             digests[name] = digest.hexdigest()
         checksum = self._strings.get("sha256")
         if self._verify and checksum != _checksum(self.entries, self._strings, digests):
-            message = "is damaged: its checksum (SHA-256) does not hold."
+            message = "is damaged: its checksum (SHA-256) does not match."
             raise ValueError(message)
-        return found
+        return arrays
 
     def _fill(self, data: np.ndarray) -> None:
         if self._file.readinto(data.data) != len(data):
-            message = "became shorter while it was read."
+            message = "was truncated while it was read."
             raise ValueError(message)
 
 
@@ -190,7 +189,7 @@ class Reader:
 
 
 def _layout(arrays: Mapping[str, Array]) -> dict[str, Entry]:
-    """Return the place of each array: the widest dtypes first, so that all are aligned."""
+    """Return the entry of each array: the widest dtypes first, so that all are aligned."""
     dtypes = {}
     for name, a in arrays.items():
         namespace(a, "save", name)
@@ -211,18 +210,18 @@ def _itemsize(dtype: str) -> int:
 
 
 def _encoded(entries: Mapping[str, Entry], strings: Mapping[str, str]) -> bytes:
-    """Return the header with its length before it, padded so that the values are aligned."""
+    """Return the length and the header, padded so that the values are aligned."""
     header: dict[str, Any] = {"__metadata__": dict(strings)}
     for name, e in entries.items():
-        place = [e.begin, e.end]
-        header[name] = {"dtype": _CODES[e.dtype], "shape": list(e.shape), "data_offsets": place}
+        offsets = [e.begin, e.end]
+        header[name] = {"dtype": _CODES[e.dtype], "shape": list(e.shape), "data_offsets": offsets}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
 
 
 def _data(a: Array) -> memoryview:
-    """Return the bytes of an array, as they lie in the file."""
+    """Return the bytes of an array, as in the file."""
     values = to_numpy(a)
     if dtype_name(a.dtype) == "bfloat16":  # the upper half of a float32
         values = (values.astype("float32").view("uint32") >> 16).astype("uint16")
@@ -233,14 +232,14 @@ def _data(a: Array) -> memoryview:
 def _checksum(
     entries: Mapping[str, Entry], strings: Mapping[str, str], digests: Mapping[str, str]
 ) -> str:
-    """Return the SHA-256 sum over all but itself; the order in the file does not matter."""
+    """Return the SHA-256 checksum of all but itself, independent of the order in the file."""
     rows = {name: [e.dtype, e.shape, digests[name]] for name, e in entries.items()}
     covered = [rows, {k: v for k, v in strings.items() if k != "sha256"}]
     return _sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(data: Any = b"") -> Any:
-    import hashlib  # it loads OpenSSL, which takes 5 ms, and most never need it
+    import hashlib  # on demand: it loads OpenSSL, which takes 5 ms
 
     return hashlib.sha256(data)
 
@@ -249,23 +248,25 @@ def _sha256(data: Any = b"") -> Any:
 
 
 def _header(file: io.BufferedReader) -> tuple[dict[str, str], dict[str, Entry], int]:
-    """Return strings, entries, and where the values begin. Nothing is believed unchecked."""
+    """Check the header, and return strings, entries and the offset of the values."""
     size = os.fstat(file.fileno()).st_size
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
-        message = f"is no safetensors file, or cut off: a header of {length} bytes in {size} bytes."
+        message = (
+            f"is not a safetensors file, or truncated: a header of {length} bytes in {size} bytes."
+        )
         raise ValueError(message)
     if length > _LIMIT:
         message = f"has a header of {length} bytes; at most {_LIMIT} are read."
         raise ValueError(message)
     text = file.read(length)
     if not text.startswith(b"{"):
-        message = "is no safetensors file: its header does not begin with '{'."
+        message = "is not a safetensors file: its header does not begin with '{'."
         raise ValueError(message)
     try:
         header = json.loads(text.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        message = f"has a header that is no JSON: {error}."
+        message = f"has a header that is not JSON: {error}."
         raise ValueError(message) from error
     strings = header.pop("__metadata__", {})
     if not isinstance(strings, dict) or not all(isinstance(v, str) for v in strings.values()):
@@ -276,7 +277,7 @@ def _header(file: io.BufferedReader) -> tuple[dict[str, str], dict[str, Entry], 
     end = 0
     for name, entry in entries:
         if entry.begin != end:
-            message = f"{name!r} begins at {entry.begin}, the array before it ends at {end}."
+            message = f"{name!r} begins at {entry.begin}, the previous array ends at {end}."
             raise ValueError(message)
         end = entry.end
     if end != size - 8 - length:
@@ -286,13 +287,13 @@ def _header(file: io.BufferedReader) -> tuple[dict[str, str], dict[str, Entry], 
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = {}
+    values = {}
     for name, value in pairs:
-        if name in found:
+        if name in values:
             message = f"has {name!r} twice in its header."
             raise ValueError(message)
-        found[name] = value
-    return found
+        values[name] = value
+    return values
 
 
 def _refuse(constant: str) -> Any:
@@ -301,21 +302,21 @@ def _refuse(constant: str) -> Any:
 
 
 def _entry(name: str, value: Any) -> Entry:
-    """Check what the header says of one array."""
+    """Check and return the header entry of an array."""
     if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
         message = f"{name!r} in the header: expected dtype, shape and data_offsets."
         raise ValueError(message)
-    code, shape, place = value["dtype"], value["shape"], value["data_offsets"]
+    code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(code, str) or code not in _NAMES:
         message = f"{name!r} has dtype {code!r}; expected one of {', '.join(_NAMES)}."
         raise ValueError(message)
     if not _are_sizes(shape) or len(shape) > _MAX_AXES:
         message = f"{name!r} has no shape in the header: expected a list of sizes."
         raise ValueError(message)
-    if not _are_sizes(place) or len(place) != 2:
+    if not _are_sizes(offsets) or len(offsets) != 2:
         message = f"{name!r} has no data_offsets in the header: expected a pair of sizes."
         raise ValueError(message)
-    entry = Entry(_NAMES[code], tuple(shape), *place)
+    entry = Entry(_NAMES[code], tuple(shape), *offsets)
     bytes_ = math.prod(shape) * _itemsize(entry.dtype)
     if entry.end - entry.begin != bytes_ or math.prod(n or 1 for n in shape) >= 2**60:
         message = f"{name!r} has {entry.end - entry.begin} bytes; its shape {shape} says {bytes_}."
@@ -335,11 +336,11 @@ def _empty(size: int) -> np.ndarray:
 
 
 def _values(data: np.ndarray, name: str, entry: Entry) -> np.ndarray:
-    """Return the array that lies in the bytes `data`."""
+    """Return the array with the bytes `data`."""
     if entry.dtype == "bfloat16":
         values = (data.view("<u2").astype("uint32") << 16).view("float32")
     elif entry.dtype == "bool" and data.max(initial=0) > 1:
-        message = f"{name!r} is of bool and has other values than 0 and 1."
+        message = f"{name!r} is bool and has other values than 0 and 1."
         raise ValueError(message)
     else:
         values = data.view(np.dtype(entry.dtype).newbyteorder("<")).astype(entry.dtype, copy=False)

@@ -340,7 +340,7 @@ class Run:
         self._check_same(newest)
         for x, _ in itertools.islice(self.source.batches(0), 1):
             net._ready(x)  # restored arrays move to the device of the network
-        saved = checkpoint.give(net, newest)
+        saved = checkpoint.load_into(net, newest)
         state = saved.state or {}
         self.step.state = state["step"]
         self.best = state.get("best")
