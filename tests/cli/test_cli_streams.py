@@ -270,10 +270,12 @@ def test_a_full_disk_leaves_no_half_of_a_line(capsys, home, monkeypatch):
 
 def test_names_in_tables():
     names = ["cat", 7, "日本", "a\nb\t", "e\u0301", "n" * 40, "n" * 41, "$a$", "\ud800"]
-    found = messages.named(names)
+    found = messages.display_names(names)
     assert found[:6] == ["cat", "7", "日本", "a b", "e\u0301", "n" * 40]
     assert found[7:] == ["$a$", r"\ud800"]
-    assert all(columns(name) <= 40 for name in messages.named(["日" * 30, "日" * 31, *names]))
+    assert all(
+        columns(name) <= 40 for name in messages.display_names(["日" * 30, "日" * 31, *names])
+    )
 
 
 def test_a_table_with_names_of_two_widths(capsys, data):

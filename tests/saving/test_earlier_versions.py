@@ -16,7 +16,9 @@ from xplayers.optimizers.base import Optimizer
 from xplayers.saving.network import RECORD, load, read_metadata
 from xplayers.saving.safetensors import write
 
-OLD = r"has the moments of Adam as earlier versions of xplayers stored them, m / \(1 - beta1\) and v"
+OLD = (
+    r"has the moments of Adam as earlier versions of xplayers stored them, m / \(1 - beta1\) and v"
+)
 
 
 def trained(optimizer, asarray, steps=3):

@@ -1,4 +1,4 @@
-"""The command ``xplayers``: train, evaluate, predict, bench, and what there is to compute with."""
+"""The command ``xplayers``: train, evaluate, predict, bench and info."""
 
 from xplayers.cli.command import main
 

@@ -1,4 +1,4 @@
-"""The arguments of the command: kinds of numbers, and those that several parts have."""
+"""The argument parser: types of arguments, and arguments that several subcommands share."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any, NoReturn
 
 from xplayers.arrays import devices
 from xplayers.arrays.devices import Found
-from xplayers.cli.messages import Mistake, stdout
+from xplayers.cli.messages import UsageError, stdout
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are like all others of the command."""
+    """A parser that raises `UsageError`."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong."""
+        """Raise the error."""
         if re.match(r"unrecognized arguments: [^-]", message):
-            message += "; data are given by --dataset"
+            message += "; use --dataset for data"
         message = f"{message} (see {self.prog} --help)"
-        raise Mistake(message)
+        raise UsageError(message)
 
     def _print_message(self, message: str, file: Any = None) -> None:
-        """Print a help, which nobody may read any more."""
+        """Print the help; the pipe may be broken."""
         stdout.write(message)
         stdout.flush()
 
@@ -49,7 +49,7 @@ def _integer(text: str, least: int) -> int:
 
 
 def positive_number(text: str) -> float:
-    """Return a number above 0 that is finite."""
+    """Return a positive, finite number."""
     with contextlib.suppress(ValueError):
         if 0 < float(text) < math.inf:
             return float(text)
@@ -62,64 +62,63 @@ def pattern(text: str) -> str:
     try:
         re.compile(text)
     except re.error as error:
-        message = f"{text!r} is no regular expression: {error}"
+        message = f"{text!r} is not a regular expression: {error}"
         raise argparse.ArgumentTypeError(message) from error
     return text
 
 
 def path(text: str) -> str:
-    """Return the name of a file; ``~`` is a home, which a shell misses in ``--save=~/net``."""
-    found = os.path.expanduser(text)
+    """Return a path; ``~`` is expanded, which the shell does not do in ``--save=~/net``."""
+    expanded = os.path.expanduser(text)
     if not text or "\0" in text:
-        message = f"{text!r} is no name of a file"
+        message = f"{text!r} is not a file name"
         raise argparse.ArgumentTypeError(message)
-    if found.startswith("~") and (found == "~" or found[1] in "/\\"):
-        message = f"{text}: there is no home directory; say HOME=... or the whole path"
+    if expanded.startswith("~") and (expanded == "~" or expanded[1] in "/\\"):
+        message = f"{text}: there is no home directory; set HOME or pass an absolute path"
         raise argparse.ArgumentTypeError(message)
-    return found
+    return expanded
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add the saved model, and how much of the samples it is given at once."""
+    """Add the arguments for a saved model and the batch size."""
     add = parser.add_argument
-    add("model", type=path, metavar="MODEL", help="file that `xplayers train --save` has written")
+    add("model", type=path, metavar="MODEL", help="file written by `xplayers train --save`")
     add(
         "--batch-size",
         type=positive_integer,
         default=256,
         metavar="N",
-        help="samples that are computed at once (default: %(default)s)",
+        help="samples per batch (default: %(default)s)",
     )
 
 
-def add_place(parser: argparse.ArgumentParser) -> None:
-    """Add where to compute."""
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add the options for library and device."""
     parser.add_argument(
         "--backend",
         choices=("auto", "numpy", "cupy", "torch", "jax"),
         default="auto",
-        help="library to compute with; auto: CuPy if it finds a GPU, else NumPy "
-        "(default: %(default)s)",
+        help="library; auto: CuPy if it finds a GPU, else NumPy (default: %(default)s)",
     )
     parser.add_argument(
         "--device",
         default="auto",
         metavar="NAME",
-        help="device of that library, as `xplayers info` lists them: cpu, cuda:0, ...; auto: the "
+        help="device of that library, as listed by `xplayers info`: cpu, cuda:0, ...; auto: the "
         "first (default: %(default)s)",
     )
 
 
-def place(args: argparse.Namespace) -> tuple[Found, str]:
-    """Return the library and device that are asked for, and why it is not the GPU."""
-    found, why = devices.choose(args.backend)
-    if found.why:
-        message = f"--backend {args.backend}: {found}; {found.fix}"
-        raise Mistake(message)
+def choose_device(args: argparse.Namespace) -> tuple[Found, str]:
+    """Return the selected library and device, and why it is not the GPU."""
+    target, why = devices.choose(args.backend)
+    if target.why:
+        message = f"--backend {args.backend}: {target}; {target.fix}"
+        raise UsageError(message)
     if args.device != "auto":
         try:
-            found = devices.take(found, args.device)
+            target = devices.take(target, args.device)
         except ValueError as error:
             message = f"--device {args.device}: {error}"
-            raise Mistake(message) from error
-    return found, why
+            raise UsageError(message) from error
+    return target, why

@@ -1,4 +1,4 @@
-"""Arrays in the user's files. Nothing in them is believed, and none of them can run code."""
+"""Safe reading of arrays in the user's files: checked, and without executing code."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.cli.messages import Mistake
+from xplayers.cli.messages import UsageError
 from xplayers.saving.files import opened
 from xplayers.saving.kinds import LFS, NPY, START, TABLE, ZIP, kind_of
 
-HOW = 'numpy.savez("data.npz", x=samples, t=labels) makes one'
-SAMPLES = 'numpy.save("x.npy", samples) makes one'
+HOW = 'numpy.savez("data.npz", x=samples, t=labels) writes one'
+SAMPLES = 'numpy.save("x.npy", samples) writes one'
 TEXT = "numpy.genfromtxt(file, delimiter=',', skip_header=1) reads the numbers of a table, and "
-INFLATED = 1032  # bytes at most that deflate makes of one
-BLOCK = 2**23  # bytes of float64 that are looked at once
+INFLATED = 1032  # maximum compression ratio of deflate
+BLOCK = 2**23  # bytes of float64 to process at a time
 
 
 class Archive:
-    """An open ``.npz`` file, whose arrays are read when they are asked for.
+    """An open ``.npz`` file, whose arrays are read on demand.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ class Archive:
 
     def __init__(self, path: str, archive: zipfile.ZipFile) -> None:
         self._path, self._archive = path, archive
-        found = archive.infolist()
-        self._members = {m.filename[:-4]: m for m in found if m.filename.endswith(".npy")}
-        if found and not self._members:
-            names = [member.filename for member in found]
+        members = archive.infolist()
+        self._members = {m.filename[:-4]: m for m in members if m.filename.endswith(".npy")}
+        if members and not self._members:
+            names = [member.filename for member in members]
             message = f"{path} is {_without_arrays(names)}; expected an .npz file. {HOW}"
-            raise Mistake(message)
+            raise UsageError(message)
 
     @property
     def names(self) -> set[str]:
@@ -48,35 +48,35 @@ class Archive:
         return set(self._members)
 
     def read(self, name: str) -> np.ndarray:
-        """Return an array, after what its header says is held against what is there."""
+        """Return an array, after checking its header against the size of the member."""
         member, where = self._members[name], f"{name} of {self._path}"
         if member.flag_bits & 1:
             message = f"{where} is encrypted; save it without a password"
-            raise Mistake(message)
+            raise UsageError(message)
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            message = f"{where} is compressed in a way that NumPy's files are not; {HOW}"
-            raise Mistake(message)
+            message = f"{where} is compressed by a method that NumPy does not use; {HOW}"
+            raise UsageError(message)
         with self._archive.open(member) as file:
             shape, dtype = _header(file, where)
-            size, there = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
-            packed = INFLATED if member.compress_type == zipfile.ZIP_DEFLATED else 1
-            if size != there or member.file_size > packed * member.compress_size:
+            size, available = math.prod(shape) * dtype.itemsize, member.file_size - file.tell()
+            ratio = INFLATED if member.compress_type == zipfile.ZIP_DEFLATED else 1
+            if size != available or member.file_size > ratio * member.compress_size:
                 message = (
-                    f"{where} is damaged: its header says {dtype} of shape {shape}, {size} bytes, "
-                    "and they are not there"
+                    f"{where} is damaged: by its header it is {dtype} of shape {shape}, {size} "
+                    "bytes, which the file does not have"
                 )
-                raise Mistake(message)
+                raise UsageError(message)
         with self._archive.open(member) as file:
             try:
                 return np.lib.format.read_array(file, allow_pickle=False)
             except MemoryError as error:
-                message = f"{where} has shape {shape}, {size} bytes: more than memory holds"
-                raise Mistake(message) from error
+                message = f"{where} has shape {shape}, {size} bytes: not enough memory"
+                raise UsageError(message) from error
 
 
 def _without_arrays(names: list[str]) -> str:
     if any(name.endswith("data.pkl") for name in names):
-        return "a file of PyTorch's torch.save, which is loaded as a pickle: it could run any code"
+        return "a file of PyTorch's torch.save, a pickle, which could execute arbitrary code"
     if "[Content_Types].xml" in names:
         return "a file of an Office program, as Excel"
     return f"a zip archive with no array in it, but {listed(names[:10])}"
@@ -89,18 +89,18 @@ def _header(file: Any, where: str) -> tuple[tuple[int, ...], np.dtype]:
         (2, 0): np.lib.format.read_array_header_2_0,
     }.get(version)
     if version not in ((1, 0), (2, 0), (3, 0)):
-        message = f"{where} is damaged: it says that it is of version {version}"
-        raise Mistake(message)
+        message = f"{where} is damaged: its format version is {version}"
+        raise UsageError(message)
     shape, _, dtype = (None, None, None) if read is None else read(file)
-    if shape is None or dtype is None or dtype.names is not None:  # version 3 is of such alone
+    if shape is None or dtype is None or dtype.names is not None:  # version 3 has only such
         message = f"{where} is a table with named columns; save them as one array of numbers"
-        raise Mistake(message)
+        raise UsageError(message)
     if dtype.hasobject:
         message = (
-            f"{where} holds Python objects, which could run any code when they are loaded; save "
-            "numbers (or strings) of one dtype, as array.astype(float)"
+            f"{where} has Python objects, whose loading could execute arbitrary code; save numbers "
+            "(or strings) of one dtype, as array.astype(float)"
         )
-        raise Mistake(message)
+        raise UsageError(message)
     return shape, dtype
 
 
@@ -112,9 +112,9 @@ def npz(path: str) -> Iterator[Archive]:
 
 
 def read_samples(path: str) -> np.ndarray:
-    """Return the samples in a file: of an ``.npy`` file memory-mapped, of an ``.npz`` file ``x``.
+    """Return the samples in a file: an ``.npy`` file memory-mapped, of an ``.npz`` file ``x``.
 
-    Where there is no ``x``, it is the only array. The content tells which of the two it is.
+    Without ``x`` it is the only array. The type of the file is detected from its content.
     """
     with _reading(path, "an .npy or .npz file of numbers", (NPY, *ZIP), SAMPLES) as file:
         if file.peek(len(NPY)).startswith(ZIP):
@@ -122,11 +122,11 @@ def read_samples(path: str) -> np.ndarray:
             names = archive.names
             name = "x" if "x" in names or len(names) != 1 else next(iter(names))
             if name not in names:
-                message = f"{path} has {listed(names)}; expected one called x, or one alone"
-                raise Mistake(message)
+                message = f"{path} has {listed(names)}; expected one called x, or a single array"
+                raise UsageError(message)
             return archive.read(name)
         shape, _ = _header(file, path)
-        if 0 in shape:  # nothing that could be mapped
+        if 0 in shape:  # empty files cannot be mapped
             file.seek(0)
             return np.lib.format.read_array(file, allow_pickle=False)
         return np.load(path, mmap_mode="r", allow_pickle=False)
@@ -134,12 +134,12 @@ def read_samples(path: str) -> np.ndarray:
 
 @contextlib.contextmanager
 def _reading(path: str, expected: str, starts: tuple[bytes, ...], how: str) -> Iterator[Any]:
-    """Open a file that has to begin as one of those; whatever is wrong with it is a `Mistake`."""
+    """Open a file that has to begin with one of `starts`; all errors become `UsageError`."""
     try:
         file = opened(path)
-    except ValueError as error:  # a folder, a pipe
+    except ValueError as error:  # a directory, a pipe
         message = f"{path} {str(error).partition(';')[0]}; expected {expected}"
-        raise Mistake(message) from error
+        raise UsageError(message) from error
     with file:
         start = file.read(START)
         file.seek(0)
@@ -148,32 +148,32 @@ def _reading(path: str, expected: str, starts: tuple[bytes, ...], how: str) -> I
             message = f"{path} is {kind or 'something else'}; expected {expected}"
             if not start.startswith(LFS):
                 message += f". {TEXT if kind == TABLE else ''}{how}"
-            raise Mistake(message)
+            raise UsageError(message)
         try:
             yield file
-        except (Mistake, MemoryError):
+        except (UsageError, MemoryError):
             raise
-        except Exception as error:  # a file that somebody has made up can raise anything
-            what = str(error) or type(error).__name__
-            message = f"{path} is damaged, or cut off: {what.splitlines()[0]}"
-            raise Mistake(message) from error
+        except Exception as error:  # a malicious file can raise anything
+            text = str(error) or type(error).__name__
+            message = f"{path} is damaged or truncated: {text.splitlines()[0]}"
+            raise UsageError(message) from error
 
 
 def check_numbers(x: np.ndarray, name: str) -> None:
-    """Check that samples are finite numbers, and there are some in each."""
+    """Check that samples are finite numbers, and not empty."""
     if x.dtype.kind not in "biuf":
         message = f"{name} is {x.dtype}; expected numbers"
-        raise Mistake(message)
+        raise UsageError(message)
     if 0 in x.shape[1:]:
-        message = f"{name} has shape {x.shape}: there is nothing in its samples"
-        raise Mistake(message)
+        message = f"{name} has shape {x.shape}: its samples are empty"
+        raise UsageError(message)
     if x.dtype.kind == "f":
         for start, part in blocks(x):
             check_finite(part, name, start)
 
 
 def check_finite(part: np.ndarray, name: str, start: int = 0, why: str = "") -> None:
-    """Check that rows are finite, the first of which is number `start` of `name`."""
+    """Check that rows are finite; the first one is row `start` of `name`."""
     if np.isfinite(part).all():
         return
     first = np.unravel_index(int(np.argmin(np.isfinite(part))), part.shape)
@@ -181,28 +181,28 @@ def check_finite(part: np.ndarray, name: str, start: int = 0, why: str = "") -> 
     at = f"column {inside}" if part.ndim == 2 else f"at [{inside}]"
     message = (
         f"{name} has values that are not finite: row {start + int(first[0])}, {at} (from 0) is "
-        f"{part[first]}{why or '; fill such values in, or leave their rows out'}"
+        f"{part[first]}{why or '; replace such values, or remove their rows'}"
     )
-    raise Mistake(message)
+    raise UsageError(message)
 
 
 def blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield samples in parts that are small in memory, each with the number of its first."""
+    """Yield samples in small blocks, each with the index of its first sample."""
     rows = max(BLOCK // (8 * max(math.prod(x.shape[1:]), 1)), 1)
     for start in range(0, len(x), rows):
         yield start, np.asarray(x[start : start + rows])
 
 
 def listed(names: Iterable[str]) -> str:
-    """Return names in words."""
+    """Return names separated by commas."""
     return ", ".join(sorted(names)) or "nothing"
 
 
 def digest(*arrays: np.ndarray) -> str:
-    """Return the SHA-256 sum over arrays: dtypes, shapes and values."""
-    found = hashlib.sha256()
+    """Return the SHA-256 digest of arrays: dtypes, shapes and values."""
+    sha256 = hashlib.sha256()
     for x in arrays:
-        found.update(f"{x.dtype.str} {x.shape} ".encode())
+        sha256.update(f"{x.dtype.str} {x.shape} ".encode())
         for _, part in blocks(x):
-            found.update(part.tobytes())
-    return found.hexdigest()
+            sha256.update(part.tobytes())
+    return sha256.hexdigest()

@@ -1,4 +1,4 @@
-"""``xplayers bench``: the benchmarks of the repository, which come with the package."""
+"""``xplayers bench``: the benchmarks of the repository, which are installed with the package."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 
 import xplayers as xl
 from xplayers.cli.arguments import path, pattern, positive_integer
-from xplayers.cli.messages import Mistake
+from xplayers.cli.messages import UsageError
 from xplayers.cli.results import Result, check, is_measurements
 
 NAME = "bench"
-SUMMARY = "measure xplayers and its peers on this machine's CPU, in two minutes"
+SUMMARY = "benchmark xplayers and other libraries on this CPU, in two minutes"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
-    add("--list", action="store_true", help="say what would be measured")
-    add("--full", action="store_true", help="measure all of it, longer: an hour or less")
-    add("--only", type=pattern, metavar="REGEX", help="the workloads whose name matches")
+    add("--list", action="store_true", help="only list the benchmarks")
+    add("--full", action="store_true", help="run all benchmarks, for up to an hour")
+    add("--only", type=pattern, metavar="REGEX", help="workloads whose name matches")
     add("--implementations", type=pattern, metavar="REGEX", help="those whose name matches")
     add("--threads", type=positive_integer, metavar="N", help="for all libraries (default: cores)")
-    add("--json", type=path, metavar="FILE", help="write the results there")
+    add("--json", type=path, metavar="FILE", help="write the results to this file")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -36,15 +36,15 @@ def run(args: argparse.Namespace) -> int:
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     benchmarks = importlib.import_module("benchmarks.__main__")
-    given = [flag for flag, on in (("--list", args.list), ("--quick", not args.full)) if on]
+    argv = [flag for flag, on in (("--list", args.list), ("--quick", not args.full)) if on]
     for name in ("only", "implementations", "threads", "json"):
         if getattr(args, name) is not None:
-            given.append(f"--{name}={getattr(args, name)}")
-    return benchmarks.main(given)
+            argv.append(f"--{name}={getattr(args, name)}")
+    return benchmarks.main(argv)
 
 
 def _folder() -> Path:
-    """Return the folder with the package ``benchmarks``: a clone, or where it was installed to."""
+    """Return the directory of the package ``benchmarks``: in a clone, or installed."""
     clone = Path(xl.__file__).parents[1]
     if (clone / "pyproject.toml").exists() and (clone / "benchmarks").exists():
         return clone
@@ -55,5 +55,5 @@ def _folder() -> Path:
     for file in files:
         if file.as_posix().endswith("share/xplayers/benchmarks/__main__.py"):
             return Path(str(file.locate())).resolve().parents[1]
-    message = "the benchmarks are not installed; in a clone of the repository: xplayers bench"
-    raise Mistake(message)
+    message = "the benchmarks are not installed; run xplayers bench in a clone of the repository"
+    raise UsageError(message)

@@ -1,4 +1,4 @@
-"""The whole command: which part of it runs, and how it ends."""
+"""The entry point of the command: subcommands, errors and exit codes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from xplayers.cli.arguments import Parser
 from xplayers.cli.messages import (
     INTERRUPTED,
     PIPE_CLOSED,
-    Mistake,
-    abandon,
-    complain,
-    in_words,
-    note,
+    UsageError,
+    error_text,
     print_error,
+    print_note,
+    redirect_to_null,
     stdout,
     warn,
+    write_stderr,
 )
 
 PARTS = (train, evaluate, predict, bench, info)
@@ -39,8 +39,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0; 2 after an error, which is one line on stderr (with ``--debug`` below a
-        traceback); 130 after Ctrl-C; 141 where nobody reads the output any more.
+        Exit code: 0; 2 after an error, which is one line on stderr (with ``--debug`` after a
+        traceback); 130 after Ctrl-C; 141 after a broken pipe.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
     stdout.begin()
@@ -51,16 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = args.run(args)
         stdout.flush()
     except BrokenPipeError:
-        abandon(sys.stdout)
+        redirect_to_null(sys.stdout)
         return PIPE_CLOSED
     except KeyboardInterrupt:
-        note("interrupted")
+        print_note("interrupted")
         return INTERRUPTED
     except Exception as error:
         if "--debug" in argv:
             for line in traceback.format_exc().splitlines():
-                print_error(line)
-        complain("error", in_words(error))
+                write_stderr(line)
+        print_error(error_text(error))
         with contextlib.suppress(Exception):
             stdout.flush()
         return 2
@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="xplayers",
-        description="Train a network, use it, and say what there is to compute with.",
+        description="Train a network, use it, and list libraries and devices.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"xplayers {xl.__version__}")
@@ -82,24 +82,22 @@ def _parser() -> Parser:
             part.NAME, help=part.SUMMARY, description=sentence, allow_abbrev=False
         )
         one.set_defaults(run=part.run)
-        one.add_argument(
-            "--debug", action="store_true", help="after an error, show where in the code it was"
-        )
+        one.add_argument("--debug", action="store_true", help="after an error, print the traceback")
         part.add_arguments(one)
     return parser
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the arguments; those of a file of ``train`` come first, so that later ones win."""
+    """Return the arguments; those of a file of ``train`` come first and are overridden."""
     parser = _parser()
     args = parser.parse_args(argv)
     path = config.to_read(args)
     if path is None:
         return args
-    given = config.read(path)
+    options = config.read(path)
     try:
-        parser.parse_args(["train", *given])
-    except Mistake as mistake:
-        message = f"{path}: {mistake}"
-        raise Mistake(message) from mistake
-    return parser.parse_args(["train", *given, *argv[1:]])
+        parser.parse_args(["train", *options])
+    except UsageError as error:
+        message = f"{path}: {error}"
+        raise UsageError(message) from error
+    return parser.parse_args(["train", *options, *argv[1:]])

@@ -1,4 +1,4 @@
-"""What the command learns from: data sets that come with the package, and the user's own."""
+"""The data sets of the command: those of the package, and the user's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import xplayers as xl
 from xplayers.cli.arrays import check_numbers, digest, listed, npz
 from xplayers.cli.labels import Classes, classes_of, numbers
-from xplayers.cli.messages import Mistake
+from xplayers.cli.messages import UsageError
 
 FROM_FILES: dict[str, Callable[..., Any]] = {
     "mnist": xl.data.load_mnist,
@@ -23,9 +23,9 @@ BUILT_IN = ("digits", *FROM_FILES, "spiral")
 
 
 class Source(NamedTuple):
-    """Where data are: one of `BUILT_IN`, or a file by its whole path; and the folder of the first.
+    """The source of data: one of `BUILT_IN` and its directory, or the absolute path of a file.
 
-    A model keeps it, so that it is judged by the same from wherever one stands.
+    Models store it, for `evaluate`.
     """
 
     dataset: str
@@ -36,20 +36,20 @@ class Source(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Samples to learn from and samples held out, on the host.
+    """Training samples and held-out samples, on the host.
 
     Parameters
     ----------
     name : str
-        What it is called.
+        Name of the data set.
     x, t, x_test, t_test : numpy.ndarray
         Samples, and the numbers of their classes.
     classes : tuple of int or str
-        What the classes are called.
+        Names of the classes.
     source : Source
-        Where they are.
+        The source of the data.
     own : bool
-        Whether they are the user's, of whatever scale.
+        Whether they are the user's, to be standardised.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Data(NamedTuple):
     own: bool = False
 
     def digest(self) -> str:
-        """Return the SHA-256 sum over samples and labels, by the names of these."""
+        """Return the SHA-256 digest of samples, labels and names of classes."""
         classes = np.frombuffer(repr(self.classes).encode("utf-8", "surrogatepass"), "uint8")
         return digest(self.x, self.t, self.x_test, self.t_test, classes)
 
     def named(self, classes: Classes) -> Data:
-        """Return the data with labels that are the numbers of these classes, of the same names."""
+        """Return the data with labels renumbered by the order of `classes`."""
         if classes == self.classes:
             return self
         known = np.asarray(self.classes)
@@ -84,28 +84,28 @@ def read(dataset: str, folder: str | None = None, classes: Classes | None = None
     dataset : str
         One of `BUILT_IN`, or an ``.npz`` file.
     folder : str, optional
-        Where the files of one of `FROM_FILES` are.
+        Directory of the files of one of `FROM_FILES`.
     classes : tuple of int or str, optional
-        What the classes of a file are called, of a model; by default what its labels are.
+        The classes of a model; by default the different labels of the file.
     """
     if dataset in FROM_FILES:
         return _from_files(dataset, folder)
     if folder is not None:
         message = f"--data-dir goes with --dataset {' or '.join(FROM_FILES)}"
-        raise Mistake(message)
+        raise UsageError(message)
     if dataset == "digits":
         train, test = xl.data.load_digits(flatten=False)
         return Data(dataset, *train, *test, tuple(range(10)), Source(dataset))
     if dataset == "spiral":
         x, t = xl.data.spiral(400, 3)
-        out = np.arange(len(x)) % 5 == 4  # evenly from all arms, and all along them
+        out = np.arange(len(x)) % 5 == 4  # evenly spaced along all arms
         return Data(dataset, x[~out], t[~out], x[out], t[out], (0, 1, 2), Source(dataset))
     if Path(dataset).suffix.lower() != ".npz" and not os.path.exists(dataset):
         message = (
             f"--dataset: invalid choice: {dataset!r} (choose from {', '.join(BUILT_IN)}, or an "
             ".npz file)"
         )
-        raise Mistake(message)
+        raise UsageError(message)
     return _own(dataset, classes)
 
 
@@ -115,15 +115,15 @@ def _from_files(dataset: str, folder: str | None) -> Data:
     except (OSError, ValueError) as error:
         hint = " (here: --data-dir FOLDER)" if folder is None else ""
         message = f"--dataset {dataset}: {error}{hint}"
-        raise Mistake(message) from error
+        raise UsageError(message) from error
     if train[0].shape[1:] != test[0].shape[1:]:
         message = f"--dataset {dataset}: its two parts have images of different sizes"
-        raise Mistake(message)
+        raise UsageError(message)
     (x, t), (x_test, t_test) = train, test
     for name, part in (("training", x), ("test", x_test)):
         if not part.size:
             message = f"--dataset {dataset}: its {name} part has shape {part.shape}; it is empty"
-            raise Mistake(message)
+            raise UsageError(message)
     source = Source(dataset, None if folder is None else os.path.abspath(folder))
     return Data(dataset, x, t, x_test, t_test, tuple(range(10)), source)
 
@@ -137,7 +137,7 @@ def _own(path: str, classes: Classes | None) -> Data:
                 f"{path} has {listed(names)}; expected x and t, or x_train, t_train, x_test and "
                 "t_test"
             )
-            raise Mistake(message)
+            raise UsageError(message)
         wanted = ("x_train", "t_train", "x_test", "t_test") if split else ("x", "t")
         arrays = {name: archive.read(name) for name in wanted}
     with _naming(path):
@@ -147,9 +147,9 @@ def _own(path: str, classes: Classes | None) -> Data:
         else:
             x, t, classes = _pair(arrays, path, "x", "t", classes)
             if len(x) < 2:
-                message = f"x has {len(x)} samples; to hold some out there have to be two or more"
+                message = f"x has {len(x)} samples; expected two or more, to hold some out"
                 raise ValueError(message)
-            # The same for every seed, so that the results of seeds can be compared.
+            # Independent of the seed, so that the results of seeds can be compared.
             order = np.random.default_rng(0).permutation(len(x))
             out, rest = np.sort(order[: -(-len(x) // 5)]), np.sort(order[-(-len(x) // 5) :])
             x, t, x_test, t_test = x[rest], t[rest], x[out], t[out]
@@ -163,7 +163,7 @@ def _own(path: str, classes: Classes | None) -> Data:
 def _pair(
     arrays: Mapping[str, np.ndarray], path: str, x: str, t: str, classes: Classes | None
 ) -> tuple[np.ndarray, np.ndarray, Classes]:
-    """Return samples, the numbers of their classes, and these; all of them checked."""
+    """Check and return samples, the numbers of their classes, and the classes."""
     samples, labels = arrays[x], arrays[t]
     if samples.ndim < 2 or labels.shape[:1] != samples.shape[:1]:
         message = (
@@ -171,7 +171,7 @@ def _pair(
             "axis, and as many labels"
         )
         if samples.ndim == 1 and samples.shape == labels.shape:
-            message += f". Of one value a sample make {x}[:, None]"
+            message += f". For one value per sample save {x}[:, None]"
         raise ValueError(message)
     if not len(samples):
         message = f"{x} has shape {samples.shape}: there are no samples"
@@ -183,9 +183,9 @@ def _pair(
 
 @contextlib.contextmanager
 def _naming(path: str) -> Iterator[None]:
-    """Make a `Mistake` with the name of the file of every ValueError."""
+    """Convert every ValueError to a `UsageError` with the name of the file."""
     try:
         yield
     except ValueError as error:
         message = f"{path}: {error}"
-        raise Mistake(message) from error
+        raise UsageError(message) from error

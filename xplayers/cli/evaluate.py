@@ -1,4 +1,4 @@
-"""``xplayers evaluate``."""
+"""``xplayers evaluate``: evaluation of a saved model."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 import xplayers as xl
 from xplayers._text import columns, right
 from xplayers.cli import datasets, models
-from xplayers.cli.arguments import add_model, add_place, path, place
+from xplayers.cli.arguments import add_device, add_model, choose_device, path
 from xplayers.cli.labels import Classes
-from xplayers.cli.messages import Mistake, named, say, stdout
+from xplayers.cli.messages import UsageError, display_names, print_line, stdout
 from xplayers.cli.predict import scores
 from xplayers.cli.results import Result, check, is_picture
 from xplayers.cli.train import check_plot
 
 NAME = "evaluate"
-SUMMARY = "measure a saved model on a data set: loss, accuracy, confusion matrix"
+SUMMARY = "evaluate a saved model on a data set: loss, accuracy, confusion matrix"
 
 PARTS = ("held-out", "train", "all")
-MOST_CLASSES = 20  # of which the whole confusion matrix is printed; of more the worst pairs
+MOST_CLASSES = 20  # up to which the confusion matrix is printed; else the most frequent errors
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,24 +40,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--part",
         choices=PARTS,
         default="held-out",
-        help="the samples that `xplayers train` holds out of the data set, those that it trains "
-        "on, or all, for data that it has not seen (default: %(default)s)",
+        help="the samples that `xplayers train` holds out, those that it trains on, or all, for "
+        "new data (default: %(default)s)",
     )
-    add("--plot", type=path, metavar="FILE.png", help="draw the confusion matrix; needs matplotlib")
-    add_place(parser)
+    add("--plot", type=path, metavar="FILE.png", help="plot the confusion matrix; needs matplotlib")
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Print the loss, the accuracy and the confusion matrix."""
     if args.plot is not None:
-        stdout.needed = False
+        stdout.required = False
         plot = Result(f"--plot {args.plot}", Path(args.plot), is_picture)
         check([plot], [args.model, args.dataset])
         check_plot(args.plot)
-    found, _ = place(args)
+    target, _ = choose_device(args)
     model, net, metadata = models.load(args.model)
     data = _data(args, model, metadata.get("data"))
-    if len(model.shape) == 1 and not data.own:  # the images of ours have one order in a row
+    if len(model.shape) == 1 and not data.own:  # images of the package, flattened
         data = data._replace(x=_rows(data.x), x_test=_rows(data.x_test))
     for part in (data.x, data.x_test):
         model.check(part, f"x of {data.name}")
@@ -67,18 +67,18 @@ def run(args: argparse.Namespace) -> None:
     x = np.concatenate([model.prepared(x, f"x of {data.name}") for x, _ in pairs[args.part]])
     t = np.concatenate([t for _, t in pairs[args.part]])
 
-    nothing = np.empty((0, len(model.classes)), np.float32)
-    y = np.concatenate([nothing, *scores(net, x, args, found)])
+    empty = np.empty((0, len(model.classes)), np.float32)
+    y = np.concatenate([empty, *scores(net, x, args, target)])
     loss = float(xl.SoftmaxWithLoss()(y, t))
     accuracy = float(xl.accuracy(y, t))
     matrix = xl.confusion_matrix(y, t)
     part = {"held-out": "held out", "train": "trained on", "all": "all"}[args.part]
-    say(f"{data.name}, {part}: {len(t)} samples, loss {loss:.4f}, accuracy {accuracy:.4f}")
+    print_line(f"{data.name}, {part}: {len(t)} samples, loss {loss:.4f}, accuracy {accuracy:.4f}")
     for line in _table(matrix, model.classes):
-        say(line)
+        print_line(line)
     if args.plot is not None:
         xl.plot_confusion_matrix(matrix, args.plot, labels=list(map(str, model.classes)))
-        say(f"drawn in {args.plot}")
+        print_line(f"drawn in {args.plot}")
 
 
 def _rows(x: np.ndarray) -> np.ndarray:
@@ -86,40 +86,41 @@ def _rows(x: np.ndarray) -> np.ndarray:
 
 
 def _data(args: argparse.Namespace, model: models.Model, known: Any) -> datasets.Data:
-    """Return the data that are asked for, or else the very ones that the model was trained on."""
+    """Return the data of --dataset, by default those that the model was trained on."""
     if args.dataset is not None:
         return datasets.read(args.dataset, args.data_dir, model.classes)
     try:
         source = datasets.Source(str(known["dataset"]), known["folder"])
-        asked = source.folder if args.data_dir is None else args.data_dir
+        folder = source.folder if args.data_dir is None else args.data_dir
         if source.dataset not in datasets.BUILT_IN and not Path(source.dataset).exists():
             message = (
-                f"{args.model} was trained on {source}, which is not there any more; say --dataset"
+                f"{args.model} was trained on {source}, which does not exist any more; pass "
+                "--dataset"
             )
-            raise Mistake(message)
-        data = datasets.read(source.dataset, asked, model.classes)
+            raise UsageError(message)
+        data = datasets.read(source.dataset, folder, model.classes)
         changed = args.data_dir is None and data.digest() != known["sha256"]
     except (TypeError, KeyError) as error:
-        message = f"{args.model} does not say what it was trained on; say --dataset"
-        raise Mistake(message) from error
+        message = f"{args.model} has no record of its training data; pass --dataset"
+        raise UsageError(message) from error
     if changed:
-        where = "" if asked is None else f" --data-dir {asked}"
+        option = "" if folder is None else f" --data-dir {folder}"
         message = (
-            f"{source} is not what it was when {args.model} was trained on it; to measure on what "
-            f"it is now, say --dataset {source.dataset}{where}"
+            f"{source} has changed since {args.model} was trained on it; to evaluate on the "
+            f"current data, pass --dataset {source.dataset}{option}"
         )
-        raise Mistake(message)
+        raise UsageError(message)
     return data
 
 
 def _table(matrix: np.ndarray, classes: Classes) -> list[str]:
-    """Return a confusion matrix in lines: a class each row, what it was taken for each column."""
-    names = named(classes)
+    """Return a confusion matrix as lines: targets in rows, predictions in columns."""
+    names = display_names(classes)
     if len(classes) > MOST_CLASSES:
         wrong = matrix * (1 - np.eye(len(classes), dtype=matrix.dtype))
         worst = [divmod(int(i), len(classes)) for i in np.argsort(-wrong, axis=None, kind="stable")]
         return [
-            f"{names[i]} taken for {names[j]}: {wrong[i, j]}"
+            f"{names[i]} predicted as {names[j]}: {wrong[i, j]}"
             for i, j in worst[:MOST_CLASSES]
             if wrong[i, j]
         ]

@@ -1,4 +1,4 @@
-"""``xplayers info``."""
+"""``xplayers info``: versions, libraries and devices."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import textwrap
 
 import xplayers as xl
 from xplayers.arrays import devices
-from xplayers.cli.messages import say
+from xplayers.cli.messages import print_line
 
 NAME = "info"
-SUMMARY = "say which libraries and devices there are, and what is wrong with them"
+SUMMARY = "list libraries and devices, and their problems"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: there is nothing to choose."""
+    """Add no options."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -25,17 +25,17 @@ def run(args: argparse.Namespace) -> None:
         ("python", platform.python_version(), ""),
         ("platform", platform.platform(), ""),
     ]
-    for found in map(devices.look, devices.LIBRARIES):
-        if found.why and found.name == "array-api-strict":
-            continue  # of use in tests only, so nobody misses it
-        version = found.version or "-"
-        if found.why:
-            rows.append((found.name, version, found.why))
-            rows += [("", "", line) for line in textwrap.wrap(f"-> {found.fix}", 66)]
+    for library in map(devices.look, devices.LIBRARIES):
+        if library.why and library.name == "array-api-strict":
+            continue  # only used in tests
+        version = library.version or "-"
+        if library.why:
+            rows.append((library.name, version, library.why))
+            rows += [("", "", line) for line in textwrap.wrap(f"-> {library.fix}", 66)]
         else:
-            note = f" ({found.note})" if found.note else ""
-            rows.append((found.name, version, ", ".join(found.devices) + note))
+            note = f" ({library.note})" if library.note else ""
+            rows.append((library.name, version, ", ".join(library.devices) + note))
     names = max(len(name) for name, _, _ in rows)
-    versions = max(len(version) for _, version, words in rows if words)
-    for name, version, words in rows:
-        say(f"{name:{names}}  {version:{versions}}  {words}".rstrip())
+    versions = max(len(version) for _, version, text in rows if text)
+    for name, version, text in rows:
+        print_line(f"{name:{names}}  {version:{versions}}  {text}".rstrip())

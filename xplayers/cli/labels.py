@@ -1,4 +1,4 @@
-"""The classes of samples: what labels in the user's files name, and the numbers of these."""
+"""Labels in the user's files: their classes, and the numbers of the classes."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ import numpy as np
 Classes = tuple[int | str, ...]
 
 IN_PYTHON = (
-    "The command learns one class a sample; in Python there are SigmoidWithLoss for several, "
-    "MeanSquaredError for numbers"
+    "The command supports one class per sample; in Python there are SigmoidWithLoss for several, "
+    "MeanSquaredError for regression"
 )
 
 
 def classes_of(name: str, t: np.ndarray) -> Classes:
-    """Return the classes that labels name: the labels there are, or the columns of one-hot ones."""
+    """Return the classes: the different labels, or the columns of one-hot ones."""
     if _has_columns(t):
         _of_one_hot(name, t)
         return tuple(range(t.shape[1]))
-    found = tuple(np.unique(_plain(name, t)).tolist())
-    if len(found) < 2:
-        message = f"{name} has {len(found)} class; expected two or more"
+    classes = tuple(np.unique(_plain(name, t)).tolist())
+    if len(classes) < 2:
+        message = f"{name} has {len(classes)} class; expected two or more"
         raise ValueError(message)
-    return found
+    return classes
 
 
 def numbers(name: str, t: np.ndarray, classes: Classes) -> np.ndarray:
-    """Return the numbers of the classes that labels name."""
+    """Return the numbers of the classes of labels."""
     few = ", ".join(map(str, classes[:20])) + (", ..." if len(classes) > 20 else "")
     if _has_columns(t) and not set(range(t.shape[1])) <= set(classes):
         message = f"{name} is one-hot for {t.shape[1]} classes, from 0; the classes are {few}"
         raise ValueError(message)
     labels = _of_one_hot(name, t) if _has_columns(t) else _plain(name, t)
-    found, places = np.unique(labels, return_inverse=True)
+    unique, inverse = np.unique(labels, return_inverse=True)
     known = {label: i for i, label in enumerate(classes)}
-    strange = [label for label in found.tolist() if label not in known]
-    if strange:
-        what = f"{t.dtype} of shape {t.shape}"
-        if any(isinstance(label, type(strange[0])) for label in classes):
-            what = f"the label {strange[0]}"
-        message = f"{name} has {what}; the classes are {few}"
+    unknown = [label for label in unique.tolist() if label not in known]
+    if unknown:
+        fault = f"{t.dtype} of shape {t.shape}"
+        if any(isinstance(label, type(unknown[0])) for label in classes):
+            fault = f"the label {unknown[0]}"
+        message = f"{name} has {fault}; the classes are {few}"
         raise ValueError(message)
-    return np.asarray([known[label] for label in found.tolist()], np.int64)[places]
+    return np.asarray([known[label] for label in unique.tolist()], np.int64)[inverse]
 
 
 def _has_columns(t: np.ndarray) -> bool:
@@ -48,7 +48,7 @@ def _has_columns(t: np.ndarray) -> bool:
 
 
 def _of_one_hot(name: str, t: np.ndarray) -> np.ndarray:
-    """Return the columns of the ones in one-hot rows; refuse rows that are none."""
+    """Return the labels of one-hot rows; ValueError for other rows."""
     wrong = np.count_nonzero(t == 1, axis=1) != 1
     wrong |= np.count_nonzero(t == 0, axis=1) != t.shape[1] - 1
     if wrong.any():
@@ -64,7 +64,7 @@ def _of_one_hot(name: str, t: np.ndarray) -> np.ndarray:
 
 
 def _plain(name: str, t: np.ndarray) -> np.ndarray:
-    """Return labels as integers or strings; JSON has no other for the names of classes."""
+    """Return labels as integers or strings, which JSON supports."""
     if t.ndim != 1 or t.dtype.kind not in "biuUS":
         message = (
             f"{name} is {t.dtype} of shape {t.shape}; expected labels (n,), integers or strings, "
@@ -78,7 +78,7 @@ def _plain(name: str, t: np.ndarray) -> np.ndarray:
     try:
         return np.char.decode(t, "utf-8")
     except UnicodeDecodeError as error:
-        message = f"{name} has labels in bytes that are no UTF-8: {error.object!r}"
+        message = f"{name} has labels in bytes that are not UTF-8: {error.object!r}"
         raise ValueError(message) from error
 
 

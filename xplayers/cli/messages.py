@@ -1,7 +1,7 @@
-"""What the command says: lines on stdout; errors and warnings on stderr, each in one line.
+"""Output of the command: results on stdout; errors and warnings on stderr, one line each.
 
-Both streams may be closed, missing, full, or of an encoding that lacks a character. What is said on
-stderr can be lost. What is said on stdout is the result of a command, unless that is in files.
+Both streams may be closed, missing or full, or have an encoding that lacks a character. Output on
+stderr may be lost. Output on stdout is the result of a command, unless that is in files.
 """
 
 from __future__ import annotations
@@ -15,121 +15,131 @@ from typing import Any
 from xplayers._text import truncate_uniquely
 from xplayers.training.failures import NonFiniteLoss, is_out_of_memory
 
-INTERRUPTED = 130  # exit code, as of a process that SIGINT ends
-PIPE_CLOSED = 141  # and SIGPIPE
+INTERRUPTED = 130  # exit code, as after SIGINT
+PIPE_CLOSED = 141  # and after SIGPIPE
 
-WIDEST = 40  # columns of a terminal for the name of a class
+WIDEST = 40  # maximum width of the name of a class, in columns of a terminal
 
 
-class Mistake(Exception):
-    """What the user can mend."""
+class UsageError(Exception):
+    """An error that the user can correct."""
 
 
 class Stdout:
-    """The standard output: as it is when something is written.
+    """The current standard output.
 
     Attributes
     ----------
-    needed : bool
-        Whether an error is one of the command; else what cannot be written is left out, since the
-        results are in files.
+    required : bool
+        Whether write errors are errors of the command; else output is dropped, because the results
+        are in files.
     """
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Begin a command, whose results are on the standard output until it says otherwise."""
-        self.needed, self._escaped = True, False
-        self._lost: Exception | None = None
+        """Reset at the beginning of a command."""
+        self.required, self._escaped = True, False
+        self._error: Exception | None = None
 
     def check(self) -> None:
-        """Raise what went wrong before, where the output is needed: others may have passed it."""
-        if self._lost is not None and self.needed:
-            raise self._lost
+        """Raise the first write error again if the output is required; it may have been caught."""
+        if self._error is not None and self.required:
+            raise self._error
 
     def write(self, text: str) -> None:
         """Write a text; characters that the encoding lacks are escaped."""
         self.check()
-        if self._lost is not None:
+        if self._error is not None:
             return
         try:
             if sys.stdout is None or getattr(sys.stdout, "closed", False):
                 message = "the standard output is closed"
-                raise Mistake(message)
-            lacking = _put(sys.stdout, text)
-            # What UTF-8 lacks is no text, as a name of a file that is none.
-            if lacking.lower() not in ("", "utf-8") and not self._escaped:
+                raise UsageError(message)
+            encoding = _write(sys.stdout, text)
+            # UTF-8 only lacks surrogates, from names of files that are not UTF-8.
+            if encoding.lower() not in ("", "utf-8") and not self._escaped:
                 self._escaped = True
-                what = f"the standard output is {lacking}: what that lacks is escaped"
-                complain("warning", f"{what}; PYTHONIOENCODING=utf-8 has all")
-        except (OSError, ValueError, Mistake) as error:  # ValueError: it was closed or detached
-            self._lose(error)
+                print_warning(
+                    f"the standard output is {encoding}: other characters are escaped; "
+                    "PYTHONIOENCODING=utf-8 has all"
+                )
+        except (OSError, ValueError, UsageError) as error:  # ValueError: closed or detached
+            self._fail(error)
 
     def flush(self) -> None:
-        """Bring to its reader what was written."""
+        """Flush the output."""
         self.check()
-        if self._lost is not None or sys.stdout is None or getattr(sys.stdout, "closed", False):
+        if self._error is not None or sys.stdout is None or getattr(sys.stdout, "closed", False):
             return
         try:
             getattr(sys.stdout, "flush", bool)()
         except (OSError, ValueError) as error:
-            self._lose(error)
+            self._fail(error)
 
     def isatty(self) -> bool:
         """Whether it is a terminal."""
         return is_terminal(sys.stdout)
 
-    def _lose(self, error: Exception) -> None:
-        abandon(sys.stdout)
-        self._lost = error
+    def _fail(self, error: Exception) -> None:
+        redirect_to_null(sys.stdout)
+        self._error = error
         if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-            self._lost = Mistake(f"the standard output: {error.strerror or error}")
-            if not self.needed:
-                complain("warning", f"{self._lost}; the work goes on")
+            self._error = UsageError(f"the standard output: {error.strerror or error}")
+            if not self.required:
+                print_warning(f"{self._error}; the command continues")
         self.check()
 
 
 stdout = Stdout()
 
 
-def say(line: str) -> None:
-    """Print a line at once: where output is a pipe, progress would come all at the end."""
+def print_line(line: str) -> None:
+    """Print a line and flush: pipes are block-buffered."""
     stdout.write(f"{line}\n")
     stdout.flush()
 
 
-def complain(kind: str, words: str) -> None:
-    """Print an ``error`` or a ``warning``."""
-    line = " ".join(line.strip() for line in words.splitlines())
-    note(f"{kind}: {line}")
+def print_error(text: str) -> None:
+    """Print an error in one line."""
+    print_note(f"error: {_one_line(text)}")
 
 
-def note(line: str) -> None:
-    """Print what is to be known beside the results."""
-    print_error(f"xplayers: {line}")
+def print_warning(text: str) -> None:
+    """Print a warning in one line."""
+    print_note(f"warning: {_one_line(text)}")
 
 
-def print_error(line: str) -> None:
-    """Print a line on stderr; where it cannot be written, there is nobody to tell."""
+def _one_line(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines())
+
+
+def print_note(line: str) -> None:
+    """Print a message on stderr."""
+    write_stderr(f"xplayers: {line}")
+
+
+def write_stderr(line: str) -> None:
+    """Write a line to stderr, ignoring errors."""
     try:
-        if sys.stderr is not None:  # else print would take stdout
-            _put(sys.stderr, f"{line}\n")
+        if sys.stderr is not None:
+            _write(sys.stderr, f"{line}\n")
             getattr(sys.stderr, "flush", bool)()
     except (OSError, ValueError, AttributeError):
-        abandon(sys.stderr)
+        redirect_to_null(sys.stderr)
 
 
 def is_terminal(stream: Any) -> bool:
-    """Whether a stream, which may be none or closed, is a terminal."""
+    """Whether a stream, which may be None or closed, is a terminal."""
     try:
         return bool(stream.isatty())
     except (AttributeError, OSError, ValueError):
         return False
 
 
-def _put(stream: Any, text: str) -> str:
-    """Write a text, and return the encoding for which characters had to be escaped, or none."""
+def _write(stream: Any, text: str) -> str:
+    """Write a text, and return the encoding if characters had to be escaped, else ""."""
     try:
         stream.write(text)
     except UnicodeEncodeError:
@@ -139,36 +149,36 @@ def _put(stream: Any, text: str) -> str:
     return ""
 
 
-def abandon(stream: Any) -> None:
-    """Let what is still to be written go nowhere; the interpreter would complain at its end."""
+def redirect_to_null(stream: Any) -> None:
+    """Redirect a stream to the null device, so that flushing it at exit does not fail."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        number, nowhere = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, number)
-        os.close(nowhere)
+        number, null = stream.fileno(), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, number)
+        os.close(null)
 
 
 def warn(message: Any, *where: Any, **more: Any) -> None:
-    """Print a warning without the place in the code, in the manner of `warnings.showwarning`."""
-    complain("warning", str(message))
+    """Print a warning without the source line; replaces `warnings.showwarning`."""
+    print_warning(str(message))
 
 
-def in_words(error: Exception) -> str:
-    """Return what an error says, with what to do about it in the options of the command."""
+def error_text(error: Exception) -> str:
+    """Return the message of an error, with hints in terms of the options of the command."""
     if is_out_of_memory(error):
-        # A trainer speaks of its own arguments; the error behind it is that of the library.
-        return f"out of memory ({error.__cause__ or error}); take a smaller --batch-size or network"
+        # The message of a trainer has hints on its arguments; its cause is the library's error.
+        return f"out of memory ({error.__cause__ or error}); use a smaller --batch-size or network"
     if isinstance(error, NonFiniteLoss):
-        what = str(error).removeprefix("Trainer: ").partition(" Use a smaller learning rate")[0]
-        return f"{what} Use a smaller --lr."
+        text = str(error).removeprefix("Trainer: ").partition(" Use a smaller learning rate")[0]
+        return f"{text} Use a smaller --lr."
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
-    if isinstance(error, Mistake | ValueError | OSError | ImportError):
+    if isinstance(error, UsageError | ValueError | OSError | ImportError):
         return str(error)
     return f"{type(error).__name__}: {error} (with --debug: where)"
 
 
-def named(names: Iterable[object]) -> list[str]:
-    """Return names of classes as they stand in tables: in one line, not too long, and apart."""
+def display_names(names: Iterable[object]) -> list[str]:
+    """Return names of classes for tables: in one line, truncated, and still different."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     texts = [str(name).encode(encoding, "backslashreplace").decode(encoding) for name in names]
     return truncate_uniquely(texts, WIDEST)

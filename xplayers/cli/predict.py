@@ -1,4 +1,4 @@
-"""``xplayers predict``."""
+"""``xplayers predict``: predictions of a saved model."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 import xplayers as xl
 from xplayers.arrays.devices import Found
 from xplayers.cli import models
-from xplayers.cli.arguments import add_model, add_place, path, place
+from xplayers.cli.arguments import add_device, add_model, choose_device, path
 from xplayers.cli.arrays import check_numbers, read_samples
-from xplayers.cli.messages import Mistake, stdout
+from xplayers.cli.messages import UsageError, stdout
 from xplayers.cli.results import NPY_HEADER, Result, check, is_predictions
 from xplayers.saving.files import replacing
 
 NAME = "predict"
-SUMMARY = "say what a saved model takes samples for"
+SUMMARY = "predict the classes of samples by a saved model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,36 +36,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=path,
         metavar="FILE.npy",
-        help="write an array there, in the place of CSV to the standard output",
+        help="write an array to this file, instead of CSV to the standard output",
     )
     add(
         "--probabilities",
         action="store_true",
-        help="the probability of each class: columns beside the class in CSV, in an array (n, "
-        "classes) in its place",
+        help="output the probability of each class: additional columns in CSV, or an array (n, "
+        "classes)",
     )
-    add_place(parser)
+    add_device(parser)
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print or write the predictions, batch by batch."""
+    """Print or write the predictions, in batches."""
     if args.output is not None:
-        stdout.needed = False
+        stdout.required = False
         if Path(args.output).suffix != ".npy":
             message = f"--output {args.output}: expected a name that ends in .npy"
-            raise Mistake(message)
+            raise UsageError(message)
         output = Result(f"--output {args.output}", Path(args.output), is_predictions)
         check([output], [args.model, args.input])
-    found, _ = place(args)
+    target, _ = choose_device(args)
     model, net, _ = models.load(args.model)
     x = read_samples(args.input)
     model.check(x, args.input)
-    check_numbers(x, args.input)  # all of it, before the first prediction
+    check_numbers(x, args.input)  # before the first prediction
     parts = (
         part
-        for i in range(0, len(x), models.ROWS)  # only so much of it is in memory at once
+        for i in range(0, len(x), models.ROWS)  # to limit the memory
         for part in scores(
-            net, model.prepared(x[i : i + models.ROWS], args.input, i), args, found, i
+            net, model.prepared(x[i : i + models.ROWS], args.input, i), args, target, i
         )
     )
     if args.output is not None:
@@ -74,34 +74,34 @@ def run(args: argparse.Namespace) -> None:
     rows = csv.writer(stdout, lineterminator="\n")
     rows.writerow(["class", *(model.classes if args.probabilities else ())])
     for y in parts:
-        chosen = [model.classes[i] for i in np.argmax(y, axis=1)]
-        beside = _probabilities(y).tolist() if args.probabilities else [[]] * len(y)
-        for name, row in zip(chosen, beside, strict=True):
+        predicted = [model.classes[i] for i in np.argmax(y, axis=1)]
+        probabilities = _probabilities(y).tolist() if args.probabilities else [[]] * len(y)
+        for name, row in zip(predicted, probabilities, strict=True):
             rows.writerow([name, *(f"{p:.6g}" for p in row)])
 
 
 def scores(
-    net: xl.Layer, x: np.ndarray, args: argparse.Namespace, found: Found, start: int = 0
+    net: xl.Layer, x: np.ndarray, args: argparse.Namespace, target: Found, start: int = 0
 ) -> Iterator[np.ndarray]:
-    """Yield the outputs of a network for host samples, batch by batch, on the host."""
+    """Yield the outputs of a network for host samples, in batches, on the host."""
     for i in range(0, len(x), args.batch_size):
-        batch = xl.move(x[i : i + args.batch_size], xp=found.xp, device=found.device)
+        batch = xl.move(x[i : i + args.batch_size], xp=target.xp, device=target.device)
         with np.errstate(over="ignore", invalid="ignore"):
             y = xl.to_numpy(net.predict(batch))
         finite = np.isfinite(y).all(axis=1)
         if not finite.all():
             message = (
-                f"{args.model} has no finite answer for row {start + i + int(np.argmin(finite))} "
-                "(from 0): its values are too far from those that the network was trained on"
+                f"{args.model} has no finite scores for row {start + i + int(np.argmin(finite))} "
+                "(from 0): its values are too far from the training data"
             )
-            raise Mistake(message)
+            raise UsageError(message)
         yield y
 
 
 def _write(
     path: str, parts: Iterator[np.ndarray], n: int, model: models.Model, probabilities: bool
 ) -> None:
-    """Write an ``.npy`` file in pieces; an earlier one is replaced when all are written."""
+    """Write an ``.npy`` file in blocks, atomically."""
     classes = np.asarray(model.classes)
     shape = (n, len(classes)) if probabilities else (n,)
     dtype = np.dtype(np.float32) if probabilities else classes.dtype
@@ -110,8 +110,8 @@ def _write(
         file.write(b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little"))
         file.write(f"{header:{NPY_HEADER - 11}}\n".encode())
         for y in parts:
-            found = _probabilities(y) if probabilities else classes[np.argmax(y, axis=1)]
-            file.write(np.ascontiguousarray(found, dtype).tobytes())
+            values = _probabilities(y) if probabilities else classes[np.argmax(y, axis=1)]
+            file.write(np.ascontiguousarray(values, dtype).tobytes())
 
 
 def _probabilities(y: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Where a command writes: checked before the work, so that nothing is lost after it, or by it.
+"""Early checks of output files, so that no results are lost and no other files are overwritten.
 
-A result takes the place of an earlier one of its kind, and of no other file. No two results, and no
-result and what a command reads, are one file.
+A result only replaces an earlier one of its type. Results are different files from each other, and
+from the files that a command reads.
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from xplayers.cli.messages import Mistake
+from xplayers.cli.messages import UsageError
 
-# Of our predictions: more than NumPy makes of it, filled with spaces as the format allows.
+# Header size of our predictions: larger than NumPy's, padded with spaces as the format allows.
 NPY_HEADER = 256
 CHECKPOINTS = re.compile(r"step-[0-9]+\.safetensors")
 
 
 class Result(NamedTuple):
-    """A file, or a folder of checkpoints, that a command will write.
+    """A file that a command will write.
 
     Parameters
     ----------
-    what : str
-        What is said of it: the option, and as it was given.
+    option : str
+        The option and its value, for messages.
     path : Path
-        Where it will be.
+        The file.
     own : callable
-        Whether a file of that name is an earlier result, which may be replaced.
+        Whether an existing file is an earlier result, which may be replaced.
     other : str
-        What is said of a file that is none.
+        Message for other existing files.
     """
 
-    what: str
+    option: str
     path: Path
     own: Callable[[Path], bool]
-    other: str = "there is a file of that name already, which is no such result of xplayers"
+    other: str = "a file of that name exists, which is not such a result of xplayers"
 
 
 def check(results: Iterable[Result], read: Iterable[str | None], folder: str | None = None) -> None:
-    """Check that results can be written, and destroy nothing.
+    """Check that results can be written, and overwrite no other files.
 
     Parameters
     ----------
@@ -53,79 +53,79 @@ def check(results: Iterable[Result], read: Iterable[str | None], folder: str | N
     read : iterable of str
         Files that the command reads.
     folder : str, optional
-        Where its checkpoints will be.
+        The checkpoint directory.
     """
     results = list(results)
     for result in results:
-        _check_place(result)
+        _check_writable(result)
     if folder is not None:
         _check_folder(folder)
     for i, result in enumerate(results):
         for other in results[:i]:
             if _same(result.path, other.path):
-                message = f"{other.what} and {result.what} are one file; rename one of them"
-                raise Mistake(message)
+                message = f"{other.option} and {result.option} are the same file; rename one"
+                raise UsageError(message)
         for name in filter(None, read):
             if _same(result.path, Path(name)):
-                message = f"{result.what} would be written over {name}, which is read; rename it"
-                raise Mistake(message)
+                message = f"{result.option} would overwrite {name}, which is read; rename it"
+                raise UsageError(message)
         if folder is not None:
             _check_beside(result, Path(folder))
     for result in results:
         if result.path.exists() and result.path.stat().st_size and not result.own(result.path):
-            message = f"{result.what}: {result.other}; take another name, or move it away"
-            raise Mistake(message)
+            message = f"{result.option}: {result.other}; use another name, or move it"
+            raise UsageError(message)
 
 
-def _check_place(result: Result) -> None:
+def _check_writable(result: Result) -> None:
     path, folder = result.path, result.path.parent
-    if path.is_dir() or result.what.endswith(("/", os.sep)):
-        message = f"{result.what} is a folder; expected the name of a file"
+    if path.is_dir() or result.option.endswith(("/", os.sep)):
+        message = f"{result.option} is a folder; expected a file name"
     elif path.exists() and not stat.S_ISREG(path.stat().st_mode):
-        message = f"{result.what} is a pipe or a device; expected the name of a file"
+        message = f"{result.option} is a pipe or a device; expected a file name"
     elif not folder.is_dir():
-        message = f"{result.what} cannot be written to {folder}: there is no such folder"
+        message = f"{result.option} cannot be written to {folder}: there is no such folder"
     elif not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        message = f"{result.what} cannot be written to {folder}: permission denied"
+        message = f"{result.option} cannot be written to {folder}: permission denied"
     else:
         return
-    raise Mistake(message)
+    raise UsageError(message)
 
 
 def _check_folder(folder: str) -> None:
     path = Path(folder)
-    there = next(p for p in (path, *path.absolute().parents) if p.exists() or p.is_symlink())
-    if not there.is_dir():
-        message = f"--checkpoint-dir {folder}: {there} is a file; expected a folder"
-        raise Mistake(message)
-    if not os.access(there, os.W_OK):
-        message = f"--checkpoint-dir {folder} cannot be written to {there}: permission denied"
-        raise Mistake(message)
+    parent = next(p for p in (path, *path.absolute().parents) if p.exists() or p.is_symlink())
+    if not parent.is_dir():
+        message = f"--checkpoint-dir {folder}: {parent} is a file; expected a folder"
+        raise UsageError(message)
+    if not os.access(parent, os.W_OK):
+        message = f"--checkpoint-dir {folder} cannot be written to {parent}: permission denied"
+        raise UsageError(message)
 
 
 def _check_beside(result: Result, folder: Path) -> None:
     inside = _same(result.path.parent, folder)
     if inside and CHECKPOINTS.fullmatch(result.path.name.casefold()):
-        message = f"{result.what} has the name of a checkpoint in --checkpoint-dir; rename it"
-        raise Mistake(message)
+        message = f"{result.option} has the name of a checkpoint in --checkpoint-dir; rename it"
+        raise UsageError(message)
     if any(_same(result.path, p) for p in (folder, *folder.absolute().parents)):
-        message = f"{result.what} is where --checkpoint-dir {folder} has to be; rename one of them"
-        raise Mistake(message)
+        message = f"{result.option} conflicts with --checkpoint-dir {folder}; rename one of them"
+        raise UsageError(message)
 
 
 def _same(a: Path, b: Path) -> bool:
-    """Whether two names are of one file, also where systems take no heed of case or accents."""
+    """Whether two paths are the same file, also on case-insensitive or normalizing file systems."""
     if a.exists() and b.exists() and os.path.samefile(a, b):
         return True
     one, other = (unicodedata.normalize("NFC", os.path.realpath(p)) for p in (a, b))
     return one.casefold() == other.casefold()
 
 
-# Which files are ours
+# Detection of results of xplayers
 
 
 def is_model(path: Path) -> bool:
-    """Whether `xplayers train --save` has written a file."""
+    """Whether a file was written by `xplayers train --save`."""
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         text = file.read(min(length, 2**22))
@@ -137,21 +137,21 @@ def is_model(path: Path) -> bool:
 
 
 def is_log(path: Path) -> bool:
-    """Whether a file is a log of training, even one that was cut off."""
+    """Whether a file is a log of training, even a truncated one."""
     start = b'{"epoch":'
     with open(path, "rb") as file:
         return start.startswith(file.read(len(start)))
 
 
 def is_picture(path: Path) -> bool:
-    """Whether a file is a picture that xplayers has drawn, which says so in it."""
+    """Whether a file is a figure of xplayers, by its metadata."""
     with open(path, "rb") as file:
-        found = file.read(2**24)
-    return b"xplayers" in found and found.startswith((b"\x89PNG", b"%PDF", b"<?xml", b"%!PS"))
+        content = file.read(2**24)
+    return b"xplayers" in content and content.startswith((b"\x89PNG", b"%PDF", b"<?xml", b"%!PS"))
 
 
 def is_measurements(path: Path) -> bool:
-    """Whether a file has what `xplayers bench` has measured."""
+    """Whether a file has results of `xplayers bench`."""
     with open(path, "rb") as file:
         return file.read(64).startswith(b'{\n "date": ')
 

@@ -1,4 +1,4 @@
-"""``xplayers train``."""
+"""``xplayers train``: training of a network."""
 
 from __future__ import annotations
 
@@ -13,15 +13,23 @@ from typing import Any
 import xplayers as xl
 from xplayers.cli import config, datasets, models
 from xplayers.cli.arguments import (
-    add_place,
+    add_device,
+    choose_device,
     natural_number,
     path,
-    place,
     positive_integer,
     positive_number,
 )
 from xplayers.cli.log import Log
-from xplayers.cli.messages import INTERRUPTED, Mistake, complain, is_terminal, note, say, stdout
+from xplayers.cli.messages import (
+    INTERRUPTED,
+    UsageError,
+    is_terminal,
+    print_line,
+    print_note,
+    print_warning,
+    stdout,
+)
 from xplayers.cli.results import CHECKPOINTS, Result, check, is_log, is_model, is_picture
 
 NAME = "train"
@@ -40,7 +48,7 @@ OPTIMIZERS: dict[str, type[xl.Optimizer]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_place(parser)
+    add_device(parser)
     _add_data(parser)
     _add_network(parser)
     _add_results(parser)
@@ -53,8 +61,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         type=path,
         default="digits",
         metavar="{digits,mnist,fashion,spiral,FILE.npz}",
-        help="digits comes with the package; mnist and fashion are downloaded once; spiral is "
-        "made up; a file has your own arrays: samples x and labels t, of which a fifth is held "
+        help="digits is part of the package; mnist and fashion are downloaded once; spiral is "
+        "synthetic; a file has your own arrays: samples x and labels t, of which a fifth is held "
         "out, or x_train, t_train, x_test and t_test (default: %(default)s)",
     )
     add(
@@ -75,15 +83,15 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         type=positive_integer,
         default=32,
         metavar="N",
-        help="samples in a step (default: %(default)s)",
+        help="samples per step (default: %(default)s)",
     )
     add(
         "--shift",
         type=natural_number,
         default=0,
         metavar="PIXELS",
-        help="with --model cnn: shift each image by up to so many pixels at random, anew each time "
-        "(default: %(default)s)",
+        help="with --model cnn: shift each image by up to so many pixels at random, in every epoch "
+        "anew (default: %(default)s)",
     )
     add(
         "--flip",
@@ -95,8 +103,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=path,
         metavar="FILE.toml",
-        help="take options from a file, as one is written beside the results of every run; those "
-        "of the command line come before it",
+        help="read options from a file, as written beside the results of every run; options of the "
+        "command line take precedence",
     )
 
 
@@ -106,7 +114,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         "--model",
         choices=models.KINDS,
         default="mlp",
-        help="a multilayer perceptron, or convolutions below it (default: %(default)s)",
+        help="a multilayer perceptron, or convolutions before it (default: %(default)s)",
     )
     widths = {kind: " ".join(map(str, hidden)) for kind, hidden in models.HIDDEN.items()}
     add(
@@ -122,14 +130,14 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         type=positive_integer,
         nargs="+",
         metavar="N",
-        help="with --model cnn: channels of its convolutions, each of which is followed by ReLU "
-        f"and pooling (default: {' '.join(map(str, models.CHANNELS))})",
+        help="with --model cnn: channels of its convolutions, each followed by ReLU and pooling "
+        f"(default: {' '.join(map(str, models.CHANNELS))})",
     )
     add(
         "--optimizer",
         choices=tuple(OPTIMIZERS),
         default="adam",
-        help="rule of the update (default: %(default)s)",
+        help="optimizer (default: %(default)s)",
     )
     rates = ", ".join(f"{name} {make().lr:g}" for name, make in OPTIMIZERS.items())
     add(
@@ -143,7 +151,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         type=natural_number,
         default=0,
         metavar="N",
-        help="of the initial values and the order of the samples (default: %(default)s)",
+        help="seed of the initial values and of the shuffling (default: %(default)s)",
     )
 
 
@@ -153,71 +161,71 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         "--save",
         type=path,
         metavar="FILE",
-        help="write the trained model there (safetensors), for `xplayers predict` and `evaluate`",
+        help="write the trained model (safetensors), for `xplayers predict` and `evaluate`",
     )
     add(
         "--log",
         type=path,
         metavar="FILE.jsonl",
-        help="write the numbers of each epoch there, as JSON lines",
+        help="write the history of each epoch, as JSON lines",
     )
     add(
         "--plot",
         type=path,
         metavar="FILE.png",
-        help="draw the curves of the run (.pdf and .svg too); needs matplotlib",
+        help="plot the history (.pdf and .svg too); needs matplotlib",
     )
     add(
         "--checkpoint-dir",
         type=path,
         metavar="FOLDER",
-        help="keep there what is needed to go on; of this run alone",
+        help="write checkpoints to this directory, for this run only",
     )
     add(
         "--checkpoint-every",
         type=positive_integer,
         metavar="STEPS",
-        help="how often (default: every ten minutes); at the end in any case",
+        help="interval of checkpoints (default: ten minutes); the end is always saved",
     )
     add(
         "--checkpoint-keep",
         type=positive_integer,
         default=3,
         metavar="N",
-        help="how many checkpoints are kept (default: %(default)s)",
+        help="number of checkpoints to keep (default: %(default)s)",
     )
     add(
         "--resume",
         action="store_true",
-        help="go on from the last checkpoint in --checkpoint-dir, with the options of that run",
+        help="continue from the last checkpoint in --checkpoint-dir, with the options of that run",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train, measure, and write the results."""
-    stdout.needed = not (args.save or args.log or args.plot or args.checkpoint_dir)
+    """Train, evaluate, and write the results."""
+    stdout.required = not (args.save or args.log or args.plot or args.checkpoint_dir)
     options = _check_results(args)
-    found, why = place(args)
-    say(f"xplayers {xl.__version__}, {found}" + (f" ({why})" if why else ""))
+    target, why = choose_device(args)
+    print_line(f"xplayers {xl.__version__}, {target}" + (f" ({why})" if why else ""))
     data = datasets.read(args.dataset, args.data_dir)
     n = len(data.x)
-    say(f"{data.name}: {n} samples to train on, {len(data.x_test)} held out")
+    print_line(f"{data.name}: {n} samples to train on, {len(data.x_test)} held out")
     if args.batch_size > n:
         message = f"--batch-size is {args.batch_size}; {data.name} has {n} samples"
-        raise Mistake(message)
+        raise UsageError(message)
     model = models.Model.of(args.model, data, args.hidden, args.channels)
     if args.model != "cnn" and (args.shift or args.flip):
         message = "--shift and --flip go with --model cnn"
-        raise Mistake(message)
+        raise UsageError(message)
     if constants := model.constants():
-        complain("warning", f"{data.name}: {constants}, which is taken to 0 and not scaled")
+        print_warning(f"{data.name}: {constants}, which is centred and not scaled")
     checkpoint = _checkpoint(args)
 
     try:
         net = model.build(args.seed)
-    except ValueError as error:  # more than an array can have
+    except ValueError as error:  # array too large
         message = f"--hidden {' '.join(map(str, model.hidden))}: {error}"
-        raise Mistake(message) from error
+        raise UsageError(message) from error
     digest = data.digest() if options else ""
     if args.resume:
         config.check_same(args, digest)
@@ -226,24 +234,26 @@ def run(args: argparse.Namespace) -> int:
         models.check_length(args.save, model, net, about)
     make = OPTIMIZERS[args.optimizer]
     optimizer = make() if args.lr is None else make(lr=args.lr)
-    # Smoothing is worth one percent on the digits: without it 1,438 samples are learnt by heart.
+    # Label smoothing gains one percent on the digits, where 1,438 samples are easily overfitted.
     loss = xl.SoftmaxWithLoss(label_smoothing=0.1)
     count = sum(math.prod(p.shape) for p in net.params.values())
-    say(f"network: {model}, {count} parameters; {args.optimizer}, lr {optimizer.lr:g}; {loss!r}")
+    print_line(
+        f"network: {model}, {count} parameters; {args.optimizer}, lr {optimizer.lr:g}; {loss!r}"
+    )
 
     def begin(event: xl.Event) -> None:
-        """Write the options, when a run that goes on is known to be the same."""
+        """Write the options, once a resumed run has been checked."""
         if event.kind in ("losses", "epoch"):
-            stdout.check()  # a line of progress ends no run
+            stdout.check()  # Progress ignores write errors
         if event.kind != "begin":
             return
         if (done := len(event.history)) == args.epochs:
-            say(f"all {done} epochs are done; a larger --epochs goes on")
+            print_line(f"all {done} epochs are done; pass a larger --epochs to continue")
         for result in options:
             if done == args.epochs and result.path.exists():
-                continue  # nothing is done with these options
+                continue  # nothing is computed with these options
             result.path.parent.mkdir(parents=True, exist_ok=True)
-            config.write(result.path, args, found.name, digest)
+            config.write(result.path, args, target.name, digest)
 
     trainer = xl.Trainer(
         net,
@@ -259,53 +269,53 @@ def run(args: argparse.Namespace) -> int:
 
     start = time.perf_counter()
     x, x_test = model.prepared(data.x), model.prepared(data.x_test)
-    test = tuple(xl.move(a, xp=found.xp, device=found.device) for a in (x_test, data.t_test))
+    test = tuple(xl.move(a, xp=target.xp, device=target.device) for a in (x_test, data.t_test))
     if args.shift or args.flip:
         source: Any = xl.Batches(
-            x, data.t, args.batch_size, args.seed, xp=found.xp, device=found.device,
+            x, data.t, args.batch_size, args.seed, xp=target.xp, device=target.device,
             transform=_augmentation(args),
         )  # fmt: skip
         history = trainer.fit(source, validation=test, resume=args.resume)
     else:
-        train = (xl.move(a, xp=found.xp, device=found.device) for a in (x, data.t))
+        train = (xl.move(a, xp=target.xp, device=target.device) for a in (x, data.t))
         history = trainer.fit(*train, validation=test, resume=args.resume)
     seconds = time.perf_counter() - start
 
     results = xl.evaluate(net, xl.SoftmaxWithLoss(), *test, batch_size=args.batch_size)
-    say(
+    print_line(
         f"held out: loss {results['loss']:.4f}, accuracy {results['accuracy']:.4f}; "
         f"trained in {seconds:.1f} s"
     )
     if args.save is not None:
         models.save(args.save, model, net, **about, results=results)
-        say(f"saved in {args.save}")
+        print_line(f"saved in {args.save}")
     if args.plot is not None and len(history):
         history.plot(args.plot)
-        say(f"drawn in {args.plot}")
+        print_line(f"drawn in {args.plot}")
     if not history.interrupted:
         return 0
-    on = "" if checkpoint is None else "; the same command with --resume goes on"
-    note(f"interrupted{on}")
+    hint = "" if checkpoint is None else "; continue by the same command with --resume"
+    print_note(f"interrupted{hint}")
     return INTERRUPTED
 
 
 def _check_results(args: argparse.Namespace) -> list[Result]:
-    """Check before the work that its results can be written; return where its options go."""
-    for option, asked in (("resume", args.resume), ("checkpoint-every", args.checkpoint_every)):
-        if asked and args.checkpoint_dir is None:
+    """Check early that the results can be written; return the configuration files to write."""
+    for option, value in (("resume", args.resume), ("checkpoint-every", args.checkpoint_every)):
+        if value and args.checkpoint_dir is None:
             message = f"--{option} goes with --checkpoint-dir"
-            raise Mistake(message)
-    given = [
+            raise UsageError(message)
+    results = [
         Result(f"--{name} {getattr(args, name)}", Path(getattr(args, name)), own)
         for name, own in (("save", is_model), ("log", is_log), ("plot", is_picture))
         if getattr(args, name) is not None
     ]
     dataset = None if args.dataset in datasets.BUILT_IN else args.dataset
-    check([*given], [dataset, args.config], args.checkpoint_dir)
+    check([*results], [dataset, args.config], args.checkpoint_dir)
     options = config.results(args)
-    # Options that were read from a file of ours go back to it.
+    # A configuration file that was read may be rewritten.
     check(
-        [*given, *(o for o in options if o.path.parent.is_dir())],
+        [*results, *(o for o in options if o.path.parent.is_dir())],
         [dataset],
         args.checkpoint_dir,
     )
@@ -315,16 +325,16 @@ def _check_results(args: argparse.Namespace) -> list[Result]:
 
 
 def check_plot(path: str) -> None:
-    """Check before the work that a picture can be drawn, and in that format."""
+    """Check early that matplotlib is installed and supports the format."""
     if importlib.util.find_spec("matplotlib") is None:
         message = '--plot needs matplotlib: pip install "xplayers[train]"'
-        raise Mistake(message)
+        raise UsageError(message)
     from matplotlib.backend_bases import FigureCanvasBase
 
     formats = FigureCanvasBase.get_supported_filetypes()
     if Path(path).suffix[1:].lower() not in formats:
         message = f"--plot {path}: expected a name that ends in .{', .'.join(sorted(formats))}"
-        raise Mistake(message)
+        raise UsageError(message)
 
 
 def _checkpoint(args: argparse.Namespace) -> xl.Checkpoint | None:
@@ -335,16 +345,16 @@ def _checkpoint(args: argparse.Namespace) -> xl.Checkpoint | None:
     checkpoint = xl.Checkpoint(folder, every, minutes, keep=args.checkpoint_keep)
     if not args.resume and checkpoint.latest() is not None:
         message = (
-            f"--checkpoint-dir {folder} has the checkpoints of another run; --resume goes on from "
-            "them"
+            f"--checkpoint-dir {folder} has the checkpoints of another run; pass --resume to "
+            "continue it"
         )
-        raise Mistake(message)
+        raise UsageError(message)
     names = [p.name for p in Path(folder).iterdir()] if Path(folder).is_dir() else []
-    begun = config.NAME in names or any(map(CHECKPOINTS.fullmatch, names))
-    if args.resume and not begun:
-        what = "has no checkpoint" if Path(folder).is_dir() else "is not there"
-        message = f"--resume: {folder} {what}; expected the --checkpoint-dir of a run"
-        raise Mistake(message)
+    has_run = config.NAME in names or any(map(CHECKPOINTS.fullmatch, names))
+    if args.resume and not has_run:
+        fault = "has no checkpoint" if Path(folder).is_dir() else "does not exist"
+        message = f"--resume: {folder} {fault}; expected the --checkpoint-dir of a run"
+        raise UsageError(message)
     return checkpoint
 
 
@@ -358,7 +368,7 @@ def _augmentation(args: argparse.Namespace) -> Any:
 
 
 def _progress() -> xl.Progress:
-    """Return a bar on a terminal; else, and without tqdm, lines among the others."""
+    """Return a bar on a terminal with tqdm; else lines on stdout."""
     if is_terminal(sys.stderr) and importlib.util.find_spec("tqdm") is not None:
         return xl.Progress("bar")
-    return xl.Progress("lines", file=stdout)  # type: ignore[arg-type]  # all that it needs of one
+    return xl.Progress("lines", file=stdout)  # type: ignore[arg-type]  # has write and flush
