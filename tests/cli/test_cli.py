@@ -169,7 +169,7 @@ def test_progress_is_lines_on_a_terminal_without_tqdm(capsys, monkeypatch):
         ("predict no.safetensors x.npy --output x.csv", "expected a name that ends in .npy"),
         ("evaluate no.safetensors --part some", "--part: invalid choice: 'some'"),
         ("train --dataset mnist --data-dir /no/such", "/no/such is not a folder; expected one"),
-        ("train own.npz", "unrecognized arguments: own.npz; data are given by --dataset (see"),
+        ("train own.npz", "unrecognized arguments: own.npz; use --dataset for data (see"),
         ("info --seed 1", "unrecognized arguments: --seed 1"),
     ],
 )
@@ -241,9 +241,9 @@ def test_bench_measures(capsys, home):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--only [", "--only: '[' is no regular expression: unterminated character set"),
-        ("--implementations (", "--implementations: '(' is no regular expression"),
-        ("--json mine.json", "--json mine.json: there is a file of that name already"),
+        ("--only [", "--only: '[' is not a regular expression: unterminated character set"),
+        ("--implementations (", "--implementations: '(' is not a regular expression"),
+        ("--json mine.json", "--json mine.json: a file of that name exists"),
         ("--json no/such.json", "cannot be written to no: there is no such folder"),
         ("--threads 0", "--threads: '0' is not an integer of at least 1"),
     ],

@@ -147,8 +147,8 @@ def test_a_table_is_standardised_by_the_columns_of_its_training_samples(home):
         ({"x": np.full((40, 2), np.nan)}, "x of own.npz has values that are not finite"),
         ({"x": np.full((40, 2), "a")}, "x of own.npz is <U1; expected numbers"),
         ({"x": np.arange(40)}, "x has shape (40,), t (40,); expected samples along"),
-        ({"x": np.arange(40)}, "Of one value a sample make x[:, None]"),
-        ({"x": np.zeros((40, 2), object)}, "x of own.npz holds Python objects, which could"),
+        ({"x": np.arange(40)}, "For one value per sample save x[:, None]"),
+        ({"x": np.zeros((40, 2), object)}, "x of own.npz has Python objects, whose loading"),
         ({"x": np.zeros((1, 2)), "t": np.zeros(1, int)}, "t has 1 class"),
     ],
 )
@@ -214,7 +214,7 @@ def test_samples_and_labels_that_a_model_does_not_know(capsys, home):
 def test_a_network_that_was_not_trained_here(capsys, home):
     xl.save("net.safetensors", xl.mlp([4, 2], rng=0))
     line = refusal(capsys, "evaluate", "net.safetensors")
-    assert "net.safetensors is no model that `xplayers train --save` has written" in line
+    assert "net.safetensors is not a model written by `xplayers train --save`" in line
     model = {"kind": "mlp", "sample": [4], "classes": [0, 1], "hidden": [10**15], "channels": []}
     metadata = {"model": {**model, "mean": 0.0, "scale": 1.0}}
     xl.save("net.safetensors", xl.mlp([4, 2], rng=0), metadata)
@@ -222,7 +222,7 @@ def test_a_network_that_was_not_trained_here(capsys, home):
     for name, value in (("kind", "rnn"), ("sample", [2, 2]), ("hidden", [-1]), ("classes", 3)):
         changed = {"model": {**metadata["model"], name: value}}
         xl.save("net.safetensors", xl.mlp([4, 2], rng=0), changed)
-        assert "is no model that" in refusal(capsys, "evaluate", "net.safetensors")
+        assert "is not a model written" in refusal(capsys, "evaluate", "net.safetensors")
 
 
 def test_samples_of_an_npy_file_are_not_read_at_once(home):
@@ -237,6 +237,6 @@ def test_many_classes(capsys, home):
     assert main(["evaluate", "m.safetensors", "--part", "all"]) == 0
     first, *lines = capsys.readouterr().out.splitlines()
     assert first.startswith("own.npz, all: 200 samples, loss ")
-    counts = [int(re.fullmatch(r"\d+ taken for \d+: (\d+)", line)[1]) for line in lines]
+    counts = [int(re.fullmatch(r"\d+ predicted as \d+: (\d+)", line)[1]) for line in lines]
     assert counts == sorted(counts, reverse=True)
     assert len(counts) == 20

@@ -233,8 +233,8 @@ def test_gpus_of_torch_and_jax(monkeypatch):
 
 def test_another_device_is_taken():
     handles = ("cuda:0", "cuda:1", "cpu")
-    devices = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)", "the CPU")
-    found = Found("torch", "2.13", device="cuda:0", devices=devices, handles=handles)
+    listed = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)", "the CPU")
+    found = Found("torch", "2.13", device="cuda:0", devices=listed, handles=handles)
     assert str(devices.take(found, "cuda:1")) == "torch 2.13 on cuda:1 (NVIDIA H200)"
     assert devices.take(found, "cuda:1").device == "cuda:1"
     assert devices.take(found, "cpu").device == "cpu"
@@ -246,8 +246,8 @@ def test_another_device_of_cupy_becomes_the_current_one():
     used = []
     device = lambda i: SimpleNamespace(use=lambda: used.append(i))  # noqa: E731 - a stand-in
     cupy = SimpleNamespace(cuda=SimpleNamespace(Device=device))
-    devices = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)")
-    found = Found("cupy", "14.2.0", xp=cupy, devices=devices, handles=(0, 1))
+    listed = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)")
+    found = Found("cupy", "14.2.0", xp=cupy, devices=listed, handles=(0, 1))
     assert str(devices.take(found, "cuda:1")) == "cupy 14.2.0 on cuda:1 (NVIDIA H200)"
     assert used == [1]
 
@@ -258,6 +258,6 @@ def test_the_cpu_by_name(name):
     if found.why or found.devices[0] != "the CPU":
         pytest.skip(f"{name} computes elsewhere")
     args = SimpleNamespace(backend=name, device="cpu")
-    taken, _ = arguments.place(args)
+    taken, _ = arguments.choose_device(args)
     assert str(taken.device) == str(found.device)
     assert taken.devices == found.devices

@@ -46,7 +46,7 @@ def test_the_file_of_the_training_is_taken_from_anywhere(capsys, home, elsewhere
     assert first.startswith("own.npz, held out: 12 samples")
     Path("../own.npz").unlink()
     line = refusal(capsys, "evaluate", "../m.safetensors")
-    assert f"was trained on {home / 'own.npz'}, which is not there any more; say --dataset" in line
+    assert f"was trained on {home / 'own.npz'}, which does not exist any more; pass --da" in line
     assert "held out: 16 samples" in evaluation(capsys, "../m.safetensors", "--dataset", "own.npz")
 
 
@@ -72,8 +72,8 @@ def test_a_file_that_changed_is_not_the_one_of_the_training(capsys, home, change
     if change == "names":
         assert "t has the label A; the classes are a, b, c" in line
         return
-    assert "own.npz is not what it was when m.safetensors was trained on it; to measure" in line
-    assert f"say --dataset {home / 'own.npz'}" in line
+    assert "own.npz has changed since m.safetensors was trained on it; to evaluate" in line
+    assert f"pass --dataset {home / 'own.npz'}" in line
     evaluation(capsys, "m.safetensors", "--dataset", "own.npz")
 
 
@@ -96,8 +96,8 @@ def test_the_folder_of_the_training_is_kept(capsys, home, elsewhere, monkeypatch
     assert f"{home / 'mine'} is not a folder" in line
     write_mnist(home / "mine", 10, seed=2)
     line = refusal(capsys, "evaluate", model)
-    assert f"mnist in {home / 'mine'} is not what it was" in line
-    assert f"say --dataset mnist --data-dir {home / 'mine'}" in line
+    assert f"mnist in {home / 'mine'} has changed since" in line
+    assert f"pass --dataset mnist --data-dir {home / 'mine'}" in line
 
 
 def test_digits_and_spirals_are_always_there(capsys, home, elsewhere):
@@ -201,9 +201,9 @@ def test_images_are_no_rows_of_a_table(capsys, home):
     train(capsys, *TINY, "--dataset", "own.npz", "--save", "m.safetensors")
     np.save("x.npy", np.zeros((5, 4, 6)))
     line = refusal(capsys, "predict", "m.safetensors", "x.npy")
-    assert "x.npy has shape (5, 4, 6); the network takes (n, 24). Where its rows were such" in line
+    assert "x.npy has shape (5, 4, 6); the network takes (n, 24). If the training samp" in line
     np.save("x.npy", np.zeros(24))
-    assert "Of a single sample make x[None]" in refusal(capsys, "predict", "m.safetensors", "x.npy")
+    assert "A single sample is x[None]" in refusal(capsys, "predict", "m.safetensors", "x.npy")
 
 
 # What is in a model file
@@ -239,7 +239,9 @@ def test_a_model_that_makes_no_sense(capsys, home, name, value):
     _, net, metadata = models.load("m.safetensors")
     metadata["model"][name] = value
     xl.save("m.safetensors", net, json.loads(json.dumps(metadata)))
-    assert "is no model that `xplayers train" in refusal(capsys, "evaluate", "m.safetensors")
+    assert "is not a model written by `xplayers train" in refusal(
+        capsys, "evaluate", "m.safetensors"
+    )
 
 
 def test_a_model_without_its_data(capsys, home):
@@ -249,7 +251,7 @@ def test_a_model_without_its_data(capsys, home):
     for data in (None, {}, "mnist", {"dataset": "own.npz"}):
         xl.save("m.safetensors", net, {"model": metadata["model"], "data": data})
         line = refusal(capsys, "evaluate", "m.safetensors")
-        assert "m.safetensors does not say what it was trained on; say --dataset" in line
+        assert "m.safetensors has no record of its training data; pass --dataset" in line
     evaluation(capsys, "m.safetensors", "--dataset", "own.npz")
 
 

@@ -66,7 +66,7 @@ def test_rows_that_are_not_one_hot(capsys, home, t, row, shown, form):
     line = refusal(capsys, "train", *TINY, "--dataset", "own.npz")
     assert f"own.npz: {form} has shape {t.shape} and is not one-hot: row {row} (from 0)" in line
     assert f" is {shown}; expected a single 1 and else 0, or labels (n,)." in line
-    assert "SigmoidWithLoss for several, MeanSquaredError for numbers" in line
+    assert "SigmoidWithLoss for several, MeanSquaredError for regression" in line
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,16 @@ def test_rows_that_are_not_one_hot(capsys, home, t, row, shown, form):
         (T[:, None], "t is int64 of shape (60, 1); expected labels (n,)"),
         (T[:, None], "Save t[:, 0]"),
         (T * 1.0, "Save t.astype(int)"),
-        (T + 0.5, "MeanSquaredError for numbers"),
-        (np.where(T == 1, np.nan, T), "MeanSquaredError for numbers"),
+        (T + 0.5, "MeanSquaredError for regression"),
+        (np.where(T == 1, np.nan, T), "MeanSquaredError for regression"),
         (T * 1j, "t is complex128"),
         (T.astype("datetime64[D]"), "t is datetime64[D]"),
         (np.asarray([["a", "b"]] * N), "t is <U1 of shape (60, 2)"),
         (np.zeros((N, 2, 3)), "t is float64 of shape (60, 2, 3)"),
-        (np.asarray([b"\xff", b"a", b"b"])[T], r"t has labels in bytes that are no UTF-8: b'\xff'"),
+        (
+            np.asarray([b"\xff", b"a", b"b"])[T],
+            r"t has labels in bytes that are not UTF-8: b'\xff'",
+        ),
         (ONE_HOT[:, :1], "t is float64 of shape (60, 1)"),
     ],
 )
@@ -121,7 +124,9 @@ def test_one_hot_columns_are_classes_by_name():
 def test_rows_that_are_not_finite_are_named(capsys, home, value, dtype):
     x = np.zeros((N, 2), dtype)
     x[17, 1] = value
-    said = f"has values that are not finite: row 17, column 1 (from 0) is {value}; fill such values"
+    said = (
+        f"has values that are not finite: row 17, column 1 (from 0) is {value}; replace such values"
+    )
     save(T, x=x)
     assert f"x of own.npz {said}" in refusal(capsys, "train", *TINY, "--dataset", "own.npz")
     np.savez("own.npz", x_train=x, t_train=T, x_test=x, t_test=T)
@@ -171,7 +176,7 @@ def test_values_beyond_the_float32_of_a_network(capsys):
     x[4500, 0] = 3e38
     np.save("x.npy", x)
     line = refusal(capsys, "predict", "m.safetensors", "x.npy")
-    assert "m.safetensors has no finite answer for row 4500 (from 0)" in line
+    assert "m.safetensors has no finite scores for row 4500 (from 0)" in line
 
 
 @pytest.mark.usefixtures("model")
@@ -181,14 +186,14 @@ def test_a_model_of_parameters_that_are_not_finite(capsys):
     xl.save("broken.safetensors", net, metadata)
     np.save("x.npy", np.zeros((3, 2)))
     line = refusal(capsys, "predict", "broken.safetensors", "x.npy")
-    assert "broken.safetensors has values in 0.b that are not finite; train it anew" in line
+    assert "broken.safetensors has values in 0.b that are not finite; train it again" in line
 
 
 @pytest.mark.parametrize(
     ("x", "words"),
     [
         (np.zeros((0, 2)), "own.npz: x has shape (0, 2): there are no samples"),
-        (np.zeros((N, 0)), "x of own.npz has shape (60, 0): there is nothing in its samples"),
+        (np.zeros((N, 0)), "x of own.npz has shape (60, 0): its samples are empty"),
         (np.zeros((N, 2), complex), "x of own.npz is complex128; expected numbers"),
         (np.zeros(N, [("a", float)]), "x of own.npz is a table with named columns"),
         (np.zeros((N, 2), "datetime64[s]"), "x of own.npz is datetime64[s]; expected numbers"),
@@ -215,5 +220,5 @@ def test_names_of_classes_that_are_too_long_for_a_file(capsys, home):
     names = np.asarray([f"{i} {'n' * 800_000}" for i in range(3)])
     save(names[T])
     line = refusal(capsys, "train", *TINY, "--dataset", "own.npz", "--save", "long.safetensors")
-    assert re.search("the names of the 3 classes are too long for a file; together at most", line)
+    assert re.search("the names of the 3 classes are too long for a file; at most", line)
     assert not list(Path().glob("long*"))

@@ -28,31 +28,31 @@ def run(capsys, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ("--save own.npz", "--save own.npz would be written over own.npz, which is read"),
-        ("--save ./own.npz", "would be written over own.npz"),
-        ("--save OWN.npz", "would be written over own.npz"),
-        ("--log own.npz", "--log own.npz would be written over own.npz"),
-        ("--save link", "--save link would be written over own.npz"),
-        ("--log hard", "--log hard would be written over own.npz"),
-        ("--save q --log q", "--save q and --log q are one file; rename one of them"),
-        ("--save q --log ../{here}/q", "are one file"),
-        ("--save q --log Q", "are one file"),
-        ("--save caf\u00e9 --log cafe\u0301", "are one file"),
-        ("--save q.png --plot q.png", "--save q.png and --plot q.png are one file"),
-        ("--log q.png --plot q.png", "are one file"),
-        ("--save new --log dangling", "are one file"),
-        ("--save q --log q.config.toml", "and q.config.toml (the options of the run) are one"),
-        ("--save q.config.toml --log q", "are one file"),
-        ("--save run --checkpoint-dir run", "--save run is where --checkpoint-dir run has to be"),
-        ("--log run --checkpoint-dir run/a/b", "is where --checkpoint-dir run/a/b has to be"),
-        ("--save there/config.toml --checkpoint-dir there", "are one file"),
+        ("--save own.npz", "--save own.npz would overwrite own.npz, which is read"),
+        ("--save ./own.npz", "would overwrite own.npz"),
+        ("--save OWN.npz", "would overwrite own.npz"),
+        ("--log own.npz", "--log own.npz would overwrite own.npz"),
+        ("--save link", "--save link would overwrite own.npz"),
+        ("--log hard", "--log hard would overwrite own.npz"),
+        ("--save q --log q", "--save q and --log q are the same file; rename one"),
+        ("--save q --log ../{here}/q", "are the same file"),
+        ("--save q --log Q", "are the same file"),
+        ("--save caf\u00e9 --log cafe\u0301", "are the same file"),
+        ("--save q.png --plot q.png", "--save q.png and --plot q.png are the same file"),
+        ("--log q.png --plot q.png", "are the same file"),
+        ("--save new --log dangling", "are the same file"),
+        ("--save q --log q.config.toml", "and q.config.toml (the options of the run) are the"),
+        ("--save q.config.toml --log q", "are the same file"),
+        ("--save run --checkpoint-dir run", "--save run conflicts with --checkpoint-dir run"),
+        ("--log run --checkpoint-dir run/a/b", "conflicts with --checkpoint-dir run/a/b"),
+        ("--save there/config.toml --checkpoint-dir there", "are the same file"),
         (
             "--save there/step-000000007.safetensors --checkpoint-dir there",
             "has the name of a checkpoint in --checkpoint-dir; rename it",
         ),
         ("--save there/Step-7.safetensors --checkpoint-dir there", "the name of a checkpoint"),
-        ("--config c.toml --save c.toml", "--save c.toml would be written over c.toml"),
-        ("--config c.toml --log c.toml", "--log c.toml would be written over c.toml"),
+        ("--config c.toml --save c.toml", "--save c.toml would overwrite c.toml"),
+        ("--config c.toml --log c.toml", "--log c.toml would overwrite c.toml"),
     ],
 )
 def test_files_that_would_destroy_each_other(capsys, data, arguments, words):
@@ -69,22 +69,22 @@ def test_what_is_read_is_not_written(capsys, data):
     run(capsys, *TRAIN, "--save", "m.safetensors")
     np.save("x.npy", np.zeros((4, 6, 6)))
     predict = ("predict", "m.safetensors", "x.npy")
-    assert "would be written over x.npy" in refused(capsys, *predict, "--output", "x.npy")
+    assert "would overwrite x.npy" in refused(capsys, *predict, "--output", "x.npy")
     shutil.copy("m.safetensors", "m.npy")
     line = refused(capsys, "predict", "m.npy", "x.npy", "--output", "m.npy")
-    assert "--output m.npy would be written over m.npy" in line
+    assert "--output m.npy would overwrite m.npy" in line
     line = refused(capsys, "evaluate", "m.safetensors", "--plot", "m.safetensors")
-    assert "--plot m.safetensors would be written over m.safetensors" in line
+    assert "--plot m.safetensors would overwrite m.safetensors" in line
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         ("--save no/such", "--save no/such cannot be written to no: there is no such folder"),
-        ("--save there", "--save there is a folder; expected the name of a file"),
+        ("--save there", "--save there is a folder; expected a file name"),
         ("--log new/", "--log new/ is a folder"),
-        ("--save=", "'' is no name of a file"),
-        ("--log fifo", "--log fifo is a pipe or a device; expected the name of a file"),
+        ("--save=", "'' is not a file name"),
+        ("--log fifo", "--log fifo is a pipe or a device; expected a file name"),
         ("--save /dev/null", "is a pipe or a device"),
         ("--checkpoint-dir own.npz", "--checkpoint-dir own.npz: own.npz is a file; expected a fo"),
         ("--checkpoint-dir own.npz/a", "own.npz is a file; expected a folder"),
@@ -114,8 +114,8 @@ def test_places_that_may_not_be_written(capsys, data, monkeypatch):
 def test_foreign_files_are_kept(capsys, data, option, content):
     Path("mine.png").write_bytes(content)
     line = refused(capsys, *TRAIN, option, "mine.png")
-    assert f"{option} mine.png: there is a file of that name already, which is no such" in line
-    assert "take another name, or move it away" in line
+    assert f"{option} mine.png: a file of that name exists, which is not such" in line
+    assert "use another name, or move it" in line
 
 
 def test_predictions_are_not_written_over_labels(capsys, data):
@@ -124,9 +124,9 @@ def test_predictions_are_not_written_over_labels(capsys, data):
     for labels in (np.arange(4), np.asarray(list("abca")), np.zeros((4, 3), np.float32)):
         np.save("t.npy", labels)
         line = refused(capsys, "predict", "m.safetensors", "x.npy", "--output", "t.npy")
-        assert "--output t.npy: there is a file of that name already" in line
+        assert "--output t.npy: a file of that name exists" in line
     line = refused(capsys, "evaluate", "m.safetensors", "--plot", "x.npy")
-    assert "--plot x.npy: there is a file" in line
+    assert "--plot x.npy: a file of that name" in line
 
 
 def test_ones_own_results_are_replaced(capsys, data):
@@ -175,7 +175,7 @@ def test_each_run_has_options_of_its_own(capsys, data):
     for name in ("net", "net.config.toml.safetensors"):  # whose options would be in one file
         if name == "net":
             line = refused(capsys, *TRAIN, "--save", name)
-            assert "net.config.toml (the options of the run): that file is of another run" in line
+            assert "net.config.toml (the options of the run): that file belongs to ano" in line
         else:
             run(capsys, *TRAIN, "--save", name)
     run(capsys, *TRAIN, "--log", "net.jsonl")
@@ -189,8 +189,8 @@ def test_options_written_by_hand_are_kept(capsys, data):
         ("--config", "m.config.toml", "--save", "m.safetensors"),
     ):
         line = refused(capsys, *TRAIN, *options)
-        assert "m.config.toml (the options of the run): that file is of another run, or" in line
-        assert "written or changed by hand; take another name, or move it away" in line
+        assert "m.config.toml (the options of the run): that file belongs to another" in line
+        assert "written or edited by hand; use another name, or move it" in line
     run(capsys, "train", "--config", "m.config.toml", "--dataset", "spiral", "--save", "n")
     Path("run").mkdir()
     Path("run/config.toml").write_text("epochs = 1\n")
@@ -206,7 +206,7 @@ def test_names_of_files_that_are_no_text(capsys, data):
     assert main([*arguments, "--save", os.fsdecode(b"m\xe9\n")]) == 0
     (path,) = Path().glob("*.config.toml")
     text = path.read_text()
-    assert "# not UTF-8, so say it: dataset" in text
+    assert "# not UTF-8, pass it as an option: dataset" in text
     assert tomllib.loads(text)["batch-size"] == 8
     capsys.readouterr()
     run(capsys, "train", "--config", str(path), "--dataset", name, "--save", "n")
@@ -220,7 +220,7 @@ def test_options_changed_by_hand_are_kept(capsys, data, old, new):
     path = Path("m.config.toml")
     path.write_bytes(path.read_text().replace(old, new).encode())
     line = refused(capsys, *TRAIN, "--save", "m.safetensors")
-    assert "or was written or changed by hand" in line
+    assert "or was written or edited by hand" in line
 
 
 def test_options_go_back_to_the_file_of_ours_that_they_came_from(capsys, data):
@@ -274,4 +274,4 @@ def test_a_tilde_in_what_is_read(capsys, data, monkeypatch):
 def test_no_home(capsys, data, monkeypatch):
     monkeypatch.setattr(os.path, "expanduser", lambda name: name)
     line = refused(capsys, *TRAIN, "--save=~/a")
-    assert "~/a: there is no home directory; say HOME=... or the whole path" in line
+    assert "~/a: there is no home directory; set HOME or pass an absolute path" in line

@@ -33,17 +33,17 @@ def run(home, capsys):
         ("--optimizer adamw", "optimizer was adam, is adamw"),  # of the same state
         ("--optimizer sgd", "optimizer was adam, is sgd"),
         ("--model cnn", "model was mlp, is cnn"),
-        ("--dataset digits", "the data are not what was in"),
+        ("--dataset digits", "the data differ from those of"),
         ("--shift 1 --model cnn", "model was mlp, is cnn; shift was 0, is 1"),
         ("--seed 5 --optimizer sgd", "optimizer was adam, is sgd; seed was 0, is 5"),
-        ("--epochs 1", "has done 2 epochs; epochs is 1. Take epochs=2 or more"),
-        ("--save own.npz", "would be written over"),
+        ("--epochs 1", "has 2 epochs; epochs is 1. Pass epochs=2 or more"),
+        ("--save own.npz", "would overwrite"),
     ],
 )
 def test_a_refused_resume_changes_nothing(capsys, run, options, words):
     line = refused(capsys, *RESUME, *options.split(), "--log", "run.jsonl")
     assert words in line
-    assert ("run is of another run: " in line) == ("was" in words)
+    assert ("run belongs to another run: " in line) == ("was" in words)
     out = train(capsys, *RESUME[1:], "--epochs", "3")  # and the right one goes on
     assert "epoch 3/3" in out
 
@@ -61,9 +61,10 @@ def test_data_that_changed(capsys, run, change):
     np.savez("own.npz", x=x.astype(float) if change == "dtype" else x, t=t)
     line = refused(capsys, *RESUME, "--epochs", "3")
     assert (
-        f"run is of another run: the data are not what was in {Path('own.npz').resolve()}" in line
+        f"run belongs to another run: the data differ from those of {Path('own.npz').resolve()}"
+        in line
     )
-    assert "Leave out what differs, or begin a run in another folder" in line
+    assert "Remove these options, or use another folder" in line
 
 
 def test_data_that_were_moved_are_the_same(capsys, run):
@@ -80,17 +81,17 @@ def test_other_files_of_a_folder(capsys, home):
     train(capsys, *TINY, *options)
     write_mnist(home / "mnist", seed=1)
     line = refused(capsys, *RESUME, "--epochs", "3")
-    assert "the data are not what was in mnist" in line
+    assert "the data differ from those of mnist" in line
 
 
 def test_fewer_epochs_than_are_done(capsys, run):
     train(capsys, *RESUME[1:], "--epochs", "3")
     for epochs in ("1", "2"):
         line = refused(capsys, *RESUME, "--epochs", epochs)
-        assert f"has done 3 epochs; epochs is {epochs}." in line
+        assert f"has 3 epochs; epochs is {epochs}." in line
     before = contents()
     out = train(capsys, *RESUME[1:])
-    assert "all 3 epochs are done; a larger --epochs goes on" in out
+    assert "all 3 epochs are done; pass a larger --epochs to continue" in out
     assert "lr=0.001" in refusal(capsys, *RESUME, "--lr", "0.5")
     assert contents() == before
 
@@ -98,7 +99,7 @@ def test_fewer_epochs_than_are_done(capsys, run):
 @pytest.mark.parametrize(
     ("folder", "words"),
     [
-        ("rnu", "--resume: rnu is not there; expected the --checkpoint-dir of a run"),
+        ("rnu", "--resume: rnu does not exist; expected the --checkpoint-dir of a run"),
         ("empty", "--resume: empty has no checkpoint; expected the --checkpoint-dir of a run"),
         ("own.npz", "--checkpoint-dir own.npz: own.npz is a file; expected a folder"),
         ("run/step-000000012.safetensors", "is a file; expected a folder"),
@@ -116,7 +117,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(capsys, run):
         path.unlink()
     assert main([*RESUME]) == 0
     out, err = capsys.readouterr()
-    assert "there is no checkpoint in run to go on from; the run begins with its first step" in err
+    assert "there is no checkpoint in run; the run begins with its first step" in err
     assert "epoch 1/2" in out
 
 
@@ -127,7 +128,7 @@ def test_options_changed_by_hand_are_taken_and_kept(capsys, run):
     assert main([*RESUME, "--save", "m.safetensors"]) == 0
     out, err = capsys.readouterr()
     assert "epoch 3/3" in out
-    assert err == f"xplayers: warning: {path} was changed by hand, and stays as it is\n"
+    assert err == f"xplayers: warning: {path} was edited by hand and is not changed\n"
     assert path.read_bytes() == before
     assert tomllib.loads(Path("m.config.toml").read_text())["epochs"] == 3
 
@@ -137,4 +138,4 @@ def test_without_the_file_of_options(capsys, run):
     assert "epoch 3/3" in train(capsys, *TRAIN, "--resume", "--epochs", "3")
     assert tomllib.loads((run / "config.toml").read_text())["epochs"] == 3
     shutil.rmtree(run)
-    assert "run is not there" in refused(capsys, "train", *TRAIN, "--resume")
+    assert "run does not exist" in refused(capsys, "train", *TRAIN, "--resume")

@@ -43,10 +43,10 @@ def test_checkpoints_of_another_run_are_not_touched(capsys, home):
     before = {p: p.read_bytes() for p in Path("run").iterdir()}
     assert len(before) == 2
     line = refusal(capsys, "train", *TINY, "--seed", "5", "--checkpoint-dir", "run")
-    assert "run has the checkpoints of another run; --resume goes on" in line
+    assert "run has the checkpoints of another run; pass --resume" in line
     assert {p: p.read_bytes() for p in Path("run").iterdir()} == before
     line = refusal(capsys, "train", *TINY, "--seed", "5", "--checkpoint-dir", "run", "--resume")
-    assert "is of another run: seed was 0, is 5" in line
+    assert "belongs to another run: seed was 0, is 5" in line
 
 
 def test_a_run_is_repeated_from_its_config(capsys, home):
@@ -83,7 +83,7 @@ def test_a_config_names_files_from_anywhere(capsys, home, monkeypatch):
         ("epochs", "--config c.toml: "),
         ("hidden = [1.5]", "c.toml: argument --hidden: '1.5'"),
         ("epochs = {n = 1}", "c.toml: epochs is a dict; expected a string or number"),
-        ("resume = true", "c.toml: resume belongs to a call"),
+        ("resume = true", "c.toml: resume is an option of a call"),
         ("data-dir = 'é'", "--config c.toml: 'utf-8' codec"),
     ],
 )
@@ -137,7 +137,7 @@ def test_an_interrupt_in_training_keeps_what_there_is(capsys, home, monkeypatch)
     options = ("--log", "run.jsonl", "--checkpoint-dir", "run", "--save", "m.safetensors")
     assert main(["train", *TINY, *options]) == 130
     out, err = capsys.readouterr()
-    assert err == "xplayers: interrupted; the same command with --resume goes on\n"
+    assert err == "xplayers: interrupted; continue by the same command with --resume\n"
     assert "held out: loss" in out
     assert Path("run/step-000000050.safetensors").exists()
     monkeypatch.undo()
@@ -160,7 +160,7 @@ def test_a_closed_pipe_ends_it_quietly():
     ("error", "words"),
     [
         (RuntimeError("RESOURCE_EXHAUSTED: 4 GB"), "out of memory (RESOURCE_EXHAUSTED: 4 GB)"),
-        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "out of memory (CUDA); take a"),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "out of memory (CUDA); use a"),
         (OSError(28, "No space left on device", "m.safetensors"), "error: m.safetensors: No space"),
         (ValueError("two\n  lines"), "error: two lines\n"),
         (ImportError("needs tqdm: pip install tqdm"), "error: needs tqdm: pip install tqdm\n"),
@@ -185,7 +185,7 @@ def test_out_of_memory_in_training_names_options_of_the_command(capsys, monkeypa
 
     monkeypatch.setattr(xl.TrainStep, "__call__", fail)
     line = refusal(capsys, "train", *TINY)
-    assert "out of memory (Unable to allocate 7 GiB); take a smaller --batch-size" in line
+    assert "out of memory (Unable to allocate 7 GiB); use a smaller --batch-size" in line
     assert "accumulate=" not in line
 
 
@@ -200,7 +200,7 @@ def test_a_warning_is_a_line(home):
     assert ran.returncode == 0
     assert ran.stderr == (
         "xplayers: warning: Trainer: no checkpoint at step 90: the disk is full. "
-        "Training goes on.\n"
+        "Training continues.\n"
     )
 
 

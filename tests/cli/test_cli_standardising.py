@@ -95,7 +95,7 @@ def test_integers_do_not_wrap():
 
 
 def test_values_too_far_apart():
-    with pytest.raises(ValueError, match="values in column 1 are too far apart to add"):
+    with pytest.raises(ValueError, match="the sum of column 1 overflows"):
         standardising.standard(np.asarray([[0, -1.7e308], [0, 1.7e308]]))
 
 
@@ -109,15 +109,15 @@ def table(path, **columns):
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"c1": 14.62}, "column 1 (from 0) of x has one value only"),
-        ({"c1": 14.62, "c3": 0.1}, "columns 1, 3 (from 0) of x have one value only"),
+        ({"c1": 14.62}, "column 1 (from 0) of x is constant"),
+        ({"c1": 14.62, "c3": 0.1}, "columns 1, 3 (from 0) of x are constant"),
     ],
 )
 def test_the_constant_columns_are_said(capsys, home, columns, words):
     table("own.npz", **columns)
     assert main(["train", *TINY, "--dataset", "own.npz", "--save", "m.safetensors"]) == 0
     err = capsys.readouterr().err
-    assert err == f"xplayers: warning: own.npz: {words}, which is taken to 0 and not scaled\n"
+    assert err == f"xplayers: warning: own.npz: {words}, which is centred and not scaled\n"
     # A value beside the constant is as far away as it is, and not 1e13 times that.
     model, _, _ = models.load("m.safetensors")
     x = np.full((1, 4), 0.0)
@@ -128,10 +128,10 @@ def test_the_constant_columns_are_said(capsys, home, columns, words):
 def test_many_constant_columns_are_counted(home):
     np.savez("own.npz", x=np.ones((60, 25)), t=np.arange(60) % 3)
     model = models.Model.of("mlp", datasets.read("own.npz"), None, None)
-    assert "7, 8, 9 and 15 more (from 0) of x have one value only" in model.constants()
+    assert "7, 8, 9 and 15 more (from 0) of x are constant" in model.constants()
     np.savez("own.npz", x=np.ones((60, 5, 5)), t=np.arange(60) % 3)
     model = models.Model.of("mlp", datasets.read("own.npz"), None, None)
-    assert model.constants() == "x has one value only"
+    assert model.constants() == "x is constant"
     again = models.Model.from_metadata(json.loads(json.dumps(model.metadata())))
     assert again == model
 

@@ -77,7 +77,7 @@ def test_a_run_with_results_in_files_goes_on(data, monkeypatch, make, after):
     assert code == 0, err.getvalue()
     assert Path("m.safetensors").exists()
     assert len(xl.History.from_jsonl("m.jsonl")) == 2
-    said = "xplayers: warning: the standard output: No space left on device; the work"
+    said = "xplayers: warning: the standard output: No space left on device; the command"
     assert err.getvalue().startswith(said) if make is Full else not err.getvalue()
 
 
@@ -145,7 +145,7 @@ def test_encodings_without_the_characters_of_classes(data, monkeypatch, encoding
         names = ["$", "é", "日"]
         expected = [n.encode(encoding, "backslashreplace").decode(encoding) for n in names]
         assert first.split(",") == ["class", *expected]
-        warned = f"the standard output is {encoding}: what that lacks is escaped"
+        warned = f"the standard output is {encoding}: other characters are escaped"
         assert (warned in err.buffer.getvalue().decode()) == (encoding != "utf-8")
     out = text_stream(encoding)
     assert run(monkeypatch, "evaluate", "m.safetensors", out=out, err=err) == 0
