@@ -216,14 +216,14 @@ class SoftmaxWithLoss(Loss):
             raise ValueError(message)
 
     def check(self, scores: Array, target: Array) -> None:
-        if len(target.shape) == len(scores.shape):
-            if on_host(target):
-                check_values(self, "target", target, 0.0, math.inf, _PROBABILITIES)
-        elif len(target.shape) + 1 != len(scores.shape) or _surely_fit(target, scores.shape[-1]):
-            return
-        elif is_integer(target) and on_host(target):
-            self._check_classes(tuple(scores.shape))
-            check_labels(target, scores.shape[-1], ignore_index=self.ignore_index)
+        shape = scores.shape
+        axes = len(shape) - len(target.shape)
+        if axes == 1:
+            if not _surely_fit(target, shape[-1]) and is_integer(target) and on_host(target):
+                self._check_classes(tuple(shape))
+                check_labels(target, shape[-1], ignore_index=self.ignore_index)
+        elif axes == 0 and on_host(target):
+            check_values(self, "target", target, 0.0, math.inf, _PROBABILITIES)
 
 
 _PROBABILITIES = "probabilities of the classes, none negative"
