@@ -244,13 +244,13 @@ def test_a_batch_whose_squares_are_no_numbers(normalization, scale, xpv):
     for factor in (1, 1, 1, scale, 1):
         batch = xpv.asarray(x * np.float32(factor))
         assert_same_bits(auto(batch, t), plain(batch, t))
-    assert auto._replays.replays
+    assert taker(auto).replays.replays
 
 
 @pytest.mark.parametrize("optimizer", [xl.SGD, xl.Momentum, xl.Adam, xl.AdamW])
 def test_elementwise_functions_are_prepared(optimizer, xpv):
     """None is looked up in each step: that would take as long as the products of a small one."""
     step = compare(xpv, mlp, optimizer)
-    (replay,) = step._replays.replays.values()
+    (replay,) = taker(step).replays.replays.values()
     kind = type(elementwise(lambda xp, x: x + 1))
     assert not [v.__name__ for v in replay.__globals__.values() if isinstance(v, kind)]

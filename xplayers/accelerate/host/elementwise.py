@@ -14,8 +14,8 @@ from xplayers.accelerate.host.memory import empty
 from xplayers.accelerate.host.program import Program, trace
 from xplayers.accelerate.host.threads import share, usable_cores
 from xplayers.accelerate.tape import BITS, Untraceable, can_be_kept, constants_key, kept_into
-from xplayers.arrays.elementwise import scalar
-from xplayers.arrays.namespaces import on_host
+from xplayers.arrays.elementwise import as_it_stands, scalar
+from xplayers.arrays.namespaces import namespace, on_host
 
 # Measured. In one thread the blocks of a rule's operands should stay in a second-level cache of
 # 1 MB, and be long enough that the call of a ufunc (1 us) is small beside its work. Threads want
@@ -31,10 +31,12 @@ THREADED_KERNEL = 500_000  # machine code needs no interpreter lock, and waits f
 
 
 def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
-    """Evaluate a function of large NumPy arrays, or one that is machine code."""
-    if type(x) is np.ndarray and (x.size > PLAIN or function.compiled):
-        return in_one_pass(function, operands, out, options)
-    return NotImplemented
+    """Evaluate a function of large NumPy arrays, or one that is machine code, in one pass."""
+    if (x.size > PLAIN or function.compiled) and type(x) is np.ndarray:
+        found = in_one_pass(function, operands, out, options)
+        if found is not NotImplemented:
+            return found
+    return as_it_stands(namespace(x), function, operands, out, options)
 
 
 def in_one_pass(
