@@ -14,6 +14,7 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,7 @@ class _Elementwise:
         self.__signature__ = inspect.Signature(parameters[1:])  # without xp, for help()
         # Options that are numbers, which a scalar of NumPy would give a dtype.
         self._numbers = [p.name for p in parameters if type(p.default) is float]
-        others = () if self._numbers else (bool, str, type(None), _Elementwise)
+        others = () if self._numbers else (bool, str, type(None), FunctionType, _Elementwise)
         self._sure = {float, int, *others}  # types of options that are as they should be
         self.programs: dict[Any, Any] = {}
         self.compiled = False

@@ -31,6 +31,7 @@ _NAMESPACES: dict[type, Namespace] = {}
 _FLOATING: dict[tuple[type, DType], bool] = {}
 _INTEGER: dict[tuple[type, DType], bool] = {}
 _REAL: dict[tuple[type, DType], bool] = {}
+_HALF: dict[Any, bool] = {}
 _DTYPE_NAMES: dict[tuple[type, DType], str] = {}
 _WITH_DEVICE: set[type] = set()
 _ON_HOST: dict[tuple[type, Any], bool] = {}
@@ -172,7 +173,12 @@ def signed(x: Array) -> Array:
 
 def is_half(x: Array) -> bool:
     """Whether `x` is float16 or bfloat16: sums of such values belong in float32."""
-    return dtype_is_half(x.dtype)
+    key = (type(x.dtype), x.dtype)
+    try:
+        return _HALF[key]
+    except KeyError:
+        _HALF[key] = half = dtype_is_half(x.dtype)
+        return half
 
 
 def dtype_is_half(dtype: DType) -> bool:

@@ -196,8 +196,10 @@ def scale_gradient(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: i
             raise ValueError(message)
         if dout.shape and axes_after:
             dout = xp.expand_dims(dout, axis=-1)
-    norm = float(norm) if type(norm) is int else norm  # replays prepare no calls of integers
-    return _divided(dx, dout, norm, dtype=scores.dtype if is_half(scores) else None)
+    dtype = scores.dtype if is_half(scores) else None
+    if dtype is None and type(dout) is float and type(norm) in (int, float) and on_host(dx):
+        return dx * (dout / norm)  # a look-up would take longer
+    return _divided(dx, dout, norm, dtype=dtype)
 
 
 @elementwise
