@@ -276,7 +276,7 @@ def test_refusals(x, t, size, error, message):
 
 @pytest.mark.only("torch", "jax", "strict")
 def test_arrays_that_are_in_their_place_already(xpv):
-    with pytest.raises(TypeError, match="are in their place already: use minibatches"):
+    with pytest.raises(TypeError, match="For arrays of other libraries use minibatches"):
         xl.Batches(xpv.asarray(X), T, 2)
 
 
@@ -372,7 +372,7 @@ def test_page_locked_memory_brings_the_batches_of_a_pass(monkeypatch):
     gpu = Gpu()
     loader = loading._PinnedLoader(gpu, gpu.empty_pinned, (X, T), None)
     parts = [np.arange(i, i + 4) for i in range(0, 20, 4)]
-    found = list(loading._brought(loader, iter(parts)))
+    found = list(loading._prefetched(loader, iter(parts)))
     for (x, t), part in zip(found, parts, strict=True):
         assert_same_bits(x.now, X[part])
         assert_same_bits(t.now, T[part])

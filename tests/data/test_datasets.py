@@ -217,8 +217,8 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("name", "array", "message"),
         [
-            (TEST[0], np.zeros((5, 3, 5), np.uint8), "5 images, {labels} 4 labels; expected one"),
-            (TEST[1], np.zeros(3, np.uint8), "4 images, {labels} 3 labels; expected one"),
+            (TEST[0], np.zeros((5, 3, 5), np.uint8), "5 images, {labels} 4 labels; expected equ"),
+            (TEST[1], np.zeros(3, np.uint8), "4 images, {labels} 3 labels; expected equ"),
             (TEST[0], np.zeros((4, 15), np.uint8), "{images} holds uint8 of shape (4, 15); "),
             (TEST[0], np.zeros((4, 3, 5), np.int16), "{images} holds int16 of shape (4, 3, 5); "),
             (TEST[1], np.zeros((4, 1), np.uint8), "{labels} holds uint8 of shape (4, 1); "),

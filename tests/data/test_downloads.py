@@ -134,7 +134,7 @@ class TestDownload:
         for mirror in getattr(datasets, COLLECTIONS[load]).mirrors:
             assert f"{mirror}{TRAIN[0]}.gz: " in text
         assert text.count(said) >= 2
-        assert f"into {cache} by hand" in text
+        assert f"into {cache} manually" in text
         assert all(f"{name}.gz" in text for name in FILES)
         assert f"{load.__name__}(path)" in text
         assert "load_digits() needs no network" in text

@@ -47,7 +47,7 @@ def test_curves(plots, tmp_path):
     assert [line.get_label() for line in accuracy.get_lines()] == ["validation", "best"]
     with pytest.raises(ValueError, match="the history is empty; train first"):
         History().plot(path)
-    with pytest.raises(ValueError, match="nothing in the history"):
+    with pytest.raises(ValueError, match="the history is empty"):
         History([{"epoch": 1}]).plot(path)
 
 

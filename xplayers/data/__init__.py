@@ -1,4 +1,4 @@
-"""Mini-batches, real data sets, and images changed at random."""
+"""Mini-batches, data sets and augmentation of images."""
 
 from xplayers.data.augmentation import random_flip, random_shift
 from xplayers.data.batches import minibatches

@@ -1,4 +1,4 @@
-"""Images a little different each time they are seen, changed where they are."""
+"""Random augmentation of images, on their device."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ __all__ = ["random_flip", "random_shift"]
 
 
 def random_shift(x: Array, largest: int, rng: Rng = None) -> Array:
-    """Shift each image by a random number of pixels along each axis; what comes in is zero.
+    """Shift each image by a random number of pixels along each axis, with zero padding.
 
-    The same as to pad the image by `largest` zeros on each side, and to cut the old size out of it
-    at a random place.
+    Equivalent to padding the image by `largest` zeros on each side and a random crop of the
+    original size.
 
     Parameters
     ----------
     x : array of shape (n, channels, height, width)
         Images of any dtype.
     largest : int
-        Shifts are from ``-largest`` to ``largest``, all alike.
+        Shifts are uniform from ``-largest`` to ``largest``.
     rng : int, numpy.random.Generator or None
-        The source of the shifts, which are drawn on the host, two integers an image; an int is a
-        seed.
+        The generator of the shifts, which are drawn on the host, two integers per image; an int is
+        a seed.
 
     Returns
     -------
     array
-        A new array of the shape and dtype of `x`; the channels of an image move together.
+        A new array of the shape and dtype of `x`; the channels of an image are shifted together.
 
     Raises
     ------
     ValueError
-        If `x` has not four axes, or `largest` is negative.
+        If `x` is not 4-d, or `largest` is negative.
 
     Notes
     -----
-    torchvision's ``RandomCrop(size, padding)`` draws one place for all images of a batch; here each
-    image has its own.
+    torchvision's ``RandomCrop(size, padding)`` draws one position for all images of a batch; here
+    each image has its own.
 
     Examples
     --------
@@ -55,33 +55,32 @@ def random_shift(x: Array, largest: int, rng: Rng = None) -> Array:
     if largest < 0:
         message = f"random_shift: largest is {largest}; expected 0 or more."
         raise ValueError(message)
-    here, kind = device(x), xp.arange(0).dtype
-    drawn = rng.integers(-largest, largest, (2, n), endpoint=True)
-    shifts = asarray(drawn, x, kind)
+    where, index_dtype = device(x), xp.arange(0).dtype
+    shifts = asarray(rng.integers(-largest, largest, (2, n), endpoint=True), x, index_dtype)
     down, right = xp.reshape(shifts[0, ...], (n, 1)), xp.reshape(shifts[1, ...], (n, 1))
-    # Where each pixel comes from; the place of one from outside is any, as it becomes zero.
-    rows = xp.arange(height, device=here) + down
-    columns = xp.arange(width, device=here) + right
+    # The source of each pixel; those from outside are arbitrary, because they become zero.
+    rows = xp.arange(height, device=where) + down
+    columns = xp.arange(width, device=where) + right
     inside = xp.reshape((rows >= 0) & (rows < height), (n, 1, height, 1)) & xp.reshape(
         (columns >= 0) & (columns < width), (n, 1, 1, width)
     )
     rows = xp.reshape(rows % height, (n, 1, height, 1))
     columns = xp.reshape(columns % width, (n, 1, 1, width))
-    planes = xp.reshape(xp.arange(n * channels, device=here), (n, channels, 1, 1))
+    planes = xp.reshape(xp.arange(n * channels, device=where), (n, channels, 1, 1))
     index = xp.reshape((planes * height + rows) * width + columns, (-1,))
     moved = xp.reshape(xp.take(xp.reshape(x, (-1,)), index, axis=0), tuple(x.shape))
     return xp.where(inside, moved, xp.zeros_like(moved))
 
 
 def random_flip(x: Array, rng: Rng = None) -> Array:
-    """Mirror each image left to right, or leave it as it is, with equal chances.
+    """Flip each image horizontally with probability 1/2.
 
     Parameters
     ----------
     x : array of shape (n, channels, height, width)
         Images of any dtype.
     rng : int, numpy.random.Generator or None
-        The source of the choice, which is drawn on the host; an int is a seed.
+        The generator, on the host; an int is a seed.
 
     Returns
     -------
@@ -91,7 +90,7 @@ def random_flip(x: Array, rng: Rng = None) -> Array:
     Raises
     ------
     ValueError
-        If `x` has not four axes.
+        If `x` is not 4-d.
 
     Examples
     --------
@@ -101,8 +100,8 @@ def random_flip(x: Array, rng: Rng = None) -> Array:
     """
     xp = namespace(x, "random_flip")
     n = _images("random_flip", x)[0]
-    chosen = asarray(generator("random_flip", "rng", rng).integers(0, 2, n) == 1, x, xp.bool)
-    return xp.where(xp.reshape(chosen, (n, 1, 1, 1)), xp.flip(x, axis=-1), x)
+    flipped = asarray(generator("random_flip", "rng", rng).integers(0, 2, n) == 1, x, xp.bool)
+    return xp.where(xp.reshape(flipped, (n, 1, 1, 1)), xp.flip(x, axis=-1), x)
 
 
 def _images(owner: str, x: Array) -> tuple[int, ...]:

@@ -14,19 +14,19 @@ __all__ = ["minibatches"]
 def minibatches(
     x: Array, t: Array, batch_size: int, rng: Rng = None, drop_last: bool = False
 ) -> Iterator[tuple[Array, Array]]:
-    """Go once through the samples, without replacement.
+    """Iterate once over the samples, without replacement.
 
     Parameters
     ----------
     x, t : array
-        Samples and targets, of one library and device; their first axes agree.
+        Samples and targets, of one library and device, with equal first axes.
     batch_size : int
-        Samples in a batch.
+        Samples per batch.
     rng : int, numpy.random.Generator or None
-        Shuffles; an int is a seed. None keeps the order. The order is drawn on the host, so it is
-        the same on every library, and goes to the device once.
+        Generator for shuffling; an int is a seed. None keeps the order. The order is drawn on the
+        host, so it is the same on every library, and moved to the device once.
     drop_last : bool
-        Whether to leave out a last batch that is smaller.
+        Whether to drop a smaller last batch.
 
     Yields
     ------

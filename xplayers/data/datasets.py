@@ -1,7 +1,7 @@
-"""Small data sets as NumPy arrays: one in the package, two from files or the network, one made up.
+"""Small data sets as NumPy arrays: one in the package, two from files or downloads, one synthetic.
 
 Every function returns host arrays. Move them to a device once, before training
-(``x_train = xp.asarray(x_train)``); the parameters of a network follow the arrays they are given.
+(``x_train = xp.asarray(x_train)``); the parameters of a network move to the first input.
 """
 
 import math
@@ -28,7 +28,7 @@ Split = tuple[np.ndarray, np.ndarray]
 def load_digits(
     normalize: bool = True, flatten: bool = True, one_hot_label: bool = False
 ) -> tuple[Split, Split]:
-    """Load 1,797 handwritten digits of 8 x 8 pixels, which come with the package.
+    """Load 1,797 handwritten digits of 8 x 8 pixels, which are part of the package.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def load_digits(
     Returns
     -------
     (x_train, t_train), (x_test, t_test) : tuple of tuple of ndarray
-        1,438 samples to learn from and 359 held out: every fifth one (``index % 5 == 4``).
+        1,438 training samples and 359 held-out ones: every fifth one (``index % 5 == 4``).
 
     References
     ----------
@@ -53,7 +53,7 @@ def load_digits(
         images, labels = file["images"], file["labels"]
     held_out = np.arange(len(labels)) % 5 == 4
     train, test = (
-        _as_asked(images[rows], labels[rows], 16, normalize, flatten, one_hot_label)
+        _formatted(images[rows], labels[rows], 16, normalize, flatten, one_hot_label)
         for rows in (~held_out, held_out)
     )
     return train, test
@@ -79,9 +79,9 @@ def load_mnist(
     Parameters
     ----------
     path : str or path-like, optional
-        Folder with the four IDX files, gzipped (``train-images-idx3-ubyte.gz``) or not. None: the
-        user's cache folder, where files that are missing are downloaded once, and their SHA-256
-        sums checked.
+        Directory with the four IDX files, gzipped (``train-images-idx3-ubyte.gz``) or not. None:
+        the user's cache directory, to which missing files are downloaded once and checked by
+        SHA-256.
     normalize : bool
         True: pixels are float32 in [0, 1]. False: uint8 in 0..255, as published.
     flatten : bool
@@ -89,21 +89,21 @@ def load_mnist(
     one_hot_label : bool
         True: labels are float32 rows with a single 1, ``(n, 10)``. False: int64, ``(n,)``.
     subset : {"train", "test"}, optional
-        Load this part only; the two files of the other part are not needed then.
+        Load only this part; the two files of the other part are not required then.
 
     Returns
     -------
     (x_train, t_train), (x_test, t_test) : tuple of tuple of ndarray
-        Or one pair ``x, t`` where `subset` is given.
+        Or one pair ``x, t`` with `subset`.
 
     Raises
     ------
     FileNotFoundError
-        Files are missing in the folder `path`.
+        If files are missing in the directory `path`.
     OSError
-        A file could neither be found in the cache nor downloaded.
+        If a file is neither in the cache nor can be downloaded.
     ValueError
-        A file is damaged or is not what its name says, or an argument is out of range.
+        If a file is damaged or has other contents, or an argument is out of range.
 
     References
     ----------
@@ -128,7 +128,7 @@ def load_fashion_mnist(
     one_hot_label: bool = False,
     subset: str | None = None,
 ) -> tuple[Split, Split] | Split:
-    """Load Fashion-MNIST: 60,000 + 10,000 pictures of clothes, of 28 x 28 pixels.
+    """Load Fashion-MNIST: 60,000 + 10,000 images of clothes, of 28 x 28 pixels.
 
     Arguments, results and errors are those of `load_mnist`. The labels 0..9 are T-shirt/top,
     trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
@@ -136,7 +136,7 @@ def load_fashion_mnist(
     Parameters
     ----------
     path : str or path-like, optional
-        Folder with the four IDX files, gzipped or not. None: the user's cache folder.
+        Directory with the four IDX files, gzipped or not. None: the user's cache directory.
     normalize : bool
         True: pixels are float32 in [0, 1]. False: uint8 in 0..255, as published.
     flatten : bool
@@ -144,12 +144,12 @@ def load_fashion_mnist(
     one_hot_label : bool
         True: labels are float32 rows with a single 1, ``(n, 10)``. False: int64, ``(n,)``.
     subset : {"train", "test"}, optional
-        Load this part only.
+        Load only this part.
 
     Returns
     -------
     (x_train, t_train), (x_test, t_test) : tuple of tuple of ndarray
-        Or one pair ``x, t`` where `subset` is given.
+        Or one pair ``x, t`` with `subset`.
 
     References
     ----------
@@ -163,12 +163,12 @@ def spiral(
     n_per_class: int = 100,
     n_classes: int = 3,
     noise: float = 0.2,
-    rng: "int | np.random.Generator | None" = 0,  # quoted: numpy.random is loaded when it is used
+    rng: "int | np.random.Generator | None" = 0,  # quoted: numpy.random is imported on use
 ) -> Split:
-    """Make points in the plane on spiral arms, one arm for each class: no line separates them.
+    """Generate points in the plane on spiral arms, one arm per class: not linearly separable.
 
-    The arms start at the origin, end at radius 1 and turn by 4 radians on the way; they are evenly
-    spaced, so any number of classes stays apart.
+    The arms start at the origin, end at radius 1 and turn by 4 radians; they are evenly spaced, so
+    any number of classes is separable.
 
     Parameters
     ----------
@@ -179,12 +179,12 @@ def spiral(
     noise : float
         Standard deviation of the angle, in radians.
     rng : int or numpy.random.Generator or None
-        Seed or source of the noise. None: other points in every call.
+        Seed or generator of the noise. None: different points in every call.
 
     Returns
     -------
     x : ndarray of float32, shape (n_per_class * n_classes, 2)
-        The points, arm after arm: shuffle them before cutting off a part.
+        The points, ordered by arm: shuffle them before splitting.
     t : ndarray of int64, shape (n_per_class * n_classes,)
         The number of the arm.
     """
@@ -210,22 +210,22 @@ def spiral(
 # The IDX format -------------------------------------------------------------------------------
 
 _IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_MAX_AXES = 32  # what every NumPy can hold
+_MAX_AXES = 32  # the limit of all versions of NumPy
 _MAX_BYTES = 2**30  # twenty times the largest file of MNIST
 
 
 def read_idx(path: AnyPath) -> np.ndarray:
-    """Read an IDX file, the format of MNIST and its relatives, gzipped or not.
+    """Read an IDX file, the format of MNIST, gzipped or not.
 
     Two zero bytes, the type of the elements, the number of axes, their sizes as big-endian uint32,
-    then the elements, big-endian, the last axis fastest. A header is not believed: never more than
-    it announces is unpacked, and no more than 1 GiB.
+    then the elements, big-endian, in C order. The header is checked: no more bytes than it states
+    are decompressed, and at most 1 GiB.
 
     Parameters
     ----------
     path : str or path-like
-        The file; ``~`` is a home. Whether it is gzipped is told from its first bytes, not from its
-        name.
+        The file; ``~`` is the home directory. Compression is detected from the first bytes, not
+        from the name.
 
     Returns
     -------
@@ -235,11 +235,11 @@ def read_idx(path: AnyPath) -> np.ndarray:
     Raises
     ------
     ValueError
-        The file is not an IDX file, or it is shorter or longer than its header says.
+        If the file is not an IDX file, or is shorter or longer than its header states.
     TypeError
-        `path` is none.
+        If `path` is not a path.
     """
-    import gzip  # here, as below: most never need them
+    import gzip  # on demand, to keep the import of the package fast
     import zlib
 
     path = in_full(path, "read_idx")
@@ -269,19 +269,19 @@ def _parse_idx(file, name):
     if len(sizes) < 4 * ndim:
         raise ValueError(f"{name}: header says {ndim} axes; file ends before their sizes do.")
     shape = struct.unpack(f">{ndim}I", sizes)
-    # Axes of size 0 are left out here: NumPy refuses such a shape if the others are too large.
+    # Without axes of size 0: NumPy refuses such a shape if the others are too large.
     if dtype.itemsize * math.prod(filter(None, shape)) > _MAX_BYTES:
         raise ValueError(f"{name}: header says {shape}; expected at most {_MAX_BYTES} bytes.")
     expected = dtype.itemsize * math.prod(shape)
 
-    # In pieces, so that memory is taken for what is there and not for what the header promises;
-    # one byte more than promised, so that a longer file is noticed.
+    # In chunks, so that a wrong header does not allocate memory; one byte more than expected, to
+    # detect a longer file.
     data = bytearray()
-    while piece := file.read(min(2**20, expected + 1 - len(data))):
-        data += piece
+    while chunk := file.read(min(2**20, expected + 1 - len(data))):
+        data += chunk
     if len(data) != expected:
-        held = f"{len(data)}" if len(data) < expected else "more"
-        raise ValueError(f"{name}: header says {shape}, {expected} bytes; file holds {held}.")
+        size = f"{len(data)}" if len(data) < expected else "more"
+        raise ValueError(f"{name}: header says {shape}, {expected} bytes; file holds {size}.")
     return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
@@ -289,7 +289,7 @@ def _parse_idx(file, name):
 
 
 class _Collection(NamedTuple):
-    """Four IDX files: where they are and what they must be."""
+    """Four IDX files: their mirrors and checksums."""
 
     loader: str  # the public function, for messages
     folder: str  # in the cache
@@ -356,7 +356,7 @@ _SUBSETS = {
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 }
 _N_CLASSES = 10
-_TIMEOUT = 15  # seconds without a sign of life
+_TIMEOUT = 15  # seconds
 
 
 def _load(collection, path, subset, *form):
@@ -368,17 +368,17 @@ def _load(collection, path, subset, *form):
     path = None if path is None else in_full(path, collection.loader)
     try:
         folder = _cache_folder() / collection.folder if path is None else Path(path)
-    except RuntimeError as error:  # a user whom the system does not know, and no HOME
+    except RuntimeError as error:  # neither an entry for the user nor HOME
         raise OSError(
-            f"{collection.loader}: there is no home folder to keep files in. Give the folder that "
-            f"holds them, {collection.loader}(path), or set HOME or XDG_CACHE_HOME."
+            f"{collection.loader}: there is no home folder for a cache. Pass the folder of the "
+            f"files, {collection.loader}(path), or set HOME or XDG_CACHE_HOME."
         ) from error
     files = {name: _find(folder, name) for each in subsets for name in _SUBSETS[each]}
     missing = [name for name, file in files.items() if file is None]
     if missing and path is not None:
-        what = "lacks" if folder.is_dir() else "is not a folder; expected one with"
+        fault = "lacks" if folder.is_dir() else "is not a folder; expected one with"
         raise FileNotFoundError(
-            f"{collection.loader}: {folder} {what} {', '.join(missing)} (or the same with .gz)."
+            f"{collection.loader}: {folder} {fault} {', '.join(missing)} (or the same with .gz)."
         )
     for name in missing:
         files[name] = _download(collection, name, folder)
@@ -386,12 +386,12 @@ def _load(collection, path, subset, *form):
     loaded = {}
     for each in subsets:
         images, labels = _read_pair(collection.loader, *(files[name] for name in _SUBSETS[each]))
-        loaded[each] = _as_asked(images, labels, 255, *form)
+        loaded[each] = _formatted(images, labels, 255, *form)
     return (loaded["train"], loaded["test"]) if subset is None else loaded[subset]
 
 
 def _find(folder, name):
-    """Return the path of the file `name` in one of its spellings, or None."""
+    """Return the path of the file `name` under one of its spellings, or None."""
     for spelling in (name, name.replace("-idx", ".idx")):
         for file in (folder / spelling, folder / f"{spelling}.gz"):
             if file.is_file():
@@ -400,7 +400,7 @@ def _find(folder, name):
 
 
 def _read_pair(loader, images_file, labels_file):
-    """Read images and their labels, and check that they can be that."""
+    """Read and check images and their labels."""
     images, labels = read_idx(images_file), read_idx(labels_file)
     for file, array, axes in (
         (images_file, images, "(n, rows, columns)"),
@@ -414,7 +414,7 @@ def _read_pair(loader, images_file, labels_file):
     if len(images) != len(labels):
         raise ValueError(
             f"{loader}: {images_file} holds {len(images)} images, "
-            f"{labels_file} {len(labels)} labels; expected one for each."
+            f"{labels_file} {len(labels)} labels; expected equal numbers."
         )
     if labels.max(initial=0) >= _N_CLASSES:
         raise ValueError(
@@ -423,21 +423,21 @@ def _read_pair(loader, images_file, labels_file):
     return images, labels
 
 
-def _as_asked(images, labels, white, normalize, flatten, one_hot_label):
-    """Return one pair ``x, t`` in the form that the caller of a loader asks for."""
+def _formatted(images, labels, white, normalize, flatten, one_hot_label):
+    """Return ``x, t`` in the requested form."""
     n, rows, columns = images.shape
     x = images.reshape((n, rows * columns) if flatten else (n, 1, rows, columns))
     if normalize:
-        x = np.divide(x, white, dtype=np.float32)  # one pass: no float copy of the bytes first
+        x = np.divide(x, white, dtype=np.float32)  # without an intermediate float copy
     t = np.eye(_N_CLASSES, dtype=np.float32)[labels] if one_hot_label else labels.astype(np.int64)
     return x, t
 
 
 def _cache_folder():
-    """Return the folder where this user's programs keep what they can fetch again."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    if os.path.isabs(given):  # the XDG specification: ignore it where it is relative
-        base = Path(given)
+    """Return the user's cache directory for this package."""
+    xdg = os.environ.get("XDG_CACHE_HOME", "")
+    if os.path.isabs(xdg):  # the XDG specification says to ignore relative paths
+        base = Path(xdg)
     elif sys.platform == "win32":
         base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
     elif sys.platform == "darwin":
@@ -448,12 +448,12 @@ def _cache_folder():
 
 
 def _download(collection, name, folder):
-    """Fetch a file from the first mirror that has it, and return its path."""
+    """Download a file from the first mirror that has it, and return its path."""
     from http.client import HTTPException  # see _fetch
 
     file, failures = folder / f"{name}.gz", []
     mirrors = collection.mirrors
-    try:  # before anything is fetched that could not be kept
+    try:  # before the download
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         mirrors, failures = (), [f"  {folder}: {error.strerror or error}"]
@@ -466,19 +466,18 @@ def _download(collection, name, folder):
         else:
             return file
     names = ", ".join(f"{each}.gz" for each in collection.files)
-    by_hand = (
-        f"Put {names} into {folder} by hand, or give the folder that holds them: "
+    hint = (
+        f"Put {names} into {folder} manually, or pass the folder that has them: "
         f"{collection.loader}(path). load_digits() needs no network."
     )
     raise OSError(
-        "\n".join([f"{collection.loader}: could not download {file.name}.", *failures, by_hand])
+        "\n".join([f"{collection.loader}: could not download {file.name}.", *failures, hint])
     )
 
 
 def _fetch(url, file, size, sha256):
-    """Make `file` from what is at `url`: whole and checked, or not at all."""
-    # Imported here: only the first use of a data set needs them, and they would be a large part of
-    # the time that `import xplayers` takes.
+    """Download `url` to `file`, checked and atomically."""
+    # Imported on demand: they would take a large part of the time of `import xplayers`.
     import hashlib
     import tempfile
     import urllib.request
@@ -490,7 +489,7 @@ def _fetch(url, file, size, sha256):
         raise OSError(
             f"got {len(data)} bytes with SHA-256 {got}; expected {size} bytes with SHA-256 {sha256}"
         )
-    # Renaming is atomic within one file system: another process sees the whole file or none.
+    # Renaming is atomic within a file system: other processes never see an incomplete file.
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=file.parent) as scratch:
         part = Path(scratch, file.name)

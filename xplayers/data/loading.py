@@ -1,4 +1,4 @@
-"""Mini-batches of data that stay on the host, or in files: `Batches`."""
+"""`Batches`: mini-batches of data on the host or in files, loaded in a background thread."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ from xplayers.initializers import Rng
 
 __all__ = ["Batches"]
 
-AHEAD = 2  # batches that are under way while another is computed with
+AHEAD = 2  # number of prefetched batches
 
 Pair = tuple[Array, Array]
 
 
 class Batches:
-    """Mini-batches of host arrays, brought to the device by a thread while the last ones are used.
+    """Mini-batches of host arrays, prefetched to the device by a background thread.
 
-    For data that the memory of the device does not hold, or no memory at all: of an array that
-    ``numpy.load(file, mmap_mode="r")`` returns, only the samples of a batch are ever read.
+    For data larger than the memory of the device or the host: of an array from
+    ``numpy.load(file, mmap_mode="r")`` only the samples of a batch are read.
 
     Parameters
     ----------
     x, t : numpy.ndarray
-        Samples and targets, also memory-mapped; their first axes agree. They keep their dtypes
-        (JAX: in its 32 bits).
+        Samples and targets, which may be memory-mapped, with equal first axes. Dtypes are kept
+        (JAX: without x64 in 32 bits).
     batch_size : int
-        Samples in a batch.
+        Samples per batch.
     rng : int, numpy.random.Generator or None
-        Shuffles, as in `minibatches`: the batches are the same, in the same order.
+        Generator for shuffling, as in `minibatches`: the same batches in the same order.
     like : array, optional
-        Bring the batches to the library and device of this array.
+        Move the batches to the library and device of this array.
     xp, device : module and device, optional
-        In the place of `like`: the library, and a device of it. Without any they stay NumPy's.
+        Instead of `like`: the library, and a device of it. By default batches are NumPy arrays.
     drop_last : bool
-        Whether to leave out a last batch that is smaller.
+        Whether to drop a smaller last batch.
     transform : callable, optional
         A function ``transform(x, rng)`` of the samples of a batch, on the device, and a NumPy
-        generator, as `random_shift`; what it returns takes their place. The generator is that of
-        the pass (None if `rng` is), so the same pass is the same twice.
+        generator, as `random_shift`; it returns the new samples. The generator belongs to the pass
+        (None if `rng` is), so a pass is reproducible.
 
     Raises
     ------
     TypeError
-        If `x` or `t` is no NumPy array: for arrays on a device there is `minibatches`.
+        If `x` or `t` is not a NumPy array: use `minibatches` for arrays on a device.
     ValueError
         If the lengths differ, or `batch_size` is not positive.
 
@@ -68,16 +68,16 @@ class Batches:
     -----
     ``for x, t in batches`` is one pass, in the order of ``minibatches(x, t, batch_size, rng)``.
     ``batches(epoch)`` is that of ``numpy.random.default_rng([rng, epoch])``: another order in each
-    epoch, from the seed `rng` and its number alone. `Trainer.fit` calls it, so that with
-    ``Batches(x, t, batch_size, rng=seed)`` it trains to the same bits as with arrays and ``seed``.
+    epoch, which only depends on the seed `rng` and its number. `Trainer.fit` calls it, so that with
+    ``Batches(x, t, batch_size, rng=seed)`` it gives the same bits as with arrays and ``seed``.
 
-    Each pass has a thread of its own, which ends with it: after the last batch, at an error, or
-    when the iterator is closed or dropped before. An error in the thread is raised in the loop. On
-    CuPy the batches go through two buffers of page-locked memory and a stream of their own, so that
-    copies and computation overlap.
+    Each pass has its own thread, which ends with it: after the last batch, after an error, or when
+    the iterator is closed or garbage-collected. An error in the thread is raised in the loop. On
+    CuPy the batches are copied through two pinned buffers on a separate stream, so that copies and
+    computation overlap.
 
-    PyTorch's ``DataLoader`` reads sample by sample, in processes; here one thread takes a whole
-    batch out of an array, which needs no copy of the interpreter and no pickling.
+    PyTorch's ``DataLoader`` reads samples in worker processes; here one thread indexes whole
+    batches, without further interpreters and pickling.
 
     Examples
     --------
@@ -104,11 +104,11 @@ class Batches:
             if not isinstance(a, np.ndarray):
                 message = (
                     f"Batches: {name} is a {type(a).__name__}; expected a numpy.ndarray. "
-                    "Arrays of other libraries are in their place already: use minibatches."
+                    "For arrays of other libraries use minibatches."
                 )
                 raise TypeError(message)
             namespace(a, "Batches", name)
-            if a.dtype.kind not in "iufb" or a.dtype.isnative:  # batches have the bytes in order
+            if a.dtype.kind not in "iufb" or a.dtype.isnative:  # batches are in native byte order
                 check_real("Batches", name, a)
         if x.shape[:1] != t.shape[:1] or not x.ndim:
             message = (
@@ -126,7 +126,7 @@ class Batches:
             function("Batches", "transform", transform, "a function of a batch x and a generator")
         self.x, self.t, self.batch_size, self.rng = x, t, batch_size, rng
         self.drop_last, self.transform = flag("Batches", "drop_last", drop_last), transform
-        self._xp, self._device = _place(like, xp, device)
+        self._xp, self._device = _target(like, xp, device)
 
     def __repr__(self) -> str:
         x, t = (f"{a.dtype.name} array of shape {a.shape}" for a in (self.x, self.t))
@@ -139,16 +139,16 @@ class Batches:
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def __iter__(self) -> Iterator[Pair]:
-        """Go once through the samples, in the order of `rng`."""
+        """Iterate once over the samples, in the order of `rng`."""
         return self._pass(None if self.rng is None else np.random.default_rng(self.rng))
 
     def __call__(self, epoch: int) -> Iterator[Pair]:
-        """Go once through the samples, in the order of an epoch.
+        """Iterate once over the samples, in the order of an epoch.
 
         Parameters
         ----------
         epoch : int
-            Its number, from 0.
+            The number of the epoch, from 0.
 
         Yields
         ------
@@ -158,7 +158,7 @@ class Batches:
         Raises
         ------
         TypeError
-            If `rng` is a generator, whose state no number of an epoch tells.
+            If `rng` is a generator instead of a seed.
         """
         if isinstance(self.rng, np.random.Generator):
             message = "Batches: rng is a Generator; the order of an epoch needs an integer, a seed."
@@ -168,71 +168,71 @@ class Batches:
     def _pass(self, rng: np.random.Generator | None) -> Iterator[Pair]:
         n = len(self.x)
         order = np.arange(n) if rng is None else rng.permutation(n)
-        # Not the generator itself: it goes on to the order of the next pass.
+        # Not the generator itself, which draws the order of the next pass.
         own = rng.spawn(1)[0] if rng is not None and self.transform is not None else None
         parts = (order[i * self.batch_size :][: self.batch_size] for i in range(len(self)))
-        for x, t in _brought(_loader((self.x, self.t), self._xp, self._device), parts):
+        for x, t in _prefetched(_loader((self.x, self.t), self._xp, self._device), parts):
             yield (x if self.transform is None else self.transform(x, own)), t
 
 
-def _place(like: Array, xp: Any, where: Any) -> tuple[Any, Any]:
+def _target(like: Array, xp: Any, where: Any) -> tuple[Any, Any]:
     if like is not None:
         return namespace(like, "Batches", "like"), device(like) if where is None else where
     return as_namespace(np if xp is None else xp), where
 
 
-def _brought(loader: _Loader, parts: Iterator[np.ndarray]) -> Iterator[Pair]:
-    """Yield the samples of each part, and have a thread load those after it meanwhile."""
-    from concurrent.futures import Future, ThreadPoolExecutor  # which load a lot, as logging
+def _prefetched(loader: _Loader, parts: Iterator[np.ndarray]) -> Iterator[Pair]:
+    """Yield the samples of each part, while a thread loads the next ones."""
+    from concurrent.futures import Future, ThreadPoolExecutor  # on demand: imports logging
 
     thread = ThreadPoolExecutor(1, thread_name_prefix="xplayers-batches")
-    waiting: deque[Future[Any]] = deque()
+    pending: deque[Future[Any]] = deque()
     try:
         for part in parts:
-            waiting.append(thread.submit(loader.load, loader.begin(part)))
-            if len(waiting) > AHEAD:
-                yield loader.finish(waiting.popleft().result())
-        while waiting:
-            yield loader.finish(waiting.popleft().result())
+            pending.append(thread.submit(loader.load, loader.begin(part)))
+            if len(pending) > AHEAD:
+                yield loader.finish(pending.popleft().result())
+        while pending:
+            yield loader.finish(pending.popleft().result())
     finally:
         thread.shutdown(cancel_futures=True)
         loader.close()
 
 
 class _Loader:
-    """Takes samples out of host arrays, and brings them to a library and device."""
+    """Loads samples of host arrays to a library and device."""
 
     def __init__(self, arrays: tuple[np.ndarray, ...], xp: Any, where: Any) -> None:
         self.arrays, self.xp, self.where = arrays, xp, where
-        # JAX copies in the background by itself, and has settings (64 bits) of each thread.
-        self.late = library_name(xp) == "jax"
+        # JAX copies asynchronously itself, and has thread-local settings (x64).
+        self.upload_in_main = library_name(xp) == "jax"
 
     def begin(self, index: np.ndarray) -> Any:
-        """Prepare, in the thread that computes; what is returned goes to `load`."""
+        """Prepare a batch, in the main thread; the result is the argument of `load`."""
         return index
 
-    def load(self, begun: Any) -> Any:
-        """Do the work, in the thread that loads; what is returned goes to `finish`."""
-        loaded = tuple(_samples(a, begun) for a in self.arrays)
-        return loaded if self.late else self._upload(loaded)
+    def load(self, request: Any) -> Any:
+        """Load a batch, in the background thread; the result is the argument of `finish`."""
+        loaded = tuple(_samples(a, request) for a in self.arrays)
+        return loaded if self.upload_in_main else self._upload(loaded)
 
     def finish(self, loaded: Any) -> Any:
-        """Return the batch, in the thread that computes."""
-        return self._upload(loaded) if self.late else loaded
+        """Return the batch, in the main thread."""
+        return self._upload(loaded) if self.upload_in_main else loaded
 
     def close(self) -> None:
-        """Leave nothing under way."""
+        """Wait for pending copies."""
 
     def _upload(self, loaded: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
-        # No copy is asked for: nobody else has the memory.
+        # Without a copy: the memory is not shared.
         return tuple(self.xp.asarray(a, device=self.where) for a in loaded)
 
 
 class _PinnedLoader(_Loader):
-    """By way of page-locked memory and a stream of its own, on CuPy.
+    """Copies through pinned memory on a separate stream, for CuPy.
 
-    The arrays on the device are made in the thread that computes and belong to its stream: CuPy
-    gives their memory out again in the order of that stream.
+    The device arrays are allocated in the main thread on its stream, because CuPy reuses memory in
+    the order of that stream.
     """
 
     def __init__(self, cupy: Any, pinned: Any, arrays: tuple[np.ndarray, ...], where: Any) -> None:
@@ -245,37 +245,37 @@ class _PinnedLoader(_Loader):
     def begin(self, index: np.ndarray) -> Any:
         with self.where:
             shapes = [((len(index), *a.shape[1:]), a.dtype.newbyteorder("=")) for a in self.arrays]
-            there = tuple(self.xp.empty(shape, dtype) for shape, dtype in shapes)
-            return index, there, self.xp.cuda.get_current_stream().record()
+            targets = tuple(self.xp.empty(shape, dtype) for shape, dtype in shapes)
+            return index, targets, self.xp.cuda.get_current_stream().record()
 
-    def load(self, begun: Any) -> Any:
-        index, there, free = begun
+    def load(self, request: Any) -> Any:
+        index, targets, free = request
         buffer = next(self._buffers)
         with self.where:
             if buffer.copied is not None:
                 buffer.copied.synchronize()  # before it is overwritten
             if not buffer.arrays:  # the first batch is the largest
-                buffer.arrays = tuple(self._pinned(a.shape, a.dtype) for a in there)
+                buffer.arrays = tuple(self._pinned(a.shape, a.dtype) for a in targets)
             self._stream.wait_event(free)
-            for a, host, target in zip(self.arrays, buffer.arrays, there, strict=True):
+            for a, host, target in zip(self.arrays, buffer.arrays, targets, strict=True):
                 part = host[: len(index)]
                 part[...] = a[index]
                 target.set(part, stream=self._stream)
             buffer.copied = self._stream.record()
-        return there, buffer.copied
+        return targets, buffer.copied
 
     def finish(self, loaded: Any) -> Any:
-        there, copied = loaded
+        targets, copied = loaded
         with self.where:
             self.xp.cuda.get_current_stream().wait_event(copied)
-        return there
+        return targets
 
     def close(self) -> None:
-        self._stream.synchronize()  # memory of batches that nobody took may be given out again
+        self._stream.synchronize()  # memory of unused batches may be reused
 
 
 class _Buffer:
-    """Page-locked memory for a batch, and the event after which it may be overwritten."""
+    """Pinned memory for a batch, and the event after which it may be overwritten."""
 
     def __init__(self) -> None:
         self.arrays: tuple[np.ndarray, ...] = ()
@@ -292,8 +292,8 @@ def _loader(arrays: tuple[np.ndarray, ...], xp: Any, where: Any) -> _Loader:
 
 
 def _samples(a: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Return samples in memory of their own.
+    """Return a copy of samples.
 
-    By indexing: `numpy.take` would first copy the whole of an array that is not in C order.
+    By indexing: `numpy.take` would first copy all of an array that is not C-contiguous.
     """
     return np.asarray(a[index], dtype=a.dtype.newbyteorder("="))
