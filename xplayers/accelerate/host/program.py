@@ -12,7 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.accelerate.tape import BITS, Cast, Step, Tape, can_be_kept, is_cast, is_where
+from xplayers.accelerate.tape import (
+    BITS,
+    Cast,
+    Step,
+    Tape,
+    can_be_kept,
+    is_cast,
+    is_where,
+    kept_into,
+)
 
 
 def trace(
@@ -183,15 +192,11 @@ class _Source:
         """Add one step."""
         operation, inputs, made = step
         given = [self.names[r] for r in inputs]
-        if is_where(operation):
-            condition, a, otherwise = (tape.constants.get(r, tape.registers[r]) for r in inputs)
-            constant = inputs[2] in tape.constants
-            if constant and can_be_kept(condition, a, tape.registers[made], otherwise):
-                # as `kept_into`, of views that are made once
-                bits = BITS[a.dtype.char]
-                given = [self._view(given[1], bits), given[0]]
-                self.call(np.multiply, given, self._view(self.names[made], bits))
-                return
+        if operation is kept_into:  # of views that are made once
+            bits = BITS[tape.registers[made].dtype.char]
+            given = [self._view(given[1], bits), given[0]]
+            self.call(np.multiply, given, self._view(self.names[made], bits))
+            return
         if operation in (np.maximum, np.minimum):
             for i, r in enumerate(inputs):
                 if not isinstance(tape.registers[r], np.ndarray):
@@ -308,9 +313,10 @@ def _fused(tape: Tape, results: list[int]) -> list[Step]:
     ``astype(a > b, dtype)`` and ``c * astype(mask, dtype)`` are then one pass in place of two: the
     ufunc casts while the values are in its buffer.
     """
-    uses = [r for _, inputs, _ in tape.steps for r in inputs] + results
+    steps = [_selection(tape, step) for step in tape.steps]
+    uses = [r for _, inputs, _ in steps for r in inputs] + results
     fused: list[Step] = []
-    for step in tape.steps:
+    for step in steps:
         operation, inputs, made = step
         before, given, last = fused[-1] if fused else (None, (-1,), -1)
         if uses.count(last) == 1 and last in inputs:
@@ -325,6 +331,16 @@ def _fused(tape: Tape, results: list[int]) -> list[Step]:
                 continue
         fused.append(step)
     return fused
+
+
+def _selection(tape: Tape, step: Step) -> Step:
+    """Return ``where(condition, a, 0.0)`` as a product, which may be written over `a`."""
+    operation, inputs, made = step
+    if is_where(operation) and inputs[2] in tape.constants:
+        condition, a, otherwise = (tape.constants.get(r, tape.registers[r]) for r in inputs)
+        if can_be_kept(condition, a, tape.registers[made], otherwise):
+            return kept_into, inputs[:2], made
+    return step
 
 
 def _may_write_over_its_input(operation: Any) -> bool:
