@@ -55,7 +55,7 @@ def operation(portable: Function) -> Function:
             if result is not NotImplemented:
                 return result
         if body is not None:
-            result = body(x, *args, **options)
+            result = body(x, *args, **options) if options else body(x, *args)
             if result is not NotImplemented:
                 return result
         return portable(x, *args, **options)

@@ -36,6 +36,8 @@ def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str
         found = in_one_pass(function, operands, out, options)
         if found is not NotImplemented:
             return found
+    if out is None and len(operands) == 1:
+        return function.function(namespace(x), x, **options)
     return as_it_stands(namespace(x), function, operands, out, options)
 
 
