@@ -29,9 +29,11 @@ class Part(NamedTuple):
 
     def pick(self, arrays: Mapping[str, Array]) -> Mapping[str, Array]:
         """Return the arrays of the layer by their names in the layer."""
+        if not self.names:
+            return {}
         if type(arrays) is _CurrentParams and self.layer._store.params:
             return self.layer._store.params  # the same arrays, without a look-up by name
-        return {k: arrays[name] for k, name in self.names.items()} if self.names else {}
+        return {k: arrays[name] for k, name in self.names.items()}
 
 
 # The further inputs of a part: positional and keyword arguments.
@@ -243,14 +245,14 @@ class Sequential(Container):
         further = self._further_inputs(inputs, named) if inputs or named else {}
         parts = self._parts if further else parts_of(x, self)
         for part in parts:
-            args, kwargs = further.get(part.name, _NO_INPUTS) if further else _NO_INPUTS
             try:
-                if args or kwargs:
+                if further:
+                    args, kwargs = further.get(part.name, _NO_INPUTS)
                     x, cache = part.layer.apply(part.pick(arrays), x, *args, **kwargs)
                 else:  # the common case, as a faster call
                     x, cache = part.layer.apply(part.pick(arrays), x)
             except (RuntimeError, TypeError, ValueError) as error:
-                self._locate(error, part, args, kwargs)
+                self._locate(error, part, *further.get(part.name, _NO_INPUTS))
                 raise
             caches.append(cache)
             if self._reuses_buffers:
@@ -264,14 +266,14 @@ class Sequential(Container):
     def infer(self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **named: Any) -> Array:
         further = self._further_inputs(inputs, named) if inputs or named else {}
         for part in self._parts if further else parts_of(x, self):
-            args, kwargs = further.get(part.name, _NO_INPUTS) if further else _NO_INPUTS
             try:
-                if args or kwargs:
+                if further:
+                    args, kwargs = further.get(part.name, _NO_INPUTS)
                     x = part.layer.infer(part.pick(arrays), x, *args, **kwargs)
                 else:
                     x = part.layer.infer(part.pick(arrays), x)
             except (RuntimeError, TypeError, ValueError) as error:
-                self._locate(error, part, args, kwargs)
+                self._locate(error, part, *further.get(part.name, _NO_INPUTS))
                 raise
         return x
 
