@@ -35,6 +35,15 @@ def says(text: str) -> str:
     return re.escape(text)
 
 
+def everything(xp: Any, x: Any, y: Any, k: Any, *, scale: float = 0.5) -> tuple[Any, ...]:
+    """Return results of all operations that are compiled, for NumPy and for CuPy."""
+    chosen = xp.where(x >= y, xp.sqrt(xp.abs(x)), -y)
+    less = xp.astype(x < 0.25, x.dtype) + xp.astype(x != y, x.dtype)
+    between = xp.where(x <= y, xp.where(x == y, x, y * y), x / (k * 3.0 - scale))
+    clipped = xp.minimum(xp.maximum(x, -1.0), 3.0) + xp.maximum(x, y) * xp.minimum(y, x)
+    return chosen + less * k, xp.square(between) - scale * xp.astype(y > 1.0, y.dtype), clipped
+
+
 def python(*arguments: Any, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run an interpreter of its own, and return what it has said and how it has ended."""
     options = {"capture_output": True, "text": True, "timeout": 300, "check": False, **options}

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from cuda_cases import CASES, EXACT, FLOATS, HAS_BFLOAT16, THERE, array, dtype_of, in_one
 from emulator import building, launching
-from helpers import assert_close, assert_same_bits, values
+from helpers import assert_close, assert_same_bits, everything, values
 
 import xplayers as xl
 from xplayers import functional
@@ -213,14 +213,6 @@ def casts(xp, *arrays):
 
 
 CASTS = ("bool", "int8", "int32", "int64", "uint16", "float16", "float32", "float64")
-
-
-def everything(xp, x, y, k):
-    chosen = xp.where(x >= y, xp.sqrt(xp.abs(x)), -y)
-    less = xp.astype(x < 0.25, x.dtype) + xp.astype(x != y, x.dtype)
-    between = xp.where(x <= y, xp.where(x == y, x, y * y), x / (k * 3.0 - 0.5))
-    clipped = xp.minimum(xp.maximum(x, -1.0), 3.0) + xp.maximum(x, y) * xp.minimum(y, x)
-    return chosen + less * k, xp.square(between) - 0.5 * xp.astype(y > 1.0, y.dtype), clipped
 
 
 def unbounded(xp, x):

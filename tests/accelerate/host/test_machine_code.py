@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 
+import helpers
 import numpy as np
 import pytest
 from helpers import assert_same_bits, values
@@ -30,14 +31,7 @@ def kernels(function):
     return [program.kernel for program in function.programs.values()]
 
 
-@elementwise
-def everything(xp, x, y, k, *, scale=0.5):
-    """Return all that may be compiled."""
-    chosen = xp.where(x >= y, xp.sqrt(xp.abs(x)), -y)
-    less = xp.astype(x < 0.25, x.dtype) + xp.astype(x != y, x.dtype)
-    between = xp.where(x <= y, xp.where(x == y, x, y * y), x / (k * 3.0 - scale))
-    clipped = xp.minimum(xp.maximum(x, -1.0), 3.0) + xp.maximum(x, y) * xp.minimum(y, x)
-    return chosen + less * k, xp.square(between) - scale * xp.astype(y > 1.0, y.dtype), clipped
+everything = elementwise(helpers.everything)
 
 
 def special(n, dtype, seed=0):
