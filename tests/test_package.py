@@ -61,6 +61,14 @@ def test_import_is_quick():
     assert ours < 0.05 or ours < 0.6 * numpy
 
 
+def test_what_few_use_is_imported_when_it_is_used():
+    code = (
+        "import sys, xplayers; print('xplayers.schedules' in sys.modules); "
+        "from xplayers import *; print(schedules.__name__)"
+    )
+    assert words_of(code) == ["False", "xplayers.schedules"]
+
+
 def module_name(path):
     """Return `layers.base` for layers/base.py, and `layers` for layers/__init__.py."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")

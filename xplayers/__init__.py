@@ -5,8 +5,9 @@ JAX arrays where they are.
 """
 
 import importlib
+import typing
 
-from xplayers import _foreign, data, functional, initializers, schedules
+from xplayers import _foreign, data, functional, initializers
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import move, namespace, to_numpy
 from xplayers.data import Batches, minibatches
@@ -95,10 +96,13 @@ from xplayers.training import (
     evaluate,
 )
 
+if typing.TYPE_CHECKING:
+    from xplayers import schedules
+
 
 def __getattr__(name: str):  # asked where there is no such name
-    if name == "cuda":
-        return importlib.import_module("xplayers.cuda")
+    if name in ("cuda", "schedules"):  # imported when they are used: not everybody does
+        return importlib.import_module(f"xplayers.{name}")
     raise _foreign.missing_in_package(name, __all__, functional.__all__)
 
 
