@@ -220,6 +220,14 @@ def test_the_files_of_the_tests_have_names_of_their_own():
     assert {name for name, n in names.items() if n > 1} <= shared
 
 
+def test_mutants_without_effect_are_those_of_lines_that_are_there():
+    file = TESTS / "mutation" / "equivalent.toml"
+    for each in tomllib.loads(file.read_text(encoding="utf-8"))["equivalent"]:
+        module = max((m for m in FILES if f"{each['in']}.".startswith(f"{m}.")), key=len)
+        lines = [line.strip() for line in FILES[module].read_text(encoding="utf-8").splitlines()]
+        assert each["old"] in lines, f"{each['in']} has no such line: {each['old']}"
+
+
 def test_no_file_of_the_tests_is_long():
     """Over 500 lines it has two subjects."""
     for path in TESTS.rglob("*"):

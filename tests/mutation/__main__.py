@@ -69,9 +69,9 @@ PARTS = {
     ),
     "engine": Part(
         (
-            "arrays/elementwise.py", "_flat.py", "_groups.py", "_jit.py", "_places.py",
-            "_recording.py", "_replay.py", "_roots.py", "_tape.py", "_trace.py",
-            "training/replays.py",
+            "arrays/elementwise.py", "accelerate/tape.py", "accelerate/host/elementwise.py",
+            "accelerate/host/machine_code.py", "accelerate/host/program.py",
+            "accelerate/host/roots.py", "accelerate/replay/*.py",
         ),
         ("arrays/test_elementwise*.py", "accelerate/host/test_*.py", "accelerate/replay/test_*.py"),
         "numpy,torch",
