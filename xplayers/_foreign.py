@@ -150,16 +150,16 @@ def missing_in_package(
 ) -> AttributeError:
     """Return the error for a name that the package does not have, but perhaps `functional`."""
     key = name.replace("_", "").lower()
-    ours = {n.replace("_", "").lower(): n for n in public}
+    own = {n.replace("_", "").lower(): n for n in public}
     counterpart = ""
     if not name.startswith("_"):
         import difflib  # only imported for errors
 
-        close = difflib.get_close_matches(key, ours, 1, 0.8) or [""]
-        counterpart = ours.get(key) or PACKAGE.get(key) or ours.get(close[0])
+        close = difflib.get_close_matches(key, own, 1, 0.8) or [""]
+        counterpart = own.get(key) or PACKAGE.get(key) or own.get(close[0])
     if name in functions:
         counterpart = f"functional.{name}" + (
-            f", or the layer xplayers.{ours[key]}" if key in ours else ""
+            f", or the layer xplayers.{own[key]}" if key in own else ""
         )
     hint = f" It is xplayers.{counterpart} here." if counterpart else ""
     return AttributeError(f"module 'xplayers' has no attribute {name!r}.{hint}", name=name)

@@ -129,14 +129,14 @@ def check_gradients(
 
     point = {"x": copy(x)}
     names = {f"parameter {name}": name for name in layer.params}
-    point |= {shown: copy(layer.params[name]) for shown, name in names.items()}
+    point |= {label: copy(layer.params[name]) for label, name in names.items()}
     buffers = {name: copy(a) for name, a in layer.buffers.items()}
     rest = {f"input {i}": a for i, a in enumerate(inputs, 1)}
-    point |= {shown: a if a is None else copy(a) for shown, a in rest.items()}
+    point |= {label: a if a is None else copy(a) for label, a in rest.items()}
 
     def run(point: dict[str, Array]) -> tuple[Array, Any]:
-        arrays = {name: point[shown] for shown, name in names.items()} | buffers
-        return layer.apply(arrays, point["x"], *[point[shown] for shown in rest])
+        arrays = {name: point[label] for label, name in names.items()} | buffers
+        return layer.apply(arrays, point["x"], *[point[label] for label in rest])
 
     y, cache = run(point)
     dy = direction(y)
@@ -145,8 +145,8 @@ def check_gradients(
     else:
         dx, grads = layer.vjp(cache, dy)
         dinputs = zip(("x", *rest), dx if isinstance(dx, tuple) else (dx,), strict=False)
-        gradients = {shown: d for shown, d in dinputs if d is not None and point[shown] is not None}
-        gradients |= {shown: grads[name] for shown, name in names.items()}
+        gradients = {label: d for label, d in dinputs if d is not None and point[label] is not None}
+        gradients |= {label: grads[name] for label, name in names.items()}
 
     h = 1e-5
     rounding = 4 * float(np.finfo("float64").eps) / h * float(np.linalg.norm(to_numpy(y)))

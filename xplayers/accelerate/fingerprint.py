@@ -1,8 +1,8 @@
-"""What a compiled or replayed step was made of: it is valid only while that is in place.
+"""Dependencies of compiled or replayed steps, which are valid only while these are unchanged.
 
-A step is made once, from a network, a loss, an optimizer and functions of people's own, and people
-change these afterwards. A `Fingerprint` says what a thing is, down to the values of its attributes,
-and holds each object that it knows by its identity, so that no other can come to have that.
+A step is compiled from a network, a loss, an optimizer and user functions, which may be modified
+afterwards. A `Fingerprint` identifies an object, down to the values of its attributes, and holds a
+reference to each object that it identifies by id, so that the id is not reused.
 """
 
 from __future__ import annotations
@@ -21,76 +21,76 @@ from xplayers.layers.containers import Container
 from xplayers.layers.variables import epoch
 
 LARGEST = 1 << 20  # bytes of an array whose values are compared in each step
-MOST = 5_000  # parts of one value; what has more is not looked through
+MOST = 5_000  # maximum number of parts of a value; larger ones are not examined
 
 _VALUES = (bool, int, complex, str, bytes, type(None), type(...), range)
-# What is the same as long as it is the same object.
+# Objects compared by identity.
 _OPAQUE = type, types.ModuleType, types.BuiltinFunctionType, np.ufunc, enum.Enum
-# What the code of layers and containers alone changes.
+# Attributes that only the code of layers and containers changes.
 _SHELL = frozenset(("_store", "_stores", "_pending", "_ties"))
 _CONTAINER = frozenset(
-    ("_params", "_buffers", "_grads", "_reuses_buffers", "_lowest", "integer_input")
+    ("_params", "_buffers", "_grads", "_trainable", "_reuses_buffers", "_lowest", "integer_input")
 )
 
 
 class Fingerprint:
-    """What a value is, and all that it is made of.
+    """The identity of a value and of all its parts.
 
     Attributes
     ----------
     key : object
-        Equal to the key of another fingerprint if both are of the same thing.
+        Equal to the key of another fingerprint if both are of the same value.
     watched : list of tuple
         Parts that may change without an attribute of a layer being set (lists, arrays, objects of
-        classes that are not known here), with their keys.
+        unknown classes), with their keys.
     proved : bool
-        Whether all parts could be seen.
+        Whether all parts could be examined.
     has_traces : bool
-        Whether a stand-in of a recording is among them.
+        Whether a tracer of a recording is among them.
     """
 
     def __init__(self, value: Any, *, watch: bool = True) -> None:
         self.watched: list[tuple[Any, Any]] = []
         self.proved, self.has_traces = True, False
         self._watch = watch
-        self._held: list[Any] = []  # what is known by its id, and must not die
-        self._order: dict[int, int] = {}  # of what contains other things, by id
-        self._inside = 0  # how many mutable things surround the one that is looked at
+        self._references: list[Any] = []  # objects identified by id, kept alive
+        self._order: dict[int, int] = {}  # order of visited compound objects, by id
+        self._inside = 0  # number of enclosing mutable objects
         self._inside_function = 0
         self.key = self._of(value)
 
     @property
     def holds(self) -> bool:
-        """Whether the watched parts are what they were."""
+        """Whether the watched parts are unchanged."""
         return all(Fingerprint(value, watch=False).key == key for value, key in self.watched)
 
     def _of(self, value: Any) -> Any:
         kind = type(value)
         if kind is float:
-            return kind, value.hex()  # which tells -0.0 from 0.0, and knows one NaN
+            return kind, value.hex()  # distinguishes -0.0 from 0.0, and NaN equals NaN
         if kind in _VALUES:
             return kind, value
         if isinstance(value, np.generic):
             return kind, value.tobytes()
         if isinstance(value, tuple | frozenset):
             return kind, tuple(map(self._of, value))
-        # (Of a source of random numbers the next ones differ, and so do two recordings.)
+        # (Random generators by identity: their next numbers differ, and so do two recordings.)
         if isinstance(value, (*_OPAQUE, np.dtype)) or kind.__module__.startswith("numpy.random"):
             return self._identity(value)
         if len(self._order) > MOST or (self._inside_function and isinstance(value, Observed)):
-            self.proved = False  # a function may read parameters, which every step changes
+            self.proved = False  # functions may read parameters, which every step changes
             return id(value)
         if id(value) in self._order:
             return "again", self._order[id(value)]
         self._order[id(value)] = len(self._order)
-        self._held.append(value)
+        self._references.append(value)
         if isinstance(value, Module):
             return self._of_layer(value)
         if isinstance(value, StandIn):
             self.has_traces, self.proved = True, False
             return id(value)
         wrapped = getattr(value, "__wrapped__", None)
-        if wrapped is not None and callable(value):  # by a decorator: the same code
+        if wrapped is not None and callable(value):  # decorated: the same code
             return self._identity(value), self._of(wrapped)
         if isinstance(value, functools.partial):
             return kind, *map(self._of, (value.func, value.args)), self._items(value.keywords)
@@ -104,7 +104,7 @@ class Fingerprint:
         return self._of_mutable(value)
 
     def _identity(self, value: Any) -> int:
-        self._held.append(value)
+        self._references.append(value)
         return id(value)
 
     def _items(self, attributes: dict[str, Any]) -> Any:
@@ -125,14 +125,14 @@ class Fingerprint:
         else:
             self.proved, key = False, id(value)
         if self._inside_function and not isinstance(value, types.FunctionType | np.ndarray):
-            self.proved = False  # a function may leave something there, as it is called
+            self.proved = False  # calling a function may modify it
         self._inside -= 1
-        if self._watch and not self._inside:  # the outermost one says all
+        if self._watch and not self._inside:  # the outermost one includes the others
             self.watched.append((value, Fingerprint(value, watch=False).key))
         return key
 
     def _of_function(self, function: types.FunctionType) -> Any:
-        """Functions of one piece of code are the same if what they use beside arguments is."""
+        """Functions with the same code are equal if their closures, globals and defaults are."""
         self._inside_function += 1
         inside = [_contents(cell) for cell in function.__closure__ or ()]
         key = (
@@ -147,58 +147,58 @@ class Fingerprint:
         if isinstance(a, np.ndarray):
             if a.nbytes <= LARGEST and a.dtype != object:
                 return id(a), a.shape, a.dtype.str, a.tobytes()
-            # What may have been computed from a large one is not known to be still right.
+            # Large writable arrays are not compared.
             self.proved = self.proved and not a.flags.writeable
             return id(a)
-        return id(a), getattr(a, "_version", None)  # which PyTorch counts up
+        return id(a), getattr(a, "_version", None)  # PyTorch counts in-place writes
 
     def _of_layer(self, layer: Module) -> Any:
-        ours = type(layer).__module__.partition(".")[0] == __name__.partition(".")[0]
-        contains = isinstance(layer, Container)
-        skipped = _SHELL | _CONTAINER if contains else _SHELL
+        of_package = type(layer).__module__.partition(".")[0] == __name__.partition(".")[0]
+        is_container = isinstance(layer, Container)
+        skipped = _SHELL | _CONTAINER if is_container else _SHELL
         parts: list[Any] = [id(layer)]
         parts += [(prefix, self._identity(store)) for prefix, store in layer._stores.items()]
         for name, value in vars(layer).items():
-            if contains and name == "_parts":
+            if is_container and name == "_parts":
                 parts += [(part.name, self._of(part.layer)) for part in value]
-            elif name not in skipped and not (ours and name[0] == "_"):
+            elif name not in skipped and not (of_package and name[0] == "_"):
                 parts.append((name, self._of(value)))
         return tuple(parts)
 
 
 def _globals(function: types.FunctionType) -> dict[str, Any]:
-    """Return the values (no functions, classes or modules) that it finds by their names."""
-    found = {k: function.__globals__.get(k) for k in function.__code__.co_names}
+    """Return the global values (no functions, classes or modules) that it refers to."""
+    values = {k: function.__globals__.get(k) for k in function.__code__.co_names}
     code = types.FunctionType | types.ModuleType | types.BuiltinFunctionType | type
     return {
-        k: v for k, v in found.items()
+        k: v for k, v in values.items()
         if v is not None and not isinstance(v, code) and not hasattr(v, "__wrapped__")
     }  # fmt: skip
 
 
 def _uses(function: types.FunctionType) -> bool:
-    """Whether it uses more than its arguments, which could change."""
+    """Whether it depends on more than its arguments."""
     return bool(function.__closure__ or function.__kwdefaults__ or _globals(function))
 
 
 def _contents(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # it is empty yet
+    except ValueError:  # not assigned yet
         return None
 
 
 class Sources:
-    """What a `TrainStep` is made of, asked before each step.
+    """The dependencies of a `TrainStep`, checked before each step.
 
     Attributes
     ----------
     numbers : dict of str to float
-        The numbers of the optimizer. They are arguments of what is compiled or replayed.
+        The hyperparameters of the optimizer, arguments of compiled and replayed steps.
     pattern : tuple
-        Which of them are 0, and so no arguments: what is multiplied by 0 is left out.
+        Which of them are 0, and so constants: terms multiplied by 0 are left out.
     proved, has_traces : bool
-        As of a `Fingerprint`.
+        As in `Fingerprint`.
     """
 
     def __init__(self) -> None:
@@ -209,27 +209,28 @@ class Sources:
         self._epoch = -1
         self._optimizer: Any = None
         self._values: list[Any] = []  # of the attributes of the optimizer
-        self._state_at = 0  # which of them is the state, which changes in each step
+        self._state_index = 0  # of the state among them, which changes in each step
 
     def hold(self, step: Any) -> bool:
-        """Whether all is what it was when this was asked last; `numbers` may differ."""
-        optimizer, seen = step.optimizer, self._fingerprint
-        if seen is not None and optimizer is self._optimizer and self._epoch == epoch():
+        """Whether all dependencies are unchanged since the last call; `numbers` may differ."""
+        optimizer, last = step.optimizer, self._fingerprint
+        if last is not None and optimizer is self._optimizer and self._epoch == epoch():
             attributes = vars(optimizer)
-            self._values[self._state_at] = optimizer.state
-            alike = len(attributes) == len(self._values) and all(
+            self._values[self._state_index] = optimizer.state
+            same = len(attributes) == len(self._values) and all(
                 map(operator.is_, attributes.values(), self._values)
             )
-            if alike and (not seen.watched or seen.holds):
+            if same and (not last.watched or last.holds):
                 return True
-        fingerprint = self._look(step)
-        return seen is not None and seen.key == fingerprint.key
+        fingerprint = self._update(step)
+        return last is not None and last.key == fingerprint.key
 
-    def _look(self, step: Any) -> Fingerprint:
+    def _update(self, step: Any) -> Fingerprint:
         optimizer = step.optimizer
         attributes = vars(optimizer)
         self._epoch, self._optimizer = epoch(), optimizer
-        self._values, self._state_at = list(attributes.values()), list(attributes).index("state")
+        self._values = list(attributes.values())
+        self._state_index = list(attributes).index("state")
         numbers = optimizer._numbers()
         self.numbers = {k: v for k, v in numbers.items() if v != 0}
         self.pattern = tuple([(k, type(v), repr(v) if v == 0 else "") for k, v in numbers.items()])

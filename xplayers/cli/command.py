@@ -78,12 +78,14 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar=f"{{{names}}}", required=True)
     for part in PARTS:
         sentence = f"{part.SUMMARY[0].upper()}{part.SUMMARY[1:]}."
-        one = commands.add_parser(
+        subparser = commands.add_parser(
             part.NAME, help=part.SUMMARY, description=sentence, allow_abbrev=False
         )
-        one.set_defaults(run=part.run)
-        one.add_argument("--debug", action="store_true", help="after an error, print the traceback")
-        part.add_arguments(one)
+        subparser.set_defaults(run=part.run)
+        subparser.add_argument(
+            "--debug", action="store_true", help="after an error, print the traceback"
+        )
+        part.add_arguments(subparser)
     return parser
 
 

@@ -33,8 +33,8 @@ def to_read(args: argparse.Namespace) -> Path | None:
     if getattr(args, "config", None) is not None:
         return Path(args.config)
     if getattr(args, "resume", False) and args.checkpoint_dir is not None:
-        beside = Path(args.checkpoint_dir) / NAME
-        return beside if beside.exists() else None
+        path = Path(args.checkpoint_dir) / NAME
+        return path if path.exists() else None
     return None
 
 
@@ -71,18 +71,18 @@ def _option(path: Path, name: str, value: Any) -> Iterator[str]:
 
 def results(args: argparse.Namespace) -> list[Result]:
     """Return the configuration files to write: one beside each result."""
-    beside: dict[Path, list[str]] = {}
+    names_by_path: dict[Path, list[str]] = {}
     for name, suffix in ((args.save, ".safetensors"), (args.log, ".jsonl")):
         if name is not None:
             path = Path(name)
             # Other suffixes are kept: that of lr-0.1 is part of the name.
             stem = path.name.removesuffix(suffix) or path.name
-            beside.setdefault(path.with_name(f"{stem}.{NAME}"), []).append(path.name)
+            names_by_path.setdefault(path.with_name(f"{stem}.{NAME}"), []).append(path.name)
     if args.checkpoint_dir is not None:
-        beside[Path(args.checkpoint_dir) / NAME] = []
+        names_by_path[Path(args.checkpoint_dir) / NAME] = []
     return [
         Result(f"{path} (the options of the run)", path, _own(args, names), OTHER)
-        for path, names in beside.items()
+        for path, names in names_by_path.items()
     ]
 
 

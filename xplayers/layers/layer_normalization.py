@@ -77,10 +77,10 @@ class LayerNormalization(Layer):
         return dx, {"gamma": dgamma, "beta": dbeta}
 
     def __str__(self) -> str:
-        return f"LayerNormalization({_shown(self.gamma)})"
+        return f"LayerNormalization({_format_shape(self.gamma)})"
 
     def __repr__(self) -> str:
-        return code("LayerNormalization", _shown(self.gamma), self, eps=1e-5)
+        return code("LayerNormalization", _format_shape(self.gamma), self, eps=1e-5)
 
 
 @operation
@@ -157,10 +157,10 @@ class RmsNormalization(Layer):
         return dx, {"gamma": dgamma}
 
     def __str__(self) -> str:
-        return f"RmsNormalization({_shown(self.gamma)})"
+        return f"RmsNormalization({_format_shape(self.gamma)})"
 
     def __repr__(self) -> str:
-        return code("RmsNormalization", _shown(self.gamma), self, eps=1e-6)
+        return code("RmsNormalization", _format_shape(self.gamma), self, eps=1e-6)
 
 
 @operation
@@ -194,8 +194,8 @@ def _check_last(layer: Layer, x: Array, gamma: Array) -> None:
     """Check that the last axes of `x` are those of `gamma`."""
     n, expected = len(gamma.shape), tuple(gamma.shape)
     if len(x.shape) <= n or tuple(x.shape[-n:]) != expected:
-        shown = ", ".join(map(str, expected))
-        message = f"{layer}: x has shape {tuple(x.shape)}; expected (..., {shown})."
+        sizes = ", ".join(map(str, expected))
+        message = f"{layer}: x has shape {tuple(x.shape)}; expected (..., {sizes})."
         raise ValueError(message)
 
 
@@ -210,5 +210,5 @@ def _sum(a: Array, axes: Axes) -> Array:
     return column_sums(namespace(a).reshape(a, (rows, *shape)))
 
 
-def _shown(gamma: Array) -> str:
+def _format_shape(gamma: Array) -> str:
     return ", ".join(map(str, gamma.shape))

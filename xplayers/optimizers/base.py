@@ -389,9 +389,9 @@ def as_scalar(c: Any, p: Array) -> Any:
     """Return a 0-d array in the dtype of `p`, so that it does not affect the dtype of results."""
     if isinstance(c, _NUMBERS):
         return float(c)  # also NumPy scalars: np.float64 would make float32 arrays float64
-    xp, its = namespace(p), namespace(c, "Optimizer", "lr")
-    if library_name(its) == "numpy":  # a tracer of one of those
+    xp, c_xp = namespace(p), namespace(c, "Optimizer", "lr")
+    if library_name(c_xp) == "numpy":  # a tracer of a NumPy scalar
         return c.item()
-    if its.__name__ != xp.__name__:  # a recording has its own
+    if c_xp.__name__ != xp.__name__:  # a recording has its own
         check_same("Optimizer", "lr", c, p, like_name="the parameter")
     return xp.astype(c, p.dtype, copy=False)

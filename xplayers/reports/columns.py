@@ -12,7 +12,7 @@ COLUMNS = ("loss", *MEASURES)
 
 
 def checked_metrics(
-    owner: str, metrics: Any, taken: Collection[str] = COLUMNS
+    owner: str, metrics: Any, reserved: Collection[str] = COLUMNS
 ) -> dict[str, Callable[..., Any]]:
     """Check metrics and return them as a dict.
 
@@ -21,7 +21,7 @@ def checked_metrics(
     TypeError
         If they are not a mapping of names to functions.
     ValueError
-        If a name is that of another column: one of `taken`, or begins with ``val_``.
+        If a name is that of another column: one of `reserved`, or begins with ``val_``.
     """
     if not isinstance(metrics, Mapping):
         message = (
@@ -33,7 +33,7 @@ def checked_metrics(
         if not isinstance(name, str):
             message = f"{owner}: metrics has the name {shown(name)}; expected a string."
             raise TypeError(message)
-        if not name or name in taken or (name.startswith("val_") and "epoch" in taken):
+        if not name or name in reserved or (name.startswith("val_") and "epoch" in reserved):
             message = (
                 f"{owner}: a metric is called {name!r}, like another column of the history. "
                 "Rename it."

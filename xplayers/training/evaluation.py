@@ -83,7 +83,7 @@ def evaluate(
     if t is None:
         _check_batches(x)
     metrics = default_metrics(loss) if metrics is None else metrics
-    metrics = checked_metrics("evaluate", metrics, taken=("loss",))
+    metrics = checked_metrics("evaluate", metrics, reserved=("loss",))
     totals = _Totals(loss, metrics)
     with np.errstate(invalid="ignore", divide="ignore"):  # for empty batches
         for batch_x, batch_t in x if t is None else minibatches(x, t, batch_size):
