@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from xplayers.accelerate.compiled import Functions
-from xplayers.accelerate.cuda import gradients, kernels, pooling, sums
+from xplayers.accelerate.cuda import gradients, kernels, pooling, sums, windows
 from xplayers.accelerate.cuda.softmax_cross_entropy import softmax_cross_entropy
 from xplayers.accelerate.cuda.source import INDEX
 from xplayers.arrays.elementwise import elementwise
@@ -82,7 +82,12 @@ def _gemm(step: Any) -> Any:
     return step.gemm if callable(step.gemm) else Gemm
 
 
-BODIES: dict[str, Any] = {"compiled": compiled}
+BODIES: dict[str, Any] = {
+    "compiled": compiled,
+    "pad_windows": windows.pad_windows,
+    "window_columns": windows.window_columns,
+    "scatter_windows": windows.scatter_windows,
+}
 
 FUSED = {
     "evaluate": kernels.evaluate,

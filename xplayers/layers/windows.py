@@ -1,14 +1,13 @@
 """Sliding windows over the spatial axes of an array, for convolution and pooling.
 
 Arrays are ``(n, c, *sizes)``. Everything is made of slices, `concat`, `stack` and `reshape`, so it
-also runs where arrays are immutable. CuPy has shortcuts.
+also runs where arrays are immutable.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -22,9 +21,10 @@ from xplayers.arrays.namespaces import (
     device,
     dtype_name,
     is_half,
-    library_name,
+    namespace,
     upcast,
 )
+from xplayers.arrays.operation import operation
 
 # The columns of a batch (im2col) take as many times the memory of the batch as a window has
 # elements. So the batch is processed in blocks whose columns take at most this much, or sample by
@@ -80,11 +80,7 @@ class Window(NamedTuple):
 
     def pad(self, xp: Namespace, x: Array, value: float = 0.0) -> Array:
         """Return padded `x`, or `x` itself where there is no padding."""
-        if library_name(xp) == "cupy" and any(map(any, self.padding)):
-            return self._pad_in_place(xp, x, value)
-        for axis, (before, after) in enumerate(self.padding, 2):
-            x = padded(xp, x, axis, before, after, value)
-        return x
+        return pad_windows(x, self, value) if any(map(any, self.padding)) else x
 
     def _slice(self, axis: int, offset: int, count: int) -> slice:
         """Return the slice of the elements at `offset` of all windows, along one axis."""
@@ -100,53 +96,13 @@ class Window(NamedTuple):
 
     def columns(self, xp: Namespace, x: Array, axis: int) -> Array:
         """Return the windows of padded `x`, with the positions in a window as a new axis."""
-        if library_name(xp) == "cupy":
-            return self._strided_columns(xp, x, axis)
-        views = list(self.slices(x))
-        return stack(xp, views, axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
-
-    # On CuPy each slice is a launch. With writes in place and strided views, padding is two
-    # launches, columns are a copy or none, and sums are one launch per position in a window.
-
-    def _pad_in_place(self, xp: Namespace, x: Array, value: float) -> Array:
-        sizes = x.shape[2:]
-        whole = [n + sum(p) for n, p in zip(sizes, self.padding, strict=True)]
-        out = _full(xp, x, (*x.shape[:2], *whole), value)
-        inner = [slice(p[0], p[0] + n) for n, p in zip(sizes, self.padding, strict=True)]
-        out[(..., *inner)] = x
-        return out
-
-    def _strided_columns(self, xp: Namespace, x: Array, axis: int) -> Array:
-        counts, steps = self._counts(x.shape[2:]), x.strides[2:]
-        inside = [d * s for d, s in zip(self.dilation, steps, strict=True)]
-        between = [n * s for n, s in zip(self.stride, steps, strict=True)]
-        view = xp.lib.stride_tricks.as_strided(
-            x,
-            (*x.shape[:axis], *self.size, *x.shape[axis:2], *counts),
-            (*x.strides[:axis], *inside, *x.strides[axis:2], *between),
-        )
-        positions = math.prod(self.size)
-        return xp.reshape(view, (*x.shape[:axis], positions, *x.shape[axis:2], *counts))
-
-    def _scatter_axis_in_place(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
-        stride, dim = self.stride[axis], 2 + 2 * axis
-        shape = [*pieces.shape[: 2 + axis], *pieces.shape[3 + axis :]]
-        count, shape[dim] = shape[dim], size
-        total = _full(xp, pieces, shape, 0.0)
-        for offset in range(self.size[axis]):
-            first = offset * self.dilation[axis] - self.padding[axis][0]  # of the first window
-            start, stop = max(0, -(first // stride)), min(count, (size - 1 - first) // stride + 1)
-            if stop > start:
-                elements = slice(first + start * stride, first + (stop - 1) * stride + 1, stride)
-                target = total[_along(dim, elements)]
-                target += pieces[_along(2 + axis, offset)][_along(dim, slice(start, stop))]
-        return total
+        return window_columns(x, self, axis)
 
     def fold(self, xp: Namespace, x: Array, combine: Callable[[Array, Array], Array]) -> Array:
         """Return padded `x` reduced over each window by `combine`; a view if its size is 1."""
         for axis, count in enumerate(self._counts(x.shape[2:])):
             parts = (
-                x[_along(2 + axis, self._slice(axis, offset, count))]
+                x[along(2 + axis, self._slice(axis, offset, count))]
                 for offset in range(self.size[axis])
             )
             x = functools.reduce(combine, parts)
@@ -173,40 +129,57 @@ class Window(NamedTuple):
         """
         dtype = pieces.dtype
         total = upcast(xp, pieces)
-        in_place = library_name(xp) == "cupy"
-        scatter_axis = self._scatter_axis_in_place if in_place else self._scatter_axis
         for axis in reversed(range(self.axes)):  # the last one first: it is contiguous
-            total = scatter_axis(xp, total, axis, sizes[axis])
+            total = scatter_windows(total, self, axis, sizes[axis])
         return xp.astype(total, dtype) if is_half(pieces) else total
 
-    def _scatter_axis(self, xp: Namespace, pieces: Array, axis: int, size: int) -> Array:
-        """Sum over the positions in a window along one axis.
 
-        With stride s, element ``s * k + p`` of the array has phase p. Position i of window o is
-        element ``s * o + i * dilation - padding``: each position has one phase, within which the
-        windows are adjacent. So shift, add up, and interleave the phases at the end.
-        """
-        stride, dilation, before = self.stride[axis], self.dilation[axis], self.padding[axis][0]
-        length = -(-size // stride)
-        dim = 2 + 2 * axis  # index of the axis, once that of the positions is removed
-        phases: list[list[Array]] = [[] for _ in range(stride)]
-        for offset in range(self.size[axis]):
-            shift, phase = divmod(offset * dilation - before, stride)
-            piece = pieces[_along(2 + axis, offset)]
-            piece = shifted(xp, piece, dim, shift, length)
-            if piece is not None:
-                phases[phase].append(piece)
-        shape = (*pieces.shape[: 2 + axis], *pieces.shape[3 + axis :])
-        shape = (*shape[:dim], length, *shape[dim + 1 :])
-        totals = [_sum(p) if p else _full(xp, pieces, shape, 0.0) for p in phases]
-        if stride == 1:
-            return totals[0]
-        interleaved = (*shape[:dim], length * stride, *shape[dim + 1 :])
-        total = xp.reshape(stack(xp, totals, dim + 1), interleaved)
-        return total if length * stride == size else total[_along(dim, slice(0, size))]
+@operation
+def pad_windows(x: Array, window: Window, value: float) -> Array:
+    """Return `x` padded with `value`."""
+    xp = namespace(x)
+    for axis, (before, after) in enumerate(window.padding, 2):
+        x = padded(xp, x, axis, before, after, value)
+    return x
 
 
-def _along(axis: int, index: Any) -> tuple[Any, ...]:
+@operation
+def window_columns(x: Array, window: Window, axis: int) -> Array:
+    """Return the windows of padded `x`, with the positions in a window as a new axis."""
+    xp, views = namespace(x), list(window.slices(x))
+    return stack(xp, views, axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
+
+
+@operation
+def scatter_windows(pieces: Array, window: Window, axis: int, size: int) -> Array:
+    """Sum over the positions in a window along one axis.
+
+    With stride s, element ``s * k + p`` of the array has phase p. Position i of window o is
+    element ``s * o + i * dilation - padding``: each position has one phase, within which the
+    windows are adjacent. So shift, add up, and interleave the phases at the end.
+    """
+    xp = namespace(pieces)
+    stride, dilation, before = window.stride[axis], window.dilation[axis], window.padding[axis][0]
+    length = -(-size // stride)
+    dim = 2 + 2 * axis  # index of the axis, once that of the positions is removed
+    phases: list[list[Array]] = [[] for _ in range(stride)]
+    for offset in range(window.size[axis]):
+        shift, phase = divmod(offset * dilation - before, stride)
+        piece = pieces[along(2 + axis, offset)]
+        piece = shifted(xp, piece, dim, shift, length)
+        if piece is not None:
+            phases[phase].append(piece)
+    shape = (*pieces.shape[: 2 + axis], *pieces.shape[3 + axis :])
+    shape = (*shape[:dim], length, *shape[dim + 1 :])
+    totals = [_sum(p) if p else full(xp, pieces, shape, 0.0) for p in phases]
+    if stride == 1:
+        return totals[0]
+    interleaved = (*shape[:dim], length * stride, *shape[dim + 1 :])
+    total = xp.reshape(stack(xp, totals, dim + 1), interleaved)
+    return total if length * stride == size else total[along(dim, slice(0, size))]
+
+
+def along(axis: int, index: Any) -> tuple[Any, ...]:
     """Return the index tuple with `index` on one axis and ``:`` on the others."""
     return (*(slice(None),) * axis, index, ...)
 
@@ -221,7 +194,8 @@ def _sum(arrays: list[Array]) -> Array:
     return total
 
 
-def _full(xp: Namespace, like: Array, shape: Sequence[int], value: float) -> Array:
+def full(xp: Namespace, like: Array, shape: Sequence[int], value: float) -> Array:
+    """Return an array of one value, of the dtype and on the device of `like`."""
     return xp.full(tuple(shape), value, dtype=like.dtype, device=device(like))
 
 
@@ -231,9 +205,9 @@ def padded(xp: Namespace, x: Array, axis: int, before: int, after: int, value: f
         return x
     parts = [x]
     if before:
-        parts.insert(0, _full(xp, x, (*x.shape[:axis], before, *x.shape[axis + 1 :]), value))
+        parts.insert(0, full(xp, x, (*x.shape[:axis], before, *x.shape[axis + 1 :]), value))
     if after:
-        parts.append(_full(xp, x, (*x.shape[:axis], after, *x.shape[axis + 1 :]), value))
+        parts.append(full(xp, x, (*x.shape[:axis], after, *x.shape[axis + 1 :]), value))
     return concat(xp, parts, axis)
 
 
@@ -243,7 +217,7 @@ def shifted(xp: Namespace, x: Array, axis: int, shift: int, length: int) -> Arra
     if stop <= start:
         return None
     if (start, stop) != (0, x.shape[axis]):
-        x = x[_along(axis, slice(start, stop))]
+        x = x[along(axis, slice(start, stop))]
     return padded(xp, x, axis, start + shift, length - stop - shift, 0.0)
 
 
