@@ -62,3 +62,27 @@ def test_nobody_imports_what_accelerates():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             assert not any(n.startswith("xplayers.accelerate") for n in names), path
+
+
+def test_portable_files_name_no_library():
+    """But in the words of errors. What knows the libraries is in arrays/, accelerate/ and doors."""
+    known = ("arrays", "accelerate", "cuda.py", "cli", "_foreign.py")
+    libraries = {"torch", "jax", "cupy", "dask", "array_api_strict", "array_api_compat.torch"}
+    for path in PACKAGE.rglob("*.py"):
+        if path.relative_to(PACKAGE).parts[0] in known:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            words = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            words += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            words += [node.value] if isinstance(node, ast.Constant) else []
+            assert not libraries & {w for w in words if isinstance(w, str)}, (path, node.lineno)
+
+
+@pytest.mark.parametrize("room", ["host", "replay", "cuda"])
+def test_a_room_says_what_is_in_it(room):
+    folder = PACKAGE / "accelerate" / room
+    words = (folder / "README.md").read_text(encoding="utf-8")
+    for path in folder.glob("*.py"):
+        assert path.stem == "__init__" or f"`{path.name}`" in words or f"`{path.stem}`" in words, (
+            path
+        )

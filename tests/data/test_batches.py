@@ -12,6 +12,7 @@ import pytest
 from helpers import assert_at_home, assert_same_arrays, assert_same_bits, python
 
 import xplayers as xl
+from xplayers.accelerate.cuda.loading import PinnedLoader
 from xplayers.arrays.namespaces import to_numpy
 from xplayers.data import loading
 
@@ -308,7 +309,7 @@ class Stream:
 
 
 class Gpu:
-    """What `_PinnedLoader` uses of CuPy; copies are done when they are waited for."""
+    """What `PinnedLoader` uses of CuPy; copies are done when they are waited for."""
 
     __name__ = "cupy"
 
@@ -344,7 +345,7 @@ class Gpu:
 
 def test_page_locked_buffers_are_used_in_turn_and_waited_for():
     gpu = Gpu()
-    loader = loading._PinnedLoader(gpu, gpu.empty_pinned, (X, T), None)
+    loader = PinnedLoader(gpu, gpu.empty_pinned, (X, T), None)
     parts = [np.arange(i, min(i + 5, N)) for i in range(0, N, 5)]
     for part in parts:
         x, t = loader.finish(loader.load(loader.begin(part)))
@@ -370,7 +371,7 @@ def test_page_locked_buffers_are_used_in_turn_and_waited_for():
 
 def test_page_locked_memory_brings_the_batches_of_a_pass(monkeypatch):
     gpu = Gpu()
-    loader = loading._PinnedLoader(gpu, gpu.empty_pinned, (X, T), None)
+    loader = PinnedLoader(gpu, gpu.empty_pinned, (X, T), None)
     parts = [np.arange(i, i + 4) for i in range(0, 20, 4)]
     found = list(loading._prefetched(loader, iter(parts)))
     for (x, t), part in zip(found, parts, strict=True):

@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from xplayers.accelerate.compiled import Functions
-from xplayers.accelerate.cuda import gradients, kernels, pooling, sums, windows
+from xplayers.accelerate.cuda import gradients, kernels, loading, pooling, sums, windows
 from xplayers.accelerate.cuda.softmax_cross_entropy import softmax_cross_entropy
 from xplayers.accelerate.cuda.source import INDEX
 from xplayers.arrays.elementwise import elementwise
@@ -84,6 +84,7 @@ def _gemm(step: Any) -> Any:
 
 BODIES: dict[str, Any] = {
     "compiled": compiled,
+    "loader": loading.loader,
     "pad_windows": windows.pad_windows,
     "window_columns": windows.window_columns,
     "scatter_windows": windows.scatter_windows,

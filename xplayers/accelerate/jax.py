@@ -8,6 +8,7 @@ from typing import Any
 
 from xplayers.accelerate.compiled import Functions, is_ours, with_numbers
 from xplayers.arrays.namespaces import Array, namespace
+from xplayers.data.loading import Loader
 
 
 class Jitted(Functions):
@@ -73,4 +74,16 @@ def compiled(x: Array, step: Any) -> Any:
     return NotImplemented if asked or step.compile is False else Jitted(step)
 
 
-BODIES = {"compiled": compiled}
+class LateLoader(Loader):
+    """Uploads in the main thread: JAX copies asynchronously, and has thread-local settings."""
+
+    def load(self, request: Any) -> Any:
+        """Load a batch, in the background thread."""
+        return self._taken(request)
+
+    def finish(self, loaded: Any) -> Any:
+        """Return the batch, in the main thread."""
+        return self._upload(loaded)
+
+
+BODIES = {"compiled": compiled, "loader": LateLoader}

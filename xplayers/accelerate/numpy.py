@@ -23,16 +23,10 @@ def compiled(x: Any, step: Any) -> Any:
     return Replayed(step) if auto else NotImplemented
 
 
-def host_values(a: Any) -> Any:
-    """Return the array itself."""
-    return a if type(a) is np.ndarray else None
-
-
 BODIES = {
     "compiled": compiled,
     "evaluate": elementwise.evaluate,
     "zero_unless": elementwise.zero_unless,
-    "host_values": host_values,
     "product": sums.product,
     "column_sums": sums.column_sums,
     "channel_sums": sums.channel_sums,

@@ -285,6 +285,9 @@ def check_dtype(owner: object, dtype: DType, *, floating: bool = False) -> None:
         raise TypeError(message)
 
 
+DTYPE_PACKAGES = {"cupy": "ml-dtypes"}  # which give a library bfloat16
+
+
 def named_dtype(xp: Namespace, name: str) -> DType | None:
     """Return the dtype that has that name in the namespace `xp`; None if there is none."""
     if name == "bfloat16" and library_name(xp) == "cupy":  # it takes that of ml_dtypes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from xplayers.arrays.namespaces import (
     library_name,
     namespace,
 )
+from xplayers.arrays.operation import table
 from xplayers.initializers import Rng
 
 __all__ = ["Batches"]
@@ -181,7 +181,7 @@ def _target(like: Array, xp: Any, where: Any) -> tuple[Any, Any]:
     return as_namespace(np if xp is None else xp), where
 
 
-def _prefetched(loader: _Loader, parts: Iterator[np.ndarray]) -> Iterator[Pair]:
+def _prefetched(loader: Loader, parts: Iterator[np.ndarray]) -> Iterator[Pair]:
     """Yield the samples of each part, while a thread loads the next ones."""
     from concurrent.futures import Future, ThreadPoolExecutor  # on demand: imports logging
 
@@ -199,13 +199,11 @@ def _prefetched(loader: _Loader, parts: Iterator[np.ndarray]) -> Iterator[Pair]:
         loader.close()
 
 
-class _Loader:
+class Loader:
     """Loads samples of host arrays to a library and device."""
 
     def __init__(self, arrays: tuple[np.ndarray, ...], xp: Any, where: Any) -> None:
         self.arrays, self.xp, self.where = arrays, xp, where
-        # JAX copies asynchronously itself, and has thread-local settings (x64).
-        self.upload_in_main = library_name(xp) == "jax"
 
     def begin(self, index: np.ndarray) -> Any:
         """Prepare a batch, in the main thread; the result is the argument of `load`."""
@@ -213,82 +211,26 @@ class _Loader:
 
     def load(self, request: Any) -> Any:
         """Load a batch, in the background thread; the result is the argument of `finish`."""
-        loaded = tuple(_samples(a, request) for a in self.arrays)
-        return loaded if self.upload_in_main else self._upload(loaded)
+        return self._upload(self._taken(request))
 
     def finish(self, loaded: Any) -> Any:
         """Return the batch, in the main thread."""
-        return self._upload(loaded) if self.upload_in_main else loaded
+        return loaded
 
     def close(self) -> None:
         """Wait for pending copies."""
+
+    def _taken(self, index: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(_samples(a, index) for a in self.arrays)
 
     def _upload(self, loaded: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
         # Without a copy: the memory is not shared.
         return tuple(self.xp.asarray(a, device=self.where) for a in loaded)
 
 
-class _PinnedLoader(_Loader):
-    """Copies through pinned memory on a separate stream, for CuPy.
-
-    The device arrays are allocated in the main thread on its stream, because CuPy reuses memory in
-    the order of that stream.
-    """
-
-    def __init__(self, cupy: Any, pinned: Any, arrays: tuple[np.ndarray, ...], where: Any) -> None:
-        super().__init__(arrays, cupy, cupy.cuda.Device() if where is None else where)
-        with self.where:
-            self._stream = cupy.cuda.Stream(non_blocking=True)
-        self._pinned = pinned  # cupyx.empty_pinned
-        self._buffers = itertools.cycle([_Buffer() for _ in range(2)])
-
-    def begin(self, index: np.ndarray) -> Any:
-        with self.where:
-            shapes = [((len(index), *a.shape[1:]), a.dtype.newbyteorder("=")) for a in self.arrays]
-            targets = tuple(self.xp.empty(shape, dtype) for shape, dtype in shapes)
-            return index, targets, self.xp.cuda.get_current_stream().record()
-
-    def load(self, request: Any) -> Any:
-        index, targets, free = request
-        buffer = next(self._buffers)
-        with self.where:
-            if buffer.copied is not None:
-                buffer.copied.synchronize()  # before it is overwritten
-            if not buffer.arrays:  # the first batch is the largest
-                buffer.arrays = tuple(self._pinned(a.shape, a.dtype) for a in targets)
-            self._stream.wait_event(free)
-            for a, host, target in zip(self.arrays, buffer.arrays, targets, strict=True):
-                part = host[: len(index)]
-                part[...] = a[index]
-                target.set(part, stream=self._stream)
-            buffer.copied = self._stream.record()
-        return targets, buffer.copied
-
-    def finish(self, loaded: Any) -> Any:
-        targets, copied = loaded
-        with self.where:
-            self.xp.cuda.get_current_stream().wait_event(copied)
-        return targets
-
-    def close(self) -> None:
-        self._stream.synchronize()  # memory of unused batches may be reused
-
-
-class _Buffer:
-    """Pinned memory for a batch, and the event after which it may be overwritten."""
-
-    def __init__(self) -> None:
-        self.arrays: tuple[np.ndarray, ...] = ()
-        self.copied: Any = None
-
-
-def _loader(arrays: tuple[np.ndarray, ...], xp: Any, where: Any) -> _Loader:
-    if library_name(xp) != "cupy":
-        return _Loader(arrays, xp, where)
-    import cupy
-    import cupyx
-
-    return _PinnedLoader(cupy, cupyx.empty_pinned, arrays, where)
+def _loader(arrays: tuple[np.ndarray, ...], xp: Any, where: Any) -> Loader:
+    make = table(library_name(xp), "BODIES").get("loader", Loader)
+    return make(arrays, xp, where)
 
 
 def _samples(a: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -15,10 +15,9 @@ from xplayers.arrays.namespaces import (
     converted,
     is_floating,
     is_integer,
-    library_name,
     namespace,
-    on_host,
 )
+from xplayers.arrays.values import host_values
 from xplayers.data.loading import Batches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
@@ -79,8 +78,8 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
     if first is None:
         return
     pair = validation if is_pair(validation) else None
-    labels = t is not None and is_integer(t) and on_host(t)
-    if isinstance(loss, SoftmaxWithLoss) and labels and library_name(namespace(t)) != "jax":
+    labels = t is not None and is_integer(t) and host_values(t) is not None
+    if isinstance(loss, SoftmaxWithLoss) and labels:
         try:
             y = _predicted(net, x)
         except Exception:  # the first step will raise it

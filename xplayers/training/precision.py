@@ -12,6 +12,7 @@ import numpy as np
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import (
+    DTYPE_PACKAGES,
     Array,
     DType,
     Namespace,
@@ -247,8 +248,9 @@ class MixedPrecision:
         dtype = named_dtype(xp, self.dtype)
         if dtype is None:
             fix = "use arrays of another library, as torch or jax"
-            if library_name(xp) == "cupy":
-                fix = "pip install ml-dtypes"
+            package = DTYPE_PACKAGES.get(library_name(xp))
+            if package is not None:
+                fix = f"pip install {package}"
             elif hasattr(xp, "float16"):
                 fix = f"use MixedPrecision('float16'), or {fix.removeprefix('use ')}"
             message = f"MixedPrecision: {library_name(xp)} has no {self.dtype}; {fix}."
