@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 import xplayers as xl
 from fuzzer.histories import draw, play
 from fuzzer.networks import LAYERS
+from xplayers.accelerate.host import elementwise as host
 
 SEED = 0
 CASES = 40  # half a minute
@@ -41,7 +41,7 @@ def test_histories(first, xpv):
 @pytest.mark.only("numpy")
 def test_histories_with_kernels_of_numba(xpv, monkeypatch):
     pytest.importorskip("numba")
-    monkeypatch.setattr(sys.modules["xplayers.arrays.elementwise"], "elements_before", lambda: 0)
+    monkeypatch.setattr(host, "elements_before", lambda: 0)
     play_all(range(CASES, CASES + 4), xpv, jit=1)
 
 

@@ -31,7 +31,9 @@ _LIBRARIES: dict[type, str] = {}
 # Kinds (a type of array, or the name of a library) and their bodies, the innermost first.
 _Laid = tuple[tuple[Any, Bodies], ...]
 _laid: contextvars.ContextVar[_Laid] = contextvars.ContextVar("xplayers.using", default=())
-_ever_laid = False  # `torch.compile` does not look into context variables
+# What has ever been laid for: of other arrays nobody asks a context, of which `torch.compile` does
+# not know.
+_LAID_FOR: set[Any] = set()
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 
@@ -50,7 +52,7 @@ def operation(portable: Function) -> Function:
             body = _TABLES[type(x)].get(name)
         except KeyError:
             body = _bodies(x).get(name)
-        if _ever_laid and _laid.get():
+        if _LAID_FOR and _is_laid_for(x):
             result = _by_what_is_laid(name, x, args, options)
             if result is not NotImplemented:
                 return result
@@ -75,8 +77,7 @@ def using(kind: type | str, bodies: Bodies, on: bool = True) -> Iterator[None]:
 
     `kind` may be the name of a library, for all of its types.
     """
-    global _ever_laid
-    _ever_laid = True
+    _LAID_FOR.add(kind)
     before, pair = _laid.get(), (kind, bodies)
     _laid.set((pair, *before) if on else tuple([p for p in before if p[1] is not bodies]))
     try:
@@ -97,6 +98,11 @@ def body_of(function: Callable[..., Any], x: Array) -> Callable[..., Any] | None
     """Return the body that an operation has for an array in its library's table."""
     name = getattr(function, "__name__", "")
     return _bodies(x).get(name) if OPERATIONS.get(name) is function else None
+
+
+def _is_laid_for(x: Any) -> bool:
+    kind = type(x[0] if type(x) is list else x)
+    return (kind in _LAID_FOR or _LIBRARIES.get(kind) in _LAID_FOR) and bool(_laid.get())
 
 
 def _by_what_is_laid(name: str, x: Any, args: tuple, options: dict[str, Any]) -> Any:
