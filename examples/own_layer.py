@@ -1,4 +1,4 @@
-"""A layer of one's own: Swish with a slope that is learnt, its gradients checked, then trained."""
+"""A custom layer: Swish with a trainable slope, its gradients checked, then trained."""
 
 import numpy as np
 

@@ -1,7 +1,6 @@
 """Neural-network layers with an explicit forward and backward, for arrays of any library.
 
-Written once against the Array API: NumPy arrays run on the CPU, CuPy arrays on the GPU, PyTorch and
-JAX arrays where they are.
+Written once against the Array API, for NumPy, CuPy, PyTorch and JAX, on the device of the arrays.
 """
 
 import importlib
