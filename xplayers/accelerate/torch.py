@@ -17,8 +17,9 @@ from xplayers.accelerate.host import elementwise, embedding, normalization, pool
 from xplayers.accelerate.host.roots import with_exact_root
 from xplayers.accelerate.replay.replayed import Replayed
 from xplayers.arrays.elementwise import as_it_stands
-from xplayers.arrays.namespaces import Array, is_traced, namespace
+from xplayers.arrays.namespaces import Array, is_traced, namespace, upcast
 from xplayers.arrays.operation import portable_body
+from xplayers.layers import batch_normalization as layer
 from xplayers.layers import normalization as portable
 from xplayers.layers.windows import Sizes, Window
 
@@ -171,20 +172,30 @@ def rate_number(lr: Array) -> Any:
     return lr if host_values(lr) is None or not lr.is_cpu else lr.item()
 
 
-def normalized_channels(x: Array, eps: float) -> Any:
-    """With fewer calls on the CPU; a look tells that no square has overflowed, as mostly."""
+def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
+    """With fewer calls on the CPU, and the squares where the output will be.
+
+    A look shows that no square has overflowed, as mostly.
+    """
     if not x.is_cpu or not x.numel():
         return NotImplemented
-    axes = portable.but_channels(x)
-    mean = x.mean(axes, keepdim=True)
-    xh = x - mean
-    var = (xh * xh).mean(axes, keepdim=True)
+    xp, axes, column = namespace(x), portable.but_channels(x), (1, -1, *(1,) * (x.ndim - 2))
+    wide = upcast(xp, x)
+    mean = wide.mean(axes, keepdim=True)
+    xh = wide - mean
+    y = xh * xh
+    var = y.mean(axes, keepdim=True)
     r = (var + eps).sqrt_().reciprocal_()
     seen = host_values(r)
     if seen is None or not normalization.least(seen) > 0.0:
-        return portable_body(portable.normalized_channels)(x, eps)
+        return portable_body(layer.batch_normalization)(x, gamma, beta, eps)
     xh *= r
-    return xh, r, mean, var
+    try:
+        y = sys.modules["torch"].mul(xh, upcast(xp, gamma).reshape(column), out=y)
+    except RuntimeError:  # gamma is on a tape, or in a transformation of torch.func
+        y = xh * upcast(xp, gamma).reshape(column)
+    y += upcast(xp, beta).reshape(column)
+    return portable.downcast_like(y, x), xh, r, mean, var
 
 
 def normalized_rows(x: Array, axes: tuple[int, ...], eps: float, centred: bool = True) -> Any:
@@ -251,7 +262,7 @@ BODIES = {
     "correlate_transposed": correlate_transposed,
     "filter_gradient": filter_gradient,
     "max_pooling_gradient": max_pooling_gradient,
-    "normalized_channels": normalized_channels,
+    "batch_normalization": batch_normalization,
     "normalized_rows": normalized_rows,
     "cross_entropy_of_labels": cross_entropy_of_labels,
     "cross_entropy_of_targets": softmax.cross_entropy_of_targets,
