@@ -132,7 +132,7 @@ class _Without(dict):
         self.names = names
 
     def __setitem__(self, kind: Any, bodies: Any) -> None:
-        if type(bodies) is dict:  # not that of stand-ins, which asks these
+        if type(bodies) is dict:  # not that of tracers, which asks these
             gone = self.names or bodies
             bodies = {name: body for name, body in bodies.items() if name not in gone}
         super().__setitem__(kind, bodies)

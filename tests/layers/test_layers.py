@@ -257,8 +257,8 @@ def test_a_replay_gives_the_same_bits(case, xpv):
         homes[home.register], updates[home.register], out[name] = home.value, a.register, home.value
     inputs_of_it = [s.register for s in given]
     y = made["y"].register
-    task = foreach.Task(recording, inputs_of_it, homes, updates, y)
-    replay = compiler.compiled(task, compiler.Places())
+    task = foreach.StepProgram(recording, inputs_of_it, homes, updates, y)
+    replay = compiler.compiled(task, compiler.BufferPool())
     for other, dy in zip(others, slopes, strict=True):
         replay(other, dy)
         assert_same_arrays(passes(arrays, other, dy), out)

@@ -10,7 +10,7 @@ from helpers import assert_same_arrays, assert_same_bits, portably, values
 
 import xplayers as xl
 from xplayers.accelerate.host.elementwise import PLAIN
-from xplayers.accelerate.tape import kept_into
+from xplayers.accelerate.tape import select_into
 from xplayers.arrays.elementwise import zero_unless
 from xplayers.arrays.namespaces import to_numpy
 
@@ -159,7 +159,7 @@ class TestKept:
             got = zero_unless(lay(a), lay(condition), np)
             np.testing.assert_array_equal(got, np.where(lay(condition), lay(a), 0))
         out = np.empty((8, 6), "float32")
-        kept_into(condition.T, a.T, out)
+        select_into(condition.T, a.T, out)
         np.testing.assert_array_equal(out, np.where(condition.T, a.T, 0))
 
 

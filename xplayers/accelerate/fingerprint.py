@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.accelerate.replay.recording import StandIn
+from xplayers.accelerate.replay.recording import Tracer
 from xplayers.layers.base import Module, Observed
 from xplayers.layers.containers import Container
 from xplayers.layers.variables import epoch
@@ -86,7 +86,7 @@ class Fingerprint:
         self._references.append(value)
         if isinstance(value, Module):
             return self._of_layer(value)
-        if isinstance(value, StandIn):
+        if isinstance(value, Tracer):
             self.has_traces, self.proved = True, False
             return id(value)
         wrapped = getattr(value, "__wrapped__", None)

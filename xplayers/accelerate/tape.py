@@ -1,6 +1,6 @@
 """The operations of an elementwise function, written down while it runs once.
 
-The function is called with stand-ins that record every operation on them. Each stand-in carries a
+The function is called with tracers that record every operation on them. Each tracer carries a
 sample of one element, so dtypes come from NumPy itself and no promotion rule is repeated here.
 """
 
@@ -26,19 +26,19 @@ class Untraceable(Exception):
 
 
 def _number(function: Callable[..., Any], swapped: bool = False) -> Any:
-    def method(self: _Value, other: Any) -> _Value:
+    def method(self: Tracer, other: Any) -> Tracer:
         a, b = (other, self) if swapped else (self, other)
         return self.tape.arithmetic(function, (a, b))
 
     return method
 
 
-def _refused(self: _Value, *args: Any) -> Any:
+def _refused(self: Tracer, *args: Any) -> Any:
     raise Untraceable
 
 
-class _Value:
-    """A stand-in for an operand or an intermediate result."""
+class Tracer:
+    """A tracer for an operand or an intermediate result."""
 
     __array_priority__ = 1000.0  # NumPy's scalars leave operators to it
 
@@ -53,18 +53,18 @@ class _Value:
     def scalar(self) -> bool:
         return not isinstance(self.sample, np.ndarray)
 
-    def astype(self, dtype: Any, copy: bool = True) -> _Value:
+    def astype(self, dtype: Any, copy: bool = True) -> Tracer:
         if self.scalar:  # of NumPy: Python's have no such method
             cast = operator.methodcaller("astype", dtype)
             return self.tape.record(cast, (self,), cast(self.sample))
         return self.tape.record(Cast(), (self,), self.sample.astype(dtype))
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> _Value:
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Tracer:
         if method != "__call__" or kwargs or ufunc.nout != 1 or ufunc.signature is not None:
             raise Untraceable
         return self.tape.apply(ufunc, inputs)
 
-    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> _Value:
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Tracer:
         if func is not np.where or len(args) != 3 or kwargs:
             raise Untraceable
         return self.tape.where(*args)
@@ -92,20 +92,20 @@ class _Value:
     __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _refused
     __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refused
 
-    def __neg__(self) -> _Value:
+    def __neg__(self) -> Tracer:
         return self.tape.arithmetic(operator.neg, (self,))
 
-    def __pos__(self) -> _Value:
+    def __pos__(self) -> Tracer:
         return self.tape.arithmetic(operator.pos, (self,))
 
-    def __abs__(self) -> _Value:
+    def __abs__(self) -> Tracer:
         return self.tape.arithmetic(abs, (self,))
 
-    def __invert__(self) -> _Value:
+    def __invert__(self) -> Tracer:
         return self.tape.arithmetic(operator.invert, (self,))
 
 
-tabulate(_Value, {})  # all operations of it are portable
+tabulate(Tracer, {})  # all operations of it are portable
 
 # What the operators of Python do where there is an array.
 _UFUNCS: dict[Any, np.ufunc] = {
@@ -121,13 +121,13 @@ _UFUNCS: dict[Any, np.ufunc] = {
 
 
 class _Namespace:
-    """NumPy, whose ``astype`` takes stand-ins too."""
+    """NumPy, whose ``astype`` takes tracers too."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(np, name)
 
     @staticmethod
-    def astype(x: _Value, dtype: Any, copy: bool = True) -> _Value:
+    def astype(x: Tracer, dtype: Any, copy: bool = True) -> Tracer:
         return x.astype(dtype, copy=copy)
 
 
@@ -151,7 +151,7 @@ class Cast:
 BITS = {np.dtype(f"f{n}").char: np.dtype(f"i{n}") for n in (2, 4, 8)}
 
 
-def kept_into(condition: np.ndarray, a: np.ndarray, out: np.ndarray) -> None:
+def select_into(condition: np.ndarray, a: np.ndarray, out: np.ndarray) -> None:
     """Write `a` where the condition holds, else 0, for numbers of up to eight bytes.
 
     As integers: a selection by a mask that nobody foresees takes the CPU ten times as long as a
@@ -178,8 +178,8 @@ def power_into(a: Any, b: Any, out: np.ndarray) -> None:
     np.copyto(out, a**b)
 
 
-def can_be_kept(condition: Any, a: Any, out: Any, otherwise: Any = 0.0) -> bool:
-    """Whether `kept_into` selects between `a` and `otherwise`: both arrays, and a number."""
+def selects_bits(condition: Any, a: Any, out: Any, otherwise: Any = 0.0) -> bool:
+    """Whether `select_into` selects between `a` and `otherwise`: both arrays, and a number."""
     return (
         type(condition) is type(a) is np.ndarray
         and condition.dtype == np.bool_
@@ -195,7 +195,7 @@ class Tape:
     """The operations so far. Registers: the operands first, then constants and results."""
 
     def __init__(self, samples: Sequence[Any]) -> None:
-        self.operands = [_Value(self, i, s) for i, s in enumerate(samples)]
+        self.operands = [Tracer(self, i, s) for i, s in enumerate(samples)]
         self.registers: list[Any] = list(samples)  # a sample each
         self.constants: dict[int, Any] = {}
         self.once: list[Step] = []  # scalars only: once a call
@@ -205,14 +205,14 @@ class Tape:
 
     def samples(self, inputs: Sequence[Any]) -> list[Any]:
         """Return the samples of the inputs of an operation."""
-        return [i.sample if isinstance(i, _Value) else i for i in inputs]
+        return [i.sample if isinstance(i, Tracer) else i for i in inputs]
 
-    def arithmetic(self, function: Callable[..., Any], inputs: tuple) -> _Value:
+    def arithmetic(self, function: Callable[..., Any], inputs: tuple) -> Tracer:
         """Record an operator of Python.
 
         Numbers alone are left to Python, which makes Python numbers of them, without a dtype.
         """
-        if all(i.scalar if isinstance(i, _Value) else _is_number(i) for i in inputs):
+        if all(i.scalar if isinstance(i, Tracer) else _is_number(i) for i in inputs):
             if function is operator.pow:  # a float, or a complex number: that depends on the values
                 raise Untraceable
             with np.errstate(all="ignore"):
@@ -226,7 +226,7 @@ class Tape:
         with np.errstate(all="ignore"):
             return self.record(self.power, inputs, a**b)
 
-    def apply(self, ufunc: Any, inputs: tuple) -> _Value:
+    def apply(self, ufunc: Any, inputs: tuple) -> Tracer:
         """Record a ufunc. That of numbers alone is a scalar of NumPy, which has a dtype."""
         samples = self.samples(inputs)
         arrays = any(isinstance(s, np.ndarray) for s in samples)
@@ -235,7 +235,7 @@ class Tape:
         with np.errstate(all="ignore"):
             return self.record(ufunc, inputs, ufunc(*samples))
 
-    def where(self, condition: Any, a: Any, b: Any) -> _Value:
+    def where(self, condition: Any, a: Any, b: Any) -> Tracer:
         """Record ``where``."""
         samples = self.samples((condition, a, b))
         if not any(isinstance(sample, np.ndarray) for sample in samples):
@@ -246,10 +246,10 @@ class Tape:
             condition = condition.astype(np.bool_)
         return self.record(where_into, (condition, a, b), np.where(*samples))
 
-    def record(self, operation: Any, inputs: Sequence[Any], sample: Any) -> _Value:
+    def record(self, operation: Any, inputs: Sequence[Any], sample: Any) -> Tracer:
         """Write down one operation, which has made `sample` of the samples of its inputs."""
-        values = [i if isinstance(i, _Value) else self.constant(i) for i in inputs]
-        value = _Value(self, len(self.registers), sample)
+        values = [i if isinstance(i, Tracer) else self.constant(i) for i in inputs]
+        value = Tracer(self, len(self.registers), sample)
         self.registers.append(sample)
         where = self.once if all(v.scalar for v in values) else self.steps
         where.append((operation, tuple(v.register for v in values), value.register))
@@ -268,19 +268,19 @@ class Tape:
             raise Untraceable from error
         many = isinstance(results, tuple)
         values = results if many else (results,)
-        if not all(isinstance(v, _Value) and not v.scalar for v in values):
+        if not all(isinstance(v, Tracer) and not v.scalar for v in values):
             raise Untraceable
         if any(v is o for v in values for o in self.operands):
             message = "an elementwise function returned an operand; its results are new values."
             raise RuntimeError(message)
         return [v.register for v in values], many
 
-    def constant(self, value: Any) -> _Value:
+    def constant(self, value: Any) -> Tracer:
         if not _is_number(value):
             raise Untraceable
         self.constants[len(self.registers)] = value
         self.registers.append(value)
-        return _Value(self, len(self.registers) - 1, value)
+        return Tracer(self, len(self.registers) - 1, value)
 
 
 def _is_number(value: Any) -> bool:

@@ -62,7 +62,7 @@ def namespace(x: Array, owner: object = "xplayers", name: str = "x") -> Namespac
 
 
 def introduce(kind: type, xp: Namespace) -> None:
-    """Let `namespace` know the namespace of a type that stands in for arrays."""
+    """Let `namespace` know the namespace of a type of tracers."""
     _NAMESPACES[kind] = xp
 
 

@@ -123,7 +123,7 @@ def table(library: str, name: str) -> Bodies:
 
 
 def tabulate(kind: type, bodies: Bodies) -> None:
-    """Let a type that stands in for arrays have these bodies."""
+    """Let a type of tracers have these bodies."""
     _TABLES[kind] = bodies
 
 

@@ -15,8 +15,8 @@ import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
-from xplayers.accelerate.cuda.affine_fusion import Chain, Kept, with_chains
-from xplayers.accelerate.cuda.fusion import joining
+from xplayers.accelerate.cuda.affine_fusion import AffineFusion, Saved, with_affine_fusions
+from xplayers.accelerate.cuda.fusion import fusing
 from xplayers.accelerate.cuda.layouts import check_operands
 from xplayers.accelerate.cuda.planner import NoAlgorithm
 from xplayers.arrays.products import matmul
@@ -90,9 +90,9 @@ def assert_same_pass(net, other, x, dy, tolerance=1e-12):
 
 def test_a_chain_is_its_layers():
     net, gemm = chain(), Products()
-    other = Chain(list(net), lambda: gemm)
+    other = AffineFusion(list(net), lambda: gemm)
     kept = assert_same_pass(net, other, values((8, 7)), values((8, 4), 1))
-    assert type(kept) is Kept
+    assert type(kept) is Saved
     assert gemm.ran[:4] == ["relu_aux_bias", "gelu_aux_bias", "dgelu_bgrad", "drelu_bgrad"]
 
 
@@ -101,9 +101,9 @@ def test_a_chain_is_its_layers():
 )
 def test_what_has_no_algorithm_is_computed_by_the_layers(without):
     net, gemm = chain(), Products(without)
-    other = Chain(list(net), lambda: gemm)
+    other = AffineFusion(list(net), lambda: gemm)
     kept = assert_same_pass(net, other, values((8, 7)), values((8, 4), 1))
-    assert type(kept) is Kept  # the others are products as before
+    assert type(kept) is Saved  # the others are products as before
     assert [aux is None for aux in kept.aux] == [
         without == "relu_aux_bias", without == "gelu_aux_bias",
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def test_what_has_no_algorithm_is_computed_by_the_layers(without):
 def test_gradients_of_another_dtype():
     """They are promoted, as by the layers."""
     net = chain()
-    other = Chain(list(net), Products)
+    other = AffineFusion(list(net), Products)
     x, dy = values((8, 7)).astype("float32"), values((8, 4), 1)
     _, kept = other.apply(net.arrays, x)
     dx, grads = other.vjp(kept, dy)
@@ -126,7 +126,7 @@ def test_gradients_of_another_dtype():
 
 def test_an_activation_that_has_changed_since():
     net = chain()
-    (part,) = with_chains(net._parts, Products)
+    (part,) = with_affine_fusions(net._parts, Products)
     net[3].approximate = "none"
     x = values((8, 7)).astype("float32")
     y, kept = part.layer.apply({k: net.arrays[v] for k, v in part.names.items()}, x)
@@ -144,7 +144,7 @@ def test_buffers_of_layers_beside_a_chain(monkeypatch):
     arrays = net.arrays
     right = net.updated_buffers(arrays, net.apply(arrays, x)[1])
     gemm = Products()
-    with joining(np.ndarray, functools.partial(with_chains, gemm=lambda: gemm)):
+    with fusing(np.ndarray, functools.partial(with_affine_fusions, gemm=lambda: gemm)):
         _, cache = net.apply(arrays, x)
     assert type(cache) is Joined
     assert len(cache) == 4
@@ -157,10 +157,10 @@ def test_buffers_of_layers_beside_a_chain(monkeypatch):
 
 def test_backward_after_the_context():
     net, found = chain(), [Products()]
-    other = Chain(list(net), lambda: found[0])
+    other = AffineFusion(list(net), lambda: found[0])
     x, dy = values((8, 7)).astype("float32"), values((8, 4), 1).astype("float32")
     _, kept = other.apply(net.arrays, x)
-    assert type(kept) is Kept
+    assert type(kept) is Saved
     found[0] = None
     dx, grads = other.vjp(kept, dy)
     _, cache = net.apply(net.arrays, x)
@@ -182,26 +182,28 @@ def test_sequences_and_images():
     for net, shape in ((of(False, 7), (3, 5, 7)), (of(True, 35), (3, 5, 7))):
         gemm = Products()
         y = net.predict(values(shape))
-        kept = assert_same_pass(net, Chain(list(net), lambda g=gemm: g), values(shape), y + 1)
-        assert type(kept) is Kept
+        kept = assert_same_pass(
+            net, AffineFusion(list(net), lambda g=gemm: g), values(shape), y + 1
+        )
+        assert type(kept) is Saved
 
 
 def test_maps_that_do_not_follow_each_other():
     net = xl.Sequential(xl.Affine.init(7, 6, rng=0), xl.Relu(), xl.Affine.init(5, 4, rng=1))
     with pytest.raises(ValueError, match=r"Affine\(5 -> 4\): x has shape \(2, 6\)"):
-        Chain(list(net), Products).apply(net.arrays, values((2, 7)).astype("float32"))
+        AffineFusion(list(net), Products).apply(net.arrays, values((2, 7)).astype("float32"))
 
 
 def test_a_sequence_that_is_flattened_between():
     net = xl.Sequential(
         xl.Affine.init(7, 6, flatten=False, rng=0), xl.Relu(), xl.Affine.init(6, 4, rng=1)
     )
-    assert_same_pass(net, Chain(list(net), Products), values((2, 1, 7)), values((2, 4), 1))
+    assert_same_pass(net, AffineFusion(list(net), Products), values((2, 1, 7)), values((2, 4), 1))
 
 
 def test_values_that_cublaslt_does_not_multiply():
     net = chain()
-    other = Chain(list(net), Products)
+    other = AffineFusion(list(net), Products)
     arrays = net.arrays
     empty = np.zeros((0, 7), "float32")
     assert_same_pass(net, other, empty, np.zeros((0, 4), "float32"))
@@ -221,16 +223,16 @@ def test_shared_maps_add_up_their_gradients():
     net = xl.Sequential(one, xl.Relu(), one, xl.Relu(), one)
     gemm = Products()
     x, dy = values((8, 6)), values((8, 6), 1)
-    (part,) = with_chains(net._parts, lambda: gemm)
+    (part,) = with_affine_fusions(net._parts, lambda: gemm)
     assert set(part.names.values()) == {"0.W", "0.b"}
-    assert type(assert_same_pass(net, part.layer, x, dy)) is Kept
+    assert type(assert_same_pass(net, part.layer, x, dy)) is Saved
 
 
 def test_which_parts_are_joined():
     gemm = Products()
 
     def names(*layers):
-        parts = with_chains(xl.Sequential(*layers)._parts, lambda: gemm)
+        parts = with_affine_fusions(xl.Sequential(*layers)._parts, lambda: gemm)
         return [part.name for part in parts]
 
     def affine():

@@ -20,9 +20,13 @@ from emulator.emulated_kernels import emulating, needs_compiler
 
 import xplayers as xl
 from xplayers.accelerate.cuda import kernels
-from xplayers.accelerate.cuda.convolution_fusion import Kept, Rectified, with_rectified
+from xplayers.accelerate.cuda.convolution_fusion import (
+    ConvolutionFusion,
+    Saved,
+    with_convolution_fusions,
+)
 from xplayers.accelerate.cuda.cudnn import Cudnn
-from xplayers.accelerate.cuda.fusion import joining
+from xplayers.accelerate.cuda.fusion import fusing
 from xplayers.accelerate.cuda.planner import NotPlanned
 from xplayers.layers import correlation
 from xplayers.layers.containers import Joined, parts_of
@@ -55,11 +59,13 @@ def assert_same_pass(net, arrays, x, dy, tolerance=1e-12):
     want, cache = net.apply(arrays, x)
     dx, grads = net.vjp(cache, dy)
     both = Both()
-    with joining(np.ndarray, functools.partial(with_rectified, dnn=lambda: both)):
+    with fusing(np.ndarray, functools.partial(with_convolution_fusions, dnn=lambda: both)):
         y, cache = net.apply(arrays, x)
         got_dx, got = net.vjp(cache, dy)
         inferred = net.infer(arrays, x)
-        assert both.asked == 2 * sum(isinstance(part.layer, Rectified) for part in cache.parts)
+        assert both.asked == 2 * sum(
+            isinstance(part.layer, ConvolutionFusion) for part in cache.parts
+        )
     assert type(cache) is Joined
     for a, right in ((y, want), (inferred, want), (got_dx, dx)):
         assert_close(a, right, tolerance)
@@ -80,7 +86,7 @@ def test_a_network(bias):
     x = values((2, 3, 9, 8))
     dy = values(net.predict(x.astype("float32")).shape, 1)
     cache = assert_same_pass(net, wide(net), x, dy)
-    assert [type(c) for c in cache] == [Kept, tuple, Kept]
+    assert [type(c) for c in cache] == [Saved, tuple, Saved]
     assert [part.name for part in cache.parts] == ["0 to 1", "2", "3 to 4"]
 
 
@@ -93,7 +99,7 @@ def test_a_layer_that_occurs_twice():
 
 def test_which_parts_are_joined():
     def names(*layers):
-        parts = with_rectified(xl.Sequential(*layers)._parts, Both)
+        parts = with_convolution_fusions(xl.Sequential(*layers)._parts, Both)
         return [part.name for part in parts]
 
     def conv():
@@ -111,7 +117,7 @@ def test_what_cannot_be_done_at_once_is_done_by_the_layers():
     x = values((2, 3, 9, 8)).astype("float32")
     want, before = net.apply(net.arrays, x)
     dx, grads = net.vjp(before, want)
-    with joining(np.ndarray, functools.partial(with_rectified, dnn=lambda: both)):
+    with fusing(np.ndarray, functools.partial(with_convolution_fusions, dnn=lambda: both)):
         y, cache = net.apply(net.arrays, x)
         inferred = net.infer(net.arrays, x)
     assert both.asked == 4
@@ -124,20 +130,20 @@ def test_what_cannot_be_done_at_once_is_done_by_the_layers():
 
 
 def test_contexts_in_one_another():
-    """A joiner counts once, and each context ends with its own."""
+    """A fuser counts once, and each context ends with its own."""
     net, x = xl.Sequential(*layers()), np.ones(1)
-    rectified = functools.partial(with_rectified, dnn=Both)
+    rectified = functools.partial(with_convolution_fusions, dnn=Both)
 
     def halves(parts):
         return list(parts[:2])
 
     assert parts_of(x, net) is net._parts
-    with joining(np.ndarray, rectified):
+    with fusing(np.ndarray, rectified):
         outer = parts_of(x, net)
         assert len(outer) == 3
-        with joining(np.ndarray, rectified):
+        with fusing(np.ndarray, rectified):
             assert parts_of(x, net) is outer
-        with joining(np.ndarray, halves):
+        with fusing(np.ndarray, halves):
             assert [part.name for part in parts_of(x, net)] == ["0 to 1", "2"]
         assert len(parts_of(x, net[1:3])) == 2  # nothing to join
         assert parts_of(x, net) is outer
@@ -147,7 +153,7 @@ def test_contexts_in_one_another():
 def test_errors_name_the_parts():
     net = xl.Sequential(*layers())
     with (
-        joining(np.ndarray, functools.partial(with_rectified, dnn=Both)),
+        fusing(np.ndarray, functools.partial(with_convolution_fusions, dnn=Both)),
         pytest.raises(ValueError, match=r"Convolution\(3 -> 4, 3x3\): x has shape") as error,
     ):
         net.apply(net.arrays, values((2, 5, 9, 8)).astype("float32"))

@@ -14,7 +14,7 @@ from xplayers import elementwise
 from xplayers.accelerate.host import elementwise as engine
 from xplayers.accelerate.host.elementwise import in_one_pass, prepared
 from xplayers.accelerate.replay.recording import Operation, Recording
-from xplayers.accelerate.tape import kept_into
+from xplayers.accelerate.tape import select_into
 from xplayers.arrays.elementwise import zero_unless
 
 portable = sys.modules["xplayers.arrays.elementwise"]  # the package shows the function
@@ -313,7 +313,7 @@ def test_what_numpy_cannot_see_is_recorded_as_it_stands():
 @pytest.mark.parametrize("n", [1, PLAIN, PLAIN + 1])
 def test_what_is_kept(n, dtype, monkeypatch):
     ways = []
-    monkeypatch.setattr(engine, "kept_into", lambda *given: (ways.append(0), kept_into(*given)))
+    monkeypatch.setattr(engine, "select_into", lambda *given: (ways.append(0), select_into(*given)))
 
     class Namespace:
         @staticmethod
@@ -345,7 +345,7 @@ def test_what_is_kept(n, dtype, monkeypatch):
 def test_what_is_kept_of_tensors(monkeypatch):
     torch = pytest.importorskip("torch")
     ways = []
-    monkeypatch.setattr(engine, "kept_into", lambda *given: (ways.append(0), kept_into(*given)))
+    monkeypatch.setattr(engine, "select_into", lambda *given: (ways.append(0), select_into(*given)))
     xp = xl.namespace(torch.ones(1))
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         for n in (3, PLAIN + 1):

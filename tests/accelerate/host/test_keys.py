@@ -11,9 +11,9 @@ import pytest
 from xplayers import elementwise
 from xplayers.accelerate.tape import (
     Untraceable,
-    can_be_kept,
     constants_key,
-    kept_into,
+    select_into,
+    selects_bits,
     value_key,
     where_into,
 )
@@ -114,11 +114,11 @@ def test_options_have_a_key():
 
 def test_what_can_be_kept():
     m, x = np.ones(3, bool), np.ones(3, "float32")
-    assert can_be_kept(m, x, x)
-    assert can_be_kept(m, x, np.ones(3, "float32"), 0.0)
+    assert selects_bits(m, x, x)
+    assert selects_bits(m, x, np.ones(3, "float32"), 0.0)
     half, double, quad = (np.ones(3, d) for d in ("float16", "float64", "longdouble"))
     for a in (half, double):
-        assert can_be_kept(m, a, a)
+        assert selects_bits(m, a, a)
     for condition, a, out, otherwise in (
         (True, x, x, 0.0), (m, 1.0, x, 0.0), (m, np.float32(1), x, 0.0), (x, x, x, 0.0),
         (m.astype("int8"), x, x, 0.0), (m, x, double, 0.0), (m, quad, quad, 0.0),
@@ -126,7 +126,7 @@ def test_what_can_be_kept():
         (m, x, x, -1.0), (m, x, x, 0), (m, x, x, x), (m, x, x, math.nan), (m, x, x, False),
         (m, x.astype("complex64"), x.astype("complex64"), 0.0),
     ):  # fmt: skip
-        assert not can_be_kept(condition, a, out, otherwise)
+        assert not selects_bits(condition, a, out, otherwise)
 
 
 def test_selections_are_those_of_numpy():
@@ -145,5 +145,5 @@ def test_selections_are_those_of_numpy():
         assert out.tolist() == np.where(m, a, b).tolist()
     a = np.asarray([1.0, np.nan, -0.0], "float32")
     out = np.empty(3, "float32")
-    kept_into(m, a, out)
+    select_into(m, a, out)
     assert out.tobytes() == np.where(m, a, np.float32(0)).tobytes()

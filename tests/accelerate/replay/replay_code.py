@@ -15,10 +15,10 @@ import numpy as np
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers.accelerate.replay.compiler import Places, compiled
+from xplayers.accelerate.replay.compiler import BufferPool, compiled
 from xplayers.accelerate.replay.flat import flattened
-from xplayers.accelerate.replay.foreach import Task
-from xplayers.accelerate.replay.recording import Recording, StandIn, found
+from xplayers.accelerate.replay.foreach import StepProgram
+from xplayers.accelerate.replay.recording import Recording, Tracer, instances
 
 NUMPYS = {"mul": "multiply", "sub": "subtract", "mm": "matmul", "gt": "greater", "_copied": "_cast",
          "concat": "concatenate"}  # fmt: skip
@@ -39,7 +39,7 @@ def one_call(function):
 
     @functools.wraps(function)
     def call(*args, **kwargs):
-        tracer = next(found(StandIn, (args, kwargs)), None)
+        tracer = next(instances(Tracer, (args, kwargs)), None)
         if tracer is None:
             return function(*args, **kwargs)
         return tracer.recording.call("call", function, args, kwargs)
@@ -89,8 +89,8 @@ def check(function, xpv):
     recording.finish()
     homes = {s.register: a for s, a in zip(given, state, strict=True)}
     updates = {s.register: a.register for s, a in zip(given, new, strict=True)}
-    places = Places()
-    replay = compiled(Task(recording, [x.register], homes, updates, value.register), places)
+    places = BufferPool()
+    replay = compiled(StepProgram(recording, [x.register], homes, updates, value.register), places)
     sizes = [b.shape[0] for b in places.blocks]
     assert (code(replay, state, places), *sizes) == function.code[xpv.backend]
     results = []

@@ -11,7 +11,7 @@ from helpers import to_numpy, values
 import xplayers as xl
 from xplayers.accelerate.host import memory
 from xplayers.accelerate.replay import flat as flat_buffers
-from xplayers.accelerate.replay.flat import flattened, side_by_side, whole
+from xplayers.accelerate.replay.flat import buffer_of, flattened, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -27,10 +27,10 @@ def parts_of(xpv, *shapes):
 
 def test_parts_are_found_again_by_their_buffer(xpv):
     flat, parts = parts_of(xpv, (3, 5), (7,), (), (16,))
-    assert whole(parts).shape == flat.shape
+    assert buffer_of(parts).shape == flat.shape
     for i in range(4):
         for j in range(i + 1, 5):
-            got = whole(parts[i:j])
+            got = buffer_of(parts[i:j])
             got[...] = i + 1.0
             for k, part in enumerate(parts):
                 assert (to_numpy(part) == i + 1.0).all() == (i <= k < j)
@@ -53,8 +53,8 @@ def test_parts_begin_at_lines_of_the_cache(dtype, xpv):
         assert flat_buffers.address(part)[1] - at == start * memory.LINE
         part[...] = start + 1.0
         assert (to_numpy(flat)[start * line] == start + 1.0).all()
-    assert whole(parts[1:3]).shape == (3 * line,)
-    assert flat_buffers.address(whole(parts[1:3])) == flat_buffers.address(parts[1])
+    assert buffer_of(parts[1:3]).shape == (3 * line,)
+    assert flat_buffers.address(buffer_of(parts[1:3])) == flat_buffers.address(parts[1])
 
 
 @pytest.mark.only("numpy")
@@ -82,7 +82,7 @@ def test_arrays_are_put_side_by_side_once(xpv):
         assert a is not b
         assert (to_numpy(a) == to_numpy(b)).all()
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
-    assert whole(parts) is not None
+    assert buffer_of(parts) is not None
     again = flattened(parts)
     assert again is not parts
     assert [a is b for a, b in zip(again, parts, strict=True)] == [True, True]
@@ -102,8 +102,8 @@ def test_the_arrays_of_each_dtype_lie_together(xpv):
     for name, a in arrays.items():
         assert (to_numpy(a) == to_numpy(before[name])).all()
         assert (a is before[name]) == (name in "cf")
-    assert whole([arrays[n] for n in "ad"]) is not None
-    assert whole([arrays[n] for n in "be"]) is not None
+    assert buffer_of([arrays[n] for n in "ad"]) is not None
+    assert buffer_of([arrays[n] for n in "be"]) is not None
 
 
 def test_other_orders_have_no_buffer(xpv):
@@ -111,20 +111,20 @@ def test_other_orders_have_no_buffer(xpv):
     _, others = parts_of(xpv, (16,), (16,))
     a, b, c = parts
     for some in ([b, a], [a, c], [a, a], [a, b, c, a], [a, others[1]], [a, b, c, others[0]]):
-        assert whole(some) is None
+        assert buffer_of(some) is None
 
 
 def test_views_of_parts_are_no_parts(xpv):
     """What lies between a view and the next line of the cache is the rest of the part."""
     _, (a, b) = parts_of(xpv, (2, 8), (16,))
     for view in (a[0, :], a[:1, :], b[:5], a[:, :3]):
-        assert whole([view]) is None
+        assert buffer_of([view]) is None
 
 
 def test_arrays_of_somebody_else_have_no_buffer(xpv):
     mine = xpv.asarray(np.zeros(64), "float32")
-    assert whole([mine]) is None
-    assert whole([mine[:16], mine[16:32]]) is None
+    assert buffer_of([mine]) is None
+    assert buffer_of([mine[:16], mine[16:32]]) is None
     for a in flattened([mine[:16], mine[16:20]]):
         a[...] = 1.0
     assert not to_numpy(mine).any()
@@ -141,7 +141,7 @@ def test_a_buffer_ends_with_its_parts(xpv):
     assert len(flat_buffers._parts) == before
     mine = memory.empty((n,), "float32")
     mine = mine if xpv.backend == "numpy" else xpv.asarray(mine)
-    assert whole([mine[: n - 16], mine[n - 16 : n - 11]]) is None
+    assert buffer_of([mine[: n - 16], mine[n - 16 : n - 11]]) is None
 
 
 def test_an_optimizer_writes_to_its_parameters_alone(xpv):

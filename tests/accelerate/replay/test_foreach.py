@@ -9,10 +9,10 @@ from replay_code import one_call
 
 import xplayers as xl
 from xplayers import elementwise
-from xplayers.accelerate.replay.compiler import Places, compiled
+from xplayers.accelerate.replay.compiler import BufferPool, compiled
 from xplayers.accelerate.replay.flat import flattened
-from xplayers.accelerate.replay.foreach import Groups, Task
-from xplayers.accelerate.replay.recording import Recording, StandIn
+from xplayers.accelerate.replay.foreach import ForeachGroups, StepProgram
+from xplayers.accelerate.replay.recording import Recording, Tracer
 
 SHAPES = ((4, 3), (3,), (2, 5))
 
@@ -278,8 +278,8 @@ def task(program, params, gradients):
     recording.finish()
     homes = {s.register: a for s, a in zip(p, params, strict=True)}
     updates = {s.register: n.register for s, n in zip(p, new, strict=True)}
-    assert isinstance(value, StandIn)
-    return Task(recording, [s.register for s in g], homes, updates, value.register)
+    assert isinstance(value, Tracer)
+    return StepProgram(recording, [s.register for s in g], homes, updates, value.register)
 
 
 def arrays(xpv, seed):
@@ -293,16 +293,16 @@ def test_groups(program, xpv):
     params = flattened(arrays(xpv, 0))
     kept = [xp.asarray(a, copy=True) for a in params]
     made = task(program, params, arrays(xpv, 5))
-    groups = {id(g): g for g in Groups(made).at.values()}
+    groups = {id(g): g for g in ForeachGroups(made).at.values()}
     expected = PROGRAMS[program]
     expected = expected[xpv.backend] if isinstance(expected, dict) else expected
     assert sorted(len(g.members) for g in groups.values()) == sorted(expected)
     for group in groups.values():
-        assert {at for at, g in Groups(made).at.items()} >= set(group.members)
+        assert {at for at, g in ForeachGroups(made).at.items()} >= set(group.members)
         assert all(out is not None for out in group.outs)
     for a, b in zip(params, kept, strict=True):
         assert_same_bits(a, b)
-    replay = compiled(made, Places())
+    replay = compiled(made, BufferPool())
     for seed in (5, 8, 11):
         gradients = arrays(xpv, seed)
         value, kept = program(xp, kept, gradients)
@@ -314,8 +314,8 @@ def test_groups(program, xpv):
 
 def test_a_group_is_done_over_flat_memory():
     params = flattened([values(s, i) for i, s in enumerate(SHAPES)])
-    (group,) = set(map(id, Groups(task(alike, params, list(params))).at.values()))
-    made = Groups(task(alike, params, list(params)))
+    (group,) = set(map(id, ForeachGroups(task(alike, params, list(params))).at.values()))
+    made = ForeachGroups(task(alike, params, list(params)))
     (group,) = {id(g): g for g in made.at.values()}.values()
     p, g, rate = group.operands
     assert rate == 0.1

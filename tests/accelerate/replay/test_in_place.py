@@ -110,7 +110,7 @@ def test_results_with_places(library, name, xpv):
     recording = Recording()
     expected = function(recording.input(arrays[0]).xp, *map(recording.input, arrays)).value
     operation = recording.operations[-1]
-    written = into(operation, recording.kinds, arrays[0])
+    written = into(operation, recording.infos, arrays[0])
     if over is None:
         assert written is None
         return
@@ -143,7 +143,7 @@ def test_the_largest_values_of_short_rows_are_found_by_columns(shape, axis, shor
             recording = Recording()
             a = recording.input(x)
             getattr(a.xp, name)(a, axis=axis)
-            write, *_ = into(recording.operations[0], recording.kinds, x)
+            write, *_ = into(recording.operations[0], recording.infos, x)
             fast = short and name != "sum" and x.flags.c_contiguous
             assert write.__name__.endswith("of short rows") is fast
             out = np.empty_like(x.sum(axis))
@@ -186,14 +186,14 @@ def test_numbers_are_tensors_of_the_dtype_that_they_take_on(name, shape, xpv):
     x = xpv.asarray(values(shape, 1) * 100, own)
     recording = Recording()
     expected = function(recording.input(x))
-    operation = with_tensors(recording.operations[-1], recording.kinds)
+    operation = with_tensors(recording.operations[-1], recording.infos)
     number = operation.args[1]
     if dtype is None:
         assert operation is recording.operations[-1]
         return
     assert (number.shape, number.dtype) == ((), xpv.asarray([1], dtype).dtype)
     assert_same_bits(operation.function(x, number), expected.value)
-    write, (_, again), _ = into(operation, recording.kinds, x)
+    write, (_, again), _ = into(operation, recording.infos, x)
     out = xl.namespace(x).empty_like(expected.value)
     write(x, again, out=out)
     assert_same_bits(out, expected.value)

@@ -17,13 +17,13 @@ from xplayers.accelerate.replay.recording import (
     BINARY,
     COMPARISONS,
     UNARY,
-    Kind,
     NotRecordable,
     Operation,
     Recording,
     Register,
-    StandIn,
-    found,
+    Tracer,
+    ValueInfo,
+    instances,
     is_ordered,
     same,
 )
@@ -65,7 +65,7 @@ def test_operators(name, xpv):
         got = function(2, x)
         assert done[1] == Operation(name, function, (2, x.register), {}, (got.register,))
         assert_same_bits(got.value, function(2, a))
-    got = getattr(StandIn, f"__r{function.__name__.strip('_')}__")(x, b)
+    got = getattr(Tracer, f"__r{function.__name__.strip('_')}__")(x, b)
     assert done[-1].args[1:] == (x.register,)
     assert_same_bits(got.value, function(b, a))
     z, kept = x + 0, xl.namespace(a).asarray(a, copy=True)
@@ -103,10 +103,10 @@ def test_views_and_indices(xpv):
         assert (operation.name, operation.args, operation.kwargs) == (name, args, {})
         given = [x.value, *operation.args[1:]]
         assert_same_bits(operation.function(*given), expected)
-        assert recording.kinds[got.register].root == x.register
+        assert recording.infos[got.register].root == x.register
     taken = x[i]
     assert recording.operations[-1].args == (x.register, i.register)
-    assert recording.kinds[taken.register].root == taken.register
+    assert recording.infos[taken.register].root == taken.register
     y = x * 1.0
     y[0, :] = x[1, :]
     last = recording.operations[-1]
@@ -117,13 +117,13 @@ def test_views_and_indices(xpv):
     assert [row.shape for row in x] == [(4,)] * 3
 
 
-def test_what_a_stand_in_says_of_its_array(xpv):
+def test_what_a_tracer_says_of_its_array(xpv):
     recording, x = recorded(xpv, values((3, 4)))
     a = x.value
     assert (x.shape, x.ndim, x.dtype, x.device) == ((3, 4), 2, a.dtype, device(a))
     assert xl.namespace(x) is x.xp
     assert x.xp.__name__ == xl.namespace(x.value).__name__
-    assert type(x).__name__ == "StandIn"
+    assert type(x).__name__ == "Tracer"
     assert type(x) is type(recording.input(x.value))
     number = recording.input(2.0)
     assert (number.shape, number.ndim) == ((), 0)
@@ -136,13 +136,13 @@ def test_kinds(xpv):
     flat = z.xp.reshape(z, (12,))
     dtype = x.value.dtype
     for made, kind in (
-        (x, Kind(0, False, (3, 4), dtype, True)),
-        (number, Kind(1, True, (), float, True)),
-        (y, Kind(0, False, (4, 3), dtype, False)),
-        (z, Kind(z.register, False, (3, 4), dtype, True)),
-        (flat, Kind(z.register, False, (12,), dtype, True)),
+        (x, ValueInfo(0, False, (3, 4), dtype, True)),
+        (number, ValueInfo(1, True, (), float, True)),
+        (y, ValueInfo(0, False, (4, 3), dtype, False)),
+        (z, ValueInfo(z.register, False, (3, 4), dtype, True)),
+        (flat, ValueInfo(z.register, False, (12,), dtype, True)),
     ):
-        assert recording.kinds[made.register] == kind
+        assert recording.infos[made.register] == kind
 
 
 @pytest.mark.parametrize("look", [bool, int, float, operator.index, complex, np.asarray])
@@ -162,7 +162,7 @@ def test_functions_of_a_namespace(xpv):
     assert xp.sum is xp.sum
     assert (xp.pi, xp.float32) == (math.pi, xl.namespace(x.value).float32)
     ones = xp.ones((2,))
-    assert not isinstance(ones, StandIn)
+    assert not isinstance(ones, Tracer)
     assert len(recording.operations) == 1
     joined = xp.concat([x, x], axis=0)
     assert recording.operations[-1].args == ([x.register] * 2,)
@@ -248,7 +248,7 @@ def test_numbers_of_arrays(xpv):
     last = recording.operations[-1]
     assert (last.name, last.args, last.results) == ("item", (total.register,), (first.register,))
     assert last.function(total.value) == first.value
-    assert recording.kinds[first.register] == Kind(first.register, True, (), float, True)
+    assert recording.infos[first.register] == ValueInfo(first.register, True, (), float, True)
     y = x * 2.0
     y += 1.0
     assert total.item() is not first  # it may have been written over
@@ -265,7 +265,7 @@ def test_constants(xpv):
     assert [o.args for o in recording.operations] == [
         (x.register, mine), (y.register, others), (recording.operations[1].results[0], mine)
     ]  # fmt: skip
-    assert recording.kinds[mine] == Kind(mine, False, (3,), x.dtype, True)
+    assert recording.infos[mine] == ValueInfo(mine, False, (3,), x.dtype, True)
     recording.finish()
     other += 1.0
     z + own
@@ -414,7 +414,7 @@ def test_memory_that_is_shared(xpv):
 def test_stand_ins_are_found_in_nests(xpv):
     _, x, y = recorded(xpv, np.ones(2), np.ones(3))
     nest = ({"a": [x, 1.0]}, (y,), "x")
-    assert list(found(StandIn, nest)) == [x, y]
+    assert list(instances(Tracer, nest)) == [x, y]
 
 
 def test_what_writes_to_an_array_is_refused(xpv):
@@ -437,7 +437,7 @@ def test_functions_of_torch_are_written_down_and_those_in_place_refused():
     recording = Recording()
     x = recording.input(torch.ones(3))
     made = torch.nn.functional.relu(x)
-    assert isinstance(made, StandIn)
+    assert isinstance(made, Tracer)
     assert recording.operations[-1].name == "relu"
     with pytest.raises(NotRecordable, match="relu_ writes to an array"):
         torch.relu_(x)

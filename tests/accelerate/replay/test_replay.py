@@ -12,7 +12,7 @@ from replayed import compare, dense, each_word, images, labels, mlp, pair, seque
 import xplayers as xl
 from xplayers import AccumulatedStep, MixedPrecision, TrainStep
 from xplayers.accelerate.host import convolution, memory, pooling
-from xplayers.accelerate.replay.flat import whole
+from xplayers.accelerate.replay.flat import buffer_of
 
 pytestmark = pytest.mark.only("numpy", "readonly", "torch")  # whose steps are replayed
 
@@ -190,7 +190,7 @@ def test_parameters_and_moments_are_flat(xpv):
         step(xpv.asarray(x(4)), xpv.asarray(t(4)))
     state = step.state["optimizer"]
     for arrays in (step.net.params, state["m"], state["v"]):
-        flat = whole(list(arrays.values()))
+        flat = buffer_of(list(arrays.values()))
         assert flat is not None
         flat[...] = 2.0
         assert all(float(a.min()) == 2.0 for a in arrays.values())

@@ -7,8 +7,8 @@ import pytest
 from replay_code import case, check, programs
 
 import xplayers as xl
-from xplayers.accelerate.replay.compiler import Places, block, compiled
-from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.compiler import BufferPool, block, compiled
+from xplayers.accelerate.replay.foreach import StepProgram
 from xplayers.accelerate.replay.recording import NotRecordable, Recording, Register
 
 
@@ -188,7 +188,7 @@ def test_code(program, xpv):
 def test_places_serve_again_what_takes_half_of_them_or_more(xpv):
     like = xpv.asarray(np.ones(1), "float32")
     single, double = like.dtype, xl.namespace(like).float64
-    places = Places()
+    places = BufferPool()
     made = [places.find([], n, single, like) for n in (8, 6, 3)]
     assert [b.shape for b in made] == [(8,), (6,), (3,)]
     assert [b.dtype for b in made] == [single] * 3
@@ -219,12 +219,14 @@ def test_numpy_takes_places_by_position_where_it_may():
     recording = Recording()
     x, q = recording.input(p * 2.0), recording.input(p)
     value, _ = function(x.xp, x, q)
-    task = Task(recording, [x.register], {q.register: p}, {q.register: q.register}, value.register)
+    task = StepProgram(
+        recording, [x.register], {q.register: p}, {q.register: q.register}, value.register
+    )
     names = [re.sub(r"\bg\d+\b", "g", line).strip()
-             for line in compiled(task, Places()).source.splitlines()]  # fmt: skip
+             for line in compiled(task, BufferPool()).source.splitlines()]  # fmt: skip
     assert names[1:5] == ["g(a0, g, g)", "g(g, 0.0, out=g)", "g(a0, g, out=g)", "g(g, g, g)"]
 
 
 def test_what_cannot_be_replayed_says_why():
     with pytest.raises(NotRecordable, match="no replay can be made: StopIteration"):
-        compiled(Task(Recording(), [], {}, {}, Register(0)), Places())
+        compiled(StepProgram(Recording(), [], {}, {}, Register(0)), BufferPool())

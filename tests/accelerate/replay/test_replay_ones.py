@@ -11,7 +11,7 @@ from helpers import assert_same_arrays, assert_same_bits, taker, values
 import xplayers as xl
 from xplayers import TrainStep
 from xplayers.accelerate.replay import compiler
-from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.foreach import StepProgram
 from xplayers.accelerate.replay.recording import NotRecordable, Recording
 from xplayers.arrays.elementwise import elementwise
 
@@ -161,6 +161,6 @@ def test_what_no_replay_can_be_made_of_is_said_in_one_way(xpv, monkeypatch):
     recording = Recording()
     x, p = (recording.input(xpv.asarray(values((2, 2)))) for _ in range(2))
     y = x + p
-    task = Task(recording, [x.register], {p.register: p.value}, {}, y.register)
+    task = StepProgram(recording, [x.register], {p.register: p.value}, {}, y.register)
     with pytest.raises(NotRecordable, match="no replay can be made: KeyError: 0"):
-        compiler.compiled(task, compiler.Places())
+        compiler.compiled(task, compiler.BufferPool())

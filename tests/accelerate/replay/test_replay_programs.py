@@ -8,9 +8,9 @@ import pytest
 from helpers import assert_same_bits, values
 
 import xplayers as xl
-from xplayers.accelerate.replay.compiler import Places, compiled
+from xplayers.accelerate.replay.compiler import BufferPool, compiled
 from xplayers.accelerate.replay.flat import flattened
-from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.foreach import StepProgram
 from xplayers.accelerate.replay.recording import Recording
 from xplayers.arrays.elementwise import elementwise
 
@@ -113,8 +113,8 @@ def test_programs(program, xpv):
     value, *after = program(p.xp, p, q, x)
     homes = dict(zip((p.register, q.register), state, strict=True))
     updates = {s.register: a.register for s, a in zip((p, q), after, strict=True)}
-    task = Task(recording, [x.register], homes, updates, value.register)
-    replay = compiled(task, Places())
+    task = StepProgram(recording, [x.register], homes, updates, value.register)
+    replay = compiled(task, BufferPool())
     for x in inputs:
         expected, *new = program(xp, *[xp.asarray(a, copy=True) for a in kept], x)
         kept = [xp.asarray(a, copy=True) for a in new]

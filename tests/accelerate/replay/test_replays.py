@@ -8,7 +8,7 @@ from helpers import assert_same_bits, values
 
 import xplayers as xl
 from xplayers.accelerate.replay import steps as module
-from xplayers.accelerate.replay.recording import StandIn
+from xplayers.accelerate.replay.recording import Tracer
 from xplayers.accelerate.replay.steps import MOST, REMEMBERED, Replays
 
 pytestmark = pytest.mark.only("numpy", "torch")
@@ -30,7 +30,7 @@ class Loop:
     def __init__(self, xpv, function=step):
         self.xpv, self.function, self.replays = xpv, function, Replays()
         self.trees, self.plain = self.made(), self.made()
-        self.calls = []  # with stand-ins, or not
+        self.calls = []  # with tracers, or not
         self.hold()
 
     def made(self):
@@ -44,7 +44,7 @@ class Loop:
         self.replays.hold([params, buffers, {}, state["m"]], self.trees)
 
     def counted(self, *given, **options):
-        self.calls.append(isinstance(given[4], StandIn))
+        self.calls.append(isinstance(given[4], Tracer))
         return self.function(*given, **options)
 
     def step(self, key="key", seed=7, effects="none", **numbers):
@@ -63,9 +63,7 @@ class Loop:
         expected, params, buffers, state = self.function(*self.plain, x, numbers=numbers)
         self.plain = params, buffers, self.plain[2], state
         assert_same_bits(value, expected)
-        assert not isinstance(
-            value, StandIn if self.calls[-1:] == [False] else (np.generic, StandIn)
-        )
+        assert not isinstance(value, Tracer if self.calls[-1:] == [False] else (np.generic, Tracer))
         self.compare()
         return len(self.calls)
 

@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers.accelerate.cuda.fusion import Joint, as_part
+from xplayers.accelerate.cuda.fusion import Fusion, as_part
 from xplayers.accelerate.cuda.layouts import fits
 from xplayers.accelerate.cuda.planner import NoAlgorithm
 from xplayers.arrays.namespaces import Array, namespace
@@ -24,7 +24,7 @@ from xplayers.layers.base import Cache, Layer
 from xplayers.layers.containers import Part, collect
 
 
-def with_chains(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
+def with_affine_fusions(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
     """Return parts with runs of affine maps and activations joined.
 
     Parameters
@@ -45,7 +45,7 @@ def with_chains(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
                 end += 2
         run = parts[at:end]
         one = len(run) == 1
-        found.append(run[0] if one else as_part(Chain([p.layer for p in run], gemm), run))
+        found.append(run[0] if one else as_part(AffineFusion([p.layer for p in run], gemm), run))
         at = end
     return found
 
@@ -61,7 +61,7 @@ def _activation(layer: Layer) -> str | None:
     return "gelu" if type(layer) is Gelu and layer.approximate == "tanh" else None
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What a chain keeps of a pass forward."""
 
     inputs: tuple[Array, ...]  # of the affine maps, matrices
@@ -71,7 +71,7 @@ class Kept(NamedTuple):
     x: Array
 
 
-class Chain(Joint):
+class AffineFusion(Fusion):
     """Affine maps with activations between them, ``y = f(... f(x @ W_1 + b_1) ...) @ W_n + b_n``.
 
     With ``z_k = h_k @ W_k + b_k`` and ``h_{k+1} = f(z_k)``, each of these one product. Backward:
@@ -86,7 +86,7 @@ class Chain(Joint):
         Returns the `Gemm` that multiplies.
     """
 
-    kept = Kept
+    kept = Saved
 
     def __init__(self, layers: Sequence[Layer], gemm: Callable[[], Any]) -> None:
         super().__init__(*layers)
@@ -111,7 +111,7 @@ class Chain(Joint):
             caches.append(cache)
         y = product(h, pairs[-1]["W"], pairs[-1]["b"])
         weights = tuple([pair["W"] for pair in pairs])
-        return self._shaped(y, x), Kept(tuple(inputs), weights, tuple(auxs), tuple(caches), x)
+        return self._shaped(y, x), Saved(tuple(inputs), weights, tuple(auxs), tuple(caches), x)
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         if not self._fits(arrays, x):
@@ -126,7 +126,7 @@ class Chain(Joint):
                 h = self._layer(k).infer({}, product(h, W, b))
         return self._shaped(product(h, pairs[-1]["W"], pairs[-1]["b"]), x)
 
-    def _backward(self, kept: Kept, dy: Array) -> tuple[Array, dict[str, Array]]:
+    def _backward(self, kept: Saved, dy: Array) -> tuple[Array, dict[str, Array]]:
         """Return the gradient of ``z_1``, and those of all parameters."""
         grads: dict[str, Array] = {}
         dz, db = as_matrix(dy), None
@@ -141,11 +141,11 @@ class Chain(Joint):
                 dz, db = self._through(kept, k, dz)
         return dz, grads
 
-    def _input_grad(self, kept: Kept, dz: Array) -> Array:
+    def _input_grad(self, kept: Saved, dz: Array) -> Array:
         dx = product(dz, kept.weights[0].mT)
         return namespace(dx).reshape(dx, kept.x.shape)
 
-    def _through(self, kept: Kept, k: int, dz: Array) -> tuple[Array, Array]:
+    def _through(self, kept: Saved, k: int, dz: Array) -> tuple[Array, Array]:
         """Return the gradient of ``z_k`` from that of ``z_{k+1}``, and its sum over the rows."""
         W, aux, cache, gemm = kept.weights[k], kept.aux[k - 1], kept.caches[k - 1], self._gemm()
         name = self._activations[k - 1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers.accelerate.cuda.fusion import Joint, as_part
+from xplayers.accelerate.cuda.fusion import Fusion, as_part
 from xplayers.arrays.elementwise import zero_unless
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import operation
@@ -22,7 +22,7 @@ from xplayers.layers.containers import Part
 from xplayers.layers.convolution import Convolution
 
 
-def with_rectified(parts: Sequence[Part], dnn: Callable[[], Any]) -> list[Part]:
+def with_convolution_fusions(parts: Sequence[Part], dnn: Callable[[], Any]) -> list[Part]:
     """Return parts with each convolution and the ReLU that follows it as one.
 
     Parameters
@@ -36,7 +36,7 @@ def with_rectified(parts: Sequence[Part], dnn: Callable[[], Any]) -> list[Part]:
     for part in parts:
         before = found[-1].layer if found else None
         if type(before) is Convolution and type(part.layer) is Relu:
-            part = as_part(Rectified(before, part.layer, dnn), [found.pop(), part])
+            part = as_part(ConvolutionFusion(before, part.layer, dnn), [found.pop(), part])
         found.append(part)
     return found
 
@@ -47,7 +47,7 @@ def relu_grads(dy: Array, y: Array) -> tuple[Array, Array | None]:
     return zero_unless(dy, y > 0, namespace(dy)), None
 
 
-class Kept(NamedTuple):
+class Saved(NamedTuple):
     """What is kept of a pass forward."""
 
     x: Array
@@ -55,7 +55,7 @@ class Kept(NamedTuple):
     y: Array
 
 
-class Rectified(Joint):
+class ConvolutionFusion(Fusion):
     """A convolution and its ReLU, ``y = max(x * W + b, 0)``, where ``*`` is the convolution.
 
     Backward: ``dz = dy * (y > 0)`` with ``db = sum(dz)`` over samples and positions, then the
@@ -69,7 +69,7 @@ class Rectified(Joint):
         Returns the `Cudnn` that computes.
     """
 
-    kept = Kept
+    kept = Saved
 
     def __init__(self, convolution: Convolution, relu: Relu, dnn: Callable[[], Any]) -> None:
         super().__init__(convolution, relu)
@@ -78,7 +78,7 @@ class Rectified(Joint):
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         pair = self._parts[0].pick(arrays)
         y = self._at_once(pair, x)
-        return super().apply(arrays, x) if y is None else (y, Kept(x, pair["W"], y))
+        return super().apply(arrays, x) if y is None else (y, Saved(x, pair["W"], y))
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         y = self._at_once(self._parts[0].pick(arrays), x)
@@ -92,7 +92,7 @@ class Rectified(Joint):
         y = self._dnn().correlate(x, W, b, window, layer.groups, relu=True)
         return None if y is NotImplemented else y
 
-    def _backward(self, kept: Kept, dy: Array) -> tuple[Array, dict[str, Array]]:
+    def _backward(self, kept: Saved, dy: Array) -> tuple[Array, dict[str, Array]]:
         """Return the gradient of the result of the convolution, and those of the parameters."""
         dz, db = relu_grads(dy, kept.y)
         grads = {"0.W": self._convolution._filter_grads((kept.x, kept.W), dz)}
@@ -100,5 +100,5 @@ class Rectified(Joint):
             grads["0.b"] = channel_sums(dz) if db is None else db
         return dz, grads
 
-    def _input_grad(self, kept: Kept, dz: Array) -> Array:
+    def _input_grad(self, kept: Saved, dz: Array) -> Array:
         return self._convolution._input_grad((kept.x, kept.W), dz)

@@ -17,10 +17,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xplayers.accelerate.cuda.convolution_fusion import with_rectified
+from xplayers.accelerate.cuda.convolution_fusion import with_convolution_fusions
 from xplayers.accelerate.cuda.cudnn_graphs import TYPES, window_options
 from xplayers.accelerate.cuda.cudnn_plans import Plans, Runtime
-from xplayers.accelerate.cuda.fusion import joining
+from xplayers.accelerate.cuda.fusion import fusing
 from xplayers.arrays.namespaces import Array, dtype_name
 from xplayers.arrays.operation import laid
 from xplayers.arrays.products import channel_sums
@@ -102,7 +102,7 @@ class Cudnn(Plans):
     def layers(self) -> contextlib.AbstractContextManager[None]:
         """Let layers of CuPy arrays go through this object, in this context."""
         bodies = {name: getattr(self, name) for name in NAMES}
-        return joining(self._runtime.array, _joiner, {**bodies, "cudnn": self})
+        return fusing(self._runtime.array, _joiner, {**bodies, "cudnn": self})
 
     def correlate(
         self,
@@ -316,7 +316,7 @@ def active() -> Cudnn | None:
     return next(iter(laid("cudnn")), None)
 
 
-_joiner = functools.partial(with_rectified, dnn=active)
+_joiner = functools.partial(with_convolution_fusions, dnn=active)
 
 NAMES = (  # of the operations that `Cudnn` has bodies for, its methods
     "correlate", "correlate_transposed", "filter_gradient",

@@ -1,6 +1,6 @@
 """Parts of a `Sequential` that are computed as one, in the contexts that have a way to.
 
-What may be joined is said by a `Joiner`, which a context adds for as long as it lasts: `Gemm` joins
+What may be joined is said by a `Fuser`, which a context adds for as long as it lasts: `Gemm` joins
 affine maps and activations (`affine_fusion`), `Cudnn` convolutions and ReLU
 (`convolution_fusion`).
 """
@@ -17,14 +17,14 @@ from xplayers.layers.base import Cache
 from xplayers.layers.containers import Part, Sequential
 
 # Returns parts, some of which are several of those that are given.
-Joiner = Callable[[Sequence[Part]], list[Part]]
+Fuser = Callable[[Sequence[Part]], list[Part]]
 
-# What was made of the parts of a container, by the joiners; None where nothing was.
-_made: weakref.WeakKeyDictionary[Sequential, dict[tuple[Joiner, ...], list[Part] | None]]
+# What was made of the parts of a container, by the fusers; None where nothing was.
+_made: weakref.WeakKeyDictionary[Sequential, dict[tuple[Fuser, ...], list[Part] | None]]
 _made = weakref.WeakKeyDictionary()
 
 
-class Joint(Sequential):
+class Fusion(Sequential):
     """Layers of a container that are computed as one, or layer by layer: the cache says which.
 
     A subclass computes `apply` and `infer`, and the two functions below of what it has kept.
@@ -60,42 +60,42 @@ class Joint(Sequential):
         """The container that the layers belong to does so."""
 
 
-def joining(array: type, joiner: Joiner, bodies: Bodies | None = None) -> Any:
+def fusing(array: type, fuser: Fuser, bodies: Bodies | None = None) -> Any:
     """Return the context in which parts of containers are joined for arrays of a type.
 
     `bodies` are laid there too.
     """
-    return using(array, {**(bodies or {}), "parts_of": joined, "join": joiner})
+    return using(array, {**(bodies or {}), "parts_of": fused_parts, "fuse": fuser})
 
 
-def joined(x: Array, net: Sequential) -> Any:
+def fused_parts(x: Array, net: Sequential) -> Any:
     """Return the parts of a container, joined as this context says."""
-    joiners = tuple(dict.fromkeys(reversed(laid("join", type(x)))))
-    if isinstance(net, Joint):
+    fusers = tuple(dict.fromkeys(reversed(laid("fuse", type(x)))))
+    if isinstance(net, Fusion):
         return NotImplemented
     made = _made.setdefault(net, {})
-    if joiners not in made:
+    if fusers not in made:
         parts = list(net._parts)
-        for join in joiners:
-            parts = join(parts)
-        made[joiners] = parts if len(parts) < len(net._parts) else None
-    return NotImplemented if made[joiners] is None else made[joiners]
+        for fuse in fusers:
+            parts = fuse(parts)
+        made[fusers] = parts if len(parts) < len(net._parts) else None
+    return NotImplemented if made[fusers] is None else made[fusers]
 
 
-def as_part(joint: Joint, run: Sequence[Part]) -> Part:
-    """Return a joint as the part that stands for a run; its arrays have the names they have there.
+def as_part(fusion: Fusion, run: Sequence[Part]) -> Part:
+    """Return a fusion as the part that stands for a run; its arrays have the names they have there.
 
     Parameters
     ----------
-    joint : Joint
+    fusion : Fusion
         Of the layers of the run.
     run : sequence of Part
         Neighbours in a container.
     """
     names = {
         inner: outer
-        for mine, part in zip(joint._parts, run, strict=True)
+        for mine, part in zip(fusion._parts, run, strict=True)
         for key, outer in part.names.items()
         if (inner := mine.names[key])
     }
-    return Part(f"{run[0].name} to {run[-1].name}", joint, names)
+    return Part(f"{run[0].name} to {run[-1].name}", fusion, names)

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers.accelerate.cuda.affine_fusion import with_chains
-from xplayers.accelerate.cuda.fusion import joining
+from xplayers.accelerate.cuda.affine_fusion import with_affine_fusions
+from xplayers.accelerate.cuda.fusion import fusing
 from xplayers.accelerate.cuda.layouts import (
     COMPUTE_TYPES,
     DATA_TYPES,
@@ -199,7 +199,7 @@ class Gemm(Planner):
         """
         names = ("matmul", "product", "product_and_sums")
         bodies = {name: getattr(self, f"_{name}") for name in names}
-        return joining(self._runtime.array, _joiner, {**bodies, "gemm": self})
+        return fusing(self._runtime.array, _joiner, {**bodies, "gemm": self})
 
     def _matmul(self, a: Array, b: Array) -> Any:
         return self.matmul(a, b) if fits(a, b) else NotImplemented
@@ -402,4 +402,4 @@ def active() -> Gemm | None:
     return next(iter(laid("gemm")), None)
 
 
-_joiner = functools.partial(with_chains, gemm=active)
+_joiner = functools.partial(with_affine_fusions, gemm=active)

@@ -13,7 +13,7 @@ from xplayers.accelerate.host.machine_code import LARGEST, compiled, elements_be
 from xplayers.accelerate.host.memory import empty
 from xplayers.accelerate.host.program import Program, trace
 from xplayers.accelerate.host.threads import share, usable_cores
-from xplayers.accelerate.tape import BITS, Untraceable, can_be_kept, constants_key, kept_into
+from xplayers.accelerate.tape import BITS, Untraceable, constants_key, select_into, selects_bits
 from xplayers.arrays.elementwise import as_it_stands, scalar
 from xplayers.arrays.namespaces import namespace, on_host
 
@@ -174,11 +174,11 @@ def zero_unless(a: Any, condition: Any, xp: Any) -> Any:
     if type(a) is not np.ndarray:
         return NotImplemented
     if a.size <= PLAIN and a.ndim and a.dtype.char in BITS:
-        return (a.view(BITS[a.dtype.char]) * condition).view(a.dtype)  # `kept_into`, in two calls
-    if not can_be_kept(condition, a, a) or a.shape != condition.shape:
+        return (a.view(BITS[a.dtype.char]) * condition).view(a.dtype)  # `select_into`, in two calls
+    if not selects_bits(condition, a, a) or a.shape != condition.shape:
         return NotImplemented
     out = empty(a.shape, a.dtype)
-    kept_into(condition, a, out)
+    select_into(condition, a, out)
     return out
 
 

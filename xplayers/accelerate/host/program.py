@@ -17,10 +17,10 @@ from xplayers.accelerate.tape import (
     Cast,
     Step,
     Tape,
-    can_be_kept,
     is_cast,
     is_where,
-    kept_into,
+    select_into,
+    selects_bits,
 )
 
 
@@ -192,7 +192,7 @@ class _Source:
         """Add one step."""
         operation, inputs, made = step
         given = [self.names[r] for r in inputs]
-        if operation is kept_into:  # of views that are made once
+        if operation is select_into:  # of views that are made once
             bits = BITS[tape.registers[made].dtype.char]
             given = [self._view(given[1], bits), given[0]]
             self.call(np.multiply, given, self._view(self.names[made], bits))
@@ -338,8 +338,8 @@ def _selection(tape: Tape, step: Step) -> Step:
     operation, inputs, made = step
     if is_where(operation) and inputs[2] in tape.constants:
         condition, a, otherwise = (tape.constants.get(r, tape.registers[r]) for r in inputs)
-        if can_be_kept(condition, a, tape.registers[made], otherwise):
-            return kept_into, inputs[:2], made
+        if selects_bits(condition, a, tape.registers[made], otherwise):
+            return select_into, inputs[:2], made
     return step
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from xplayers.accelerate.host.elementwise import is_alike, program_of, viewed
 from xplayers.accelerate.host.roots import root, with_exact_root
-from xplayers.accelerate.replay.recording import RecordingNamespace, StandIn, found, values
+from xplayers.accelerate.replay.recording import RecordingNamespace, Tracer, instances, values
 from xplayers.arrays.elementwise import scalar
 from xplayers.arrays.namespaces import namespace, on_host
 from xplayers.arrays.operation import OPERATIONS, body_of, portable_body
@@ -27,7 +27,7 @@ class _Bodies(dict[str, Callable[..., Any]]):
         function = OPERATIONS[name]
 
         def body(x: Any, *args: Any, **options: Any) -> Any:
-            first = next(found(StandIn, x))
+            first = next(instances(Tracer, x))
             own = body_of(function, first.value)
             if own is None or (name in _IN_PARTS and isinstance(first.value, np.ndarray)):
                 return NotImplemented
@@ -48,7 +48,7 @@ def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str
     """Write an elementwise function down as one call, or let it write itself down."""
     if x.shape or not isinstance(x.value, np.ndarray | np.generic):
         operands = (x, *map(_scalar, operands[1:]))
-    plain = [a.value if isinstance(a, StandIn) else a for a in operands]
+    plain = [a.value if isinstance(a, Tracer) else a for a in operands]
     if not _is_one_call(function, plain, options):
         on_cpu = namespace(x).__name__ == "array_api_compat.torch" and on_host(x)
         xp = _with_exact_root(x.xp) if on_cpu else x.xp
@@ -62,7 +62,7 @@ def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str
     many = isinstance(results, tuple)
     tracers = [x.recording.fresh(r) for r in (results if many else (results,))]
     # A 0-d tensor of the host takes part as a number, as it does without a recording.
-    operands = tuple([a.item() if isinstance(a, StandIn) and not a.shape else a for a in operands])
+    operands = tuple([a.item() if isinstance(a, Tracer) and not a.shape else a for a in operands])
     x.recording.add("elementwise", function, operands, options, tracers, many=many)
     return tuple(tracers) if many else tracers[0]
 
@@ -78,7 +78,7 @@ def _is_one_call(function: Any, operands: list, options: dict[str, Any]) -> bool
 
 def _scalar(a: Any) -> Any:
     """Return a NumPy scalar or its tracer as a Python number or its tracer."""
-    if isinstance(a, StandIn) and isinstance(a.value, np.ndarray | np.generic) and not a.shape:
+    if isinstance(a, Tracer) and isinstance(a.value, np.ndarray | np.generic) and not a.shape:
         return a.item()
     return scalar(a)
 
@@ -89,7 +89,7 @@ def _with_exact_root(xp: RecordingNamespace) -> RecordingNamespace:
     plain: Any = with_exact_root(xp._real).sqrt
 
     def sqrt(x: Any) -> Any:
-        tracer = isinstance(x, StandIn)
+        tracer = isinstance(x, Tracer)
         return x.recording.call("call", root, (x,), {}) if tracer else plain(x)
 
     exact.sqrt = sqrt
@@ -98,7 +98,7 @@ def _with_exact_root(xp: RecordingNamespace) -> RecordingNamespace:
 
 def examine(x: Any, check: Callable[..., None], *args: Any) -> None:
     """Check now, and in every replay."""
-    tracer = next(found(StandIn, (x, args)))
+    tracer = next(instances(Tracer, (x, args)))
     check(*values((x, *args)))
     tracer.recording.add("call", check, (x, *args), {}, [])
 

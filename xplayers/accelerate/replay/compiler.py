@@ -20,7 +20,7 @@ import numpy as np
 
 from xplayers.accelerate.host.elementwise import prepared, viewed
 from xplayers.accelerate.host.memory import empty
-from xplayers.accelerate.replay.foreach import Groups, Task, read
+from xplayers.accelerate.replay.foreach import ForeachGroups, StepProgram, read
 from xplayers.accelerate.replay.in_place import (
     REDUCTIONS,
     along,
@@ -32,18 +32,18 @@ from xplayers.accelerate.replay.in_place import (
 from xplayers.accelerate.replay.recording import (
     BINARY,
     COMPARISONS,
-    Kind,
     NotRecordable,
     Operation,
     Register,
-    found,
+    ValueInfo,
+    instances,
 )
 from xplayers.arrays.namespaces import Array, device, namespace
 
 VIEWS = ("reshape", "permute_dims", "expand_dims", "squeeze", "getitem", "T", "mT")
 
 
-class Places:
+class BufferPool:
     """Memory for results, shared by the replays of one step, of which one runs at a time."""
 
     def __init__(self) -> None:
@@ -67,8 +67,8 @@ def block(n: int, dtype: Any, like: Array) -> Array:
     return namespace(like).empty((n,), dtype=dtype, device=device(like))
 
 
-def compiled(task: Task, places: Places) -> Callable[..., Array]:
-    """Return ``replay(*arguments) -> value``, with results in `places`.
+def compiled(task: StepProgram, pool: BufferPool) -> Callable[..., Array]:
+    """Return ``replay(*arguments) -> value``, with results in `pool`.
 
     Raises
     ------
@@ -76,24 +76,24 @@ def compiled(task: Task, places: Places) -> Callable[..., Array]:
         If that cannot be made. Nothing has been written to parameters and state then.
     """
     try:
-        return _Compiler(task, places).compiled()
+        return _Compiler(task, pool).compiled()
     except Exception as error:
         message = f"no replay can be made: {type(error).__name__}: {error}"
         raise NotRecordable(message) from error
 
 
 class _Compiler:
-    def __init__(self, task: Task, places: Places) -> None:
+    def __init__(self, task: StepProgram, pool: BufferPool) -> None:
         # What comes back as it went in stays where it is.
         task = task._replace(updates={i: o for i, o in task.updates.items() if i != o})
-        self.task, self.places = task, places
-        self.operations, self.kinds, self.homes = task.operations, task.kinds, task.homes
+        self.task, self.pool = task, pool
+        self.operations, self.infos, self.homes = task.operations, task.infos, task.homes
         self.home_of = {o: i for i, o in task.updates.items()}  # of a result
         self.like = next(iter(task.homes.values()))
-        groups = Groups(task)
+        groups = ForeachGroups(task)
         self.groups = groups.at
         self.static = groups.static  # the value of each register that is known now, and stays
-        self.block_of: dict[int, Array] = {}  # by root, of those that come from `places`
+        self.block_of: dict[int, Array] = {}  # by root, of those that come from `pool`
         self.last = self._last_uses()
         self.defined: dict[str, Any] = {}
         self.names: dict[int, str] = {}  # in the source
@@ -107,9 +107,9 @@ class _Compiler:
         last: dict[int, int] = {}
         for at, operation in enumerate(self.operations):
             for r in (*read(operation), *operation.results):
-                last[self.kinds[r].root] = at
+                last[self.infos[r].root] = at
         for r in (self.task.value, *self.task.updates.values()):
-            last[self.kinds[r].root] = len(self.operations)
+            last[self.infos[r].root] = len(self.operations)
         return last
 
     # The source
@@ -119,7 +119,7 @@ class _Compiler:
         for i, r in enumerate(self.task.arguments):
             self.names[r] = f"a{i}"
             parameters.append(f"a{i}")
-        free = list(self.places.blocks)
+        free = list(self.pool.blocks)
         for at, operation in enumerate(self.operations):
             group = self.groups.get(at)
             if group is None:
@@ -130,19 +130,19 @@ class _Compiler:
                 free.append(self.block_of.pop(root))
             self._let_go(at)
         value = self._name(self.task.value)
-        if self.task.value in self.static or self.kinds[self.task.value].root != self.task.value:
+        if self.task.value in self.static or self.infos[self.task.value].root != self.task.value:
             self.lines.append(f"value = {self._define(copied_array)}({value})")  # of the old state
             value = "value"
         late = {
             h: m for h, m in self.task.updates.items() if self.static.get(m) is not self.homes[h]
         }
-        copied = {m for m in late.values() if self.kinds[m].root in self.homes}
+        copied = {m for m in late.values() if self.infos[m].root in self.homes}
         for made in copied:  # parts of the old state, which may be written over
             self.lines.append(f"v{int(made)} = {self._define(copied_array)}({self._name(made)})")
         for home, made in late.items():
             new = f"v{int(made)}" if made in copied else self._name(made)
             self.lines.append(f"{self._name(home)}[...] = {new}")
-        if self.kinds[self.task.value].number:
+        if self.infos[self.task.value].number:
             value = f"{self._define(np.asarray)}({value})"
         self.lines.append(f"return {value}")
         lines = [f"def replay({', '.join(parameters)}):", *[f"    {x}" for x in self.lines]]
@@ -156,16 +156,16 @@ class _Compiler:
         """Forget arrays that this operation has used last: their memory serves the next ones."""
         over = [
             r for r in self.names
-            if not self.kinds[r].number
+            if not self.infos[r].number
             and r not in self.task.arguments
-            and self.last[self.kinds[r].root] == at
+            and self.last[self.infos[r].root] == at
         ]  # fmt: skip
         if over:
             self.lines.append(f"del {', '.join(map(self.names.pop, over))}")
 
     def _emit(self, at: int, operation: Operation, free: list[Array]) -> None:
         if not isinstance(self.like, np.ndarray):
-            operation = with_tensors(operation, self.kinds)
+            operation = with_tensors(operation, self.infos)
         if operation.writes:
             self._emit_in_place(operation)
             return
@@ -178,11 +178,11 @@ class _Compiler:
                 return
         if len(operation.results) == 1 and not operation.many:
             (made,) = operation.results
-            kind = self.kinds[made]
+            kind = self.infos[made]
             if kind.root != made and self._known_view(operation, made):
                 return
             own = kind.root == made and not kind.number
-            written = into(operation, self.kinds, self.like) if own else None
+            written = into(operation, self.infos, self.like) if own else None
             if written is not None:
                 function, given, over = written
                 out = self._place(at, made, operation, free, over=over)
@@ -237,10 +237,10 @@ class _Compiler:
         self, function: Any, given: list[Any], outs: list[Array], operation: Operation
     ) -> None:
         run = None
-        changing = [self.kinds[a] for a in given if isinstance(a, Register)]
+        changing = [self.infos[a] for a in given if isinstance(a, Register)]
         numbers = all(kind.number and kind.dtype in (float, int, bool) for kind in changing)
         if numbers and all(a.shape for a in given if hasattr(a, "shape")):
-            ones = [self.kinds[a].dtype(1) if isinstance(a, Register) else a for a in given]
+            ones = [self.infos[a].dtype(1) if isinstance(a, Register) else a for a in given]
             values = viewed(ones)
             seen = viewed(outs)
             if values is not None and seen is not None:
@@ -285,9 +285,9 @@ class _Compiler:
 
     def _is_scalar_arithmetic(self, operation: Operation) -> bool:
         """Whether NumPy's scalars give the bits that its 0-d arrays give, and no other warnings."""
-        if operation.name == "pow" or not all(self.kinds[r].number for r in operation.results):
+        if operation.name == "pow" or not all(self.infos[r].number for r in operation.results):
             return False
-        arrays = [self.kinds[a] for a in operation.args if self.task.is_array(a)]
+        arrays = [self.infos[a] for a in operation.args if self.task.is_array(a)]
         if all(np.issubdtype(kind.dtype, np.floating) for kind in arrays):
             return True
         return operation.name == "add" and operation.args[1] == 1  # a counter never overflows
@@ -302,7 +302,7 @@ class _Compiler:
         name, args, kwargs = operation.name, operation.args, operation.kwargs
         if operation.function is not getattr(np, name, None):
             return None
-        number = all(self.kinds[r].number for r in operation.results)
+        number = all(self.infos[r].number for r in operation.results)
         if name == "astype" and number:
             made = np.dtype(args[1]).type
             if issubclass(made, np.floating):
@@ -313,9 +313,9 @@ class _Compiler:
             name == "take_along_axis"
             and kwargs == {"axis": -1}
             and len(args) == 2
-            and self.kinds[args[0]].shape[:-1] == self.kinds[args[1]].shape[:-1]
+            and self.infos[args[0]].shape[:-1] == self.infos[args[1]].shape[:-1]
         ):
-            shape = self.kinds[args[1]].shape
+            shape = self.infos[args[1]].shape
             index = [along(n, i, len(shape)) for i, n in enumerate(shape[:-1])]
             inner = [*[self._define(i) for i in index], self._text(args[1])]
             return f"{self._text(args[0])}[{', '.join(inner)}]"
@@ -327,7 +327,7 @@ class _Compiler:
         """Return where a result is written, None if it gets new memory in every call."""
         if made in self.static:
             return self.static[made]
-        kind = self.kinds[made]
+        kind = self.infos[made]
         if kind.root != made or not kind.ordered or made == self.task.value or kind.number:
             return None
         home = self.home_of.get(made)
@@ -336,35 +336,35 @@ class _Compiler:
             return self.homes[home]
         old = self._vacated(at, kind, operation) if over else None
         if old is not None:
-            self.block_of[made] = self.block_of.pop(self.kinds[old].root)
+            self.block_of[made] = self.block_of.pop(self.infos[old].root)
             self.static[made] = self.static[old]
             return self.static[made]
         n = math.prod(kind.shape)
-        self.block_of[made] = self.places.find(free, max(n, 1), kind.dtype, self.like)
+        self.block_of[made] = self.pool.find(free, max(n, 1), kind.dtype, self.like)
         whole = self.block_of[made][:n]
         self.static[made] = namespace(whole).reshape(whole, kind.shape)
         return self.static[made]
 
     def _may_stay(self, at: int, home: Register, operation: Operation, over: bool) -> bool:
         """Whether a result may be written to its home already now."""
-        if not self.kinds[home].ordered or self.last.get(home, -1) > at:
+        if not self.infos[home].ordered or self.last.get(home, -1) > at:
             return False
-        given = [r for r in read(operation) if self.kinds[r].root == home]
+        given = [r for r in read(operation) if self.infos[r].root == home]
         return not given or (over and given == [home] * len(given))
 
-    def _vacated(self, at: int, kind: Kind, operation: Operation) -> Register | None:
+    def _vacated(self, at: int, kind: ValueInfo, operation: Operation) -> Register | None:
         """Return an operand that nobody needs after this operation, and that the result fits in."""
-        given = [r for r in read(operation) if not self.kinds[r].number]
-        roots = [self.kinds[r].root for r in given]
+        given = [r for r in read(operation) if not self.infos[r].number]
+        roots = [self.infos[r].root for r in given]
         for r, root in zip(given, roots, strict=True):
-            old = self.kinds[r]
+            old = self.infos[r]
             if (
                 r in self.static  # a view may be made anew in each call
                 and root in self.block_of
                 and self.last[root] == at
                 and roots.count(root) == 1
                 and (old.shape, old.dtype, old.ordered) == (kind.shape, kind.dtype, True)
-                and self.kinds[root].shape == old.shape
+                and self.infos[root].shape == old.shape
             ):
                 return r
         return None
@@ -390,7 +390,7 @@ class _Compiler:
     def _text(self, arg: Any) -> str:
         if isinstance(arg, Register):
             return self._name(arg)
-        if type(arg) in (tuple, list) and any(True for _ in found(Register, arg)):
+        if type(arg) in (tuple, list) and any(True for _ in instances(Register, arg)):
             inner = ", ".join(map(self._text, arg))
             return f"[{inner}]" if type(arg) is list else f"({inner},)"
         if type(arg) in (int, bool, type(None)) or (type(arg) is float and math.isfinite(arg)):

@@ -56,7 +56,7 @@ def _forgetting(name: int, parts: dict[int, _Part] = _parts) -> Callable[[Any], 
     return lambda _: parts.pop(name, None)
 
 
-def whole(parts: Sequence[Array]) -> Array | None:
+def buffer_of(parts: Sequence[Array]) -> Array | None:
     """Return the buffer of `side_by_side` whose parts these are, one after the other; else None."""
     found = [_parts.get(id(a)) for a in parts]
     first, last = found[0], found[-1]
@@ -72,7 +72,7 @@ def whole(parts: Sequence[Array]) -> Array | None:
 
 def flattened(arrays: Sequence[Array]) -> list[Array]:
     """Return `arrays`, of one dtype, side by side; themselves if they are so already."""
-    if whole(arrays) is not None:
+    if buffer_of(arrays) is not None:
         return list(arrays)
     _, parts = side_by_side([tuple(a.shape) for a in arrays], arrays[0].dtype, arrays[0])
     for part, a in zip(parts, arrays, strict=True):

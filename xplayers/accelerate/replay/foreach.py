@@ -9,13 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from xplayers.accelerate.replay.flat import address, side_by_side, whole
-from xplayers.accelerate.replay.recording import Kind, Operation, Recording, Register, found
+from xplayers.accelerate.replay.flat import address, buffer_of, side_by_side
+from xplayers.accelerate.replay.recording import (
+    Operation,
+    Recording,
+    Register,
+    ValueInfo,
+    instances,
+)
 from xplayers.accelerate.tape import constants_key, value_key
 from xplayers.arrays.namespaces import Array
 
 
-class Task(NamedTuple):
+class StepProgram(NamedTuple):
     """A recording, and what its inputs and results are.
 
     Attributes
@@ -43,16 +49,16 @@ class Task(NamedTuple):
         return self.recording.operations
 
     @property
-    def kinds(self) -> list[Kind]:
-        return self.recording.kinds
+    def infos(self) -> list[ValueInfo]:
+        return self.recording.infos
 
     def is_array(self, arg: Any) -> bool:
-        return isinstance(arg, Register) and not self.kinds[arg].number
+        return isinstance(arg, Register) and not self.infos[arg].number
 
 
 def read(operation: Operation) -> Iterator[Register]:
     """Return the registers that an operation reads."""
-    return found(Register, (operation.args, operation.kwargs))
+    return instances(Register, (operation.args, operation.kwargs))
 
 
 class Group(NamedTuple):
@@ -63,7 +69,7 @@ class Group(NamedTuple):
     outs: list[Array]
 
 
-class Groups:
+class ForeachGroups:
     """The groups of a task.
 
     Attributes
@@ -75,9 +81,9 @@ class Groups:
         flat buffers of the groups.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: StepProgram) -> None:
         self._task = task
-        self._operations, self._kinds, self._homes = task.operations, task.kinds, task.homes
+        self._operations, self._infos, self._homes = task.operations, task.infos, task.homes
         self._home_of = {o: i for i, o in task.updates.items()}  # of a result
         self._made = {r for o in task.operations for r in o.results}
         self._for_rules = {r for o in task.operations if self._at_home(o) for r in read(o)}
@@ -108,10 +114,10 @@ class Groups:
         for arg in operation.args:
             if not isinstance(arg, Register):
                 parts.append(value_key(arg))
-            elif self._kinds[arg].number:
+            elif self._infos[arg].number:
                 parts.append(arg)
             else:
-                kind = self._kinds[arg]
+                kind = self._infos[arg]
                 own = kind.root == arg and kind.ordered and arg not in self._task.arguments
                 if not own or (arg not in self._homes and arg not in self._made):
                     return None
@@ -119,10 +125,10 @@ class Groups:
         for r in operation.results:
             home = self._home_of.get(r)
             parts.append(operation.args.index(home) if home in operation.args else None)
-            parts.append(self._kinds[r].dtype)
-        arrays = [self._kinds[a] for a in operation.args if self._task.is_array(a)]
+            parts.append(self._infos[r].dtype)
+        arrays = [self._infos[a] for a in operation.args if self._task.is_array(a)]
         shapes = {kind.shape for kind in arrays}
-        made = [self._kinds[r] for r in operation.results]
+        made = [self._infos[r] for r in operation.results]
         sizes = {kind.dtype.itemsize for kind in (*arrays, *made)}
         at_home = self._at_home(operation) or self._for_rules.issuperset(operation.results)
         if len(shapes) != 1 or len(sizes) != 1 or not at_home:  # parts begin at the same places
@@ -142,7 +148,7 @@ class Groups:
         made: set[int] = set()
         for at in range(members[0], members[-1] + 1):
             operation = self._operations[at]
-            roots = {self._kinds[r].root for r in read(operation)}
+            roots = {self._infos[r].root for r in read(operation)}
             if roots & made or (operation.writes and roots & set(operands)):
                 return False
             if at in members:
@@ -159,8 +165,8 @@ class Groups:
         def flat_of(registers: list[Register]) -> Array | None:
             known = [self.static[r] for r in registers if r in self.static]
             if known:
-                return whole(known) if len(known) == len(registers) else None
-            flat, parts = side_by_side(shapes, self._kinds[registers[0]].dtype, self._like)
+                return buffer_of(known) if len(known) == len(registers) else None
+            flat, parts = side_by_side(shapes, self._infos[registers[0]].dtype, self._like)
             flat[...] = 1  # between the parts too: a rule may divide by the root of a square
             placed.update(zip(registers, parts, strict=True))
             return flat
@@ -200,9 +206,9 @@ class Groups:
     def _is_read_after(self, at: int, home: Register) -> bool:
         later = (r for o in self._operations[at + 1 :] for r in read(o))
         return any(
-            self._kinds[r].root == home
+            self._infos[r].root == home
             for r in (*later, self._task.value, *self._task.updates.values())
         )
 
     def _shape(self, operation: Operation) -> tuple[int, ...]:
-        return next(self._kinds[a].shape for a in operation.args if self._task.is_array(a))
+        return next(self._infos[a].shape for a in operation.args if self._task.is_array(a))

@@ -15,9 +15,9 @@ from xplayers.accelerate.replay.recording import (
     BINARY,
     COMPARISONS,
     UNARY,
-    Kind,
     Operation,
     Register,
+    ValueInfo,
 )
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import body_of, portable_body
@@ -28,13 +28,13 @@ REDUCTIONS = {
 }  # fmt: skip
 
 
-def into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
+def into(operation: Operation, infos: list[ValueInfo], like: Array) -> Any:
     """Return ``(function, args, over)``: ``function(*args, out)`` does the operation.
 
     `over`: whether `out` may be one of the operands. None where the operation makes new memory.
     """
     if not isinstance(like, np.ndarray):
-        return _into_torch(operation, kinds)
+        return _into_torch(operation, infos)
     name, args, kwargs = operation.name, operation.args, operation.kwargs
     if name == "call":
         function = operation.function
@@ -49,7 +49,7 @@ def into(operation: Operation, kinds: list[Kind], like: Array) -> Any:
     if isinstance(function, np.ufunc) and not kwargs:
         return function, args, function.signature is None
     if name in REDUCTIONS and len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
-        return _reduction(REDUCTIONS[name], kinds[args[0]], **kwargs), args, False
+        return _reduction(REDUCTIONS[name], infos[args[0]], **kwargs), args, False
     if name == "astype":
         return _cast, args[:1], False
     return None
@@ -71,7 +71,7 @@ _TORCH = {
 }  # fmt: skip
 
 
-def with_tensors(operation: Operation, kinds: list[Kind]) -> Operation:
+def with_tensors(operation: Operation, infos: list[ValueInfo]) -> Operation:
     """Return an operation of PyTorch with a number as a 0-d tensor: a third of the time, same bits.
 
     PyTorch makes such a tensor of it in each call, and casts that to the dtype of the other one.
@@ -83,7 +83,7 @@ def with_tensors(operation: Operation, kinds: list[Kind]) -> Operation:
     a, b = args
     if not isinstance(a, Register) or type(b) not in (int, float):
         return operation
-    dtype: Any = kinds[a].dtype
+    dtype: Any = infos[a].dtype
     if dtype in (torch.float32, torch.float64):
         fit = type(b) is float or abs(b) <= LARGEST
     else:
@@ -95,17 +95,17 @@ def with_tensors(operation: Operation, kinds: list[Kind]) -> Operation:
 _ARITHMETIC = {"add", "subtract", "multiply", "divide", *COMPARISONS}
 
 
-def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
+def _into_torch(operation: Operation, infos: list[ValueInfo]) -> Any:
     torch: Any = sys.modules["torch"]
     name, args, kwargs = operation.name, operation.args, operation.kwargs
-    arrays = [isinstance(a, Register) and not kinds[a].number for a in args]
+    arrays = [isinstance(a, Register) and not infos[a].number for a in args]
     numbers = [type(a) in (int, float, torch.Tensor) for a in args]  # see `with_tensors`
     fit = arrays[:1] == [True] and all(a or n for a, n in zip(arrays, numbers, strict=True))
     if name == "astype" and arrays == [True, False]:
         return _copied, args[:1], False
     if name == "gather" and arrays == [True, False, True] and not kwargs:
         return torch.gather, args, False
-    dtypes = {kinds[a].dtype for a, is_array in zip(args, arrays, strict=True) if is_array}
+    dtypes = {infos[a].dtype for a, is_array in zip(args, arrays, strict=True) if is_array}
     if len(dtypes) > 1:  # the standard and torch promote 0-d tensors differently
         return None
     if name in _TORCH and fit and not kwargs:
@@ -113,11 +113,11 @@ def _into_torch(operation: Operation, kinds: list[Kind]) -> Any:
     if name in ("maximum", "minimum") and arrays == [True, True]:
         return getattr(torch, name), args, True
     if name == "matmul":
-        two = all(len(kinds[a].shape) == 2 for a in args)
+        two = all(len(infos[a].shape) == 2 for a in args)
         return (torch.mm if two else torch.matmul), args, False
     if name in ("sum", "max", "min") and len(args) == 1 and set(kwargs) <= {"axis", "keepdims"}:
         axis, keepdims = kwargs.get("axis"), kwargs.get("keepdims", False)
-        if isinstance(axis, int) and kinds[operation.results[0]].dtype == kinds[args[0]].dtype:
+        if isinstance(axis, int) and infos[operation.results[0]].dtype == infos[args[0]].dtype:
             function = {"sum": torch.sum, "max": torch.amax, "min": torch.amin}[name]
             return function, (*args, axis, keepdims), False
     return None
@@ -138,7 +138,7 @@ def along(n: int, axis: int, axes: int) -> np.ndarray:
 
 
 def _reduction(
-    ufunc: np.ufunc, kind: Kind, axis: Any = None, keepdims: bool = False
+    ufunc: np.ufunc, kind: ValueInfo, axis: Any = None, keepdims: bool = False
 ) -> Callable[..., Any]:
     reduce: Any = ufunc.reduce
     shape = kind.shape

@@ -1,6 +1,6 @@
 """What a pure function of arrays does, written down while it does it.
 
-The function gets stand-ins in the place of its arrays. A stand-in holds the array, computes with it
+The function gets tracers in the place of its arrays. A tracer holds the array, computes with it
 as the library does, and adds every call to a list: the namespace that `xplayers` takes from it, the
 operators and the views all lead there. What depends on a value (`float`, `bool`, an `if`) or is not
 an operation of arrays cannot be written down, and raises.
@@ -46,7 +46,7 @@ class Operation(NamedTuple):
     many: bool = False  # whether it returns a tuple or list of its results, which may be one
 
 
-class Kind(NamedTuple):
+class ValueInfo(NamedTuple):
     """What a register holds, as far as the place of its memory is concerned."""
 
     root: int  # the register in whose memory it lies; its own number if it has its own
@@ -61,7 +61,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
-        self.kinds: list[Kind] = []
+        self.infos: list[ValueInfo] = []
         self.inputs: list[Register] = []
         self.constants: dict[Register, Array] = {}
         self.numbers: dict[Register, Any] = {}  # what `item` has returned
@@ -69,8 +69,8 @@ class Recording:
         self._bits: dict[Register, bytes] = {}  # of constants when they were used
 
     def input(self, value: Array) -> Any:
-        """Return the stand-in for an argument of the function: an array or a number."""
-        made = self._stand_in(value)
+        """Return the tracer for an argument of the function: an array or a number."""
+        made = self._tracer(value)
         self.inputs.append(made.register)
         return made
 
@@ -82,12 +82,12 @@ class Recording:
         results = function(*values(args), **values(kwargs))
         if results is NotImplemented:
             return NotImplemented
-        many, known = isinstance(results, (tuple, list)), len(self.kinds)
+        many, known = isinstance(results, (tuple, list)), len(self.infos)
         if many and type(results) not in (tuple, list):
             message = f"{name} returns a {type(results).__name__}"
             raise NotRecordable(message)
         made = [self._result(r, args, kwargs) for r in (results if many else (results,))]
-        if len(self.kinds) == known:  # what came back are arguments themselves
+        if len(self.infos) == known:  # what came back are arguments themselves
             if name not in _AS_IT_IS:  # most likely written over
                 message = f"{name} returns its argument"
                 raise NotRecordable(message)
@@ -117,33 +117,33 @@ class Recording:
         self.operations.append(Operation(name, function, given, named, results, writes, many))
 
     def fresh(self, value: Any) -> Any:
-        """Return a stand-in for `value`, which has memory of its own."""
-        return self._stand_in(value)
+        """Return a tracer for `value`, which has memory of its own."""
+        return self._tracer(value)
 
     def _result(self, value: Any, args: tuple, kwargs: dict) -> Any:
         if isinstance(value, (bool, int, str)) or value is None:
             message = f"a {type(value).__name__} was computed from an array"
             raise NotRecordable(message)
-        seen = list(found(StandIn, (args, kwargs)))
+        seen = list(instances(Tracer, (args, kwargs)))
         for s in seen:
             if s.value is value and not _is_number(value):
                 return s
         root = next((s for s in seen if _share(s.value, value)), None)
-        return self._stand_in(value, root)
+        return self._tracer(value, root)
 
-    def _stand_in(self, value: Any, view_of: Any = None) -> Any:
-        register = Register(len(self.kinds))
-        root = register if view_of is None else self.kinds[view_of.register].root
+    def _tracer(self, value: Any, view_of: Any = None) -> Any:
+        register = Register(len(self.infos))
+        root = register if view_of is None else self.infos[view_of.register].root
         if _is_number(value):
-            self.kinds.append(Kind(root, True, (), type(value), True))
+            self.infos.append(ValueInfo(root, True, (), type(value), True))
             return _class_of(_NUMPY)(self, register, value)
         shape = tuple(value.shape)
-        self.kinds.append(Kind(root, False, shape, value.dtype, is_ordered(value)))
+        self.infos.append(ValueInfo(root, False, shape, value.dtype, is_ordered(value)))
         return _class_of(namespace(value))(self, register, value)
 
     def _referred(self, arg: Any) -> Any:
         """Return `arg` with the registers of the arrays in it."""
-        if isinstance(arg, StandIn):
+        if isinstance(arg, Tracer):
             if arg.recording is not self:
                 message = "a value of another recording"
                 raise NotRecordable(message)
@@ -156,7 +156,7 @@ class Recording:
             return arg._real
         if hasattr(arg, "shape") and hasattr(arg, "dtype") and not isinstance(arg, type):
             if id(arg) not in self._constant_of:
-                made = self._stand_in(arg).register
+                made = self._tracer(arg).register
                 self._constant_of[id(arg)], self.constants[made] = made, arg
                 self._bits[made] = to_numpy(arg).tobytes()
             made = self._constant_of[id(arg)]
@@ -176,12 +176,12 @@ class Recording:
 
     def before_write(self, to: Any) -> None:
         """Refuse to write to an input: the function is called again where it is not recordable."""
-        if self.kinds[to.register].root in self.inputs:
+        if self.infos[to.register].root in self.inputs:
             message = "the function writes to its argument"
             raise NotRecordable(message)
 
 
-class StandIn:
+class Tracer:
     """An array that writes down what is done with it. One subclass for each namespace."""
 
     __hash__ = object.__hash__
@@ -213,7 +213,7 @@ class StandIn:
         if name.startswith("__i") or (name.endswith("_") and not name.endswith("__")):
             message = f"{name} writes to an array"
             raise NotRecordable(message)
-        recording = next(found(StandIn, (args, kwargs))).recording
+        recording = next(instances(Tracer, (args, kwargs))).recording
         return recording.call(name, function, args, kwargs or {})
 
     @property
@@ -241,7 +241,7 @@ class StandIn:
         return self.recording.call("mT", _mt, (self,), {})
 
     def item(self) -> Any:
-        """Return the stand-in for the value of a 0-d array of the host, a Python number."""
+        """Return the tracer for the value of a 0-d array of the host, a Python number."""
         if not hasattr(self.value, "item"):
             return self
         made = self.recording.numbers.get(self.register)
@@ -303,14 +303,14 @@ UNARY = {
 
 def _give_operators() -> None:
     def binary(name: str, function: Any, swapped: bool) -> Any:
-        def method(self: StandIn, other: Any) -> Any:
+        def method(self: Tracer, other: Any) -> Any:
             args = (other, self) if swapped else (self, other)
             return self.recording.call(name, function, args, {})
 
         return method
 
     def in_place(name: str, function: Any) -> Any:
-        def method(self: StandIn, other: Any) -> Any:
+        def method(self: Tracer, other: Any) -> Any:
             plain = function.__name__.strip("_")
             if not hasattr(type(self.value), f"__i{plain}__"):  # the name gets a new value
                 return self.recording.call(name, function, (self, other), {})
@@ -326,19 +326,19 @@ def _give_operators() -> None:
 
     for name, function in {**BINARY, **COMPARISONS}.items():
         plain = function.__name__.strip("_")
-        setattr(StandIn, f"__{plain}__", binary(name, function, swapped=False))
+        setattr(Tracer, f"__{plain}__", binary(name, function, swapped=False))
         if name in BINARY:
-            setattr(StandIn, f"__r{plain}__", binary(name, function, swapped=True))
-            setattr(StandIn, f"__i{plain}__", in_place(name, function))
+            setattr(Tracer, f"__r{plain}__", binary(name, function, swapped=True))
+            setattr(Tracer, f"__i{plain}__", in_place(name, function))
     for name, function in UNARY.items():
-        setattr(StandIn, f"__{function.__name__}__", unary(name, function))
+        setattr(Tracer, f"__{function.__name__}__", unary(name, function))
 
 
 _give_operators()
 
 
 class RecordingNamespace:
-    """The namespace of a library, whose functions take stand-ins too."""
+    """The namespace of a library, whose functions take tracers too."""
 
     def __init__(self, real: Namespace) -> None:
         self._real, self.__name__ = real, real.__name__
@@ -349,7 +349,7 @@ class RecordingNamespace:
             return value
 
         def function(*args: Any, **kwargs: Any) -> Any:
-            seen = next(found(StandIn, (args, kwargs)), None)
+            seen = next(instances(Tracer, (args, kwargs)), None)
             if seen is None:
                 return value(*args, **kwargs)
             return seen.recording.call(name, value, args, kwargs)
@@ -359,12 +359,12 @@ class RecordingNamespace:
 
 
 @functools.cache
-def _class_of(xp: Any) -> type[StandIn]:
-    """Return the class of stand-ins for the arrays of `xp`, and let `namespace` know it."""
+def _class_of(xp: Any) -> type[Tracer]:
+    """Return the class of tracers for the arrays of `xp`, and let `namespace` know it."""
     if isinstance(xp, RecordingNamespace):
         message = "a recording inside a recording"
         raise NotRecordable(message)
-    made = type("StandIn", (StandIn,), {"xp": RecordingNamespace(xp)})
+    made = type("Tracer", (Tracer,), {"xp": RecordingNamespace(xp)})
     introduce(made, made.xp)
     from xplayers.accelerate.replay.bodies import BODIES
 
@@ -378,21 +378,21 @@ def over_operands(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
 
 
-def found(kind: type, arg: Any) -> Iterator[Any]:
+def instances(kind: type, arg: Any) -> Iterator[Any]:
     """Return what is of that `kind` in an argument: it, or parts of tuples, lists and dicts."""
     if isinstance(arg, kind):
         yield arg
     elif type(arg) in (tuple, list):
         for a in arg:
-            yield from found(kind, a)
+            yield from instances(kind, a)
     elif type(arg) is dict:
         for a in arg.values():
-            yield from found(kind, a)
+            yield from instances(kind, a)
 
 
 def values(arg: Any) -> Any:
-    """Return `arg` with the arrays in the place of their stand-ins."""
-    if isinstance(arg, StandIn):
+    """Return `arg` with the arrays in the place of their tracers."""
+    if isinstance(arg, Tracer):
         return arg.value
     if isinstance(arg, RecordingNamespace):
         return arg._real
@@ -430,7 +430,7 @@ def _share(a: Any, b: Any) -> bool:
 def same(a: Recording, b: Recording) -> bool:
     """Whether two recordings say the same, bit by bit of their constants."""
     return (
-        a.kinds == b.kinds
+        a.infos == b.infos
         and a.inputs == b.inputs
         and _equal(tuple(a.operations), tuple(b.operations))
         and a.constants.keys() == b.constants.keys()

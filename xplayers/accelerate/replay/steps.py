@@ -12,10 +12,10 @@ import numpy as np
 
 from xplayers.accelerate.host.memory import let_go, trim
 from xplayers.accelerate.patience import Patience
-from xplayers.accelerate.replay.compiler import Places, compiled
-from xplayers.accelerate.replay.foreach import Task
+from xplayers.accelerate.replay.compiler import BufferPool, compiled
+from xplayers.accelerate.replay.foreach import StepProgram
 from xplayers.accelerate.replay.in_place import copied_array
-from xplayers.accelerate.replay.recording import NotRecordable, Recording, StandIn, same
+from xplayers.accelerate.replay.recording import NotRecordable, Recording, Tracer, same
 from xplayers.arrays.namespaces import Array, library, on_host
 from xplayers.arrays.writing import write_over
 from xplayers.layers.ties import overlap
@@ -48,7 +48,7 @@ class Replays:
     def _end(self) -> None:
         self._recordings: dict[Any, Recording] = {}  # the first ones
         self.replays: dict[Any, Callable[..., Array]] = {}
-        self._places = Places()
+        self._pool = BufferPool()
         self._made = False  # whether there is a new replay
         self._homes: list[dict[str, Any]] = []  # what holds the arrays
 
@@ -107,15 +107,15 @@ class Replays:
         try:
             for tree in trees:
                 _make_writable(tree)
-            stand_ins = [None if a is None else recording.input(a) for a in arguments]
+            tracers = [None if a is None else recording.input(a) for a in arguments]
             named = {k: recording.input(v) for k, v in numbers.items()}
             given = [_mapped(recording.input, tree) for tree in trees]
-            value, *results = function(*given, *stand_ins, numbers=named)
+            value, *results = function(*given, *tracers, numbers=named)
             recording.finish()
             pairs = list(_pairs((given[0], given[1], given[3]), tuple(results)))
             for before, after in pairs:
                 _check_fit(before, after)
-            if not isinstance(value, StandIn):
+            if not isinstance(value, Tracer):
                 message = "the loss does not depend on the batch"
                 raise NotRecordable(message)
             seen, replay = effects(), None
@@ -128,9 +128,9 @@ class Replays:
             elif self._is_second(key, recording):
                 homes = {s.register: s.value for tree in given for s in _leaves(tree)}
                 updates = {b.register: a.register for b, a in pairs}
-                inputs = [s.register for s in (*stand_ins, *named.values()) if s is not None]
-                task = Task(recording, inputs, homes, updates, value.register)
-                replay = compiled(task, self._places)
+                inputs = [s.register for s in (*tracers, *named.values()) if s is not None]
+                task = StepProgram(recording, inputs, homes, updates, value.register)
+                replay = compiled(task, self._pool)
         except Exception:  # nothing has been written to
             result = self._computed(function, trees, arguments)  # or it says what is wrong
             self._refuse(key)
@@ -138,7 +138,7 @@ class Replays:
         # A value that is an old one is copied before any of them is written over.
         roots = set(recording.inputs)
         news = [
-            (b, copied_array(a.value) if recording.kinds[a.register].root in roots else a.value)
+            (b, copied_array(a.value) if recording.infos[a.register].root in roots else a.value)
             for b, a in pairs
             if a is not b
         ]
@@ -198,7 +198,7 @@ class Replays:
         self._made = False
 
 
-def _check_fit(before: StandIn, after: Any) -> None:
+def _check_fit(before: Tracer, after: Any) -> None:
     """Check that a part of the state keeps its shape and dtype, and comes from an operation."""
     old, new = before.value, getattr(after, "value", None)
     kept = new is not None and tuple(old.shape) == tuple(new.shape) and old.dtype == new.dtype

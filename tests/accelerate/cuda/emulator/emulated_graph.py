@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.accelerate.cuda.affine_fusion import with_chains
-from xplayers.accelerate.cuda.fusion import joining
+from xplayers.accelerate.cuda.affine_fusion import with_affine_fusions
+from xplayers.accelerate.cuda.fusion import fusing
 from xplayers.accelerate.cuda.graph import CapturedStep
 from xplayers.arrays.operation import laid
 from xplayers.arrays.products import column_sums
@@ -232,7 +232,7 @@ class EmulatedGraph:
             run()
 
 
-_joiner = functools.partial(with_chains, gemm=lambda: laid("gemm")[0])
+_joiner = functools.partial(with_affine_fusions, gemm=lambda: laid("gemm")[0])
 
 
 class EmulatedGemm:
@@ -249,7 +249,7 @@ class EmulatedGemm:
     def products(self) -> Iterator[None]:
         names = ("matmul", "product", "product_and_sums")
         bodies = {name: getattr(self, name) for name in names}
-        with joining(GpuArray, _joiner, {**bodies, "gemm": self}):
+        with fusing(GpuArray, _joiner, {**bodies, "gemm": self}):
             yield
 
     @contextlib.contextmanager
