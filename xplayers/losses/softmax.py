@@ -317,7 +317,7 @@ _UNSIGNED: dict[Any, Any] = {  # signed dtype -> unsigned dtype, largest signed 
 
 def _surely_fit(labels: Array, classes: int) -> bool:
     """Whether one pass shows that all labels are in ``[0, classes)``; False may be inconclusive."""
-    values = host_values(labels)
+    values = labels if type(labels) is np.ndarray else host_values(labels)
     if values is None or not values.size:
         return False
     unsigned, largest = _UNSIGNED.get(values.dtype, (None, -1))

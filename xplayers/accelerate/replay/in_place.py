@@ -149,8 +149,8 @@ def _reduction(
         turned = np.empty(shape[::-1], kind.dtype)
 
         def into_short(x: np.ndarray, out: np.ndarray) -> None:
-            np.copyto(turned, x.T)
-            reduce(turned, 0, None, out.reshape(-1))
+            turned[...] = x.T
+            reduce(turned, 0, None, out.T, keepdims)
 
         into_short.__name__ = f"{ufunc.__name__}.reduce of short rows"
         return into_short
