@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from xplayers.arrays import operation
-from xplayers.arrays.namespaces import device, dtype_name, namespace, on_host, to_numpy
+from xplayers.arrays.namespaces import device, dtype_name, namespace, on_host
+from xplayers.arrays.transfer import to_numpy
 
 TESTS = Path(__file__).resolve().parent
 ROOT = TESTS.parent  # of the repository

@@ -10,7 +10,8 @@ import pytest
 from helpers import needs_values, values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import dtype_name, to_numpy
+from xplayers.arrays.namespaces import dtype_name
+from xplayers.arrays.transfer import to_numpy
 from xplayers.training.fetching import fetched
 
 NAN = math.nan

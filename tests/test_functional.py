@@ -18,7 +18,8 @@ from helpers import (
 
 import xplayers as xl
 from xplayers import functional as F
-from xplayers.arrays.namespaces import on_host, to_numpy
+from xplayers.arrays.namespaces import on_host
+from xplayers.arrays.transfer import to_numpy
 
 ACTIVATIONS = {
     "relu": F.relu,

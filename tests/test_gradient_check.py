@@ -7,7 +7,8 @@ import pytest
 from helpers import assert_at_home, assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace
+from xplayers.arrays.transfer import to_numpy
 
 
 class TestNumericalGradient:

@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_same_bits, needs_values, values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 Y = np.asarray([[0.1, 0.9, 0.0], [2.0, 1.0, 0.0], [0.0, 0.0, 3.0], [5.0, 0.0, 0.0]])
 T = np.asarray([1, 1, 2, 0])

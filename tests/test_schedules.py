@@ -13,7 +13,7 @@ from helpers import assert_at_home, assert_close, values
 
 import xplayers as xl
 from xplayers import schedules as s
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 CASES = {
     "constant": (s.Constant(0.5), lambda t: 0.5),

@@ -6,7 +6,7 @@ import numpy as np
 from helpers import assert_same_arrays, values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.saving.checkpoint import Checkpoint
 from xplayers.training.step import TrainStep
 from xplayers.training.trainer import Trainer

@@ -8,7 +8,8 @@ import typing
 
 from xplayers import _foreign, data, functional, initializers
 from xplayers.arrays.elementwise import elementwise
-from xplayers.arrays.namespaces import move, namespace, to_numpy
+from xplayers.arrays.namespaces import namespace
+from xplayers.arrays.transfer import move, to_numpy
 from xplayers.data import Batches, minibatches
 from xplayers.gradient_check import check_gradients, numerical_gradient
 from xplayers.layers import (

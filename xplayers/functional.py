@@ -9,20 +9,22 @@ import math
 from typing import Any
 
 from xplayers._checks import choice, integer
-from xplayers.arrays.elementwise import elementwise
-from xplayers.arrays.namespaces import (
-    Array,
-    Namespace,
+from xplayers.arrays.checks import (
     check_floating,
     check_real,
     check_same,
     check_values,
+    out_of_range,
+)
+from xplayers.arrays.elementwise import elementwise
+from xplayers.arrays.namespaces import (
+    Array,
+    Namespace,
     dtype_name,
     is_half,
     is_integer,
     namespace,
     on_host,
-    out_of_range,
     upcast,
 )
 from xplayers.arrays.values import host_values

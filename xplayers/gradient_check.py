@@ -9,17 +9,9 @@ from typing import Any
 import numpy as np
 
 from xplayers._checks import function, instance, integer, positive
-from xplayers.arrays.namespaces import (
-    Array,
-    asarray,
-    check_real,
-    device,
-    is_floating,
-    is_half,
-    move,
-    namespace,
-    to_numpy,
-)
+from xplayers.arrays.checks import check_real
+from xplayers.arrays.namespaces import Array, device, is_floating, is_half, namespace
+from xplayers.arrays.transfer import asarray, move, to_numpy
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 

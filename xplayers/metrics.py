@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 
 from xplayers import _checks as checks
+from xplayers.arrays.checks import check_real, check_same, out_of_range
 from xplayers.arrays.namespaces import (
     Array,
-    check_real,
-    check_same,
     device,
     is_floating,
     is_integer,
     namespace,
     on_host,
-    out_of_range,
     widest_floating,
 )
 

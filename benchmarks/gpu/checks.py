@@ -18,8 +18,8 @@ from benchmarks.gpu import ours
 from benchmarks.gpu.timing import measure
 from benchmarks.gpu.workloads import TOYS, WORKLOADS, Workload
 from benchmarks.machine import ROOT
-from xplayers.arrays.namespaces import to_numpy
 from xplayers.arrays.products import column_sums
+from xplayers.arrays.transfer import to_numpy
 from xplayers.cuda import fused
 
 TOLERANCE = 1e-5  # of float32, relative to the largest value

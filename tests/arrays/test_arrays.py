@@ -7,16 +7,10 @@ import pytest
 from helpers import assert_at_home, assert_same_bits, share_memory, values
 
 import xplayers as xl
+from xplayers.arrays.checks import place
 from xplayers.arrays.joining import concat, stack
-from xplayers.arrays.namespaces import (
-    dtype_name,
-    is_floating,
-    is_integer,
-    library,
-    on_host,
-    place,
-    to_numpy,
-)
+from xplayers.arrays.namespaces import dtype_name, is_floating, is_integer, library, on_host
+from xplayers.arrays.transfer import to_numpy
 
 
 def test_namespace_is_that_of_the_array(xpv):

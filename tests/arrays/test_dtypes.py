@@ -10,7 +10,7 @@ from helpers import needs_values, values
 
 import xplayers as xl
 from xplayers import functional
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 X, T = (values((4, 3)) ** 2).astype("float32"), np.asarray([0, 1, 1, 0])
 ORDER = "Its bytes are in another order: {0}.astype({0}.dtype.newbyteorder('='))."

@@ -13,7 +13,7 @@ from xplayers.accelerate.host import elementwise as engine
 from xplayers.accelerate.host import threads
 from xplayers.accelerate.host.elementwise import prepared
 from xplayers.arrays.elementwise import elementwise
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 SIZES = [0, 1, 7, 4097, 49_153, 65_537, 262_144, 600_001]
 

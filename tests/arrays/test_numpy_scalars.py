@@ -9,7 +9,7 @@ from helpers import values
 import xplayers as xl
 from xplayers import functional, schedules
 from xplayers.arrays.elementwise import elementwise
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 X = values((4, 3)).astype("float32")
 T = values((4, 3), 1).astype("float32")

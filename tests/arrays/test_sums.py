@@ -15,8 +15,8 @@ from helpers import (
 
 import xplayers as xl
 from xplayers.accelerate.host.sums import PART, rows_added
-from xplayers.arrays.namespaces import to_numpy
 from xplayers.arrays.products import channel_sums, column_sums
+from xplayers.arrays.transfer import to_numpy
 
 SHAPES = [
     (0, 3), (1, 3), (PART, 5), (2 * PART, 5), (2 * PART + 1, 5), (3 * PART - 1, 1), (70_001, 3),

@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_at_home, assert_same_bits
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.data import random_flip, random_shift
 
 IMAGES = np.random.default_rng(0).normal(size=(30, 2, 5, 4)).astype("float32")

@@ -13,7 +13,7 @@ from helpers import assert_at_home, assert_same_arrays, assert_same_bits, python
 
 import xplayers as xl
 from xplayers.accelerate.cuda.loading import PinnedLoader
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.data import loading
 
 N = 23

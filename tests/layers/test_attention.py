@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_close, assert_same_bits, values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 
 class TestAttention:

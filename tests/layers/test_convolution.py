@@ -20,7 +20,7 @@ from helpers import (
 import xplayers as xl
 from xplayers.accelerate.host import convolution as host
 from xplayers.accelerate.host import threads, winograd
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.layers import windows
 
 

@@ -9,7 +9,7 @@ import pytest
 from helpers import assert_at_home, assert_close, assert_same_bits, needs_values, values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.layers import embedding
 
 

@@ -11,7 +11,7 @@ from helpers import ones, values
 
 import xplayers as xl
 from xplayers import initializers
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 NAN, INF = float("nan"), float("inf")
 RELU, SIZE = xl.Relu(), "expected an integer of at least 1"

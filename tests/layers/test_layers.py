@@ -22,7 +22,8 @@ from helpers import (
 )
 
 import xplayers as xl
-from xplayers.arrays.namespaces import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace
+from xplayers.arrays.transfer import to_numpy
 
 EVERY = pytest.mark.parametrize("case", LAYERS, ids=lambda c: c.id)
 # What is about memory, or about the shell alone. JAX arrays can be neither written to nor strided,

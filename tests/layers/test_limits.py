@@ -11,7 +11,8 @@ from helpers import TOLERANCE, values
 import xplayers as xl
 from xplayers import functional as F
 from xplayers.accelerate.host.elementwise import PLAIN
-from xplayers.arrays.namespaces import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace
+from xplayers.arrays.transfer import to_numpy
 
 GELU = {"approximate": "none"}
 # The layer, its function and derivative with options, and for -inf and inf the value and the slope.

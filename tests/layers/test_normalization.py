@@ -8,7 +8,8 @@ from helpers import assert_at_home, assert_close, assert_same_arrays, assert_sam
 from references import keep
 
 import xplayers as xl
-from xplayers.arrays.namespaces import dtype_name, to_numpy
+from xplayers.arrays.namespaces import dtype_name
+from xplayers.arrays.transfer import to_numpy
 
 
 class TestBatchNormalization:

@@ -11,7 +11,7 @@ from helpers import assert_close, assert_same_arrays, assert_same_bits, portably
 import xplayers as xl
 from xplayers.accelerate import numpy as bodies
 from xplayers.accelerate.host import pooling, threads
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 GEOMETRIES = [  # shape of x, size, stride
     ((5, 3, 8), 2, None),

@@ -12,7 +12,7 @@ import xplayers as xl
 from xplayers.accelerate.host.elementwise import PLAIN
 from xplayers.accelerate.tape import select_into
 from xplayers.arrays.elementwise import zero_unless
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 BAD = [math.inf, -math.inf, math.nan]
 

@@ -8,7 +8,8 @@ from helpers import assert_at_home, assert_close, assert_same_bits, says, values
 
 import xplayers as xl
 from xplayers import gradient_check
-from xplayers.arrays.namespaces import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace
+from xplayers.arrays.transfer import to_numpy
 
 RECURRENT = {
     "rnn": lambda **o: xl.Rnn.init(4, 3, rng=0, **o),

@@ -9,7 +9,7 @@ import pytest
 from helpers import values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 LOSSES = (
     xl.SoftmaxWithLoss, xl.SigmoidWithLoss, xl.MeanSquaredError, xl.MeanAbsoluteError, xl.Huber,

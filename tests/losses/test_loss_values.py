@@ -9,7 +9,7 @@ import pytest
 from helpers import assert_same_bits, needs_values, values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.training.failures import NonFiniteLoss
 
 INF, NAN = math.inf, math.nan

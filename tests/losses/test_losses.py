@@ -21,7 +21,8 @@ from helpers import (
 from loss_cases import LOSSES
 
 import xplayers as xl
-from xplayers.arrays.namespaces import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace
+from xplayers.arrays.transfer import to_numpy
 
 EVERY = pytest.mark.parametrize("case", LOSSES, ids=lambda c: c.id)
 NOT_JAX = pytest.mark.only("numpy", "readonly", "strict", "torch", "cupy")  # see test_layers.py

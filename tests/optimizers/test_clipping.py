@@ -18,7 +18,7 @@ from helpers import (
 )
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 
 def gradients():

@@ -7,7 +7,7 @@ import pytest
 from helpers import values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 NAN, INF = float("nan"), float("inf")
 NET = xl.mlp([4, 3], rng=0)

@@ -12,7 +12,8 @@ from helpers import assert_at_home, assert_close, assert_same_arrays, assert_sam
 from optimizer_cases import OPTIMIZERS, gradients, start
 
 import xplayers as xl
-from xplayers.arrays.namespaces import dtype_name, namespace, to_numpy
+from xplayers.arrays.namespaces import dtype_name, namespace
+from xplayers.arrays.transfer import to_numpy
 
 EVERY = pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda c: c.id)
 STEPS = 10

@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_same_arrays, assert_same_bits, values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.reports.history import History
 from xplayers.reports.layer_outputs import layer_outputs
 from xplayers.reports.summary import summary

@@ -7,7 +7,7 @@ import contextlib
 from helpers import assert_same_bits
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 
 
 class Holder(xl.Layer):

@@ -14,7 +14,7 @@ import pytest
 from helpers import assert_at_home, assert_same_arrays, assert_same_bits, values
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.saving import files
 from xplayers.saving.checkpoint import Checkpoint
 from xplayers.saving.files import TEMPORARY

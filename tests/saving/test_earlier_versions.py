@@ -11,7 +11,7 @@ from helpers import assert_close, assert_same_arrays, assert_same_bits, values
 from optimizer_cases import gradients, start
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.optimizers.base import Optimizer
 from xplayers.saving.network import RECORD, load, read_metadata
 from xplayers.saving.safetensors import write

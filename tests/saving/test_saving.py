@@ -14,7 +14,8 @@ from helpers import assert_at_home, assert_same_arrays, assert_same_bits, values
 from saved_networks import Holder, network, untouched
 
 import xplayers as xl
-from xplayers.arrays.namespaces import dtype_name, to_numpy
+from xplayers.arrays.namespaces import dtype_name
+from xplayers.arrays.transfer import to_numpy
 from xplayers.saving import files
 from xplayers.saving.network import load, read_metadata, save
 

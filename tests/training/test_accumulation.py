@@ -8,7 +8,7 @@ from helpers import assert_close, assert_same_arrays
 from trainers import CLASSES, LOSSES, N, T, X, copies, network, trainer
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.training.accumulation import AccumulatedStep, slices
 from xplayers.training.precision import MixedPrecision
 from xplayers.training.step import TrainStep

@@ -10,7 +10,8 @@ from helpers import assert_close, assert_same_arrays, assert_same_bits, taker, v
 
 import xplayers as xl
 from xplayers import MixedPrecision, TrainStep
-from xplayers.arrays.namespaces import dtype_name, to_numpy
+from xplayers.arrays.namespaces import dtype_name
+from xplayers.arrays.transfer import to_numpy
 
 HALF = pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 LIBRARIES = pytest.mark.only("numpy", "torch", "cupy", "jax")

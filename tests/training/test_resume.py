@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.training import identity as identity_module
 from xplayers.training.identity import described, digest
 

@@ -32,7 +32,7 @@ from trainers import (
 )
 
 import xplayers as xl
-from xplayers.arrays.namespaces import to_numpy
+from xplayers.arrays.transfer import to_numpy
 from xplayers.training import run as run_module
 from xplayers.training.fetching import BLOCK, fetched
 from xplayers.training.trainer import Trainer

@@ -11,7 +11,8 @@ from helpers import assert_close, assert_same_arrays, assert_same_bits, taker, v
 
 import xplayers as xl
 from xplayers.accelerate.host import memory
-from xplayers.arrays.namespaces import dtype_name, to_numpy
+from xplayers.arrays.namespaces import dtype_name
+from xplayers.arrays.transfer import to_numpy
 from xplayers.training import MixedPrecision, TrainStep
 
 STEPS = 100

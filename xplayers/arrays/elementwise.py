@@ -21,14 +21,8 @@ import numpy as np
 
 from xplayers._checks import flag, number
 from xplayers._checks import function as checked
-from xplayers.arrays.namespaces import (
-    Array,
-    Namespace,
-    check_real,
-    converted,
-    is_floating,
-    namespace,
-)
+from xplayers.arrays.checks import check_real, converted
+from xplayers.arrays.namespaces import Array, Namespace, is_floating, namespace
 from xplayers.arrays.operation import operation
 
 MOST = 256  # programs of one function that are kept

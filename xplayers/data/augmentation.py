@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from xplayers._checks import generator, integer
-from xplayers.arrays.namespaces import Array, asarray, device, namespace
+from xplayers.arrays.namespaces import Array, device, namespace
+from xplayers.arrays.transfer import asarray
 from xplayers.initializers import Rng
 
 __all__ = ["random_flip", "random_shift"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from xplayers._checks import flag, generator, integer
-from xplayers.arrays.namespaces import Array, asarray, check_real, check_same, device, namespace
+from xplayers.arrays.checks import check_real, check_same
+from xplayers.arrays.namespaces import Array, device, namespace
+from xplayers.arrays.transfer import asarray
 from xplayers.initializers import Rng
 
 __all__ = ["minibatches"]

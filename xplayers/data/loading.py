@@ -9,14 +9,8 @@ from typing import Any
 import numpy as np
 
 from xplayers._checks import flag, function, generator, integer
-from xplayers.arrays.namespaces import (
-    Array,
-    as_namespace,
-    check_real,
-    device,
-    library_name,
-    namespace,
-)
+from xplayers.arrays.checks import check_real
+from xplayers.arrays.namespaces import Array, as_namespace, device, library_name, namespace
 from xplayers.arrays.operation import table
 from xplayers.initializers import Rng
 

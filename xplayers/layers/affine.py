@@ -9,7 +9,8 @@ from typing import Self
 import numpy as np
 
 from xplayers._checks import Option, flag, integer
-from xplayers.arrays.namespaces import Array, check_parameter, namespace
+from xplayers.arrays.checks import check_parameter
+from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.products import product, product_and_sums
 from xplayers.initializers import Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer

@@ -9,12 +9,10 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._checks import Option, flag, generator, integer
+from xplayers.arrays.checks import check_dtypes, check_parameter, check_same
 from xplayers.arrays.namespaces import (
     Array,
     Namespace,
-    check_dtypes,
-    check_parameter,
-    check_same,
     device,
     is_half,
     is_integer,

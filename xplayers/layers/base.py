@@ -15,18 +15,16 @@ import numpy as np
 
 from xplayers._checks import required_arguments, shown
 from xplayers._foreign import NETWORK, Foreign
-from xplayers.arrays.namespaces import (
-    Array,
-    as_plain,
+from xplayers.arrays.checks import (
     check_dtype,
     check_input,
     check_off_tape,
     check_same,
-    device,
     elsewhere,
-    namespace,
     place,
 )
+from xplayers.arrays.namespaces import Array, device, namespace
+from xplayers.arrays.transfer import as_plain
 from xplayers.layers.ties import Ties
 from xplayers.layers.variables import Parameter, Variables, VariablesView, settings_changed
 

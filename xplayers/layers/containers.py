@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 from xplayers._checks import generator, instance, shown
 from xplayers._checks import sizes as checked_sizes
 from xplayers._foreign import NETWORK, missing_attribute
-from xplayers.arrays.namespaces import Array, check_input, check_same
+from xplayers.arrays.checks import check_input, check_same
+from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import operation
 from xplayers.initializers import Rng, he_normal, xavier_normal
 from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh, activation_named

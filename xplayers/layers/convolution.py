@@ -11,7 +11,8 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._checks import flag, integer
-from xplayers.arrays.namespaces import Array, check_parameter
+from xplayers.arrays.checks import check_parameter
+from xplayers.arrays.namespaces import Array
 from xplayers.arrays.products import channel_sums
 from xplayers.initializers import Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer, options

@@ -9,6 +9,7 @@ from typing import Self
 import numpy as np
 
 from xplayers._checks import integer
+from xplayers.arrays.checks import out_of_range
 from xplayers.arrays.namespaces import (
     Array,
     Namespace,
@@ -17,7 +18,6 @@ from xplayers.arrays.namespaces import (
     is_half,
     namespace,
     on_host,
-    out_of_range,
     signed,
     upcast,
 )

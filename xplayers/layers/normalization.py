@@ -14,15 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.arrays.namespaces import (
-    Array,
-    Namespace,
-    check_same,
-    dtype_name,
-    either,
-    is_half,
-    namespace,
-)
+from xplayers.arrays.checks import check_same
+from xplayers.arrays.namespaces import Array, Namespace, dtype_name, either, is_half, namespace
 from xplayers.arrays.operation import operation
 from xplayers.arrays.units import UNITS
 from xplayers.layers.base import Layer

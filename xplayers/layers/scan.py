@@ -8,16 +8,9 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._checks import flag, generator, integer
+from xplayers.arrays.checks import check_dtypes, check_parameter, check_same
 from xplayers.arrays.joining import stack
-from xplayers.arrays.namespaces import (
-    Array,
-    Namespace,
-    check_dtypes,
-    check_parameter,
-    check_same,
-    device,
-    namespace,
-)  # fmt: skip
+from xplayers.arrays.namespaces import Array, Namespace, device, namespace
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Rng, drawn, orthogonal
 from xplayers.layers.base import Cache, Layer

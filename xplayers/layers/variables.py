@@ -6,20 +6,17 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+from xplayers.arrays.checks import check_floating, check_off_tape, check_real
 from xplayers.arrays.namespaces import (
     Array,
-    as_plain,
-    check_floating,
-    check_off_tape,
-    check_real,
     dtype_is_half,
     dtype_name,
     is_floating,
     is_half,
-    move,
     namespace,
 )
 from xplayers.arrays.packing import packed, unpacked
+from xplayers.arrays.transfer import as_plain, move
 from xplayers.arrays.writing import owner
 
 _changes = [0]

@@ -14,16 +14,11 @@ from typing import Any, final
 import numpy as np
 
 from xplayers import _checks as checks
+from xplayers.arrays.checks import check_input, check_off_tape, check_real, check_same, check_values
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import (
     Array,
     Namespace,
-    as_plain,
-    check_input,
-    check_off_tape,
-    check_real,
-    check_same,
-    check_values,
     is_floating,
     is_half,
     is_integer,
@@ -31,6 +26,7 @@ from xplayers.arrays.namespaces import (
     on_host,
 )
 from xplayers.arrays.operation import operation
+from xplayers.arrays.transfer import as_plain
 from xplayers.layers.base import Cache, Module
 
 REDUCTIONS = ("mean", "sum", "none")

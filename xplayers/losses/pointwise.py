@@ -7,16 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xplayers import _checks as checks
-from xplayers.arrays.namespaces import (
-    Array,
-    Namespace,
-    check_real,
-    check_values,
-    namespace,
-    on_host,
-    size,
-    upcast,
-)
+from xplayers.arrays.checks import check_real, check_values
+from xplayers.arrays.namespaces import Array, Namespace, namespace, on_host, size, upcast
 from xplayers.layers.base import Cache
 from xplayers.layers.variables import Buffer
 from xplayers.losses.base import Loss, scale_gradient

@@ -9,22 +9,20 @@ from typing import Any, NoReturn
 import numpy as np
 
 from xplayers import _checks as checks
+from xplayers.arrays.checks import check_real, check_values, out_of_range
 from xplayers.arrays.indexing import positions, put, taken
 from xplayers.arrays.namespaces import (
     Array,
     Namespace,
-    check_real,
-    check_values,
     device,
     dtype_name,
     is_integer,
     namespace,
     on_host,
-    out_of_range,
-    to_numpy,
     upcast,
 )
 from xplayers.arrays.operation import operation
+from xplayers.arrays.transfer import to_numpy
 from xplayers.arrays.values import host_values
 from xplayers.layers.base import Cache
 from xplayers.layers.variables import Buffer

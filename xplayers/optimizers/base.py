@@ -15,12 +15,10 @@ import numpy as np
 
 from xplayers._checks import Option, constructor_call, instance, number
 from xplayers._foreign import OPTIMIZER, missing_attribute
+from xplayers.arrays.checks import check_floating, check_off_tape, check_same
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import (
     Array,
-    check_floating,
-    check_off_tape,
-    check_same,
     device,
     is_floating,
     is_half,

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from xplayers._checks import instance, positive
+from xplayers.arrays.checks import check_floating, check_same
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import (
     Array,
     Namespace,
-    check_floating,
-    check_same,
     dtype_is_half,
     dtype_name,
     is_half,

@@ -13,7 +13,8 @@ import numpy as np
 from xplayers._checks import instance, integer
 from xplayers._terminal import in_notebook
 from xplayers._text import columns as columns_of
-from xplayers.arrays.namespaces import Array, namespace, to_numpy
+from xplayers.arrays.namespaces import Array, namespace
+from xplayers.arrays.transfer import to_numpy
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.reports.columns import MEASURES

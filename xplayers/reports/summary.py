@@ -10,7 +10,8 @@ import numpy as np
 
 from xplayers._checks import instance, integer, shown
 from xplayers._text import columns, left, right
-from xplayers.arrays.namespaces import Array, asarray, dtype_name, namespace, size
+from xplayers.arrays.namespaces import Array, dtype_name, namespace, size
+from xplayers.arrays.transfer import asarray
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.reports.layer_outputs import layer_outputs

@@ -17,15 +17,9 @@ import numpy as np
 
 from xplayers._checks import integer, positive
 from xplayers._terminal import warn
-from xplayers.arrays.namespaces import (
-    Array,
-    device,
-    dtype_name,
-    move,
-    named_dtype,
-    namespace,
-    place,
-)
+from xplayers.arrays.checks import place
+from xplayers.arrays.namespaces import Array, device, dtype_name, named_dtype, namespace
+from xplayers.arrays.transfer import move
 from xplayers.layers.base import Layer
 from xplayers.saving.files import AnyPath, clean, in_full
 from xplayers.saving.network import (

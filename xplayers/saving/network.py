@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from xplayers._checks import constructor_call, flag, shown
-from xplayers.arrays.namespaces import Array, asarray, dtype_name
+from xplayers.arrays.namespaces import Array, dtype_name
+from xplayers.arrays.transfer import asarray
 from xplayers.layers.base import Layer
 from xplayers.saving.files import AnyPath, in_full
 from xplayers.saving.safetensors import Entry, Reader, reading, write

@@ -22,7 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, dtype_name, namespace, to_numpy
+from xplayers.arrays.namespaces import Array, dtype_name, namespace
+from xplayers.arrays.transfer import to_numpy
 from xplayers.saving.files import AnyPath, opened, replacing
 
 _FORMAT, _VERSION = "xplayers", "1"

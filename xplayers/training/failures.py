@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from xplayers.arrays.namespaces import Array, is_floating, is_out_of_memory, namespace
+from xplayers.arrays.namespaces import Array, is_floating, namespace
+from xplayers.arrays.transfer import is_out_of_memory
 from xplayers.reports.layer_outputs import layer_outputs
 from xplayers.training.accumulation import AccumulatedStep, slices
 from xplayers.training.step import TrainStep

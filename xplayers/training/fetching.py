@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.arrays.namespaces import namespace, to_numpy
+from xplayers.arrays.namespaces import namespace
+from xplayers.arrays.transfer import to_numpy
 
 BLOCK = 128  # maximum number of scalars kept on the device
 

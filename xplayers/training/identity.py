@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, dtype_name, to_numpy
+from xplayers.arrays.namespaces import Array, dtype_name
+from xplayers.arrays.transfer import to_numpy
 from xplayers.data.loading import Batches
 from xplayers.training.step import TrainStep
 

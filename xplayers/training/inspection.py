@@ -9,14 +9,8 @@ from typing import Any
 import numpy as np
 
 from xplayers._checks import shown
-from xplayers.arrays.namespaces import (
-    Array,
-    check_same,
-    converted,
-    is_floating,
-    is_integer,
-    namespace,
-)
+from xplayers.arrays.checks import check_same, converted
+from xplayers.arrays.namespaces import Array, is_floating, is_integer, namespace
 from xplayers.arrays.values import host_values
 from xplayers.data.loading import Batches
 from xplayers.layers.base import Layer

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from xplayers._terminal import notify, warn
-from xplayers.arrays.namespaces import Array, is_out_of_memory, to_numpy
+from xplayers.arrays.namespaces import Array
+from xplayers.arrays.transfer import is_out_of_memory, to_numpy
 from xplayers.data.batches import minibatches
 from xplayers.reports.history import History, Row
 from xplayers.saving.checkpoint import Checkpoint, File

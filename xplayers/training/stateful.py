@@ -8,16 +8,9 @@ from typing import Any
 import numpy as np
 
 from xplayers._checks import positive
-from xplayers.arrays.namespaces import (
-    Array,
-    as_plain,
-    check_off_tape,
-    check_same,
-    device,
-    dtype_name,
-    move,
-    namespace,
-)
+from xplayers.arrays.checks import check_off_tape, check_same
+from xplayers.arrays.namespaces import Array, device, dtype_name, namespace
+from xplayers.arrays.transfer import as_plain, move
 from xplayers.layers.base import Layer, Observed
 from xplayers.layers.ties import overlap
 from xplayers.layers.variables import Slots, epoch

@@ -7,14 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from xplayers._checks import choice, function, instance, shown
+from xplayers.arrays.checks import check_same
 from xplayers.arrays.joining import stack
-from xplayers.arrays.namespaces import (
-    Array,
-    as_plain,
-    check_same,
-    is_integer,
-    namespace,
-)
+from xplayers.arrays.namespaces import Array, is_integer, namespace
+from xplayers.arrays.transfer import as_plain
 from xplayers.arrays.values import examine
 from xplayers.arrays.writing import written
 from xplayers.layers.base import Layer, code, options

@@ -19,7 +19,7 @@ from helpers import assert_same_arrays, assert_same_bits, values
 
 import xplayers as xl
 from xplayers.accelerate.cuda.graph import CaptureError
-from xplayers.arrays.namespaces import is_out_of_memory, to_numpy
+from xplayers.arrays.transfer import is_out_of_memory, to_numpy
 from xplayers.cuda import fused
 from xplayers.training import AccumulatedStep, TrainStep, run
 

@@ -12,8 +12,8 @@ from helpers import TOLERANCE, assert_close, assert_same_bits, values
 
 import xplayers as xl
 from xplayers.accelerate.cuda import kernels, pooling, sums
-from xplayers.arrays.namespaces import to_numpy
 from xplayers.arrays.products import column_sums
+from xplayers.arrays.transfer import to_numpy
 from xplayers.cuda import fused
 from xplayers.training.precision import all_finite
 

@@ -14,7 +14,7 @@ import pytest
 from emulator.emulated_graph import EmulatedGemm, GpuArray, plain, same
 
 from xplayers.accelerate.cuda.graph import CapturedStep, CaptureError, Graph
-from xplayers.arrays.namespaces import is_out_of_memory
+from xplayers.arrays.transfer import is_out_of_memory
 
 # A step of a few lines: a line through points, with momentum in its state.
 

@@ -13,18 +13,17 @@ import pytest
 from emulator.emulated_gpu import fabricated
 
 import xplayers as xl
+from xplayers.arrays.checks import check_input, place
 from xplayers.arrays.namespaces import (
-    check_input,
     device,
     dtype_name,
     is_floating,
     is_half,
     is_integer,
-    is_out_of_memory,
     named_dtype,
     on_host,
-    place,
 )
+from xplayers.arrays.transfer import is_out_of_memory
 
 cupy = pytest.importorskip("cupy")
 

@@ -23,7 +23,8 @@ from typing import Any
 from xplayers.accelerate.cuda.cudnn import active
 from xplayers.accelerate.cuda.gemm import Gemm
 from xplayers.arrays.joining import stack
-from xplayers.arrays.namespaces import Array, dtype_name, is_out_of_memory, namespace
+from xplayers.arrays.namespaces import Array, dtype_name, namespace
+from xplayers.arrays.transfer import is_out_of_memory
 
 __all__ = ["CaptureError", "CapturedStep"]
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, Namespace, device, introduce, namespace, to_numpy
+from xplayers.arrays.namespaces import Array, Namespace, device, introduce, namespace
 from xplayers.arrays.operation import tabulate
+from xplayers.arrays.transfer import to_numpy
 
 _NUMPY: Any = np
 # What may return its argument because there is nothing to do.
