@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,12 +12,14 @@ from xplayers._checks import positive
 from xplayers.arrays.checks import check_off_tape, check_same
 from xplayers.arrays.namespaces import Array, device, dtype_name, namespace
 from xplayers.arrays.transfer import as_plain, move
+from xplayers.arrays.writing import written
 from xplayers.layers.base import Layer, Observed
 from xplayers.layers.ties import overlap
 from xplayers.layers.variables import Slots, epoch
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
-from xplayers.training.precision import MixedPrecision
+from xplayers.training.compilation import compiled
+from xplayers.training.precision import MixedPrecision, quietly
 
 Arrays = dict[str, Array]
 State = dict[str, Any]  # nested dicts of arrays
@@ -32,6 +35,9 @@ class StatefulStep(Observed):
     loss: Loss
     optimizer: Optimizer
     precision: MixedPrecision | None
+    compile: str | bool
+    gemm: Any
+    pure: Callable[..., Any]
     _scaling: Arrays | None  # the state of `precision`
     _unplaced: bool  # whether the state will follow the first input, as parameters do
 
@@ -42,6 +48,47 @@ class StatefulStep(Observed):
         self._params = self._buffers = Slots()
         self._left: tuple[Arrays, Arrays] = {}, {}  # parameters and buffers, as a step left them
         self._apart = True  # whether no two of them share memory
+        self._compiled: dict[type, Any] = {}  # what takes the steps on a type of array
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name[0] == "_":
+            object.__setattr__(self, name, value)
+            return
+        super().__setattr__(name, value)
+        if name in ("compile", "gemm"):
+            self.close()
+
+    def _taker(self, x: Array) -> Any:
+        """Return what takes the steps on such arrays; None: the pure function as it stands."""
+        x = as_plain(x)
+        namespace(x, "TrainStep", "x")
+        if type(x) not in self._compiled:
+            plain = self.compile is False and self.gemm is None
+            self._compiled[type(x)] = None if plain else compiled(x, self)
+        return self._compiled[type(x)]
+
+    def _as_it_stands(self, x: Array, t: Array, lr: Any) -> Array:
+        t, rate = self._target(t), self._rate_of(lr)
+        kind = type(x), x.shape, x.dtype, type(t), t.shape, t.dtype
+        return self._take(kind, x, t, lambda trees: self._in_place(*trees, x, t, rate))
+
+    def _plain(self, *arguments: Any) -> Any:
+        """Compute a step as it stands, which may write over parameters and state."""
+        pure = functools.partial(self.pure, donate=True, check=True)
+        return pure(*arguments) if self.precision is None else quietly(pure, *arguments)
+
+    def _in_place(self, *arguments: Any) -> Any:
+        """Compute a step as it stands; parameters stay where they are if the library allows."""
+        value, params, *rest = self._plain(*arguments)
+        return value, written(arguments[0], params), *rest
+
+    def close(self) -> None:
+        """Give back the memory of what was compiled or recorded; the next step starts afresh."""
+        for take in self._compiled.values():
+            if take is not None:
+                take.close()
+        self._compiled.clear()
+        self._checked.clear()
 
     def _take(
         self,

@@ -12,12 +12,10 @@ from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import Array, is_integer, namespace
 from xplayers.arrays.transfer import as_plain
 from xplayers.arrays.values import examine
-from xplayers.arrays.writing import written
 from xplayers.layers.base import Layer, code, options
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
-from xplayers.training.compilation import compiled
-from xplayers.training.precision import MixedPrecision, all_finite, quietly
+from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.stateful import Arrays, State, StatefulStep
 
 __all__ = ["TrainStep"]
@@ -120,21 +118,9 @@ class TrainStep(StatefulStep):
         self._begin_afresh()
         self.compile, self.gemm = compile, gemm
 
-    def _begin_afresh(self) -> None:
-        super()._begin_afresh()
-        self._compiled: dict[type, Any] = {}  # what takes the steps on a type of array
-
     def __repr__(self) -> str:
         parts = ("net", "loss", "optimizer")
         return code(self, parts, [o for o in options(self) if o.partition("=")[0] not in parts])
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name[0] == "_":
-            object.__setattr__(self, name, value)
-            return
-        super().__setattr__(name, value)
-        if name in ("compile", "gemm"):
-            self.close()
 
     def __call__(self, x: Array, t: Array, *, lr: Any = None) -> Array:
         """Take one step on a batch.
@@ -156,20 +142,6 @@ class TrainStep(StatefulStep):
         except KeyError:
             take, x = self._taker(x), as_plain(x)
         return self._as_it_stands(x, t, lr) if take is None else take(x, t, lr)
-
-    def _taker(self, x: Array) -> Any:
-        """Return what takes the steps on such arrays; None: the pure function as it stands."""
-        x = as_plain(x)
-        namespace(x, "TrainStep", "x")
-        if type(x) not in self._compiled:
-            plain = self.compile is False and self.gemm is None
-            self._compiled[type(x)] = None if plain else compiled(x, self)
-        return self._compiled[type(x)]
-
-    def _as_it_stands(self, x: Array, t: Array, lr: Any) -> Array:
-        t, rate = self._target(t), self._rate_of(lr)
-        kind = type(x), x.shape, x.dtype, type(t), t.shape, t.dtype
-        return self._take(kind, x, t, lambda trees: self._in_place(*trees, x, t, rate))
 
     def many(self, x: Array, t: Array, index: Array, *, lr: Any = None) -> Array:
         """Take several steps, on batches of a data set that is where the parameters are.
@@ -215,14 +187,6 @@ class TrainStep(StatefulStep):
         rows = [index[i, ...] for i in range(index.shape[0])]
         batches = ((xp.take(x, r, axis=0), xp.take(t, r, axis=0)) for r in rows)
         return stack(xp, [self(*batch, lr=lr) for batch in batches])
-
-    def close(self) -> None:
-        """Give back the memory of what was compiled or recorded; the next step starts afresh."""
-        for take in self._compiled.values():
-            if take is not None:
-                take.close()
-        self._compiled.clear()
-        self._checked.clear()
 
     def pure(
         self,
@@ -273,13 +237,3 @@ class TrainStep(StatefulStep):
         changed = {k: namespace(a).where(good, a, buffers[k]) for k, a in changed.items()}
         state = {"optimizer": moments, "precision": precision.updated(state["precision"], good)}
         return value, after, {**buffers, **changed}, state
-
-    def _plain(self, *arguments: Any) -> Any:
-        """Compute a step as it stands, which may write over parameters and state."""
-        pure = functools.partial(self.pure, donate=True, check=True)
-        return pure(*arguments) if self.precision is None else quietly(pure, *arguments)
-
-    def _in_place(self, *arguments: Any) -> Any:
-        """Compute a step as it stands; parameters stay where they are if the library allows."""
-        value, params, *rest = self._plain(*arguments)
-        return value, written(arguments[0], params), *rest
