@@ -234,7 +234,7 @@ def test_one_operation_of_a_recording(xpv):
     assert recording.operations == [
         Operation("elementwise", scaled, given, {"shift": 3.0}, (got.register,))
     ]
-    assert recording.kinds[got.register].root == got.register
+    assert recording.infos[got.register].root == got.register
     assert_same_bits(got.value, scaled(a, b, 2.0, shift=3.0))
     one, other = both(x, y)
     made = (one.register, other.register)
@@ -271,7 +271,7 @@ def test_0d_arrays_take_part_as_numbers(xpv):
     item, operation = recording.operations
     assert (item.name, item.args) == ("item", (rate.register,))
     assert operation.args == (x.register, x.register, *item.results)
-    assert recording.kinds[item.results[0]].dtype is float
+    assert recording.infos[item.results[0]].dtype is float
     assert_same_bits(got.value, x.value * 0.5 + x.value * 0.0)
 
 
