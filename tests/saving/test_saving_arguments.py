@@ -56,7 +56,7 @@ def test_save_and_load(tmp_path):
         (lambda: xl.load(NET, path), r"The order is load\(path, net\)"),
         (lambda: xl.load(path), r"load: net is missing\. .* create the network by the same code"),
         (lambda: xl.load(path, xl.Relu), r"the class Relu; .*Call the class: Relu\(\)"),
-        (lambda: xl.save(path, dict(NET.params)), "Pass the network itself, whose arrays these"),
+        (lambda: xl.save(path, dict(NET.params)), "Pass the network itself, not its arrays"),
         (lambda: xl.load(path, NET, cast="yes"), "cast is 'yes'; expected True or False"),
         (lambda: xl.load(path, NET, verify=0), "verify is 0; expected True or False"),
         (lambda: xl.read_metadata(NET), "path is "),
