@@ -6,7 +6,7 @@ are written where they stay. What the views of these places are is known beforeh
 of a step is the calls themselves.
 
 Elementwise operations that do the same to arrays of one kind, as an optimizer does to its
-parameters, become one: see `_groups`.
+parameters, become one: see `foreach`.
 """
 
 from __future__ import annotations
