@@ -84,11 +84,12 @@ def _gemm(step: Any) -> Any:
 
 BODIES: dict[str, Any] = {
     "compiled": compiled,
-    "loader": loading.loader,
     "pad_windows": windows.pad_windows,
     "window_columns": windows.window_columns,
     "scatter_windows": windows.scatter_windows,
 }
+
+FACTORIES = {"loader": loading.loader}
 
 FUSED = {
     "evaluate": kernels.evaluate,

@@ -86,4 +86,5 @@ class LateLoader(Loader):
         return self._upload(loaded)
 
 
-BODIES = {"compiled": compiled, "loader": LateLoader}
+BODIES = {"compiled": compiled}
+FACTORIES = {"loader": LateLoader}

@@ -119,7 +119,9 @@ def _by_what_is_laid(name: str, x: Any, args: tuple, options: dict[str, Any]) ->
 def table(library: str, name: str) -> Bodies:
     """Return a table of ``accelerate/<library>.py``, which is empty where there is none."""
     names = "xplayers.accelerate", f"xplayers.accelerate.{library}"
-    return getattr(importlib.import_module(names[1]), name) if all(map(find_spec, names)) else {}
+    return (
+        getattr(importlib.import_module(names[1]), name, {}) if all(map(find_spec, names)) else {}
+    )
 
 
 def tabulate(kind: type, bodies: Bodies) -> None:

@@ -223,7 +223,7 @@ class Loader:
 
 
 def _loader(arrays: tuple[np.ndarray, ...], xp: Any, where: Any) -> Loader:
-    make = table(library_name(xp), "BODIES").get("loader", Loader)
+    make = table(library_name(xp), "FACTORIES").get("loader", Loader)
     return make(arrays, xp, where)
 
 
