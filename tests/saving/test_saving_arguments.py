@@ -77,6 +77,6 @@ def test_an_empty_path_is_none(tmp_path, monkeypatch):
         lambda: xl.data.read_idx(""),
         lambda: xl.data.load_mnist(""),
     ):
-        with pytest.raises(ValueError, match="(path|folder) is empty; expected a"):
+        with pytest.raises(ValueError, match="(path|folder) is empty; expected a path; '.' is the"):
             call()
     assert not list(tmp_path.iterdir())

@@ -140,8 +140,8 @@ class _Elementwise:
 
         CuPy arrays whose elementwise functions are kernels take one launch for all of them.
         """
-        outs = itertools.repeat(None) if outs is None else outs
-        return [*self.each(zip(rows, outs, strict=False), **options)]
+        pairs = ((row, None) for row in rows) if outs is None else zip(rows, outs, strict=True)
+        return [*self.each(pairs, **options)]
 
     def each(self, pairs: Iterable[tuple[Sequence[Any], Any]], **options: Any) -> Iterable[Any]:
         """As `rows`, of pairs of a row and an out; they may be made when they are asked for."""

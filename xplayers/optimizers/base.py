@@ -211,10 +211,13 @@ class Optimizer:
 
         apply = _apply if good is None else _apply_if
         results = apply.each(rows(), rule=self.rule, decays=decays)
-        for (name, p), (value, *moments) in zip(params.items(), results, strict=True):
+        items = iter(params.items())
+        for value, *moments in results:  # `zip` would hold the last one while the next is made
+            name, p = next(items)
             new[name] = namespace(p).astype(value, p.dtype) if is_half(p) else value
             for m, moment in zip(self.moments, moments, strict=True):
                 after[m][name] = moment
+            del value
         return new, after
 
     def update(self, params: MutableMapping[str, Array], grads: Arrays, *, lr: Any = None) -> None:

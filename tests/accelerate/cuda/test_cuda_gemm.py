@@ -307,7 +307,7 @@ def test_layers_use_it_in_its_context_only(gemm, runtime):
         stack = values(2, 4, 5)
         close(matmul(fabricated(stack), layer.W), stack @ W)
     ran = len(runtime.lt.algorithms)
-    with pytest.raises(Exception, match="CUDA_ERROR|cuda|cublas"):  # CuPy's own, which needs a GPU
+    with pytest.raises(Exception, match="CUDA_ERROR|cuda"):  # CuPy's own, which needs a GPU
         product(fabricated(x), layer.W)
     assert len(runtime.lt.algorithms) == ran
 
@@ -326,7 +326,7 @@ def test_a_bias_without_an_algorithm_is_added(monkeypatch, runtime):
     runtime = EmulatedRuntime(lt)
     with contextlib.closing(Gemm(runtime=runtime)) as gemm, gemm.products():
         a, b = fabricated(values(4, 4)), fabricated(values(4, 4))
-        with pytest.raises(Exception, match="CUDA_ERROR|cuda|cublas"):  # the sum is CuPy's kernel
+        with pytest.raises(Exception, match="CUDA_ERROR|cuda"):  # the sum is CuPy's kernel
             product(a, b, fabricated(values(4)))
         assert lt.algorithms == [0]
         assert [key.epilogue for key in gemm.plans] == ["none"]
@@ -334,7 +334,7 @@ def test_a_bias_without_an_algorithm_is_added(monkeypatch, runtime):
 
 @without_gpu
 def test_a_bias_of_another_dtype_is_added(gemm, runtime):
-    with gemm.products(), pytest.raises(Exception, match="CUDA_ERROR|cuda|cublas"):  # CuPy's kernel
+    with gemm.products(), pytest.raises(Exception, match="CUDA_ERROR|cuda"):  # CuPy's kernel
         product(fabricated(values(4, 4)), fabricated(values(4, 4)), fabricated(np.ones(4)))
     assert [key.epilogue for key in gemm.plans] == ["none"]
 
@@ -342,7 +342,7 @@ def test_a_bias_of_another_dtype_is_added(gemm, runtime):
 @without_gpu
 def test_products_it_does_not_have_stay_with_cupy(gemm, runtime):
     integers = fabricated(np.ones((2, 2), "int32"))
-    with gemm.products(), pytest.raises(Exception, match="CUDA_ERROR|cuda|cublas"):
+    with gemm.products(), pytest.raises(Exception, match="CUDA_ERROR|cuda"):
         matmul(integers, integers)
     assert not runtime.lt.algorithms
 

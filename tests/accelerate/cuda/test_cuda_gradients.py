@@ -85,9 +85,9 @@ def test_what_is_computed_plainly(gpu, monkeypatch):
         [fabricated(np.ones(3, "float32")), fabricated(np.ones(3, "float32"), device=1)],
         [fabricated(np.ones(3, "int32"))],
     ):
-        with pytest.raises(Exception, match="CUDA_ERROR|cuda|cublas"):
+        with pytest.raises(Exception, match="CUDA_ERROR|cuda"):
             all_finite(arrays)
-    with fused(False), pytest.raises(Exception, match="CUDA_ERROR|cuda|cublas"):
+    with fused(False), pytest.raises(Exception, match="CUDA_ERROR|cuda"):
         all_finite([fabricated(np.ones(3, "float32"))])
     assert not gpu.made
 

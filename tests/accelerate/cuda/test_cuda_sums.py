@@ -220,9 +220,9 @@ def test_layers_ask_for_them(launches):
         lambda: column_sums(fabricated(d)),
         lambda: channel_sums(channels_last(images)),
     ):
-        with pytest.raises(Exception, match="CUDA_ERROR|cuda|cublas"):
+        with pytest.raises(Exception, match="CUDA_ERROR|cuda"):
             call()
-    with fused(), pytest.raises(Exception, match="CUDA_ERROR|cuda|cublas"):
+    with fused(), pytest.raises(Exception, match="CUDA_ERROR|cuda"):
         channel_sums(fabricated(images))  # by rows
 
 

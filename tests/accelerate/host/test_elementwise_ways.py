@@ -371,6 +371,8 @@ def test_rows(xpv):
         assert_same_bits(a, scaled(x, y, 2.0, shift=0.5))
         assert a is out or xpv.backend in ("jax", "readonly")
     assert scaled.rows([]) == []
+    with pytest.raises(ValueError, match="shorter"):
+        scaled.rows([(*row, 2.0) for row in rows], outs=outs[:1])
 
 
 def test_one_pass():
