@@ -12,13 +12,6 @@ from xplayers.data.datasets import (
 from xplayers.data.loading import Batches
 
 __all__ = [
-    "Batches",
-    "load_digits",
-    "load_fashion_mnist",
-    "load_mnist",
-    "minibatches",
-    "random_flip",
-    "random_shift",
-    "read_idx",
-    "spiral",
-]
+    "Batches", "load_digits", "load_fashion_mnist", "load_mnist", "minibatches", "random_flip",
+    "random_shift", "read_idx", "spiral",
+]  # fmt: skip

@@ -10,11 +10,6 @@ from xplayers.losses.pointwise import (
 from xplayers.losses.softmax import SoftmaxWithLoss, check_labels
 
 __all__ = [
-    "Huber",
-    "Loss",
-    "MeanAbsoluteError",
-    "MeanSquaredError",
-    "SigmoidWithLoss",
-    "SoftmaxWithLoss",
-    "check_labels",
-]
+    "Huber", "Loss", "MeanAbsoluteError", "MeanSquaredError", "SigmoidWithLoss",
+    "SoftmaxWithLoss", "check_labels",
+]  # fmt: skip

@@ -6,13 +6,6 @@ from xplayers.optimizers.clipping import clip_by_norm
 from xplayers.optimizers.descent import SGD, Momentum, Nesterov
 
 __all__ = [
-    "AdaGrad",
-    "Adam",
-    "AdamW",
-    "Momentum",
-    "Nesterov",
-    "Optimizer",
-    "RMSprop",
-    "SGD",
+    "AdaGrad", "Adam", "AdamW", "Momentum", "Nesterov", "Optimizer", "RMSprop", "SGD",
     "clip_by_norm",
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What is kept in files: networks, checkpoints of runs, and how they are written whole."""
+"""Files of networks and of training runs, written atomically."""
 
 from xplayers.saving.checkpoint import Checkpoint
 from xplayers.saving.network import load, read_metadata, save
