@@ -141,15 +141,12 @@ class Affine(Layer):
             got += f", which flattens to {(shape[0], math.prod(shape[1:]))}"
         return f"{self}: {got}; expected {expected}."
 
-    def __str__(self) -> str:
-        n_in, n_out = self.W.shape
-        return f"Affine({n_in} -> {n_out})"
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.W.shape
 
-    def __repr__(self) -> str:
-        n_in, n_out = self.W.shape
-        options = "" if self.b is not None else ", bias=False"
-        options += "" if self.flatten else ", flatten=False"
-        return f"Affine.init({n_in}, {n_out}{options})"
+    def __str__(self) -> str:
+        return "Affine({} -> {})".format(*self._sizes)
 
 
 def as_matrix(dy: Array) -> Array:

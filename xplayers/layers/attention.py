@@ -21,6 +21,7 @@ from xplayers.arrays.namespaces import (
 )
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Rng, documented, drawn, xavier_uniform
+from xplayers.layers.affine import as_matrix
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
 
@@ -202,8 +203,8 @@ class MultiHeadAttention(Layer):
         dq, dk, dv = (self._merged(xp, d) for d in (dq, dk, dv))
         grads = {}
         for name, s, d in (("q", x, dq), ("k", source, dk), ("v", source, dv), ("o", o, dy)):
-            d = _as_matrix(xp, d)
-            grads[f"W{name}"] = matmul(_as_matrix(xp, s).mT, d)
+            d = as_matrix(d)
+            grads[f"W{name}"] = matmul(as_matrix(s).mT, d)
             if name == "k":  # the sum would be rounding noise, which Adam turns into steps
                 grads["bk"] = xp.zeros_like(grads["bq"])
                 continue
@@ -242,7 +243,7 @@ class MultiHeadAttention(Layer):
 
     def _affine(self, xp: Namespace, arrays: Mapping[str, Array], name: str, x: Array) -> Array:
         """Return ``x @ W + b``."""
-        y = matmul(_as_matrix(xp, x), arrays[f"W{name}"])
+        y = matmul(as_matrix(x), arrays[f"W{name}"])
         y += arrays[f"b{name}"]
         return xp.reshape(y, (*x.shape[:-1], y.shape[1]))
 
@@ -285,11 +286,11 @@ class MultiHeadAttention(Layer):
 
     def __str__(self) -> str:
         causal = ", causal" if self.causal else ""
-        return f"MultiHeadAttention({self.Wq.shape[0]}, {self.n_heads} heads{causal})"
+        return "MultiHeadAttention({}, {} heads{})".format(*self._sizes, causal)
 
-    def __repr__(self) -> str:
-        causal = ", causal=True" if self.causal else ""
-        return f"MultiHeadAttention.init({self.Wq.shape[0]}, {self.n_heads}{causal})"
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.Wq.shape[0], self.n_heads
 
 
 def _check_heads(n_features: int, n_heads: int) -> None:
@@ -299,8 +300,3 @@ def _check_heads(n_features: int, n_heads: int) -> None:
             "each head has n_features / n_heads of them."
         )
         raise ValueError(message)
-
-
-def _as_matrix(xp: Namespace, x: Array) -> Array:
-    """Return `x` as a matrix; the last axis is kept."""
-    return xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))

@@ -25,6 +25,7 @@ from xplayers.arrays.checks import (
 )
 from xplayers.arrays.namespaces import Array, device, namespace
 from xplayers.arrays.transfer import as_plain
+from xplayers.layers.representation import init_call, options
 from xplayers.layers.ties import Ties
 from xplayers.layers.variables import Parameter, Variables, VariablesView, settings_changed
 
@@ -198,9 +199,15 @@ class Module(Observed):
         self._store.materialized = False
         return self
 
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        """The positional arguments of `init`, of a layer that has one."""
+        return ()
+
     def __str__(self) -> str:
         """Return the name of this layer in error messages; `repr` is code."""
-        return type(self).__name__
+        sizes = f"({', '.join(map(str, self._sizes))})" if self._sizes else ""
+        return f"{type(self).__name__}{sizes}"
 
     @property
     def _owner(self) -> str:
@@ -211,25 +218,9 @@ class Module(Observed):
         return {**self.__dict__, "_pending": []}  # a pickle has no caches
 
     def __repr__(self) -> str:
+        if self._sizes:
+            return init_call(self, self._sizes)
         return f"{type(self).__name__}({', '.join(options(self))})"
-
-
-def options(layer: Any, kind: type | None = None) -> list[str]:
-    """Return the constructor arguments that are not arrays and differ from their defaults."""
-    arguments, kind = [], kind or type(layer)
-    for name, p in inspect.signature(kind.__init__).parameters.items():
-        value = layer.__dict__.get(name, p.default)
-        if p.kind is p.VAR_KEYWORD and kind.__base__ is not None:  # passed on to the base class
-            arguments += [o for o in options(layer, kind.__base__) if o not in arguments]
-        elif value is not p.default and value != p.default:
-            arguments.append(f"{name}={value!r}")
-    return arguments
-
-
-def code(obj: Any, parts: Sequence[str], rest: Sequence[str]) -> str:
-    """Return a constructor call, one argument a line: attributes named `parts`, then `rest`."""
-    rows = [*(repr(getattr(obj, name)).replace("\n", "\n    ") for name in parts), *rest]
-    return "\n    ".join([f"{type(obj).__name__}(", *(f"{row}," for row in rows)]) + "\n)"
 
 
 def _check_arrays(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

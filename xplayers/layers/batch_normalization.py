@@ -16,7 +16,6 @@ from xplayers.initializers import constant, documented
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalization import (
     check_pair,
-    code,
     downcast_like,
     normalized_channels,
     normalized_rows,
@@ -142,11 +141,9 @@ class BatchNormalization(Layer):
             raise ValueError(message)
         return _column(shape)
 
-    def __str__(self) -> str:
-        return f"BatchNormalization({self.gamma.shape[0]})"
-
-    def __repr__(self) -> str:
-        return code("BatchNormalization", self.gamma.shape[0], self, momentum=0.9, eps=1e-5)
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.gamma.shape
 
 
 @operation
@@ -261,12 +258,9 @@ class GroupNormalization(Layer):
         size = math.prod(x.shape[1:]) // self.groups
         return xp.reshape(x, (x.shape[0], self.groups, size))
 
-    def __str__(self) -> str:
-        return f"GroupNormalization({self.gamma.shape[0]}, {self.groups})"
-
-    def __repr__(self) -> str:
-        sizes = f"{self.gamma.shape[0]}, {self.groups}"
-        return code("GroupNormalization", sizes, self, eps=1e-5)
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.gamma.shape[0], self.groups
 
 
 def _check_vector(name: str, gamma: Array) -> None:

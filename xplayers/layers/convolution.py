@@ -15,7 +15,7 @@ from xplayers.arrays.checks import check_parameter
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.products import channel_sums
 from xplayers.initializers import Rng, documented, drawn, he_normal
-from xplayers.layers.base import Cache, Layer, options
+from xplayers.layers.base import Cache, Layer
 from xplayers.layers.correlation import correlate, correlate_transposed, filter_gradient
 from xplayers.layers.variables import Gradient, Parameter
 from xplayers.layers.windows import (
@@ -30,7 +30,51 @@ from xplayers.layers.windows import (
 )
 
 
-class Convolution(Layer):
+class _Filters(Layer):
+    """Base of layers with filters `W` and a bias: their names and checks."""
+
+    W, dW = Parameter(), Gradient()
+    b, db = Parameter(), Gradient()
+
+    _channels: tuple[int, int]  # of input and output
+    _window: Window
+
+    @property
+    def _sizes(self) -> tuple[Any, ...]:
+        size = tuple(self.W.shape[2:])
+        square = len(size) == 2 and size[0] == size[1]
+        return *self._channels, size[0] if square else size
+
+    def __str__(self) -> str:
+        n_in, n_out = self._channels
+        return f"{type(self).__name__}({n_in} -> {n_out}, {format_size(self.W.shape[2:])})"
+
+    def _set_filters(self, W: Array, b: Array, axes: tuple[str, str], filters: int) -> None:
+        """Set `W`, whose first two axes have these names, and `b`, of the length of one of them."""
+        self.W, self.b = W, b
+        owner = type(self).__name__
+        if not 3 <= len(W.shape) <= 5 or 0 in W.shape:
+            message = (
+                f"{owner}: W has shape {tuple(W.shape)}; expected ({', '.join(axes)}, height, "
+                "width), or (..., length) for sequences."
+            )
+            raise ValueError(message)
+        if b is not None:
+            check_parameter(owner, "b", b, W, "W", (W.shape[filters],), " for W")
+
+    def _check_input(self, x: Array) -> None:
+        """Raise an error if `x` has other axes or channels."""
+        (n_in, _), axes = self._channels, self._window.axes
+        if len(x.shape) != axes + 2 or x.shape[1] != n_in:
+            hint = _hint(tuple(x.shape), n_in, axes)
+            message = (
+                f"{self}: x has shape {tuple(x.shape)}; "
+                f"expected (n, {n_in}, {named_axes(axes)}).{hint}"
+            )
+            raise ValueError(message)
+
+
+class Convolution(_Filters):
     """Convolution as in neural networks: the filters are not flipped (cross-correlation).
 
     For images ``y[n, f, i, j] = b[f] + sum over c, k, l of
@@ -98,9 +142,6 @@ class Convolution(Layer):
     array([[[0., 5.]]])
     """
 
-    W, dW = Parameter(), Gradient()
-    b, db = Parameter(), Gradient()
-
     def __init__(
         self,
         W: Array,
@@ -110,8 +151,7 @@ class Convolution(Layer):
         dilation: Numbers = 1,
         groups: int = 1,
     ) -> None:
-        self.W, self.b = W, b
-        _check_weights("Convolution", W, b, ("n_out", "n_in / groups"), filters=0)
+        self._set_filters(W, b, ("n_out", "n_in / groups"), filters=0)
         self.stride, self.padding, self.dilation = plain(stride), plain(padding), plain(dilation)
         (self.groups,) = per_axis("Convolution", "groups", groups, 1, 1)
         if W.shape[0] % self.groups:
@@ -120,6 +160,7 @@ class Convolution(Layer):
                 "the number of filters must be a multiple of groups."
             )
             raise ValueError(message)
+        self._channels = W.shape[1] * self.groups, W.shape[0]
         self._window = geometry("Convolution", W.shape[2:], stride, padding, dilation)
 
     @classmethod
@@ -170,9 +211,8 @@ class Convolution(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
-        self._check(x, W)
-        y = correlate(x, W, arrays.get("b"), self._window, self.groups)
-        return y, (x, W)
+        self._check(x)
+        return correlate(x, W, arrays.get("b"), self._window, self.groups), (x, W)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         return self._input_grad(cache, dy), self.param_grads(cache, dy)
@@ -183,9 +223,10 @@ class Convolution(Layer):
 
     # Also used where this layer is fused with others.
 
-    def _check(self, x: Array, W: Array) -> None:
+    def _check(self, x: Array) -> None:
         """Raise an error if `x` does not fit."""
-        _check_images(self, x, W.shape[1] * self.groups, self._window)
+        self._check_input(x)
+        self._window.check(self, x)
 
     def _input_grad(self, cache: Cache, dy: Array) -> Array:
         """Return ``dx``."""
@@ -197,15 +238,8 @@ class Convolution(Layer):
         x, W = cache
         return filter_gradient(x, dy, W.shape, self._window, self.groups, bias)
 
-    def __str__(self) -> str:
-        n_out, n_in = self.W.shape[0], self.W.shape[1] * self.groups
-        return f"Convolution({n_in} -> {n_out}, {format_size(self.W.shape[2:])})"
 
-    def __repr__(self) -> str:
-        return _code(self, self.W.shape[1] * self.groups, self.W.shape[0])
-
-
-class ConvolutionTranspose(Layer):
+class ConvolutionTranspose(_Filters):
     """Transposed convolution: forward is the backward of `Convolution` for its input.
 
     It upsamples: every input adds its filter, times its value, to its window of the output. Along
@@ -255,9 +289,6 @@ class ConvolutionTranspose(Layer):
     array([[[3., 3., 4., 4.]]])
     """
 
-    W, dW = Parameter(), Gradient()
-    b, db = Parameter(), Gradient()
-
     def __init__(
         self,
         W: Array,
@@ -267,13 +298,13 @@ class ConvolutionTranspose(Layer):
         output_padding: Numbers = 0,
     ) -> None:
         owner = "ConvolutionTranspose"
-        self.W, self.b = W, b
-        _check_weights(owner, W, b, ("n_in", "n_out"), filters=1)
+        self._set_filters(W, b, ("n_in", "n_out"), filters=1)
         self.stride, self.padding = plain(stride), plain(padding)
         self.output_padding = plain(output_padding)
         if isinstance(padding, str) and padding == "same":
             message = f"{owner}: padding is 'same'; expected numbers, as (kernel - 1) // 2."
             raise ValueError(message)
+        self._channels = W.shape[0], W.shape[1]
         self._window = geometry(owner, W.shape[2:], stride, padding)
         self._more = per_axis(owner, "output_padding", output_padding, self._window.axes, 0)
         if any(extra >= s for extra, s in zip(self._more, self._window.stride, strict=True)):
@@ -329,15 +360,13 @@ class ConvolutionTranspose(Layer):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         W = arrays["W"]
-        _check_images(self, x, W.shape[0])
+        self._check_input(x)
         sizes = self._outputs(x)
-        y = correlate_transposed(x, W, arrays.get("b"), self._window, 1, sizes)
-        return y, (x, W)
+        return correlate_transposed(x, W, arrays.get("b"), self._window, 1, sizes), (x, W)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         _, W = cache
-        dx = correlate(dy, W, None, self._window, 1)
-        return dx, self.param_grads(cache, dy)
+        return correlate(dy, W, None, self._window, 1), self.param_grads(cache, dy)
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         x, W = cache
@@ -360,42 +389,6 @@ class ConvolutionTranspose(Layer):
             raise ValueError(message)
         return sizes
 
-    def __str__(self) -> str:
-        n_in, n_out, *size = self.W.shape
-        return f"ConvolutionTranspose({n_in} -> {n_out}, {format_size(size)})"
-
-    def __repr__(self) -> str:
-        return _code(self, self.W.shape[0], self.W.shape[1])
-
-
-# Checks of both layers
-
-
-def _check_weights(owner: str, W: Array, b: Array, names: tuple[str, str], filters: int) -> None:
-    """Check `W` and `b`; `filters` is the axis of `W` with the length of `b`."""
-    if not 3 <= len(W.shape) <= 5 or 0 in W.shape:
-        message = (
-            f"{owner}: W has shape {tuple(W.shape)}; expected ({', '.join(names)}, height, width), "
-            "or (..., length) for sequences."
-        )
-        raise ValueError(message)
-    if b is not None:
-        check_parameter(owner, "b", b, W, "W", (W.shape[filters],), " for W")
-
-
-def _check_images(owner: object, x: Array, n_in: int, window: Window | None = None) -> None:
-    """Check the input of `owner`; with `window` also that a window fits into it."""
-    axes = len(owner.W.shape) - 2  # type: ignore[attr-defined]
-    if len(x.shape) != axes + 2 or x.shape[1] != n_in:
-        hint = _hint(tuple(x.shape), n_in, axes)
-        message = (
-            f"{owner}: x has shape {tuple(x.shape)}; "
-            f"expected (n, {n_in}, {named_axes(axes)}).{hint}"
-        )
-        raise ValueError(message)
-    if window is not None:
-        window.check(owner, x)
-
 
 def _hint(shape: tuple[int, ...], n_in: int, axes: int) -> str:
     """Return the probable fix for an input of a wrong shape."""
@@ -413,12 +406,3 @@ def _filter_size(owner: str, size: Any) -> Sizes:
     """Return the size of the filters; an int is a square."""
     axes = len(size) if isinstance(size, Sequence) else 2
     return per_axis(owner, "size", size, axes, 1)
-
-
-def _code(layer: Convolution | ConvolutionTranspose, n_in: int, n_out: int) -> str:
-    """Return the call of `init` that creates such a layer."""
-    size = tuple(layer.W.shape[2:])
-    square = len(size) == 2 and size[0] == size[1]
-    rest = [*options(layer), *(["bias=False"] if layer.b is None else [])]
-    arguments = [str(n_in), str(n_out), str(size[0] if square else size), *rest]
-    return f"{type(layer).__name__}.init({', '.join(arguments)})"

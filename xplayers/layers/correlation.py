@@ -14,7 +14,7 @@ from typing import Any
 from xplayers.arrays.namespaces import Array, is_half, namespace, upcast
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import channel_sums, matmul
-from xplayers.layers.windows import Sizes, Window, blocks, in_blocks
+from xplayers.layers.windows import Sizes, Window, blocks, in_blocks, window_columns
 
 
 @operation
@@ -33,7 +33,7 @@ def correlate(
 
     def block(x: Array) -> Array:
         n = x.shape[0]
-        columns = window.columns(xp, window.pad(xp, x), 2)
+        columns = window_columns(window.pad(x), window, 2)
         y = matmul(matrix, xp.reshape(columns, (n, *lead, depth, positions)))
         y = xp.reshape(y, (n, n_out, positions))
         if b is not None:
@@ -68,7 +68,7 @@ def correlate_transposed(
         n = dy.shape[0]
         columns = matmul(matrix, xp.reshape(dy, (n, *lead, n_out // groups, positions)))
         pieces = xp.reshape(columns, (n, n_in, *window.size, *outputs))
-        dx = window.scatter(xp, pieces, sizes)
+        dx = window.scatter(pieces, sizes)
         if b is not None:
             dx += b  # dx is a new array
         return dx
@@ -93,7 +93,8 @@ def filter_gradient(
     def block(part: slice) -> Array:
         dys = xp.permute_dims(dy[part, ...], swap)
         rows = dys.shape[1] * positions
-        columns = window.columns(xp, xp.permute_dims(window.pad(xp, x[part, ...]), swap), 1)
+        padded = xp.permute_dims(window.pad(x[part, ...]), swap)
+        columns = window_columns(padded, window, 1)
         columns = xp.reshape(columns, (*lead, depth, rows))
         return matmul(xp.reshape(dys, (*lead, n_out // groups, rows)), columns.mT)
 

@@ -75,11 +75,9 @@ class _Table(Layer):
         shape = integer(owner, "n", n), integer(owner, "n_features", n_features)
         return cls(drawn(owner, initializer, shape, rng, dtype))._materialize_at(like)
 
-    def __str__(self) -> str:
-        return f"{type(self).__name__}{tuple(self.W.shape)}"
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}.init({self.W.shape[0]}, {self.W.shape[1]})"
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.W.shape
 
 
 class Embedding(_Table):

@@ -17,7 +17,6 @@ from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalization import (
     Axes,
     check_pair,
-    code,
     downcast_like,
     normalized_rows,
     normalized_rows_gradient,
@@ -76,11 +75,9 @@ class LayerNormalization(Layer):
         dx, dgamma, dbeta = layer_normalization_gradient(dy, x, gamma, xh, mean, r)
         return dx, {"gamma": dgamma, "beta": dbeta}
 
-    def __str__(self) -> str:
-        return f"LayerNormalization({_format_shape(self.gamma)})"
-
-    def __repr__(self) -> str:
-        return code("LayerNormalization", _format_shape(self.gamma), self, eps=1e-5)
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.gamma.shape
 
 
 @operation
@@ -156,11 +153,9 @@ class RmsNormalization(Layer):
         dx, dgamma = rms_normalization_gradient(dy, x, gamma, xh, r)
         return dx, {"gamma": dgamma}
 
-    def __str__(self) -> str:
-        return f"RmsNormalization({_format_shape(self.gamma)})"
-
-    def __repr__(self) -> str:
-        return code("RmsNormalization", _format_shape(self.gamma), self, eps=1e-6)
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.gamma.shape
 
 
 @operation
@@ -208,7 +203,3 @@ def _sum(a: Array, axes: Axes) -> Array:
     shape = a.shape[len(a.shape) - len(axes) :]
     rows = math.prod(a.shape[: len(a.shape) - len(axes)])
     return column_sums(namespace(a).reshape(a, (rows, *shape)))
-
-
-def _format_shape(gamma: Array) -> str:
-    return ", ".join(map(str, gamma.shape))

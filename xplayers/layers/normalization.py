@@ -10,7 +10,6 @@ the statistics are float32.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 
@@ -18,7 +17,6 @@ from xplayers.arrays.checks import check_same
 from xplayers.arrays.namespaces import Array, Namespace, dtype_name, either, is_half, namespace
 from xplayers.arrays.operation import operation
 from xplayers.arrays.units import UNITS
-from xplayers.layers.base import Layer
 
 Axes = tuple[int, ...]
 
@@ -127,9 +125,3 @@ def check_pair(name: str, gamma: Array, beta: Array) -> None:
             f"shape {tuple(gamma.shape)}, as gamma."
         )
         raise ValueError(message)
-
-
-def code(name: str, sizes: Any, layer: Layer, **defaults: float) -> str:
-    """Return the call of `init` that creates such a layer."""
-    options = [f"{k}={getattr(layer, k)!r}" for k, v in defaults.items() if getattr(layer, k) != v]
-    return f"{name}.init({', '.join([str(sizes), *options])})"

@@ -120,7 +120,7 @@ class MaxPooling(_Pooling):
 def max_pooling(x: Array, window: Window) -> Array:
     """Return the maximum of each window."""
     xp = namespace(x)
-    y = window.fold(xp, window.pad(xp, x, -math.inf), xp.maximum)
+    y = window.fold(window.pad(x, -math.inf), xp.maximum)
     # For windows of size 1 it is a view of x.
     return xp.asarray(y, copy=True) if max(window.size) == 1 else y
 
@@ -134,12 +134,12 @@ def max_pooling_gradient(
 
     def block(dy: Array, x: Array, y: Array) -> Array:
         pieces, rest = [], dy  # rest: the gradients of windows whose maximum is still to come
-        for values in window.slices(window.pad(xp, x, math.nan)):  # NaN never equals a maximum
+        for values in window.slices(window.pad(x, math.nan)):  # NaN never equals a maximum
             is_max = values == y
             pieces.append(zero_unless(rest, is_max, xp))
             rest = zero_unless(rest, ~is_max, xp)
         stacked = xp.reshape(stack(xp, pieces, 2), (*dy.shape[:2], *window.size, *dy.shape[2:]))
-        return window.scatter(xp, stacked, x.shape[2:])
+        return window.scatter(stacked, x.shape[2:])
 
     elements = math.prod(window.size) * math.prod(dy.shape[1:])
     return in_blocks(xp, block, elements, dy, x, y, out=out)
@@ -181,7 +181,7 @@ class AveragePooling(_Pooling):
 def average_pooling(x: Array, window: Window) -> Array:
     """Return the mean of each window, including the padding with zeros."""
     xp = namespace(x)
-    total = window.fold(xp, upcast(xp, window.pad(xp, x)), operator.add)
+    total = window.fold(upcast(xp, window.pad(x)), operator.add)
     return xp.astype(total * (1.0 / math.prod(window.size)), x.dtype, copy=False)
 
 
@@ -194,7 +194,7 @@ def average_pooling_gradient(x: Array, dy: Array, window: Window) -> Array:
         xp.reshape(each, (*dy.shape[:2], *ones, *dy.shape[2:])),
         (*dy.shape[:2], *window.size, *dy.shape[2:]),
     )
-    return xp.astype(window.scatter(xp, pieces, x.shape[2:]), dy.dtype, copy=False)
+    return xp.astype(window.scatter(pieces, x.shape[2:]), dy.dtype, copy=False)
 
 
 class GlobalAveragePooling(Layer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.products import matmul
 from xplayers.functional import sigmoid
-from xplayers.initializers import Rng, documented, xavier_uniform
+from xplayers.initializers import Rng, xavier_uniform
 from xplayers.layers.base import Cache
 from xplayers.layers.scan import Recurrent, blocks, step_rows
 from xplayers.layers.variables import Gradient, Parameter
@@ -72,40 +72,6 @@ class Rnn(Recurrent):
     >>> bool(np.allclose(np.concatenate(outputs, axis=1), layer(x)))
     True
     """
-
-    @classmethod
-    @documented
-    def init(
-        cls,
-        n_in: int,
-        n_hidden: int,
-        *,
-        bidirectional: bool = False,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = xavier_uniform,
-        rng: Rng = None,
-        dtype: str = "float32",
-        like: Array = None,
-    ) -> Self:
-        """Make a layer: `Wx` from `initializer`, `Wh` orthogonal, `b` zero, as in Keras.
-
-        Parameters
-        ----------
-        n_in, n_hidden : int
-            Sizes.
-        bidirectional : bool
-            Whether there is a reverse direction, from the last step to the first.
-        initializer : callable
-            ``initializer(shape, rng)``, called once per gate.
-        rng, dtype, like
-            As in every `init`.
-        """
-        layer = cls._initialized(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
-        return layer._materialize_at(like)
-
-    def apply(
-        self, arrays: Mapping[str, Array], x: Array, h0: Array | None = None
-    ) -> tuple[Array, Cache]:
-        return self._run(arrays, x, (h0,))
 
     def _step(self, xp, p, state, weights):
         a = matmul(state[0], weights[1])
@@ -177,30 +143,7 @@ class Lstm(Recurrent):
     ((2, 5, 4), (2, 4), True)
     """
 
-    _gates = 4
-
-    @classmethod
-    def init(
-        cls,
-        n_in: int,
-        n_hidden: int,
-        *,
-        bidirectional: bool = False,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = xavier_uniform,
-        rng: Rng = None,
-        dtype: str = "float32",
-        like: Array = None,
-    ) -> Self:
-        """Make a layer as `Rnn.init` does; the bias of the forget gate is 1, as in Keras.
-
-        It starts by remembering (Jozefowicz, Zaremba, Sutskever, ICML 2015). PyTorch draws all
-        values uniformly from ``-1 / sqrt(n_hidden)`` to ``1 / sqrt(n_hidden)``.
-        """
-        layer = cls._initialized(n_in, n_hidden, ("b",), bidirectional, initializer, rng, dtype)
-        for name, b in layer.params.items():
-            if name.startswith("b"):
-                b[n_hidden : 2 * n_hidden] = 1.0
-        return layer._materialize_at(like)
+    _gates: ClassVar = {"i": 0.0, "f": 1.0, "g": 0.0, "o": 0.0}
 
     def apply(
         self,
@@ -300,7 +243,7 @@ class Gru(Recurrent):
     bh, dbh = Parameter(), Gradient()
     bh_reverse, dbh_reverse = Parameter(), Gradient()
 
-    _gates = 3
+    _gates: ClassVar = {"r": 0.0, "z": 0.0, "n": 0.0}
 
     def __init__(
         self, Wx: Array, Wh: Array, b: Array, bh: Array = None,
@@ -332,13 +275,8 @@ class Gru(Recurrent):
     ) -> Self:
         """Make a layer as `Rnn.init` does; `reset_after` says whether there is a `bh`, zero too."""
         biases = ("b", "bh") if flag("Gru", "reset_after", reset_after) else ("b",)
-        layer = cls._initialized(n_in, n_hidden, biases, bidirectional, initializer, rng, dtype)
-        return layer._materialize_at(like)
-
-    def apply(
-        self, arrays: Mapping[str, Array], x: Array, h0: Array | None = None
-    ) -> tuple[Array, Cache]:
-        return self._run(arrays, x, (h0,))
+        sizes = n_in, n_hidden, bidirectional
+        return cls._initialized(*sizes, initializer, rng, dtype, biases)._materialize_at(like)
 
     def _step(self, xp, p, state, weights):
         (h,) = state
@@ -374,10 +312,6 @@ class Gru(Recurrent):
         split = 2 * (dq.shape[1] // 3)
         m = step_rows(xp, [cache[3] for cache in caches])
         return xp.concat([matmul(before.mT, dq[:, :split]), matmul(m.mT, dq[:, split:])], axis=1)
-
-    def __repr__(self) -> str:
-        text = super().__repr__()
-        return text if self.reset_after else f"{text[:-1]}, reset_after=False)"
 
 
 @elementwise

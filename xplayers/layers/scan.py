@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from xplayers.arrays.checks import check_dtypes, check_parameter, check_same
 from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import Array, Namespace, device, namespace
 from xplayers.arrays.products import column_sums, matmul
-from xplayers.initializers import Rng, drawn, orthogonal
+from xplayers.initializers import Rng, documented, drawn, orthogonal, xavier_uniform
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
 
@@ -23,8 +23,8 @@ Weights = tuple[Array, ...]  # Wx, Wh, b and, of a Gru that resets after the pro
 class Recurrent(Layer):
     """Base of recurrent layers: parameters, checks, and the loop over time.
 
-    A subclass implements a step and its vjp, and sets `_gates`: the number of blocks of `n_hidden`
-    columns of `Wx`.
+    A subclass implements a step and its vjp, and names its `_gates`: the blocks of `n_hidden`
+    columns of `Wx`, with the initial values of their biases.
     """
 
     Wx, dWx = Parameter(), Gradient()
@@ -34,7 +34,7 @@ class Recurrent(Layer):
     Wh_reverse, dWh_reverse = Parameter(), Gradient()
     b_reverse, db_reverse = Parameter(), Gradient()
 
-    _gates = 1
+    _gates: ClassVar[Mapping[str, float]] = {"h": 0.0}
 
     def __init__(
         self, Wx: Array, Wh: Array, b: Array,
@@ -59,7 +59,7 @@ class Recurrent(Layer):
                 raise ValueError(message)
             setattr(self, name, a)
         n_in, n_hidden = (*Wx.shape, 0)[0], (*self.Wh.shape, 0)[0]
-        columns = self._gates * n_hidden
+        columns = len(self._gates) * n_hidden
         expected = {"Wx": (n_in, columns), "Wh": (n_hidden, columns)}
         why = f" for {n_in} inputs and the {n_hidden} hidden units that Wh has rows for"
         for name, a in parameters.items():
@@ -67,17 +67,50 @@ class Recurrent(Layer):
             check_parameter(kind, name, a, Wx, "Wx", shape, why)
 
     @classmethod
+    @documented
+    def init(
+        cls,
+        n_in: int,
+        n_hidden: int,
+        *,
+        bidirectional: bool = False,
+        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = xavier_uniform,
+        rng: Rng = None,
+        dtype: str = "float32",
+        like: Array = None,
+    ) -> Self:
+        """Make a layer: `Wx` from `initializer`, `Wh` orthogonal, `b` zero, as in Keras.
+
+        The bias of the forget gate of an `Lstm` is 1, also as in Keras: it starts by remembering
+        (Jozefowicz, Zaremba, Sutskever, ICML 2015). PyTorch draws all values uniformly from
+        ``-1 / sqrt(n_hidden)`` to ``1 / sqrt(n_hidden)``.
+
+        Parameters
+        ----------
+        n_in, n_hidden : int
+            Sizes.
+        bidirectional : bool
+            Whether there is a reverse direction, from the last step to the first.
+        initializer : callable
+            ``initializer(shape, rng)``, called once per gate.
+        rng, dtype, like
+            As in every `init`.
+        """
+        sizes = n_in, n_hidden, bidirectional
+        return cls._initialized(*sizes, initializer, rng, dtype)._materialize_at(like)
+
+    @classmethod
     def _initialized(
         cls,
         n_in: int,
         n_hidden: int,
-        biases: Sequence[str],
         bidirectional: bool,
         initializer: Callable[[tuple[int, ...], Rng], np.ndarray],
         rng: Rng,
         dtype: str,
+        biases: Sequence[str] = ("b",),
     ) -> Self:
-        """Make a layer with initial values, drawn per gate; the `biases` are zero."""
+        """Make a layer with initial values, drawn per gate."""
         kind = cls.__name__
         n_in, n_hidden = integer(kind, "n_in", n_in), integer(kind, "n_hidden", n_hidden)
         rng = generator(kind, "rng", rng)
@@ -85,10 +118,16 @@ class Recurrent(Layer):
         for suffix in ("", "_reverse")[: 2 if flag(kind, "bidirectional", bidirectional) else 1]:
             for name, initial, rows in (("Wx", initializer, n_in), ("Wh", orthogonal, n_hidden)):
                 shape = (rows, n_hidden)
-                gates = [drawn(kind, initial, shape, rng, dtype) for _ in range(cls._gates)]
+                gates = [drawn(kind, initial, shape, rng, dtype) for _ in cls._gates]
                 params[name + suffix] = W = np.concatenate(gates, axis=1)
-            params |= {name + suffix: np.zeros(W.shape[1], W.dtype) for name in biases}
+            b = np.repeat(np.asarray([*cls._gates.values()], W.dtype), n_hidden)
+            params |= {name + suffix: b.copy() for name in biases}
         return cls(**params)
+
+    def apply(
+        self, arrays: Mapping[str, Array], x: Array, h0: Array | None = None
+    ) -> tuple[Array, Cache]:
+        return self._run(arrays, x, (h0,))
 
     def _run(
         self, arrays: Mapping[str, Array], x: Array, initial: tuple[Array | None, ...]
@@ -238,14 +277,13 @@ class Recurrent(Layer):
             raise ValueError(message)
 
     def __str__(self) -> str:
-        n_in, n_hidden = self.Wx.shape[0], self.Wh.shape[0]
+        n_in, n_hidden = self._sizes
         both = ", bidirectional" if self.bidirectional else ""
         return f"{type(self).__name__}({n_in} -> {n_hidden}{both})"
 
-    def __repr__(self) -> str:
-        n_in, n_hidden = self.Wx.shape[0], self.Wh.shape[0]
-        both = ", bidirectional=True" if self.bidirectional else ""
-        return f"{type(self).__name__}.init({n_in}, {n_hidden}{both})"
+    @property
+    def _sizes(self) -> tuple[int, ...]:
+        return self.Wx.shape[0], self.Wh.shape[0]
 
 
 def step_rows(xp: Namespace, steps: Sequence[Array]) -> Array:

@@ -78,7 +78,7 @@ class Window(NamedTuple):
             )
             raise ValueError(message)
 
-    def pad(self, xp: Namespace, x: Array, value: float = 0.0) -> Array:
+    def pad(self, x: Array, value: float = 0.0) -> Array:
         """Return padded `x`, or `x` itself where there is no padding."""
         return pad_windows(x, self, value) if any(map(any, self.padding)) else x
 
@@ -94,11 +94,7 @@ class Window(NamedTuple):
             spatial = map(self._slice, range(self.axes), offsets, counts)
             yield x[(slice(None), slice(None), *spatial)]
 
-    def columns(self, xp: Namespace, x: Array, axis: int) -> Array:
-        """Return the windows of padded `x`, with the positions in a window as a new axis."""
-        return window_columns(x, self, axis)
-
-    def fold(self, xp: Namespace, x: Array, combine: Callable[[Array, Array], Array]) -> Array:
+    def fold(self, x: Array, combine: Callable[[Array, Array], Array]) -> Array:
         """Return padded `x` reduced over each window by `combine`; a view if its size is 1."""
         for axis, count in enumerate(self._counts(x.shape[2:])):
             parts = (
@@ -108,35 +104,23 @@ class Window(NamedTuple):
             x = functools.reduce(combine, parts)
         return x
 
-    def scatter(self, xp: Namespace, pieces: Array, sizes: Sequence[int]) -> Array:
+    def scatter(self, pieces: Array, sizes: Sequence[int]) -> Array:
         """Add the elements of windows to the positions that they were taken from (col2im).
 
-        The transpose of padding and `columns`.
-
-        Parameters
-        ----------
-        xp : module
-            The namespace.
-        pieces : array of shape (n, c, *size, *outputs)
-            A value for each position in each window. 16-bit values are summed in float32.
-        sizes : sequence of int
-            Spatial sizes of the result, without padding.
-
-        Returns
-        -------
-        array of shape (n, c, *sizes)
-            With the dtype of `pieces`.
+        The transpose of padding and `window_columns`: `pieces` ``(n, c, *size, *outputs)`` have a
+        value for each position in each window, the result of their dtype is ``(n, c, *sizes)``,
+        without padding. 16-bit values are summed in float32.
         """
-        dtype = pieces.dtype
+        xp = namespace(pieces)
         total = upcast(xp, pieces)
         for axis in reversed(range(self.axes)):  # the last one first: it is contiguous
             total = scatter_windows(total, self, axis, sizes[axis])
-        return xp.astype(total, dtype) if is_half(pieces) else total
+        return xp.astype(total, pieces.dtype) if is_half(pieces) else total
 
 
 @operation
 def pad_windows(x: Array, window: Window, value: float) -> Array:
-    """Return `x` padded with `value`."""
+    """Return `x` ``(n, c, *sizes)`` padded with `value`."""
     xp = namespace(x)
     for axis, (before, after) in enumerate(window.padding, 2):
         x = padded(xp, x, axis, before, after, value)
@@ -145,7 +129,10 @@ def pad_windows(x: Array, window: Window, value: float) -> Array:
 
 @operation
 def window_columns(x: Array, window: Window, axis: int) -> Array:
-    """Return the windows of padded `x`, with the positions in a window as a new axis."""
+    """Return the windows of padded `x`, with the positions in a window as a new axis (im2col).
+
+    Of `x` ``(n, c, *sizes)`` they are ``(n, c, *outputs)``, in the dtype of `x`.
+    """
     xp, views = namespace(x), list(window.slices(x))
     return stack(xp, views, axis) if len(views) > 1 else xp.expand_dims(views[0], axis=axis)
 

@@ -30,7 +30,8 @@ from xplayers.arrays.operation import operation
 from xplayers.arrays.packing import packed, unpacked
 from xplayers.arrays.values import host_number
 from xplayers.arrays.writing import written
-from xplayers.layers.base import Module, options
+from xplayers.layers.base import Module
+from xplayers.layers.representation import options
 from xplayers.layers.variables import VariablesView
 
 Arrays = Mapping[str, Array]

@@ -12,7 +12,8 @@ from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import Array, is_integer, namespace
 from xplayers.arrays.transfer import as_plain
 from xplayers.arrays.values import examine
-from xplayers.layers.base import Layer, code, options
+from xplayers.layers.base import Layer
+from xplayers.layers.representation import code, options
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.precision import MixedPrecision, all_finite

@@ -12,7 +12,8 @@ import numpy as np
 
 from xplayers._checks import constructor_call, flag, instance, shown
 from xplayers.arrays.namespaces import Array
-from xplayers.layers.base import Layer, code
+from xplayers.layers.base import Layer
+from xplayers.layers.representation import code
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer, clip_by_norm
 from xplayers.reports.columns import checked_metrics

@@ -87,7 +87,7 @@ class ConvolutionFusion(Fusion):
     def _at_once(self, arrays: Mapping[str, Array], x: Array) -> Array | None:
         """Return the result of both layers; None where cuDNN has nothing for it."""
         layer, W = self._convolution, arrays["W"]
-        layer._check(x, W)
+        layer._check(x)
         b, window = arrays.get("b"), layer._window
         y = self._dnn().correlate(x, W, b, window, layer.groups, relu=True)
         return None if y is NotImplemented else y

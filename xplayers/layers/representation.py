@@ -1,0 +1,37 @@
+"""Objects as the code that makes them, for `repr`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+
+def init_call(layer: Any, sizes: Sequence[int]) -> str:
+    """Return the call of `init` with these positional arguments, and what differs from defaults."""
+    kind = type(layer)
+    values = {**vars(layer), "bias": getattr(layer, "b", None) is not None}
+    named = [
+        p for p in inspect.signature(kind.init).parameters.values() if p.kind is p.KEYWORD_ONLY
+    ]
+    changed = [p.name for p in named if values.get(p.name, p.default) != p.default]
+    arguments = [*map(str, sizes), *(f"{name}={values[name]!r}" for name in changed)]
+    return f"{kind.__name__}.init({', '.join(arguments)})"
+
+
+def options(layer: Any, kind: type | None = None) -> list[str]:
+    """Return the constructor arguments that are not arrays and differ from their defaults."""
+    arguments, kind = [], kind or type(layer)
+    for name, p in inspect.signature(kind.__init__).parameters.items():
+        value = layer.__dict__.get(name, p.default)
+        if p.kind is p.VAR_KEYWORD and kind.__base__ is not None:  # passed on to the base class
+            arguments += [o for o in options(layer, kind.__base__) if o not in arguments]
+        elif value is not p.default and value != p.default:
+            arguments.append(f"{name}={value!r}")
+    return arguments
+
+
+def code(obj: Any, parts: Sequence[str], rest: Sequence[str]) -> str:
+    """Return a constructor call, one argument a line: attributes named `parts`, then `rest`."""
+    rows = [*(repr(getattr(obj, name)).replace("\n", "\n    ") for name in parts), *rest]
+    return "\n    ".join([f"{type(obj).__name__}(", *(f"{row}," for row in rows)]) + "\n)"
