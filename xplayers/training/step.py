@@ -214,11 +214,7 @@ class TrainStep(StatefulStep):
             scale = precision.scale(state["precision"])
             rounded, x = precision.cast(params, x)
         arrays = {**(ties.expanded(rounded) if ties.rows() else rounded), **buffers}
-        y, cache = self.net.apply(arrays, x)
-        if check:
-            examine(y, self.loss.check, t)
-        value, loss_cache = self.loss.apply(loss_arrays, y, t)
-        grads: Mapping[str, Array] = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
+        value, grads, changed = self._gradients(arrays, loss_arrays, x, t, scale, check)
         grads = ties.gathered(grads) if ties.rows() else grads
         # The optimizer takes 16-bit gradients too, and computes with them in the dtype of `params`.
         as_they_are = isinstance(scale, float) and self.reduce_grads is None
@@ -226,7 +222,6 @@ class TrainStep(StatefulStep):
             grads = precision.unscaled(grads, params, scale)
         if self.reduce_grads is not None:
             grads = self.reduce_grads(dict(grads))
-        changed = self.net.updated_buffers(arrays, cache)
         update = functools.partial(
             self.optimizer.step, params, grads, state["optimizer"], lr=lr, donate=donate
         )
@@ -238,3 +233,14 @@ class TrainStep(StatefulStep):
         changed = {k: namespace(a).where(good, a, buffers[k]) for k, a in changed.items()}
         state = {"optimizer": moments, "precision": precision.updated(state["precision"], good)}
         return value, after, {**buffers, **changed}, state
+
+    def _gradients(
+        self, arrays: Arrays, loss_arrays: Arrays, x: Array, t: Array, scale: Any, check: bool
+    ) -> tuple[Array, Mapping[str, Array], Arrays]:
+        """Return the loss, the gradients of `scale` times the loss, and the buffers that change."""
+        y, cache = self.net.apply(arrays, x)
+        if check:
+            examine(y, self.loss.check, t)
+        value, loss_cache = self.loss.apply(loss_arrays, y, t)
+        grads = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
+        return value, grads, self.net.updated_buffers(arrays, cache)
