@@ -79,34 +79,24 @@ def path(text: str) -> str:
     return expanded
 
 
+# fmt: off
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for a saved model and the batch size."""
     add = parser.add_argument
     add("model", type=path, metavar="MODEL", help="file written by `xplayers train --save`")
-    add(
-        "--batch-size",
-        type=positive_integer,
-        default=256,
-        metavar="N",
-        help="samples per batch (default: %(default)s)",
-    )
+    add("--batch-size", type=positive_integer, default=256, metavar="N",
+        help="samples per batch (default: %(default)s)")
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add the options for library and device."""
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "numpy", "cupy", "torch", "jax"),
-        default="auto",
-        help="library; auto: CuPy if it finds a GPU, else NumPy (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--device",
-        default="auto",
-        metavar="NAME",
+    add = parser.add_argument
+    add("--backend", choices=("auto", "numpy", "cupy", "torch", "jax"), default="auto",
+        help="library; auto: CuPy if it finds a GPU, else NumPy (default: %(default)s)")
+    add("--device", default="auto", metavar="NAME",
         help="device of that library, as listed by `xplayers info`: cpu, cuda:0, ...; auto: the "
-        "first (default: %(default)s)",
-    )
+        "first (default: %(default)s)")
+# fmt: on
 
 
 def choose_device(args: argparse.Namespace) -> tuple[Found, str]:

@@ -23,15 +23,7 @@ BLOCK = 2**23  # bytes of float64 to process at a time
 
 
 class Archive:
-    """An open ``.npz`` file, whose arrays are read on demand.
-
-    Parameters
-    ----------
-    path : str
-        Its name.
-    archive : zipfile.ZipFile
-        The open file.
-    """
+    """An open ``.npz`` file with the name `path`, whose arrays are read on demand."""
 
     def __init__(self, path: str, archive: zipfile.ZipFile) -> None:
         self._path, self._archive = path, archive

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,21 +82,17 @@ def results(args: argparse.Namespace) -> list[Result]:
     if args.checkpoint_dir is not None:
         names_by_path[Path(args.checkpoint_dir) / NAME] = []
     return [
-        Result(f"{path} (the options of the run)", path, _own(args, names), OTHER)
+        Result(
+            f"{path} (the options of the run)",
+            path,
+            (lambda _: True) if args.resume and not names else functools.partial(_is_of, names),
+            OTHER,
+        )
         for path, names in names_by_path.items()
     ]
 
 
-def _own(args: argparse.Namespace, names: list[str]) -> Callable[[Path], bool]:
-    """Return a check for a configuration file of an earlier run with results of these names."""
-
-    def own(path: Path) -> bool:
-        return (args.resume and not names) or _is_of(path, names)
-
-    return own
-
-
-def _is_of(path: Path, names: list[str]) -> bool:
+def _is_of(names: list[str], path: Path) -> bool:
     """Whether it is an unedited configuration file of xplayers, with results of these names."""
     mark, _, rest = path.read_bytes().partition(b"\n")
     if mark != _mark(rest):
@@ -146,7 +143,7 @@ def write(path: Path, args: argparse.Namespace, backend: str, digest: str) -> No
     `backend` is its library, `digest` that of its data. The file of a resumed run is kept if it was
     edited by hand.
     """
-    if path.exists() and path.stat().st_size and not _is_of(path, []):
+    if path.exists() and path.stat().st_size and not _is_of([], path):
         print_warning(f"{path} was edited by hand and is not changed")
         return
     options = {

@@ -36,30 +36,16 @@ class Source(NamedTuple):
 
 
 class Data(NamedTuple):
-    """Training samples and held-out samples, on the host.
-
-    Parameters
-    ----------
-    name : str
-        Name of the data set.
-    x, t, x_test, t_test : numpy.ndarray
-        Samples, and the numbers of their classes.
-    classes : tuple of int or str
-        Names of the classes.
-    source : Source
-        The source of the data.
-    own : bool
-        Whether they are the user's, to be standardised.
-    """
+    """Training samples and held-out samples, on the host."""
 
     name: str
     x: np.ndarray
-    t: np.ndarray
+    t: np.ndarray  # the numbers of their classes
     x_test: np.ndarray
     t_test: np.ndarray
-    classes: Classes
+    classes: Classes  # the names of the classes
     source: Source
-    own: bool = False
+    own: bool = False  # whether they are the user's, to be standardised
 
     def digest(self) -> str:
         """Return the SHA-256 digest of samples, labels and names of classes."""
@@ -77,16 +63,10 @@ class Data(NamedTuple):
 
 
 def read(dataset: str, folder: str | None = None, classes: Classes | None = None) -> Data:
-    """Return a data set.
+    """Return a data set: one of `BUILT_IN`, or an ``.npz`` file.
 
-    Parameters
-    ----------
-    dataset : str
-        One of `BUILT_IN`, or an ``.npz`` file.
-    folder : str, optional
-        Directory of the files of one of `FROM_FILES`.
-    classes : tuple of int or str, optional
-        The classes of a model; by default the different labels of the file.
+    `folder` has the files of one of `FROM_FILES`. `classes` are those of a model; by default the
+    different labels of the file.
     """
     if dataset in FROM_FILES:
         return _from_files(dataset, folder)

@@ -25,26 +25,20 @@ PARTS = ("held-out", "train", "all")
 MOST_CLASSES = 20  # up to which the confusion matrix is printed; else the most frequent errors
 
 
+# fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
     add_model(parser)
-    add(
-        "--dataset",
-        type=path,
-        metavar="{digits,mnist,fashion,spiral,FILE.npz}",
-        help="as in `xplayers train` (default: the one it was trained on)",
-    )
+    add("--dataset", type=path, metavar="{digits,mnist,fashion,spiral,FILE.npz}",
+        help="as in `xplayers train` (default: the one it was trained on)")
     add("--data-dir", type=path, metavar="FOLDER", help="as in `xplayers train`")
-    add(
-        "--part",
-        choices=PARTS,
-        default="held-out",
+    add("--part", choices=PARTS, default="held-out",
         help="the samples that `xplayers train` holds out, those that it trains on, or all, for "
-        "new data (default: %(default)s)",
-    )
+        "new data (default: %(default)s)")
     add("--plot", type=path, metavar="FILE.png", help="plot the confusion matrix; needs matplotlib")
     add_device(parser)
+# fmt: on
 
 
 def run(args: argparse.Namespace) -> None:

@@ -8,14 +8,9 @@ from xplayers.saving.files import append
 
 
 class Log:
-    """A callback that writes each row of the history as a JSON line.
+    """A callback that writes each row of the history as a JSON line to a file, which it overwrites.
 
     Rows are written whole; one that does not fit on a full disk is written with a later one.
-
-    Parameters
-    ----------
-    path : str
-        The file, which is overwritten.
     """
 
     def __init__(self, path: str) -> None:

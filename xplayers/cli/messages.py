@@ -28,11 +28,8 @@ class UsageError(Exception):
 class Stdout:
     """The current standard output.
 
-    Attributes
-    ----------
-    required : bool
-        Whether write errors are errors of the command; else output is dropped, because the results
-        are in files.
+    If it is `required`, write errors are errors of the command; else output is dropped, because the
+    results are in files.
     """
 
     def __init__(self) -> None:

@@ -31,37 +31,17 @@ LIMIT = 2 * 2**20  # maximum bytes of metadata in a file
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The architecture of a network, and the preprocessing of its samples.
+    """The architecture of a network, and the preprocessing of its samples: (x - mean) / scale."""
 
-    Parameters
-    ----------
-    kind : {"mlp", "cnn"}
-        A multilayer perceptron, or blocks of convolution, ReLU and pooling before one.
-    sample : tuple of int
-        The input shape of the network: ``(features,)``, or ``(channels, height, width)``.
-    classes : tuple of int or str
-        Names of the outputs.
-    hidden : tuple of int
-        Widths of hidden layers.
-    channels : tuple of int
-        Channels of the convolutions, each of which halves height and width.
-    mean, scale : float or tuple of float
-        Standardisation: ``(x - mean) / scale``; one value per feature, or a single one.
-    shape : tuple of int
-        The shape of a sample of the data, with the order of axes of `sample`.
-    constant : tuple of int
-        The constant features.
-    """
-
-    kind: str
-    sample: tuple[int, ...]
-    classes: Classes
-    hidden: tuple[int, ...]
-    channels: tuple[int, ...] = ()
-    mean: Numbers = 0.0
+    kind: str  # a multilayer perceptron, or blocks of convolution, ReLU and pooling before one
+    sample: tuple[int, ...]  # input shape of the network: (features,) or (channels, height, width)
+    classes: Classes  # names of the outputs
+    hidden: tuple[int, ...]  # widths of hidden layers
+    channels: tuple[int, ...] = ()  # of the convolutions, each of which halves height and width
+    mean: Numbers = 0.0  # one value per feature, or a single one
     scale: Numbers = 1.0
-    shape: tuple[int, ...] = ()
-    constant: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()  # of a sample of the data, with the order of axes of `sample`
+    constant: tuple[int, ...] = ()  # the constant features
 
     @classmethod
     def of(

@@ -22,29 +22,20 @@ NAME = "predict"
 SUMMARY = "predict the classes of samples by a saved model"
 
 
+# fmt: off
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
     add_model(parser)
-    add(
-        "input",
-        type=path,
-        metavar="INPUT",
-        help="samples: an .npy file, of any size, or an .npz file with x or one array",
-    )
-    add(
-        "--output",
-        type=path,
-        metavar="FILE.npy",
-        help="write an array to this file, instead of CSV to the standard output",
-    )
-    add(
-        "--probabilities",
-        action="store_true",
+    add("input", type=path, metavar="INPUT",
+        help="samples: an .npy file, of any size, or an .npz file with x or one array")
+    add("--output", type=path, metavar="FILE.npy",
+        help="write an array to this file, instead of CSV to the standard output")
+    add("--probabilities", action="store_true",
         help="output the probability of each class: additional columns in CSV, or an array (n, "
-        "classes)",
-    )
+        "classes)")
     add_device(parser)
+# fmt: on
 
 
 def run(args: argparse.Namespace) -> None:

@@ -23,37 +23,18 @@ CHECKPOINTS = re.compile(r"step-[0-9]+\.safetensors")
 
 
 class Result(NamedTuple):
-    """A file that a command will write.
+    """A file that a command will write."""
 
-    Parameters
-    ----------
-    option : str
-        The option and its value, for messages.
-    path : Path
-        The file.
-    own : callable
-        Whether an existing file is an earlier result, which may be replaced.
-    other : str
-        Message for other existing files.
-    """
-
-    option: str
+    option: str  # the option and its value, for messages
     path: Path
-    own: Callable[[Path], bool]
+    own: Callable[[Path], bool]  # whether an existing file is an earlier result, to be replaced
     other: str = "a file of that name exists, which is not such a result of xplayers"
 
 
 def check(results: Iterable[Result], read: Iterable[str | None], folder: str | None = None) -> None:
     """Check that results can be written, and overwrite no other files.
 
-    Parameters
-    ----------
-    results : iterable of Result
-        The files.
-    read : iterable of str
-        Files that the command reads.
-    folder : str, optional
-        The checkpoint directory.
+    `read` are the files that the command reads, `folder` is the checkpoint directory.
     """
     results = list(results)
     for result in results:
@@ -126,11 +107,10 @@ def _same(a: Path, b: Path) -> bool:
 
 def is_model(path: Path) -> bool:
     """Whether a file was written by `xplayers train --save`."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        text = file.read(min(length, 2**22))
+    content = _start(path, 2**22)
+    length = int.from_bytes(content[:8], "little")
     try:
-        strings = json.loads(text)["__metadata__"]
+        strings = json.loads(content[8 : 8 + length])["__metadata__"]
         return strings["format"] == "xplayers" and "model" in json.loads(strings["metadata"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return False
@@ -139,24 +119,25 @@ def is_model(path: Path) -> bool:
 def is_log(path: Path) -> bool:
     """Whether a file is a log of training, even a truncated one."""
     start = b'{"epoch":'
-    with open(path, "rb") as file:
-        return start.startswith(file.read(len(start)))
+    return start.startswith(_start(path, len(start)))
 
 
 def is_picture(path: Path) -> bool:
     """Whether a file is a figure of xplayers, by its metadata."""
-    with open(path, "rb") as file:
-        content = file.read(2**24)
+    content = _start(path, 2**24)
     return b"xplayers" in content and content.startswith((b"\x89PNG", b"%PDF", b"<?xml", b"%!PS"))
 
 
 def is_measurements(path: Path) -> bool:
     """Whether a file has results of `xplayers bench`."""
-    with open(path, "rb") as file:
-        return file.read(64).startswith(b'{\n "date": ')
+    return _start(path, 64).startswith(b'{\n "date": ')
 
 
 def is_predictions(path: Path) -> bool:
     """Whether a file has predictions."""
+    return _start(path, 10) == b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little")
+
+
+def _start(path: Path, length: int) -> bytes:
     with open(path, "rb") as file:
-        return file.read(10) == b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little")
+        return file.read(length)

@@ -54,151 +54,66 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_results(parser)
 
 
+# fmt: off
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--dataset",
-        type=path,
-        default="digits",
-        metavar="{digits,mnist,fashion,spiral,FILE.npz}",
+    add("--dataset", type=path, default="digits", metavar="{digits,mnist,fashion,spiral,FILE.npz}",
         help="digits is part of the package; mnist and fashion are downloaded once; spiral is "
         "synthetic; a file has your own arrays: samples x and labels t, of which a fifth is held "
-        "out, or x_train, t_train, x_test and t_test (default: %(default)s)",
-    )
-    add(
-        "--data-dir",
-        type=path,
-        metavar="FOLDER",
-        help="folder with the four IDX files of mnist or fashion (default: the user's cache)",
-    )
-    add(
-        "--epochs",
-        type=positive_integer,
-        default=30,
-        metavar="N",
-        help="passes over the data (default: %(default)s)",
-    )
-    add(
-        "--batch-size",
-        type=positive_integer,
-        default=32,
-        metavar="N",
-        help="samples per step (default: %(default)s)",
-    )
-    add(
-        "--shift",
-        type=natural_number,
-        default=0,
-        metavar="PIXELS",
+        "out, or x_train, t_train, x_test and t_test (default: %(default)s)")
+    add("--data-dir", type=path, metavar="FOLDER",
+        help="folder with the four IDX files of mnist or fashion (default: the user's cache)")
+    add("--epochs", type=positive_integer, default=30, metavar="N",
+        help="passes over the data (default: %(default)s)")
+    add("--batch-size", type=positive_integer, default=32, metavar="N",
+        help="samples per step (default: %(default)s)")
+    add("--shift", type=natural_number, default=0, metavar="PIXELS",
         help="with --model cnn: shift each image by up to so many pixels at random, in every epoch "
-        "anew (default: %(default)s)",
-    )
-    add(
-        "--flip",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="with --model cnn: mirror images left to right at random; not for digits",
-    )
-    add(
-        "--config",
-        type=path,
-        metavar="FILE.toml",
+        "anew (default: %(default)s)")
+    add("--flip", action=argparse.BooleanOptionalAction, default=False,
+        help="with --model cnn: mirror images left to right at random; not for digits")
+    add("--config", type=path, metavar="FILE.toml",
         help="read options from a file, as written beside the results of every run; options of the "
-        "command line take precedence",
-    )
+        "command line take precedence")
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--model",
-        choices=models.KINDS,
-        default="mlp",
-        help="a multilayer perceptron, or convolutions before it (default: %(default)s)",
-    )
+    add("--model", choices=models.KINDS, default="mlp",
+        help="a multilayer perceptron, or convolutions before it (default: %(default)s)")
     widths = {kind: " ".join(map(str, hidden)) for kind, hidden in models.HIDDEN.items()}
-    add(
-        "--hidden",
-        type=positive_integer,
-        nargs="*",
-        metavar="N",
+    add("--hidden", type=positive_integer, nargs="*", metavar="N",
         help="widths of the hidden layers; none: a linear model "
-        f"(default: {widths['mlp']}; cnn: {widths['cnn']})",
-    )
-    add(
-        "--channels",
-        type=positive_integer,
-        nargs="+",
-        metavar="N",
+        f"(default: {widths['mlp']}; cnn: {widths['cnn']})")
+    add("--channels", type=positive_integer, nargs="+", metavar="N",
         help="with --model cnn: channels of its convolutions, each followed by ReLU and pooling "
-        f"(default: {' '.join(map(str, models.CHANNELS))})",
-    )
-    add(
-        "--optimizer",
-        choices=tuple(OPTIMIZERS),
-        default="adam",
-        help="optimizer (default: %(default)s)",
-    )
+        f"(default: {' '.join(map(str, models.CHANNELS))})")
+    add("--optimizer", choices=tuple(OPTIMIZERS), default="adam",
+        help="optimizer (default: %(default)s)")
     rates = ", ".join(f"{name} {make().lr:g}" for name, make in OPTIMIZERS.items())
-    add(
-        "--lr",
-        type=positive_number,
-        metavar="RATE",
-        help=f"learning rate (default: that of the optimizer: {rates})",
-    )
-    add(
-        "--seed",
-        type=natural_number,
-        default=0,
-        metavar="N",
-        help="seed of the initial values and of the shuffling (default: %(default)s)",
-    )
+    add("--lr", type=positive_number, metavar="RATE",
+        help=f"learning rate (default: that of the optimizer: {rates})")
+    add("--seed", type=natural_number, default=0, metavar="N",
+        help="seed of the initial values and of the shuffling (default: %(default)s)")
 
 
 def _add_results(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add(
-        "--save",
-        type=path,
-        metavar="FILE",
-        help="write the trained model (safetensors), for `xplayers predict` and `evaluate`",
-    )
-    add(
-        "--log",
-        type=path,
-        metavar="FILE.jsonl",
-        help="write the history of each epoch, as JSON lines",
-    )
-    add(
-        "--plot",
-        type=path,
-        metavar="FILE.png",
-        help="plot the history (.pdf and .svg too); needs matplotlib",
-    )
-    add(
-        "--checkpoint-dir",
-        type=path,
-        metavar="FOLDER",
-        help="write checkpoints to this directory, for this run only",
-    )
-    add(
-        "--checkpoint-every",
-        type=positive_integer,
-        metavar="STEPS",
-        help="interval of checkpoints (default: ten minutes); the end is always saved",
-    )
-    add(
-        "--checkpoint-keep",
-        type=positive_integer,
-        default=3,
-        metavar="N",
-        help="number of checkpoints to keep (default: %(default)s)",
-    )
-    add(
-        "--resume",
-        action="store_true",
-        help="continue from the last checkpoint in --checkpoint-dir, with the options of that run",
-    )
+    add("--save", type=path, metavar="FILE",
+        help="write the trained model (safetensors), for `xplayers predict` and `evaluate`")
+    add("--log", type=path, metavar="FILE.jsonl",
+        help="write the history of each epoch, as JSON lines")
+    add("--plot", type=path, metavar="FILE.png",
+        help="plot the history (.pdf and .svg too); needs matplotlib")
+    add("--checkpoint-dir", type=path, metavar="FOLDER",
+        help="write checkpoints to this directory, for this run only")
+    add("--checkpoint-every", type=positive_integer, metavar="STEPS",
+        help="interval of checkpoints (default: ten minutes); the end is always saved")
+    add("--checkpoint-keep", type=positive_integer, default=3, metavar="N",
+        help="number of checkpoints to keep (default: %(default)s)")
+    add("--resume", action="store_true",
+        help="continue from the last checkpoint in --checkpoint-dir, with the options of that run")
+# fmt: on
 
 
 def run(args: argparse.Namespace) -> int:
