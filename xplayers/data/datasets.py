@@ -14,7 +14,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from xplayers.saving.files import AnyPath, in_full, opened
+from xplayers.saving.files import AnyPath, in_full, opened, replacing
 from xplayers.saving.kinds import START, kind_of
 
 __all__ = ["load_digits", "load_fashion_mnist", "load_mnist", "read_idx", "spiral"]
@@ -130,26 +130,8 @@ def load_fashion_mnist(
 ) -> tuple[Split, Split] | Split:
     """Load Fashion-MNIST: 60,000 + 10,000 images of clothes, of 28 x 28 pixels.
 
-    Arguments, results and errors are those of `load_mnist`. The labels 0..9 are T-shirt/top,
-    trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
-
-    Parameters
-    ----------
-    path : str or path-like, optional
-        Directory with the four IDX files, gzipped or not. None: the user's cache directory.
-    normalize : bool
-        True: pixels are float32 in [0, 1]. False: uint8 in 0..255, as published.
-    flatten : bool
-        True: images are rows, ``(n, 784)``. False: images are ``(n, 1, 28, 28)``.
-    one_hot_label : bool
-        True: labels are float32 rows with a single 1, ``(n, 10)``. False: int64, ``(n,)``.
-    subset : {"train", "test"}, optional
-        Load only this part.
-
-    Returns
-    -------
-    (x_train, t_train), (x_test, t_test) : tuple of tuple of ndarray
-        Or one pair ``x, t`` with `subset`.
+    Arguments, results (shapes, dtypes) and errors are those of `load_mnist`. The labels 0..9 are
+    T-shirt/top, trouser, pullover, dress, coat, sandal, shirt, sneaker, bag and ankle boot.
 
     References
     ----------
@@ -288,6 +270,12 @@ def _parse_idx(file, name):
 # MNIST and Fashion-MNIST ----------------------------------------------------------------------
 
 
+_SUBSETS = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
 class _Collection(NamedTuple):
     """Four IDX files: their mirrors and checksums."""
 
@@ -297,6 +285,11 @@ class _Collection(NamedTuple):
     files: dict[str, tuple[int, str]]  # name without .gz -> bytes and SHA-256 of the gzipped file
 
 
+def _files(*sums):
+    """Return sizes and checksums by the names of the four files."""
+    return dict(zip((*_SUBSETS["train"], *_SUBSETS["test"]), sums, strict=True))
+
+
 _MNIST = _Collection(
     "load_mnist",
     "mnist",
@@ -304,24 +297,12 @@ _MNIST = _Collection(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
     ),
-    {
-        "train-images-idx3-ubyte": (
-            9912422,
-            "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        ),
-        "train-labels-idx1-ubyte": (
-            28881,
-            "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        ),
-        "t10k-images-idx3-ubyte": (
-            1648877,
-            "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        ),
-        "t10k-labels-idx1-ubyte": (
-            4542,
-            "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-        ),
-    },
+    _files(
+        (9912422, "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"),
+        (28881, "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"),
+        (1648877, "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"),
+        (4542, "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"),
+    ),
 )
 
 _FASHION_MNIST = _Collection(
@@ -331,30 +312,14 @@ _FASHION_MNIST = _Collection(
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     ),
-    {
-        "train-images-idx3-ubyte": (
-            26421880,
-            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        ),
-        "train-labels-idx1-ubyte": (
-            29515,
-            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        ),
-        "t10k-images-idx3-ubyte": (
-            4422102,
-            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        ),
-        "t10k-labels-idx1-ubyte": (
-            5148,
-            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-        ),
-    },
+    _files(
+        (26421880, "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"),
+        (29515, "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"),
+        (4422102, "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"),
+        (5148, "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"),
+    ),
 )
 
-_SUBSETS = {
-    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
-    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
-}
 _N_CLASSES = 10
 _TIMEOUT = 15  # seconds
 
@@ -479,7 +444,6 @@ def _fetch(url, file, size, sha256):
     """Download `url` to `file`, checked and atomically."""
     # Imported on demand: they would take a large part of the time of `import xplayers`.
     import hashlib
-    import tempfile
     import urllib.request
 
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as response:
@@ -489,9 +453,6 @@ def _fetch(url, file, size, sha256):
         raise OSError(
             f"got {len(data)} bytes with SHA-256 {got}; expected {size} bytes with SHA-256 {sha256}"
         )
-    # Renaming is atomic within a file system: other processes never see an incomplete file.
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".download-", dir=file.parent) as scratch:
-        part = Path(scratch, file.name)
-        part.write_bytes(data)
-        os.replace(part, file)
+    with replacing(file) as out:
+        out.write(data)
