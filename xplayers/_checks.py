@@ -52,22 +52,9 @@ def number(
 ) -> float:
     """Return `value`, a real number of Python, NumPy or a 0-d array, as a float.
 
-    Parameters
-    ----------
-    owner, name : str
-        The object or function that was called, and the argument.
-    value : object
-        The value passed.
-    least, above, most, below : float, optional
-        The range: not below `least`, above `above`, not above `most`, below `below`.
-    finite : bool
-        Whether infinity is refused. NaN always is.
-    hint : str
-        The next step.
-
-    Returns
-    -------
-    float
+    It is at least `least` or above `above`, and at most `most` or below `below`. Infinity is
+    refused if it has to be `finite`, NaN always. `owner` is what was called, with the argument
+    `name`; `hint` is the next step.
     """
     x = value if type(value) is float else _real(value)
     if x is None:
@@ -92,9 +79,20 @@ def positive(owner: object, name: str, value: Any, *, finite: bool = True, hint:
     return number(owner, name, value, above=0, finite=finite, hint=hint)
 
 
-def integer(owner: object, name: str, value: Any, *, least: int | None = 1, hint: str = "") -> int:
-    """Return `value`, an integer of Python, NumPy or a 0-d array, as an int of `least` or more."""
-    expected = "an integer" if least is None else f"an integer of at least {least}"
+def integer(
+    owner: object,
+    name: str,
+    value: Any,
+    *,
+    least: int | None = 1,
+    in_range: str = "",
+    hint: str = "",
+) -> int:
+    """Return `value`, an integer of Python, NumPy or a 0-d array, as an int of `least` or more.
+
+    `in_range` describes those of `least` or more, where "an integer of at least" would not.
+    """
+    expected = "an integer" if least is None or in_range else f"an integer of at least {least}"
     try:
         if _is_bool(value):
             raise TypeError
@@ -105,7 +103,7 @@ def integer(owner: object, name: str, value: Any, *, least: int | None = 1, hint
             hint = f"Use // to divide, or int({name})."
         raise TypeError(_wrong(owner, name, value, expected, hint)) from None
     if least is not None and n < least:
-        raise ValueError(_wrong(owner, name, value, expected, hint))
+        raise ValueError(_wrong(owner, name, value, in_range or expected, hint))
     return n
 
 

@@ -49,12 +49,8 @@ class Stream:
     """A text stream that ignores errors.
 
     A closed or missing stderr, a full disk or a broken pipe must not end a run. After a write that
-    failed, the next one begins on a new line.
-
-    Parameters
-    ----------
-    file : text file or None
-        The stream to write to; other attributes are delegated to it.
+    failed, the next one begins on a new line. Other attributes are those of `file`, which may be
+    None.
     """
 
     def __init__(self, file: Any) -> None:

@@ -267,6 +267,11 @@ def dtype_name(dtype: DType) -> str:
 DTYPE_PACKAGES = {"cupy": "ml-dtypes"}  # which give a library bfloat16
 
 
+def itemsize(name: str) -> int:
+    """Return the bytes of a number, by the name of its dtype."""
+    return 2 if name == "bfloat16" else np.dtype(name).itemsize
+
+
 def named_dtype(xp: Namespace, name: str) -> DType | None:
     """Return the dtype that has that name in the namespace `xp`; None if there is none."""
     if name == "bfloat16" and library_name(xp) == "cupy":  # it takes that of ml_dtypes

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import stat
 import unicodedata
 from collections.abc import Callable, Iterable
@@ -16,10 +15,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from xplayers.cli.messages import UsageError
+from xplayers.saving.checkpoint import FILE_NAME
 
 # Header size of our predictions: larger than NumPy's, padded with spaces as the format allows.
 NPY_HEADER = 256
-CHECKPOINTS = re.compile(r"step-[0-9]+\.safetensors")
 
 
 class Result(NamedTuple):
@@ -86,7 +85,7 @@ def _check_folder(folder: str) -> None:
 
 def _check_beside(result: Result, folder: Path) -> None:
     inside = _same(result.path.parent, folder)
-    if inside and CHECKPOINTS.fullmatch(result.path.name.casefold()):
+    if inside and FILE_NAME.fullmatch(result.path.name.casefold()):
         message = f"{result.option} has the name of a checkpoint in --checkpoint-dir; rename it"
         raise UsageError(message)
     if any(_same(result.path, p) for p in (folder, *folder.absolute().parents)):

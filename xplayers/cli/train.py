@@ -30,7 +30,8 @@ from xplayers.cli.messages import (
     print_warning,
     stdout,
 )
-from xplayers.cli.results import CHECKPOINTS, Result, check, is_log, is_model, is_picture
+from xplayers.cli.results import Result, check, is_log, is_model, is_picture
+from xplayers.saving.checkpoint import FILE_NAME
 
 NAME = "train"
 SUMMARY = "train a network and measure it on held-out data"
@@ -265,7 +266,7 @@ def _checkpoint(args: argparse.Namespace) -> xl.Checkpoint | None:
         )
         raise UsageError(message)
     names = [p.name for p in Path(folder).iterdir()] if Path(folder).is_dir() else []
-    has_run = config.NAME in names or any(map(CHECKPOINTS.fullmatch, names))
+    has_run = config.NAME in names or any(map(FILE_NAME.fullmatch, names))
     if args.resume and not has_run:
         fault = "has no checkpoint" if Path(folder).is_dir() else "does not exist"
         message = f"--resume: {folder} {fault}; expected the --checkpoint-dir of a run"

@@ -51,11 +51,8 @@ def random_shift(x: Array, largest: int, rng: Rng = None) -> Array:
     """
     xp = namespace(x, "random_shift")
     n, channels, height, width = _images("random_shift", x)
-    largest = integer("random_shift", "largest", largest, least=None)
+    largest = integer("random_shift", "largest", largest, least=0, in_range="0 or more")
     rng = generator("random_shift", "rng", rng)
-    if largest < 0:
-        message = f"random_shift: largest is {largest}; expected 0 or more."
-        raise ValueError(message)
     where, index_dtype = device(x), xp.arange(0).dtype
     shifts = asarray(rng.integers(-largest, largest, (2, n), endpoint=True), x, index_dtype)
     down, right = xp.reshape(shifts[0, ...], (n, 1)), xp.reshape(shifts[1, ...], (n, 1))

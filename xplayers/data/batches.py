@@ -54,10 +54,7 @@ def minibatches(
     check_same(owner, "t", t, x)
     check_real(owner, "x", x)
     check_real(owner, "t", t)
-    batch_size = integer(owner, "batch_size", batch_size, least=None)
-    if batch_size < 1:
-        message = f"minibatches: batch_size is {batch_size}; expected 1 or more."
-        raise ValueError(message)
+    batch_size = integer(owner, "batch_size", batch_size, in_range="1 or more")
     drop_last = flag(owner, "drop_last", drop_last)
     rng = None if rng is None else generator(owner, "rng", rng)
     if not x.shape or not t.shape:

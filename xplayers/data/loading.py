@@ -110,10 +110,7 @@ class Batches:
                 "as samples."
             )
             raise ValueError(message)
-        batch_size = integer("Batches", "batch_size", batch_size, least=None)
-        if batch_size < 1:
-            message = f"Batches: batch_size is {batch_size}; expected 1 or more."
-            raise ValueError(message)
+        batch_size = integer("Batches", "batch_size", batch_size, in_range="1 or more")
         if rng is not None:
             generator("Batches", "rng", rng)
         if transform is not None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from xplayers._checks import instance, integer, shown
 from xplayers._text import columns, left, right
-from xplayers.arrays.namespaces import Array, dtype_name, namespace, size
+from xplayers.arrays.namespaces import dtype_name, itemsize, namespace, size
 from xplayers.arrays.transfer import asarray
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
@@ -128,9 +128,10 @@ def summary(net: Layer, input_shape: Sequence[int] | None = None) -> Summary:
             stores = [store for store in layer._stores.values() if id(store) not in counted]
             counted |= {id(store) for store in stores}
             parameters = [a for store in stores for a in store.params.values()]
-            buffers = [a for store in stores for a in store.buffers.values()]
-            sizes = sum(map(size, parameters)), sum(map(_bytes, parameters + buffers))
-            rows.append(Row(name, layer._owner, tuple(y.shape), *sizes))
+            arrays = parameters + [a for store in stores for a in store.buffers.values()]
+            sizes = [size(a) * itemsize(dtype_name(a.dtype)) for a in arrays]
+            count = sum(map(size, parameters))
+            rows.append(Row(name, layer._owner, tuple(y.shape), count, sum(sizes)))
     total = sum(row.parameters for row in rows), sum(row.bytes for row in rows)
     return Summary(tuple(rows), *total)
 
@@ -151,8 +152,3 @@ def _checked_shape(shape: Any) -> tuple[int, ...]:
     else:
         return tuple(integer("summary", "input_shape", n, least=0) for n in shape)
     raise TypeError(message)
-
-
-def _bytes(a: Array) -> int:
-    name = dtype_name(a.dtype)
-    return size(a) * (2 if name == "bfloat16" else np.dtype(name).itemsize)

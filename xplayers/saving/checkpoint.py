@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,7 +40,7 @@ __all__ = ["Checkpoint", "Saved"]
 
 State = Mapping[str, Any]  # nested mappings of arrays by name
 
-_NAME = re.compile(r"step-([0-9]+)\.safetensors")
+FILE_NAME = re.compile(r"step-([0-9]+)\.safetensors")
 _STATE = APART + "state"
 _OLD_MOMENTS = (
     "has the moments of Adam as earlier versions of xplayers stored them, m / (1 - beta1) and v / "
@@ -201,14 +201,14 @@ class Checkpoint:
         check_layer("Checkpoint", net, "The order is save(step, net)." * isinstance(step, Layer))
         step = _count("step", step, 0)
         self._check_later(step)
+        arrays = dict(net.arrays)  # and those of the state; the record has None instead
         record = {
             "version": 2,
             "step": step,
-            "state": None if state is None else _structure(state),
+            "state": None if state is None else _mapped(arrays.__setitem__, state),
             "rng_state": None if rng is None else _rng_state(rng),
             "metadata": as_dict("Checkpoint", metadata),
         }
-        arrays = {**net.arrays, **dict(_flat(state or {}, _STATE))}
         arrays[RECORD] = np.frombuffer(to_json(record).encode(), "uint8")
         path = self.folder / f"step-{step:09d}.safetensors"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -293,7 +293,9 @@ class Checkpoint:
                 name.replace("/m/", "/v/") in entries for name in entries if "/m/" in name
             ):
                 raise ValueError(_OLD_MOMENTS)
-            state = record["state"] and _rebuilt(record["state"], _STATE, entries, values, like)
+            state = record["state"] and _mapped(
+                lambda name, _: _placed(file, name, like), record["state"]
+            )
         put(net, arrays)
         self._reset_timer(record["step"])
         return Saved(record["step"], state, record["rng_state"], record["metadata"], path)
@@ -301,12 +303,8 @@ class Checkpoint:
     def check(self, net: Layer) -> None:
         """Check that checkpoints of a network can be written, without writing.
 
-        Raises
-        ------
-        OSError
-            If the directory can neither be written to nor created.
-        ValueError, TypeError
-            If the format does not support a dtype, or the header would be too long.
+        OSError if the directory can neither be written to nor created. Errors of a dtype or of a
+        header that would be too long are those of `save`.
         """
         arrays = {**net.arrays, RECORD: np.empty(0, "uint8")}
         check_header(self.folder, arrays, {"net": repr(net), "step": "0" * 20})
@@ -319,7 +317,7 @@ class Checkpoint:
     def _files(self) -> list[tuple[int, Path]]:
         """Return the steps and files, sorted by step."""
         try:
-            matches = [(_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
+            matches = [(FILE_NAME.fullmatch(path.name), path) for path in self.folder.iterdir()]
         except FileNotFoundError:
             return []
         return sorted((int(match[1]), path) for match, path in matches if match)
@@ -366,64 +364,36 @@ def _read(path: Path, names: Collection[str] | None = None) -> File:
 
 def _count(name: str, value: Any, least: int) -> int:
     hint = "A float is not rounded." if isinstance(value, float) else ""
-    count = integer("Checkpoint", name, value, least=None, hint=hint)
-    if count < least:
-        expected = "a positive number" if least else "0 or more"
-        message = f"Checkpoint: {name} is {count}; expected {expected}."
-        raise ValueError(message)
-    return count
+    in_range = "a positive number" if least else "0 or more"
+    return integer("Checkpoint", name, value, least=least, in_range=in_range, hint=hint)
 
 
-def _structure(state: Any) -> dict[str, Any]:
-    """Return the nested mappings with None instead of each array."""
+def _mapped(f: Callable[[str, Any], Any], state: Any, path: str = _STATE) -> dict[str, Any]:
+    """Return nested dicts with ``f(path, value)`` for each value.
+
+    Paths are as in a JSON pointer (RFC 6901).
+    """
     if not isinstance(state, Mapping):
         message = f"Checkpoint: state is a {type(state).__name__}; expected a dict of arrays."
         raise TypeError(message)
-    for name in state:
+    results = {}
+    for name, value in state.items():
         if not isinstance(name, str):
             message = f"Checkpoint: state has the name {name!r}; expected a string."
             raise TypeError(message)
-    return {k: _structure(v) if isinstance(v, Mapping) else None for k, v in state.items()}
+        inner = f"{path}/{name.replace('~', '~0').replace('/', '~1')}"
+        results[name] = _mapped(f, value, inner) if isinstance(value, Mapping) else f(inner, value)
+    return results
 
 
-def _flat(state: State, prefix: str) -> Iterator[tuple[str, Array]]:
-    """Yield the arrays of nested mappings by their paths, as in a JSON pointer (RFC 6901)."""
-    for name, value in state.items():
-        path = _path(prefix, name)
-        if isinstance(value, Mapping):
-            yield from _flat(value, path)
-        else:
-            yield path, value
-
-
-def _path(prefix: str, name: str) -> str:
-    return f"{prefix}/{name.replace('~', '~0').replace('/', '~1')}"
-
-
-def _rebuilt(
-    structure: Mapping[str, Any],
-    prefix: str,
-    entries: Mapping[str, Entry],
-    values: Mapping[str, np.ndarray],
-    like: Array,
-) -> dict[str, Any]:
-    """Return the nested dict of arrays, on the device of `like`, or without it on the host."""
-    state = {}
-    for name, inner in structure.items():
-        path = _path(prefix, name)
-        if isinstance(inner, dict):
-            state[name] = _rebuilt(inner, path, entries, values, like)
-        elif path not in entries:
-            message = f"has no {path}."
-            raise ValueError(message)
-        else:
-            dtype = entries[path].dtype
-            state[name] = values[path] if like is None else _moved(values[path], dtype, like, path)
-    return state
-
-
-def _moved(values: np.ndarray, dtype: str, like: Array, name: str) -> Array:
-    """Return `values` on the device of `like`, in the saved dtype."""
+def _placed(file: File, name: str, like: Array | None) -> Array:
+    """Return an array of a file on the device of `like`, in the saved dtype; else on the host."""
+    if name not in file.entries:
+        message = f"has no {name}."
+        raise ValueError(message)
+    values, dtype = file.values[name], file.entries[name].dtype
+    if like is None:
+        return values
     xp = namespace(like)
     bfloat16 = named_dtype(xp, dtype) if dtype == "bfloat16" else None  # others are unchanged
     moved = move(values, xp=xp, device=device(like), dtype=bfloat16)

@@ -10,6 +10,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 try:
     import fcntl
@@ -27,12 +28,7 @@ _OLD = 24 * 3600.0  # seconds after which it is stale if files cannot be locked
 def in_full(path: AnyPath, owner: object, name: str = "path") -> str:
     """Return a path as a string, with ``~`` expanded to the home directory.
 
-    Raises
-    ------
-    TypeError
-        If `path` is not a path.
-    ValueError
-        If it is empty, as from an unset variable.
+    TypeError if it is not a path, ValueError if it is empty, as from an unset variable.
     """
     if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str):
         message = f"{owner}: {name} is {shown(path)}; expected a str or pathlib.Path."
@@ -41,6 +37,13 @@ def in_full(path: AnyPath, owner: object, name: str = "path") -> str:
         message = f"{owner}: {name} is empty; expected a path; '.' is the current directory."
         raise ValueError(message)
     return os.path.expanduser(path)  # pathlib fails without a home directory
+
+
+def sha256(data: Any = b"") -> Any:
+    """Return a SHA-256 hash of `data`, which can be updated."""
+    import hashlib  # on demand: it loads OpenSSL, which takes 5 ms
+
+    return hashlib.sha256(data)
 
 
 def opened(path: AnyPath) -> io.BufferedReader:
@@ -64,14 +67,8 @@ def replacing(path: AnyPath) -> Iterator[io.BufferedWriter]:
 
     Any failure before (an error, a full disk, a kill, loss of power) leaves `path` unchanged. Only
     a kill leaves the temporary file, for `clean`. The new file gets the mode of the replaced one
-    and, if permitted, the owner. Symbolic links are followed.
-
-    Raises
-    ------
-    OSError
-        With the name `path`, if it cannot be written.
-    ValueError
-        If `path` is a directory, a pipe or a device.
+    and, if permitted, the owner. Symbolic links are followed. OSError has the name `path`;
+    ValueError if that is a directory, a pipe or a device.
     """
     target = Path(os.path.realpath(path))
     temporary = None
@@ -205,11 +202,6 @@ def append(path: AnyPath, line: str) -> None:
 
     After a partial write (a full disk) the file is truncated to its old size. If the file ends with
     an incomplete line, of a killed process, that is terminated first.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written.
     """
     with open(path, "ab", buffering=0) as file:
         regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)  # not a pipe or device

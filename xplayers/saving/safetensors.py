@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, dtype_name, namespace
+from xplayers.arrays.namespaces import Array, dtype_name, itemsize, namespace
 from xplayers.arrays.transfer import to_numpy
-from xplayers.saving.files import AnyPath, opened, replacing
+from xplayers.saving.files import AnyPath, opened, replacing, sha256
 
 _FORMAT, _VERSION = "xplayers", "1"
 _MARKS = ("format", "format_version", "sha256")
@@ -55,14 +55,8 @@ class Entry(NamedTuple):
 def write(path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]) -> None:
     """Write arrays of any library and a mapping of strings, atomically.
 
-    Raises
-    ------
-    TypeError
-        If a value is not an array, or has a dtype that the format does not support.
-    ValueError
-        If the strings are too long for a header, or `path` is a directory, a pipe or a device.
-    OSError
-        If the file cannot be written; then an existing file is unchanged.
+    TypeError if a value is not an array, or has a dtype that the format does not support;
+    ValueError if the strings are too long for a header. Other errors are those of `replacing`.
     """
     head, entries, strings = check_header(path, arrays, strings)
     with naming(path), replacing(path) as file:
@@ -71,7 +65,7 @@ def write(path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]
         for name in entries:  # one at a time, to limit the copies on the host
             data = _data(arrays[name])
             file.write(data)
-            digests[name] = _sha256(data).hexdigest()
+            digests[name] = sha256(data).hexdigest()
         file.seek(0)
         file.write(_encoded(entries, {**strings, "sha256": _checksum(entries, strings, digests)}))
 
@@ -79,13 +73,7 @@ def write(path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]
 def check_header(
     path: AnyPath, arrays: Mapping[str, Array], strings: Mapping[str, str]
 ) -> tuple[bytes, dict[str, Entry], dict[str, str]]:
-    """Return the header of a file, the entries of its arrays, and all its strings.
-
-    Raises
-    ------
-    TypeError, ValueError
-        As from `write`.
-    """
+    """Return the header of a file, the entries of its arrays, and all its strings, or raise."""
     entries = _layout(arrays)
     strings = {"format": _FORMAT, "format_version": _VERSION, "sha256": "0" * 64, **strings}
     head = _encoded(entries, strings)
@@ -122,22 +110,12 @@ def naming(path: AnyPath) -> Iterator[None]:
 
 
 class Reader:
-    """An open file, whose header has been checked.
-
-    Attributes
-    ----------
-    strings : dict of str to str
-        The mapping of strings, without those that xplayers adds.
-    entries : dict of str to Entry
-        The arrays by name, in the order of the file.
-    own : bool
-        Whether xplayers wrote it.
-    """
+    """An open file, whose header has been checked."""
 
     def __init__(self, file: io.BufferedReader, verify: bool) -> None:
         self._file, self._verify = file, verify
-        self._strings, self.entries, self._start = _header(file)
-        self.own = self._strings.get("format") == _FORMAT
+        self._strings, self.entries, self._start = _header(file)  # entries: in the file's order
+        self.own = self._strings.get("format") == _FORMAT  # whether xplayers wrote it
         marks = _MARKS if self.own else ()
         self.strings = {k: v for k, v in self._strings.items() if k not in marks}
         if not self.own and verify:
@@ -159,7 +137,7 @@ class Reader:
         arrays, digests = {}, {}
         self._file.seek(self._start)
         for name, entry in self.entries.items():
-            digest = _sha256()
+            digest = sha256()
             if names is None or name in names:
                 data = _empty(entry.end - entry.begin)
                 self._fill(data)
@@ -199,15 +177,11 @@ def _layout(arrays: Mapping[str, Array]) -> dict[str, Entry]:
             message = f"save: {name} is {dtypes[name]}; expected one of {', '.join(_CODES)}."
             raise TypeError(message)
     entries, end = {}, 0
-    for name in sorted(arrays, key=lambda name: (-_itemsize(dtypes[name]), name)):
+    for name in sorted(arrays, key=lambda name: (-itemsize(dtypes[name]), name)):
         shape = tuple(map(int, arrays[name].shape))
-        begin, end = end, end + math.prod(shape) * _itemsize(dtypes[name])
+        begin, end = end, end + math.prod(shape) * itemsize(dtypes[name])
         entries[name] = Entry(dtypes[name], shape, begin, end)
     return entries
-
-
-def _itemsize(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
 
 
 def _encoded(entries: Mapping[str, Entry], strings: Mapping[str, str]) -> bytes:
@@ -236,13 +210,7 @@ def _checksum(
     """Return the SHA-256 checksum of all but itself, independent of the order in the file."""
     rows = {name: [e.dtype, e.shape, digests[name]] for name, e in entries.items()}
     covered = [rows, {k: v for k, v in strings.items() if k != "sha256"}]
-    return _sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
-
-
-def _sha256(data: Any = b"") -> Any:
-    import hashlib  # on demand: it loads OpenSSL, which takes 5 ms
-
-    return hashlib.sha256(data)
+    return sha256(json.dumps(covered, sort_keys=True).encode()).hexdigest()
 
 
 # Reading
@@ -318,7 +286,7 @@ def _entry(name: str, value: Any) -> Entry:
         message = f"{name!r} has no data_offsets in the header: expected a pair of sizes."
         raise ValueError(message)
     entry = Entry(_NAMES[code], tuple(shape), *offsets)
-    bytes_ = math.prod(shape) * _itemsize(entry.dtype)
+    bytes_ = math.prod(shape) * itemsize(entry.dtype)
     if entry.end - entry.begin != bytes_ or math.prod(n or 1 for n in shape) >= 2**60:
         message = f"{name!r} has {entry.end - entry.begin} bytes; its shape {shape} says {bytes_}."
         raise ValueError(message)

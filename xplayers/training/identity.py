@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, dtype_name
+from xplayers.arrays.namespaces import Array, dtype_name, itemsize
 from xplayers.arrays.transfer import to_numpy
 from xplayers.data.loading import Batches
+from xplayers.saving.files import sha256
 from xplayers.training.step import TrainStep
 
 WHOLE = 2**26  # bytes up to which arrays are hashed whole; of larger ones a sample is
@@ -37,7 +38,7 @@ def step_identity(step: TrainStep) -> dict[str, Any]:
         "precision": described(step.precision),
         "loss": described(step.loss),
         "optimizer": described(step.optimizer),
-        "network": _without_addresses(repr(step.net)).splitlines(),
+        "network": re.sub(r" at 0x[0-9a-fA-F]+", "", repr(step.net)).splitlines(),  # addresses
     }
 
 
@@ -94,12 +95,11 @@ def _data(prefix: str, x: Any, t: Array | None) -> dict[str, Any]:
 
 def _of_list(batches: list[Any] | tuple[Any, ...]) -> str:
     """Return the digest of a list of batches: of all, or of an evenly spaced sample."""
-    chosen = (
-        sorted({round(i) for i in np.linspace(0, len(batches) - 1, _BLOCKS)}) if batches else []
-    )
+    spaced = np.linspace(0, len(batches) - 1, _BLOCKS)
+    chosen = sorted({round(i) for i in spaced}) if batches else []
     most = WHOLE // max(len(chosen), 1)
     digests = [digest(a, most) for i in chosen for a in batches[i]]
-    return f"{len(batches)} batches {_sha256(repr(digests).encode()).hexdigest()[:16]}"
+    return f"{len(batches)} batches {sha256(repr(digests).encode()).hexdigest()[:16]}"
 
 
 def digest(a: Array, most: int = WHOLE) -> str:
@@ -109,15 +109,15 @@ def digest(a: Array, most: int = WHOLE) -> str:
     """
     dtype, shape = dtype_name(a.dtype), tuple(map(int, a.shape))
     integers = "int" in dtype
-    size = math.prod(shape) * (2 if dtype == "bfloat16" else np.dtype(dtype).itemsize)
+    size = math.prod(shape) * itemsize(dtype)
     if size <= most:
         a = to_numpy(a)
-    sha256 = _sha256()
+    hashed = sha256()
     for begin, end in _blocks(shape, size, most):
         values = to_numpy(a[begin:end, ...]) if shape else to_numpy(a)
         kind = np.dtype("<i8") if integers else values.dtype.newbyteorder("<")
-        sha256.update(np.ascontiguousarray(values, dtype=kind).reshape(-1).view("u1").data)
-    return f"{'integers' if integers else dtype} {shape} {sha256.hexdigest()[:16]}"
+        hashed.update(np.ascontiguousarray(values, dtype=kind).reshape(-1).view("u1").data)
+    return f"{'integers' if integers else dtype} {shape} {hashed.hexdigest()[:16]}"
 
 
 def _blocks(shape: tuple[int, ...], size: int, most: int) -> Iterator[tuple[int, int]]:
@@ -135,12 +135,6 @@ def _blocks(shape: tuple[int, ...], size: int, most: int) -> Iterator[tuple[int,
     block = max(sample // count // row, 1)
     for i in sorted({int(i) for i in np.linspace(0, rows - block, count)}):
         yield i, i + block
-
-
-def _sha256(data: bytes = b"") -> Any:
-    import hashlib  # on demand: it loads OpenSSL, which takes 5 ms
-
-    return hashlib.sha256(data)
 
 
 # Options
@@ -190,8 +184,3 @@ def _rates(schedule: Callable[[Any], Any]) -> Iterator[str]:
     except Exception:  # a schedule that does not accept NumPy
         return
     yield f"rates={', '.join(f'{rate:.6g}' for rate in rates)}"
-
-
-def _without_addresses(text: str) -> str:
-    """Remove the memory addresses of objects."""
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", text)
