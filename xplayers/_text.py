@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def columns(text: str) -> int:
     """Return the width of a text in columns of a terminal: two for a CJK character."""
@@ -26,6 +28,16 @@ def left(text: str, width: int) -> str:
 def right(text: str, width: int) -> str:
     """Pad a text on the left, to `width` columns."""
     return " " * (width - columns(text)) + text
+
+
+def aligned(rows: Sequence[Sequence[str]], lefts: int = 0) -> list[str]:
+    """Return the rows of a table as lines; the cells of the first `lefts` columns on the left."""
+    widths = [max(map(columns, column)) for column in zip(*rows, strict=True)]
+    pads = [left] * lefts + [right] * (len(widths) - lefts)
+    return [
+        "  ".join(pad(cell, width) for pad, cell, width in zip(pads, row, widths, strict=True))
+        for row in rows
+    ]
 
 
 def truncate(text: str, most: int) -> str:

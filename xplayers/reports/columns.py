@@ -14,14 +14,9 @@ COLUMNS = ("loss", *MEASURES)
 def checked_metrics(
     owner: str, metrics: Any, reserved: Collection[str] = COLUMNS
 ) -> dict[str, Callable[..., Any]]:
-    """Check metrics and return them as a dict.
+    """Check metrics, functions by name, and return them as a dict.
 
-    Raises
-    ------
-    TypeError
-        If they are not a mapping of names to functions.
-    ValueError
-        If a name is that of another column: one of `reserved`, or begins with ``val_``.
+    A name is not that of another column: it is none of `reserved`, nor begins with ``val_``.
     """
     if not isinstance(metrics, Mapping):
         message = (

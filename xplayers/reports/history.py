@@ -10,7 +10,7 @@ from typing import Any, overload
 import numpy as np
 
 from xplayers._checks import shown
-from xplayers._text import columns, right
+from xplayers._text import aligned
 from xplayers.saving.files import AnyPath, in_full, write_text
 
 __all__ = ["History"]
@@ -246,14 +246,8 @@ class History:
         numbers = list(range(self._length))
         if self._length > MOST_ROWS:
             numbers = [*numbers[:half], *numbers[-half:]]
-        cells = [
-            [name, *(text(values[i]) for i in numbers)] for name, values in self._columns.items()
-        ]
-        widths = [max(map(columns, column)) for column in cells]
-        rows = [
-            "  ".join(right(cell, width) for cell, width in zip(row, widths, strict=True))
-            for row in zip(*cells, strict=True)
-        ]
+        values = self._columns.values()
+        rows = aligned([self.columns, *([text(column[i]) for column in values] for i in numbers)])
         if self._length > MOST_ROWS:
             rows.insert(half + 1, f"... {self._length - MOST_ROWS} more rows ...")
         return "\n".join(rows)

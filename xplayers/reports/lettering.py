@@ -12,17 +12,10 @@ _PLAIN = {"parse_math": False, "usetex": False}
 
 
 def lettered(names: Iterable[str], most: int) -> tuple[list[str], dict[str, Any]]:
-    """Return names of at most `most` columns, and the options by which matplotlib draws them.
+    """Return names of at most `most` columns, and the options of a `matplotlib.text.Text` for them.
 
-    Characters that the font of matplotlib lacks are drawn in another installed font, and escaped,
-    as in Python's strings, if there is none.
-
-    Returns
-    -------
-    names : list of str
-        Different names stay different.
-    style : dict
-        Options of a `matplotlib.text.Text`.
+    Different names stay different. Characters that the font of matplotlib lacks are drawn in
+    another installed font, and escaped, as in Python's strings, if there is none.
     """
     names = truncate_uniquely(list(names), most)
     missing = {c for name in names for c in name if not c.isascii()}

@@ -68,9 +68,9 @@ def plot_curves(
     epochs = columns["epoch"]
     few = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
     panels = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-    figure = _figure(path, 4.8 * len(panels), 3.6)
+    figure, grid = _figure(path, 4.8 * len(panels), 3.6, columns=len(panels))
     titles, plain = lettered(panels, 40)
-    for panel, title, axes in zip(panels, titles, _grid(figure, 1, len(panels)), strict=True):
+    for panel, title, axes in zip(panels, titles, grid, strict=True):
         for name, label, style in ((panel, "training", "-"), (f"val_{panel}", "validation", "--")):
             if name in columns:
                 axes.plot(epochs, columns[name], style, label=label, **few)
@@ -120,8 +120,7 @@ def plot_confusion_matrix(
     names, style = lettered(names, 24)
     n, longest = len(counts), max(map(columns_of, names), default=0)
     side = max(3.6, 0.45 * min(n, MOST_CELLS) + 0.09 * longest + 1.5)
-    figure = _figure(path, side, side)
-    (axes,) = _grid(figure, 1, 1)
+    figure, (axes,) = _figure(path, side, side)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
     for (i, j), count in np.ndenumerate(counts if n <= MOST_CELLS else counts[:0]):
@@ -206,15 +205,14 @@ def plot_mistakes(
     images = _images(images[worst], shape)
     columns = max(math.ceil(math.sqrt(len(worst))), 1)
     lines = max(math.ceil(len(worst) / columns), 1)
-    figure = _figure(path, max(1.3 * columns, 4), 1.55 * lines + 0.5)
+    figure, grid = _figure(path, max(1.3 * columns, 4), 1.55 * lines + 0.5, lines, columns)
     figure.suptitle(f"{len(wrong)} of {len(scores)} wrong")
-    for axes in _grid(figure, lines, columns)[len(worst) :]:
+    for axes in grid:
         axes.set_axis_off()
-    for i, image, axes in zip(worst, images, figure.axes, strict=False):
+    for i, image, axes in zip(worst, images, grid, strict=False):
         axes.imshow(image, cmap="gray")
         title = f"{names[target[i]]}{arrow}{names[predicted[i]]}"
         axes.set_title(title, fontsize=9, **style)
-        axes.set_axis_off()
     return _done(figure, path)
 
 
@@ -271,8 +269,7 @@ def plot_activations(
         raise ValueError(message)
     columns = min(len(layers), 5)
     lines = math.ceil(len(layers) / columns)
-    figure = _figure(path, 2.6 * columns, 2.4 * lines)
-    grid = _grid(figure, lines, columns)
+    figure, grid = _figure(path, 2.6 * columns, 2.4 * lines, lines, columns)
     for axes in grid[len(layers) :]:
         axes.set_axis_off()
     titles, style = lettered((f"{name} {type(outputs[name][0]).__name__}" for name in layers), 32)
@@ -288,7 +285,10 @@ def plot_activations(
     return _done(figure, path)
 
 
-def _figure(path: AnyPath | None, width: float, height: float) -> Figure:
+def _figure(
+    path: AnyPath | None, width: float, height: float, rows: int = 1, columns: int = 1
+) -> tuple[Figure, list[Any]]:
+    """Return a figure for a file or pyplot, and the axes of its panels."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -297,14 +297,19 @@ def _figure(path: AnyPath | None, width: float, height: float) -> Figure:
     size: Any = {"figsize": (width, height), "layout": "constrained"}
     if path is not None:
         _check_suffix(in_full(path, "plot"))  # fail early
-        return Figure(**size)  # pyplot would need a display, and keep a reference
-    import matplotlib.pyplot as plt
+    # With a path pyplot would need a display, and keep a reference. A notebook displays the result
+    # of a cell, and would display a figure of pyplot twice.
+    if path is not None or in_notebook():
+        figure = Figure(**size)
+    else:
+        import matplotlib.pyplot as plt
 
-    # A notebook displays the result of a cell, and would display a figure of pyplot twice.
-    return Figure(**size) if in_notebook() else plt.figure(**size)
+        figure = plt.figure(**size)
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel().tolist()
 
 
-def _check_suffix(path: str) -> None:
+def _check_suffix(path: str) -> str:
+    """Return the format of a file by its suffix, "" if it has none."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     known = FigureCanvasBase.get_supported_filetypes()
@@ -312,17 +317,14 @@ def _check_suffix(path: str) -> None:
     if suffix and suffix not in known:
         message = f"plot: {path} ends in .{suffix}; expected .{', .'.join(sorted(known))}."
         raise ValueError(message)
-
-
-def _grid(figure: Figure, rows: int, columns: int) -> list[Any]:
-    return figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    return suffix
 
 
 def _done(figure: Figure, path: AnyPath | None) -> Figure:
     if path is None:
         return figure
     path = in_full(path, "plot")
-    suffix = os.path.splitext(path)[1][1:].lower()
+    suffix = _check_suffix(path)
     if not suffix:
         figure.savefig(path, dpi=150)  # matplotlib adds one
         return figure

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers._checks import instance, integer, shown
-from xplayers._text import columns, left, right
+from xplayers._text import aligned
 from xplayers.arrays.namespaces import dtype_name, itemsize, namespace, size
 from xplayers.arrays.transfer import asarray
 from xplayers.layers.base import Layer
@@ -68,14 +68,7 @@ class Summary:
                 (row.name, row.layer, f"({shape})", f"{row.parameters:,}", f"{row.bytes:,}")
             )
         table.append(("", "", "total", f"{self.parameters:,}", f"{self.bytes:,}"))
-        widths = [max(map(columns, column)) for column in zip(*table, strict=True)]
-        return "\n".join(
-            "  ".join(
-                left(cell, width) if i < 3 else right(cell, width)
-                for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            for line in table
-        )
+        return "\n".join(aligned(table, lefts=3))
 
     __repr__ = __str__
 

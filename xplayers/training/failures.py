@@ -12,6 +12,7 @@ from xplayers.arrays.namespaces import Array, is_floating, namespace
 from xplayers.arrays.transfer import is_out_of_memory
 from xplayers.reports.layer_outputs import layer_outputs
 from xplayers.training.accumulation import AccumulatedStep, slices
+from xplayers.training.precision import all_finite
 from xplayers.training.step import TrainStep
 
 __all__ = ["NonFiniteLoss", "is_out_of_memory"]
@@ -40,7 +41,8 @@ def first_nonfinite(step: TrainStep, x: Array, t: Array) -> tuple[str, str]:
     Synchronizes at each layer. Changes nothing. The name is empty if all arrays are finite.
     """
     arrays = _forward(step, x, t)
-    return next(((name, reason) for name, a, reason in arrays if not all_finite(a)), ("", ""))
+    wrong = ((name, reason) for name, a, reason in arrays if is_floating(a) and not all_finite([a]))
+    return next(wrong, ("", ""))
 
 
 def _forward(step: TrainStep, x: Array, t: Array) -> Iterator[tuple[str, Array, str]]:
@@ -62,20 +64,11 @@ def _forward(step: TrainStep, x: Array, t: Array) -> Iterator[tuple[str, Array, 
             reason = f"The output of {source}, is the first that is not finite."
             yield name or layer._owner, y, reason
         value, _ = step.loss.apply(step.loss.arrays, outputs[-1].y, t[part, ...])
-        yield (
-            "loss",
-            value,
-            (
-                f"The output of the network is finite, its {step.loss} is not: check the targets "
-                "(a label out of range gives NaN)."
-            ),
+        reason = (
+            f"The output of the network is finite, its {step.loss} is not: check the targets "
+            "(a label out of range gives NaN)."
         )
-
-
-def all_finite(a: Array) -> bool:
-    """Whether all values of an array are finite. Synchronizes."""
-    xp = namespace(a)
-    return not is_floating(a) or bool(xp.all(xp.isfinite(a)))
+        yield "loss", value, reason
 
 
 def copied(arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,19 +23,9 @@ _MOST = 100_000  # maximum number of batches to check
 
 
 def check_data(x: Any, t: Any, validation: Any, *, again: bool, again_validation: bool) -> None:
-    """Check types, libraries and dtypes of the arguments of `Trainer.fit`.
+    """Check types, libraries and dtypes of these arguments of `Trainer.fit`.
 
-    Parameters
-    ----------
-    x, t, validation
-        The arguments of `Trainer.fit`.
-    again, again_validation : bool
-        Whether batches are iterated over more than once.
-
-    Raises
-    ------
-    ValueError, TypeError
-        If they are invalid.
+    `again`, `again_validation`: whether batches are iterated over more than once.
     """
     if t is not None:
         _check_pair("x", x, "t", t)
@@ -47,7 +37,8 @@ def check_data(x: Any, t: Any, validation: Any, *, again: bool, again_validation
         _check_batches("batches", x, "an iterable of batches (x, t)", again=again)
     if validation is None:
         return
-    if is_pair(validation) or _is_pair_of_non_arrays(validation):
+    is_couple = isinstance(validation, tuple) and len(validation) == 2
+    if is_couple and not all(map(_is_batch, validation)):  # two batches are a tuple, too
         _check_pair("validation x", validation[0], "validation t", validation[1])
         first = (x, t) if t is not None else _first(x)
         if first is not None:
@@ -62,11 +53,6 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
 
     For this an empty batch is passed through the network, by inference. (Not for labels of JAX,
     which would compile that pass; there the loss becomes NaN, and the run reports the cause.)
-
-    Raises
-    ------
-    ValueError, TypeError
-        If they are invalid.
     """
     first = (x, t) if t is not None else _first(x)
     if first is None:
@@ -83,7 +69,7 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
         for name, target in (("t", t), ("validation t", None if pair is None else pair[1])):
             if target is not None and is_integer(target) and len(target.shape) < len(y.shape):
                 _check_labels(name, target, int(y.shape[-1]), loss.ignore_index)
-    if pair is not None and not _alike(pair, first):
+    if pair is not None and list(map(_kind, pair)) != list(map(_kind, first)):
         _check_shapes(net, loss, *pair)
 
 
@@ -122,15 +108,6 @@ def _check_alike(validation: tuple[Array, Array], first: tuple[Array, Array]) ->
             f"has, of shape {tuple(x.shape)}."
         )
         raise ValueError(message)
-
-
-def _is_pair_of_non_arrays(data: Any) -> bool:
-    """Whether it is a pair of lists, for example, instead of arrays."""
-    return (
-        isinstance(data, tuple)
-        and len(data) == 2
-        and not all(isinstance(part, tuple | list) and _is_batch(part) for part in data)
-    )
 
 
 def _check_batches(name: str, batches: Any, expected: str, *, again: bool) -> None:
@@ -177,11 +154,9 @@ def _first(batches: Any) -> tuple[Array, Array] | None:
     return None
 
 
-def _alike(pair: tuple[Array, Array], first: tuple[Array, Array]) -> bool:
-    return all(
-        tuple(a.shape[1:]) == tuple(b.shape[1:]) and a.dtype == b.dtype
-        for a, b in zip(pair, first, strict=True)
-    )
+def _kind(a: Array) -> tuple[Any, ...]:
+    """Return the dtype and the shape of a sample."""
+    return a.dtype, tuple(a.shape[1:])
 
 
 def _check_shapes(net: Layer, loss: Loss, x: Array, t: Array) -> None:

@@ -141,33 +141,14 @@ class MixedPrecision:
         return self.loss_scale == "dynamic" or (self.loss_scale is None and self.dtype == "float16")
 
     def scale(self, state: Arrays) -> Any:
-        """Return what the loss is multiplied by.
-
-        Parameters
-        ----------
-        state : dict of str to array
-            From `init` or the step before.
-
-        Returns
-        -------
-        float or array
-            1.0 where it cannot be anything else, and ``state["scale"]`` otherwise.
-        """
+        """Return what the loss is multiplied by: 1.0 if it is always 1, else ``state["scale"]``."""
         fixed = not self.dynamic and self.loss_scale in (None, 1.0)
         return 1.0 if fixed else state["scale"]
 
     def init(self, like: Array) -> Arrays:
-        """Return the state before the first step, where `like` is.
+        """Return the state before the first step, on the device of `like`, a parameter.
 
-        Parameters
-        ----------
-        like : array
-            One of the parameters.
-
-        Returns
-        -------
-        dict of str to array
-            `scale` (float32), `good_steps` and `skipped_steps` (int32), 0-d.
+        Three 0-d arrays: `scale` (float32), `good_steps` and `skipped_steps` (int32).
         """
         xp, where = namespace(like), device(like)
         scale = self.init_scale if self.dynamic else self.loss_scale or 1.0
@@ -178,21 +159,9 @@ class MixedPrecision:
         }
 
     def cast(self, params: Arrays, x: Array) -> tuple[Arrays, Array]:
-        """Return parameters and input as the network computes with them.
+        """Return parameters and input in `dtype`, as the network computes with them.
 
-        Parameters
-        ----------
-        params : dict of str to array
-            The masters, float32 (or float64).
-        x : array
-            The input. Integers stay as they are.
-
-        Returns
-        -------
-        params : dict of str to array
-            In `dtype`.
-        x : array
-            In `dtype`, where it is floating-point.
+        `params` are the masters, float32 or float64. An input of integers stays as it is.
         """
         xp = namespace(x)
         dtype = self._dtype(xp)
@@ -209,21 +178,10 @@ class MixedPrecision:
         return dict(zip(params, rounded, strict=True)), x
 
     def unscaled(self, grads: Mapping[str, Array], params: Arrays, scale: Array) -> Arrays:
-        """Return the gradients of the loss itself, in the dtype of the masters.
+        """Return the gradients of the loss itself, in the dtypes of the masters `params`.
 
-        Parameters
-        ----------
-        grads : mapping of str to array
-            Gradients of the loss times `scale`.
-        params : dict of str to array
-            The masters.
-        scale : float or array
-            That number, or 0-d.
-
-        Returns
-        -------
-        dict of str to array
-            What is not finite is NaN, so that no clipping makes a number of it.
+        `grads` are those of the loss times `scale`, a float or 0-d array. What is not finite
+        becomes NaN, so that no clipping makes a number of it.
         """
         by_dtype: dict[DType, list[str]] = {}
         for name in grads:
@@ -239,8 +197,8 @@ class MixedPrecision:
 
     def updated(self, state: Arrays, good: Array) -> Arrays:
         """Return the state after a step that was `good` (0-d bool) or skipped."""
-        given = [state[name] for name in ("scale", "good_steps", "skipped_steps")]
-        after = _updated(*given, good, precision=self)
+        before = [state[name] for name in ("scale", "good_steps", "skipped_steps")]
+        after = _updated(*before, good, precision=self)
         names = ("good_steps", "skipped_steps", "scale")  # the last where it adapts itself
         return {**state, **dict(zip(names, after, strict=False))}
 
