@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import resident, workloads
-from benchmarks.implementations import NotRun, Task, load
+from benchmarks.implementations import OTHER_LIBRARIES, NotRun, Task, load
 
 # So small that the parameters stay: the last of thousands of repetitions computes with numbers like
 # those of the first, not with the denormal gradients of a batch that has been learnt by heart.
@@ -51,7 +51,7 @@ class Worker:
             return {}
         values = []
         for _ in range(REPEATED):
-            values += _fingerprints(task)
+            values += self._fingerprints(task)
         return {"values": values}
 
     def memory(self, workload: dict[str, Any]) -> dict[str, Any]:
@@ -67,12 +67,12 @@ class Worker:
         gc.collect()
         level = resident.now()
         task = self._build()
-        values = _fingerprints(task)
-        values += _fingerprints(task)  # xplayers records the first two steps, to replay the others
+        # Two, which xplayers records to replay them in the others.
+        values = self._fingerprints(task) + self._fingerprints(task)
         first = resident.peak()
         resident.forget_peak()
         for _ in range(REPEATED - 2):
-            values += _fingerprints(task)
+            values += self._fingerprints(task)
         return {"values": values, "level": level, "first": first, "step": resident.peak()}
 
     def profile(self, workload: dict[str, Any], seconds: float) -> dict[str, Any]:
@@ -115,7 +115,15 @@ class Worker:
 
     def _build(self, lr: float | None = None) -> Task:
         data = workloads.data(self.workload)
+        self.comparison = workloads.comparison(data)
         return getattr(self.maker, self.workload.kind)(data, lr or _checked_rate(data))
+
+    def _fingerprints(self, task: Task) -> list[tuple[float, float]]:
+        result = task.run()
+        task.wait(result)
+        assert task.comparable is not None
+        arrays = self.comparison(task.comparable(result))
+        return [value for array in arrays for value in fingerprint(np.asarray(array))]
 
     def _sample(self, repetitions: int) -> float:
         # Waits once, after the last repetition: as in training, where steps may follow each other
@@ -132,17 +140,10 @@ def _made(implementation: str) -> Any:
     try:
         return load(implementation)()
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "jax"):
+        if error.name not in OTHER_LIBRARIES:
             raise
-        message = f"{error.name} is not installed"
+        message = f"{OTHER_LIBRARIES[error.name]} is not installed"
         raise NotRun(message) from error
-
-
-def _fingerprints(task: Task) -> list[tuple[float, float]]:
-    result = task.run()
-    task.wait(result)
-    assert task.comparable is not None
-    return [v for array in task.comparable(result) for v in fingerprint(np.asarray(array))]
 
 
 def _checked_rate(data: dict[str, Any]) -> float:

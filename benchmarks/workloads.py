@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from benchmarks.networks import Spec, mlp, network
+
+BATCH = 100  # of the data that are loaded
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,19 @@ def step(n_in: int, *widths: int, batch: int, name: str = "", **options: bool) -
     name = name or f"step-{'-'.join(map(str, (n_in, *widths)))}"
     title = f"training step, batch {batch}, Adam"
     return Workload(name, "step", (batch, n_in), title, mlp(*widths), **options)
+
+
+def inference(batch: int) -> Workload:
+    title = f"inference of a convolutional network, batch {batch} of 28 x 28"
+    shape = (batch, 1, 28, 28)
+    return Workload(f"inference-cnn-{batch}", "inference", shape, title, convolutional(16))
+
+
+def transformer_block(width: int, n_heads: int) -> Spec:
+    """Return a block of GPT-2: attention and two affine layers, each behind a normalization."""
+    attention = ("residual", ("layer_normalization",), ("attention", n_heads))
+    affine = ("affine", 4 * width), ("gelu",), ("affine", width)
+    return ("sequential", attention, ("residual", ("layer_normalization",), *affine))
 
 
 def convolutional(channels: int) -> tuple[Spec, ...]:
@@ -73,6 +88,27 @@ WORKLOADS = (
         "attention-128x256", (16, 128, 256), ("attention", 8),
         "MultiHeadAttention, causal, batch 16, length 128, width 256, 8 heads", slow=True,
     ),
+    layer(
+        "gpt-block-256x384", (8, 256, 384), transformer_block(384, 6),
+        "a block of GPT-2, batch 8, length 256, width 384, 6 heads", slow=True,
+    ),
+    layer(
+        "layernorm-4096x768", (4096, 768), ("layer_normalization",),
+        "LayerNormalization of 768 features, batch 4096",
+    ),
+    layer(
+        "lstm-50x128", (32, 50, 128), ("lstm", 128),
+        "Lstm, batch 32, 50 steps, 128 features and units", slow=True,
+    ),
+    layer(
+        "pooling-16x28x28", (128, 16, 28, 28), ("max_pooling", 2),
+        "MaxPooling 2 x 2 of 16 channels of 28 x 28, batch 128",
+    ),
+    layer("dropout-1m", (1000, 1000), ("dropout", 0.1), "Dropout of 1,000,000 values, rate 0.1"),
+    layer(
+        "embedding-10000x256", (32, 256), ("embedding", 10_000, 256),
+        "Embedding of 32 x 256 integers, 10,000 rows of 256",
+    ),
     Workload("loss-128x10", "softmax_with_loss", (128, 10), "SoftmaxWithLoss, both ways"),
     Workload("loss-128x1000", "softmax_with_loss", (128, 1000), "SoftmaxWithLoss, both ways"),
     step(16, 16, 4, batch=16),
@@ -81,6 +117,12 @@ WORKLOADS = (
     step(784, 1024, 1024, 10, batch=128),
     step(784, 2048, 2048, 2048, 10, batch=512, slow=True),
     Workload("step-cnn", "step", (128, 1, 28, 28), CONVOLUTIONAL, convolutional(16), slow=True),
+    inference(1),
+    inference(256),
+    Workload(
+        "loading-20000x784", "loading", (20_000, 784),
+        f"an epoch in shuffled batches of {BATCH}: 20,000 samples of 784 features",
+    ),
     Workload("adam-10m", "adam", (10, 1000, 1000), "Adam on 10 arrays of 1,000,000 parameters"),
     Workload("shell", "shell", (), "what a call costs beyond its pure function"),
     TOY,
@@ -103,15 +145,22 @@ def data(workload: Workload) -> dict[str, Any]:
     shape = workload.shape
     match workload.kind:
         case "layer":
-            x = normal(*shape)
-            (made,), outputs = network(workload.layers, shape, normal)
-            return {"x": x, "dy": normal(*outputs), "layer": made}
+            (spec,) = workload.layers
+            is_table = spec[0] == "embedding"
+            x = rng.integers(0, spec[1], shape) if is_table else normal(*shape)
+            (layer,), output_shape = network(workload.layers, shape, normal)
+            return {"x": x, "dy": normal(*output_shape), "layer": layer}
         case "softmax_with_loss":
             return {"x": normal(*shape), "t": rng.integers(0, shape[1], shape[0])}
         case "step":
             x = normal(*shape)
             layers, (batch, classes) = network(workload.layers, shape, normal)
             return {"x": x, "t": rng.integers(0, classes, batch), "layers": layers}
+        case "inference":
+            x = normal(*shape)
+            return {"x": x, "layers": network(workload.layers, shape, normal)[0]}
+        case "loading":
+            return {"x": normal(*shape), "t": rng.integers(0, 10, shape[0]), "batch_size": BATCH}
         case "adam":
             count, *rest = shape
             names = [f"p{i}" for i in range(count)]
@@ -121,6 +170,25 @@ def data(workload: Workload) -> dict[str, Any]:
                 "grads": {name: _not_tiny(normal(*rest)) for name in names},
             }
     return {}
+
+
+def comparison(data: dict[str, Any]) -> Callable[[Sequence[Any]], Sequence[Any]]:
+    """Return the function of the results of a workload that has to be equal in all implementations.
+
+    The identity, but for dropout, whose masks are each library's own: there the share of zeros in
+    two digits, the scale of all other values of y and dx, and that dx has the mask of y.
+    """
+    if "layer" not in data or data["layer"].kind != "dropout":
+        return lambda arrays: arrays
+
+    def of_dropout(arrays):
+        y, dx = map(np.asarray, arrays)
+        kept = y != 0
+        share = round(1.0 - float(np.mean(kept)), 2)
+        ratios = y[kept] / data["x"][kept], dx[kept] / data["dy"][kept]
+        return share, *(np.unique(np.round(r, 3)) for r in ratios), np.max(np.abs(dx[~kept]))
+
+    return of_dropout
 
 
 def _aligned(a: np.ndarray) -> np.ndarray:

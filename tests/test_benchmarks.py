@@ -31,7 +31,6 @@ from benchmarks.workloads import (
     WARM_UP,
     WORKLOADS,
     Workload,
-    convolutional,
     data,
     find,
 )
@@ -206,63 +205,6 @@ def test_data_are_the_same_every_time(workload):
 )
 def test_implementations_of_the_list_exist(name):
     assert callable(load(name))
-
-
-BY_LIBRARY = {
-    "numpy": ["book", "xplayers-numpy", "xplayers-numpy-step"],
-    "torch": ["torch-eager", "xplayers-torch"],
-    "jax": ["jax", "xplayers-jax"],
-}
-
-
-@pytest.fixture
-def implementations(xpv, monkeypatch):
-    """Yield the implementations on a library, and let nothing of their settings stay."""
-    monkeypatch.setenv("XPLAYERS_JIT", "0")
-    if xpv.backend != "torch":
-        yield [load(name)() for name in BY_LIBRARY[xpv.backend]]
-        return
-    threads = xpv.xp.get_num_threads()
-    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    yield [load(name)() for name in BY_LIBRARY[xpv.backend]]
-    xpv.xp.set_num_threads(threads)
-
-
-@pytest.mark.only(*BY_LIBRARY)
-@pytest.mark.parametrize(
-    ("shape", "spec"),
-    [
-        ((5, 4), ("affine", 3)),
-        ((6, 5), ("batch_normalization",)),
-        ((3, 2, 4, 4), ("batch_normalization",)),
-        ((3, 2, 6, 7), ("convolution", 4, 3)),
-        ((2, 5, 8), ("attention", 2)),
-    ],
-)
-def test_layers_of_all_implementations_agree(implementations, shape, spec):
-    workload = Workload("toy", "layer", shape, "toy", (spec,))
-    expected = load("xplayers-numpy")().layer(data(workload), 0.0).run()
-    assert expected[1].shape == shape
-    for made in implementations:
-        if type(made).__name__ == "Book" and spec[0] == "attention":
-            continue
-        task = made.layer(data(workload), 0.0)
-        found = task.comparable(task.run())
-        assert len(found) == len(expected)
-        for a, b in zip(found, expected, strict=True):
-            np.testing.assert_allclose(np.asarray(a), b, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.only(*BY_LIBRARY)
-def test_steps_of_a_convolutional_network_agree(implementations):
-    layers = *convolutional(2)[:4], ("flatten",), ("affine", 3)  # half of it: JAX compiles slowly
-    workload = Workload("toy", "step", (8, 1, 6, 6), "toy", layers)
-    reference = load("xplayers-numpy")().step(data(workload), 0.01)
-    expected = [float(reference.run()[0]) for _ in range(4)]
-    assert expected[3] < 0.95 * expected[0]
-    for made in implementations:
-        task = made.step(data(workload), 0.01)
-        assert [float(task.run()[0]) for _ in range(4)] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,11 @@
 ``method(data, lr) -> Task`` builds the workload from host arrays (see ``workloads.data``). What
 ``Task.run`` returns is compared between implementations:
 
-    layer               y, dx, and the gradients of its `learnt` parameters
+    layer               y, dx (but of integers), and the gradients of its `learnt` parameters
     softmax_with_loss   loss, dx
     step                loss
+    inference           y
+    loading             what `epoch_sums` returns
     adam                every parameter
 
 A class without a method does not take part in that kind of workload; one that lacks a layer raises
@@ -15,11 +17,11 @@ A class without a method does not take part in that kind of workload; one that l
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.networks import LayerData
+import numpy as np
 
 IMPLEMENTATIONS = {
     "xplayers-numpy": "benchmarks.implementations.ours:Plain",
@@ -34,7 +36,9 @@ IMPLEMENTATIONS = {
     "torch-eager": "benchmarks.implementations.with_torch:Eager",
     "torch-compile": "benchmarks.implementations.with_torch:Compiled",
     "jax": "benchmarks.implementations.with_jax:Jitted",
+    "scikit-learn": "benchmarks.implementations.with_sklearn:Perceptron",
 }
+OTHER_LIBRARIES = {"torch": "torch", "jax": "jax", "sklearn": "scikit-learn"}  # by module
 # What a step of affine layers would take if it were its matrix products alone: no peers.
 LIMITS = {
     "products-numpy": "benchmarks.implementations.products:NumPy",
@@ -61,12 +65,15 @@ class Task:
     comparable: Callable[[Any], Any] | None = lambda result: result
 
 
-def learnt(layer: LayerData) -> list[str]:
-    """Return the parameters whose gradients are compared.
+def epoch_sums(batches: Iterable[tuple[Any, Any]]) -> tuple[Any, ...]:
+    """Return what is the same in every order of the samples of an epoch.
 
-    The gradient of the bias of the keys is 0, and what a library has in its place is rounding.
+    The number of batches, the sums of the features, and those weighted by the labels: each sample
+    is there once, and with its label.
     """
-    return [name for name in layer.arrays if name != "bk"]
+    xs, ts = zip(*((np.asarray(x), np.asarray(t)) for x, t in batches), strict=True)
+    x, t = np.concatenate(xs), np.concatenate(ts)
+    return len(xs), np.sum(x, axis=0), t.astype(x.dtype) @ x
 
 
 def load(name: str) -> type:
@@ -75,7 +82,7 @@ def load(name: str) -> type:
     try:
         return getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
-        if error.name in ("torch", "jax"):
-            message = f"{error.name} is not installed"
+        if error.name in OTHER_LIBRARIES:
+            message = f"{OTHER_LIBRARIES[error.name]} is not installed"
             raise NotRun(message) from error
         raise

@@ -67,16 +67,16 @@ def one_hot(t: np.ndarray, classes: int) -> np.ndarray:
     return np.eye(classes, dtype=np.float32)[t]
 
 
-def made(layer: LayerData) -> Any:
+def build(layer: LayerData) -> Any:
     if layer.kind not in LAYERS:
-        message = f"the book has no {layer.kind}"
+        message = f"no {layer.kind} of the book is here"
         raise NotRun(message)
     return LAYERS[layer.kind](**layer.arrays, **layer.options)
 
 
 class Book:
     def layer(self, data: dict[str, Any], lr: float) -> Task:
-        layer, x, dy = made(data["layer"]), data["x"], data["dy"]
+        layer, x, dy = build(data["layer"]), data["x"], data["dy"]
         names = data["layer"].arrays
 
         def run():
@@ -97,7 +97,7 @@ class Book:
         return Task(run)
 
     def step(self, data: dict[str, Any], lr: float) -> Task:
-        net = [made(layer) for layer in data["layers"]]
+        net = [build(layer) for layer in data["layers"]]
         params = {
             (i, name): getattr(net[i], name)
             for i, layer in enumerate(data["layers"])

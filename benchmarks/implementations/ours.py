@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 import xplayers as xl
-from benchmarks.implementations import NotRun, Task, learnt
+from benchmarks.implementations import NotRun, Task, epoch_sums
 from benchmarks.networks import LayerData
 from benchmarks.shell import Figures
 from xplayers.training import TrainStep
@@ -20,12 +20,31 @@ LAYERS: dict[str, Callable[..., xl.Layer]] = {
     "affine": xl.Affine,
     "convolution": xl.Convolution,
     "batch_normalization": xl.BatchNormalization,
+    "layer_normalization": xl.LayerNormalization,
     "attention": xl.MultiHeadAttention,
+    "lstm": xl.Lstm,
+    "embedding": xl.Embedding,
+    "dropout": xl.Dropout,
     "max_pooling": xl.MaxPooling,
     "flatten": xl.Flatten,
     "relu": xl.Relu,
     "sigmoid": xl.Sigmoid,
+    "gelu": xl.Gelu,
+    "sequential": xl.Sequential,
+    "residual": xl.Residual,
 }
+
+
+def gradients(y: Any, dx: Any, grads: Mapping[str, Any], names: Sequence[str]) -> tuple[Any, ...]:
+    """Return the results of a layer; integers have no gradient."""
+    return y, *(() if dx is None else (dx,)), *(grads[name] for name in names)
+
+
+def exhaust(batches: Iterable[Any]) -> Any:
+    """Iterate to the end, and return the last batch."""
+    for batch in batches:
+        last = batch
+    return last
 
 
 class Step:
@@ -38,7 +57,7 @@ class Step:
         os.environ["XPLAYERS_JIT"] = "0"  # that of Numba is a row of its own
 
     def layer(self, data: dict[str, Any], lr: float) -> Task:
-        layer, names = self.made(data["layer"]), learnt(data["layer"])
+        layer, names = self.build(data["layer"]), data["layer"].learnt
         x, dy = self.asarray(data["x"]), self.asarray(data["dy"])
 
         @self.compiled
@@ -46,8 +65,9 @@ class Step:
             y, cache = layer.apply(arrays, x)
             dx, grads = layer.vjp(cache, dy)
             changed = layer.updated_buffers(arrays, cache)
-            return (y, dx, *(grads[name] for name in names)), changed
+            return gradients(y, dx, grads, names), changed
 
+        layer.to(like=dy)  # the counter of Dropout, which else follows the first input
         arrays = layer.arrays
         return Task(lambda: function(arrays, x, dy)[0], self.wait)
 
@@ -74,6 +94,16 @@ class Step:
             lambda: (step(x, t),), lambda result: self.wait((result, list(net.params.values())))
         )
 
+    def inference(self, data: dict[str, Any], lr: float) -> Task:
+        net, x = self.network(data), self.asarray(data["x"])
+        function, arrays = self.compiled(net.infer), net.arrays
+        return Task(lambda: (function(arrays, x),), self.wait)
+
+    def loading(self, data: dict[str, Any], lr: float) -> Task:
+        x, t = data["x"], data["t"]
+        batches = xl.Batches(x, t, data["batch_size"], rng=0, like=self.asarray(x[:1]))
+        return Task(lambda: exhaust(batches), self.wait, comparable=lambda _: epoch_sums(batches))
+
     def adam(self, data: dict[str, Any], lr: float) -> Task:
         optimizer = xl.Adam(lr)
         params = {name: self.asarray(p) for name, p in data["params"].items()}
@@ -87,12 +117,13 @@ class Step:
 
         return Task(run, self.wait)
 
-    def made(self, layer: LayerData) -> xl.Layer:
+    def build(self, layer: LayerData) -> xl.Layer:
+        parts = map(self.build, layer.parts)
         arrays = {name: self.asarray(a) for name, a in layer.arrays.items()}
-        return LAYERS[layer.kind](**arrays, **layer.options)
+        return LAYERS[layer.kind](*parts, **arrays, **layer.options)
 
     def network(self, data: dict[str, Any]) -> xl.Sequential:
-        return xl.Sequential(*(self.made(layer) for layer in data["layers"]))
+        return xl.Sequential(*map(self.build, data["layers"]))
 
     def compiled(self, function: Any) -> Any:
         return function
@@ -105,13 +136,13 @@ class Plain(Step):
     """The verbs of the layers, and the plain loop."""
 
     def layer(self, data: dict[str, Any], lr: float) -> Task:
-        layer, names = self.made(data["layer"]), learnt(data["layer"])
+        layer, names = self.build(data["layer"]), data["layer"].learnt
         x, dy = self.asarray(data["x"]), self.asarray(data["dy"])
 
         def run():
             y = layer.forward(x)
-            dx, grads = layer.backward(dy), layer.grads
-            return y, dx, *(grads[name] for name in names)
+            dx = layer.backward(dy)
+            return gradients(y, dx, layer.grads, names)
 
         return Task(run)
 
@@ -135,6 +166,18 @@ class Plain(Step):
             return (value,)
 
         return Task(run)
+
+    def inference(self, data: dict[str, Any], lr: float) -> Task:
+        net, x = self.network(data), self.asarray(data["x"])
+        return Task(lambda: (net.predict(x),))
+
+    def loading(self, data: dict[str, Any], lr: float) -> Task:
+        x, t = self.asarray(data["x"]), self.asarray(data["t"])
+
+        def epoch():
+            return xl.minibatches(x, t, data["batch_size"], rng=0)
+
+        return Task(lambda: exhaust(epoch()), comparable=lambda _: epoch_sums(epoch()))
 
     def adam(self, data: dict[str, Any], lr: float) -> Task:
         optimizer = xl.Adam(lr)

@@ -6,10 +6,11 @@ epsilon after the bias correction, where the book and xplayers have 1e-7 before 
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.implementations import NotRun, Task
+from benchmarks.implementations import NotRun, Task, epoch_sums
 from benchmarks.networks import LayerData
 
 EPS = 1e-7 / math.sqrt(1 - 0.999**2)  # 1e-7 before the correction, at the second of the steps
@@ -31,17 +32,19 @@ class Eager:
         return function
 
     def layer(self, data: dict[str, Any], lr: float) -> Task:
-        kind, module = data["layer"].kind, made(data["layer"])
-        x, dy = tensor(data["x"]).requires_grad_(), tensor(data["dy"])
-        inputs, function = (x, *module.parameters()), self.compiled(module)
+        module, x, dy = build(data["layer"]), tensor(data["x"]), tensor(data["dy"])
+        function = self.compiled(module)
+        parameters = [p for p in module.parameters() if p.requires_grad]
+        inputs = [x.requires_grad_(), *parameters] if x.is_floating_point() else parameters
 
         def run():
             y = function(x)
             return y.detach(), *torch.autograd.grad(y, inputs, dy)
 
         def comparable(result):
-            y, dx, *grads = result
-            return y, dx, *in_our_layout(kind, grads)
+            y, *grads = result
+            first = len(grads) - len(parameters)  # 1: the gradient of x, which integers do not have
+            return y, *grads[:first], *in_our_layout(data["layer"], iter(grads[first:]))
 
         return Task(run, comparable=comparable)
 
@@ -56,7 +59,7 @@ class Eager:
         return Task(run)
 
     def step(self, data: dict[str, Any], lr: float) -> Task:
-        net, loss = nn.Sequential(*map(made, data["layers"])), nn.CrossEntropyLoss()
+        net, loss = nn.Sequential(*map(build, data["layers"])), nn.CrossEntropyLoss()
         optimizer = torch.optim.Adam(net.parameters(), lr=lr, eps=EPS, fused=True)
         x, t = tensor(data["x"]), tensor(data["t"])
 
@@ -72,6 +75,31 @@ class Eager:
             return (value.detach(),)
 
         return Task(run)
+
+    def inference(self, data: dict[str, Any], lr: float) -> Task:
+        net, x = nn.Sequential(*map(build, data["layers"])).eval(), tensor(data["x"])
+        function = self.compiled(net)
+
+        @torch.inference_mode()
+        def run():
+            return (function(x),)
+
+        return Task(run)
+
+    def loading(self, data: dict[str, Any], lr: float) -> Task:
+        # A fifth of the time of a DataLoader whose sampler gives it whole batches.
+        x, t, batch_size = tensor(data["x"]), tensor(data["t"]), data["batch_size"]
+
+        def epoch():
+            for index in torch.randperm(len(x)).split(batch_size):
+                yield x.index_select(0, index), t.index_select(0, index)
+
+        def run():
+            for batch in epoch():
+                last = batch
+            return last
+
+        return Task(run, comparable=lambda _: epoch_sums(epoch()))
 
     def adam(self, data: dict[str, Any], lr: float) -> Task:
         params = [nn.Parameter(tensor(p)) for p in data["params"].values()]
@@ -90,6 +118,7 @@ class Compiled(Eager):
     """Forward and backward by ``torch.compile``; the fused Adam is one kernel already."""
 
     adam: Any = None
+    loading: Any = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,6 +159,26 @@ def _convolution(layer: LayerData) -> nn.Module:
     return _filled(module, W, b).to(memory_format=torch.channels_last)
 
 
+class Lstm(nn.LSTM):
+    """One layer that returns its outputs alone."""
+
+    def forward(self, x):
+        return super().forward(x)[0]
+
+
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def _lstm(layer: LayerData) -> nn.Module:
+    Wx, Wh, b = layer.arrays.values()
+    module = Lstm(len(Wx), len(Wh), batch_first=True)
+    _filled(module, Wx.T, Wh.T, b, np.zeros_like(b))
+    module.bias_hh_l0.requires_grad_(False)  # the second bias, which xplayers does not have
+    return module
+
+
 def _batch_normalization(layer: LayerData) -> nn.Module:
     gamma, beta = layer.arrays.values()
     module = nn.BatchNorm2d if len(layer.shape) == 4 else nn.BatchNorm1d
@@ -155,15 +204,26 @@ MODULES: dict[str, Callable[[LayerData], nn.Module]] = {
     "affine": _affine,
     "convolution": _convolution,
     "batch_normalization": _batch_normalization,
+    "layer_normalization": lambda layer: _filled(
+        nn.LayerNorm(layer.shape[-1]), *layer.arrays.values()
+    ),
     "attention": _attention,
+    "lstm": _lstm,
+    "embedding": lambda layer: nn.Embedding.from_pretrained(
+        torch.from_numpy(layer.arrays["W"]), freeze=False
+    ),
+    "dropout": lambda layer: nn.Dropout(layer.options["rate"]),
     "max_pooling": lambda layer: nn.MaxPool2d(layer.options["size"]),
     "flatten": lambda layer: nn.Flatten(),
     "relu": lambda layer: nn.ReLU(),
     "sigmoid": lambda layer: nn.Sigmoid(),
+    "gelu": lambda layer: nn.GELU("tanh"),
+    "sequential": lambda layer: nn.Sequential(*map(build, layer.parts)),
+    "residual": lambda layer: Residual(*map(build, layer.parts)),
 }
 
 
-def made(layer: LayerData) -> nn.Module:
+def build(layer: LayerData) -> nn.Module:
     return MODULES[layer.kind](layer)
 
 
@@ -172,13 +232,16 @@ def tensor(a: np.ndarray) -> torch.Tensor:
     return t.contiguous(memory_format=torch.channels_last) if t.ndim == 4 else t
 
 
-def in_our_layout(kind: str, grads: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-    """Return the gradients as xplayers has them."""
-    if kind == "affine":
-        dW, db = grads
-        return dW.mT, db
-    if kind == "attention":
-        dW, db, dWo, dbo = grads
+def in_our_layout(layer: LayerData, grads: Iterator[torch.Tensor]) -> list[torch.Tensor]:
+    """Take the gradients of a layer, and return them as xplayers has them."""
+    if layer.parts:
+        return [grad for part in layer.parts for grad in in_our_layout(part, grads)]
+    if layer.kind == "attention":
+        dW, db, dWo, dbo = itertools.islice(grads, 4)
         (dWq, dWk, dWv), (dbq, _, dbv) = dW.chunk(3), db.chunk(3)
-        return dWq.mT, dbq, dWk.mT, dWv.mT, dbv, dWo.mT, dbo
-    return grads
+        return [dWq.mT, dbq, dWk.mT, dWv.mT, dbv, dWo.mT, dbo]
+    transposed = layer.kind in ("affine", "lstm")
+    return [
+        grad.mT if transposed and grad.ndim == 2 else grad
+        for grad in itertools.islice(grads, len(layer.arrays))
+    ]
