@@ -262,6 +262,27 @@ def test_tensors_through_numpy(tree, call):
                 assert_same((a + a.dtype.type(0),), (b + b.dtype.type(0),))
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda xp, y, mask: y - (mask + 1e300),
+        lambda xp, y, mask: y - mask / 3,
+        lambda xp, y, mask: y - 0.1 * mask,
+        lambda xp, y, mask: y - xp.where(y > 0, mask, 0.1),
+        lambda xp, y, mask: y - xp.where(y > 0, 0.1, mask),
+        lambda xp, y, mask: y - xp.astype(mask, y.dtype) * 0.1,  # computed here
+        lambda xp, y, mask: y - xp.add(0.5, 2e-9),
+        lambda xp, y, mask, s: y - xp.sqrt(xp.add(s, 2.0)),
+    ],
+)
+def test_numbers_that_pytorch_makes_of_numbers_or_truth_values_have_its_dtype(function):
+    torch = pytest.importorskip("torch")
+    y, mask = torch.linspace(-1, 1, 5000, dtype=torch.float64), torch.arange(5000) % 3 > 0
+    operands = (y, mask, 0.5)[: function.__code__.co_argcount - 1]
+    expected = function(namespace(y), *operands)
+    assert torch.equal(elementwise(function)(*operands, out=torch.empty_like(y)), expected)
+
+
 def test_a_number_by_a_tensor_is_left_to_pytorch():
     torch = pytest.importorskip("torch")
 

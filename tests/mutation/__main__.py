@@ -69,7 +69,8 @@ PARTS = {
     ),
     "engine": Part(
         (
-            "arrays/elementwise.py", "accelerate/tape.py", "accelerate/host/elementwise.py",
+            "arrays/elementwise.py", "accelerate/operators.py", "accelerate/tape.py",
+            "accelerate/host/elementwise.py",
             "accelerate/host/machine_code.py", "accelerate/host/program.py",
             "accelerate/host/roots.py", "accelerate/replay/*.py",
         ),
@@ -79,7 +80,7 @@ PARTS = {
 }  # fmt: skip
 
 # What runs when the module is imported, before there is a mutant: it is run again.
-AT_IMPORT = {"xplayers.accelerate.replay.recording.x__give_operators"}
+AT_IMPORT = {"xplayers.accelerate.operators.x__give_operators"}
 
 FUNCTIONS: dict[str, tuple[Any, dict[str, Any]]] = {}  # each with its mutants, by its name there
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.operators import Operators
 from xplayers.arrays.operation import tabulate
 
 Step = tuple[Any, tuple[int, ...], int]  # operation, registers of its inputs, register it makes
@@ -25,19 +26,11 @@ class Untraceable(Exception):
     """The function does something that is not a ufunc, a cast or ``where``."""
 
 
-def _number(function: Callable[..., Any], swapped: bool = False) -> Any:
-    def method(self: Tracer, other: Any) -> Tracer:
-        a, b = (other, self) if swapped else (self, other)
-        return self.tape.arithmetic(function, (a, b))
-
-    return method
-
-
 def _refused(self: Tracer, *args: Any) -> Any:
     raise Untraceable
 
 
-class Tracer:
+class Tracer(Operators):
     """A tracer for an operand or an intermediate result."""
 
     __array_priority__ = 1000.0  # NumPy's scalars leave operators to it
@@ -60,7 +53,7 @@ class Tracer:
         return self.tape.record(Cast(), (self,), self.sample.astype(dtype))
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Tracer:
-        if method != "__call__" or kwargs or ufunc.nout != 1 or ufunc.signature is not None:
+        if method != "__call__" or kwargs:
             raise Untraceable
         return self.tape.apply(ufunc, inputs)
 
@@ -69,55 +62,15 @@ class Tracer:
             raise Untraceable
         return self.tape.where(*args)
 
+    def operate(self, name: str, function: Callable[..., Any], operands: tuple) -> Tracer:
+        return self.tape.arithmetic(name, function, operands)
+
+    # Operators in place write into an array, which may be an operand.
+    operate_in_place = _refused
     __bool__ = __float__ = __int__ = __index__ = __complex__ = __array__ = __iter__ = _refused
-    __hash__ = object.__hash__
-
-    __add__, __radd__ = _number(operator.add), _number(operator.add, swapped=True)
-    __sub__, __rsub__ = _number(operator.sub), _number(operator.sub, swapped=True)
-    __mul__, __rmul__ = _number(operator.mul), _number(operator.mul, swapped=True)
-    __truediv__, __rtruediv__ = _number(operator.truediv), _number(operator.truediv, swapped=True)
-    __floordiv__ = _number(operator.floordiv)
-    __rfloordiv__ = _number(operator.floordiv, swapped=True)
-    __mod__, __rmod__ = _number(operator.mod), _number(operator.mod, swapped=True)
-    __pow__, __rpow__ = _number(operator.pow), _number(operator.pow, swapped=True)
-    __and__, __rand__ = _number(operator.and_), _number(operator.and_, swapped=True)
-    __or__, __ror__ = _number(operator.or_), _number(operator.or_, swapped=True)
-    __xor__, __rxor__ = _number(operator.xor), _number(operator.xor, swapped=True)
-    __lshift__, __rlshift__ = _number(operator.lshift), _number(operator.lshift, swapped=True)
-    __rshift__, __rrshift__ = _number(operator.rshift), _number(operator.rshift, swapped=True)
-    __lt__, __le__ = _number(operator.lt), _number(operator.le)
-    __gt__, __ge__ = _number(operator.gt), _number(operator.ge)
-    __eq__, __ne__ = _number(operator.eq), _number(operator.ne)
-    # They write into an array, which may be an operand.
-    __iadd__ = __isub__ = __imul__ = __itruediv__ = __ifloordiv__ = __imod__ = __ipow__ = _refused
-    __iand__ = __ior__ = __ixor__ = __ilshift__ = __irshift__ = _refused
-
-    def __neg__(self) -> Tracer:
-        return self.tape.arithmetic(operator.neg, (self,))
-
-    def __pos__(self) -> Tracer:
-        return self.tape.arithmetic(operator.pos, (self,))
-
-    def __abs__(self) -> Tracer:
-        return self.tape.arithmetic(abs, (self,))
-
-    def __invert__(self) -> Tracer:
-        return self.tape.arithmetic(operator.invert, (self,))
 
 
 tabulate(Tracer, {})  # all operations of it are portable
-
-# What the operators of Python do where there is an array.
-_UFUNCS: dict[Any, np.ufunc] = {
-    operator.add: np.add, operator.sub: np.subtract, operator.mul: np.multiply,
-    operator.truediv: np.divide, operator.floordiv: np.floor_divide, operator.mod: np.remainder,
-    operator.and_: np.bitwise_and, operator.or_: np.bitwise_or, operator.xor: np.bitwise_xor,
-    operator.lshift: np.left_shift, operator.rshift: np.right_shift,
-    operator.lt: np.less, operator.le: np.less_equal, operator.gt: np.greater,
-    operator.ge: np.greater_equal, operator.eq: np.equal, operator.ne: np.not_equal,
-    operator.neg: np.negative, operator.pos: np.positive, abs: np.absolute,
-    operator.invert: np.invert,
-}  # fmt: skip
 
 
 class _Namespace:
@@ -207,8 +160,8 @@ class Tape:
         """Return the samples of the inputs of an operation."""
         return [i.sample if isinstance(i, Tracer) else i for i in inputs]
 
-    def arithmetic(self, function: Callable[..., Any], inputs: tuple) -> Tracer:
-        """Record an operator of Python.
+    def arithmetic(self, name: str, function: Callable[..., Any], inputs: tuple) -> Tracer:
+        """Record an operator of Python, which NumPy calls `name`.
 
         Numbers alone are left to Python, which makes Python numbers of them, without a dtype.
         """
@@ -218,7 +171,7 @@ class Tape:
             with np.errstate(all="ignore"):
                 return self.record(function, inputs, function(*self.samples(inputs)))
         if function is not operator.pow:
-            return self.apply(_UFUNCS[function], inputs)
+            return self.apply(getattr(np, name), inputs)
         base, exponent = inputs
         a, b = self.samples(inputs)
         if type(exponent) in (int, float) and exponent == 2 and a.dtype.kind == "f":
@@ -228,6 +181,8 @@ class Tape:
 
     def apply(self, ufunc: Any, inputs: tuple) -> Tracer:
         """Record a ufunc. That of numbers alone is a scalar of NumPy, which has a dtype."""
+        if ufunc.nout != 1 or ufunc.signature is not None:
+            raise Untraceable
         samples = self.samples(inputs)
         arrays = any(isinstance(s, np.ndarray) for s in samples)
         if not arrays and any(type(s) is int for s in samples):

@@ -12,11 +12,9 @@ from helpers import assert_same_bits, values
 from replay_code import one_call
 
 import xplayers as xl
+from xplayers.accelerate.operators import BINARY, COMPARISONS, UNARY
 from xplayers.accelerate.replay import recording as module
 from xplayers.accelerate.replay.recording import (
-    BINARY,
-    COMPARISONS,
-    UNARY,
     NotRecordable,
     Operation,
     Recording,

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from xplayers.accelerate.operators import COMPARISON_UFUNCS, COMPARISONS, SIGNS
 from xplayers.accelerate.tape import is_cast, is_where
 
 if TYPE_CHECKING:
@@ -25,28 +26,19 @@ if TYPE_CHECKING:
 
 LARGEST = 1 << 53  # integers beyond it are rounded on their way to floating point, more than once
 
-EXACT: dict[Any, str] = {
-    np.add: "{} + {}",
-    np.subtract: "{} - {}",
-    np.multiply: "{} * {}",
-    np.divide: "{} / {}",
+_EXACT: dict[Any, str] = {
+    **{
+        getattr(np, name): f"{{}} {SIGNS[name]} {{}}"
+        for name in ("add", "subtract", "multiply", "divide", *COMPARISONS)
+    },
     np.negative: "-{}",
     np.absolute: "abs({})",
     np.square: "{0} * {0}",
     np.sqrt: "sqrt({})",
-    np.greater: "{} > {}",
-    np.greater_equal: "{} >= {}",
-    np.less: "{} < {}",
-    np.less_equal: "{} <= {}",
-    np.equal: "{} == {}",
-    np.not_equal: "{} != {}",
     # A value that is no number is passed on; of two equal ones it is the second, as SIMD has it.
     np.maximum: "{0} if {0} > {1} or {0} != {0} else {1}",
     np.minimum: "{0} if {0} < {1} or {0} != {0} else {1}",
 }
-
-
-COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)
 
 
 class Kernel:
@@ -157,7 +149,10 @@ class _Exact:
     def __init__(self, program: Program, dtype: np.dtype) -> None:
         self.program, self.dtype = program, dtype
         self.numbers: list[int] = []  # scalars that the loop takes
-        self.as_torch = True
+        # Of numbers NumPy's functions make a scalar, and PyTorch's a tensor of its default dtype.
+        of_numbers = any(isinstance(operation, np.ufunc) for operation, *_ in program.once)
+        scalars = any(isinstance(c, np.generic) for c in program.constants.values())
+        self.as_torch = not (of_numbers or scalars)
 
     def source(self) -> Source:
         program = self.program
@@ -188,20 +183,22 @@ class _Exact:
         truth = self._is_truth(made)
         if is_cast(operation) and not truth:
             return self._number(inputs[0])
+        condition, *both = inputs if is_where(operation) else (None, *inputs)
+        if not truth and all(self._is_truth(r) for r in both if self._is_array(r)):
+            self.as_torch = False  # it makes numbers of its default dtype of truth values
         if is_where(operation):
-            condition, *both = inputs
             if not any(self._is_array(r) for r in both):
                 raise _Inexact  # PyTorch has another dtype for it than NumPy
             a, b = (self._truth(r) if truth else self._number(r) for r in both)
             return f"{a} if {self._truth(condition)} else {b}"
-        if operation not in EXACT or truth != (operation in COMPARISONS):
+        if operation not in _EXACT or truth != (operation in COMPARISON_UFUNCS):
             raise _Inexact
         if operation is np.divide and not self._is_array(inputs[0]):
             # PyTorch multiplies a number by the reciprocal.
             self.as_torch &= self.program.constants.get(inputs[0]) in (1, -1)
         if truth and all(self._is_truth(r) for r in inputs if self._is_array(r)):
-            return EXACT[operation].format(*[self._truth(r) for r in inputs])
-        return EXACT[operation].format(*[self._number(r) for r in inputs])
+            return _EXACT[operation].format(*[self._truth(r) for r in inputs])
+        return _EXACT[operation].format(*[self._number(r) for r in inputs])
 
     def _is_array(self, r: int) -> bool:
         return isinstance(self.program.samples[r], np.ndarray)

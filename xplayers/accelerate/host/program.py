@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.operators import COMPARISON_UFUNCS
 from xplayers.accelerate.tape import (
     BITS,
     Cast,
@@ -304,9 +305,6 @@ def _constant_row(value: Any, text: str, dtype: Any) -> _ConstantRow:
     return _ConstantRow(value, dtype)  # `text` tells -0.0 from 0.0
 
 
-COMPARISONS = (np.greater, np.greater_equal, np.less, np.less_equal, np.equal, np.not_equal)
-
-
 def _fused(tape: Tape, results: list[int]) -> list[Step]:
     """Leave casts between truth values and numbers to the ufunc before or after them.
 
@@ -321,7 +319,7 @@ def _fused(tape: Tape, results: list[int]) -> list[Step]:
         before, given, last = fused[-1] if fused else (None, (-1,), -1)
         if uses.count(last) == 1 and last in inputs:
             dtype = tape.registers[made].dtype
-            if isinstance(operation, Cast) and before in COMPARISONS:
+            if isinstance(operation, Cast) and before in COMPARISON_UFUNCS:
                 fused[-1] = functools.partial(before, casting="unsafe"), given, made
                 continue
             of_truth = isinstance(before, Cast) and tape.registers[given[0]].dtype == np.bool_

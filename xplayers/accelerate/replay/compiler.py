@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from xplayers.accelerate.host.elementwise import prepared, viewed
 from xplayers.accelerate.host.memory import empty
+from xplayers.accelerate.operators import OPERATORS, SIGNS
 from xplayers.accelerate.replay.foreach import ForeachGroups, StepProgram, read
 from xplayers.accelerate.replay.in_place import (
     REDUCTIONS,
@@ -30,13 +31,12 @@ from xplayers.accelerate.replay.in_place import (
     with_tensors,
 )
 from xplayers.accelerate.replay.recording import (
-    BINARY,
-    COMPARISONS,
     NotRecordable,
     Operation,
     Register,
     ValueInfo,
     instances,
+    mapped,
 )
 from xplayers.arrays.namespaces import Array, device, namespace
 
@@ -208,9 +208,12 @@ class _Compiler:
             return False
         if not all(r in self.static for r in read(operation)):
             return False
-        args, kwargs = _filled((operation.args, operation.kwargs), self.static)
+        args, kwargs = mapped(self._static_value, (operation.args, operation.kwargs))
         self.static[made] = operation.function(*args, **kwargs)
         return True
+
+    def _static_value(self, arg: Any) -> Any:
+        return self.static[arg] if isinstance(arg, Register) else arg
 
     def _emit_in_place(self, operation: Operation) -> None:
         (made,) = operation.results
@@ -258,11 +261,8 @@ class _Compiler:
 
     def _call(self, operation: Operation) -> str:
         """Return the call as it was recorded."""
-        sign = _SIGNS.get(operation.name)
-        if sign is not None and operation.function in (
-            BINARY.get(operation.name),
-            COMPARISONS.get(operation.name),
-        ):
+        sign = SIGNS.get(operation.name)
+        if sign is not None and operation.function is OPERATORS[operation.name]:
             text = self._scalar if self._is_scalar_arithmetic(operation) else self._text
             a, b = map(text, operation.args)
             return f"{a} {sign} {b}"
@@ -398,26 +398,7 @@ class _Compiler:
         return self._define(arg)
 
 
-_SIGNS = {
-    "add": "+", "subtract": "-", "multiply": "*", "divide": "/", "floor_divide": "//",
-    "remainder": "%", "pow": "**", "matmul": "@", "bitwise_and": "&", "bitwise_or": "|",
-    "bitwise_xor": "^", "bitwise_left_shift": "<<", "bitwise_right_shift": ">>", "less": "<",
-    "less_equal": "<=", "greater": ">", "greater_equal": ">=", "equal": "==", "not_equal": "!=",
-}  # fmt: skip
-
-
 def _one_object(values: list, given: list, seen: list, outs: list) -> list:
     """Return `values`, where those that are also among `outs` are the objects of `seen`."""
     places = {id(o): s for o, s in zip(outs, seen, strict=True)}
     return [places.get(id(g), v) for g, v in zip(given, values, strict=True)]
-
-
-def _filled(arg: Any, static: Mapping[int, Array]) -> Any:
-    """Return `arg` with the arrays in the place of their registers."""
-    if isinstance(arg, Register):
-        return static[arg]
-    if type(arg) in (tuple, list):
-        return type(arg)([_filled(a, static) for a in arg])
-    if type(arg) is dict:
-        return {k: _filled(a, static) for k, a in arg.items()}
-    return arg

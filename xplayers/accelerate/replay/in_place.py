@@ -11,14 +11,8 @@ from typing import Any
 import numpy as np
 
 from xplayers.accelerate.host.machine_code import LARGEST
-from xplayers.accelerate.replay.recording import (
-    BINARY,
-    COMPARISONS,
-    UNARY,
-    Operation,
-    Register,
-    ValueInfo,
-)
+from xplayers.accelerate.operators import COMPARISONS, OPERATORS
+from xplayers.accelerate.replay.recording import Operation, Register, ValueInfo
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import body_of, portable_body
 
@@ -41,8 +35,7 @@ def into(operation: Operation, infos: list[ValueInfo], like: Array) -> Any:
         over = getattr(function, "over_operands", False)
         return (function, args, over) if takes_out(function, like) and not kwargs else None
     function = getattr(np, name, None)
-    operators = BINARY.get(name), COMPARISONS.get(name), UNARY.get(name)
-    if operation.function not in (function, *operators):
+    if operation.function not in (function, OPERATORS.get(name)):
         return None  # another function of that name
     if operation.function is operator.pow:
         return None  # it takes a square root where `numpy.power` does not

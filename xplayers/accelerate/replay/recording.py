@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xplayers.accelerate.operators import Operators
 from xplayers.arrays.namespaces import Array, Namespace, device, introduce, namespace
 from xplayers.arrays.operation import tabulate
 from xplayers.arrays.transfer import to_numpy
@@ -111,7 +112,7 @@ class Recording:
         if len(self.operations) >= MOST:
             message = f"more than {MOST} operations"
             raise NotRecordable(message)
-        given, named = self._referred(args), self._referred(kwargs)
+        given, named = (mapped(self._reference, a) for a in (args, kwargs))
         if writes:
             self.numbers.clear()
         results = tuple([m.register for m in made])
@@ -142,17 +143,13 @@ class Recording:
         self.infos.append(ValueInfo(root, False, shape, value.dtype, is_ordered(value)))
         return _class_of(namespace(value))(self, register, value)
 
-    def _referred(self, arg: Any) -> Any:
-        """Return `arg` with the registers of the arrays in it."""
+    def _reference(self, arg: Any) -> Any:
+        """Return what stands for `arg` in an operation: of an array its register."""
         if isinstance(arg, Tracer):
             if arg.recording is not self:
                 message = "a value of another recording"
                 raise NotRecordable(message)
             return arg.register
-        if type(arg) in (tuple, list):
-            return type(arg)([self._referred(a) for a in arg])
-        if type(arg) is dict:
-            return {k: self._referred(a) for k, a in arg.items()}
         if isinstance(arg, RecordingNamespace):
             return arg._real
         if hasattr(arg, "shape") and hasattr(arg, "dtype") and not isinstance(arg, type):
@@ -182,10 +179,9 @@ class Recording:
             raise NotRecordable(message)
 
 
-class Tracer:
+class Tracer(Operators):
     """An array that writes down what is done with it. One subclass for each namespace."""
 
-    __hash__ = object.__hash__
     xp: Any
 
     def __init__(self, recording: Recording, register: Register, value: Any) -> None:
@@ -251,6 +247,18 @@ class Tracer:
             self.recording.add("item", _item, (self,), {}, [made])
         return made
 
+    def operate(self, name: str, function: Callable[..., Any], operands: tuple) -> Any:
+        return self.recording.call(name, function, operands, {})
+
+    def operate_in_place(self, name: str, function: Callable[..., Any], other: Any) -> Any:
+        in_place = f"i{function.__name__.strip('_')}"
+        if not hasattr(type(self.value), f"__{in_place}__"):  # the name gets a new value
+            return self.operate(name, function, (self, other))
+        self.recording.before_write(self)
+        getattr(operator, in_place)(self.value, values(other))
+        self.recording.add(name, function, (self, other), {}, [self], writes=True)
+        return self
+
     def __getitem__(self, index: Any) -> Any:
         return self.recording.call("getitem", operator.getitem, (self, index), {})
 
@@ -283,59 +291,6 @@ def _mt(a: Array) -> Array:
 
 def _item(a: Any) -> Any:
     return a.item()
-
-
-BINARY = {
-    "add": operator.add, "subtract": operator.sub, "multiply": operator.mul,
-    "divide": operator.truediv, "floor_divide": operator.floordiv, "remainder": operator.mod,
-    "pow": operator.pow, "matmul": operator.matmul, "bitwise_and": operator.and_,
-    "bitwise_or": operator.or_, "bitwise_xor": operator.xor,
-    "bitwise_left_shift": operator.lshift, "bitwise_right_shift": operator.rshift,
-}  # fmt: skip
-COMPARISONS = {
-    "less": operator.lt, "less_equal": operator.le, "greater": operator.gt,
-    "greater_equal": operator.ge, "equal": operator.eq, "not_equal": operator.ne,
-}  # fmt: skip
-UNARY = {
-    "negative": operator.neg, "positive": operator.pos, "abs": operator.abs,
-    "bitwise_invert": operator.invert,
-}  # fmt: skip
-
-
-def _give_operators() -> None:
-    def binary(name: str, function: Any, swapped: bool) -> Any:
-        def method(self: Tracer, other: Any) -> Any:
-            args = (other, self) if swapped else (self, other)
-            return self.recording.call(name, function, args, {})
-
-        return method
-
-    def in_place(name: str, function: Any) -> Any:
-        def method(self: Tracer, other: Any) -> Any:
-            plain = function.__name__.strip("_")
-            if not hasattr(type(self.value), f"__i{plain}__"):  # the name gets a new value
-                return self.recording.call(name, function, (self, other), {})
-            self.recording.before_write(self)
-            getattr(operator, f"i{plain}")(self.value, values(other))
-            self.recording.add(name, function, (self, other), {}, [self], writes=True)
-            return self
-
-        return method
-
-    def unary(name: str, function: Any) -> Any:
-        return lambda self: self.recording.call(name, function, (self,), {})
-
-    for name, function in {**BINARY, **COMPARISONS}.items():
-        plain = function.__name__.strip("_")
-        setattr(Tracer, f"__{plain}__", binary(name, function, swapped=False))
-        if name in BINARY:
-            setattr(Tracer, f"__r{plain}__", binary(name, function, swapped=True))
-            setattr(Tracer, f"__i{plain}__", in_place(name, function))
-    for name, function in UNARY.items():
-        setattr(Tracer, f"__{function.__name__}__", unary(name, function))
-
-
-_give_operators()
 
 
 class RecordingNamespace:
@@ -391,17 +346,24 @@ def instances(kind: type, arg: Any) -> Iterator[Any]:
             yield from instances(kind, a)
 
 
+def mapped(function: Callable[[Any], Any], arg: Any) -> Any:
+    """Return ``function(arg)``, of tuples, lists and dicts with the results for their parts."""
+    if type(arg) in (tuple, list):
+        return type(arg)([mapped(function, a) for a in arg])
+    if type(arg) is dict:
+        return {k: mapped(function, a) for k, a in arg.items()}
+    return function(arg)
+
+
 def values(arg: Any) -> Any:
     """Return `arg` with the arrays in the place of their tracers."""
+    return mapped(_value, arg)
+
+
+def _value(arg: Any) -> Any:
     if isinstance(arg, Tracer):
         return arg.value
-    if isinstance(arg, RecordingNamespace):
-        return arg._real
-    if type(arg) in (tuple, list):
-        return type(arg)([values(a) for a in arg])
-    if type(arg) is dict:
-        return {k: values(a) for k, a in arg.items()}
-    return arg
+    return arg._real if isinstance(arg, RecordingNamespace) else arg
 
 
 def _is_number(value: Any) -> bool:
