@@ -29,6 +29,9 @@ from xplayers.optimizers.base import _apply_if as apply_if
 from xplayers.optimizers.clipping import _times
 from xplayers.training.precision import _rounded, _unscaled
 
+# What CuPy adds to the options of a kernel, after them.
+OF_CUPY = ("-ftz=true", "--device-as-default-execution-space")
+
 nvrtc = pytest.importorskip(
     "cuda.bindings.nvrtc", reason="NVRTC is not installed: nox -s nvrtc", exc_type=ImportError
 )
@@ -55,7 +58,7 @@ pytestmark = pytest.mark.skipif(not is_there(), reason="NVRTC is not installed: 
 def compiled(text, architecture):
     """Return the PTX of the source and what the assembler says, by kernel."""
     program = checked(nvrtc.nvrtcCreateProgram(text.encode(), b"kernels.cu", 0, [], []))
-    options = [f"-arch={architecture}", *OPTIONS, "--ptxas-options=-v"]
+    options = [f"-arch={architecture}", *OPTIONS, *OF_CUPY, "--ptxas-options=-v"]
     (error,) = nvrtc.nvrtcCompileProgram(program, len(options), [o.encode() for o in options])
     log = b" " * checked(nvrtc.nvrtcGetProgramLogSize(program))
     checked(nvrtc.nvrtcGetProgramLog(program, log))
@@ -143,7 +146,7 @@ def test_what_is_asked_of_all_gradients(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_softmax_cross_entropy(architecture):
-    """Three blocks find room, of float64 two."""
+    """Three blocks of 256 threads find room, of float64 two: the kernels ask for that."""
     cases = {
         f"softmax_{i}": (*map(dtype_of, case[:3]), *case[3:]) for i, case in enumerate(SOFTMAX)
     }
@@ -182,7 +185,30 @@ def test_what_is_exactly_rounded_stays_so(case, dtype):
     entry = everything("sm_80")[0][kernels_by_case()[case, dtype].name]
     assert "fma" not in entry
     assert "approx" not in entry
-    assert ".ftz" not in entry
+
+
+def test_the_options_are_those_of_cupy(monkeypatch):
+    compiler = pytest.importorskip("cupy.cuda.compiler")
+    seen = []
+
+    class Program:
+        def __init__(self, *args, **options):
+            self.compile = self.asked
+
+        def asked(self, options, log=None):
+            seen.append(options)
+            raise compiler.CompileException("seen", "", "", (), "nvrtc")
+
+    monkeypatch.setattr(compiler, "_NVRTCProgram", Program)
+    monkeypatch.setattr(
+        compiler, "_get_arch_for_options_for_nvrtc", lambda arch: ("-arch=sm_90", "cubin")
+    )
+    with pytest.raises(compiler.CompileException):
+        compiler._compile_using_nvrtc_no_warning("", (*OPTIONS, "-ftz=true"), arch="90")
+    own = [o for o in seen[0] if o.startswith("-arch") or o == "--pch"]
+    assert [o for o in seen[0] if o not in own] == [*OPTIONS, *OF_CUPY]
+    names = compiler._compile_with_cache_cuda.__code__.co_consts
+    assert ("-ftz=true",) in names
 
 
 @functools.cache

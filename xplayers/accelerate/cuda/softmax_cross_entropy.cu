@@ -35,12 +35,12 @@ __device__ inline void softmax_cross_entropy(
 {
     __shared__ N shared[WARPS];
     for_each_row<WARPS>(rows, [&](const i64 row, const int lane) {
-        const auto each = [&](auto visit) { for_each_class<HELD, 32 * WARPS>(classes, lane, visit); };
+        const int threads = 32 * WARPS;
         const Score* x = scores + row * classes;
         Gradient* dx = gradient + row * classes;
         N held[HELD > 0 ? HELD : 1];  // first the scores, then their exponentials
         N largest = widen(x[0]);
-        each([&](const int k, const i64 c) {
+        for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
             held[k] = widen(x[c]);
             largest = Larger()(largest, held[k]);
         });
@@ -58,21 +58,21 @@ __device__ inline void softmax_cross_entropy(
             const i64 at = valid ? label : 0;
             const N own = (N)widen(x[at]) - largest, less = expm1(own);
             N rest = 0;  // the sum less 1, which would take the last digits of small ones
-            each([&](const int k, const i64 c) {
+            for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
                 held[k] = exp(score(k, c) - largest);
                 rest += c == at ? less : held[k];
             });
             rest = reduced<WARPS>(rest, shared, Sum());
             loss = log1p(rest) - own;
             if (!valid) loss = __uint_as_float(0x7fc00000);  // NaN
-            each([&](const int k, const i64 c) {
+            for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
                 const N slope = c == at ? less - rest : exponential(k, c);
                 dx[c] = narrow<Gradient>(slope / (1 + rest) * scale);
             });
         } else {
             const Target* t = target + row * classes;
             N sum = 0, total = 0, dot = 0;
-            each([&](const int k, const i64 c) {
+            for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
                 const N weight = (N)widen(t[c]), centred = score(k, c) - largest;
                 total += weight >= 0 ? weight : (N)__uint_as_float(0x7fc00000);  // NaN
                 // A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
@@ -86,7 +86,7 @@ __device__ inline void softmax_cross_entropy(
             const bool silent = total == 0;  // a row without any weight, whatever its scores are
             loss = silent ? 0 : log(sum) * total - dot;
             const N factor = total / sum;
-            each([&](const int k, const i64 c) {
+            for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
                 const N slope = silent ? 0 : exponential(k, c) * factor - (N)widen(t[c]);
                 dx[c] = narrow<Gradient>(slope * scale);
             });

@@ -14,6 +14,7 @@ from xplayers.accelerate.tape import Untraceable
 
 _HELD = (1, 4, 16)  # scores that a thread keeps
 _WARPS = 8  # of a block, which reads a row that is too long for one warp
+_RESIDENT = {4: 768, 8: 512}  # threads for which a multiprocessor has room, by the bytes of numbers
 _THREADS = 128  # of a block of rows that are read by one warp each
 
 
@@ -82,9 +83,10 @@ def source(
     s, t, g = (c_name(d) for d in (scores, target, gradient))
     kind = "labels" if labels else "weights"
     name = f"xplayers_softmax_cross_entropy_{kind}"  # in profiles
+    threads = max(_THREADS, 32 * warps)
     body = _BODY.format(
-        name=name, labels=str(labels).lower(), threads=max(_THREADS, 32 * warps), warps=warps,
-        held=held,
+        name=name, labels=str(labels).lower(), threads=threads, warps=warps, held=held,
+        blocks=_RESIDENT[inside(scores).itemsize] // threads,
         inside=c_name(inside(scores)), scores=s, target=t, gradient=g,
     )  # fmt: skip
     return body, name
@@ -105,7 +107,7 @@ def _launcher(
 
 
 _BODY = """\
-extern "C" __global__ void __launch_bounds__({threads})
+extern "C" __global__ void __launch_bounds__({threads}, {blocks})
 {name}(
     const i64 rows, const i64 classes, const {scores}* scores, const {target}* target,
     {inside}* losses, {gradient}* gradient, const {inside} scale)

@@ -5,8 +5,9 @@ pointers are aligned, and element by element in the tail and elsewhere. float16 
 storage: inside is float32, rounded once at the end; float32 and float64 stay what they are.
 
 ``+ - * /``, square root, comparisons and casts are exactly rounded (IEEE 754), so a float32
-program of these alone gives the bits of NumPy. This needs the options of `OPTIONS`: CUDA would
-contract ``a * b + c`` to one rounding. Exponentials and their like are those of CUDA's library, as
+program of these alone gives the bits of NumPy, but for numbers below the normal ones, which CuPy
+has flushed to 0 in all kernels (``-ftz=true``, after the options of others). This needs the options
+of `OPTIONS`: CUDA would contract ``a * b + c`` to one rounding. Exponentials and their like are those of CUDA's library, as
 in CuPy, a few units in the last place from NumPy's.
 
 The source is compiled for the architectures of four GPU generations and run through a host compiler
@@ -29,7 +30,7 @@ import numpy as np
 from xplayers.accelerate.cuda.pointer_table import most_rows
 from xplayers.accelerate.tape import Step, Tape, Untraceable, is_cast, is_where
 
-OPTIONS = ("-std=c++17", "-fmad=false", "-prec-div=true", "-prec-sqrt=true", "-ftz=false")
+OPTIONS = ("-std=c++17", "-fmad=false", "-prec-div=true", "-prec-sqrt=true")
 THREADS = 256  # of a block
 CHUNK = 4  # packs that a thread takes of a row before the block looks for its next one
 

@@ -25,7 +25,7 @@ _KERNEL_FLAGS = (
     *_FLAGS, "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-fsanitize=alignment",
 )  # fmt: skip
 _OWN, _OF_CUPY = "kernel.h", "cupy_kernel.h"
-_NAMES = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(\d+\)\s+)?(\w+)')
+_NAMES = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\([\d, ]+\)\s+)?(\w+)')
 _SHARED = re.compile(r"extern\s+__shared__\s+(\w+)\s+(\w+)\[\];")
 _NAMED_SHARED = re.compile(r"(__shared__\s+[\w:<>, ]+?\s(\w+)\s*(?:\[[^\];]*\])+;)")
 _WAITING = re.compile(r"__sync|__shfl")
