@@ -31,10 +31,9 @@ from emulator.emulated_graph import EmulatedCuda  # noqa: E402
 
 from xplayers.accelerate.cuda import cudnn  # noqa: E402
 from xplayers.accelerate.cuda.cudnn import Cudnn, active  # noqa: E402
-from xplayers.accelerate.cuda.cudnn_plans import CANDIDATES  # noqa: E402
+from xplayers.accelerate.cuda.cudnn_plans import CANDIDATES, Runtime  # noqa: E402
 from xplayers.accelerate.cuda.gemm import NotPlanned  # noqa: E402
 from xplayers.accelerate.cuda.graph import Graph  # noqa: E402
-from xplayers.accelerate.cuda.planner import REPEATS, milliseconds  # noqa: E402
 
 LAYERS = {
     "image": (lambda: Convolution.init(3, 4, 3, bias=False, rng=0), (2, 3, 7, 6)),
@@ -181,6 +180,27 @@ def test_a_graph_keeps_the_plans_that_it_runs():
     assert kept() is None
 
 
+def test_a_graph_runs_plans_that_are_closed_since():
+    """What the device runs is in them, and nobody else has it."""
+    cuda, dnn = EmulatedCuda(), Cudnn(runtime=EmulatedRuntime())
+    layer = Convolution.init(3, 4, 3, bias=False, rng=0)
+    W, x = fabricated(layer.W), fabricated(values((2, 3, 6, 5)).astype("float32"))
+
+    def body(a):
+        layer.apply({"W": W}, x)
+        return a + a
+
+    with dnn.layers():
+        graph = Graph(body, (cuda.array(1.0),), [], cuda=cuda, gemm=None, warmup=1)
+    kept = weakref.ref(dnn._runtime.cudnn.graphs.pop())
+    dnn.close()
+    gc.collect()
+    assert kept() is not None
+    graph.close()
+    gc.collect()
+    assert kept() is None
+
+
 def test_results_are_taken_as_they_lie(dnn):
     """Channels last, from one convolution to the next: nothing is copied but the filters."""
     first = Convolution.init(3, 4, 3, padding=1, bias=False, rng=0)
@@ -224,6 +244,7 @@ def test_what_algorithms_may_do(tf32, deterministic, dtype, unwanted):
         ((None, 4.0, 3.0), False, [1]),
         ((9.0,) * CANDIDATES + (1.0,), True, [*range(CANDIDATES), 0]),
         ((None, None), True, []),
+        ((2.05, 2.0, 3.0), True, [0, 1, 2, 0]),  # the first one of those that are as fast
         ((3.0, FAILS, 1.0), True, [0, 1, 2, 2]),
     ],
 )
@@ -298,27 +319,6 @@ def test_errors_of_the_library_are_raised_where_there_is_no_other_graph(monkeypa
         dnn.correlate(*there, layer._window, 1)
 
 
-def test_the_time_of_an_algorithm():
-    """That of one call, without the first."""
-    log = []
-
-    class Event:
-        def record(self):
-            log.append("record")
-
-        def synchronize(self):
-            log.append("wait")
-
-    class Cuda:
-        @staticmethod
-        def get_elapsed_time(start, end):
-            return 20.0
-
-    Cuda.Event = Event
-    assert milliseconds(Cuda, lambda: log.append("call")) == 20.0 / REPEATS
-    assert log == ["call", "record", *["call"] * REPEATS, "record", "wait"]
-
-
 def refusing(monkeypatch):
     """Let the portable body say that it was reached; it cannot run here."""
 
@@ -369,6 +369,28 @@ def test_numpy_is_computed_as_always(dnn):
     layer = Convolution.init(3, 4, 3, rng=0)
     layer(values((2, 3, 6, 5)).astype("float32"))
     assert not dnn.plans
+
+
+def test_the_runtime_of_cuda_is_there_before_the_frontend(monkeypatch):
+    """It opens it by a name that is found only when it is loaded already."""
+    log = []
+
+    class Pathfinder:
+        @staticmethod
+        def load_nvidia_dynamic_lib(name):
+            log.append(name)
+
+    class Frontend:
+        @staticmethod
+        def backend_version():
+            log.append("frontend")
+
+    monkeypatch.setitem(sys.modules, "cuda.pathfinder", Pathfinder)
+    monkeypatch.setitem(sys.modules, "cudnn", Frontend)
+    Runtime()
+    assert log == ["cudart", "frontend"]
+    monkeypatch.setattr(Pathfinder, "load_nvidia_dynamic_lib", None)  # it may be found without
+    Runtime()
 
 
 def test_without_the_library(monkeypatch):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import importlib
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -103,11 +104,13 @@ class Plans(Planner):
         """Return an array without values that has its channels last."""
         return channels_first(self._runtime.empty((shape[0], *shape[2:], shape[1]), dtype, device))
 
-    def _execute(self, plan: Plan, arrays: Sequence[Array], device: Any) -> None:
+    def _execute(
+        self, plan: Plan, arrays: Sequence[Array], device: Any, workspace: Any = None
+    ) -> None:
         pointers = {k: a.data.ptr for k, a in enumerate(arrays, 1)}
         pointers |= {k: ctypes.addressof(value) for k, value in plan.values.items()}
-        # Of the pool of the stream, in whose order it is used again.
-        workspace = self._runtime.empty((plan.workspace,), "uint8", device)
+        if workspace is None:  # of the pool of the stream, in whose order it is used again
+            workspace = self._runtime.empty((plan.workspace,), "uint8", device)
         handle = self._handle(device)
         self._runtime.cudnn.set_stream(handle=handle, stream=self._runtime.stream())
         plan.graph.execute_plan_at_index(
@@ -148,13 +151,19 @@ class Plans(Planner):
         except MemoryError:
             return plans[0]
 
-        def time(plan: Plan) -> float:
+        workspace: Any = None
+        while workspace is None:  # the largest, of those that there is room for
+            size = max(plan.workspace for plan in plans)
             try:
-                return self._runtime.time(lambda: self._execute(plan, arrays, device))
-            except (MemoryError, RuntimeError):  # what it works in does not fit, or it fails
-                return math.inf
-
-        return fastest(plans, time)
+                workspace = self._runtime.empty((size,), "uint8", device)
+            except MemoryError:
+                smaller = [plan for plan in plans if plan.workspace < size]
+                if not smaller:
+                    return plans[0]
+                plans = smaller
+        return fastest(plans, lambda: self._runtime.milliseconds([
+            functools.partial(self._execute, plan, arrays, device, workspace) for plan in plans
+        ]))  # fmt: skip
 
     def _candidates(self, key: Key, device: Any) -> list[Plan]:
         """Return a plan for each of the first algorithms that can be built."""
@@ -212,6 +221,9 @@ class Runtime:
     """CuPy and the frontend, as `Plans` and `Cudnn` use them."""
 
     def __init__(self) -> None:
+        with contextlib.suppress(Exception):
+            # The frontend opens libcudart by its name, which a wheel is not found by.
+            importlib.import_module("cuda.pathfinder").load_nvidia_dynamic_lib("cudart")
         try:
             # By its name: a type checker would take `import cudnn` for the file beside this one.
             cudnn: Any = importlib.import_module("cudnn")
@@ -249,8 +261,8 @@ class Runtime:
     def variance(self, r: Array, eps: float) -> Array:
         return variance(r, eps)
 
-    def time(self, function: Callable[[], None]) -> float:
-        return milliseconds(self.cupy.cuda, function)
+    def milliseconds(self, functions: Sequence[Callable[[], None]]) -> list[float]:
+        return milliseconds(self.cupy.cuda, functions)
 
     def stream(self) -> int:
         return self.cupy.cuda.get_current_stream().ptr
