@@ -269,8 +269,9 @@ def test_streams_are_in_order(cuda, make, trees, batch):
         "launch on null",
     ]
     with cuda.Stream():
-        step(*trees(), *batch(), 0.1)
-    assert cuda.log[-1] == "launch on blocking"
+        for _ in range(2):
+            step(*trees(), *batch(), 0.1)
+    assert cuda.log[7:] == ["blocking waits for event of null", *["launch on blocking"] * 2]
     step.close()
     assert cuda.log[-1] == "wait for blocking"
 
@@ -282,6 +283,7 @@ def test_memory_of_a_graph_is_its_own_and_given_back(cuda, make, trees, batch):
     assert pool.held() > 0
     step.close()
     assert pool.held_at_the_end == 0
+    assert pool.held_in_capture == 2  # the batch: no copy of the state
     assert EmulatedGemm.made[0].closed
     assert np.isfinite(float(value))  # lies elsewhere
     w = float(given[0]["w"])

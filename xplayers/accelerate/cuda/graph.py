@@ -87,6 +87,7 @@ class CapturedStep:
         self._kept: Trees | None = None
         self._rate: Any = None  # 0-d array
         self._last_rate: float | None = None  # what is in it
+        self._stream: Any = None  # of the last step
         self._closing = weakref.finalize(self, _close, self._graphs)
 
     def __call__(
@@ -188,6 +189,10 @@ class CapturedStep:
         arranged: Callable[[Any], Callable[..., Array]],
         held: tuple[Array, ...] = (),
     ) -> tuple[Array, Tree, Tree, Tree]:
+        stream = self._cuda.get_current_stream()
+        if self._stream not in (None, stream):  # what is written now is read there
+            stream.wait_event(self._stream.record())
+        self._stream = stream
         kept = self._kept
         if kept is None:
             kept = self._kept = _copied_dicts(given)
@@ -274,16 +279,21 @@ class Graph:
         self._graph: Any = None
         self._value: Any = None
         self._gemm: Any = None
-        self._cudnn = active()  # the graph runs its plans, whoever else lets go of them
+        self._cudnn = active()  # the graph runs its plans, also after that has been closed
         self._used = self.stream  # where it was launched last
-        self.stream.wait_event(cuda.get_current_stream().record())
+        self._plans: tuple[Any, ...] = ()
         try:
+            saved = [a.copy() for a in state]  # outside of its pool, which has to hold no more
+            self.stream.wait_event(cuda.get_current_stream().record())
             with self.stream, cuda.using_allocator(self.pool.malloc):
                 self._gemm = None if gemm is None else gemm()
                 self._inputs = tuple([a.copy() for a in inputs])
-                self._warm_up(body, state, warmup)
+                self._warm_up(body, state, saved, warmup)
+                saved = None
                 self._graph, self._value = self._capture(body)
                 self._graph.upload(self.stream)
+                if self._cudnn is not None:
+                    self._plans = tuple(self._cudnn.plans.values())
             self.stream.synchronize()
         except BaseException as error:
             for e in (error, error.__cause__):  # their frames hold arrays of the pool
@@ -314,12 +324,13 @@ class Graph:
         if self._gemm is not None:
             self._gemm.close()
         self._graph = self._value = self._gemm = self._cudnn = None
-        self._inputs = self._held = ()
+        self._inputs = self._held = self._plans = ()
         self.pool.free_all_blocks()  # dropping a pool alone does not
 
-    def _warm_up(self, body: Callable[..., Array], state: list[Array], times: int) -> None:
+    def _warm_up(
+        self, body: Callable[..., Array], state: list[Array], saved: list[Array], times: int
+    ) -> None:
         """Run `body` as it stands, so that kernels, plans and memory are there; undo its steps."""
-        saved = [a.copy() for a in state]
         try:
             with self._products():
                 for _ in range(times):

@@ -172,6 +172,7 @@ class EmulatedPool:
     def __init__(self) -> None:
         self.arrays: list[weakref.ref] = []
         self.held_at_the_end: int | None = None
+        self.held_in_capture: int | None = None  # when it began
 
     def malloc(self, size: int) -> Any:
         raise AssertionError("only its owner is looked at")
@@ -210,6 +211,8 @@ class EmulatedStream:
         assert self.cuda.get_current_stream() is self
         self.cuda.tape = []
         self.cuda.log.append("begin")
+        for pool in self.cuda.pools[-1:]:
+            pool.held_in_capture = pool.held()
 
     def end_capture(self) -> EmulatedGraph:
         tape, self.cuda.tape = self.cuda.tape, None
