@@ -32,6 +32,19 @@ def _masked(x: Any, keep: Any, scale: float) -> Any:
     return dropout.scaled(kernels.laid(x, "rows"), keep, scale=scale)
 
 
+def _matmul(a: Any, b: Any) -> Any:
+    try:
+        return a @ b
+    except TypeError as error:
+        if a.dtype.name != "bfloat16" or max(a.ndim, b.ndim) < 3:
+            raise
+        message = (
+            f"matmul: CuPy does not multiply batches of bfloat16 matrices, {tuple(a.shape)} @ "
+            f"{tuple(b.shape)}. Use TrainStep(..., gemm='cublaslt'), or float16."
+        )
+        raise TypeError(message) from error
+
+
 def _next_count(count: Any, good: Any, like: Any) -> Any:
     return _counted(*((count,) if good is None else (count, good)), dtype=like.dtype)
 
@@ -84,6 +97,7 @@ def _gemm(step: Any) -> Any:
 
 BODIES: dict[str, Any] = {
     "compiled": compiled,
+    "matmul": _matmul,
     "pad_windows": windows.pad_windows,
     "window_columns": windows.window_columns,
     "scatter_windows": windows.scatter_windows,

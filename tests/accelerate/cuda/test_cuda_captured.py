@@ -53,6 +53,13 @@ def _products():
     pytest.importorskip("nvmath")
 
 
+def fixed():
+    """Return a `Gemm` whose algorithms are the same each time: two that are timed apart differ."""
+    from xplayers.accelerate.cuda.gemm import Gemm
+
+    return Gemm(autotune=False)
+
+
 @pytest.fixture
 def emulated():
     if not emulator.installed():
@@ -102,6 +109,7 @@ def batches(case, xpv, count):
 
 def trained(net, given, **options):
     """Return the losses and the arrays after a step on each batch."""
+    options = {"gemm": fixed, **options}
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
     return results(step, [step(x, t) for x, t in given])
 
@@ -123,7 +131,7 @@ def test_every_layer_in_a_graph(case, xpv):
     """From its graph a step has the bits of one that stands, with the same kernels."""
     given = list(batches(case, xpv, 3))
     with fused():
-        expected = trained(network(case, xpv), given, compile=False, gemm="cublaslt")
+        expected = trained(network(case, xpv), given, compile=False, gemm=fixed)
     before = [to_numpy(x).copy() for x, _ in given]
     assert_same(trained(network(case, xpv), given, compile="graph"), expected)
     for (x, _), values_before in zip(given, before, strict=True):
@@ -153,6 +161,7 @@ def mlp():
 
 
 def mlp_step(**options):
+    options = {"gemm": fixed, **options}
     return TrainStep(mlp(), xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
 
 
@@ -187,7 +196,7 @@ def test_mixed_precision(dtype, xpv):
         given[1][0][3, 4] = np.inf
     found = []
     for compiled in (False, "graph"):
-        options = {"compile": compiled, "gemm": "cublaslt", "precision": xl.MixedPrecision(dtype)}
+        options = {"compile": compiled, "gemm": fixed, "precision": xl.MixedPrecision(dtype)}
         step = mlp_step(**options)
         with fused():
             losses = [step(x, t) for x, t in given]
@@ -199,12 +208,56 @@ def test_mixed_precision(dtype, xpv):
     assert_same(*found)
 
 
+def test_products_on_two_streams_follow_each_other(xpv, emulated):
+    """They share what an algorithm works in."""
+    import cupy
+
+    gemm, (x, _) = fixed(), data(xpv)
+    with emulator.counting() as counted:
+        for stream in [cupy.cuda.Stream(non_blocking=True)] * 2 + [cupy.cuda.Stream.null] * 2:
+            with stream:
+                gemm.matmul(x.T, x)
+    assert counted["cudaStreamWaitEvent"] == 1
+    cupy.cuda.Device().synchronize()
+    gemm.close()
+
+
+def test_steps_on_two_streams_follow_each_other(xpv, emulated):
+    """The second writes its batch where the first reads it."""
+    import cupy
+
+    given = [data(xpv, seed=seed) for seed in range(4)]
+    expected = mlp_step(compile="graph")
+    right = results(expected, [expected(x, t) for x, t in given])
+    step, found = mlp_step(compile="graph"), []
+    streams = [cupy.cuda.Stream.null, cupy.cuda.Stream(non_blocking=True)]
+    for (x, t), stream in zip(given, streams * 2, strict=True):
+        with stream:
+            found.append(step(x, t))
+    cupy.cuda.Device().synchronize()
+    assert_same(results(step, found), right)
+
+
+def test_batches_of_bfloat16_matrices_need_another_library(xpv):
+    bfloat16 = pytest.importorskip("ml_dtypes").bfloat16
+    from xplayers.arrays.products import matmul
+
+    a = xpv.asarray(np.ones((2, 3, 4), "float32")).astype(bfloat16)
+    message = r"CuPy does not multiply batches of bfloat16 .*\(2, 3, 4\) @ \(2, 4, 3\).* gemm="
+    with pytest.raises(TypeError, match=message):
+        matmul(a, a.mT)
+    gemm = fixed()
+    with gemm.products():
+        assert_same_bits(to_numpy(matmul(a, a.mT)), np.full((2, 3, 3), 4, "float32"))
+    gemm.close()
+
+
 def test_accumulated_steps(xpv):
     x, t = data(xpv)
     found = []
     for compiled in (False, "graph"):
         net = mlp()
-        options = {"parts": 2, "compile": compiled, "gemm": "cublaslt"}
+        options = {"parts": 2, "compile": compiled, "gemm": fixed}
         step = AccumulatedStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
         with fused():
             losses = [step(x, t) for _ in range(3)]
@@ -251,7 +304,7 @@ def test_a_look_at_a_value_is_named(xpv):
 def test_each_shape_has_a_graph(xpv):
     given = [data(xpv, n, seed) for seed, n in enumerate((64, 32, 16, 8, 4, 64, 32))]
     with fused():
-        expected = mlp_step(compile=False, gemm="cublaslt")
+        expected = mlp_step(compile=False, gemm=fixed)
         right = results(expected, [expected(x, t) for x, t in given])
     step = mlp_step(compile="graph")
     assert_same(results(step, [step(x, t) for x, t in given]), right)
@@ -320,7 +373,7 @@ def test_a_network_through_cudnn(dtype, xpv):
             xl.Convolution.init(16, 24, 3, bias=False, rng=1), xl.BatchNormalization.init(24),
             xl.Relu(), xl.GlobalAveragePooling(), xl.Affine.init(24, 5, rng=2),
         )  # fmt: skip
-        options = {"compile": compiled, "gemm": "cublaslt", "precision": half}
+        options = {"compile": compiled, "gemm": fixed, "precision": half}
         step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
         library = Cudnn(autotune=False)
         with library.layers(), fused():
@@ -343,6 +396,7 @@ def test_a_trainer_brings_numbers_over_once_in_an_epoch(
     monkeypatch.setattr(run, "LATEST", latest)
     x, t = data(xpv, 200)
     options = {"batch_size": 20, "epochs": 3, "callbacks": (), "compile": compile}
+    options |= {"gemm": fixed} if compile else {}
     trainer = xl.Trainer(mlp(), xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)
     with emulator.counting() as counted:
         history = trainer.fit(x, t)

@@ -16,7 +16,7 @@ import functools
 import importlib
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,8 +36,10 @@ from xplayers.accelerate.cuda.layouts import (
     compute_of,
     factor,
     fits,
+    is_refused,
     key_of,
     layouts,
+    size_of,
 )
 from xplayers.accelerate.cuda.planner import NoAlgorithm, NotPlanned, Planner, fastest, milliseconds
 from xplayers.arrays.namespaces import Array, dtype_name, named_dtype, namespace
@@ -76,7 +78,7 @@ class Gemm(Planner):
         timing two processes may differ in the last bits.
     workspace : int
         Bytes on the device that an algorithm may use. They belong to this object, so its products
-        have to follow each other on one stream.
+        follow each other: those of another stream wait for the last one.
     runtime : optional
         Where calls go, for tests; by default CuPy and ``nvmath.bindings.cublasLt``.
 
@@ -249,7 +251,7 @@ class Gemm(Planner):
         return x
 
     def _planned(self, key: Key, a: Array, b: Array, d: Array, bias: Array, aux: Array) -> Plan:
-        if key in self._without:
+        if key in self._without or is_refused(key, self._lt.get_version()):
             raise NoAlgorithm(self._none(key))
         if self._frozen:
             message = (
@@ -275,10 +277,12 @@ class Gemm(Planner):
                     self._set("matrix_layout", made[-1], "STRIDED_BATCH_OFFSET", stride)
             three = (made[0], made[1], made[2])
             found = self._candidates(key, desc, three)
-            plan = fastest(
-                [Plan(key, desc, three, found[i : i + 1]) for i in range(len(found))],
-                lambda plan: self._runtime.time(lambda: self._run(plan, a, b, d, bias, aux)),
-            )
+            plans = [Plan(key, desc, three, found[i : i + 1]) for i in range(len(found))]
+            plan = fastest(plans, lambda: self._runtime.milliseconds([
+                functools.partial(self._run, plan, a, b, d, bias, aux) for plan in plans
+            ]))  # fmt: skip
+            if not self._keeps_numbers(plan):
+                raise NoAlgorithm(self._none(key))
         except BaseException as error:
             if isinstance(error, NoAlgorithm):
                 self._without.add(key)
@@ -314,6 +318,31 @@ class Gemm(Planner):
         if not len(found):
             raise NoAlgorithm(self._none(key))
         return found
+
+    def _keeps_numbers(self, plan: Plan) -> bool:
+        """Whether an activation makes 0 of 0, with a derivative of 0, and NaN of NaN.
+
+        NVIDIA says of neither what its ReLU makes of it, and a network whose NaN become 0 learns on
+        without a word. So each plan is asked once, with factors of zeros, and of NaN.
+        """
+        key, kind = plan.key, EPILOGUES[plan.key.epilogue]
+        if not kind.name.startswith(("RELU", "GELU")):
+            return True
+        full = self._runtime.full
+        b, d = full(size_of(key.b, key.k, key.n), key.dtype), full(key.d.ld * key.m, key.out_dtype)
+        bias = full(key.n, key.out_dtype) if kind.bias else None
+        aux = full(math.prod(aux_shape(key)), aux_dtype(key)) if kind.aux else None
+        for value in (0.0, math.nan):
+            a = full(size_of(key.a, key.m, key.k), key.dtype, value)
+            self._run(plan, a, b, d, bias, aux)
+            row = self._runtime.host(d[: key.n])
+            if not (np.isnan(row) if value else row == 0).all():
+                return False
+            if kind.aux and "relu" in key.epilogue:
+                bits = np.unpackbits(self._runtime.host(aux), bitorder="little")
+                if bits[: key.n].any():
+                    return False
+        return True
 
     @staticmethod
     def _none(key: Key) -> str:
@@ -383,6 +412,7 @@ class Runtime:
 
         self.lt, self.cupy, self.array = cublasLt, cupy, cupy.ndarray
         self.xp = array_api_compat.cupy
+        self._last: Any = None  # stream
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
         return self.cupy.empty(shape, named_dtype(self.xp, dtype))
@@ -391,10 +421,21 @@ class Runtime:
         return self.cupy.ascontiguousarray(a)
 
     def stream(self) -> int:
-        return self.cupy.cuda.get_current_stream().ptr
+        """Return the current stream; another than the last one waits for that: see `workspace`."""
+        current = self.cupy.cuda.get_current_stream()
+        if self._last is not None and current != self._last:
+            current.wait_event(self._last.record())
+        self._last = current
+        return current.ptr
 
-    def time(self, function: Callable[[], None]) -> float:
-        return milliseconds(self.cupy.cuda, function)
+    def full(self, size: int, dtype: str, value: float = 0.0) -> Array:
+        return self.cupy.full(size, value, named_dtype(self.xp, dtype))
+
+    def host(self, a: Array) -> np.ndarray:
+        return self.cupy.asnumpy(a)
+
+    def milliseconds(self, functions: Sequence[Callable[[], None]]) -> list[float]:
+        return milliseconds(self.cupy.cuda, functions)
 
 
 def active() -> Gemm | None:

@@ -223,6 +223,22 @@ def _in_columns(rows: int, cols: int, transposed: bool) -> tuple[int, int]:
     return (rows, cols) if transposed else (cols, rows)
 
 
+def is_refused(key: Key, version: int) -> bool:
+    """Whether cuBLASLt names algorithms for a product that it does not compute.
+
+    Where the first factor has one column: derivatives of activations, as below a map to one
+    feature, and in older versions sums, as of one sample. ``nvmath.linalg`` refuses these, its
+    bindings do not.
+    """
+    derives = EPILOGUES[key.epilogue].aux == "in"
+    return key.k == 1 and (derives or (key.epilogue == "bgradb" and version < 120304))
+
+
+def size_of(f: Factor, rows: int, cols: int) -> int:
+    """Return how many elements a matrix takes from its first one on."""
+    return f.ld * (cols if f.transposed else rows)
+
+
 def attributes(key: Key) -> dict[str, int]:
     """Return the attributes of the ``cublasLtMatmulDesc``, but for pointers and the epilogue."""
     found = {"TRANSA": int(key.b.transposed), "TRANSB": int(key.a.transposed)}

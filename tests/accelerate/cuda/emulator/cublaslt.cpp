@@ -220,6 +220,7 @@ API int cublasLtMatmul(
     const long m = how->ta ? la->cols : la->rows, n = how->tb ? lb->rows : lb->cols;
     if (k != other || m != ld->rows || n != ld->cols) return INVALID;
     const unsigned e = how->epilogue;
+    if (e & (DRELU | DGELU) && k == 1) return refused("a derivative beside one column");
     if (e & AUX && how->aux_ld < m) return INVALID;
     if (e & AUX && how->aux_ld % (e & (GELU | DGELU) ? 8 : 128)) return INVALID;
     put(stream, multiply, Matmul{*how, *la, *lb, *ld, a, b, d, get(alpha, scale, 0)});

@@ -84,6 +84,9 @@ class EmulatedCublasLt:
         DGELU_BGRAD=208, BGRADA=256, BGRADB=512,
     )  # fmt: skip
 
+    version = 130000
+    drops_nan = passes_at_zero = False  # what the ReLU of a library might do
+
     def __init__(self, candidates: tuple[int, ...] = (0,)) -> None:
         self.candidates = candidates
         self.objects: dict[int, dict[str, int]] = {}  # what exists, with its attributes
@@ -102,6 +105,9 @@ class EmulatedCublasLt:
 
     def create(self) -> int:
         return self._new()
+
+    def get_version(self) -> int:
+        return self.version
 
     def matmul_desc_create(self, compute_type: int, scale_type: int) -> int:
         return self._new(compute=compute_type, scale=scale_type)
@@ -174,6 +180,7 @@ class EmulatedCublasLt:
         self, how: dict[str, int], a: np.ndarray, b: np.ndarray, z: np.ndarray, d: np.ndarray
     ) -> None:
         name = self.Epilogue(how["EPILOGUE"]).name
+        assert a.shape[2] > 1 or not name.startswith(("DRELU", "DGELU")), "memory of others"
         rows, cols = d.shape[1:]
         dtype = d.dtype
 
@@ -196,12 +203,13 @@ class EmulatedCublasLt:
         elif name.startswith("DGELU"):
             z = z * gelu_derivative(kept()[:, :rows].T.astype(np.float64))
         elif "AUX" in name and "RELU" in name:
-            bits = np.packbits(z[0].T > 0, axis=1, bitorder="little")
+            mask = z[0].T >= 0 if self.passes_at_zero else z[0].T > 0
+            bits = np.packbits(mask, axis=1, bitorder="little")
             kept()[:, : bits.shape[1]] = bits
         elif "AUX" in name:
             kept()[:, :rows] = z[0].T
         if name.startswith("RELU"):
-            z = np.maximum(z, 0)
+            z = (np.fmax if self.drops_nan else np.maximum)(z, 0)
         elif name.startswith("GELU"):
             z = gelu(z)
         if "BGRAD" in name:
@@ -252,6 +260,17 @@ class EmulatedRuntime:
     def stream(self) -> int:
         return 7
 
-    def time(self, function: Any) -> float:
-        function()
-        return self.times[self.lt.algorithms[-1]]
+    def full(self, size: int, dtype: str, value: float = 0.0) -> Any:
+        made = self.empty((size,), dtype)
+        host(made)[...] = value
+        return made
+
+    def host(self, a: Any) -> np.ndarray:
+        return host(a)
+
+    def milliseconds(self, functions: Any) -> list[float]:
+        times = []
+        for function in functions:
+            function()
+            times.append(self.times[self.lt.algorithms[-1]])
+        return times
