@@ -5,10 +5,10 @@ pointers are aligned, and element by element in the tail and elsewhere. float16 
 storage: inside is float32, rounded once at the end; float32 and float64 stay what they are.
 
 ``+ - * /``, square root, comparisons and casts are exactly rounded (IEEE 754), so a float32
-program of these alone gives the bits of NumPy, but for numbers below the normal ones, which CuPy
-has flushed to 0 in all kernels (``-ftz=true``, after the options of others). This needs the options
-of `OPTIONS`: CUDA would contract ``a * b + c`` to one rounding. Exponentials and their like are those of CUDA's library, as
-in CuPy, a few units in the last place from NumPy's.
+program of these alone gives the bits of NumPy, but for numbers below the normal ones: CuPy lets all
+kernels flush those to 0 (``-ftz=true``, after the options of others). This needs `OPTIONS`: CUDA
+would contract ``a * b + c`` to one rounding. Exponentials and their like are those of CUDA's
+library, as in CuPy, a few units in the last place from NumPy's.
 
 The source is compiled for the architectures of four GPU generations and run through a host compiler
 in the tests.
