@@ -34,6 +34,7 @@ from xplayers.accelerate.cuda.cudnn import Cudnn, active  # noqa: E402
 from xplayers.accelerate.cuda.cudnn_plans import CANDIDATES, Runtime  # noqa: E402
 from xplayers.accelerate.cuda.gemm import NotPlanned  # noqa: E402
 from xplayers.accelerate.cuda.graph import Graph  # noqa: E402
+from xplayers.accelerate.cupy import BODIES  # noqa: E402
 
 LAYERS = {
     "image": (lambda: Convolution.init(3, 4, 3, bias=False, rng=0), (2, 3, 7, 6)),
@@ -325,7 +326,7 @@ def refusing(monkeypatch):
     def columns(*args):
         raise NotImplementedError("portable")
 
-    monkeypatch.setattr("xplayers.layers.windows.Window.columns", columns)
+    monkeypatch.setitem(BODIES, "window_columns", columns)
 
 
 def test_what_cudnn_has_not_is_portable(monkeypatch):
