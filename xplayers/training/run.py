@@ -329,7 +329,23 @@ class Run:
         self._checkpoint_path, self._checkpointed = str(path), (p.epoch, p.step)
         self._emit("checkpoint")
 
-    def resume(self, checkpoint: Checkpoint) -> None:
+    def begin(self, *, resume: bool) -> None:
+        """Restore the last checkpoint, or check that there is none to be overwritten."""
+        checkpoint = self.settings.checkpoint
+        if checkpoint is None:
+            if resume:
+                message = "Trainer.fit: resume=True goes with Trainer(checkpoint=Checkpoint(...))."
+                raise ValueError(message)
+        elif resume:
+            self._resume(checkpoint)
+        elif checkpoint.latest() is not None:
+            message = (
+                f"Trainer.fit: {checkpoint.folder} has the checkpoints of another run; "
+                "fit(..., resume=True) continues it, or use another folder."
+            )
+            raise ValueError(message)
+
+    def _resume(self, checkpoint: Checkpoint) -> None:
         """Restore the last checkpoint, if there is one; one of another run is refused."""
         net, newest = self.step.net, checkpoint.newest()
         if newest is None:

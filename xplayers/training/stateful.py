@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._checks import positive
+from xplayers._checks import instance, positive
 from xplayers.arrays.checks import check_off_tape, check_same
 from xplayers.arrays.namespaces import Array, device, dtype_name, namespace
 from xplayers.arrays.transfer import as_plain, move
@@ -26,6 +26,13 @@ State = dict[str, Any]  # nested dicts of arrays
 
 _NUMBERS = (float, int, np.generic, np.ndarray)
 _KINDS = 64  # kinds of batches that are known
+
+
+def check_parts(owner: str, net: Any, loss: Any, optimizer: Any) -> None:
+    """Check what is trained, and by what."""
+    instance(owner, "net", net, Layer, "a network, as Sequential")
+    instance(owner, "loss", loss, Loss, "a loss, as SoftmaxWithLoss()")
+    instance(owner, "optimizer", optimizer, Optimizer, "an optimizer, as Adam()")
 
 
 class StatefulStep(Observed):

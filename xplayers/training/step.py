@@ -17,7 +17,7 @@ from xplayers.layers.representation import code, options
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.precision import MixedPrecision, all_finite
-from xplayers.training.stateful import Arrays, State, StatefulStep
+from xplayers.training.stateful import Arrays, State, StatefulStep, check_parts
 
 __all__ = ["TrainStep"]
 
@@ -94,9 +94,7 @@ class TrainStep(StatefulStep):
         gemm: str | Callable[[], Any] | None = None,
     ) -> None:
         owner = type(self).__name__
-        instance(owner, "net", net, Layer, "a network, as Sequential")
-        instance(owner, "loss", loss, Loss, "a loss, as SoftmaxWithLoss()")
-        instance(owner, "optimizer", optimizer, Optimizer, "an optimizer, as Adam()")
+        check_parts(owner, net, loss, optimizer)
         choice(owner, "compile", compile, ("auto", True, False, "graph"))
         if loss.reduction == "none":
             message = f"{owner}: the loss has reduction='none'; expected 'mean' or 'sum'."

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._checks import constructor_call, flag, instance, shown
+from xplayers._checks import Option, constructor_call, flag, instance, shown
 from xplayers.arrays.namespaces import Array
 from xplayers.layers.base import Layer
 from xplayers.layers.representation import code
@@ -26,9 +26,26 @@ from xplayers.training.evaluation import Metrics, default_metrics, evaluate
 from xplayers.training.identity import data_identity, described, step_identity
 from xplayers.training.inspection import check_data, check_values
 from xplayers.training.run import Run, Settings, Source
+from xplayers.training.stateful import check_parts
 from xplayers.training.step import TrainStep
 
 __all__ = ["Trainer"]
+
+
+def _integer(owner: str, name: str, value: Any, *, least: int, optional: bool = False) -> Any:
+    if optional and value is None:
+        return value
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        message = f"{owner}: {name} is {value!r}; expected an integer of at least {least}."
+        raise ValueError(message)
+    return value
+
+
+def _choice(owner: str, name: str, value: Any, *, choices: tuple[str, ...]) -> Any:
+    if value not in choices:
+        message = f"{owner}: {name} is {value!r}; expected one of {choices}."
+        raise ValueError(message)
+    return value
 
 
 class Trainer:
@@ -125,6 +142,15 @@ class Trainer:
     True
     """
 
+    batch_size, eval_batch_size = Option(_integer, least=1), Option(_integer, least=1)
+    accumulate, patience = Option(_integer, least=1), Option(_integer, least=1, optional=True)
+    epochs, seed = Option(_integer, least=0), Option(_integer, least=0)
+    monitor = Option(instance, kinds=str | None, expected="the name of a column")
+    mode = Option(_choice, choices=("auto", "min", "max"))
+    on_nonfinite = Option(_choice, choices=("raise", "ignore"))
+    checkpoint = Option(instance, kinds=Checkpoint | None, expected="Checkpoint(folder, ...)")
+    train_metrics, restore_best = Option(flag), Option(flag)
+
     def __init__(
         self,
         net: Layer,
@@ -149,32 +175,14 @@ class Trainer:
         progress: bool | str = True,
         **options: Any,
     ) -> None:
-        self.net = instance("Trainer", "net", net, Layer, "a network, as Sequential")
-        self.loss = instance("Trainer", "loss", loss, Loss, "a loss, as SoftmaxWithLoss()")
-        self.optimizer = instance(
-            "Trainer", "optimizer", optimizer, Optimizer, "an optimizer, as Adam()"
-        )
-        eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
-        _check_integers(
-            least=1, batch_size=batch_size, eval_batch_size=eval_batch_size, accumulate=accumulate,
-            patience=1 if patience is None else patience,
-        )  # fmt: skip
-        _check_integers(least=0, epochs=epochs, seed=seed)
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.epochs, self.seed, self.accumulate, self.patience = epochs, seed, accumulate, patience
-        _check_choice("mode", mode, ("auto", "min", "max"))
-        _check_choice("on_nonfinite", on_nonfinite, ("raise", "ignore"))
-        if not isinstance(monitor, str | None):
-            message = f"Trainer: monitor is {shown(monitor)}; expected the name of a column."
-            raise TypeError(message)
-        if not isinstance(checkpoint, Checkpoint | None):
-            message = f"Trainer: checkpoint is {checkpoint!r}; expected Checkpoint(folder, ...)."
-            raise TypeError(message)
-        self.monitor, self.mode = monitor, mode
-        self.checkpoint, self.on_nonfinite = checkpoint, on_nonfinite
-        self.train_metrics = flag("Trainer", "train_metrics", train_metrics)
-        restore_best = patience is not None if restore_best is None else restore_best
-        self.restore_best = flag("Trainer", "restore_best", restore_best)
+        check_parts("Trainer", net, loss, optimizer)
+        self.net, self.loss, self.optimizer = net, loss, optimizer
+        self.batch_size, self.epochs, self.seed = batch_size, epochs, seed
+        self.eval_batch_size = batch_size if eval_batch_size is None else eval_batch_size
+        self.accumulate, self.patience = accumulate, patience
+        self.monitor, self.mode, self.on_nonfinite = monitor, mode, on_nonfinite
+        self.checkpoint, self.train_metrics = checkpoint, train_metrics
+        self.restore_best = patience is not None if restore_best is None else restore_best
         metrics = default_metrics(loss) if metrics is None else metrics
         self.metrics = checked_metrics("Trainer", metrics)
         self.callbacks = _checked_callbacks(callbacks, progress)
@@ -266,17 +274,7 @@ class Trainer:
         emit = self._emit if self.callbacks else None
         self._run = Run(self.train_step, source, settings, history, self.evaluate, emit, identity)
         try:
-            if checkpoint is not None and resume:
-                self._run.resume(checkpoint)
-            elif resume:
-                message = "Trainer.fit: resume=True goes with Trainer(checkpoint=Checkpoint(...))."
-                raise ValueError(message)
-            elif checkpoint is not None and checkpoint.latest() is not None:
-                message = (
-                    f"Trainer.fit: {checkpoint.folder} has the checkpoints of another run; "
-                    "fit(..., resume=True) continues it, or use another folder."
-                )
-                raise ValueError(message)
+            self._run.begin(resume=resume)
             return self._run.go()
         finally:
             self._run = None  # frees the copies of the parameters
@@ -342,19 +340,6 @@ class Trainer:
             callback(event)
         if kind in ("begin", "epoch") and self._run is not None:
             self._run.settings = self._settings(self._run.settings.validation)
-
-
-def _check_integers(*, least: int, **values: Any) -> None:
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-            message = f"Trainer: {name} is {value!r}; expected an integer of at least {least}."
-            raise ValueError(message)
-
-
-def _check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        message = f"Trainer: {name} is {value!r}; expected one of {choices}."
-        raise ValueError(message)
 
 
 def _check_options(options: Mapping[str, Any]) -> None:
