@@ -77,14 +77,14 @@ class Functions(Compiled):
 
     def __call__(self, x: Array, t: Array, lr: Any) -> Array:
         step = self.step
-        t, rate = step._target(t), self._rate_of(lr, x)
+        t, rate = step._target(t), self._learning_rate(lr, x)
         seen = self.may_make(step)
         makes = self._explicit or (seen and self.patience.over())
         take = self.function(x) if makes else step._in_place
-        return step._take(self._kind(x, t), x, t, lambda trees: take(*trees, x, t, rate))
+        return step._update(self._kind(x, t), x, t, lambda trees: take(*trees, x, t, rate))
 
-    def _rate_of(self, lr: Any, x: Array) -> Any:
-        return self.step._rate_of(lr)
+    def _learning_rate(self, lr: Any, x: Array) -> Any:
+        return self.step._learning_rate(lr)
 
     def _kind(self, x: Array, t: Array) -> Any:
         return type(x), x.shape, x.dtype, type(t), t.shape, t.dtype, self.sources.pattern

@@ -69,9 +69,9 @@ class Captured(Functions):
         """Take a step on the samples of each row of `index`."""
         step = self.step
         self.may_make(step)
-        rate = step._rate_of(lr)
+        rate = step._learning_rate(lr)
         captured: Any = self.function(x)
-        return step._take(
+        return step._update(
             self._kind(x, t), x, t, lambda trees: captured.many(*trees, x, t, index, rate)
         )
 

@@ -25,8 +25,8 @@ class Jitted(Functions):
         self._numbers: tuple[Any, Any] = None, None  # the last ones, and as arrays
         self._rate: tuple[float | None, Any] = None, None  # and as an array
 
-    def _rate_of(self, lr: Any, x: Array) -> Any:
-        rate = self.step._rate_of(lr)
+    def _learning_rate(self, lr: Any, x: Array) -> Any:
+        rate = self.step._learning_rate(lr)
         if lr is not None or type(rate) is not float:
             return rate
         if self._rate[0] != rate:  # an argument, brought over once, not in each step

@@ -1,4 +1,4 @@
-"""What takes the steps on arrays of a library: the operation that says how a step is compiled."""
+"""The operation that says how a step is compiled, by the library of its arrays."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from xplayers.arrays.operation import operation
 
 @operation
 def compiled(x: Array, step: Any) -> Any:
-    """Return what takes the steps on arrays like `x`: ``take(x, t, lr) -> loss``, with ``close()``.
+    """Return the compiled `step` for arrays like `x`: ``f(x, t, lr) -> loss``, with ``f.close()``.
 
-    None where they are computed as they stand.
+    None: eager execution.
     """
     name = library(x)
     if step.compile == "graph":

@@ -1,4 +1,4 @@
-"""What a step remembers, and how its arrays come out of network, loss and optimizer, and back."""
+"""The state of a step: arrays of network, loss and optimizer, read before it and written after."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Arrays = dict[str, Array]
 State = dict[str, Any]  # nested dicts of arrays
 
 _NUMBERS = (float, int, np.generic, np.ndarray)
-_KINDS = 64  # kinds of batches that are known
+_KINDS = 64  # maximum number of kinds of batches to remember
 
 
 def check_parts(owner: str, net: Any, loss: Any, optimizer: Any) -> None:
@@ -36,7 +36,7 @@ def check_parts(owner: str, net: Any, loss: Any, optimizer: Any) -> None:
 
 
 class StatefulStep(Observed):
-    """Lets a pure function compute a step, and puts its results where the arrays came from."""
+    """Reads the arrays of a step, lets a pure function compute, and writes its results back."""
 
     net: Layer
     loss: Loss
@@ -46,16 +46,16 @@ class StatefulStep(Observed):
     gemm: Any
     pure: Callable[..., Any]
     _scaling: Arrays | None  # the state of `precision`
-    _unplaced: bool  # whether the state will follow the first input, as parameters do
+    _unplaced: bool  # whether the state moves to the device of the first input, as parameters do
 
-    def _begin_afresh(self) -> None:
-        """Know nothing of the steps before."""
+    def _reset(self) -> None:
+        """Forget all earlier steps."""
         self._checked: set[Any] = set()  # kinds of batches
-        self._epoch = -1  # when they were
+        self._epoch = -1  # in which they were checked
         self._params = self._buffers = Slots()
-        self._left: tuple[Arrays, Arrays] = {}, {}  # parameters and buffers, as a step left them
-        self._apart = True  # whether no two of them share memory
-        self._compiled: dict[type, Any] = {}  # what takes the steps on a type of array
+        self._previous: tuple[Arrays, Arrays] = {}, {}  # parameters and buffers after the last step
+        self._disjoint = True  # whether no two of them share memory
+        self._compiled: dict[type, Any] = {}  # the compiled step by type of array; None: eager
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name[0] == "_":
@@ -65,8 +65,8 @@ class StatefulStep(Observed):
         if name in ("compile", "gemm"):
             self.close()
 
-    def _taker(self, x: Array) -> Any:
-        """Return what takes the steps on such arrays; None: the pure function as it stands."""
+    def _compiled_step(self, x: Array) -> Any:
+        """Return the compiled step for such arrays; None: eager execution."""
         x = as_plain(x)
         namespace(x, "TrainStep", "x")
         if type(x) not in self._compiled:
@@ -74,30 +74,30 @@ class StatefulStep(Observed):
             self._compiled[type(x)] = None if plain else compiled(x, self)
         return self._compiled[type(x)]
 
-    def _as_it_stands(self, x: Array, t: Array, lr: Any) -> Array:
-        t, rate = self._target(t), self._rate_of(lr)
+    def _eager_step(self, x: Array, t: Array, lr: Any) -> Array:
+        t, rate = self._target(t), self._learning_rate(lr)
         kind = type(x), x.shape, x.dtype, type(t), t.shape, t.dtype
-        return self._take(kind, x, t, lambda trees: self._in_place(*trees, x, t, rate))
+        return self._update(kind, x, t, lambda trees: self._in_place(*trees, x, t, rate))
 
-    def _plain(self, *arguments: Any) -> Any:
-        """Compute a step as it stands, which may write over parameters and state."""
+    def _eager(self, *arguments: Any) -> Any:
+        """Compute a step by eager execution, which may overwrite parameters and state."""
         pure = functools.partial(self.pure, donate=True, check=True)
         return pure(*arguments) if self.precision is None else quietly(pure, *arguments)
 
     def _in_place(self, *arguments: Any) -> Any:
-        """Compute a step as it stands; parameters stay where they are if the library allows."""
-        value, params, *rest = self._plain(*arguments)
+        """Compute a step by eager execution; parameters are updated in place if they can be."""
+        value, params, *rest = self._eager(*arguments)
         return value, written(arguments[0], params), *rest
 
     def close(self) -> None:
-        """Give back the memory of what was compiled or recorded; the next step starts afresh."""
-        for take in self._compiled.values():
-            if take is not None:
-                take.close()
+        """Free the memory of compiled or recorded steps; the next step starts from scratch."""
+        for step in self._compiled.values():
+            if step is not None:
+                step.close()
         self._compiled.clear()
         self._checked.clear()
 
-    def _take(
+    def _update(
         self,
         kind: Any,
         x: Array,
@@ -105,53 +105,54 @@ class StatefulStep(Observed):
         run: Callable[[Any], Any],
         prepare: Callable[[Arrays], None] | None = None,
     ) -> Array:
-        """Let ``run(trees)`` compute; `prepare` may give the parameters other places before."""
+        """Let ``run(trees)`` compute a step; `prepare` may move the parameters before."""
         optimizer, before = self.optimizer, (self.optimizer.state, self._scaling)
         try:
-            return self._taken(kind, x, t, run, prepare)
+            return self._updated(kind, x, t, run, prepare)
         except BaseException:
-            if before[0] is None:  # a step that is refused leaves no state
+            if before[0] is None:  # a step that fails leaves no state
                 optimizer.state, self._scaling = before
             raise
 
-    def _taken(self, kind: Any, x: Array, t: Array, run: Any, prepare: Any) -> Array:
+    def _updated(self, kind: Any, x: Array, t: Array, run: Any, prepare: Any) -> Array:
         optimizer = self.optimizer
         if self._epoch != epoch() or len(self._checked) > _KINDS:
             self._checked.clear()
-        left = optimizer.state is not None and (
-            self._params.hold(self._left[0]) and self._buffers.hold(self._left[1])
+        params, buffers = self._previous
+        unchanged = optimizer.state is not None and (
+            self._params.hold(params) and self._buffers.hold(buffers)
         )
-        if kind not in self._checked or not left:  # or somebody has moved what was checked
+        if kind not in self._checked or not unchanged:  # or arrays have been replaced since
             self._check(x, t)
         params, buffers = self._params.copy(), self._buffers.copy()
         state: State = {"optimizer": optimizer.state}
         if self.precision is not None:
             state["precision"] = self._scaling
-        if prepare is not None and self._apart:
+        if prepare is not None and self._disjoint:
             prepare(params)
         value, params, buffers, state = run((params, buffers, self.loss._store.buffers, state))
         optimizer.state, self._scaling = state["optimizer"], state.get("precision")
         self._put(params)
         self._buffers.put(buffers)
         self._count()
-        self._left = (params if self._apart else {}), buffers  # with {} they are looked at again
+        self._previous = (params if self._disjoint else {}), buffers  # {}: check again
         self._checked.add(kind)
         self._epoch = epoch()
         return value
 
     def _count(self) -> None:
-        """Let the network know that its variables have new values."""
+        """Count new versions of the variables of the network."""
         for variables in self.net._stores.values():
             variables.version += 1
 
     def _put(self, params: Arrays) -> None:
-        tied = self.net._ties.rows()  # before arrays of the first names take other places
+        tied = self.net._ties.rows()  # before the arrays are replaced
         self._params.put(params)
         if tied:
             self.net._ties.synchronize()
 
     def _check(self, x: Array, t: Array) -> None:
-        """Look at what a batch of a new kind is, and let what has no place follow it."""
+        """Check a batch of a new kind, and move what has no device yet to its device."""
         net, optimizer = self.net, self.optimizer
         net._ready(x)
         check_same(self.loss, "t", t, x)
@@ -160,7 +161,7 @@ class StatefulStep(Observed):
         if self._unplaced:
             self.state = self.state
         params = self._params.copy()
-        self._apart = not overlap([*params.values(), *self._buffers.copy().values()])
+        self._disjoint = not overlap([*params.values(), *self._buffers.copy().values()])
         if optimizer.state is None:
             optimizer.state = optimizer.init(params)
         first = next(iter(params.values()))
@@ -173,8 +174,8 @@ class StatefulStep(Observed):
         namespace(t, "TrainStep", "t")
         return t
 
-    def _rate_of(self, lr: Any) -> Any:
-        """Return the rate that is given or the optimizer's, None where that has a schedule."""
+    def _learning_rate(self, lr: Any) -> Any:
+        """Return `lr`, by default that of the optimizer; None for a schedule."""
         if lr is None:
             lr = self.optimizer.lr
             if type(lr) is float:
@@ -186,25 +187,25 @@ class StatefulStep(Observed):
         return lr if hasattr(lr, "shape") else positive("TrainStep", "lr", lr)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what is pickled or copied: nothing that was compiled, recorded or looked at."""
+        """Return what is pickled or copied: nothing that was compiled, recorded or checked."""
         own = {k: v for k, v in vars(self).items() if k[0] != "_"}
         return {**own, "_scaling": self._scaling, "_unplaced": self._unplaced}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._begin_afresh()
+        self._reset()
 
     @property
     def state(self) -> State:
-        """What a step leaves to the next one, beside parameters and buffers; for a checkpoint.
+        """The state between steps, beside parameters and buffers; for a checkpoint.
 
         ``{"optimizer": ..., "precision": ...}``: ``optimizer.state``, and with mixed precision its
-        scale and counters; before the first step empty. The arrays are those that the next step
-        takes: copy what is to be kept.
+        scale and counters; before the first step empty. The next step may overwrite the arrays:
+        copy what you need later.
 
-        What is assigned is copied to where the parameters are, in the dtypes that it has there; a
-        network that has no place yet takes the state along to its first input. A part that is
-        missing starts afresh.
+        An assigned state is copied to the device of the parameters, in the dtypes of a new state.
+        If the network is not materialized yet, the state moves with it to the device of the first
+        input. A missing part is initialized.
 
         Raises
         ------

@@ -66,19 +66,19 @@ class TrainStep(StatefulStep):
 
     Notes
     -----
-    The arrays that were in ``net.params``, ``net.buffers`` and `state` before a step are given up
-    to it: copy what is to be kept. NumPy, CuPy and PyTorch write over them (the first step of a
-    replay takes views of one flat buffer in their place), JAX deletes them. A new shape of the
-    batch is compiled or recorded once more; the first eight kinds of batches are replayed. While a
-    kind is recorded, the optimizer's results need memory of their own.
+    A step donates the arrays that were in ``net.params``, ``net.buffers`` and `state` before it:
+    copy what you need later. NumPy, CuPy and PyTorch overwrite them (the first step of a replay
+    replaces them by views of one flat buffer), JAX deletes them. Each new shape of the batch is
+    compiled or recorded; the first eight kinds of batches are replayed. While a kind is recorded,
+    the optimizer's results need additional memory.
 
     What is compiled or replayed must be pure: layers, loss, schedule and `reduce_grads` compute
     from their arguments and attributes alone, and are not called again. All of these may be changed
-    between steps, and other arrays be put in: a step does what the loop would do. Where an
-    attribute has changed, it is compiled or recorded anew; the numbers of the optimizer are
-    arguments, and cost nothing. What is another thing in each step is computed as it stands, and so
-    is what a layer or function keeps from one step to the next, as long as an attribute shows it.
-    With ``compile=False`` everything is called in every step.
+    between steps, and arrays may be replaced: a step does what the loop would do. After a change of
+    an attribute the step is compiled or recorded again; the numbers of the optimizer are arguments,
+    and cost nothing. An attribute that is another object in each step makes execution eager, and so
+    does state that a layer or function keeps between steps, as long as an attribute shows it. With
+    ``compile=False`` everything is called in every step.
 
     A step that has been used can be copied and pickled; what is compiled is left out.
     """
@@ -114,7 +114,7 @@ class TrainStep(StatefulStep):
         self.net, self.loss, self.optimizer = net, loss, optimizer
         self.reduce_grads, self.precision = reduce_grads, precision
         self._scaling, self._unplaced = None, False
-        self._begin_afresh()
+        self._reset()
         self.compile, self.gemm = compile, gemm
 
     def __repr__(self) -> str:
@@ -137,10 +137,10 @@ class TrainStep(StatefulStep):
             The loss before the update, 0-d. It stays on the device.
         """
         try:
-            take = self._compiled[type(x)]
+            compiled = self._compiled[type(x)]
         except KeyError:
-            take, x = self._taker(x), as_plain(x)
-        return self._as_it_stands(x, t, lr) if take is None else take(x, t, lr)
+            compiled, x = self._compiled_step(x), as_plain(x)
+        return self._eager_step(x, t, lr) if compiled is None else compiled(x, t, lr)
 
     def many(self, x: Array, t: Array, index: Array, *, lr: Any = None) -> Array:
         """Take several steps, on batches of a data set that is where the parameters are.
@@ -180,9 +180,9 @@ class TrainStep(StatefulStep):
         if not is_integer(index):
             message = f"TrainStep.many: index is {index.dtype}; expected integers."
             raise TypeError(message)
-        take_many = getattr(self._taker(x), "many", None)
-        if take_many is not None:
-            return take_many(x, t, index, lr)
+        many = getattr(self._compiled_step(x), "many", None)
+        if many is not None:
+            return many(x, t, index, lr)
         rows = [index[i, ...] for i in range(index.shape[0])]
         batches = ((xp.take(x, r, axis=0), xp.take(t, r, axis=0)) for r in rows)
         return stack(xp, [self(*batch, lr=lr) for batch in batches])
@@ -200,11 +200,11 @@ class TrainStep(StatefulStep):
         donate: bool = False,
         check: bool = False,
     ) -> tuple[Array, Arrays, Arrays, State]:
-        """Return loss, parameters, buffers and state after one step; no side effect.
+        """Return loss, parameters, buffers and state after one step; no side effects.
 
-        `loss_arrays` are ``loss.arrays``, `state` is as in `TrainStep.state`. With
-        `donate`, parameters and state may be written over; with `check`, the values of the targets
-        are looked at.
+        `loss_arrays` are ``loss.arrays``, `state` is as in `TrainStep.state`. With `donate`,
+        parameters and state may be overwritten; with `check`, the values of the targets are
+        checked.
         """
         ties = self.net._ties
         precision, scale, rounded = self.precision, 1.0, params
@@ -215,8 +215,8 @@ class TrainStep(StatefulStep):
         value, grads, changed = self._gradients(arrays, loss_arrays, x, t, scale, check)
         grads = ties.gathered(grads) if ties.rows() else grads
         # The optimizer takes 16-bit gradients too, and computes with them in the dtype of `params`.
-        as_they_are = isinstance(scale, float) and self.reduce_grads is None
-        if precision is not None and not as_they_are:
+        as_is = isinstance(scale, float) and self.reduce_grads is None
+        if precision is not None and not as_is:
             grads = precision.unscaled(grads, params, scale)
         if self.reduce_grads is not None:
             grads = self.reduce_grads(dict(grads))

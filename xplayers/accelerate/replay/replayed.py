@@ -30,10 +30,10 @@ class Replayed(Compiled):
         if makes and last is not None and lr is None and last.is_of(x, t, step, self):
             replay, lr, numbers = last.replay, step.optimizer.lr, last.numbers
         else:
-            t, rate = step._target(t), step._rate_of(lr)
+            t, rate = step._target(t), step._learning_rate(lr)
             kind = self._kind(x, t, rate)
             if not makes or not Replays.fit(x):
-                return step._take(kind, x, t, lambda trees: step._in_place(*trees, x, t, rate))
+                return step._update(kind, x, t, lambda trees: step._in_place(*trees, x, t, rate))
             numbers = {} if self.fixed else self.sources.numbers
             replay = self.replays.find(kind, (step.optimizer.state, step._scaling))
             if replay is None:
@@ -52,11 +52,11 @@ class Replayed(Compiled):
         step, replays = self.step, self.replays
 
         def run(trees: Any) -> Any:
-            if not step._apart:  # in the order in which the optimizer writes into shared memory
+            if not step._disjoint:  # in the order in which the optimizer writes into shared memory
                 return step._in_place(*trees, *given)
             return replays.record(kind, self._plain, trees, given, numbers, self._effects)
 
-        value = step._take(kind, given[0], given[1], run, self._lay_flat)
+        value = step._update(kind, given[0], given[1], run, self._lay_flat)
         replays.hold(self._holders(), (step.optimizer.state, step._scaling))
         if numbers and replays.is_refused(kind) and not is_ours(step.optimizer):
             self.fixed = True  # it may look at its numbers
@@ -66,7 +66,7 @@ class Replayed(Compiled):
         """Compute a step as it stands, which may write over parameters and state."""
         step = self.step
         if numbers is None:
-            return step._plain(*arguments)
+            return step._eager(*arguments)
         pure = functools.partial(with_numbers, step, numbers, donate=True, check=True)
         return pure(*arguments) if step.precision is None else quietly(pure, *arguments)
 
