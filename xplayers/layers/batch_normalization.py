@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._checks import Option, integer, number
-from xplayers.arrays.namespaces import Array, Namespace, namespace, upcast
+from xplayers.arrays.namespaces import Array, namespace, upcast
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import channel_products, channel_sums
 from xplayers.initializers import constant, documented
@@ -237,30 +237,47 @@ class GroupNormalization(Layer):
         if len(shape) < 2 or shape[1] != channels:
             message = f"{self}: x has shape {shape}; expected (n, {channels}, ...)."
             raise ValueError(message)
-        xp = namespace(x)
-        xh, r = normalized_rows(self._grouped(xp, upcast(xp, x)), (-1,), self.eps)
-        gamma = xp.reshape(upcast(xp, arrays["gamma"]), _column(shape))
-        y = xp.reshape(xh, shape) * gamma
-        y += xp.reshape(upcast(xp, arrays["beta"]), _column(shape))
-        return downcast_like(y, x), (xh, r, gamma, x)
+        gamma = arrays["gamma"]
+        y, xh, r, mean = group_normalization(x, gamma, arrays["beta"], self.groups, self.eps)
+        return y, (xh, r, gamma, x, mean)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        xh, r, gamma, x = cache
-        xp = namespace(x)
-        wide = upcast(xp, dy)
-        h = self._grouped(xp, wide * gamma)
-        dx = xp.reshape(normalized_rows_gradient(h, xh, r, (-1,)), x.shape)
-        xh = xp.reshape(xh, x.shape)
-        grads = {"gamma": channel_products(wide, xh), "beta": channel_sums(wide)}
-        return downcast_like(dx, x), {name: downcast_like(g, x) for name, g in grads.items()}
-
-    def _grouped(self, xp: Namespace, x: Array) -> Array:
-        size = math.prod(x.shape[1:]) // self.groups
-        return xp.reshape(x, (x.shape[0], self.groups, size))
+        xh, r, gamma, x, mean = cache
+        dx, dgamma, dbeta = group_normalization_gradient(dy, x, gamma, xh, mean, r)
+        return dx, {"gamma": dgamma, "beta": dbeta}
 
     @property
     def _sizes(self) -> tuple[int, ...]:
         return self.gamma.shape[0], self.groups
+
+
+@operation
+def group_normalization(
+    x: Array, gamma: Array, beta: Array, groups: int, eps: float
+) -> tuple[Any, ...]:
+    """Return ``y``, ``xh``, ``r`` and the mean of each group; ``xh`` or the mean may be None."""
+    xp, column = namespace(x), _column(x.shape)
+    xh, r = normalized_rows(_grouped(upcast(xp, x), groups), (-1,), eps)
+    y = xp.reshape(xh, x.shape) * xp.reshape(upcast(xp, gamma), column)
+    y += xp.reshape(upcast(xp, beta), column)
+    return downcast_like(y, x), xh, r, None
+
+
+@operation
+def group_normalization_gradient(
+    dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array | None, r: Array
+) -> tuple[Array, Array, Array]:
+    """Return the gradients of `x`, `gamma` and beta."""
+    xp, groups, wide = namespace(x), r.shape[1], upcast(namespace(x), dy)
+    xh = (_grouped(upcast(xp, x), groups) - mean) * r if xh is None else xh
+    h = _grouped(wide * xp.reshape(upcast(xp, gamma), _column(x.shape)), groups)
+    dx = xp.reshape(normalized_rows_gradient(h, xh, r, (-1,)), x.shape)
+    dgamma, dbeta = channel_products(wide, xp.reshape(xh, x.shape)), channel_sums(wide)
+    return downcast_like(dx, x), downcast_like(dgamma, x), downcast_like(dbeta, x)
+
+
+def _grouped(x: Array, groups: int) -> Array:
+    return namespace(x).reshape(x, (x.shape[0], groups, math.prod(x.shape[1:]) // groups))
 
 
 def _check_vector(name: str, gamma: Array) -> None:

@@ -2,6 +2,9 @@
 
 A mean that was rounded is wrong by as much as the values differ, where they are far from 0 and near
 to each other. There what is left of the mean after it was subtracted is subtracted too.
+
+Large arrays of float32 are left to kernels, where there are such. They have float64 statistics, and
+recompute ``xh`` in the place of keeping it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.host.kernels import normalization as kernels
+from xplayers.accelerate.host.kernels.kernel import are_usable, laid
 from xplayers.accelerate.host.memory import empty
 from xplayers.accelerate.host.sums import (
     channel_products,
@@ -20,9 +25,12 @@ from xplayers.accelerate.host.sums import (
 )
 from xplayers.arrays.operation import portable_body
 from xplayers.arrays.units import UNITS
+from xplayers.layers import batch_normalization as of_channels
+from xplayers.layers import layer_normalization as of_rows
 from xplayers.layers import normalization as portable
 
 BLOCK = 32_768  # elements that stay in the cache
+SUMS = 1 << 17  # elements of rows, of which there is one row of sums
 FAR = 4.0  # so many deviations from 0 a mean has few digits left for the differences
 
 Results = tuple[Any, ...]
@@ -149,3 +157,159 @@ def _unit(x: np.ndarray) -> np.ndarray:
     axes = (0, *range(2, x.ndim))
     largest = np.max(np.abs(x), axis=axes, keepdims=True)
     return np.where(largest > high, down, 1.0).astype(x.dtype)
+
+
+def _is_for_kernels(x: np.ndarray, gamma: np.ndarray) -> bool:
+    return x.dtype == gamma.dtype == np.float32 and x.size > 0 and are_usable(x.size)
+
+
+def layer_normalization(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float) -> Any:
+    """Return ``y``, None, ``r`` and the mean of each row."""
+    return _rows(x, gamma, beta, eps, True) if _is_for_kernels(x, gamma) else NotImplemented
+
+
+def rms_normalization(x: np.ndarray, gamma: np.ndarray, eps: float) -> Any:
+    """Return ``y``, None and ``r`` of each row."""
+    if not _is_for_kernels(x, gamma):
+        return NotImplemented
+    y, _, r, _ = _rows(x, gamma, np.zeros_like(gamma), eps, False)
+    return y, None, r
+
+
+def _rows(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, centred: bool) -> Results:
+    shape = (*x.shape[: -gamma.ndim], *(1,) * gamma.ndim)
+    n = math.prod(shape)
+    y, mean, r = empty((n, gamma.size), x.dtype), np.empty(n), np.empty(n)
+    kernels.rows.share(
+        laid(x).reshape(y.shape), laid(gamma).reshape(-1), laid(beta).reshape(-1), eps, centred,
+        y, mean, r, n=n, size=gamma.size,
+    )  # fmt: skip
+    return y.reshape(x.shape), None, r.reshape(shape), mean.reshape(shape)
+
+
+def layer_normalization_gradient(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, xh: Any, mean: Any, r: np.ndarray
+) -> Any:
+    """Return the gradients of `x`, `gamma` and beta, after a kernel."""
+    if xh is not None:
+        return NotImplemented
+    if dy.dtype != x.dtype:
+        xh = _recomputed(x, mean, r)
+        return portable_body(of_rows.layer_normalization_gradient)(dy, x, gamma, xh, None, r)
+    return _rows_gradient(dy, x, gamma, mean, r, True)
+
+
+def rms_normalization_gradient(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, xh: Any, r: np.ndarray
+) -> Any:
+    """Return the gradients of `x` and `gamma`, after a kernel."""
+    if xh is not None:
+        return NotImplemented
+    if dy.dtype != x.dtype:
+        xh = _recomputed(x, 0.0, r)
+        return portable_body(of_rows.rms_normalization_gradient)(dy, x, gamma, xh, r)
+    return _rows_gradient(dy, x, gamma, np.zeros_like(r), r, False)[:2]
+
+
+def _recomputed(x: np.ndarray, mean: Any, r: np.ndarray) -> np.ndarray:
+    return ((x - mean) * r).astype(x.dtype)
+
+
+def _rows_gradient(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, mean: np.ndarray, r: np.ndarray, centred: bool
+) -> Results:
+    n, features = r.size, gamma.size
+    step = max(SUMS // features, 1)  # not of threads: who adds up what changes digits
+    parts = -(-n // step)
+    dx, dgamma, dbeta = empty((n, features), x.dtype), *np.empty((2, parts, features))
+    kernels.rows_gradient.share(
+        laid(dy).reshape(dx.shape), laid(x).reshape(dx.shape), laid(gamma).reshape(-1),
+        mean.reshape(-1), r.reshape(-1), centred, dx, dgamma, dbeta, step,
+        n=parts, size=step * features,
+    )  # fmt: skip
+    return dx.reshape(x.shape), _summed(dgamma, gamma), _summed(dbeta, gamma)
+
+
+def _summed(parts: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Return the sums of the parts."""
+    with np.errstate(all="ignore"):
+        return np.add.reduce(parts, axis=0).astype(like.dtype).reshape(like.shape)
+
+
+def group_normalization(
+    x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, groups: int, eps: float
+) -> Any:
+    """Return ``y``, None, ``r`` and the mean of each group."""
+    if not _is_for_kernels(x, gamma):
+        return NotImplemented
+    shape = _of_groups(x, groups)
+    y, mean, r = empty(shape, x.dtype), *np.empty((2, *shape[:2]))
+    kernels.groups.share(
+        laid(x).reshape(shape), laid(gamma).reshape(shape[1:3]), laid(beta).reshape(shape[1:3]),
+        eps, y, mean, r, n=shape[0], size=math.prod(shape[1:]),
+    )  # fmt: skip
+    return y.reshape(x.shape), None, r[..., None], mean[..., None]
+
+
+def group_normalization_gradient(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, xh: Any, mean: Any, r: np.ndarray
+) -> Any:
+    """Return the gradients of `x`, `gamma` and beta, after a kernel."""
+    if xh is not None:
+        return NotImplemented
+    shape = _of_groups(x, r.shape[1])
+    if dy.dtype != x.dtype:
+        xh = _recomputed(x.reshape(*shape[:2], -1), mean, r)
+        of_groups = portable_body(of_channels.group_normalization_gradient)
+        return of_groups(dy, x, gamma, xh, None, r)
+    dx, dgamma, dbeta = empty(shape, x.dtype), *np.empty((2, *shape[:3]))
+    kernels.groups_gradient.share(
+        laid(dy).reshape(shape), laid(x).reshape(shape), laid(gamma).reshape(shape[1:3]),
+        mean[..., 0], r[..., 0], dx, dgamma, dbeta, n=shape[0], size=math.prod(shape[1:]),
+    )  # fmt: skip
+    return dx.reshape(x.shape), _summed(dgamma, gamma), _summed(dbeta, gamma)
+
+
+def _of_groups(x: np.ndarray, groups: int) -> tuple[int, ...]:
+    return x.shape[0], groups, x.shape[1] // groups, math.prod(x.shape[2:])
+
+
+def batch_normalization(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float) -> Any:
+    """Return ``y``, None, ``r``, mean and variance of the channels."""
+    if not _is_for_kernels(x, gamma):
+        return NotImplemented
+    kernel, shape, n = _of_columns(kernels.channels, kernels.columns, x)
+    y, mean, var, r = empty(shape, x.dtype), *np.empty((3, x.shape[1]))
+    given = laid(x).reshape(shape), laid(gamma), laid(beta), eps
+    kernel.share(*given, y, mean, var, r, n=n, size=x.size // n)
+    with np.errstate(over="ignore"):
+        var = var.astype(x.dtype)
+    column = (1, x.shape[1], *(1,) * (x.ndim - 2))
+    return (y.reshape(x.shape), None, *[a.reshape(column) for a in (r, mean, var)])
+
+
+def batch_normalization_gradient(
+    dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, xh: Any, mean: np.ndarray, r: np.ndarray
+) -> Any:
+    """Return the gradients of `x`, `gamma` and beta, after a kernel."""
+    if xh is not None:
+        return NotImplemented
+    if dy.dtype != x.dtype:
+        xh = _recomputed(x, mean, r)
+        of_batches = portable_body(of_channels.batch_normalization_gradient)
+        return of_batches(dy, x, gamma, xh, mean, r)
+    kernel, shape, n = _of_columns(kernels.channels_gradient, kernels.columns_gradient, x)
+    dx, dgamma, dbeta = empty(shape, x.dtype), *np.empty((2, x.shape[1]))
+    given = laid(dy).reshape(shape), laid(x).reshape(shape), laid(gamma)
+    statistics = mean.reshape(-1), r.reshape(-1)
+    kernel.share(*given, *statistics, dx, dgamma, dbeta, n=n, size=x.size // n)
+    with np.errstate(over="ignore"):
+        return dx.reshape(x.shape), dgamma.astype(x.dtype), dbeta.astype(x.dtype)
+
+
+def _of_columns(of_places: Any, of_columns: Any, x: np.ndarray) -> Results:
+    """Return the kernel for the channels of `x`, the shape that it takes, and pieces of work."""
+    n, channels, *places = x.shape
+    if math.prod(places) == 1:
+        return of_columns, (n, channels), -(-channels // kernels.WIDTH)
+    return of_places, (n, channels, math.prod(places)), channels

@@ -33,7 +33,7 @@ class _Bodies(dict[str, Callable[..., Any]]):
                 return NotImplemented
             # Of the library's body, if it takes such arrays, as it then does in every replay.
             result = first.recording.call("call", own, (x, *args), options)
-            if result is NotImplemented and name not in _IN_PARTS:
+            if result is NotImplemented and name not in _IN_PARTS | _ELSE_IN_PARTS:
                 result = first.recording.call("call", function, (x, *args), options)
             return result
 
@@ -124,3 +124,9 @@ BODIES = _Bodies(
 )
 # Replays on NumPy have memory for the parts of these, which so cost less than a call.
 _IN_PARTS = {"product", "cross_entropy_of_labels"}
+# And of these, where there is no kernel for such arrays.
+_ELSE_IN_PARTS = {
+    f"{kind}_normalization{of}"
+    for kind in ("batch", "group", "layer", "rms")
+    for of in ("", "_gradient")
+}

@@ -88,14 +88,18 @@ class Recording:
         if many and type(results) not in (tuple, list):
             message = f"{name} returns a {type(results).__name__}"
             raise NotRecordable(message)
-        made = [self._result(r, args, kwargs) for r in (results if many else (results,))]
+        # A result that a body leaves out, as it always does, is None in each replay too.
+        made = [
+            self.fresh(None) if many and r is None else self._result(r, args, kwargs)
+            for r in (results if many else (results,))
+        ]
         if len(self.infos) == known:  # what came back are arguments themselves
             if name not in _AS_IT_IS:  # most likely written over
                 message = f"{name} returns its argument"
                 raise NotRecordable(message)
             return made[0]
         self.add(name, function, args, kwargs, made, many=many)
-        return type(results)(made) if many else made[0]
+        return type(results)([None if m.value is None else m for m in made]) if many else made[0]
 
     def add(
         self,
@@ -136,7 +140,7 @@ class Recording:
     def _tracer(self, value: Any, view_of: Any = None) -> Any:
         register = Register(len(self.infos))
         root = register if view_of is None else self.infos[view_of.register].root
-        if _is_number(value):
+        if _is_number(value) or value is None:
             self.infos.append(ValueInfo(root, True, (), type(value), True))
             return _class_of(_NUMPY)(self, register, value)
         shape = tuple(value.shape)

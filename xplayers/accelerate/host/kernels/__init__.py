@@ -1,0 +1,1 @@
+"""Loops in machine code: each one pass over memory."""
