@@ -1,6 +1,6 @@
 """Pure functions of arrays: the result is a new array of the same dtype.
 
-Every function takes arrays of any shape and any library.
+Every function takes arrays of any shape and any library. The layers of the same names name sources.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import (
     Array,
     Namespace,
+    downcast_like,
     dtype_name,
-    is_half,
     is_integer,
     namespace,
     on_host,
@@ -142,11 +142,6 @@ def elu(xp, x, *, alpha=1.0):
     -------
     array
         Shape and dtype of `x`.
-
-    References
-    ----------
-    Clevert, Unterthiner, Hochreiter, "Fast and Accurate Deep Network Learning by Exponential
-    Linear Units", ICLR 2016, equation 15.
     """
     return xp.maximum(x, 0.0) + alpha * xp.expm1(xp.minimum(x, 0.0))
 
@@ -179,13 +174,12 @@ def sigmoid(xp, x):
     result is a normal number. The form ``tanh(x / 2) / 2 + 1 / 2``, which some libraries use, has
     no correct digit below x = -17 in float32.
     """
-    e = _bounded_exp(xp, x)
+    e = xp.exp(xp.minimum(x, _largest_exponent(x)))
     return e / (1.0 + e)
 
 
-def _bounded_exp(xp, x):
-    largest = _LARGEST_EXPONENT.get(dtype_name(x.dtype), 88.0)
-    return xp.exp(xp.minimum(x, largest))
+def _largest_exponent(x):
+    return _LARGEST_EXPONENT.get(dtype_name(x.dtype), 88.0)
 
 
 @elementwise
@@ -231,23 +225,16 @@ def softplus_derivative(xp, x):
 
 @elementwise
 def silu(xp, x):
-    """Sigmoid-weighted linear unit (also called swish), ``y = x * sigmoid(x)``.
-
-    References
-    ----------
-    Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function
-    approximation in reinforcement learning", Neural Networks 107, 2018, equation 1.
-    """
-    e = _bounded_exp(xp, x)
-    return xp.maximum(x, -_SIGMOID_END) * (e / (1.0 + e))
+    """Sigmoid-weighted linear unit (also called swish), ``y = x * sigmoid(x)``."""
+    return xp.maximum(x, -_SIGMOID_END) * sigmoid.function(xp, x)
 
 
 @elementwise
 def silu_derivative(xp, x):
     """Derivative of `silu`, ``s * (1 + x * (1 - s))`` with ``s = sigmoid(x)``."""
-    e = _bounded_exp(xp, x)
+    largest = _largest_exponent(x)
+    e = xp.exp(xp.minimum(x, largest))
     root = 1.0 + e  # 1 - s = 1 / root
-    largest = _LARGEST_EXPONENT.get(dtype_name(x.dtype), 88.0)
     x = xp.minimum(xp.maximum(x, -_SIGMOID_END), largest)
     return (e / root) * (1.0 + x / root)
 
@@ -277,10 +264,6 @@ def gelu(xp, x, *, approximate="tanh"):
     Notes
     -----
     The default is that of JAX; PyTorch and Keras compute the exact function by default.
-
-    References
-    ----------
-    Hendrycks, Gimpel, "Gaussian Error Linear Units (GELUs)", arXiv:1606.08415, equation 2.
     """
     if gelu_by_tanh(approximate):
         x = xp.maximum(x, -_GELU_END)  # minus infinity times 0 would be NaN
@@ -365,23 +348,10 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
         16-bit values are summed in float32. Values of plus infinity share the probability equally;
         where all are minus infinity, it is NaN.
     """
-    xp = namespace(x, "softmax")
-    check_floating("softmax", "x", x)
-    axis = _axis("softmax", x, axis)
-    e = xp.exp(_below_largest(xp, x, axis))
+    xp, z, axis = _below_largest("softmax", x, axis)
+    e = xp.exp(z)
     e /= xp.sum(e, axis=axis, keepdims=True)
-    return xp.astype(e, x.dtype) if is_half(x) else e
-
-
-def _axis(owner: str, x: Array, axis: Any) -> int:
-    """Check that `x` has the axis, and return it as an int."""
-    n = len(x.shape)
-    if type(axis) is not int:
-        axis = integer(owner, "axis", axis, least=None)
-    if not -n <= axis < n:
-        message = f"{owner}: axis is {axis}, and x has shape {tuple(x.shape)}."
-        raise ValueError(message)
-    return axis
+    return downcast_like(e, x)
 
 
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
@@ -399,34 +369,36 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     array
         Shape and dtype of `x`.
     """
-    xp = namespace(x, "log_softmax")
-    check_floating("log_softmax", "x", x)
-    axis = _axis("log_softmax", x, axis)
-    z = _below_largest(xp, x, axis)
+    xp, z, axis = _below_largest("log_softmax", x, axis)
     # The exponential of the largest is 1, and adding it would round off the others: one 1 is left
     # out of the sum.
     largest = xp.astype(z == 0, z.dtype)
     rest = xp.sum(xp.exp(z) - largest, axis=axis, keepdims=True)
     rest += xp.sum(largest, axis=axis, keepdims=True) - 1.0
     z -= xp.log1p(rest)
-    return xp.astype(z, x.dtype) if is_half(x) else z
+    return downcast_like(z, x)
 
 
-def _below_largest(xp: Namespace, x: Array, axis: int) -> Array:
-    """Return `x` minus its maximum along `axis`, in at least float32."""
+def _below_largest(owner: str, x: Array, axis: Any) -> tuple[Namespace, Array, int]:
+    """Check the arguments of `owner`; return `x` minus its maximum, in at least float32.
+
+    Before that the namespace, after it the axis.
+    """
+    xp, n = namespace(x, owner), len(x.shape)
+    check_floating(owner, "x", x)
+    if type(axis) is not int:
+        axis = integer(owner, "axis", axis, least=None)
+    if not -n <= axis < n:
+        message = f"{owner}: axis is {axis}, and x has shape {tuple(x.shape)}."
+        raise ValueError(message)
     wide = upcast(xp, x)
     most = xp.max(wide, axis=axis, keepdims=True)
-    if not _surely_finite(most):
+    seen = host_values(most)  # without a transfer
+    if seen is None or not seen.size or not seen.item(seen.argmax()) < math.inf:
         # Infinite scores become the largest finite number: infinity minus infinity would be NaN.
         end = _LARGEST.get(dtype_name(x.dtype), _LARGEST["float32"])
         wide, most = xp.minimum(wide, end), xp.minimum(most, end)
-    return wide - most
-
-
-def _surely_finite(most: Array) -> bool:
-    """Whether values can be read without a transfer, and all are finite."""
-    seen = host_values(most)
-    return seen is not None and seen.size > 0 and seen.item(seen.argmax()) < math.inf
+    return xp, wide - most, axis
 
 
 _LARGEST = {
@@ -478,13 +450,13 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
         message = f"{owner}: y has shape (); expected (n, c), or (c,) for one sample."
         raise ValueError(message)
     shape, t_shape = tuple(y.shape), tuple(t.shape)
+    labels = t_shape != shape
     if t_shape not in (shape, shape[:-1]):
         message = (
             f"{owner}: t has shape {t_shape}; expected {shape[:-1]} integer labels "
             f"or {shape} probabilities."
         )
         raise ValueError(message)
-    labels = t_shape != shape
     if labels and not is_integer(t):
         message = f"{owner}: t is {t.dtype}; labels are integers."
         raise TypeError(message)

@@ -15,6 +15,7 @@ from xplayers.accelerate.patience import Patience
 from xplayers.accelerate.replay.recording import NotRecordable
 from xplayers.arrays.namespaces import Array
 from xplayers.optimizers import Optimizer
+from xplayers.training.stateful import batch_kind
 
 MOST = 4  # functions of one step: for patterns of numbers, and numbers that are constants
 
@@ -87,7 +88,7 @@ class Functions(Compiled):
         return self.step._learning_rate(lr)
 
     def _kind(self, x: Array, t: Array) -> Any:
-        return type(x), x.shape, x.dtype, type(t), t.shape, t.dtype, self.sources.pattern
+        return *batch_kind(x, t), self.sources.pattern
 
     def function(self, x: Array) -> Callable[..., Any]:
         """Return what computes a step on such arrays."""

@@ -11,6 +11,7 @@ from xplayers.accelerate.cuda.softmax_cross_entropy import softmax_cross_entropy
 from xplayers.accelerate.cuda.source import INDEX
 from xplayers.arrays.elementwise import elementwise
 from xplayers.layers import dropout
+from xplayers.optimizers.base import counted
 
 
 def _softmax_cross_entropy(scores: Any, target: Any, divisor: float) -> Any:
@@ -51,8 +52,8 @@ def _next_count(count: Any, good: Any, like: Any) -> Any:
 
 @elementwise(integers=True)
 def _counted(xp: Any, count: Any, *good: Any, dtype: Any) -> Any:
-    after = count + 1
-    return (xp.where(good[0], after, count) if good else after), xp.astype(after, dtype)
+    next_, after = counted(xp, count, *good)
+    return next_, xp.astype(after, dtype)
 
 
 def compiled(x: Any, step: Any) -> Any:

@@ -65,8 +65,9 @@ class Tracer(Operators):
     def operate(self, name: str, function: Callable[..., Any], operands: tuple) -> Tracer:
         return self.tape.arithmetic(name, function, operands)
 
-    # Operators in place write into an array, which may be an operand.
-    operate_in_place = _refused
+    def operate_in_place(self, name: str, function: Callable[..., Any], other: Any) -> Tracer:
+        raise Untraceable  # it writes into an array, which may be an operand
+
     __bool__ = __float__ = __int__ = __index__ = __complex__ = __array__ = __iter__ = _refused
 
 

@@ -17,7 +17,7 @@ from xplayers.accelerate.host import elementwise, embedding, normalization, pool
 from xplayers.accelerate.host.roots import with_exact_root
 from xplayers.accelerate.replay.replayed import Replayed
 from xplayers.arrays.elementwise import as_it_stands
-from xplayers.arrays.namespaces import Array, is_traced, namespace, upcast
+from xplayers.arrays.namespaces import Array, downcast_like, is_traced, namespace, upcast
 from xplayers.arrays.operation import portable_body
 from xplayers.layers import batch_normalization as layer
 from xplayers.layers import normalization as portable
@@ -195,7 +195,7 @@ def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
     except RuntimeError:  # gamma is on a tape, or in a transformation of torch.func
         y = xh * upcast(xp, gamma).reshape(column)
     y += upcast(xp, beta).reshape(column)
-    return portable.downcast_like(y, x), xh, r, mean, var
+    return downcast_like(y, x), xh, r, mean, var
 
 
 def normalized_rows(x: Array, axes: tuple[int, ...], eps: float, centred: bool = True) -> Any:

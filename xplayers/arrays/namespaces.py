@@ -191,6 +191,11 @@ def upcast(xp: Namespace, x: Array) -> Array:
     return xp.astype(x, xp.float32) if is_half(x) else x
 
 
+def downcast_like(a: Array, like: Array) -> Array:
+    """Return `a` in the dtype of `like`, where that has 16 bits and `a` is wider."""
+    return namespace(a).astype(a, like.dtype) if is_half(like) else a
+
+
 def device(x: Array) -> Any:
     """Return the device of `x`; None for a JAX tracer, which has none yet."""
     kind = type(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from xplayers.arrays.namespaces import Array, is_half, namespace, upcast
+from xplayers.arrays.namespaces import Array, downcast_like, namespace, upcast
 from xplayers.arrays.operation import operation
 
 
@@ -48,5 +48,4 @@ def channel_products(a: Array, b: Array) -> Array:
 
 def _summed(a: Array, axis: int | tuple[int, ...]) -> Array:
     xp = namespace(a)
-    total = xp.sum(upcast(xp, a), axis=axis)
-    return xp.astype(total, a.dtype) if is_half(a) else total
+    return downcast_like(xp.sum(upcast(xp, a), axis=axis), a)

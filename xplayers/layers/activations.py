@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from xplayers import functional
 from xplayers._checks import Option, choice, integer, number
 from xplayers.arrays.elementwise import elementwise, zero_unless
-from xplayers.arrays.namespaces import Array, is_half, namespace, upcast
+from xplayers.arrays.namespaces import Array, downcast_like, namespace, upcast
 from xplayers.layers.base import Cache, Layer
 
 
@@ -89,7 +89,8 @@ class Elu(Layer):
 
     References
     ----------
-    Clevert, Unterthiner, Hochreiter, ICLR 2016, equation 15.
+    Clevert, Unterthiner, Hochreiter, "Fast and Accurate Deep Network Learning by Exponential
+    Linear Units", ICLR 2016, equation 15.
     """
 
     alpha = Option(number)
@@ -166,7 +167,8 @@ class Silu(Layer):
 
     References
     ----------
-    Elfwing, Uchibe, Doya, Neural Networks 107, 2018, equations 1 and 3.
+    Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function
+    approximation in reinforcement learning", Neural Networks 107, 2018, equations 1 and 3.
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -196,7 +198,7 @@ class Gelu(Layer):
 
     References
     ----------
-    Hendrycks, Gimpel, arXiv:1606.08415, equation 2.
+    Hendrycks, Gimpel, "Gaussian Error Linear Units (GELUs)", arXiv:1606.08415, equation 2.
     """
 
     approximate = Option(choice, choices=("tanh", "none"))
@@ -240,9 +242,8 @@ class Softmax(Layer):
         (y,) = cache
         xp = namespace(y)
         wide = upcast(xp, dy)
-        inner = xp.sum(wide * y, axis=self.axis, keepdims=True)
-        dx = y * (wide - inner)
-        return (xp.astype(dx, y.dtype) if is_half(y) else dx), {}
+        dx = y * (wide - xp.sum(wide * y, axis=self.axis, keepdims=True))
+        return downcast_like(dx, y), {}
 
 
 def activation_named(name: str) -> str:

@@ -14,7 +14,7 @@ from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     device,
-    is_half,
+    downcast_like,
     is_integer,
     namespace,
     upcast,
@@ -197,7 +197,7 @@ class MultiHeadAttention(Layer):
         wide = upcast(xp, a)
         da = upcast(xp, matmul(do, v.mT))
         ds = wide * (da - xp.sum(da * wide, axis=-1, keepdims=True))
-        ds = xp.astype(ds, a.dtype) if is_half(a) else ds
+        ds = downcast_like(ds, a)
         dq = matmul(ds, k) * (1.0 / math.sqrt(q.shape[-1]))
         dk = matmul(ds.mT, q)  # q is scaled already
         dq, dk, dv = (self._merged(xp, d) for d in (dq, dk, dv))
@@ -224,7 +224,7 @@ class MultiHeadAttention(Layer):
             e *= xp.astype(mask, e.dtype)
             # The largest score adds 1 to the sum, which is below 1 only where all keys are masked.
             e /= xp.maximum(xp.sum(e, axis=-1, keepdims=True), 1.0)
-        return xp.astype(e, q.dtype) if is_half(q) else e
+        return downcast_like(e, q)
 
     def _mask(self, xp: Namespace, scores: Array, key_mask: Array | None) -> Array | None:
         """Return the mask, True for keys to attend to, to be broadcast to `scores`; None: all."""

@@ -13,7 +13,7 @@ from typing import Any, Self, final
 
 import numpy as np
 
-from xplayers._checks import required_arguments, shown
+from xplayers._checks import shown
 from xplayers._foreign import NETWORK, Foreign
 from xplayers.arrays.checks import (
     check_dtype,
@@ -27,7 +27,7 @@ from xplayers.arrays.namespaces import Array, device, namespace
 from xplayers.arrays.transfer import as_plain
 from xplayers.layers.representation import init_call, options
 from xplayers.layers.ties import Ties
-from xplayers.layers.variables import Parameter, Variables, VariablesView, settings_changed
+from xplayers.layers.variables import Variables, VariablesView, check_constructor, settings_changed
 
 Cache = tuple  # a nested tuple of arrays, self-contained
 
@@ -63,7 +63,7 @@ class Module(Observed):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if kwargs or (args and isinstance(args[0], int | np.integer | tuple)):
-            _check_arrays(cls, args, kwargs)
+            check_constructor(cls, args, kwargs)
         # Here rather than in __init__, so that a subclass may leave out super().__init__().
         self = super().__new__(cls)
         store = Variables()
@@ -221,30 +221,6 @@ class Module(Observed):
         if self._sizes:
             return init_call(self, self._sizes)
         return f"{type(self).__name__}({', '.join(options(self))})"
-
-
-def _check_arrays(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise an error where sizes are passed to a constructor of arrays: ``Affine(4, 3)``."""
-    first, *rest = [*inspect.signature(kind.__init__).parameters][1:] or [""]
-    init = getattr(kind, "init", None)
-    if init is None or not isinstance(getattr(kind, first, None), Parameter):
-        return
-    foreign = sorted(kwargs.keys() - {first, *rest})  # Affine(n_in=4, n_out=3), or in_features=4
-    is_size = bool(args) and isinstance(args[0], int | np.integer | tuple)
-    if not foreign and not is_size:
-        return
-    try:
-        sizes = args[0] if len(args) == 1 and isinstance(args[0], tuple) else args
-        inspect.signature(init).bind(*sizes, **kwargs)
-        arguments = [*map(shown, sizes), *(f"{k}={shown(v)}" for k, v in kwargs.items())]
-    except TypeError:
-        arguments = required_arguments(init)
-    got = f"{first} is {shown(args[0])}" if is_size else f"there is no {' and no '.join(foreign)}"
-    message = (
-        f"{kind.__name__}: {got}; expected arrays. A layer with initial values is "
-        f"{kind.__name__}.init({', '.join(arguments)})."
-    )
-    raise TypeError(message)
 
 
 def _positional(owner: str, value: Any) -> str:

@@ -9,14 +9,13 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._checks import Option, integer, number
-from xplayers.arrays.namespaces import Array, namespace, upcast
+from xplayers.arrays.namespaces import Array, downcast_like, namespace, upcast
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import channel_products, channel_sums
 from xplayers.initializers import constant, documented
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalization import (
     check_pair,
-    downcast_like,
     normalized_channels,
     normalized_rows,
     normalized_rows_gradient,

@@ -14,8 +14,8 @@ from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     device,
+    downcast_like,
     dtype_name,
-    is_half,
     namespace,
     on_host,
     signed,
@@ -146,7 +146,7 @@ class Embedding(_Table):
         xp = namespace(dy)
         d = upcast(xp, xp.reshape(dy, (index.shape[0], W.shape[1])))
         dW = sums_by_index(d, index, W.shape[0])
-        return None, {"W": xp.astype(dW, W.dtype) if is_half(W) else dW}
+        return None, {"W": downcast_like(dW, W)}
 
     def _check_range(self, x: Array, n: int) -> None:
         bad = out_of_range(x, n)

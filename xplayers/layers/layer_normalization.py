@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 
 from xplayers._checks import Option, number, one_by_one
-from xplayers.arrays.namespaces import Array, namespace, upcast
+from xplayers.arrays.namespaces import Array, downcast_like, namespace, upcast
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums
 from xplayers.initializers import constant
@@ -17,7 +17,6 @@ from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalization import (
     Axes,
     check_pair,
-    downcast_like,
     normalized_rows,
     normalized_rows_gradient,
 )

@@ -14,7 +14,7 @@ import math
 import numpy as np
 
 from xplayers.arrays.checks import check_same
-from xplayers.arrays.namespaces import Array, Namespace, dtype_name, either, is_half, namespace
+from xplayers.arrays.namespaces import Array, Namespace, dtype_name, either, namespace
 from xplayers.arrays.operation import operation
 from xplayers.arrays.units import UNITS
 
@@ -109,11 +109,6 @@ def mean_over(xp: Namespace, x: Array, axes: Axes) -> Array:
     """Return the mean over `axes`, with ``keepdims=True``; 0 for an empty batch."""
     n = math.prod(x.shape[a] for a in axes)
     return xp.sum(x, axis=axes, keepdims=True) / max(n, 1)
-
-
-def downcast_like(a: Array, like: Array) -> Array:
-    """Return `a` in the dtype of `like`, where that has 16 bits and `a` is wider."""
-    return namespace(a).astype(a, like.dtype) if is_half(like) else a
 
 
 def check_pair(name: str, gamma: Array, beta: Array) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
+import numpy as np
+
+from xplayers._checks import required_arguments, shown
 from xplayers.arrays.checks import check_floating, check_off_tape, check_real
 from xplayers.arrays.namespaces import (
     Array,
@@ -150,6 +154,30 @@ def check_shape(name: str, value: Array, old: Array) -> None:
     if value.shape != old.shape:
         message = f"{name} has shape {tuple(old.shape)}; got {tuple(value.shape)}."
         raise ValueError(message)
+
+
+def check_constructor(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise an error where sizes are passed to a constructor of arrays: ``Affine(4, 3)``."""
+    first, *rest = [*inspect.signature(kind.__init__).parameters][1:] or [""]
+    init = getattr(kind, "init", None)
+    if init is None or not isinstance(getattr(kind, first, None), Parameter):
+        return
+    foreign = sorted(kwargs.keys() - {first, *rest})  # Affine(n_in=4, n_out=3), or in_features=4
+    is_size = bool(args) and isinstance(args[0], int | np.integer | tuple)
+    if not foreign and not is_size:
+        return
+    try:
+        sizes = args[0] if len(args) == 1 and isinstance(args[0], tuple) else args
+        inspect.signature(init).bind(*sizes, **kwargs)
+        arguments = [*map(shown, sizes), *(f"{k}={shown(v)}" for k, v in kwargs.items())]
+    except TypeError:
+        arguments = required_arguments(init)
+    got = f"{first} is {shown(args[0])}" if is_size else f"there is no {' and no '.join(foreign)}"
+    message = (
+        f"{kind.__name__}: {got}; expected arrays. A layer with initial values is "
+        f"{kind.__name__}.init({', '.join(arguments)})."
+    )
+    raise TypeError(message)
 
 
 class VariablesView(MutableMapping[str, Array]):

@@ -19,8 +19,8 @@ from xplayers.arrays.namespaces import (
     Array,
     Namespace,
     device,
+    downcast_like,
     dtype_name,
-    is_half,
     namespace,
     upcast,
 )
@@ -111,11 +111,10 @@ class Window(NamedTuple):
         value for each position in each window, the result of their dtype is ``(n, c, *sizes)``,
         without padding. 16-bit values are summed in float32.
         """
-        xp = namespace(pieces)
-        total = upcast(xp, pieces)
+        total = upcast(namespace(pieces), pieces)
         for axis in reversed(range(self.axes)):  # the last one first: it is contiguous
             total = scatter_windows(total, self, axis, sizes[axis])
-        return xp.astype(total, pieces.dtype) if is_half(pieces) else total
+        return downcast_like(total, pieces)
 
 
 @operation

@@ -372,10 +372,15 @@ def next_count(count: Array, good: Array | None, like: Array) -> tuple[Array, An
     For a count on the host it is a NumPy scalar, which is fast, and float64.
     """
     xp = namespace(count)
-    after = count + 1
-    next_ = after if good is None else xp.where(good, after, count)
+    next_, after = counted(xp, count, good)
     number = host_number(after)
     return next_, xp.astype(after, like.dtype) if number is None else number * _ONE
+
+
+def counted(xp: Any, count: Array, good: Array | None = None) -> tuple[Array, Array]:
+    """Return the count after this step, if it is `good`, and the number of this step."""
+    after = count + 1
+    return after if good is None else xp.where(good, after, count), after
 
 
 @operation

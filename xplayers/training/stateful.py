@@ -35,6 +35,11 @@ def check_parts(owner: str, net: Any, loss: Any, optimizer: Any) -> None:
     instance(owner, "optimizer", optimizer, Optimizer, "an optimizer, as Adam()")
 
 
+def batch_kind(x: Array, t: Array) -> tuple[Any, ...]:
+    """Return types, shapes and dtypes of a batch."""
+    return type(x), x.shape, x.dtype, type(t), t.shape, t.dtype
+
+
 class StatefulStep(Observed):
     """Reads the arrays of a step, lets a pure function compute, and writes its results back."""
 
@@ -76,7 +81,7 @@ class StatefulStep(Observed):
 
     def _eager_step(self, x: Array, t: Array, lr: Any) -> Array:
         t, rate = self._target(t), self._learning_rate(lr)
-        kind = type(x), x.shape, x.dtype, type(t), t.shape, t.dtype
+        kind = batch_kind(x, t)
         return self._update(kind, x, t, lambda trees: self._in_place(*trees, x, t, rate))
 
     def _eager(self, *arguments: Any) -> Any:

@@ -183,22 +183,22 @@ class _Exact:
         truth = self._is_truth(made)
         if is_cast(operation) and not truth:
             return self._number(inputs[0])
-        condition, *both = inputs if is_where(operation) else (None, *inputs)
-        if not truth and all(self._is_truth(r) for r in both if self._is_array(r)):
+        numbers = inputs[1:] if is_where(operation) else inputs
+        arrays = [r for r in numbers if self._is_array(r)]
+        if not truth and all(map(self._is_truth, arrays)):
             self.as_torch = False  # it makes numbers of its default dtype of truth values
         if is_where(operation):
-            if not any(self._is_array(r) for r in both):
+            if not arrays:
                 raise _Inexact  # PyTorch has another dtype for it than NumPy
-            a, b = (self._truth(r) if truth else self._number(r) for r in both)
-            return f"{a} if {self._truth(condition)} else {b}"
+            a, b = (self._truth(r) if truth else self._number(r) for r in numbers)
+            return f"{a} if {self._truth(inputs[0])} else {b}"
         if operation not in _EXACT or truth != (operation in COMPARISON_UFUNCS):
             raise _Inexact
         if operation is np.divide and not self._is_array(inputs[0]):
             # PyTorch multiplies a number by the reciprocal.
             self.as_torch &= self.program.constants.get(inputs[0]) in (1, -1)
-        if truth and all(self._is_truth(r) for r in inputs if self._is_array(r)):
-            return _EXACT[operation].format(*[self._truth(r) for r in inputs])
-        return _EXACT[operation].format(*[self._number(r) for r in inputs])
+        of_truth = truth and all(map(self._is_truth, arrays))
+        return _EXACT[operation].format(*map(self._truth if of_truth else self._number, inputs))
 
     def _is_array(self, r: int) -> bool:
         return isinstance(self.program.samples[r], np.ndarray)

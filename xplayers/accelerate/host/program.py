@@ -316,6 +316,7 @@ def _fused(tape: Tape, results: list[int]) -> list[Step]:
     fused: list[Step] = []
     for step in steps:
         operation, inputs, made = step
+        before: Any
         before, given, last = fused[-1] if fused else (None, (-1,), -1)
         if uses.count(last) == 1 and last in inputs:
             dtype = tape.registers[made].dtype

@@ -13,6 +13,7 @@ from xplayers.accelerate.replay.steps import Replays
 from xplayers.arrays.namespaces import Array
 from xplayers.layers.variables import shared_outside
 from xplayers.training.precision import quietly
+from xplayers.training.stateful import batch_kind
 
 
 class Replayed(Compiled):
@@ -80,8 +81,8 @@ class Replayed(Compiled):
         """Return what a replay depends on beside values of arrays and what the step is made of."""
         sources = self.sources
         return (
-            type(x), x.shape, x.dtype, _order(x), type(t), t.shape, t.dtype, _order(t), type(lr),
-            sources.pattern, tuple(sources.numbers.items()) if self.fixed else None,
+            *batch_kind(x, t), _order(x), _order(t), type(lr), sources.pattern,
+            tuple(sources.numbers.items()) if self.fixed else None,
         )  # fmt: skip
 
     def _lay_flat(self, params: dict[str, Array]) -> None:
@@ -136,8 +137,7 @@ class Last(NamedTuple):
         """Return the replay of a batch; None where that does not lie in row-major order."""
         if not (is_ordered(x) and is_ordered(t)):
             return None
-        batch = type(x), x.shape, x.dtype, type(t), t.shape, t.dtype
-        return cls(replay, numbers, taker.replays.replays, *batch)
+        return cls(replay, numbers, taker.replays.replays, *batch_kind(x, t))
 
     def is_of(self, x: Array, t: Array, step: Any, taker: Any) -> bool:
         """Whether this is the replay of a batch; its rate is that of the optimizer, a number."""
