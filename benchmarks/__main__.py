@@ -13,6 +13,7 @@ from typing import Any
 
 from benchmarks import (
     against,
+    gate,
     machine,
     measure,
     memory,
@@ -39,28 +40,44 @@ def parser() -> argparse.ArgumentParser:
         help="a further implementation, of the form benchmarks/implementations describes",
     )
     p.add_argument("--quick", action="store_true", help="two minutes; leaves out what is slow")
-    p.add_argument("--memory", action="store_true", help="instead, the peak memory of steps")
-    p.add_argument(
+    report = p.add_mutually_exclusive_group()
+    report.add_argument("--memory", action="store_true", help="instead, the peak memory of steps")
+    report.add_argument(
         "--profile",
         action="store_true",
         help="instead, where the time of the steps of xplayers goes, call by call",
     )
-    p.add_argument(
+    report.add_argument(
         "--scaling",
         metavar="PICTURE",
         type=Path,
         help="instead, how the time of a step grows, drawn there (.png, .svg, .pdf)",
     )
-    p.add_argument(
+    report.add_argument(
         "--against",
         metavar="CHECKOUT",
         type=Path,
-        help="instead, our rows beside those of another checkout of this repository",
+        help="instead, our rows beside those of another checkout of this repository, by turns: "
+        f"status 1 if one takes more than {against.LIMIT} of the time",
+    )
+    report.add_argument(
+        "--gate",
+        metavar="FILE",
+        type=Path,
+        help="the JSON of an earlier run: status 1 if a row of ours is missing, or takes more than "
+        f"{against.LIMIT} of its time then, divided by the same ratio of the peers. Times of two "
+        "runs differ by the machine's noise, so measure the peers too; --against is more exact",
     )
     p.add_argument(
-        "--rounds", type=int, help="turns of each worker (15; --quick: 2, other reports: 3)"
+        "--rounds",
+        type=int,
+        help="turns of each worker (10; --quick: 2; --memory, --scaling: 3; --against: 48)",
     )
-    p.add_argument("--seconds", type=float, help="length of a turn (0.3; in other reports 0.1)")
+    p.add_argument(
+        "--seconds",
+        type=float,
+        help="length of a turn (0.3; --quick, --scaling: 0.1; --against: 0.05; --profile: 2)",
+    )
     p.add_argument("--threads", type=int, default=machine.usable_cores(), help="for all libraries")
     p.add_argument("--json", metavar="PATH", type=Path, help="write the results there")
     return p
@@ -118,13 +135,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.against and not (args.against / "xplayers" / "__init__.py").exists():
         print(f"--against: {args.against} has no xplayers in it", file=sys.stderr)
         return 2
+    earlier = None
+    if args.gate:
+        try:
+            earlier = gate.read(args.gate)
+        except gate.Unreadable as error:
+            print(f"--gate {args.gate}: {error}", file=sys.stderr)
+            return 2
     short = args.quick or args.memory or args.scaling
     options: dict[str, Any] = {}
     if not args.profile:
-        options["rounds"] = args.rounds or (2 if args.quick else 3 if short else 15)
+        usual = 48 if args.against else 2 if args.quick else 3 if short else 10
+        options["rounds"] = args.rounds or usual
     if not args.memory:
-        options["seconds"] = args.seconds or (0.1 if short else 2.0 if args.profile else 0.3)
-    if not (args.memory or args.profile):
+        usual = 0.05 if args.against else 0.1 if short else 2.0 if args.profile else 0.3
+        options["seconds"] = args.seconds or usual
+    if not (args.memory or args.profile or args.against):
         options["attempts"] = 1 if args.quick else 3
     results = {
         "date": datetime.date.today().isoformat(),
@@ -148,16 +174,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         kind, table = "workloads", report.table
         entries = measure.entries(chosen, names, fresh=not args.quick, **options)
-    found = results[kind] = {}
+    measured = results[kind] = {}
     for name, entry in entries:
-        found[name] = entry
+        measured[name] = entry
         print(f"\n{table(name, entry)}", flush=True)
-        if args.json:  # after each entry: a run that is broken off has not been for nothing
-            args.json.write_text(json.dumps(results, indent=1) + "\n")
-    failed = any("failed" in entry or entry.get("slower") for entry in found.values())
+        _write(results, args.json)  # a run that is broken off has not been for nothing
+    failed = any("failed" in entry or entry.get("slower") for entry in measured.values())
+    if loaded := [name for name, entry in measured.items() if entry.get("beside_load")]:
+        print(f"\nMEASURED BESIDE OTHER LOAD: {', '.join(loaded)}")
+    if earlier is not None:
+        rows = results["gate"] = gate.compare(earlier, measured, names)
+        print(f"\n{gate.table(args.gate, rows)}")
+        _write(results, args.json)
+        failed = failed or gate.failed(rows)
     if args.scaling and not failed:
-        picture.draw(found, args.scaling)
+        picture.draw(measured, args.scaling)
     return int(failed)
+
+
+def _write(results: dict[str, Any], path: Path | None) -> None:
+    if path:
+        path.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _say(text: str) -> None:

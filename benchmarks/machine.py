@@ -8,6 +8,7 @@ import platform
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -66,13 +67,31 @@ def load() -> float | None:
 
 
 def busy_seconds() -> float | None:
-    """Return the CPU time of all processes since the start of the machine, or None."""
+    """Return the CPU time of all processes on the usable cores so far, or None if unknown."""
     try:
-        fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
+        lines = Path("/proc/stat").read_text().splitlines()
     except OSError:
         return None
-    user, nice, system, _idle, _iowait, *interrupts_and_steal = map(int, fields)
-    return (user + nice + system + sum(interrupts_and_steal)) / os.sysconf("SC_CLK_TCK")
+    cores, ticks = {f"cpu{n}" for n in os.sched_getaffinity(0)}, 0
+    for name, *fields in map(str.split, lines):
+        if name in cores:
+            user, nice, system, _idle, _iowait, *interrupts_and_steal = map(int, fields[:8])
+            ticks += user + nice + system + sum(interrupts_and_steal)
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+class OtherLoad:
+    """The share of the usable cores that other processes take from now on."""
+
+    def __init__(self) -> None:
+        self.start, self.busy = time.perf_counter(), busy_seconds()
+
+    def share(self, own_seconds: float) -> float | None:
+        """Return it, if `own_seconds` is the CPU time of those who are measured; None: unknown."""
+        wall, busy = time.perf_counter() - self.start, busy_seconds()
+        if busy is None or self.busy is None:
+            return None
+        return max(0.0, (busy - self.busy - own_seconds) / (wall * usable_cores()))
 
 
 def facts(threads: int) -> dict[str, object]:

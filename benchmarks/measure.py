@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from statistics import median, quantiles
 from typing import Any
 
 from benchmarks.implementations import LIMITS
-from benchmarks.machine import busy_seconds, usable_cores
+from benchmarks.machine import OtherLoad
 from benchmarks.pool import Process, WorkerFailed, workers
 from benchmarks.workloads import Workload
 
 TOLERANCE = 1e-3
-# Between two workers: the threads of OpenBLAS go on spinning for 110 ms after their work.
-REST = 0.15
 DISTURBED = 0.05  # share of the cores that others took; such a turn is taken again
 REFERENCE = "book"
 
@@ -103,30 +100,31 @@ def run(
         for i in range(len(ready)):
             worker = ready[(i + number) % len(ready)]
             replies[worker.name].append(turn(worker, attempts))
-    others = [r["others"] for found in replies.values() for r in found]
+    others = [reply["others"] for turns in replies.values() for reply in turns]
     entry["others"] = None if None in others or not others else summary(others)
+    entry["beside_load"] = bool(entry["others"]) and entry["others"]["median"] > DISTURBED
     if workload.kind == "shell":
         entry["microseconds"] = {
-            name: summary([reply["figures"][name] for reply in found])
-            for found in replies.values()
-            for name in found[0]["figures"]
+            name: summary([reply["figures"][name] for reply in turns])
+            for turns in replies.values()
+            for name in turns[0]["figures"]
         }
         return entry
-    times = {name: [reply["seconds"] for reply in found] for name, found in replies.items()}
-    return entry | compared(times)
+    times = {name: [reply["seconds"] for reply in turns] for name, turns in replies.items()}
+    entry |= compared(times)
+    for name, turns in replies.items():
+        entry["implementations"][name]["min"] = min(reply["least"] for reply in turns)
+    return entry
 
 
 def turn(worker: Process, attempts: int) -> dict[str, Any]:
     """Let a worker time a batch; `others` of its reply is what other processes took meanwhile."""
     turns = []
     for _ in range(attempts):
-        time.sleep(REST)
-        start, busy = time.perf_counter(), busy_seconds()
+        worker.rest()
+        load = OtherLoad()
         reply = worker.ask("time")
-        took, now = time.perf_counter() - start, busy_seconds()
-        others = None
-        if busy is not None and now is not None:
-            others = max(0.0, (now - busy - reply["cpu_seconds"]) / (took * usable_cores()))
+        others = load.share(reply["cpu_seconds"])
         turns.append(reply | {"others": others})
         if others is None or others < DISTURBED:
             break

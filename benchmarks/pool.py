@@ -7,11 +7,15 @@ import itertools
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import ROOT, worker_environment
+
+# Between two workers: the threads of OpenBLAS go on spinning for 110 ms after their work.
+REST = 0.15
 
 
 class WorkerFailed(Exception):
@@ -25,7 +29,7 @@ class Process:
     """
 
     def __init__(self, implementation: str, threads: int, checkout: Path | None = None) -> None:
-        self.name = implementation
+        self.name, self.threads = implementation, threads
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", implementation, str(checkout or ROOT)],
             env=worker_environment(threads),
@@ -56,6 +60,11 @@ class Process:
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
         self.send(do, **arguments)
         return self.receive()
+
+    def rest(self) -> None:
+        """Wait until the threads of the worker before have stopped spinning."""
+        if self.threads > 1:
+            time.sleep(REST)
 
     def close(self) -> None:
         assert self.process.stdin is not None

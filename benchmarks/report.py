@@ -27,10 +27,16 @@ def header(results: dict[str, Any]) -> str:
 
 def table(name: str, entry: dict[str, Any]) -> str:
     text = titled(name, entry, _rows)
+    return "\n".join([text, *load_lines(entry)])
+
+
+def load_lines(entry: dict[str, Any]) -> Iterator[str]:
+    """Say what share of the cores others took, and mark what was measured beside other load."""
     if entry.get("others"):
         share, most = entry["others"]["median"], entry["others"]["max"]
-        text += f"\n  other processes took {share:.0%} of the cores, {most:.0%} at most"
-    return text
+        yield f"  other processes took {share:.0%} of the cores, {most:.0%} at most"
+    if entry.get("beside_load"):
+        yield "  MEASURED BESIDE OTHER LOAD: do not believe differences of 10 %"
 
 
 def titled(

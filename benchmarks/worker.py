@@ -101,7 +101,7 @@ class Worker:
         return {"repetitions": self.repetitions, "samples": self.samples}
 
     def time(self) -> dict[str, Any]:
-        """Return the median time of a repetition in one batch."""
+        """Return the median and the least time of a repetition in one batch."""
         gc.collect()
         gc.disable()  # as timeit does
         try:
@@ -111,7 +111,10 @@ class Worker:
             times = [self._sample(self.repetitions) for _ in range(self.samples)]
         finally:
             gc.enable()
-        return {"seconds": median(times) / self.repetitions}
+        return {
+            "seconds": median(times) / self.repetitions,
+            "least": min(times) / self.repetitions,
+        }
 
     def _build(self, lr: float | None = None) -> Task:
         data = workloads.data(self.workload)

@@ -1,6 +1,5 @@
 """The harness of the benchmarks on a toy: what it lists, measures, refuses and writes."""
 
-import dataclasses
 import json
 import os
 import re
@@ -14,12 +13,10 @@ from helpers import ROOT, python
 sys.path.append(str(ROOT))  # behind an installed xplayers: the benchmarks are not installed
 
 from benchmarks import (
-    against,
     machine,
     measure,
     memory,
     picture,
-    pool,
     resident,
     scaling,
     worker,
@@ -364,43 +361,3 @@ def test_a_picture_that_cannot_be_drawn_is_refused_at_once(monkeypatch, tmp_path
     for name, problem in (("a.txt", "does not end in"), ("b/a.png", "no folder")):
         assert main(["--scaling", str(tmp_path / name)]) == 2
         assert problem in capsys.readouterr().err
-
-
-# Against another checkout
-
-
-def test_a_checkout_is_measured_against_another(tmp_path, capsys, monkeypatch):
-    path = tmp_path / "results.json"
-    monkeypatch.setattr(against, "LIMIT", 1e9)
-    rows = "^xplayers-(numpy|numpy-step)$"
-    arguments = [*RUN_TOY, "--implementations", rows, "--threads", "1", "--json", str(path)]
-    assert main([*arguments, "--against", str(ROOT)]) == 0
-    entry = json.loads(path.read_text())["against"]["step-6-5-4-3"]
-    assert set(entry["implementations"]) == {"xplayers-numpy", "xplayers-numpy-step"}
-    assert not entry["slower"]
-    shown = capsys.readouterr().out
-    for name, row in entry["implementations"].items():
-        ratios = [
-            b / a for a, b in zip(row["before"]["rounds"], row["after"]["rounds"], strict=True)
-        ]
-        assert min(ratios) <= row["ratio"] <= max(ratios)
-        assert re.search(rf"^  {name} .* {row['ratio']:.3f}", shown, re.M)
-    monkeypatch.setattr(against, "LIMIT", 0.0)
-    assert main([*arguments, "--against", str(ROOT)]) == 1
-    assert "slower" in capsys.readouterr().out
-
-
-def test_the_package_of_the_other_checkout_is_the_one_that_is_measured(tmp_path):
-    package = tmp_path / "xplayers"
-    package.mkdir()
-    (package / "__init__.py").write_text("raise RuntimeError('the other package')")
-    with (
-        pool.workers(["xplayers-numpy"], 1, [tmp_path]) as (worker,),
-        pytest.raises(pool.WorkerFailed, match="the other package"),
-    ):
-        worker.ask("start", workload=dataclasses.asdict(find("step-6-5-4-3")))
-
-
-def test_a_folder_without_the_package_is_refused(tmp_path, capsys):
-    assert main([*RUN_TOY, "--against", str(tmp_path)]) == 2
-    assert "has no xplayers in it" in capsys.readouterr().err
