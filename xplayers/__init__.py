@@ -26,8 +26,8 @@ if typing.TYPE_CHECKING:
     from xplayers import schedules
 
 
-def __getattr__(name: str):  # asked where there is no such name
-    if name in ("cuda", "schedules"):  # imported when they are used: not everybody does
+def __getattr__(name: str):  # only called for missing names
+    if name in ("cuda", "schedules"):  # imported on first use
         return importlib.import_module(f"xplayers.{name}")
     raise _foreign.missing_in_package(name, __all__, functional.__all__)
 

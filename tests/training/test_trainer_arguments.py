@@ -1,5 +1,7 @@
 """First mistakes with a trainer: they are said before the first step, and nothing is written."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -124,6 +126,24 @@ def test_net_loss_and_optimizer(arguments, words):
 def test_options(options, error, words):
     with pytest.raises(error, match=words):
         trainer(**options)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "error"),
+    [
+        ("epochs", 2.5, ValueError), ("epochs", None, ValueError), ("batch_size", 0, ValueError),
+        ("patience", 0, ValueError), ("mode", "maximum", ValueError), ("monitor", 3, TypeError),
+        ("on_nonfinite", None, ValueError), ("restore_best", "no", TypeError),
+        ("checkpoint", "run", TypeError), ("eval_batch_size", None, ValueError),
+    ],
+)  # fmt: skip
+def test_options_are_checked_where_a_callback_sets_them(name, value, error):
+    one = trainer(callbacks=[lambda event: setattr(event.trainer, name, value)])
+    before = getattr(one, name)
+    with pytest.raises(error, match=f"Trainer: {name} is {re.escape(repr(value))}; expected"):
+        one.fit(X, T)
+    assert getattr(one, name) == before
+    one.patience, one.monitor, one.checkpoint = None, None, None  # these may be missing
 
 
 def test_options_that_are_right():

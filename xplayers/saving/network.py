@@ -307,13 +307,10 @@ def _with_layout(values: np.ndarray, old: Array) -> np.ndarray:
 
     Matrix products depend on it in the last bits, and so would a resumed run.
     """
-    strides = old.stride() if callable(getattr(old, "stride", None)) else _strides(old)
+    stride = getattr(old, "stride", None)  # a method of tensors; JAX has no strides
+    strides = stride() if stride else getattr(old, "strides", (0,) * len(old.shape))
     order = sorted(range(len(strides)), key=lambda axis: -abs(strides[axis]))
     return np.asarray(values.transpose(order), order="C").transpose(np.argsort(order))
-
-
-def _strides(old: Array) -> tuple[int, ...]:
-    return getattr(old, "strides", (0,) * len(old.shape))  # JAX has no strides
 
 
 def put(net: Layer, arrays: Mapping[str, Array]) -> None:

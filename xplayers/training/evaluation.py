@@ -162,20 +162,21 @@ class _Mean:
 
 
 class _Hits:
-    """The mean accuracy over samples, as a quotient of integers."""
+    """The mean accuracy over samples, exact until it is rounded once."""
 
     def __init__(self) -> None:
-        self.hits, self.of, self.samples = 0, 1, 0
+        self.total: Any = 0
+        self.samples = 0
 
     def add(self, hits: float, samples: int, labels: int) -> None:
-        a, b = self.hits * labels + int(hits) * samples * self.of, self.of * labels
-        common = math.gcd(a, b)
-        self.hits, self.of = a // common, b // common
+        from fractions import Fraction  # on demand: it imports decimal
+
+        self.total += Fraction(int(hits) * samples, labels)
         self.samples += samples
 
     def value(self) -> float:
-        """Return the mean, rounded once; NaN if empty."""
-        return self.hits / (self.of * self.samples) if self.samples else math.nan
+        """Return the mean; NaN if empty."""
+        return float(self.total / self.samples) if self.samples else math.nan
 
 
 def default_metrics(loss: Loss) -> Metrics:

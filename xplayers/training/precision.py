@@ -38,12 +38,12 @@ _SMALLEST, _LARGEST = 2.0**-126, 2.0**126
 class MixedPrecision:
     """How a `TrainStep` computes in 16 bits and learns in float32.
 
-    In each step the parameters (float32: the masters) and a floating-point input are rounded to
+    In each step the parameters (float32: the master weights) and a floating-point input are cast to
     `dtype`, and the network goes forward and backward in it. Statistics, losses and running
     buffers are float32 as always. The loss is multiplied by the scale ``S`` before the backward,
     so that small gradients do not become 0 in 16 bits; the gradients are cast to float32 and
-    divided by ``S`` before `reduce_grads` and the optimizer see them. (Where ``S`` is 1 for good
-    and there is no `reduce_grads`, the optimizer gets 16 bits, and casts them in its rule.)
+    divided by ``S`` before `reduce_grads` and the optimizer get them. (If ``S`` is always 1 and
+    there is no `reduce_grads`, the optimizer gets 16-bit gradients, and casts them in its rule.)
 
     Where any gradient is inf or NaN, the step is skipped: parameters, buffers and the optimizer's
     state keep their bits, and it is counted. With a dynamic scale a skipped step makes
@@ -55,12 +55,12 @@ class MixedPrecision:
     dtype : {"bfloat16", "float16"}
         What the network computes in. bfloat16 has the range of float32 and 8 significant bits,
         float16 has 11 and overflows at 65504. NumPy has float16 only, and computes it slowly,
-        without BLAS: there it is to try things out.
+        without BLAS: it is only for experiments there.
     loss_scale : float, "dynamic" or None
-        ``S``: a number, which stays; or one that adapts itself. None: "dynamic" for float16, and 1
-        for bfloat16, which needs no scaling.
+        ``S``: a constant, or a dynamic scale. None: "dynamic" for float16, and 1 for bfloat16,
+        which needs no scaling.
     init_scale : float
-        Where a dynamic scale starts.
+        The initial dynamic scale.
     growth_factor, backoff_factor : float
         What a dynamic scale is multiplied by, above 1 and below 1. Powers of two make the scaling
         exact.
@@ -80,18 +80,18 @@ class MixedPrecision:
     last changed) and `skipped_steps`. They stay on the device: whether a step is skipped is chosen
     by ``where``, and nothing waits for it.
 
-    A skipped step does not count for a schedule. Gradients are looked at after `reduce_grads`, so
-    in data-parallel training all devices come to one decision; what is not finite is handed to it
+    A skipped step does not count for a schedule. Gradients are checked after `reduce_grads`, so in
+    data-parallel training all devices make the same decision; `reduce_grads` gets non-finite values
     as NaN, which clipping does not hide.
 
     Defaults are those of PyTorch's ``GradScaler``, which waits for the device in each step; Keras'
-    ``LossScaleOptimizer`` starts at ``2**15``. Their scales can fall to 0, from where no step finds
-    back; here the scale stays a normal number of float32. PyTorch's ``autocast`` chooses a dtype
+    ``LossScaleOptimizer`` starts at ``2**15``. Their scales can fall to 0, from which they do not
+    recover; here the scale stays a normal number of float32. PyTorch's ``autocast`` chooses a dtype
     for each operation; here the network computes in one. With float16 the first steps may be
     skipped, until the scale has come down to what the loss allows.
 
-    In a loop of one's own, ``net.to(dtype="bfloat16")`` is the pure form: parameters in 16 bits
-    too, and no scaling.
+    In your own loop, ``net.to(dtype="bfloat16")`` is the pure form: parameters in 16 bits too, and
+    no scaling.
 
     References
     ----------
@@ -137,7 +137,7 @@ class MixedPrecision:
 
     @property
     def dynamic(self) -> bool:
-        """Whether the scale adapts itself."""
+        """Whether the scale is dynamic."""
         return self.loss_scale == "dynamic" or (self.loss_scale is None and self.dtype == "float16")
 
     def scale(self, state: Arrays) -> Any:
@@ -161,7 +161,7 @@ class MixedPrecision:
     def cast(self, params: Arrays, x: Array) -> tuple[Arrays, Array]:
         """Return parameters and input in `dtype`, as the network computes with them.
 
-        `params` are the masters, float32 or float64. An input of integers stays as it is.
+        `params` are the master weights, float32 or float64. An input of integers stays as it is.
         """
         xp = namespace(x)
         dtype = self._dtype(xp)
@@ -178,7 +178,7 @@ class MixedPrecision:
         return dict(zip(params, rounded, strict=True)), x
 
     def unscaled(self, grads: Mapping[str, Array], params: Arrays, scale: Array) -> Arrays:
-        """Return the gradients of the loss itself, in the dtypes of the masters `params`.
+        """Return the gradients of the loss itself, in the dtypes of the master weights `params`.
 
         `grads` are those of the loss times `scale`, a float or 0-d array. What is not finite
         becomes NaN, so that no clipping makes a number of it.
@@ -199,7 +199,7 @@ class MixedPrecision:
         """Return the state after a step that was `good` (0-d bool) or skipped."""
         before = [state[name] for name in ("scale", "good_steps", "skipped_steps")]
         after = _updated(*before, good, precision=self)
-        names = ("good_steps", "skipped_steps", "scale")  # the last where it adapts itself
+        names = ("good_steps", "skipped_steps", "scale")  # the last if it is dynamic
         return {**state, **dict(zip(names, after, strict=False))}
 
     def _dtype(self, xp: Namespace) -> DType:
@@ -250,5 +250,5 @@ def all_finite(arrays: list[Array]) -> Array:
 
 @np.errstate(over="ignore", invalid="ignore")
 def quietly(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call it: an overflow is what the scaling reckons with, so NumPy need not warn."""
+    """Call `function` without NumPy's warnings of overflow, which loss scaling expects."""
     return function(*arguments)
