@@ -12,11 +12,6 @@ from xplayers.arrays.operation import operation
 from xplayers.optimizers.base import Optimizer, Rate
 
 
-def _adagrad(xp, p, g, h, lr, eps):
-    h = h + g * g
-    return p - lr * g / (xp.sqrt(h) + eps), h
-
-
 class AdaGrad(Optimizer):
     """AdaGrad, ``h = h + g**2``; ``p = p - lr * g / (sqrt(h) + eps)``.
 
@@ -37,9 +32,13 @@ class AdaGrad(Optimizer):
     Duchi, Hazan, Singer, "Adaptive Subgradient Methods", JMLR 12, 2011.
     """
 
-    rule = staticmethod(_adagrad)
     moments = ("h",)
     eps = Option(number, least=0)
+
+    @staticmethod
+    def rule(xp, p, g, h, lr, eps):
+        h = h + g * g
+        return p - lr * g / (xp.sqrt(h) + eps), h
 
     def __init__(self, lr: Rate = 0.01, eps: float = 1e-7, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
@@ -47,11 +46,6 @@ class AdaGrad(Optimizer):
 
     def constants(self, t: Array) -> tuple[Any, ...]:
         return (self.eps,)
-
-
-def _rmsprop(xp, p, g, h, lr, decay_rate, rate, eps):
-    h = decay_rate * h + rate * (g * g)
-    return p - lr * g / (xp.sqrt(h) + eps), h
 
 
 class RMSprop(Optimizer):
@@ -75,10 +69,14 @@ class RMSprop(Optimizer):
     Tieleman, Hinton, Coursera "Neural Networks for Machine Learning", lecture 6.5, 2012.
     """
 
-    rule = staticmethod(_rmsprop)
     moments = ("h",)
     decay_rate = Option(number, least=0, below=1)
     eps = Option(number, least=0)
+
+    @staticmethod
+    def rule(xp, p, g, h, lr, decay_rate, rate, eps):
+        h = decay_rate * h + rate * (g * g)
+        return p - lr * g / (xp.sqrt(h) + eps), h
 
     def __init__(
         self,
@@ -117,12 +115,6 @@ def _log(beta: float) -> float:
     return math.log(beta) if beta > 0 else -math.inf
 
 
-def _adam(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction):
-    m = m + rate1 * (g - m)  # one product fewer than beta1 * m + rate1 * g
-    v = beta2 * v + rate2 * g * g
-    return p - (lr * correction) * (m / (xp.sqrt(v) + eps)), m, v
-
-
 class Adam(Optimizer):
     """Adam: ``m = beta1 * m + (1 - beta1) * g``; ``v = beta2 * v + (1 - beta2) * g**2``.
 
@@ -159,12 +151,17 @@ class Adam(Optimizer):
     Kingma, Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
     """
 
-    rule = staticmethod(_adam)
     moments = ("m", "v")
     beta1 = Option(number, least=0, below=1)
     beta2 = Option(number, least=0, below=1)
     eps = Option(number, least=0)
     eps_hat = Option(flag)
+
+    @staticmethod
+    def rule(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction):
+        m = m + rate1 * (g - m)  # one product fewer than beta1 * m + rate1 * g
+        v = beta2 * v + rate2 * g * g
+        return p - (lr * correction) * (m / (xp.sqrt(v) + eps)), m, v
 
     def __init__(
         self,
@@ -206,11 +203,6 @@ class Adam(Optimizer):
                 self.state[m] = {name: a * (1.0 - beta) for name, a in self.state[m].items()}
 
 
-def _adamw(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction, weight_decay):
-    p = p - (lr * weight_decay) * p
-    return _adam(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction)
-
-
 class AdamW(Adam):
     """Adam with decoupled weight decay: ``p = p - lr * weight_decay * p`` before its step.
 
@@ -233,8 +225,14 @@ class AdamW(Adam):
     Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2.
     """
 
-    rule = staticmethod(_adamw)
     decoupled = True
+
+    @staticmethod
+    def rule(  # type: ignore[override]  # one argument more
+        xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction, weight_decay
+    ):
+        p = p - (lr * weight_decay) * p
+        return Adam.rule(xp, p, g, m, v, lr, rate1, beta2, rate2, eps, correction)
 
     def __init__(
         self,

@@ -9,10 +9,6 @@ from xplayers.arrays.namespaces import Array
 from xplayers.optimizers.base import Optimizer, Rate
 
 
-def _sgd(xp, p, g, lr):
-    return (p - lr * g,)
-
-
 class SGD(Optimizer):
     """Stochastic gradient descent, ``p = p - lr * g``.
 
@@ -24,12 +20,9 @@ class SGD(Optimizer):
         Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
     """
 
-    rule = staticmethod(_sgd)
-
-
-def _momentum(xp, p, g, v, lr, momentum):
-    v = momentum * v - lr * g
-    return p + v, v
+    @staticmethod
+    def rule(xp, p, g, lr):
+        return (p - lr * g,)
 
 
 class Momentum(Optimizer):
@@ -52,9 +45,13 @@ class Momentum(Optimizer):
     Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
     """
 
-    rule = staticmethod(_momentum)
     moments = ("v",)
     momentum = Option(number, least=0, below=1)
+
+    @staticmethod
+    def rule(xp, p, g, v, lr, momentum):
+        v = momentum * v - lr * g
+        return p + v, v
 
     def __init__(self, lr: Rate = 0.01, momentum: float = 0.9, weight_decay: float = 0.0) -> None:
         super().__init__(lr, weight_decay)
@@ -62,11 +59,6 @@ class Momentum(Optimizer):
 
     def constants(self, t: Array) -> tuple[Any, ...]:
         return (self.momentum,)
-
-
-def _nesterov(xp, p, g, v, lr, momentum):
-    v = momentum * v - lr * g
-    return p + (momentum * v - lr * g), v
 
 
 class Nesterov(Momentum):
@@ -86,4 +78,7 @@ class Nesterov(Momentum):
         Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
     """
 
-    rule = staticmethod(_nesterov)
+    @staticmethod
+    def rule(xp, p, g, v, lr, momentum):
+        v = momentum * v - lr * g
+        return p + (momentum * v - lr * g), v
