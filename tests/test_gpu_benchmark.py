@@ -22,7 +22,9 @@ from xplayers.arrays import devices
 
 
 def test_without_a_gpu_it_says_why(monkeypatch, capsys):
-    found = devices.Found("cupy", "14.2.0", why="finds no NVIDIA driver", fix="install the driver")
+    found = devices.LibraryInfo(
+        "cupy", "14.2.0", why="finds no NVIDIA driver", fix="install the driver"
+    )
     monkeypatch.setattr(devices, "look", lambda name: found)
     assert main(["gpu"]) == 1
     out, err = capsys.readouterr()

@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_at_home, assert_same_bits, share_memory, values
 
 import xplayers as xl
-from xplayers.arrays.checks import place
+from xplayers.arrays.checks import described
 from xplayers.arrays.joining import concat, stack
 from xplayers.arrays.namespaces import dtype_name, is_floating, is_integer, library, on_host
 from xplayers.arrays.transfer import to_numpy
@@ -99,7 +99,7 @@ def test_a_dtype_that_there_is_not(xpv):
 
 
 def test_place_in_words(xpv):
-    words = place(xpv.asarray([1.0], "float32"))
+    words = described(xpv.asarray([1.0], "float32"))
     expected = {
         "numpy": "a numpy array on the CPU",
         "readonly": "a numpy array on the CPU",

@@ -10,11 +10,11 @@ from commands import TINY, refusal, train
 
 import xplayers as xl
 from xplayers.arrays import devices
-from xplayers.arrays.devices import Found
+from xplayers.arrays.devices import LibraryInfo
 from xplayers.cli import arguments, main
 
-WORKING = Found("cupy", "14.2.0", xp=np, devices=("cuda:0 (NVIDIA H200)",))
-DRIVERLESS = Found("cupy", "14.2.0", why="finds no NVIDIA driver", fix="install the driver")
+WORKING = LibraryInfo("cupy", "14.2.0", xp=np, devices=("cuda:0 (NVIDIA H200)",))
+DRIVERLESS = LibraryInfo("cupy", "14.2.0", why="finds no NVIDIA driver", fix="install the driver")
 
 
 # Libraries and devices ------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_gpus_of_torch_and_jax(monkeypatch):
 def test_another_device_is_taken():
     handles = ("cuda:0", "cuda:1", "cpu")
     listed = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)", "the CPU")
-    found = Found("torch", "2.13", device="cuda:0", devices=listed, handles=handles)
+    found = LibraryInfo("torch", "2.13", device="cuda:0", devices=listed, handles=handles)
     assert str(devices.take(found, "cuda:1")) == "torch 2.13 on cuda:1 (NVIDIA H200)"
     assert devices.take(found, "cuda:1").device == "cuda:1"
     assert devices.take(found, "cpu").device == "cpu"
@@ -247,7 +247,7 @@ def test_another_device_of_cupy_becomes_the_current_one():
     device = lambda i: SimpleNamespace(use=lambda: used.append(i))  # noqa: E731 - a stand-in
     cupy = SimpleNamespace(cuda=SimpleNamespace(Device=device))
     listed = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)")
-    found = Found("cupy", "14.2.0", xp=cupy, devices=listed, handles=(0, 1))
+    found = LibraryInfo("cupy", "14.2.0", xp=cupy, devices=listed, handles=(0, 1))
     assert str(devices.take(found, "cuda:1")) == "cupy 14.2.0 on cuda:1 (NVIDIA H200)"
     assert used == [1]
 

@@ -51,7 +51,7 @@ def check_dtype(owner: object, dtype: DType, *, floating: bool = False) -> None:
         raise TypeError(message)
 
 
-def place(x: Array) -> str:
+def described(x: Array) -> str:
     """Say in words what `x` is and where: ``a cupy array on cuda:0``."""
     where = device(x)
     name = f"cuda:{where.id}" if array_api_compat.is_cupy_array(x) else str(where)
@@ -116,12 +116,12 @@ def check_values(
     check_real(owner, name, x)
     if not size(x) or dtype_name(x.dtype) == "bool":
         return
-    found = _extreme(x, "min")
-    if found >= low:
-        found = high if math.isinf(high) else _extreme(x, "max")
-        if found <= high:
+    value = _extreme(x, "min")
+    if value >= low:
+        value = high if math.isinf(high) else _extreme(x, "max")
+        if value <= high:
             return
-    message = f"{owner}: {name} has a value of {found:g}; expected {expected}."
+    message = f"{owner}: {name} has a value of {value:g}; expected {expected}."
     raise ValueError(message)
 
 
@@ -168,7 +168,8 @@ def check_input(
         _check_current(owner, name, x, where)
     for key, a in arrays.items():
         if namespace(a) is not xp or elsewhere(device(a), where):
-            message = f"{owner}: {name} is {place(x)}, {key} is {place(a)}. Call layer.to(like=x)."
+            both = f"{name} is {described(x)}, {key} is {described(a)}"
+            message = f"{owner}: {both}. Call layer.to(like=x)."
             raise TypeError(message)
         if a.dtype != dtype and not integers:
             message = (
@@ -186,7 +187,7 @@ def _check_current(owner: object, name: str, x: Array, where: Any) -> None:
         return
     if elsewhere(current, where):
         message = (
-            f"{owner}: {name} is {place(x)}, and CuPy would compute on cuda:{current.id}. "
+            f"{owner}: {name} is {described(x)}, and CuPy would compute on cuda:{current.id}. "
             f"Compute inside of `with cupy.cuda.Device({where.id}):`."
         )
         raise ValueError(message)
@@ -206,7 +207,7 @@ def check_same(
             f"Nothing is transferred silently: make {name} where {like_name} is, or move it with "
             "xplayers.move."
         )
-        message = f"{owner}: {name} is {place(a)}, {like_name} is {place(like)}. {fix}"
+        message = f"{owner}: {name} is {described(a)}, {like_name} is {described(like)}. {fix}"
         raise TypeError(message)
     if type(like) is not np.ndarray and array_api_compat.is_cupy_array(like):
         _check_current(owner, like_name, like, device(like))

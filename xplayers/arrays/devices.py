@@ -22,7 +22,7 @@ _INSTALL = {
 }
 
 
-class Found(NamedTuple):
+class LibraryInfo(NamedTuple):
     """What there is to say of one library.
 
     Parameters
@@ -62,42 +62,35 @@ class Found(NamedTuple):
         return f"{self.label} on {self.devices[0]}"
 
 
-def look(name: str) -> Found:
+def look(name: str) -> LibraryInfo:
     """Find out about the library `name`, one of `LIBRARIES`."""
     module = name.replace("-", "_")
     if find_spec(module) is None:
-        return Found(name, why="is not installed", fix=_INSTALL.get(name, f"pip install {name}"))
+        return LibraryInfo(
+            name, why="is not installed", fix=_INSTALL.get(name, f"pip install {name}")
+        )
     wheels = _cupy_wheels() if name == "cupy" else []
     if len(wheels) > 1:  # their files are the same, so what an import would load is a mixture
-        return Found(
+        return LibraryInfo(
             name,
             why=f"is installed more than once ({', '.join(wheels)})",
             fix=f"pip uninstall {' '.join(wheels)}, then {_INSTALL[name]}",
         )
-    found = Found(name)
+    info = LibraryInfo(name)
     try:
         library = import_module(module)
-        found = found._replace(version=library.__version__)
-        return _LOOKS[name](library, found)
+        info = info._replace(version=library.__version__)
+        return _LOOKS[name](library, info)
     except Exception as error:
         why = f"is installed and cannot be used ({_brief(error)})"
-        return found._replace(why=why, fix="repair the installation")
+        return info._replace(why=why, fix="repair the installation")
 
 
-def choose(backend: str) -> tuple[Found, str]:
-    """Choose the library to compute with.
+def choose(backend: str) -> tuple[LibraryInfo, str]:
+    """Return the library to compute with, and why "auto" does not take the GPU, if it does not.
 
-    Parameters
-    ----------
-    backend : str
-        A name, or "auto": CuPy where it finds a GPU, else NumPy.
-
-    Returns
-    -------
-    found : Found
-        It may be one that cannot be used, if it was asked for by name.
-    why : str
-        Why "auto" did not take the GPU; empty where CuPy is not installed.
+    `backend` is the name of a library, which may be one that cannot be used, or "auto": CuPy where
+    it finds a GPU, else NumPy.
     """
     if backend != "auto":
         return look(backend), ""
@@ -107,51 +100,33 @@ def choose(backend: str) -> tuple[Found, str]:
     return (look("numpy"), str(cupy)) if cupy.why else (cupy, "")
 
 
-def take(found: Found, device: str) -> Found:
-    """Take another device of a library that can be used.
+def take(info: LibraryInfo, device: str) -> LibraryInfo:
+    """Return a library that can be used with another of its devices first.
 
-    Parameters
-    ----------
-    found : Found
-        The library.
-    device : str
-        The first word of one of its devices, as ``cuda:1``; ``cpu`` for the CPU.
-
-    Returns
-    -------
-    Found
-        With that device first.
-
-    Raises
-    ------
-    ValueError
-        If it has no such device.
-
-    Notes
-    -----
-    CuPy computes on the current device of the thread, which this changes.
+    `device` is the first word of one, as ``cuda:1``; ``cpu`` for the CPU. A ValueError says which
+    there are. CuPy computes on the current device of the thread, which this changes.
     """
-    names = ["cpu" if words == CPU else words.partition(" ")[0] for words in found.devices]
+    names = ["cpu" if words == CPU else words.partition(" ")[0] for words in info.devices]
     if device not in names:
-        message = f"{found.label} has {', '.join(names)}"
+        message = f"{info.label} has {', '.join(names)}"
         raise ValueError(message)
     i = names.index(device)
-    others = (*found.devices[:i], *found.devices[i + 1 :])
-    handle = found.handles[i] if found.handles else found.device
-    if found.name == "cupy":
-        found.xp.cuda.Device(handle).use()
-        handle = found.device
-    return found._replace(device=handle, devices=(found.devices[i], *others), handles=())
+    others = (*info.devices[:i], *info.devices[i + 1 :])
+    handle = info.handles[i] if info.handles else info.device
+    if info.name == "cupy":
+        info.xp.cuda.Device(handle).use()
+        handle = info.device
+    return info._replace(device=handle, devices=(info.devices[i], *others), handles=())
 
 
-def _numpy(numpy: Any, found: Found) -> Found:
+def _numpy(numpy: Any, info: LibraryInfo) -> LibraryInfo:
     blas = numpy.show_config("dicts").get("Build Dependencies", {}).get("blas", {})
     words = (blas.get("name", ""), blas.get("version", ""))
     note = " ".join(word for word in words if word and word != "unknown")
-    return found._replace(xp=numpy, devices=(CPU,), note=f"BLAS: {note}" if note else "")
+    return info._replace(xp=numpy, devices=(CPU,), note=f"BLAS: {note}" if note else "")
 
 
-def _cupy(cupy: Any, found: Found) -> Found:
+def _cupy(cupy: Any, info: LibraryInfo) -> LibraryInfo:
     runtime = cupy.cuda.runtime
     without = "without an NVIDIA GPU, compute with numpy"
     visible = "see whether `nvidia-smi` lists the GPU and CUDA_VISIBLE_DEVICES admits it"
@@ -172,9 +147,9 @@ def _cupy(cupy: Any, found: Found) -> Found:
             fix = f"update the driver, or pip install a CuPy for CUDA {driver // 1000}"
         else:
             why, fix = f"finds no NVIDIA GPU ({_brief(error)})", f"{visible}; {without}"
-        return found._replace(why=why, fix=fix)
+        return info._replace(why=why, fix=fix)
     if not count:
-        return found._replace(why="finds no NVIDIA GPU", fix=f"{visible}; {without}")
+        return info._replace(why="finds no NVIDIA GPU", fix=f"{visible}; {without}")
 
     names = (runtime.getDeviceProperties(i)["name"] for i in range(count))
     devices = tuple(f"cuda:{i} ({name.decode()})" for i, name in enumerate(names))
@@ -184,8 +159,8 @@ def _cupy(cupy: Any, found: Found) -> Found:
     except Exception as error:
         why = f"sees {devices[0]} and cannot compute on it ({_brief(error)})"
         fix = f"if libraries of CUDA are missing: {_INSTALL['cupy']}"
-        return found._replace(why=why, fix=fix)
-    return found._replace(xp=cupy, devices=devices, handles=tuple(range(count)))
+        return info._replace(why=why, fix=fix)
+    return info._replace(xp=cupy, devices=devices, handles=tuple(range(count)))
 
 
 def _cuda(version: int) -> str:
@@ -198,21 +173,21 @@ def _cupy_wheels() -> list[str]:
     return sorted(n for n in names if re.fullmatch(r"cupy(-cuda\d+x?|-rocm-[\d-]+)?", n))
 
 
-def _torch(torch: Any, found: Found) -> Found:
+def _torch(torch: Any, info: LibraryInfo) -> LibraryInfo:
     if not torch.cuda.is_available():
-        return found._replace(xp=torch, device="cpu", devices=(CPU,))
+        return info._replace(xp=torch, device="cpu", devices=(CPU,))
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     gpus = (f"cuda:{i} ({name})" for i, name in enumerate(names))
     handles = (*(f"cuda:{i}" for i in range(len(names))), "cpu")
-    return found._replace(xp=torch, device="cuda:0", devices=(*gpus, CPU), handles=handles)
+    return info._replace(xp=torch, device="cuda:0", devices=(*gpus, CPU), handles=handles)
 
 
-def _jax(jax: Any, found: Found) -> Found:
+def _jax(jax: Any, info: LibraryInfo) -> LibraryInfo:
     devices = jax.devices()
     unique: dict[str, Any] = {}  # the CPU may be cut into many
     for d in devices:
         unique.setdefault(CPU if d.platform == "cpu" else f"{d} ({d.device_kind})", d)
-    return found._replace(
+    return info._replace(
         xp=import_module("jax.numpy"),
         device=devices[0],
         devices=tuple(unique),
@@ -220,11 +195,11 @@ def _jax(jax: Any, found: Found) -> Found:
     )
 
 
-def _strict(strict: Any, found: Found) -> Found:
-    return found._replace(xp=strict, devices=(CPU,), note="for tests")
+def _strict(strict: Any, info: LibraryInfo) -> LibraryInfo:
+    return info._replace(xp=strict, devices=(CPU,), note="for tests")
 
 
-_LOOKS: dict[str, Callable[[Any, Found], Found]] = {
+_LOOKS: dict[str, Callable[[Any, LibraryInfo], LibraryInfo]] = {
     "numpy": _numpy,
     "cupy": _cupy,
     "torch": _torch,

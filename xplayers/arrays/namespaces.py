@@ -27,9 +27,7 @@ _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "ui
 DTYPES = ("bool", *_INTEGERS, *FLOATS, "complex64", "complex128")
 
 _NAMESPACES: dict[type, Namespace] = {}
-_FLOATING: dict[tuple[type, DType], bool] = {}
-_INTEGER: dict[tuple[type, DType], bool] = {}
-_REAL: dict[tuple[type, DType], bool] = {}
+_KINDS: dict[tuple[type, DType], str] = {}
 _HALF: dict[Any, bool] = {}
 _DTYPE_NAMES: dict[tuple[type, DType], str] = {}
 _WITH_DEVICE: set[type] = set()
@@ -120,40 +118,36 @@ def as_namespace(xp: Namespace) -> Namespace:
 
 
 def is_floating(x: Array) -> bool:
-    """Whether `x` is of a real floating-point dtype (float16, bfloat16, float32, float64).
+    """Whether `x` is of a real floating-point dtype (float16, bfloat16, float32, float64)."""
+    return _kind(x) == "floating"
+
+
+def is_integer(x: Array) -> bool:
+    """Whether `x` holds integers of 8 to 64 bits (bool does not count)."""
+    return _kind(x) == "integer"
+
+
+def is_real(x: Array) -> bool:
+    """Whether `x` holds real numbers: bool, integers or floating-point values."""
+    return _kind(x) != "other"
+
+
+def _kind(x: Array) -> str:
+    """Return what `x` holds: "floating", "integer", "bool" or "other".
 
     Others are told by name: 8 bits, 80 and 128 bits, and another order of the bytes do not count.
     """
     key = (type(x), x.dtype)
     try:
-        return _FLOATING[key]
+        return _KINDS[key]
     except KeyError:
-        _FLOATING[key] = kind = _is_one_of(x.dtype, FLOATS)
+        name = dtype_name(x.dtype) if getattr(x.dtype, "isnative", True) else ""
+        _KINDS[key] = kind = (
+            "floating" if name in FLOATS
+            else "integer" if name in _INTEGERS
+            else "bool" if name == "bool" else "other"
+        )  # fmt: skip
         return kind
-
-
-def is_integer(x: Array) -> bool:
-    """Whether `x` holds integers of 8 to 64 bits (bool does not count)."""
-    key = (type(x), x.dtype)
-    try:
-        return _INTEGER[key]
-    except KeyError:
-        _INTEGER[key] = kind = _is_one_of(x.dtype, _INTEGERS)
-        return kind
-
-
-def is_real(x: Array) -> bool:
-    """Whether `x` holds real numbers: bool, integers or floating-point values."""
-    key = (type(x), x.dtype)
-    try:
-        return _REAL[key]
-    except KeyError:
-        _REAL[key] = kind = _is_one_of(x.dtype, ("bool", *_INTEGERS, *FLOATS))
-        return kind
-
-
-def _is_one_of(dtype: DType, names: tuple[str, ...]) -> bool:
-    return dtype_name(dtype) in names and getattr(dtype, "isnative", True)
 
 
 def signed(x: Array) -> Array:

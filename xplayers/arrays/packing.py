@@ -49,10 +49,10 @@ def unpacked(value: Any) -> Any:
 
 
 def _once(key: Any, value: Any, *, flat: bool = False) -> Packed:
-    made = _packed.get(key)
-    if made is None:
-        made = _packed[key] = Packed(value, flat)
-    return made
+    wrapper = _packed.get(key)
+    if wrapper is None:
+        wrapper = _packed[key] = Packed(value, flat)
+    return wrapper
 
 
 def _itself(value: Any) -> Any:

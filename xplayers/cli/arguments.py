@@ -10,7 +10,7 @@ import re
 from typing import Any, NoReturn
 
 from xplayers.arrays import devices
-from xplayers.arrays.devices import Found
+from xplayers.arrays.devices import LibraryInfo
 from xplayers.cli.messages import UsageError, stdout
 
 
@@ -99,7 +99,7 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 # fmt: on
 
 
-def choose_device(args: argparse.Namespace) -> tuple[Found, str]:
+def choose_device(args: argparse.Namespace) -> tuple[LibraryInfo, str]:
     """Return the selected library and device, and why it is not the GPU."""
     target, why = devices.choose(args.backend)
     if target.why:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import xplayers as xl
-from xplayers.arrays.devices import Found
+from xplayers.arrays.devices import LibraryInfo
 from xplayers.cli import models
 from xplayers.cli.arguments import add_device, add_model, choose_device, path
 from xplayers.cli.arrays import check_numbers, read_samples
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def scores(
-    net: xl.Layer, x: np.ndarray, args: argparse.Namespace, target: Found, start: int = 0
+    net: xl.Layer, x: np.ndarray, args: argparse.Namespace, target: LibraryInfo, start: int = 0
 ) -> Iterator[np.ndarray]:
     """Yield the outputs of a network for host samples, in batches, on the host."""
     for i in range(0, len(x), args.batch_size):

@@ -20,8 +20,8 @@ from xplayers.arrays.checks import (
     check_input,
     check_off_tape,
     check_same,
+    described,
     elsewhere,
-    place,
 )
 from xplayers.arrays.namespaces import Array, device, namespace
 from xplayers.arrays.transfer import as_plain
@@ -473,7 +473,7 @@ for _name in NETWORK:
 def _check_gradient(owner: str, dy: Array, y: Array) -> None:
     """Check that the gradient `dy` fits the output `y`."""
     if namespace(dy, owner, "dy") is not namespace(y) or elsewhere(device(dy), device(y)):
-        message = f"{owner}: dy is {place(dy)}; the output of forward was {place(y)}."
+        message = f"{owner}: dy is {described(dy)}; the output of forward was {described(y)}."
         raise TypeError(message)
     if dy.shape != y.shape:
         message = f"{owner}: dy has shape {tuple(dy.shape)}; expected {tuple(y.shape)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import keyword
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -377,24 +378,22 @@ def collect(grads: dict[str, Array], part: Part, part_grads: Mapping[str, Array]
 
 def _make_activation(owner: str, activation: Any) -> Layer:
     """Call the factory `activation` and return its layer."""
-    expected = "a callable that returns a layer, as the class Relu"
     if isinstance(activation, type) and issubclass(activation, Layer):
         return activation()
+    layer, hint = None, ""
     if isinstance(activation, Layer):
-        hint = f"Pass the class, {type(activation).__name__}, or lambda: {activation!r}."
-        message = f"{owner}: activation is {shown(activation)}; expected {expected}. {hint}"
-        raise TypeError(message)
-    try:
-        layer = activation()
-    except (IndexError, TypeError):  # a string, or a function of arrays
-        layer = None
-    if not isinstance(layer, Layer):
-        name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
-        class_name = activation_named(name)
-        hint = f" Pass activation={class_name}." if class_name else ""
-        message = f"{owner}: activation is {shown(activation)}; expected {expected}.{hint}"
-        raise TypeError(message)
-    return layer
+        hint = f" Pass the class, {type(activation).__name__}, or lambda: {activation!r}."
+    elif callable(activation):
+        with contextlib.suppress(IndexError, TypeError):  # a function of arrays
+            layer = activation()
+    if isinstance(layer, Layer):
+        return layer
+    name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
+    if not hint and activation_named(name):
+        hint = f" Pass activation={activation_named(name)}."
+    expected = "a callable that returns a layer, as the class Relu"
+    message = f"{owner}: activation is {shown(activation)}; expected {expected}.{hint}"
+    raise TypeError(message)
 
 
 def mlp(

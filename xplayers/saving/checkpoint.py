@@ -17,7 +17,7 @@ import numpy as np
 
 from xplayers._checks import integer, positive
 from xplayers._terminal import warn
-from xplayers.arrays.checks import place
+from xplayers.arrays.checks import described
 from xplayers.arrays.namespaces import Array, device, dtype_name, named_dtype, namespace
 from xplayers.arrays.transfer import move
 from xplayers.layers.base import Layer
@@ -398,7 +398,7 @@ def _placed(file: File, name: str, like: Array | None) -> Array:
     bfloat16 = named_dtype(xp, dtype) if dtype == "bfloat16" else None  # others are unchanged
     moved = move(values, xp=xp, device=device(like), dtype=bfloat16)
     if dtype_name(moved.dtype) != dtype:  # JAX without x64, NumPy without bfloat16
-        message = f"{name} is {dtype}, which {place(like)} cannot be."
+        message = f"{name} is {dtype}, which {described(like)} cannot be."
         raise ValueError(message)
     return moved
 

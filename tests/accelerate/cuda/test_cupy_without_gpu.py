@@ -13,7 +13,7 @@ import pytest
 from emulator.emulated_gpu import fabricated
 
 import xplayers as xl
-from xplayers.arrays.checks import check_input, place
+from xplayers.arrays.checks import check_input, described
 from xplayers.arrays.namespaces import (
     device,
     dtype_name,
@@ -39,7 +39,7 @@ def test_what_the_array_says(x):
     assert not is_integer(x)
     assert dtype_name(x.dtype) == "float32"
     assert not on_host(x)
-    assert place(x) == "a cupy array on cuda:0"
+    assert described(x) == "a cupy array on cuda:0"
     assert device(x).id == 0
 
 

@@ -26,7 +26,7 @@ SUMS = 16  # at most so many sums of the gradient of the filters are kept, to be
 CHANNELS = 16
 TILES = 64
 # Below that many outputs of a sample the products of each sample are small beside their sum.
-PLACES = 64
+POSITIONS = 64
 
 
 def takes(*arrays: Any) -> bool:
@@ -87,8 +87,8 @@ def correlate_transposed(
     if not takes(dy, W) or back is None:
         return NotImplemented
     f, each = W.shape[:2]
-    places = dy.shape[0] * math.prod(dy.shape[2:])
-    if f > 2 * each * groups and not _tiled(window, groups, f, each * groups, places):
+    positions = dy.shape[0] * math.prod(dy.shape[2:])
+    if f > 2 * each * groups and not _tiled(window, groups, f, each * groups, positions):
         return NotImplemented
     W = W.reshape(groups, f // groups, each, *window.size).swapaxes(1, 2)
     W = np.flip(W, axis=tuple(range(3, W.ndim)))
@@ -109,13 +109,13 @@ def filter_gradient(
     x: np.ndarray, dy: np.ndarray, shape: Sizes, window: Window, groups: int, bias: bool
 ) -> Any:
     """Return the gradient of `W` and, with `bias`, that of `b` in `correlate`, where that pays."""
-    (n, c), f, places = x.shape[:2], dy.shape[1], math.prod(dy.shape[2:])
+    (n, c), f, positions = x.shape[:2], dy.shape[1], math.prod(dy.shape[2:])
     if not takes(x, dy):
         return NotImplemented
-    if _tiled(window, groups, c, f, n * places):
+    if _tiled(window, groups, c, f, n * positions):
         dW, db = winograd.filter_grads(x, dy, window.padding)
         return (dW, db) if bias else dW
-    if places < PLACES:
+    if positions < POSITIONS:
         return NotImplemented
     columns = _Columns(x, window, groups, ones=bias)
     flat = dy.reshape(n, groups, f // groups, -1)
@@ -140,18 +140,18 @@ def filter_gradient(
     return (dW, total[:, depth].copy()) if bias else dW
 
 
-def _tiled(window: Window, groups: int, c: int, f: int, places: int) -> bool:
+def _tiled(window: Window, groups: int, c: int, f: int, positions: int) -> bool:
     """Whether `winograd` has the geometry and pays."""
     return (
         window[:3] == ((3, 3), (1, 1), (1, 1))
         and groups == 1
         and min(c, f) >= CHANNELS
-        and places >= 4 * TILES
+        and positions >= 4 * TILES
     )
 
 
 class _Columns:
-    """The windows of a batch as columns, block by block: ``(n, groups, depth, places)``."""
+    """The windows of a batch as columns, block by block: ``(n, groups, depth, positions)``."""
 
     def __init__(self, x: np.ndarray, window: Window, groups: int, ones: bool) -> None:
         self._x, self._window, self._groups, self._ones = x, window, groups, ones
@@ -168,7 +168,7 @@ class _Columns:
         """Return a function from a part of the batch to its columns, for one thread."""
         x, window = self._x, self._window
         columns = empty((self._many, *self._shape), x.dtype)
-        places = columns[:, :, : self.depth - self._ones]
+        positions = columns[:, :, : self.depth - self._ones]
         if self._ones:
             columns[:, :, -1] = 1.0
         sizes = [s + sum(p) for s, p in zip(x.shape[2:], window.padding, strict=True)]
@@ -181,7 +181,7 @@ class _Columns:
             np.copyto(inside[:n], x[part])
             windows = _windows(around[:n], window, self._split)
             windows = windows.reshape(n, self._groups, -1, *windows.shape[2:])
-            to = places[:n].reshape(windows.shape)
+            to = positions[:n].reshape(windows.shape)
             np.copyto(to, windows)
             return columns[:n]
 

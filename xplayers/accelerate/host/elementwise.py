@@ -33,9 +33,9 @@ THREADED_KERNEL = 500_000  # machine code needs no interpreter lock, and waits f
 def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
     """Evaluate a function of large NumPy arrays, or one that is machine code, in one pass."""
     if (x.size > PLAIN or function.compiled) and type(x) is np.ndarray:
-        found = in_one_pass(function, operands, out, options)
-        if found is not NotImplemented:
-            return found
+        results = in_one_pass(function, operands, out, options)
+        if results is not NotImplemented:
+            return results
     if out is None and len(operands) == 1:
         return function.function(namespace(x), x, **options)
     return as_it_stands(namespace(x), function, operands, out, options)
@@ -81,14 +81,14 @@ def prepared(
     fit = _fit(tuple(values), outs)
     if fit is None:
         return None
-    given, outs, kinds, aliases = fit
+    operands, outs, kinds, aliases = fit
     if int in kinds:  # one that is too large is no number for a kernel
         return None
-    program = _program(function, given, kinds, aliases, options)
+    program = _program(function, operands, kinds, aliases, options)
     if program is None or tuple([o.dtype for o in outs]) != program.result_dtypes:
         return None
-    arrays = [v for v in given if isinstance(v, np.ndarray)]
-    if any(isinstance(v, np.ndarray) for v in given[len(arrays) :]):
+    arrays = [v for v in operands if isinstance(v, np.ndarray)]
+    if any(isinstance(v, np.ndarray) for v in operands[len(arrays) :]):
         return None  # numbers come after the arrays
     # contiguous arrays as vectors: what every call would do otherwise
     arrays = [a.ravel() for a in arrays]

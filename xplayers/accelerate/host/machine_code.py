@@ -46,7 +46,7 @@ class Kernel:
 
     def __init__(self, program: Program, loop: Callable[..., None]) -> None:
         self._loop = loop
-        self._made = [k for k, alias in enumerate(program.aliases) if alias is None]
+        self._own = [k for k, alias in enumerate(program.aliases) if alias is None]
         self._numbers = program.source.numbers
         self._no_scalars = len(program.arrays) == program.n_operands
 
@@ -55,17 +55,17 @@ class Kernel:
         numbers = self._numbers
         if numbers is not None:
             flat += numbers(*[a for a in operands if not isinstance(a, np.ndarray)])
-        self._loop(*flat, *[_flat(outs[k]) for k in self._made])
+        self._loop(*flat, *[_flat(outs[k]) for k in self._own])
 
     def bound(
         self, arrays: Sequence[np.ndarray], outs: Sequence[np.ndarray]
     ) -> Callable[..., None]:
         """Return ``run(*scalars)``, which does the same on this one-dimensional memory."""
-        loop, made, numbers = self._loop, [outs[k] for k in self._made], self._numbers
+        loop, own, numbers = self._loop, [outs[k] for k in self._own], self._numbers
         if numbers is not None:
-            return lambda *scalars: loop(*arrays, *numbers(*scalars), *made)
+            return lambda *scalars: loop(*arrays, *numbers(*scalars), *own)
         # Without numbers, as those of an activation, it goes right to the machine code.
-        without = functools.partial(loop, *arrays, *made)
+        without = functools.partial(loop, *arrays, *own)
         return without if self._no_scalars else lambda *scalars: without()
 
 
@@ -87,11 +87,11 @@ def compiled(program: Program) -> Kernel | None:
         loop: Any = numba.njit(defined["kernel"], nogil=True, error_model="numpy")
         kernel = Kernel(program, loop)
         # Here, where nothing has been written: what Numba cannot do is left to the ufuncs.
-        given = [np.empty(0, s.dtype) if isinstance(s, np.ndarray) else s
+        operands = [np.empty(0, s.dtype) if isinstance(s, np.ndarray) else s
                  for s in program.samples[: program.n_operands]]  # fmt: skip
         with np.errstate(all="ignore"):
-            kernel(given, [
-                np.empty(0, dtype) if alias is None else given[alias]
+            kernel(operands, [
+                np.empty(0, dtype) if alias is None else operands[alias]
                 for dtype, alias in zip(program.result_dtypes, program.aliases, strict=True)
             ])  # fmt: skip
     except Exception:
@@ -157,8 +157,8 @@ class _Exact:
     def source(self) -> Source:
         program = self.program
         steps = [f"v{r} = x{r}[i]" for r in program.arrays]
-        for operation, inputs, made in program.recorded:
-            steps.append(f"v{made} = {self._step(operation, inputs, made)}")
+        for operation, inputs, output in program.recorded:
+            steps.append(f"v{output} = {self._step(operation, inputs, output)}")
         own = []
         for k, r in enumerate(program.results):
             alias = program.aliases[k]
@@ -178,9 +178,9 @@ class _Exact:
         ties = any(operation in (np.maximum, np.minimum) for operation, *_ in program.recorded)
         return Source("\n".join(lines), self.dtype, self._scalars(taken), ties, self.as_torch)
 
-    def _step(self, operation: Any, inputs: tuple[int, ...], made: int) -> str:
+    def _step(self, operation: Any, inputs: tuple[int, ...], output: int) -> str:
         """Return the expression of an operation; its numbers have the dtype that NumPy gives."""
-        truth = self._is_truth(made)
+        truth = self._is_truth(output)
         if is_cast(operation) and not truth:
             return self._number(inputs[0])
         numbers = inputs[1:] if is_where(operation) else inputs
@@ -239,9 +239,9 @@ class _Exact:
         names = [f"s{r}" for r in range(program.n_operands) if not self._is_array(r)]
         defined: dict[str, Any] = {f"s{r}": value for r, value in program.constants.items()}
         lines = []
-        for k, (operation, inputs, made) in enumerate(program.once):
+        for k, (operation, inputs, output) in enumerate(program.once):
             defined[f"f{k}"] = operation
-            lines.append(f"s{made} = f{k}({', '.join(f's{r}' for r in inputs)})")
+            lines.append(f"s{output} = f{k}({', '.join(f's{r}' for r in inputs)})")
         lines.append(f"return [{', '.join(f'float(s{r})' for r in taken)}]")
         body = "\n".join(f"    {line}" for line in lines)
         exec(f"def numbers({', '.join(names)}):\n{body}", defined)

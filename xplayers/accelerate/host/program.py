@@ -30,23 +30,9 @@ def trace(
 ) -> Program:
     """Return the program of ``function(xp, *operands)``.
 
-    Parameters
-    ----------
-    function : callable
-        The elementwise function.
-    samples : sequence
-        For each operand one element of it (an array of shape ``(1,)``), or a Python number.
-    aliases : tuple
-        For each result the operand whose memory it will be written to, or None.
-
-    Returns
-    -------
-    Program
-
-    Raises
-    ------
-    Untraceable
-        If the function does more than ufuncs, casts and ``where``.
+    `samples` are, for each operand, one element of it (an array of shape ``(1,)``) or a Python
+    number; `aliases`, for each result, the operand whose memory it will be written to, or None.
+    `Untraceable`: the function does more than ufuncs, casts and ``where``.
     """
     tape = Tape(samples)
     results, many = tape.run(function)
@@ -185,24 +171,24 @@ class _Source:
         self.rows: list[tuple[str, str, str]] = []  # names of row, scalar and dtype
         self.views: dict[str, str] = {}  # by name, what makes them
         self.calls: list[str] = []
-        for operation, inputs, made in tape.once:
-            given = ", ".join(names[r] for r in inputs)
-            self.once.append(f"{names[made]} = {self._define('f', operation)}({given})")
+        for operation, inputs, output in tape.once:
+            operands = ", ".join(names[r] for r in inputs)
+            self.once.append(f"{names[output]} = {self._define('f', operation)}({operands})")
 
     def add(self, tape: Tape, step: Step) -> None:
         """Add one step."""
-        operation, inputs, made = step
-        given = [self.names[r] for r in inputs]
+        operation, inputs, output = step
+        operands = [self.names[r] for r in inputs]
         if operation is select_into:  # of views that are made once
-            bits = BITS[tape.registers[made].dtype.char]
-            given = [self._view(given[1], bits), given[0]]
-            self.call(np.multiply, given, self._view(self.names[made], bits))
+            bits = BITS[tape.registers[output].dtype.char]
+            operands = [self._view(operands[1], bits), operands[0]]
+            self.call(np.multiply, operands, self._view(self.names[output], bits))
             return
         if operation in (np.maximum, np.minimum):
             for i, r in enumerate(inputs):
                 if not isinstance(tape.registers[r], np.ndarray):
-                    given[i] = self._row(tape, r, tape.registers[made].dtype)
-        self.call(operation, given, self.names[made])
+                    operands[i] = self._row(tape, r, tape.registers[output].dtype)
+        self.call(operation, operands, self.names[output])
 
     def _view(self, name: str, dtype: Any) -> str:
         """Return the name of an array seen as another dtype."""
@@ -215,23 +201,23 @@ class _Source:
         row = f"row{len(self.rows) + len(self.constant_rows)}"
         if scalar in tape.constants:
             value = tape.constants[scalar]
-            made = self._define("r", _constant_row(value, repr(value), dtype))
-            self.constant_rows.append((row, made))
+            output = self._define("r", _constant_row(value, repr(value), dtype))
+            self.constant_rows.append((row, output))
         else:
             self.rows.append((row, self.names[scalar], self._define("d", dtype)))
         return row
 
-    def call(self, operation: Any, given: list[str], made: str) -> None:
+    def call(self, operation: Any, operands: list[str], output: str) -> None:
         """Add the call of `operation`, by the names of its inputs and of what it makes."""
         # NumPy reads `out` faster by position, but has deprecated that for these two.
-        out = f"out={made}" if operation in (np.maximum, np.minimum) else made
-        self.calls.append(f"{self._define('f', operation)}({', '.join([*given, out])})")
+        out = f"out={output}" if operation in (np.maximum, np.minimum) else output
+        self.calls.append(f"{self._define('f', operation)}({', '.join([*operands, out])})")
 
     def compiled(self) -> tuple[Any, Any, Any]:
         """Return the three functions."""
         constant = [f"{row} = {r}(y0.shape)" for row, r in self.constant_rows]
-        given = [f"{view} = {made}" for view, made in self.views.items() if view[0] != "w"]
-        scratch = [f"{view} = {made}" for view, made in self.views.items() if view[0] == "w"]
+        views = [f"{view} = {output}" for view, output in self.views.items() if view[0] != "w"]
+        scratch = [f"{view} = {output}" for view, output in self.views.items() if view[0] == "w"]
         changing = [
             *self.once,
             *[f"{w} = empty(y0.shape, d{i})" for i, w in enumerate(self.scratch)],
@@ -241,10 +227,10 @@ class _Source:
         ]
         arrays = [x for x in self.operands if x[0] == "x"]
         scalars = [x for x in self.operands if x[0] != "x"]
-        straight = [*_unpacked(self.operands, self.outs), *given, *constant, *changing]
+        straight = [*_unpacked(self.operands, self.outs), *views, *constant, *changing]
         bound = [
             *_unpacked(arrays, self.outs, "arrays"),
-            *given,
+            *views,
             *constant,
             f"def run({', '.join(scalars)}):",
             *[f"    {line}" for line in changing],
@@ -264,7 +250,7 @@ class _Source:
             "    hi = lo + block",
             *[f"    {x} = {x.upper()}[lo:hi]" for x in blocks],
             *[f"    {w} = {w.upper()}[: n - lo]" for w in self.scratch],
-            *[f"    {line}" for line in (*given, *scratch)],
+            *[f"    {line}" for line in (*views, *scratch)],
             *[f"    {call}" for call in self.calls],
         ]  # fmt: skip
         self._define_function("straight(operands, outs)", straight)
@@ -281,8 +267,8 @@ class _Source:
         return name
 
 
-def _unpacked(operands: list[str], outs: list[str], given: str = "operands") -> list[str]:
-    return [f"({', '.join(operands)},) = {given}", f"({', '.join(outs)},) = outs"]
+def _unpacked(operands: list[str], outs: list[str], name: str = "operands") -> list[str]:
+    return [f"({', '.join(operands)},) = {name}", f"({', '.join(outs)},) = outs"]
 
 
 class _ConstantRow:
@@ -315,18 +301,18 @@ def _fused(tape: Tape, results: list[int]) -> list[Step]:
     uses = [r for _, inputs, _ in steps for r in inputs] + results
     fused: list[Step] = []
     for step in steps:
-        operation, inputs, made = step
+        operation, inputs, output = step
         before: Any
-        before, given, last = fused[-1] if fused else (None, (-1,), -1)
+        before, operands, last = fused[-1] if fused else (None, (-1,), -1)
         if uses.count(last) == 1 and last in inputs:
-            dtype = tape.registers[made].dtype
+            dtype = tape.registers[output].dtype
             if isinstance(operation, Cast) and before in COMPARISON_UFUNCS:
-                fused[-1] = functools.partial(before, casting="unsafe"), given, made
+                fused[-1] = functools.partial(before, casting="unsafe"), operands, output
                 continue
-            of_truth = isinstance(before, Cast) and tape.registers[given[0]].dtype == np.bool_
+            of_truth = isinstance(before, Cast) and tape.registers[operands[0]].dtype == np.bool_
             if of_truth and operation is np.multiply and dtype == tape.registers[last].dtype:
-                inputs = tuple(given[0] if r == last else r for r in inputs)
-                fused[-1] = functools.partial(np.multiply, dtype=dtype), inputs, made
+                inputs = tuple(operands[0] if r == last else r for r in inputs)
+                fused[-1] = functools.partial(np.multiply, dtype=dtype), inputs, output
                 continue
         fused.append(step)
     return fused
@@ -334,11 +320,11 @@ def _fused(tape: Tape, results: list[int]) -> list[Step]:
 
 def _selection(tape: Tape, step: Step) -> Step:
     """Return ``where(condition, a, 0.0)`` as a product, which may be written over `a`."""
-    operation, inputs, made = step
+    operation, inputs, output = step
     if is_where(operation) and inputs[2] in tape.constants:
         condition, a, otherwise = (tape.constants.get(r, tape.registers[r]) for r in inputs)
-        if selects_bits(condition, a, tape.registers[made], otherwise):
-            return select_into, inputs[:2], made
+        if selects_bits(condition, a, tape.registers[output], otherwise):
+            return select_into, inputs[:2], output
     return step
 
 
@@ -356,7 +342,7 @@ def _homes(
     the result appears twice. Both map a register to the index of the result.
     """
     last_use = {r: at for at, (_, inputs, _) in enumerate(steps) for r in inputs}
-    made_at = {made: at for at, (_, _, made) in enumerate(steps)}
+    made_at = {output: at for at, (_, _, output) in enumerate(steps)}
     home: dict[int, int] = {}
     copies: list[tuple[int, int]] = []
     for k, r in enumerate(results):
@@ -390,12 +376,12 @@ def _lodge(
             continue
         alias, vacant = aliases[k], -1  # the step that reads what is there for the last time
         vacant = vacant if alias is None else last_use.get(alias, vacant)
-        for at, (_, _, made) in enumerate(steps[:made_last]):
-            until = last_use.get(made, at)
+        for at, (_, _, output) in enumerate(steps[:made_last]):
+            until = last_use.get(output, at)
             fits = at + over[at] > vacant and until < made_last + over[made_last]
-            same = tape.registers[made].dtype == tape.registers[result].dtype
-            if made not in settled and made not in home and fits and same:
-                home[made], vacant = k, until
+            same = tape.registers[output].dtype == tape.registers[result].dtype
+            if output not in settled and output not in home and fits and same:
+                home[output], vacant = k, until
 
 
 def _scratch(
@@ -406,18 +392,18 @@ def _scratch(
     A block is used again as soon as nobody reads it any more.
     """
     last_use = {r: at for at, (_, inputs, _) in enumerate(tape.steps) for r in inputs}
-    kept = {r for r, _ in copies}
+    copied = {r for r, _ in copies}
     block_of: dict[int, int] = {}
     dtypes: list[Any] = []
     free: list[int] = []
-    for at, (operation, inputs, made) in enumerate(tape.steps):
+    for at, (operation, inputs, output) in enumerate(tape.steps):
         released = [
             block_of[r]
             for r in set(inputs)
-            if r in block_of and last_use[r] == at and r not in kept
+            if r in block_of and last_use[r] == at and r not in copied
         ]
-        if made not in home:
-            dtype = tape.registers[made].dtype
+        if output not in home:
+            dtype = tape.registers[output].dtype
             ready = free + (released if _may_write_over_its_input(operation) else [])
             fit = next((b for b in ready if dtypes[b] == dtype), None)
             if fit is None:
@@ -425,6 +411,6 @@ def _scratch(
                 dtypes.append(dtype)
             else:
                 (free if fit in free else released).remove(fit)
-            block_of[made] = fit
+            block_of[output] = fit
         free += released
     return block_of, dtypes

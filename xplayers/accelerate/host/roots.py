@@ -36,10 +36,10 @@ def root(x: Any) -> Any:
         seen = x.numpy()
     except RuntimeError:  # gradients are recorded, or a transformation of torch.func
         return torch.sqrt(x)
-    made = torch.empty_like(x)
+    result = torch.empty_like(x)
     with np.errstate(invalid="ignore"):  # PyTorch does not warn
-        np.sqrt(seen, out=made.numpy())
-    return made
+        np.sqrt(seen, out=result.numpy())
+    return result
 
 
 def _of_number(name: str, xp: Namespace) -> Any:

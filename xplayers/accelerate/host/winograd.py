@@ -164,10 +164,10 @@ def _inputs(
     n, c = x.shape[:2]
     d = memory("d", (2, n, pairs + 1, width + 2, c))
     _fill(d, x, 2 * part.t.start - padding[0][0], -padding[1][0])
-    places = n * pairs * (width + 2)
-    v = memory("v", (4, places + 2, c))
-    v[:, places:] = 0.0  # a window of the last columns ends here
-    out = v[:, :places].reshape(4, n, -1)
+    positions = n * pairs * (width + 2)
+    v = memory("v", (4, positions + 2, c))
+    v[:, positions:] = 0.0  # a window of the last columns ends here
+    out = v[:, :positions].reshape(4, n, -1)
     above, below = d[:, :, :-1].reshape(2, n, -1), d[:, :, 1:].reshape(2, n, -1)
     np.subtract(above, below, out=out[::3])
     np.add(above[1], below[0], out=out[1])

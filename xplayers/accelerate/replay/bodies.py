@@ -53,12 +53,12 @@ def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str
         on_cpu = namespace(x).__name__ == "array_api_compat.torch" and on_host(x)
         xp = _with_exact_root(x.xp) if on_cpu else x.xp
         return function.function(xp, *operands, **options)
-    given = None
-    if out is not None:  # what was given up is written when all has gone well
+    buffers = None
+    if out is not None:  # `out` itself is written when all has gone well
         outs = [values(o) for o in (out if isinstance(out, tuple) else (out,))]
-        given = tuple([namespace(o).empty_like(o) for o in outs])
-        given = given if isinstance(out, tuple) else given[0]
-    results = function(*plain, out=given, **options)
+        buffers = tuple([namespace(o).empty_like(o) for o in outs])
+        buffers = buffers if isinstance(out, tuple) else buffers[0]
+    results = function(*plain, out=buffers, **options)
     many = isinstance(results, tuple)
     tracers = [x.recording.fresh(r) for r in (results if many else (results,))]
     # A 0-d tensor of the host takes part as a number, as it does without a recording.

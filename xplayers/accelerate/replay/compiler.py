@@ -115,10 +115,8 @@ class _Compiler:
     # The source
 
     def compiled(self) -> Callable[..., Array]:
-        parameters = []
-        for i, r in enumerate(self.task.arguments):
-            self.names[r] = f"a{i}"
-            parameters.append(f"a{i}")
+        self.names |= {r: f"a{i}" for i, r in enumerate(self.task.arguments)}
+        head = f"def replay({', '.join(self.names.values())}):"
         free = list(self.pool.blocks)
         for at, operation in enumerate(self.operations):
             group = self.groups.get(at)
@@ -137,19 +135,19 @@ class _Compiler:
             h: m for h, m in self.task.updates.items() if self.static.get(m) is not self.homes[h]
         }
         copied = {m for m in late.values() if self.infos[m].root in self.homes}
-        for made in copied:  # parts of the old state, which may be written over
-            self.lines.append(f"v{int(made)} = {self._define(copied_array)}({self._name(made)})")
-        for home, made in late.items():
-            new = f"v{int(made)}" if made in copied else self._name(made)
+        for result in copied:  # parts of the old state, which may be written over
+            old = self._name(result)
+            self.lines.append(f"v{int(result)} = {self._define(copied_array)}({old})")
+        for home, result in late.items():
+            new = f"v{int(result)}" if result in copied else self._name(result)
             self.lines.append(f"{self._name(home)}[...] = {new}")
         if self.infos[self.task.value].number:
             value = f"{self._define(np.asarray)}({value})"
         self.lines.append(f"return {value}")
-        lines = [f"def replay({', '.join(parameters)}):", *[f"    {x}" for x in self.lines]]
-        self.source = "\n".join(lines)
-        exec(self.source, self.defined)
+        source = "\n".join([head, *[f"    {line}" for line in self.lines]])
+        exec(source, self.defined)
         replay = self.defined["replay"]
-        replay.source = self.source
+        replay.source = source
         return replay
 
     def _let_go(self, at: int) -> None:
@@ -172,52 +170,52 @@ class _Compiler:
         if operation.name == "elementwise":
             outs = [self._place(at, r, operation, free, over=True) for r in operation.results]
             if all(out is not None for out in outs):
-                given = [self.static.get(a, a) if isinstance(a, Register) else a
+                operands = [self.static.get(a, a) if isinstance(a, Register) else a
                          for a in operation.args]  # fmt: skip
-                self._emit_elementwise(operation.function, given, outs, operation)
+                self._emit_elementwise(operation.function, operands, outs, operation)
                 return
         if len(operation.results) == 1 and not operation.many:
-            (made,) = operation.results
-            kind = self.infos[made]
-            if kind.root != made and self._known_view(operation, made):
+            (result,) = operation.results
+            kind = self.infos[result]
+            if kind.root != result and self._known_view(operation, result):
                 return
-            own = kind.root == made and not kind.number
+            own = kind.root == result and not kind.number
             written = into(operation, self.infos, self.like) if own else None
             if written is not None:
-                function, given, over = written
-                out = self._place(at, made, operation, free, over=over)
+                function, arguments, over = written
+                out = self._place(at, result, operation, free, over=over)
                 if out is not None:
-                    self._call_into(function, [*map(self._text, given)], self._define(out))
+                    self._call_into(function, [*map(self._text, arguments)], self._define(out))
                     return
         if operation.name == "call" and operation.many and takes_out(operation.function, self.like):
             outs = [self._place(at, r, operation, free, over=False) for r in operation.results]
             if all(out is not None for out in outs):
-                given, many = [*map(self._text, operation.args)], [*map(self._define, outs)]
-                self._call_into(operation.function, given, f"({', '.join(many)},)")
+                arguments, many = [*map(self._text, operation.args)], [*map(self._define, outs)]
+                self._call_into(operation.function, arguments, f"({', '.join(many)},)")
                 return
         text = self._call(operation)
-        placed = {r: self._name(r) for r in operation.results if r in self.static}
+        memory = {r: self._name(r) for r in operation.results if r in self.static}
         names = ", ".join(self._local(r) for r in operation.results)
         names += "," * operation.many
         self.lines.append(f"{names} = {text}" if names else text)
-        self.lines += [f"{place}[...] = v{int(r)}" for r, place in placed.items()]
+        self.lines += [f"{target}[...] = v{int(r)}" for r, target in memory.items()]
 
-    def _known_view(self, operation: Operation, made: Register) -> bool:
+    def _known_view(self, operation: Operation, result: Register) -> bool:
         """Whether the result is a view of memory that stays; then it is made now."""
         if operation.name not in VIEWS:
             return False
         if not all(r in self.static for r in read(operation)):
             return False
         args, kwargs = mapped(self._static_value, (operation.args, operation.kwargs))
-        self.static[made] = operation.function(*args, **kwargs)
+        self.static[result] = operation.function(*args, **kwargs)
         return True
 
     def _static_value(self, arg: Any) -> Any:
         return self.static[arg] if isinstance(arg, Register) else arg
 
     def _emit_in_place(self, operation: Operation) -> None:
-        (made,) = operation.results
-        target = self._name(made)
+        (result,) = operation.results
+        target = self._name(result)
         if operation.name == "setitem":
             _, index, value = operation.args
             self.lines.append(f"{target}[{self._text(index)}] = {self._text(value)}")
@@ -230,30 +228,30 @@ class _Compiler:
             function = self._define(getattr(operator, f"i{name}"))
             self.lines.append(f"{function}({target}, {other})")
 
-    def _call_into(self, function: Callable[..., Any], given: list[str], out: str) -> None:
+    def _call_into(self, function: Callable[..., Any], arguments: list[str], out: str) -> None:
         # NumPy reads `out` faster by position, but has deprecated that for two.
         position = isinstance(function, np.ufunc) and function not in (np.maximum, np.minimum)
-        inner = ", ".join([*given, out if position else f"out={out}"])
+        inner = ", ".join([*arguments, out if position else f"out={out}"])
         self.lines.append(f"{self._define(function)}({inner})")
 
     def _emit_elementwise(
-        self, function: Any, given: list[Any], outs: list[Array], operation: Operation
+        self, function: Any, operands: list[Any], outs: list[Array], operation: Operation
     ) -> None:
         run = None
-        changing = [self.infos[a] for a in given if isinstance(a, Register)]
+        changing = [self.infos[a] for a in operands if isinstance(a, Register)]
         numbers = all(kind.number and kind.dtype in (float, int, bool) for kind in changing)
-        if numbers and all(a.shape for a in given if hasattr(a, "shape")):
-            ones = [self.infos[a].dtype(1) if isinstance(a, Register) else a for a in given]
+        if numbers and all(a.shape for a in operands if hasattr(a, "shape")):
+            ones = [self.infos[a].dtype(1) if isinstance(a, Register) else a for a in operands]
             values = viewed(ones)
             seen = viewed(outs)
             if values is not None and seen is not None:
-                values = _one_object(values, given, seen, outs)
+                values = _one_object(values, operands, seen, outs)
                 run = prepared(function, values, tuple(seen), operation.kwargs)
         if run is not None:
-            scalars = [a for a in given if not hasattr(a, "shape")]
+            scalars = [a for a in operands if not hasattr(a, "shape")]
             self.lines.append(f"{self._define(run)}({', '.join(map(self._text, scalars))})")
             return
-        inner = [self._text(a) for a in given]
+        inner = [self._text(a) for a in operands]
         many = f"({', '.join(self._define(o) for o in outs)},)"
         inner.append(f"out={many if operation.many else self._define(outs[0])}")
         inner += [f"{k}={self._text(v)}" for k, v in operation.kwargs.items()]
@@ -304,9 +302,9 @@ class _Compiler:
             return None
         number = all(self.infos[r].number for r in operation.results)
         if name == "astype" and number:
-            made = np.dtype(args[1]).type
-            if issubclass(made, np.floating):
-                return f"{self._define(made)}({self._text(args[0])})"
+            scalar = np.dtype(args[1]).type
+            if issubclass(scalar, np.floating):
+                return f"{self._define(scalar)}({self._text(args[0])})"
         if name in REDUCTIONS and number and len(args) == 1 and not kwargs:
             return f"{self._define(REDUCTIONS[name].reduce)}({self._text(args[0])}, None)"
         if (
@@ -322,41 +320,41 @@ class _Compiler:
         return None
 
     def _place(
-        self, at: int, made: Register, operation: Operation, free: list[Array], *, over: bool
+        self, at: int, result: Register, operation: Operation, free: list[Array], *, over: bool
     ) -> Array | None:
         """Return where a result is written, None if it gets new memory in every call."""
-        if made in self.static:
-            return self.static[made]
-        kind = self.infos[made]
-        if kind.root != made or not kind.ordered or made == self.task.value or kind.number:
+        if result in self.static:
+            return self.static[result]
+        kind = self.infos[result]
+        if kind.root != result or not kind.ordered or result == self.task.value or kind.number:
             return None
-        home = self.home_of.get(made)
+        home = self.home_of.get(result)
         if home is not None and self._may_stay(at, home, operation, over):
-            self.static[made] = self.homes[home]
+            self.static[result] = self.homes[home]
             return self.homes[home]
         old = self._vacated(at, kind, operation) if over else None
         if old is not None:
-            self.block_of[made] = self.block_of.pop(self.infos[old].root)
-            self.static[made] = self.static[old]
-            return self.static[made]
+            self.block_of[result] = self.block_of.pop(self.infos[old].root)
+            self.static[result] = self.static[old]
+            return self.static[result]
         n = math.prod(kind.shape)
-        self.block_of[made] = self.pool.find(free, max(n, 1), kind.dtype, self.like)
-        whole = self.block_of[made][:n]
-        self.static[made] = namespace(whole).reshape(whole, kind.shape)
-        return self.static[made]
+        self.block_of[result] = self.pool.find(free, max(n, 1), kind.dtype, self.like)
+        whole = self.block_of[result][:n]
+        self.static[result] = namespace(whole).reshape(whole, kind.shape)
+        return self.static[result]
 
     def _may_stay(self, at: int, home: Register, operation: Operation, over: bool) -> bool:
         """Whether a result may be written to its home already now."""
         if not self.infos[home].ordered or self.last.get(home, -1) > at:
             return False
-        given = [r for r in read(operation) if self.infos[r].root == home]
-        return not given or (over and given == [home] * len(given))
+        operands = [r for r in read(operation) if self.infos[r].root == home]
+        return not operands or (over and operands == [home] * len(operands))
 
     def _vacated(self, at: int, kind: ValueInfo, operation: Operation) -> Register | None:
         """Return an operand that nobody needs after this operation, and that the result fits in."""
-        given = [r for r in read(operation) if not self.infos[r].number]
-        roots = [self.infos[r].root for r in given]
-        for r, root in zip(given, roots, strict=True):
+        operands = [r for r in read(operation) if not self.infos[r].number]
+        roots = [self.infos[r].root for r in operands]
+        for r, root in zip(operands, roots, strict=True):
             old = self.infos[r]
             if (
                 r in self.static  # a view may be made anew in each call
@@ -398,7 +396,7 @@ class _Compiler:
         return self._define(arg)
 
 
-def _one_object(values: list, given: list, seen: list, outs: list) -> list:
+def _one_object(values: list, operands: list, seen: list, outs: list) -> list:
     """Return `values`, where those that are also among `outs` are the objects of `seen`."""
-    places = {id(o): s for o, s in zip(outs, seen, strict=True)}
-    return [places.get(id(g), v) for g, v in zip(given, values, strict=True)]
+    views = {id(o): s for o, s in zip(outs, seen, strict=True)}
+    return [views.get(id(g), v) for g, v in zip(operands, values, strict=True)]

@@ -58,12 +58,12 @@ def _forgetting(name: int, parts: dict[int, _Part] = _parts) -> Callable[[Any], 
 
 def buffer_of(parts: Sequence[Array]) -> Array | None:
     """Return the buffer of `side_by_side` whose parts these are, one after the other; else None."""
-    found = [_parts.get(id(a)) for a in parts]
-    first, last = found[0], found[-1]
+    entries = [_parts.get(id(a)) for a in parts]
+    first, last = entries[0], entries[-1]
     if first is None or last is None:
         return None
     at = first.start
-    for a, part in zip(parts, found, strict=True):
+    for a, part in zip(parts, entries, strict=True):
         if part is None or part.of() is not a or part.flat is not first.flat or part.start != at:
             return None
         at = part.stop

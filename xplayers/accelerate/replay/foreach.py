@@ -22,27 +22,15 @@ from xplayers.arrays.namespaces import Array
 
 
 class StepProgram(NamedTuple):
-    """A recording, and what its inputs and results are.
-
-    Attributes
-    ----------
-    recording : Recording
-    arguments : list
-        The inputs that each call gets.
-    homes : mapping
-        The arrays of the other inputs, which stay the same. Side by side in flat buffers they can
-        be updated at once.
-    updates : mapping
-        For inputs in `homes` the result that is written there at the end.
-    value : Register
-        What is returned, in memory of its own.
-    """
+    """A recording, and what its inputs and results are."""
 
     recording: Recording
-    arguments: list[Register]
+    arguments: list[Register]  # the inputs that each call gets
+    # The arrays of the other inputs, which stay the same. Side by side in flat buffers they can be
+    # updated at once.
     homes: Mapping[Register, Array]
-    updates: Mapping[Register, Register]
-    value: Register
+    updates: Mapping[Register, Register]  # for inputs in `homes`, what is written there at the end
+    value: Register  # what is returned, in memory of its own
 
     @property
     def operations(self) -> list[Operation]:
@@ -85,7 +73,7 @@ class ForeachGroups:
         self._task = task
         self._operations, self._infos, self._homes = task.operations, task.infos, task.homes
         self._home_of = {o: i for i, o in task.updates.items()}  # of a result
-        self._made = {r for o in task.operations for r in o.results}
+        self._results = {r for o in task.operations for r in o.results}
         self._for_rules = {r for o in task.operations if self._at_home(o) for r in read(o)}
         self._like = next(iter(task.homes.values()))
         self.static: dict[int, Array] = {**task.recording.constants, **task.homes}
@@ -119,7 +107,7 @@ class ForeachGroups:
             else:
                 kind = self._infos[arg]
                 own = kind.root == arg and kind.ordered and arg not in self._task.arguments
-                if not own or (arg not in self._homes and arg not in self._made):
+                if not own or (arg not in self._homes and arg not in self._results):
                     return None
                 parts.append((kind.dtype, arg in self._homes))
         for r in operation.results:
@@ -128,8 +116,8 @@ class ForeachGroups:
             parts.append(self._infos[r].dtype)
         arrays = [self._infos[a] for a in operation.args if self._task.is_array(a)]
         shapes = {kind.shape for kind in arrays}
-        made = [self._infos[r] for r in operation.results]
-        sizes = {kind.dtype.itemsize for kind in (*arrays, *made)}
+        results = [self._infos[r] for r in operation.results]
+        sizes = {kind.dtype.itemsize for kind in (*arrays, *results)}
         at_home = self._at_home(operation) or self._for_rules.issuperset(operation.results)
         if len(shapes) != 1 or len(sizes) != 1 or not at_home:  # parts begin at the same places
             return None
@@ -145,14 +133,14 @@ class ForeachGroups:
         operands = [
             r for at in members for r in read(self._operations[at]) if self._task.is_array(r)
         ]
-        made: set[int] = set()
+        written: set[int] = set()
         for at in range(members[0], members[-1] + 1):
             operation = self._operations[at]
             roots = {self._infos[r].root for r in read(operation)}
-            if roots & made or (operation.writes and roots & set(operands)):
+            if roots & written or (operation.writes and roots & set(operands)):
                 return False
             if at in members:
-                made |= set(operation.results)
+                written |= set(operation.results)
         return len(set(operands)) == len(operands)
 
     def _lay_out(self, members: list[int]) -> Group | None:
@@ -160,7 +148,7 @@ class ForeachGroups:
         operations = self._in_order([self._operations[at] for at in members])
         first = operations[0]
         shapes = [self._shape(o) for o in operations]
-        placed: dict[Register, Array] = {}
+        memory: dict[Register, Array] = {}
 
         def flat_of(registers: list[Register]) -> Array | None:
             known = [self.static[r] for r in registers if r in self.static]
@@ -168,7 +156,7 @@ class ForeachGroups:
                 return buffer_of(known) if len(known) == len(registers) else None
             flat, parts = side_by_side(shapes, self._infos[registers[0]].dtype, self._like)
             flat[...] = 1  # between the parts too: a rule may divide by the root of a square
-            placed.update(zip(registers, parts, strict=True))
+            memory.update(zip(registers, parts, strict=True))
             return flat
 
         operands: list[Any] = []
@@ -178,30 +166,30 @@ class ForeachGroups:
                 return None
             operands.append(flat)
         outs = []
-        for k, made in enumerate(first.results):
-            home = self._home_of.get(made)
+        for k, result in enumerate(first.results):
+            home = self._home_of.get(result)
             if home in first.args:
                 homes = [self._home_of[o.results[k]] for o in operations]
                 if any(self._is_read_after(members[-1], home) for home in homes):
                     return None
                 outs.append(operands[first.args.index(home)])
-                placed.update((o.results[k], self._homes[self._home_of[o.results[k]]])
+                memory.update((o.results[k], self._homes[self._home_of[o.results[k]]])
                               for o in operations)  # fmt: skip
             else:
                 flat = flat_of([o.results[k] for o in operations])
                 if flat is None:
                     return None
                 outs.append(flat)
-        self.static |= placed
+        self.static |= memory
         return Group(members, operands, outs)
 
     def _in_order(self, operations: list[Operation]) -> list[Operation]:
         """Return the operations in the order in which memory that they have lies."""
-        made = [o.results[0] for o in operations]
-        where = {r: address(self.static[r]) if r in self.static else None for r in made}
-        if None in where.values():
+        results = [o.results[0] for o in operations]
+        addresses = {r: address(self.static[r]) if r in self.static else None for r in results}
+        if None in addresses.values():
             return operations
-        return sorted(operations, key=lambda o: where[o.results[0]] or ())
+        return sorted(operations, key=lambda o: addresses[o.results[0]] or ())
 
     def _is_read_after(self, at: int, home: Register) -> bool:
         later = (r for o in self._operations[at + 1 :] for r in read(o))

@@ -72,9 +72,9 @@ class Recording:
 
     def input(self, value: Array) -> Any:
         """Return the tracer for an argument of the function: an array or a number."""
-        made = self._tracer(value)
-        self.inputs.append(made.register)
-        return made
+        tracer = self._tracer(value)
+        self.inputs.append(tracer.register)
+        return tracer
 
     def call(self, name: str, function: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """Call `function` with the values of `args`, and write that down."""
@@ -89,7 +89,7 @@ class Recording:
             message = f"{name} returns a {type(results).__name__}"
             raise NotRecordable(message)
         # A result that a body leaves out, as it always does, is None in each replay too.
-        made = [
+        tracers = [
             self.fresh(None) if many and r is None else self._result(r, args, kwargs)
             for r in (results if many else (results,))
         ]
@@ -97,9 +97,11 @@ class Recording:
             if name not in _AS_IT_IS:  # most likely written over
                 message = f"{name} returns its argument"
                 raise NotRecordable(message)
-            return made[0]
-        self.add(name, function, args, kwargs, made, many=many)
-        return type(results)([None if m.value is None else m for m in made]) if many else made[0]
+            return tracers[0]
+        self.add(name, function, args, kwargs, tracers, many=many)
+        return (
+            type(results)([None if m.value is None else m for m in tracers]) if many else tracers[0]
+        )
 
     def add(
         self,
@@ -107,7 +109,7 @@ class Recording:
         function: Callable[..., Any],
         args: tuple,
         kwargs: dict,
-        made: list[Any],
+        tracers: list[Any],
         *,
         writes: bool = False,
         many: bool = False,
@@ -116,11 +118,11 @@ class Recording:
         if len(self.operations) >= MOST:
             message = f"more than {MOST} operations"
             raise NotRecordable(message)
-        given, named = (mapped(self._reference, a) for a in (args, kwargs))
+        arguments, named = (mapped(self._reference, a) for a in (args, kwargs))
         if writes:
             self.numbers.clear()
-        results = tuple([m.register for m in made])
-        self.operations.append(Operation(name, function, given, named, results, writes, many))
+        results = tuple([m.register for m in tracers])
+        self.operations.append(Operation(name, function, arguments, named, results, writes, many))
 
     def fresh(self, value: Any) -> Any:
         """Return a tracer for `value`, which has memory of its own."""
@@ -158,23 +160,23 @@ class Recording:
             return arg._real
         if hasattr(arg, "shape") and hasattr(arg, "dtype") and not isinstance(arg, type):
             if id(arg) not in self._constant_of:
-                made = self._tracer(arg).register
-                self._constant_of[id(arg)], self.constants[made] = made, arg
-                self._bits[made] = to_numpy(arg).tobytes()
-            made = self._constant_of[id(arg)]
-            self._check_constant(made)
-            return made
+                register = self._tracer(arg).register
+                self._constant_of[id(arg)], self.constants[register] = register, arg
+                self._bits[register] = to_numpy(arg).tobytes()
+            register = self._constant_of[id(arg)]
+            self._check_constant(register)
+            return register
         return arg
 
-    def _check_constant(self, made: Register) -> None:
-        if to_numpy(self.constants[made]).tobytes() != self._bits[made]:
+    def _check_constant(self, register: Register) -> None:
+        if to_numpy(self.constants[register]).tobytes() != self._bits[register]:
             message = "an array of the function's own has changed after it was used"
             raise NotRecordable(message)
 
     def finish(self) -> None:
         """Check that the constants are what they were."""
-        for made in self.constants:
-            self._check_constant(made)
+        for register in self.constants:
+            self._check_constant(register)
 
     def before_write(self, to: Any) -> None:
         """Refuse to write to an input: the function is called again where it is not recordable."""
@@ -245,11 +247,11 @@ class Tracer(Operators):
         """Return the tracer for the value of a 0-d array of the host, a Python number."""
         if not hasattr(self.value, "item"):
             return self
-        made = self.recording.numbers.get(self.register)
-        if made is None:
-            made = self.recording.numbers[self.register] = self.recording.fresh(self.value.item())
-            self.recording.add("item", _item, (self,), {}, [made])
-        return made
+        number = self.recording.numbers.get(self.register)
+        if number is None:
+            number = self.recording.numbers[self.register] = self.recording.fresh(self.value.item())
+            self.recording.add("item", _item, (self,), {}, [number])
+        return number
 
     def operate(self, name: str, function: Callable[..., Any], operands: tuple) -> Any:
         return self.recording.call(name, function, operands, {})
@@ -324,12 +326,12 @@ def _class_of(xp: Any) -> type[Tracer]:
     if isinstance(xp, RecordingNamespace):
         message = "a recording inside a recording"
         raise NotRecordable(message)
-    made = type("Tracer", (Tracer,), {"xp": RecordingNamespace(xp)})
-    introduce(made, made.xp)
+    kind = type("Tracer", (Tracer,), {"xp": RecordingNamespace(xp)})
+    introduce(kind, kind.xp)
     from xplayers.accelerate.replay.bodies import BODIES
 
-    tabulate(made, BODIES)
-    return made
+    tabulate(kind, BODIES)
+    return kind
 
 
 def over_operands(function: Callable[..., Any]) -> Callable[..., Any]:

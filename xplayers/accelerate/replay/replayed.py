@@ -43,21 +43,21 @@ class Replayed(Compiled):
                 self._last = Last.of(replay, numbers, x, t, self)
             lr = rate
         self.patience.uses += 1
-        given = (x, t, *numbers.values()) if lr is None else (x, t, lr, *numbers.values())
-        value = replay(*given) if step.precision is None else quietly(replay, *given)
+        arguments = (x, t, *numbers.values()) if lr is None else (x, t, lr, *numbers.values())
+        value = replay(*arguments) if step.precision is None else quietly(replay, *arguments)
         step._count()
         return value
 
-    def _record(self, kind: Any, given: tuple[Any, ...], numbers: dict[str, float]) -> Array:
+    def _record(self, kind: Any, arguments: tuple[Any, ...], numbers: dict[str, float]) -> Array:
         """Take a step of a kind that has no replay yet."""
         step, replays = self.step, self.replays
 
         def run(trees: Any) -> Any:
             if not step._disjoint:  # in the order in which the optimizer writes into shared memory
-                return step._in_place(*trees, *given)
-            return replays.record(kind, self._plain, trees, given, numbers, self._effects)
+                return step._in_place(*trees, *arguments)
+            return replays.record(kind, self._plain, trees, arguments, numbers, self._effects)
 
-        value = step._update(kind, given[0], given[1], run, self._lay_flat)
+        value = step._update(kind, arguments[0], arguments[1], run, self._lay_flat)
         replays.hold(self._holders(), (step.optimizer.state, step._scaling))
         if numbers and replays.is_refused(kind) and not is_ours(step.optimizer):
             self.fixed = True  # it may look at its numbers

@@ -15,7 +15,13 @@ from xplayers.accelerate.patience import Patience
 from xplayers.accelerate.replay.compiler import BufferPool, compiled
 from xplayers.accelerate.replay.foreach import StepProgram
 from xplayers.accelerate.replay.in_place import copied_array
-from xplayers.accelerate.replay.recording import NotRecordable, Recording, Tracer, same
+from xplayers.accelerate.replay.recording import (
+    NotRecordable,
+    Recording,
+    Tracer,
+    instances,
+    same,
+)
 from xplayers.arrays.namespaces import Array, library, on_host
 from xplayers.arrays.writing import write_over
 from xplayers.layers.ties import overlap
@@ -109,10 +115,10 @@ class Replays:
                 _make_writable(tree)
             tracers = [None if a is None else recording.input(a) for a in arguments]
             named = {k: recording.input(v) for k, v in numbers.items()}
-            given = [_mapped(recording.input, tree) for tree in trees]
-            value, *results = function(*given, *tracers, numbers=named)
+            traced = [_mapped(recording.input, tree) for tree in trees]
+            value, *results = function(*traced, *tracers, numbers=named)
             recording.finish()
-            pairs = list(_pairs((given[0], given[1], given[3]), tuple(results)))
+            pairs = list(_pairs((traced[0], traced[1], traced[3]), tuple(results)))
             for before, after in pairs:
                 _check_fit(before, after)
             if not isinstance(value, Tracer):
@@ -126,7 +132,7 @@ class Replays:
                 self._end()
                 self._refuse(key)
             elif self._is_second(key, recording):
-                homes = {s.register: s.value for tree in given for s in _leaves(tree)}
+                homes = {s.register: s.value for s in instances(Tracer, traced)}
                 updates = {b.register: a.register for b, a in pairs}
                 inputs = [s.register for s in (*tracers, *named.values()) if s is not None]
                 task = StepProgram(recording, inputs, homes, updates, value.register)
@@ -201,8 +207,8 @@ class Replays:
 def _check_fit(before: Tracer, after: Any) -> None:
     """Check that a part of the state keeps its shape and dtype, and comes from an operation."""
     old, new = before.value, getattr(after, "value", None)
-    kept = new is not None and tuple(old.shape) == tuple(new.shape) and old.dtype == new.dtype
-    if not kept:
+    same_kind = new is not None and tuple(old.shape) == tuple(new.shape) and old.dtype == new.dtype
+    if not same_kind:
         message = "a part of the state is another kind of value than before"
         raise NotRecordable(message)
 
@@ -210,8 +216,9 @@ def _check_fit(before: Tracer, after: Any) -> None:
 def _check_home(old: Any, new: Any) -> None:
     """Check that `new` can be written into `old`."""
     arrays = type(old) is np.ndarray or hasattr(old, "untyped_storage")
-    kept = arrays and hasattr(new, "dtype") and old.shape == new.shape and old.dtype == new.dtype
-    if not kept or not _is_writable(old):
+    arrays = arrays and hasattr(new, "dtype")
+    same_kind = arrays and old.shape == new.shape and old.dtype == new.dtype
+    if not same_kind or not _is_writable(old):
         message = "a part of the state is another kind of value than before, or cannot be written"
         raise NotRecordable(message)
 
@@ -238,19 +245,11 @@ def _make_writable(tree: Tree) -> None:
 
 def _mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
     if isinstance(tree, Mapping):
-        made = {k: _mapped(function, tree[k]) for k in sorted(tree)}  # the same in every step
-        return {k: made[k] for k in tree}
+        mapped = {k: _mapped(function, tree[k]) for k in sorted(tree)}  # the same in every step
+        return {k: mapped[k] for k in tree}
     if isinstance(tree, tuple):
         return tuple(_mapped(function, v) for v in tree)
     return function(tree)
-
-
-def _leaves(tree: Tree) -> Iterator[Any]:
-    if isinstance(tree, Mapping):
-        for v in tree.values():
-            yield from _leaves(v)
-    else:
-        yield tree
 
 
 def _pairs(before: Any, after: Any) -> Iterator[tuple[Any, Any]]:
