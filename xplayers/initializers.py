@@ -23,6 +23,7 @@ __all__ = [
 
 Rng: TypeAlias = "int | np.random.Generator | None"
 Shape: TypeAlias = Sequence[int]
+Initializer: TypeAlias = "Callable[[tuple[int, ...], Rng], np.ndarray]"
 _Init = TypeVar("_Init", bound=Callable[..., Any])
 
 # The common parameters in the docstring of every `init`.

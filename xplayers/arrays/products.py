@@ -8,13 +8,13 @@ from xplayers.arrays.operation import operation
 
 @operation
 def matmul(a: Array, b: Array) -> Array:
-    """Return ``a @ b``."""
+    """Return ``a @ b``, of matrices or stacks of them of one floating dtype."""
     return a @ b
 
 
 @operation
 def product(a: Array, b: Array, bias: Array | None = None) -> Array:
-    """Return ``a @ b`` of two matrices, plus a bias for each column."""
+    """Return ``a @ b`` of two matrices, plus a bias for each column; all of one floating dtype."""
     # The gradient of one sample is an outer product: NumPy's `@` takes ten times as long over it.
     y = a * b if a.shape[1] == 1 else matmul(a, b)
     if bias is not None:
@@ -24,19 +24,22 @@ def product(a: Array, b: Array, bias: Array | None = None) -> Array:
 
 @operation
 def product_and_sums(a: Array, b: Array) -> tuple[Array, Array]:
-    """Return ``a @ b`` of two matrices, and the sum of `b` over its rows."""
+    """Return ``a @ b`` of two matrices of one dtype, and the sum of `b` over its rows."""
     return product(a, b), column_sums(b)
 
 
 @operation
 def column_sums(a: Array) -> Array:
-    """Return the sum over the first axis, of columns; 16-bit values are summed in float32."""
+    """Return the sum over the first axis, of columns, in the dtype of `a`.
+
+    16-bit values are summed in float32.
+    """
     return _summed(a, 0)
 
 
 @operation
 def channel_sums(x: Array) -> Array:
-    """Return the sum over all axes but axis 1, of channels; 16-bit values as in `column_sums`."""
+    """Return the sum over all axes but axis 1, of channels, ``(c,)``, as in `column_sums`."""
     return column_sums(x) if len(x.shape) == 2 else _summed(x, (0, *range(2, len(x.shape))))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Self
 
 import numpy as np
@@ -12,7 +12,7 @@ from xplayers._checks import Option, flag, integer
 from xplayers.arrays.checks import check_parameter
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.products import product, product_and_sums
-from xplayers.initializers import Rng, documented, drawn, he_normal
+from xplayers.initializers import Initializer, Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
 
@@ -77,7 +77,7 @@ class Affine(Layer):
         n_out: int,
         *,
         bias: bool = True,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = he_normal,
+        initializer: Initializer = he_normal,
         flatten: bool = True,
         rng: Rng = None,
         dtype: str = "float32",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -20,7 +20,7 @@ from xplayers.arrays.namespaces import (
     upcast,
 )
 from xplayers.arrays.products import column_sums, matmul
-from xplayers.initializers import Rng, documented, drawn, xavier_uniform
+from xplayers.initializers import Initializer, Rng, documented, drawn, xavier_uniform
 from xplayers.layers.affine import as_matrix
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
@@ -125,7 +125,7 @@ class MultiHeadAttention(Layer):
         n_heads: int,
         *,
         causal: bool = False,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = xavier_uniform,
+        initializer: Initializer = xavier_uniform,
         rng: Rng = None,
         dtype: str = "float32",
         like: Array = None,

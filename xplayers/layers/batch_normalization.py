@@ -147,7 +147,11 @@ class BatchNormalization(Layer):
 
 @operation
 def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Any, ...]:
-    """Return ``y``, ``xh`` (or None, to be recomputed), ``r``, mean and variance of channels."""
+    """Return ``y``, ``xh`` (or None, to be recomputed), ``r``, mean and variance of channels.
+
+    `x` is ``(n, c, ...)``, and so is ``y``, in its dtype; ``xh``, and the others ``(1, c, 1,
+    ...)``, are in at least float32.
+    """
     xp, column = namespace(x), _column(x.shape)
     xh, r, mean, var = normalized_channels(upcast(xp, x), eps)
     y = xh * xp.reshape(upcast(xp, gamma), column)
@@ -159,7 +163,7 @@ def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tupl
 def batch_normalization_gradient(
     dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array, r: Array
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of `x`, `gamma` and beta.
+    """Return the gradients of `x`, `gamma` and beta, of their shapes and the dtype of `x`.
 
     The means of h and h * xh are ``gamma / n`` times dbeta and dgamma, so h is not needed:
     ``dx = gamma * r * (dy - dbeta / n - xh * dgamma / n)``.
@@ -254,7 +258,10 @@ class GroupNormalization(Layer):
 def group_normalization(
     x: Array, gamma: Array, beta: Array, groups: int, eps: float
 ) -> tuple[Any, ...]:
-    """Return ``y``, ``xh``, ``r`` and the mean of each group; ``xh`` or the mean may be None."""
+    """Return ``y``, ``xh``, ``r`` and the mean of each group; ``xh`` or the mean may be None.
+
+    `x` is ``(n, c, ...)``, and so is ``y``, in its dtype; the others are in at least float32.
+    """
     xp, column = namespace(x), _column(x.shape)
     xh, r = normalized_rows(_grouped(upcast(xp, x), groups), (-1,), eps)
     y = xp.reshape(xh, x.shape) * xp.reshape(upcast(xp, gamma), column)
@@ -266,7 +273,7 @@ def group_normalization(
 def group_normalization_gradient(
     dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array | None, r: Array
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of `x`, `gamma` and beta."""
+    """Return the gradients of `x`, `gamma` and beta, of their shapes and the dtype of `x`."""
     xp, groups, wide = namespace(x), r.shape[1], upcast(namespace(x), dy)
     xh = (_grouped(upcast(xp, x), groups) - mean) * r if xh is None else xh
     h = _grouped(wide * xp.reshape(upcast(xp, gamma), _column(x.shape)), groups)

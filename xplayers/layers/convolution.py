@@ -5,7 +5,7 @@ The computation is in `correlation`; this file has the layers, their options and
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -14,7 +14,7 @@ from xplayers._checks import flag, integer
 from xplayers.arrays.checks import check_parameter
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.products import channel_sums
-from xplayers.initializers import Rng, documented, drawn, he_normal
+from xplayers.initializers import Initializer, Rng, documented, drawn, he_normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.correlation import correlate, correlate_transposed, filter_gradient
 from xplayers.layers.variables import Gradient, Parameter
@@ -176,7 +176,7 @@ class Convolution(_Filters):
         dilation: Numbers = 1,
         groups: int = 1,
         bias: bool = True,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = he_normal,
+        initializer: Initializer = he_normal,
         rng: Rng = None,
         dtype: str = "float32",
         like: Array = None,
@@ -326,7 +326,7 @@ class ConvolutionTranspose(_Filters):
         padding: Numbers = 0,
         output_padding: Numbers = 0,
         bias: bool = True,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = he_normal,
+        initializer: Initializer = he_normal,
         rng: Rng = None,
         dtype: str = "float32",
         like: Array = None,

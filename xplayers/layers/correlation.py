@@ -21,7 +21,11 @@ from xplayers.layers.windows import Sizes, Window, blocks, in_blocks, window_col
 def correlate(
     x: Array, W: Array, b: Array | None, window: Window, groups: int, out: Array | None = None
 ) -> Array:
-    """Return the convolution of `x` with the filters `W`, written to `out` if passed."""
+    """Return the convolution of `x` with the filters `W`, written to `out` if passed.
+
+    `x` is ``(n, c, *sizes)``, `W` ``(f, c / groups, *size)``, `b` ``(f,)``, the result
+    ``(n, f, *outputs)``, all of one floating dtype.
+    """
     xp = namespace(x)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = window.outputs(x.shape[2:])
@@ -53,7 +57,11 @@ def correlate_transposed(
     sizes: Sequence[int],
     out: Array | None = None,
 ) -> Array:
-    """Return the transpose of `correlate` applied to `dy`, with spatial axes of `sizes`."""
+    """Return the transpose of `correlate` applied to `dy`, written to `out` if passed.
+
+    `dy` is ``(n, f, *outputs)``, `W` ``(f, c / groups, *size)``, `b` ``(c,)``, the result
+    ``(n, c, *sizes)``, all of one floating dtype.
+    """
     xp = namespace(dy)
     n_out, depth = W.shape[0], math.prod(W.shape[1:])
     outputs = tuple(dy.shape[2:])
@@ -80,9 +88,10 @@ def correlate_transposed(
 def filter_gradient(
     x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
 ) -> Any:
-    """Return the gradient of the filters, with `bias` also that of the bias.
+    """Return the gradient of the filters, of this `shape`, with `bias` also that of the bias.
 
-    The former is one matrix product of `dy` and the columns per block.
+    `x` is ``(n, c, *sizes)``, `dy` ``(n, f, *outputs)``, all of one floating dtype. The former is
+    one matrix product of `dy` and the columns per block.
     """
     xp = namespace(x)
     n_out, depth = shape[0], math.prod(shape[1:])

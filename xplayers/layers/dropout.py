@@ -74,7 +74,7 @@ class Dropout(Layer):
 
 @operation
 def drop(x: Array, count: Array, seed: int, rate: float, scale: float) -> tuple[Array, Array]:
-    """Return ``x * keep * scale`` and the mask `keep`."""
+    """Return ``x * keep * scale``, in the dtype of `x`, and the mask `keep`, bool; `count` (1,)."""
     xp = namespace(x)
     position = xp.arange(size(x), dtype=xp.int32, device=device(x))
     keep = xp.reshape(_keep_mask(position, count, seed, rate), x.shape)
@@ -83,7 +83,7 @@ def drop(x: Array, count: Array, seed: int, rate: float, scale: float) -> tuple[
 
 @operation
 def masked(x: Array, keep: Array, scale: float) -> Array:
-    """Return ``x * keep * scale``."""
+    """Return ``x * keep * scale``, in the dtype of `x`."""
     y = namespace(x).astype(keep, x.dtype)
     y *= scale
     y *= x

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Self
-
-import numpy as np
 
 from xplayers._checks import integer
 from xplayers.arrays.checks import out_of_range
@@ -24,7 +22,7 @@ from xplayers.arrays.namespaces import (
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.arrays.values import examine
-from xplayers.initializers import Rng, documented, drawn, normal
+from xplayers.initializers import Initializer, Rng, documented, drawn, normal
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
 
@@ -52,7 +50,7 @@ class _Table(Layer):
         n: int,
         n_features: int,
         *,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = normal,
+        initializer: Initializer = normal,
         rng: Rng = None,
         dtype: str = "float32",
         like: Array = None,
@@ -165,8 +163,9 @@ def _as_index(xp: Namespace, x: Array) -> Array:
 
 @operation
 def sums_by_index(d: Array, index: Array, n: int) -> Array:
-    """Return the segment sums of the rows of `d` by `index`, for `n` segments.
+    """Return the segment sums ``(n, m)`` of the rows of `d` ``(k, m)`` by `index` ``(k,)``.
 
+    `d` and the sums are in at least float32, `index` is in int32 or int64.
     For few segments by a product with the one-hot matrix. There 0 times infinity would be NaN in
     all rows, so non-finite values are replaced by 0, and additional columns count them.
     """

@@ -81,7 +81,11 @@ class LayerNormalization(Layer):
 
 @operation
 def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Any, ...]:
-    """Return ``y``, ``xh``, ``r`` and the mean of each row; ``xh`` or the mean may be None."""
+    """Return ``y``, ``xh``, ``r`` and the mean of each row; ``xh`` or the mean may be None.
+
+    `x` is ``(..., *gamma.shape)``, and so is ``y``, in its dtype; ``xh``, and ``r`` and the mean
+    ``(..., 1)`` with as many ones, are in at least float32.
+    """
     xp = namespace(x)
     xh, r = normalized_rows(upcast(xp, x), _axes(gamma), eps)
     y = xh * upcast(xp, gamma)
@@ -93,7 +97,7 @@ def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> tupl
 def layer_normalization_gradient(
     dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array | None, r: Array
 ) -> tuple[Array, Array, Array]:
-    """Return the gradients of `x`, `gamma` and beta."""
+    """Return the gradients of `x`, `gamma` and beta, of their shapes and the dtype of `x`."""
     xp, axes = namespace(x), _axes(gamma)
     xh, wide = (upcast(xp, x) - mean) * r if xh is None else xh, upcast(xp, dy)
     dx = normalized_rows_gradient(wide * upcast(xp, gamma), xh, r, axes)
@@ -159,7 +163,7 @@ class RmsNormalization(Layer):
 
 @operation
 def rms_normalization(x: Array, gamma: Array, eps: float) -> tuple[Any, ...]:
-    """Return ``y``, ``xh`` (or None, to be recomputed) and ``r`` of each row."""
+    """Return ``y``, ``xh`` (or None, to be recomputed) and ``r``, as `layer_normalization`."""
     xp = namespace(x)
     xh, r = normalized_rows(upcast(xp, x), _axes(gamma), eps, centred=False)
     return downcast_like(xh * upcast(xp, gamma), x), xh, r
@@ -169,7 +173,7 @@ def rms_normalization(x: Array, gamma: Array, eps: float) -> tuple[Any, ...]:
 def rms_normalization_gradient(
     dy: Array, x: Array, gamma: Array, xh: Array | None, r: Array
 ) -> tuple[Array, Array]:
-    """Return the gradients of `x` and `gamma`."""
+    """Return the gradients of `x` and `gamma`, of their shapes and the dtype of `x`."""
     xp, axes = namespace(x), _axes(gamma)
     xh, wide = upcast(xp, x) * r if xh is None else xh, upcast(xp, dy)
     dx = normalized_rows_gradient(wide * upcast(xp, gamma), xh, r, axes, centred=False)

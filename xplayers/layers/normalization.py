@@ -25,6 +25,7 @@ Axes = tuple[int, ...]
 def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Array]:
     """Return ``xh``, ``r``, mean and variance over all axes but 1; `x` is in at least float32.
 
+    Of `x` ``(n, c, ...)``, ``xh`` has its shape, the others ``(1, c, 1, ...)``, all its dtype.
     Squares may overflow its dtype; then only the variance is infinite.
     """
     xp, axes = namespace(x), but_channels(x)
@@ -52,8 +53,8 @@ def but_channels(x: Array) -> Axes:
 def normalized_rows(x: Array, axes: Axes, eps: float, centred: bool = True) -> tuple[Array, Array]:
     """Return ``xh`` and ``r`` over the last `axes`, of the mean square where not `centred`.
 
-    `x` is in at least float32. Rows are scaled by powers of two first, so squares neither overflow
-    nor underflow.
+    `x` is in at least float32. ``xh`` has its shape, ``r`` 1 on these axes. Rows are scaled by
+    powers of two first, so squares neither overflow nor underflow.
     """
     xp = namespace(x)
     low, up, high, down = UNITS[dtype_name(x.dtype)]
@@ -93,7 +94,10 @@ def _largest(xp: Namespace, x: Array, axes: Axes) -> Array:
 def normalized_rows_gradient(
     h: Array, xh: Array, r: Array, axes: Axes, centred: bool = True
 ) -> Array:
-    """Return the gradient of the input, for the gradient `h` of `xh` over the last `axes`."""
+    """Return the gradient of the input, for the gradient `h` of `xh` over the last `axes`.
+
+    All are in at least float32; the result has the shape of `h`.
+    """
     xp = namespace(h)
     along = xh * mean_over(xp, h * xh, axes)
     if centred:

@@ -118,7 +118,7 @@ class MaxPooling(_Pooling):
 
 @operation
 def max_pooling(x: Array, window: Window) -> Array:
-    """Return the maximum of each window."""
+    """Return the maximum of each window, ``(n, c, *sizes)`` to ``(n, c, *outputs)``, same dtype."""
     xp = namespace(x)
     y = window.fold(window.pad(x, -math.inf), xp.maximum)
     # For windows of size 1 it is a view of x.
@@ -129,7 +129,7 @@ def max_pooling(x: Array, window: Window) -> Array:
 def max_pooling_gradient(
     x: Array, y: Array, dy: Array, window: Window, out: Array | None = None
 ) -> Array:
-    """Return the gradient of `x`, where `y` are the maxima of its windows."""
+    """Return the gradient of `x`, where `y` are the maxima of its windows; all of one dtype."""
     xp = namespace(x)
 
     def block(dy: Array, x: Array, y: Array) -> Array:
@@ -179,7 +179,7 @@ class AveragePooling(_Pooling):
 
 @operation
 def average_pooling(x: Array, window: Window) -> Array:
-    """Return the mean of each window, including the padding with zeros."""
+    """Return the mean of each window, including the padding with zeros; as in `max_pooling`."""
     xp = namespace(x)
     total = window.fold(upcast(xp, window.pad(x)), operator.add)
     return xp.astype(total * (1.0 / math.prod(window.size)), x.dtype, copy=False)
@@ -187,7 +187,7 @@ def average_pooling(x: Array, window: Window) -> Array:
 
 @operation
 def average_pooling_gradient(x: Array, dy: Array, window: Window) -> Array:
-    """Return the gradient of `x`, of which only dtype and shape are used."""
+    """Return the gradient of `x`, of which only shape and dtype, that of `dy`, are used."""
     xp, ones = namespace(dy), (1,) * window.axes
     each = upcast(xp, dy) * (1.0 / math.prod(window.size))
     pieces = xp.broadcast_to(
@@ -229,7 +229,7 @@ class GlobalAveragePooling(Layer):
 
 @operation
 def global_average(x: Array) -> Array:
-    """Return the mean of each channel."""
+    """Return the mean of each channel, ``(n, c, *sizes)`` to ``(n, c)`` of the same dtype."""
     xp = namespace(x)
     y = xp.mean(upcast(xp, x), axis=tuple(range(2, len(x.shape))))
     return xp.astype(y, x.dtype, copy=False)
@@ -237,7 +237,7 @@ def global_average(x: Array) -> Array:
 
 @operation
 def global_average_gradient(x: Array, dy: Array) -> Array:
-    """Return the gradient of `x`, of which only dtype and shape are used."""
+    """Return the gradient of `x`, of which only shape and dtype, that of `dy`, are used."""
     xp, sizes = namespace(dy), x.shape[2:]
     each = xp.reshape(dy * (1.0 / math.prod(sizes)), (*dy.shape, *(1,) * len(sizes)))
     return xp.zeros(x.shape, dtype=x.dtype, device=device(x)) + each

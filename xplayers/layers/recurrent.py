@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import ClassVar, Self
-
-import numpy as np
 
 from xplayers._checks import flag
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.products import matmul
 from xplayers.functional import sigmoid
-from xplayers.initializers import Rng, xavier_uniform
+from xplayers.initializers import Initializer, Rng, xavier_uniform
 from xplayers.layers.base import Cache
 from xplayers.layers.scan import Recurrent, blocks, step_rows
 from xplayers.layers.variables import Gradient, Parameter
@@ -268,7 +266,7 @@ class Gru(Recurrent):
         *,
         bidirectional: bool = False,
         reset_after: bool = True,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = xavier_uniform,
+        initializer: Initializer = xavier_uniform,
         rng: Rng = None,
         dtype: str = "float32",
         like: Array = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -12,7 +12,7 @@ from xplayers.arrays.checks import check_dtypes, check_parameter, check_same
 from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import Array, Namespace, device, namespace
 from xplayers.arrays.products import column_sums, matmul
-from xplayers.initializers import Rng, documented, drawn, orthogonal, xavier_uniform
+from xplayers.initializers import Initializer, Rng, documented, drawn, orthogonal, xavier_uniform
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
 
@@ -74,7 +74,7 @@ class Recurrent(Layer):
         n_hidden: int,
         *,
         bidirectional: bool = False,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray] = xavier_uniform,
+        initializer: Initializer = xavier_uniform,
         rng: Rng = None,
         dtype: str = "float32",
         like: Array = None,
@@ -105,7 +105,7 @@ class Recurrent(Layer):
         n_in: int,
         n_hidden: int,
         bidirectional: bool,
-        initializer: Callable[[tuple[int, ...], Rng], np.ndarray],
+        initializer: Initializer,
         rng: Rng,
         dtype: str,
         biases: Sequence[str] = ("b",),

@@ -161,7 +161,7 @@ class Loss(Module):
 
 @operation
 def total(values: Array, divisor: Any) -> Array:
-    """Return the sum of all values over `divisor`, 0-d."""
+    """Return the sum of all values over `divisor`, 0-d, in the dtype of `values`."""
     value = namespace(values).sum(values) / divisor
     return np.asarray(value) if isinstance(value, np.generic) else value
 

@@ -254,7 +254,9 @@ def _valid(xp: Namespace, x: Array, target: Array, ignored: int | None = None) -
 def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple[Any, ...]:
     """Return the losses, the gradient of their sum, and whether it is divided by `divisor`.
 
-    An invalid target that is not checked on the host makes the loss of its sample NaN.
+    `scores` are ``(..., c)``, like the gradient, `target` is ``(...)`` of integers, like the
+    losses, or ``(..., c)``; results are in at least float32. An invalid target that is not checked
+    on the host makes the loss of its sample NaN.
     """
     xp, x = namespace(scores), upcast(namespace(scores), scores)
     valid = None if on_host(target) else _valid(xp, x, target)
@@ -271,8 +273,9 @@ def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple
 def cross_entropy_of_labels(x: Array, labels: Array) -> tuple[Array, Array]:
     """Return ``log(sum(exp(z))) - z[label]`` and ``softmax(x)``, minus 1 at the label.
 
-    With ``z = x - max(x)``. Where the label has the largest score, its exponential is 1, and adding
-    it would round off the others. So `rest` is the sum without that 1.
+    With ``z = x - max(x)``, for `x` ``(..., c)`` in at least float32 and `labels` ``(...)`` of
+    integers. Where the label has the largest score, its exponential is 1, and adding it would round
+    off the others. So `rest` is the sum without that 1.
     """
     xp, at = namespace(x), positions(x, _as_indices(namespace(x), labels))
     z = x - xp.max(x, axis=-1, keepdims=True)
@@ -287,7 +290,10 @@ def cross_entropy_of_labels(x: Array, labels: Array) -> tuple[Array, Array]:
 
 @operation
 def cross_entropy_of_targets(x: Array, t: Array) -> tuple[Array, Array]:
-    """Return ``log(sum(exp(z))) * sum(t) - sum(t * z)`` and ``softmax(x) * sum(t) - t``."""
+    """Return ``log(sum(exp(z))) * sum(t) - sum(t * z)`` and ``softmax(x) * sum(t) - t``.
+
+    `x` and `t` are ``(..., c)``, of one dtype, at least float32; the losses are ``(...)``.
+    """
     xp = namespace(x)
     total = xp.sum(t, axis=-1, keepdims=True)
     x = xp.where(total != 0, x, 0.0)  # a sample of weight 0 contributes 0
