@@ -27,6 +27,7 @@ from xplayers.arrays.namespaces import (
     on_host,
     upcast,
 )
+from xplayers.arrays.operation import operation
 from xplayers.arrays.values import host_values
 
 __all__ = [
@@ -348,7 +349,13 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
         16-bit values are summed in float32. Values of plus infinity share the probability equally;
         where all are minus infinity, it is NaN.
     """
-    xp, z, axis = _below_largest("softmax", x, axis)
+    return softmax_along(x, _axis("softmax", x, axis))
+
+
+@operation
+def softmax_along(x: Array, axis: int) -> Array:
+    """Return `softmax`."""
+    xp, z = _below_largest(x, axis)
     e = xp.exp(z)
     e /= xp.sum(e, axis=axis, keepdims=True)
     return downcast_like(e, x)
@@ -369,7 +376,8 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     array
         Shape and dtype of `x`.
     """
-    xp, z, axis = _below_largest("log_softmax", x, axis)
+    axis = _axis("log_softmax", x, axis)
+    xp, z = _below_largest(x, axis)
     # The exponential of the largest is 1, and adding it would round off the others: one 1 is left
     # out of the sum.
     largest = xp.astype(z == 0, z.dtype)
@@ -379,18 +387,22 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     return downcast_like(z, x)
 
 
-def _below_largest(owner: str, x: Array, axis: Any) -> tuple[Namespace, Array, int]:
-    """Check the arguments of `owner`; return `x` minus its maximum, in at least float32.
-
-    Before that the namespace, after it the axis.
-    """
-    xp, n = namespace(x, owner), len(x.shape)
+def _axis(owner: str, x: Array, axis: Any) -> int:
+    """Check that `x` has the axis, and floating-point values; return it as an int."""
+    namespace(x, owner)
     check_floating(owner, "x", x)
+    n = len(x.shape)
     if type(axis) is not int:
         axis = integer(owner, "axis", axis, least=None)
     if not -n <= axis < n:
         message = f"{owner}: axis is {axis}, and x has shape {tuple(x.shape)}."
         raise ValueError(message)
+    return axis
+
+
+def _below_largest(x: Array, axis: int) -> tuple[Namespace, Array]:
+    """Return the namespace, and `x` minus its maximum, in at least float32."""
+    xp = namespace(x)
     wide = upcast(xp, x)
     most = xp.max(wide, axis=axis, keepdims=True)
     seen = host_values(most)  # without a transfer
@@ -398,7 +410,7 @@ def _below_largest(owner: str, x: Array, axis: Any) -> tuple[Namespace, Array, i
         # Infinite scores become the largest finite number: infinity minus infinity would be NaN.
         end = _LARGEST.get(dtype_name(x.dtype), _LARGEST["float32"])
         wide, most = xp.minimum(wide, end), xp.minimum(most, end)
-    return xp, wide - most, axis
+    return xp, wide - most
 
 
 _LARGEST = {

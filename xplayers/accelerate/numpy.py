@@ -51,6 +51,9 @@ BODIES = {
     "layer_normalization_gradient": normalization.layer_normalization_gradient,
     "rms_normalization": normalization.rms_normalization,
     "rms_normalization_gradient": normalization.rms_normalization_gradient,
+    "attention_weights": softmax.attention_weights,
+    "softmax_along": softmax.softmax_along,
+    "softmax_gradient": softmax.softmax_gradient,
     "cross_entropy_of_labels": softmax.cross_entropy_of_labels,
     "cross_entropy_of_targets": softmax.cross_entropy_of_targets,
 }

@@ -13,6 +13,7 @@ from xplayers import functional
 from xplayers._checks import Option, choice, integer, number
 from xplayers.arrays.elementwise import elementwise, zero_unless
 from xplayers.arrays.namespaces import Array, downcast_like, namespace, upcast
+from xplayers.arrays.operation import operation
 from xplayers.layers.base import Cache, Layer
 
 
@@ -240,10 +241,16 @@ class Softmax(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (y,) = cache
-        xp = namespace(y)
-        wide = upcast(xp, dy)
-        dx = y * (wide - xp.sum(wide * y, axis=self.axis, keepdims=True))
-        return downcast_like(dx, y), {}
+        return softmax_gradient(dy, y, self.axis), {}
+
+
+@operation
+def softmax_gradient(dy: Array, y: Array, axis: int) -> Array:
+    """Return ``y * (dy - sum(dy * y))``, the sum along an axis."""
+    xp = namespace(y)
+    wide = upcast(xp, dy)
+    dx = y * (wide - xp.sum(wide * y, axis=axis, keepdims=True))
+    return downcast_like(dx, y)
 
 
 def activation_named(name: str) -> str:

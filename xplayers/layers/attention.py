@@ -19,8 +19,10 @@ from xplayers.arrays.namespaces import (
     namespace,
     upcast,
 )
+from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Initializer, Rng, documented, drawn, xavier_uniform
+from xplayers.layers.activations import softmax_gradient
 from xplayers.layers.affine import as_matrix
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.variables import Gradient, Parameter
@@ -168,7 +170,8 @@ class MultiHeadAttention(Layer):
             for name, s in (("q", x), ("k", source), ("v", source))
         )
         q = q * (1.0 / math.sqrt(q.shape[-1]))
-        a = self._weights(xp, q, k, key_mask)
+        scores = matmul(upcast(xp, q), upcast(xp, k).mT)
+        a = downcast_like(attention_weights(scores, key_mask, self.causal), q)
         o = self._merged(xp, matmul(a, v))
         y = self._affine(xp, arrays, "o", o)
         weights = tuple([arrays[f"W{name}"] for name in "qkvo"])
@@ -194,10 +197,7 @@ class MultiHeadAttention(Layer):
         source = context[0] if context else x
         do = self._heads(xp, matmul(dy, Wo.mT))
         dv = matmul(a.mT, do)
-        wide = upcast(xp, a)
-        da = upcast(xp, matmul(do, v.mT))
-        ds = wide * (da - xp.sum(da * wide, axis=-1, keepdims=True))
-        ds = downcast_like(ds, a)
+        ds = softmax_gradient(matmul(do, v.mT), a, -1)
         dq = matmul(ds, k) * (1.0 / math.sqrt(q.shape[-1]))
         dk = matmul(ds.mT, q)  # q is scaled already
         dq, dk, dv = (self._merged(xp, d) for d in (dq, dk, dv))
@@ -210,36 +210,6 @@ class MultiHeadAttention(Layer):
                 continue
             grads[f"b{name}"] = column_sums(d)
         return dq, dk, dv, grads
-
-    def _weights(self, xp: Namespace, q: Array, k: Array, key_mask: Array | None) -> Array:
-        """Return the attention weights ``(n, heads, time, keys)``: the softmax of the scores."""
-        scores = matmul(upcast(xp, q), upcast(xp, k).mT)
-        mask = self._mask(xp, scores, key_mask)
-        if mask is None:
-            e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-            e /= xp.sum(e, axis=-1, keepdims=True)
-        else:
-            scores = xp.where(mask, scores, _MASKED)
-            e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
-            e *= xp.astype(mask, e.dtype)
-            # The largest score adds 1 to the sum, which is below 1 only where all keys are masked.
-            e /= xp.maximum(xp.sum(e, axis=-1, keepdims=True), 1.0)
-        return downcast_like(e, q)
-
-    def _mask(self, xp: Namespace, scores: Array, key_mask: Array | None) -> Array | None:
-        """Return the mask, True for keys to attend to, to be broadcast to `scores`; None: all."""
-        mask = None
-        if key_mask is not None:
-            mask = key_mask != 0 if is_integer(key_mask) else key_mask
-            mask = mask[:, None, None, :]
-        if self.causal:
-            time, keys = scores.shape[-2:]
-            t = xp.arange(time, device=device(scores))
-            s = xp.arange(keys, device=device(scores))
-            past = xp.reshape(s, (1, keys)) <= xp.reshape(t, (time, 1))
-            past = xp.reshape(past, (1, 1, time, keys))
-            mask = past if mask is None else mask & past
-        return mask
 
     def _affine(self, xp: Namespace, arrays: Mapping[str, Array], name: str, x: Array) -> Array:
         """Return ``x @ W + b``."""
@@ -291,6 +261,39 @@ class MultiHeadAttention(Layer):
     @property
     def _sizes(self) -> tuple[int, ...]:
         return self.Wq.shape[0], self.n_heads
+
+
+@operation
+def attention_weights(scores: Array, key_mask: Array | None, causal: bool) -> Array:
+    """Return the softmax of the scores ``(n, heads, time, keys)``; 0 where all keys are masked."""
+    xp = namespace(scores)
+    mask = _mask(scores, key_mask, causal)
+    if mask is None:
+        e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+        e /= xp.sum(e, axis=-1, keepdims=True)
+    else:
+        scores = xp.where(mask, scores, _MASKED)
+        e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+        e *= xp.astype(mask, e.dtype)
+        # The largest score adds 1 to the sum, which is below 1 only where all keys are masked.
+        e /= xp.maximum(xp.sum(e, axis=-1, keepdims=True), 1.0)
+    return e
+
+
+def _mask(scores: Array, key_mask: Array | None, causal: bool) -> Array | None:
+    """Return the mask, True for keys to attend to, to be broadcast to `scores`; None: all."""
+    xp, mask = namespace(scores), None
+    if key_mask is not None:
+        mask = key_mask != 0 if is_integer(key_mask) else key_mask
+        mask = mask[:, None, None, :]
+    if causal:
+        time, keys = scores.shape[-2:]
+        t = xp.arange(time, device=device(scores))
+        s = xp.arange(keys, device=device(scores))
+        past = xp.reshape(s, (1, keys)) <= xp.reshape(t, (time, 1))
+        past = xp.reshape(past, (1, 1, time, keys))
+        mask = past if mask is None else mask & past
+    return mask
 
 
 def _check_heads(n_features: int, n_heads: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.host.activations import kernel_of
 from xplayers.accelerate.host.machine_code import LARGEST, compiled, elements_before, exact_source
 from xplayers.accelerate.host.memory import empty
 from xplayers.accelerate.host.program import Program, trace
@@ -32,6 +33,9 @@ THREADED_KERNEL = 500_000  # machine code needs no interpreter lock, and waits f
 
 def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
     """Evaluate a function of large NumPy arrays, or one that is machine code, in one pass."""
+    kernel = kernel_of(function, x, out)
+    if kernel is not None:
+        return kernel(x, out)
     if (x.size > PLAIN or function.compiled) and type(x) is np.ndarray:
         results = in_one_pass(function, operands, out, options)
         if results is not NotImplemented:

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.host.activations import kernel_of
 from xplayers.accelerate.host.elementwise import is_alike, program_of, viewed
 from xplayers.accelerate.host.roots import root, with_exact_root
+from xplayers.accelerate.host.softmax import is_for_kernels
 from xplayers.accelerate.replay.recording import RecordingNamespace, Tracer, instances, values
 from xplayers.arrays.elementwise import scalar
 from xplayers.arrays.namespaces import namespace, on_host
@@ -29,7 +31,7 @@ class _Bodies(dict[str, Callable[..., Any]]):
         def body(x: Any, *args: Any, **options: Any) -> Any:
             first = next(instances(Tracer, x))
             own = body_of(function, first.value)
-            if own is None or (name in _IN_PARTS and isinstance(first.value, np.ndarray)):
+            if own is None or _is_in_parts(name, first.value):
                 return NotImplemented
             # Of the library's body, if it takes such arrays, as it then does in every replay.
             result = first.recording.call("call", own, (x, *args), options)
@@ -49,6 +51,9 @@ def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str
     if x.shape or not isinstance(x.value, np.ndarray | np.generic):
         operands = (x, *map(_scalar, operands[1:]))
     plain = [a.value if isinstance(a, Tracer) else a for a in operands]
+    kernel = kernel_of(function, plain[0])
+    if kernel is not None:
+        return x.recording.call("call", kernel, operands, {})
     if not _is_one_call(function, plain, options):
         on_cpu = namespace(x).__name__ == "array_api_compat.torch" and on_host(x)
         xp = _with_exact_root(x.xp) if on_cpu else x.xp
@@ -122,10 +127,20 @@ BODIES = _Bodies(
     host_number=lambda a: a.item(),
     corrections=_corrections,
 )
-# Replays on NumPy have memory for the parts of these, which so cost less than a call.
 _IN_PARTS = {"product", "cross_entropy_of_labels"}
+
+
+def _is_in_parts(name: str, x: Any) -> bool:
+    """Whether replays on NumPy have memory for the parts, which so cost less than a call."""
+    return (
+        name in _IN_PARTS
+        and isinstance(x, np.ndarray)
+        and not (name == "cross_entropy_of_labels" and is_for_kernels(x))
+    )
+
+
 # And of these, where there is no kernel for such arrays.
-_ELSE_IN_PARTS = {
+_ELSE_IN_PARTS = {"attention_weights", "softmax_along", "softmax_gradient"} | {
     f"{kind}_normalization{of}"
     for kind in ("batch", "group", "layer", "rms")
     for of in ("", "_gradient")

@@ -20,6 +20,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -92,9 +93,10 @@ def laid(a: np.ndarray) -> np.ndarray:
     return a if flags.c_contiguous and flags.aligned else a.copy()
 
 
-def compiled(function: Callable[..., None], types: str) -> Any:
+def compiled(function: Any, types: str) -> Any:
     """Return machine code of a function, from the cache on disk if it is there."""
     numba = _numba()
+    function = _with_helpers(numba, function)
     signature = [_type(numba, name) for name in re.split(r",\s*", types)]
     make = functools.partial(
         numba.njit, tuple(signature), nogil=True, error_model="numpy", fastmath=FAST
@@ -103,6 +105,20 @@ def compiled(function: Callable[..., None], types: str) -> Any:
         return make(cache=True)(function)
     except RuntimeError:  # no folder can be written
         return make()(function)
+
+
+def _with_helpers(numba: Any, function: Any) -> Any:
+    """Return a function that calls machine code of those that it calls in its file."""
+    known = dict(function.__globals__)
+    if "float_of_bits" in known:
+        known["float_of_bits"] = _intrinsic()
+    for name in function.__code__.co_names:
+        helper = known.get(name)
+        if isinstance(helper, FunctionType) and helper.__module__ == function.__module__:
+            # Its own operations keep their order.
+            compiler = numba.njit(error_model="numpy", fastmath={"contract"})
+            known[name] = compiler(FunctionType(helper.__code__, known, name))
+    return FunctionType(function.__code__, known, function.__name__)
 
 
 def _type(numba: Any, name: str) -> Any:
@@ -122,3 +138,24 @@ def _numba() -> Any:
         warnings.warn(f"xplayers: numba cannot be used: {error}", stacklevel=2)
         return None
     return numba
+
+
+def float_of_bits(bits: Any) -> Any:
+    """Return the float32 that has the bits of an int32; a kernel has an instruction for it."""
+    return np.int32(bits).view(np.float32)
+
+
+@functools.cache
+def _intrinsic() -> Any:
+    from llvmlite import ir
+    from numba import types
+    from numba.extending import intrinsic
+
+    @intrinsic
+    def float_of_bits(context: Any, bits: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.bitcast(args[0], ir.FloatType())
+
+        return types.float32(types.int32), code
+
+    return float_of_bits

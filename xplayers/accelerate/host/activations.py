@@ -1,0 +1,33 @@
+"""Elementwise functions of NumPy arrays for which there is a kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from xplayers import functional
+from xplayers.accelerate.host.kernels import exponentials as kernels
+from xplayers.accelerate.host.kernels.kernel import laid
+from xplayers.accelerate.host.memory import empty
+from xplayers.accelerate.host.softmax import is_for_kernels
+
+
+def sigmoid(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """Return the logistic sigmoid, in `out` if that is given."""
+    y = empty(x.shape, x.dtype) if out is None else out
+    kernels.sigmoid.share(laid(x).reshape(-1), y.reshape(-1), n=x.size, size=1)
+    return y
+
+
+def kernel_of(function: Any, x: Any, out: Any = None) -> Callable[..., Any] | None:
+    """Return what computes an elementwise function of such an array by a kernel; None: nothing."""
+    found = _KERNELS.get(function)
+    if found is None or type(x) is not np.ndarray or not is_for_kernels(x):
+        return None
+    fits = out is None or (type(out) is np.ndarray and out.dtype == x.dtype and out.flags.carray)
+    return found if fits else None
+
+
+_KERNELS: dict[Any, Callable[..., Any]] = {functional.sigmoid: sigmoid}
