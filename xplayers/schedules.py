@@ -89,32 +89,6 @@ class Constant(Schedule):
 
 
 @dataclasses.dataclass(frozen=True)
-class Step(Schedule):
-    """Step decay: ``lr * factor**floor(t / every)``.
-
-    Parameters
-    ----------
-    lr : float
-        Initial learning rate.
-    every : int
-        Steps between two drops.
-    factor : float
-        Factor of each drop.
-    """
-
-    lr: float
-    every: int
-    factor: float = 0.1
-
-    def __post_init__(self) -> None:
-        self._check("lr", least=0)
-        self._check("every", "factor")
-
-    def rate(self, xp: Namespace, t: Any) -> Any:
-        return self.lr * xp.exp(math.log(self.factor) * xp.floor(t / self.every))
-
-
-@dataclasses.dataclass(frozen=True)
 class Exponential(Schedule):
     """Exponential decay: ``lr * factor**(t / every)``.
 
@@ -138,6 +112,24 @@ class Exponential(Schedule):
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         return self.lr * xp.exp(math.log(self.factor) * (t / self.every))
+
+
+@dataclasses.dataclass(frozen=True)
+class Step(Exponential):
+    """Step decay: ``lr * factor**floor(t / every)``.
+
+    Parameters
+    ----------
+    lr : float
+        Initial learning rate.
+    every : int
+        Steps between two drops.
+    factor : float
+        Factor of each drop.
+    """
+
+    def rate(self, xp: Namespace, t: Any) -> Any:
+        return self.lr * xp.exp(math.log(self.factor) * xp.floor(t / self.every))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,6 +7,7 @@ import contextlib
 import math
 import os
 import re
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from xplayers.arrays import devices
@@ -30,31 +31,22 @@ class Parser(argparse.ArgumentParser):
         stdout.flush()
 
 
-def positive_integer(text: str) -> int:
-    """Return an integer of at least 1."""
-    return _integer(text, least=1)
+def _number(kind: type, in_range: Callable[[Any], bool], expected: str) -> Callable[[str], Any]:
+    """Return a type of arguments: numbers of a `kind` in a range."""
+
+    def parse(text: str) -> Any:
+        with contextlib.suppress(ValueError):
+            if in_range(kind(text)):
+                return kind(text)
+        message = f"{text!r} is not {expected}"
+        raise argparse.ArgumentTypeError(message)
+
+    return parse
 
 
-def natural_number(text: str) -> int:
-    """Return an integer of at least 0."""
-    return _integer(text, least=0)
-
-
-def _integer(text: str, least: int) -> int:
-    with contextlib.suppress(ValueError):
-        if int(text) >= least:
-            return int(text)
-    message = f"{text!r} is not an integer of at least {least}"
-    raise argparse.ArgumentTypeError(message)
-
-
-def positive_number(text: str) -> float:
-    """Return a positive, finite number."""
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) < math.inf:
-            return float(text)
-    message = f"{text!r} is not a positive number"
-    raise argparse.ArgumentTypeError(message)
+positive_integer = _number(int, lambda n: n >= 1, "an integer of at least 1")
+natural_number = _number(int, lambda n: n >= 0, "an integer of at least 0")
+positive_number = _number(float, lambda x: 0 < x < math.inf, "a positive number")
 
 
 def pattern(text: str) -> str:

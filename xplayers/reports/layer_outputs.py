@@ -15,16 +15,9 @@ __all__ = ["Output", "layer_outputs"]
 
 
 class Output(NamedTuple):
-    """The output of a layer.
+    """The output `y` of a `layer`.
 
-    Attributes
-    ----------
-    name : str
-        Dotted path of the layer: ``"fc1"``, ``"3.0"``; ``""`` for the network itself.
-    layer : Layer
-        The layer itself.
-    y : array
-        Its output.
+    `name` is the dotted path of the layer: ``"fc1"``, ``"3.0"``; ``""`` for the network itself.
     """
 
     name: str

@@ -20,27 +20,13 @@ __all__ = ["Summary", "summary"]
 
 
 class Row(NamedTuple):
-    """A layer of a `Summary`.
+    """A layer of a `Summary`."""
 
-    Attributes
-    ----------
-    name : str
-        Dotted path of the layer.
-    layer : str
-        Description of the layer.
-    shape : tuple of int
-        Output shape for a batch of one sample.
-    parameters : int
-        Number of parameters; 0 at further occurrences of a layer that is used more than once.
-    bytes : int
-        Size of parameters and buffers, counted the same way.
-    """
-
-    name: str
-    layer: str
-    shape: tuple[int, ...]
-    parameters: int
-    bytes: int
+    name: str  # dotted path of the layer
+    layer: str  # its description
+    shape: tuple[int, ...]  # of its output for a batch of one sample
+    parameters: int  # 0 at further occurrences of a layer that is used more than once
+    bytes: int  # of parameters and buffers, counted the same way
 
 
 @dataclasses.dataclass(frozen=True)

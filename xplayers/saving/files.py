@@ -89,11 +89,10 @@ def replacing(path: AnyPath) -> Iterator[io.BufferedWriter]:
         if fcntl is None:
             os.replace(temporary, target)
         _sync_folder(target.parent)
-    except OSError as error:
+    except BaseException as error:
         _remove(temporary)
-        raise OSError(error.errno, error.strerror, str(path)) from error  # not the temporary name
-    except BaseException:
-        _remove(temporary)
+        if isinstance(error, OSError):  # with the name of the file, not of the temporary one
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
