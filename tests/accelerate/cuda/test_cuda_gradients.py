@@ -172,3 +172,21 @@ def test_clipping_is_four_kernels(gpu, dtype):
         for name, g in want.items():
             assert got[name].dtype == grads[name].dtype
             assert_close(seen(got[name]), g, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("n", [1, 7, 4096, 4099, 9000])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_squares_are_the_same_bits_wherever_the_array_begins(gpu, dtype, n):
+    """It is read by packs, or value by value."""
+    a = values((n + 1,)).astype(dtype)
+    memory = np.zeros(n + 64, dtype)
+    start = -memory.ctypes.data % 64 // memory.itemsize
+    found = []
+    for offset in (0, 1):
+        there = memory[start + offset : start + offset + n]
+        there[:] = a[:n]
+        found.append(seen(sum_of_squares([fabricated(there)])[0]))
+        assert finite([there])
+    assert found[0].tobytes() == found[1].tobytes()
+    exact = np.square(a[:n].astype("float64")).sum()
+    np.testing.assert_allclose(found[0], exact, rtol=1e-12)
