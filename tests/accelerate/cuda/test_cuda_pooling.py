@@ -271,6 +271,20 @@ def test_windows_of_more_than_an_int(launches):
     assert launches[0][0][-1] == "i64"
 
 
+@pytest.mark.parametrize("d", [1, 2, 3, 5, 7, 11, 641, 1 << 15, (1 << 16) + 1, (1 << 30) - 1])
+def test_a_division_by_a_product(d):
+    """At all multiples of a divisor, and before them, up to the largest number of an int."""
+    number, factor, shift = pooling._divisor(d)
+    assert number == d
+    assert 0 < factor < 1 << 32
+    last = ((1 << 31) - 1) // d
+    multiples = {0, 1, 2, last // 2, last - 1, last}
+    for n in {max(0, m * d + k) for m in multiples for k in (-1, 0, 1, d - 1)}:
+        if n < 1 << 31:
+            assert n * factor >> (31 + shift) == n // d
+            assert n * factor < 1 << 64
+
+
 def test_indices_are_short_where_all_fit(launches, monkeypatch):
     monkeypatch.setattr(pooling, "_SHORT", 96)
     window = Window((1,), (2,), (1,), ((0, 0),))

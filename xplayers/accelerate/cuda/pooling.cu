@@ -4,14 +4,30 @@
 // last, outer is the sample and inner the channel. So one source is for both, and threads that are
 // neighbours are so in memory. Fewer axes have others of size 1 before them.
 //
-// I is the type of indices: int where all of them fit, as it divides several times faster.
+// I is the type of indices: int where all of them fit. An int is divided by a product, with numbers
+// that the host has worked out, since a GPU has no instruction for the division of integers.
+
+template <class I> struct Divisor
+{
+    I d;
+    unsigned factor;  // ceil(2**(31 + shift) / d), with d <= 2**shift
+    int shift;
+};
+
+__device__ inline int operator/(int n, const Divisor<int>& by)  // of 0 <= n
+{
+    return (int)((unsigned long long)n * by.factor >> (31 + by.shift));
+}
+
+__device__ inline i64 operator/(i64 n, const Divisor<i64>& by) { return n / by.d; }
 
 template <class I> struct Axis
 {
-    I x, y, size, stride, before;  // how many places and windows, and the geometry of these
+    I x, y, size, before;  // how many places and windows, and the geometry of these
+    Divisor<I> stride;
 
     // Where a window begins, which may be in the padding, and its places in x.
-    __device__ I begin(I window) const { return window * stride - before; }
+    __device__ I begin(I window) const { return window * stride.d - before; }
     __device__ I first(I window) const { return max(begin(window), (I)0); }
     __device__ I end(I window) const { return min(begin(window) + size, x); }
 
@@ -29,29 +45,35 @@ template <class I> struct Element { I outer, a, b, c, inner; };
 template <class I> struct Pooling
 {
     Axis<I> a, b, c;
-    I inner;
+    Divisor<I> inner, sizes[3];  // of what the elements are counted through, x or y: c, b, a
 
     __device__ I in_x(const Element<I>& e) const
     {
-        return (((e.outer * a.x + e.a) * b.x + e.b) * c.x + e.c) * inner + e.inner;
+        return (((e.outer * a.x + e.a) * b.x + e.b) * c.x + e.c) * inner.d + e.inner;
     }
 
     __device__ I in_y(const Element<I>& e) const
     {
-        return (((e.outer * a.y + e.a) * b.y + e.b) * c.y + e.c) * inner + e.inner;
+        return (((e.outer * a.y + e.a) * b.y + e.b) * c.y + e.c) * inner.d + e.inner;
     }
 
-    __device__ Element<I> of_x(I at) const { return element(at, a.x, b.x, c.x); }
-    __device__ Element<I> of_y(I at) const { return element(at, a.y, b.y, c.y); }
-
-    __device__ Element<I> element(I at, I size_a, I size_b, I size_c) const
+    __device__ Element<I> element(I at) const
     {
         Element<I> e;
-        e.inner = at % inner, at /= inner;
-        e.c = at % size_c, at /= size_c;
-        e.b = at % size_b, at /= size_b;
-        e.a = at % size_a, e.outer = at / size_a;
+        e.inner = taken(at, inner);
+        e.c = taken(at, sizes[0]);
+        e.b = taken(at, sizes[1]);
+        e.a = taken(at, sizes[2]);
+        e.outer = at;
         return e;
+    }
+
+    // What is left of a division, which `at` becomes.
+    static __device__ I taken(I& at, const Divisor<I>& by)
+    {
+        const I before = at;
+        at = at / by;
+        return before - at * by.d;
     }
 };
 
@@ -90,7 +112,7 @@ __device__ inline void max_pooling(
 {
     const auto larger = [](N a, N b) { return a > b || a != a ? a : b; };  // NaN is the largest
     for_each<I>(n, [&](I at) {
-        y[at] = narrow<T>(folded(g, g.of_y(at), x, minus_infinity<N>(), larger));
+        y[at] = narrow<T>(folded(g, g.element(at), x, minus_infinity<N>(), larger));
     });
 }
 
@@ -100,7 +122,7 @@ __device__ inline void average_pooling(
 {
     const auto sum = [](N a, N b) { return a + b; };
     for_each<I>(n, [&](I at) {
-        y[at] = narrow<T>(folded(g, g.of_y(at), x, (N)0, sum) * factor);
+        y[at] = narrow<T>(folded(g, g.element(at), x, (N)0, sum) * factor);
     });
 }
 
@@ -152,7 +174,7 @@ __device__ inline void max_grads(
     const T* __restrict__ dy, T* __restrict__ dx)
 {
     for_each<I>(n, [&](I at) {
-        const Element<I> place = g.of_x(at);
+        const Element<I> place = g.element(at);
         const N value = widen(x[at]);
         dx[at] = narrow<T>(gathered<N>(g, place, [&](const Element<I>& window) {
             const I of = g.in_y(window);
@@ -168,7 +190,7 @@ __device__ inline void average_grads(
     const i64 n, const Pooling<I>& g, const T* __restrict__ dy, T* __restrict__ dx, const N factor)
 {
     for_each<I>(n, [&](I at) {
-        dx[at] = narrow<T>(gathered<N>(g, g.of_x(at), [&](const Element<I>& window) {
+        dx[at] = narrow<T>(gathered<N>(g, g.element(at), [&](const Element<I>& window) {
             return widen(dy[g.in_y(window)]) * factor;
         }));
     });

@@ -26,7 +26,6 @@ AXES = 3
 _WARPS = THREADS // 32  # of a block
 _ONE_WARP = 1024  # up to so many places a row is read by one warp, above by a block
 _SHORT = 2**30  # sums of two numbers below it are an int
-_FIELDS = ("x", "y", "size", "stride", "before")  # of an axis, as `_geometry` has them
 _ARRAYS = {  # what the kernels read
     "max_pooling": ("x",),
     "average_pooling": ("x",),
@@ -155,28 +154,62 @@ def _launched(
     places = [(a.dtype, a.data.device_id) for a in (x, *arrays)]
     if order is None or not x.size or window.axes > AXES or places.count(places[0]) < len(places):
         return NotImplemented
-    geometry = _geometry(sizes, window)
-    numbers = [x.shape[1] if order == "channels last" else 1, *np.transpose(geometry).flat]
-    short = max(x.size, math.prod(shape), *[a.size for a in arrays], *numbers) < _SHORT
+    axes = _axes(sizes, window)
+    inner = x.shape[1] if order == "channels last" else 1
+    short = max(x.size, math.prod(shape), *[a.size for a in arrays], *np.ravel(axes)) < _SHORT
     try:
         launcher = _launcher(operation, x.dtype, "int" if short else "i64")
     except Untraceable:
         return NotImplemented
     out = kernels.empty_laid(x, shape, x.dtype, order)
-    index = np.int32 if short else np.int64
     arrays = [kernels.laid(a, order) for a in arrays]
-    args = [np.int64(out.size), *map(index, numbers), *arrays, out]
+    geometry = _geometry(axes, inner, of_x=operation.endswith("_grads"), short=short)
+    args = [np.int64(out.size), geometry, *arrays, out]
     if operation in _AVERAGES:
         args.append(inside(x.dtype).type(1.0 / math.prod(window.size)))
     launcher(x.device, -(-out.size // THREADS), THREADS, args)
     return out
 
 
-def _geometry(sizes: Sizes, window: Window) -> list[Sizes]:
-    """Return what the kernel knows of each of its axes; the first ones may be of one place."""
+def _axes(sizes: Sizes, window: Window) -> list[Sizes]:
+    """Return places, windows, size, padding and stride of each axis; the first may have a place."""
     before = [p for p, _ in window.padding]
-    axes = zip(sizes, window.outputs(sizes), window.size, window.stride, before, strict=True)
-    return [(1, 1, 1, 1, 0)] * (AXES - window.axes) + list(axes)
+    axes = zip(sizes, window.outputs(sizes), window.size, before, window.stride, strict=True)
+    return [(1, 1, 1, 0, 1)] * (AXES - window.axes) + list(axes)
+
+
+def _geometry(axes: list[Sizes], inner: int, *, of_x: bool, short: bool) -> np.ndarray:
+    """Return the structure ``Pooling``, whose elements are counted through `x` or `y`.
+
+    As CuPy takes structures by value, it is an array of one.
+    """
+    geometry = np.zeros(1, _structure(short))
+    geometry["inner"] = _divisor(inner)
+    for i, (*axis, stride) in enumerate(axes):
+        geometry["axes"][0, i] = (*axis, _divisor(stride))
+        geometry["sizes"][0, -1 - i] = _divisor(axis[0 if of_x else 1])
+    return geometry
+
+
+def _divisor(d: int) -> tuple[int, int, int]:
+    """Return a number, and by what another is multiplied and shifted to be divided by it.
+
+    ``n * factor >> (31 + shift)`` is ``n // d`` for ``n < 2**31``: ``factor * d`` is larger than
+    ``2**(31 + shift)`` by less than ``d <= 2**shift``, so the quotient by less than ``1 / d``.
+    """
+    shift = (d - 1).bit_length()
+    return d, -(-(1 << (31 + shift)) // d), shift
+
+
+@functools.cache
+def _structure(short: bool) -> np.dtype:
+    index = "<i4" if short else "<i8"
+    divisor = np.dtype([("d", index), ("factor", "<u4"), ("shift", "<i4")], align=True)
+    fields = [(name, index) for name in ("x", "y", "size", "before")]
+    axis = np.dtype([*fields, ("stride", divisor)], align=True)
+    return np.dtype(
+        [("axes", axis, (AXES,)), ("inner", divisor), ("sizes", divisor, (AXES,))], align=True
+    )
 
 
 def source(operation: str, dtype: np.dtype, kind: str) -> tuple[str, str]:
@@ -191,16 +224,14 @@ def source(operation: str, dtype: np.dtype, kind: str) -> tuple[str, str]:
     else:
         if operation in _AVERAGES:
             arrays["factor"] = f"const {wide}"
-        numbers = [f"{field}{axis}" for field in _FIELDS for axis in range(AXES)]
-        given = {"n": "const i64", **dict.fromkeys(["inner", *numbers], f"const {kind}"), **arrays}
-        axes = [f"{{{', '.join(numbers[axis::AXES])}}}" for axis in range(AXES)]
-        steps = [
-            f"const Pooling<{kind}> g = {{{', '.join(axes)}, inner}};",
-            f"{operation}<{wide}>({', '.join(['n', 'g', *arrays])});",
-        ]
+        given = {"n": "const i64", "g": f"const Pooling<{kind}>", **arrays}
+        steps = [f"{operation}<{wide}>({', '.join(given)});"]
     name = f"xplayers_{operation}"  # in profiles
     parameters = ", ".join(f"{c} {parameter}" for parameter, c in given.items())
-    return _BODY.format(name=name, parameters=parameters, steps="\n    ".join(steps)), name
+    blocks = 3 if kind == "i64" else 4  # for which a multiprocessor has registers
+    return _BODY.format(
+        name=name, parameters=parameters, steps="\n    ".join(steps), blocks=blocks
+    ), name
 
 
 @functools.cache
@@ -216,7 +247,7 @@ def _launcher(operation: str, dtype: np.dtype, kind: str) -> kernels.Launcher:
 
 
 _BODY = f"""\
-extern "C" __global__ void __launch_bounds__({THREADS})
+extern "C" __global__ void __launch_bounds__({THREADS}, {{blocks}})
 {{name}}({{parameters}})
 {{{{
     {{steps}}
