@@ -66,7 +66,7 @@ def normalized_rows(x: Array, axes: Axes, eps: float, centred: bool = True) -> t
         x = _less_mean(xp, x * unit, axes)
     largest = _largest(xp, x, axes)
     more = xp.where(largest > high, down, xp.ones_like(unit))
-    if eps < low**3:  # else squares that underflow are negligible beside it
+    if eps <= low**3:  # else squares that underflow are negligible beside it
         more = xp.where(largest < low, up, more)
     xh, unit = x * more, unit * more
     smallest = 2.0**-1022 if dtype_name(x.dtype) == "float64" else 2.0**-126
