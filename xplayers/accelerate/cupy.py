@@ -6,7 +6,15 @@ import functools
 from typing import Any
 
 from xplayers.accelerate.compiled import Functions
-from xplayers.accelerate.cuda import gradients, kernels, loading, pooling, sums, windows
+from xplayers.accelerate.cuda import (
+    gradients,
+    kernels,
+    loading,
+    normalization,
+    pooling,
+    sums,
+    windows,
+)
 from xplayers.accelerate.cuda.softmax_cross_entropy import softmax_cross_entropy
 from xplayers.accelerate.cuda.source import INDEX
 from xplayers.arrays.elementwise import elementwise
@@ -125,5 +133,9 @@ FUSED = {
     "average_pooling_gradient": pooling.average_pooling_gradient,
     "global_average": pooling.global_average,
     "global_average_gradient": pooling.global_average_gradient,
+    "layer_normalization": normalization.layer_normalization,
+    "layer_normalization_gradient": normalization.layer_normalization_gradient,
+    "rms_normalization": normalization.rms_normalization,
+    "rms_normalization_gradient": normalization.rms_normalization_gradient,
     "softmax_cross_entropy": _softmax_cross_entropy,
 }

@@ -214,3 +214,11 @@ SUMS = sorted(  # values that are read at once, whether of a ReLU, dtype, and th
     },
     key=str,
 )
+NORMALIZATIONS = [  # which kernel, dtype, that of the parameters, layer or RMS, warps, values kept
+    (operation, dtype, of_params, centred, warps, held)
+    for operation in ("normalization", "normalization_grads")
+    for dtype in map(dtype_of, THERE)
+    for of_params in {dtype, inside(dtype)}
+    for centred in (True, False)
+    for warps, held in ((1, 2), (1, 8), (8, 4), (8, 16))
+]

@@ -15,6 +15,7 @@ from cuda_cases import (
     CASES,
     EXACT,
     GRADIENTS,
+    NORMALIZATIONS,
     POOLING,
     SUMS,
     THERE,
@@ -22,8 +23,14 @@ from cuda_cases import (
     in_one,
 )
 
-from xplayers.accelerate.cuda import gradients, pooling, softmax_cross_entropy, sums
-from xplayers.accelerate.cuda.source import OPTIONS, THREADS, library
+from xplayers.accelerate.cuda import (
+    gradients,
+    normalization,
+    pooling,
+    softmax_cross_entropy,
+    sums,
+)
+from xplayers.accelerate.cuda.source import OPTIONS, THREADS, inside, library
 from xplayers.optimizers.base import _apply as apply_rule
 from xplayers.optimizers.base import _apply_if as apply_if
 from xplayers.optimizers.clipping import _times
@@ -140,8 +147,10 @@ def test_what_is_asked_of_all_gradients(architecture):
     cases = {f"gradients_{i}": case for i, case in enumerate(GRADIENTS)}
     entries, assembled = compiled(in_one(gradients, cases), architecture)
     assert set(entries) == set(cases)
-    for name, words in assembled.items():
-        assert_lean(name, words)
+    for name, (_, dtype, _) in cases.items():
+        assert_lean(name, assembled[name])
+        wide = re.findall(r"ld\.global(?:\.nc)?\.v\d", entries[name])
+        assert len(wide) == gradients.CHUNK * dtype.itemsize // (16 * THREADS), name  # all at once
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -164,6 +173,17 @@ def test_pooling(architecture):
     assert set(entries) == set(cases)
     for name, (*_, kind) in cases.items():
         assert_lean(name, assembled[name], registers=80 if kind == "i64" else 64, spilled=128)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_normalization(architecture):
+    """What a thread keeps of a row lies in registers."""
+    cases = {f"normalization_{i}": case for i, case in enumerate(NORMALIZATIONS)}
+    entries, assembled = compiled(in_one(normalization, cases), architecture)
+    assert set(entries) == set(cases)
+    for name, (operation, dtype, *_) in cases.items():
+        resident = normalization._RESIDENT[operation, inside(dtype).itemsize]
+        assert_lean(name, assembled[name], registers=65_536 // resident)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

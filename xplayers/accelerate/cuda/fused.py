@@ -10,7 +10,7 @@ from xplayers.arrays.operation import table, using
 
 @contextlib.contextmanager
 def fused(on: bool = True) -> Iterator[None]:
-    """Let elementwise functions, dropout, pooling and softmax cross entropy be one kernel each.
+    """Let elementwise functions, dropout, pooling, normalization and losses be one kernel each.
 
     Parameters
     ----------
@@ -24,7 +24,8 @@ def fused(on: bool = True) -> Iterator[None]:
     rounding: float16 and bfloat16 are float32 inside and rounded once, and exponentials are CUDA's.
     Arrays that are not contiguous, or not of one shape, are computed by the portable functions;
     images may have their channels last in memory, as a `Cudnn` makes them. Poolings
-    have one kernel forward and one backward, before which a gradient in another layout is copied.
+    have one kernel forward and one backward, before which a gradient in another layout is copied;
+    so have layer and RMS normalization of rows of up to 4096, beside the sums for gamma and beta.
     Gradients of biases are added up by as many blocks as there is work for, of matrices and of
     images with the channels last.
     An optimizer has one for all its parameters.

@@ -4,29 +4,6 @@
 // memory is read once; with HELD of 0, for rows of any length, it is read in each pass, from a cache
 // after the first.
 
-// A value that is no number need not be passed on: it makes the sum of the exponentials one.
-
-struct Larger
-{
-    template <class N> __device__ N operator()(N a, N b) const { return a > b ? a : b; }
-};
-
-// `visit(k, c)` for each class c of a thread, the k-th of those that it keeps.
-
-template <int HELD, int THREADS_OF_ROW, class Visit>
-__device__ inline void for_each_class(const i64 classes, const int lane, Visit visit)
-{
-    if constexpr (HELD > 0) {
-        #pragma unroll
-        for (int k = 0; k < HELD; ++k) {
-            const i64 c = lane + k * THREADS_OF_ROW;
-            if (c < classes) visit(k, c);
-        }
-    } else {
-        for (i64 c = lane; c < classes; c += THREADS_OF_ROW) visit(0, c);
-    }
-}
-
 template <bool LABELS, int WARPS, int HELD, class N, class Score, class Target, class Gradient>
 __device__ inline void softmax_cross_entropy(
     const i64 rows, const i64 classes, const Score* __restrict__ scores,
@@ -40,7 +17,7 @@ __device__ inline void softmax_cross_entropy(
         Gradient* dx = gradient + row * classes;
         N held[HELD > 0 ? HELD : 1];  // first the scores, then their exponentials
         N largest = widen(x[0]);
-        for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
+        for_each_held<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
             held[k] = widen(x[c]);
             largest = Larger()(largest, held[k]);
         });
@@ -58,21 +35,21 @@ __device__ inline void softmax_cross_entropy(
             const i64 at = valid ? label : 0;
             const N own = (N)widen(x[at]) - largest, less = expm1(own);
             N rest = 0;  // the sum less 1, which would take the last digits of small ones
-            for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
+            for_each_held<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
                 held[k] = exp(score(k, c) - largest);
                 rest += c == at ? less : held[k];
             });
             rest = reduced<WARPS>(rest, shared, Sum());
             loss = log1p(rest) - own;
             if (!valid) loss = __uint_as_float(0x7fc00000);  // NaN
-            for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
+            for_each_held<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
                 const N slope = c == at ? less - rest : exponential(k, c);
                 dx[c] = narrow<Gradient>(slope / (1 + rest) * scale);
             });
         } else {
             const Target* t = target + row * classes;
             N sum = 0, total = 0, dot = 0;
-            for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
+            for_each_held<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
                 const N weight = (N)widen(t[c]), centred = score(k, c) - largest;
                 total += weight >= 0 ? weight : (N)__uint_as_float(0x7fc00000);  // NaN
                 // A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
@@ -86,7 +63,7 @@ __device__ inline void softmax_cross_entropy(
             const bool silent = total == 0;  // a row without any weight, whatever its scores are
             loss = silent ? 0 : log(sum) * total - dot;
             const N factor = total / sum;
-            for_each_class<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
+            for_each_held<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
                 const N slope = silent ? 0 : exponential(k, c) * factor - (N)widen(t[c]);
                 dx[c] = narrow<Gradient>(slope * scale);
             });

@@ -23,7 +23,7 @@ _DEPTH = 16  # rows that a thread adds up before it pays to have a second launch
 _LANES = 32  # threads of a line at most, as of a warp
 
 
-def column_sums(x: Any) -> Any:
+def column_sums(x: Any, dtype: Any = None) -> Any:
     """Return the sums of the columns.
 
     Parameters
@@ -31,6 +31,8 @@ def column_sums(x: Any) -> Any:
     x : cupy.ndarray
         Shape ``(rows, *columns)``; float16, bfloat16, float32 or float64. 16-bit values are added
         up in float32, and their sums rounded once.
+    dtype : dtype, optional
+        Of the sums, by default that of `x`.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def column_sums(x: Any) -> Any:
     """
     if x.ndim < 2 or not x.flags.c_contiguous or not x.size:
         return NotImplemented
-    sums = _summed(x.reshape(len(x), -1))
+    sums = _summed(x.reshape(len(x), -1), dtype=dtype)
     return sums if sums is NotImplemented else sums.reshape(x.shape[1:])
 
 
@@ -119,15 +121,15 @@ def _matrix(x: Any) -> Any:
     return kernels.channels_last(x).reshape(-1, x.shape[1])
 
 
-def _summed(*arrays: Any, divisor: float = 1.0) -> Any:
+def _summed(*arrays: Any, divisor: float = 1.0, dtype: Any = None) -> Any:
     """Return the sums of the columns of `x`, or of what is made of `x` and `y` and written."""
     x = arrays[0]
     if not x.size:
         return NotImplemented
     try:
-        sums = _launched(_BLOCKS, x.dtype, *arrays, divisor=divisor)
+        sums = _launched(_BLOCKS, dtype or x.dtype, *arrays, divisor=divisor)
         if len(sums) > 1:
-            sums = _launched(1, x.dtype, sums, divisor=divisor)
+            sums = _launched(1, dtype or x.dtype, sums, divisor=divisor)
     except Untraceable:
         return NotImplemented
     return sums.reshape(-1)

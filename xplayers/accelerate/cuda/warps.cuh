@@ -5,6 +5,13 @@ struct Sum
     template <class N> __device__ N operator()(N a, N b) const { return a + b; }
 };
 
+// A value that is no number need not be passed on: where it matters, a sum has become one.
+
+struct Larger
+{
+    template <class N> __device__ N operator()(N a, N b) const { return a > b ? a : b; }
+};
+
 // What all threads that share a value get is the same to the last bit.
 
 template <int WARPS, class N, class Combine>
@@ -31,4 +38,21 @@ template <int WARPS, class Compute> __device__ inline void for_each_row(i64 rows
     const i64 stride = (i64)gridDim.x * at_once;
     for (i64 row = (i64)blockIdx.x * at_once + threadIdx.x / threads; row < rows; row += stride)
         compute(row, lane);
+}
+
+// `visit(k, c)` for each column c of a thread of THREADS, the k-th of the HELD that it keeps; if that
+// is 0, of those of a row of any length.
+
+template <int HELD, int THREADS, class Visit>
+__device__ inline void for_each_held(const i64 columns, const int lane, Visit visit)
+{
+    if constexpr (HELD > 0) {
+        #pragma unroll
+        for (int k = 0; k < HELD; ++k) {
+            const i64 c = lane + k * THREADS;
+            if (c < columns) visit(k, c);
+        }
+    } else {
+        for (i64 c = lane; c < columns; c += THREADS) visit(0, c);
+    }
 }

@@ -19,7 +19,14 @@ from helpers import values
 
 from emulator import building, launching
 from emulator.emulated_gpu import fabricated, host
-from xplayers.accelerate.cuda import gradients, kernels, pooling, softmax_cross_entropy, sums
+from xplayers.accelerate.cuda import (
+    gradients,
+    kernels,
+    normalization,
+    pooling,
+    softmax_cross_entropy,
+    sums,
+)
 from xplayers.arrays.elementwise import elementwise
 from xplayers.cuda import fused
 
@@ -52,7 +59,8 @@ def emulating(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     gpu = Gpu()
     for function in (doubled, *[case.function for case in CASES]):  # nothing is known from before
         monkeypatch.setattr(function, "programs", {})
-    for module in (gradients, pooling, softmax_cross_entropy, sums):  # which keep what they launch
+    # which keep what they launch
+    for module in (gradients, normalization, pooling, softmax_cross_entropy, sums):
         monkeypatch.setattr(module, "_launcher", functools.cache(module._launcher.__wrapped__))
     monkeypatch.setattr(kernels, "Launcher", gpu)
     monkeypatch.setattr(kernels, "empty", _new)
