@@ -15,7 +15,10 @@ from xplayers.accelerate.cuda import (
     sums,
     windows,
 )
-from xplayers.accelerate.cuda.softmax_cross_entropy import softmax_cross_entropy
+from xplayers.accelerate.cuda.softmax_cross_entropy import (
+    softmax_cross_entropy,
+    weighted_cross_entropy,
+)
 from xplayers.accelerate.cuda.source import INDEX
 from xplayers.arrays.elementwise import elementwise
 from xplayers.layers import dropout
@@ -138,4 +141,5 @@ FUSED = {
     "rms_normalization": normalization.rms_normalization,
     "rms_normalization_gradient": normalization.rms_normalization_gradient,
     "softmax_cross_entropy": _softmax_cross_entropy,
+    "weighted_cross_entropy": weighted_cross_entropy,
 }

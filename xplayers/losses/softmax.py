@@ -112,23 +112,13 @@ class SoftmaxWithLoss(Loss):
         self, arrays: Mapping[str, Array], scores: Array, target: Array
     ) -> tuple[Array, Cache]:
         self._check_shapes(arrays, scores, target)
-        xp, n = namespace(scores), _rows(scores)
+        n = _rows(scores)
         if not (arrays or self.ignore_index is not None or self.label_smoothing):
             rows, dx, divided = softmax_cross_entropy(scores, target, self._divisor(n))
             return self._reduced(rows, n), (dx, scores, None) if divided else (dx, scores)
-        x = upcast(xp, scores)
-        t, norm = self._distribution(xp, arrays, x, target)
-        total = xp.sum(t, axis=-1)
-        if target.shape != scores.shape and not self.label_smoothing:
-            # A sample of weight 0 contributes 0, whatever its scores are.
-            counts = total != 0
-            labels = xp.where(counts, target, xp.zeros_like(target))
-            rows, dx = cross_entropy_of_labels(xp.where(counts[..., None], x, 0.0), labels)
-            rows, dx = rows * total, dx * total[..., None]
-        else:
-            rows, dx = cross_entropy_of_targets(x, t)
-        if not on_host(target):  # not checked there: the loss becomes NaN
-            rows = xp.where(_valid(xp, x, target, self.ignore_index), rows, math.nan)
+        rows, dx, norm = weighted_cross_entropy(
+            scores, target, arrays.get("class_weights"), self.ignore_index, self.label_smoothing
+        )
         cache = (dx, scores) if isinstance(norm, int) else (dx, scores, norm)  # arrays only
         return self._reduced(rows, norm), cache
 
@@ -140,36 +130,6 @@ class SoftmaxWithLoss(Loss):
                 return dx
             return scale_gradient(upcast(namespace(dx), dx), dout, 1.0, scores, axes_after=1)
         return scale_gradient(dx, dout, self._divisor(norm), scores, axes_after=1)
-
-    def _distribution(
-        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, target: Array
-    ) -> tuple[Array, Any]:
-        """Return the weighted target ``(..., c)``, and the divisor of the mean."""
-        classes, weights = x.shape[-1], arrays.get("class_weights")
-        labels = target if target.shape != x.shape else None
-        norm: Any = _rows(x)
-        keep = None
-        if labels is None:
-            t = xp.astype(target, x.dtype)
-        else:
-            labels = _as_indices(xp, labels)[..., None]
-            t = xp.astype(labels == xp.arange(classes, device=device(x)), x.dtype)
-        if labels is not None and self.ignore_index is not None:
-            keep = xp.astype(labels != self.ignore_index, x.dtype)  # (..., 1)
-            t = t * keep
-            norm = xp.maximum(xp.sum(keep), 1.0)
-        if weights is not None:
-            weights = xp.astype(weights, x.dtype)
-            if labels is not None:
-                total = xp.sum(t * weights)
-                norm = total + xp.astype(total == 0, x.dtype)
-        if self.label_smoothing:
-            t = (1.0 - self.label_smoothing) * t + self.label_smoothing / classes
-            if keep is not None:
-                t = t * keep
-        if weights is not None:
-            t = t * weights
-        return t, norm
 
     def _refuse_weights(self, weights: Array, expected: Any) -> NoReturn:
         message = f"{self}: class_weights has shape {tuple(weights.shape)}; expected {expected}."
@@ -267,6 +227,60 @@ def softmax_cross_entropy(scores: Array, target: Array, divisor: float) -> tuple
         labels = labels if valid is None else xp.where(valid, labels, xp.zeros_like(labels))
         rows, dx = cross_entropy_of_labels(x, labels)
     return rows if valid is None else xp.where(valid, rows, math.nan), dx, False
+
+
+@operation
+def weighted_cross_entropy(
+    scores: Array, target: Array, weights: Array | None, ignored: int | None, smoothing: float
+) -> tuple[Array, Array, Any]:
+    """Return the losses with the options of `SoftmaxWithLoss`, their gradient, and their divisor.
+
+    A sample of weight 0 contributes 0, whatever its scores are. What is invalid makes the loss NaN.
+    """
+    xp, x = namespace(scores), upcast(namespace(scores), scores)
+    t, norm = _distribution(xp, x, target, weights, ignored, smoothing)
+    if target.shape != scores.shape and not smoothing:
+        total = xp.sum(t, axis=-1)
+        counts = total != 0
+        labels = xp.where(counts, target, xp.zeros_like(target))
+        rows, dx = cross_entropy_of_labels(xp.where(counts[..., None], x, 0.0), labels)
+        rows, dx = rows * total, dx * total[..., None]
+    else:
+        rows, dx = cross_entropy_of_targets(x, t)
+    if not on_host(target):  # not checked there
+        rows = xp.where(_valid(xp, x, target, ignored), rows, math.nan)
+    return rows, dx, norm
+
+
+def _distribution(
+    xp: Namespace, x: Array, target: Array, weights: Array | None, ignored: int | None, a: float
+) -> tuple[Array, Any]:
+    """Return the weighted target ``(..., c)``, smoothed by `a`, and the divisor of the mean."""
+    classes = x.shape[-1]
+    labels = target if target.shape != x.shape else None
+    norm: Any = _rows(x)
+    keep = None
+    if labels is None:
+        t = xp.astype(target, x.dtype)
+    else:
+        labels = _as_indices(xp, labels)[..., None]
+        t = xp.astype(labels == xp.arange(classes, device=device(x)), x.dtype)
+    if labels is not None and ignored is not None:
+        keep = xp.astype(labels != ignored, x.dtype)  # (..., 1)
+        t = t * keep
+        norm = xp.maximum(xp.sum(keep), 1.0)
+    if weights is not None:
+        weights = xp.astype(weights, x.dtype)
+        if labels is not None:
+            total = xp.sum(t * weights)
+            norm = total + xp.astype(total == 0, x.dtype)
+    if a:
+        t = (1.0 - a) * t + a / classes
+        if keep is not None:
+            t = t * keep
+    if weights is not None:
+        t = t * weights
+    return t, norm
 
 
 @operation

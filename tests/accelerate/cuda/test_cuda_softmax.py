@@ -10,7 +10,7 @@ from helpers import TOLERANCE, assert_close, values
 pytest.importorskip("cupy")
 
 from emulator.emulated_gpu import fabricated
-from emulator.emulated_kernels import Plainly, given, needs_compiler, seen, strided
+from emulator.emulated_kernels import given, needs_compiler, seen, strided
 
 import xplayers as xl
 from xplayers.accelerate.cuda import softmax_cross_entropy
@@ -172,13 +172,83 @@ def test_small_gradients_of_float16_are_rounded_once(gpu):
     assert_close(dx[:, 1:], np.full((4096, 9), 0.1 * 2.0**16 / 4096), 2.0**-11)
 
 
-@pytest.mark.parametrize("option", [{"label_smoothing": 0.1}, {"ignore_index": 3}])
-def test_options_of_the_loss_are_portable(option, gpu, monkeypatch):
-    def upcast(xp, x):
-        raise Plainly
+OPTIONS = {
+    "weights": {"class_weights": True},
+    "ignored": {"ignore_index": 3},
+    "smoothed": {"label_smoothing": 0.1},
+    "all": {"class_weights": True, "ignore_index": -100, "label_smoothing": 0.2},
+}
 
-    monkeypatch.setattr("xplayers.losses.softmax.upcast", upcast)
-    scores, labels = given((6, 10)), fabricated(np.arange(6))
-    with pytest.raises(Plainly):
-        xl.SoftmaxWithLoss(**option).apply({}, scores, labels)
-    assert not gpu.launches
+
+@pytest.mark.parametrize(
+    ("dtype", "classes"), [("float32", 10), ("float32", 600), ("float16", 10), ("float64", 10)]
+)
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [(name, targets) for name in OPTIONS for targets in ("labels", "probabilities")
+     if (name, targets) != ("ignored", "probabilities")],
+)  # fmt: skip
+def test_options_of_the_loss(name, targets, dtype, classes, gpu, monkeypatch):
+    options = {**OPTIONS[name]}
+    if "class_weights" in options:
+        options["class_weights"] = np.abs(values((classes,), 7)).astype("float32")
+        options["class_weights"][4] = 0.0
+    if targets == "probabilities":
+        options.pop("ignore_index", None)
+        target = np.abs(values((7, classes), 1)).astype("float32")
+        target[2] = 0
+    else:
+        target = np.asarray([1, 3, 0, 4, 9, 3, 5])
+        if name == "all":
+            target[1] = -100
+    scores = values((7, classes)).astype(dtype)
+    if targets == "labels" and name == "weights":
+        scores[3, 1] = np.inf  # of a sample whose class counts for nothing
+    loss, right = xl.SoftmaxWithLoss(**options), xl.SoftmaxWithLoss(**options)
+    arrays = {k: fabricated(np.asarray(a)) for k, a in loss.arrays.items()}
+    rows = []
+    monkeypatch.setattr(
+        type(loss), "_reduced", lambda self, values, norm: rows.append((values, norm))
+    )
+    _, cache = loss.apply(arrays, fabricated(scores), fabricated(target))
+    right.apply(right.arrays, scores.astype("float64"), target)
+    (got, norm), (want, wanted) = rows
+    assert_close(seen(got), want, 1e-6)
+    assert_close(seen(norm) if hasattr(norm, "shape") else norm, wanted, 1e-6)
+    assert_close(
+        seen(cache[0]), right.apply(right.arrays, scores.astype("float64"), target)[1][0], 1e-5
+    )
+    smoothed = "label_smoothing" in options or targets == "probabilities"
+    kind = "labels" if targets == "labels" else "weights"
+    first = f"xplayers_softmax_cross_entropy_{kind}{'_smoothed' if smoothed else ''}"
+    counted = targets == "labels" and name != "smoothed"
+    assert [n for n, *_ in gpu.launches] == [
+        first, *(["xplayers_column_sums", "xplayers_divisor"] if counted else []),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_labels_out_of_range_and_ignored(smoothing, gpu):
+    scores, labels = values((5, 10)).astype("float32"), np.asarray([0, 10, -1, 77, 9])
+    losses, dx, count = softmax_cross_entropy.weighted_cross_entropy(
+        fabricated(scores), fabricated(labels), None, 77, smoothing
+    )
+    np.testing.assert_array_equal(np.isnan(seen(losses)), [False, True, True, False, False])
+    assert seen(losses)[3] == 0
+    assert not seen(dx)[3].any()
+    assert seen(count) == 4
+    every = softmax_cross_entropy.weighted_cross_entropy(
+        fabricated(scores), fabricated(np.full(5, 77)), None, 77, smoothing
+    )
+    assert not seen(every[0]).any()
+    assert seen(every[2]) == 1  # the mean over none is 0
+
+
+def test_weights_of_0_alone_divide_by_1(gpu):
+    scores, weights = values((3, 4)).astype("float32"), fabricated(np.zeros(4, "float32"))
+    losses, dx, count = softmax_cross_entropy.weighted_cross_entropy(
+        fabricated(scores), fabricated(np.asarray([0, 1, 2])), weights, None, 0.0
+    )
+    assert not seen(losses).any()
+    assert not seen(dx).any()
+    assert seen(count) == 1

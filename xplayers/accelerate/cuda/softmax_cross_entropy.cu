@@ -4,11 +4,28 @@
 // memory is read once; with HELD of 0, for rows of any length, it is read in each pass, from a cache
 // after the first.
 
-template <bool LABELS, int WARPS, int HELD, class N, class Score, class Target, class Gradient>
+// The options of the loss.
+
+template <class N, class Weight> struct Options
+{
+    const Weight* weights;  // of the classes, or none
+    N smoothing;
+    i64 ignored;  // label
+    bool ignores;
+    N* counts;  // what a sample of a label adds to the divisor of the mean
+
+    __device__ N of_class(i64 c) const { return weights ? (N)widen(weights[c]) : (N)1; }
+};
+
+// LABELS: of labels, else of weights of the classes. SHARP: of labels that are not smoothed.
+
+template <
+    bool LABELS, bool SHARP, bool OPTIONS, int WARPS, int HELD, class N, class Score, class Target,
+    class Gradient, class Weight>
 __device__ inline void softmax_cross_entropy(
     const i64 rows, const i64 classes, const Score* __restrict__ scores,
     const Target* __restrict__ target, N* __restrict__ losses, Gradient* __restrict__ gradient,
-    const N scale)
+    const N scale, const Options<N, Weight>& options)
 {
     __shared__ N shared[WARPS];
     for_each_row<WARPS>(rows, [&](const i64 row, const int lane) {
@@ -28,11 +45,23 @@ __device__ inline void softmax_cross_entropy(
         const auto exponential = [&](const int k, const i64 c) {
             return HELD > 0 ? held[k] : exp((N)widen(x[c]) - largest);
         };
-        N loss;
+        const N nan = __uint_as_float(0x7fc00000);
+        i64 label = -1;
+        bool valid = true, ignored = false;  // the label
         if constexpr (LABELS) {
-            const i64 label = (i64)target[row];
-            const bool valid = label >= 0 && label < classes;
+            label = (i64)target[row];
+            valid = label >= 0 && label < classes;
+            if constexpr (OPTIONS) {
+                ignored = options.ignores && label == options.ignored;
+                const N own = valid ? options.of_class(label) : (N)(options.weights ? 0 : 1);
+                if (lane == 0) options.counts[row] = ignored ? 0 : own;
+            }
+        }
+        N loss;
+        if constexpr (SHARP) {
             const i64 at = valid ? label : 0;
+            N weight = 1;
+            if constexpr (OPTIONS) weight = valid && !ignored ? options.of_class(label) : (N)0;
             const N own = (N)widen(x[at]) - largest, less = expm1(own);
             N rest = 0;  // the sum less 1, which would take the last digits of small ones
             for_each_held<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
@@ -41,17 +70,29 @@ __device__ inline void softmax_cross_entropy(
             });
             rest = reduced<WARPS>(rest, shared, Sum());
             loss = log1p(rest) - own;
-            if (!valid) loss = __uint_as_float(0x7fc00000);  // NaN
+            if constexpr (OPTIONS) loss = weight == 0 ? 0 : loss * weight;
             for_each_held<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
-                const N slope = c == at ? less - rest : exponential(k, c);
-                dx[c] = narrow<Gradient>(slope / (1 + rest) * scale);
+                N slope = (c == at ? less - rest : exponential(k, c)) / (1 + rest);
+                if constexpr (OPTIONS) slope = weight == 0 ? 0 : slope * weight;
+                dx[c] = narrow<Gradient>(slope * scale);
             });
         } else {
-            const Target* t = target + row * classes;
+            const auto weight_of = [&](const i64 c) {
+                N t = 0;
+                if constexpr (LABELS) t = c == label ? 1 : 0;
+                else t = widen(target[row * classes + c]);
+                if constexpr (OPTIONS) {
+                    t = (1 - options.smoothing) * t + options.smoothing / (N)classes;
+                    t = ignored ? 0 : t * options.of_class(c);
+                }
+                return t;
+            };
             N sum = 0, total = 0, dot = 0;
             for_each_held<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
-                const N weight = (N)widen(t[c]), centred = score(k, c) - largest;
-                total += weight >= 0 ? weight : (N)__uint_as_float(0x7fc00000);  // NaN
+                const N weight = weight_of(c), centred = score(k, c) - largest;
+                bool sensible = weight >= 0;
+                if constexpr (!LABELS && OPTIONS) sensible = widen(target[row * classes + c]) >= 0;
+                total += sensible ? weight : nan;
                 // A class that is masked by a score of -inf has t = 0, and 0 * inf would be NaN.
                 if (weight != 0) dot += weight * centred;
                 held[k] = exp(centred);
@@ -64,10 +105,11 @@ __device__ inline void softmax_cross_entropy(
             loss = silent ? 0 : log(sum) * total - dot;
             const N factor = total / sum;
             for_each_held<HELD, threads>(classes, lane, [&](const int k, const i64 c) {
-                const N slope = silent ? 0 : exponential(k, c) * factor - (N)widen(t[c]);
+                const N slope = silent ? 0 : exponential(k, c) * factor - weight_of(c);
                 dx[c] = narrow<Gradient>(slope * scale);
             });
         }
+        if (!valid && !ignored) loss = nan;
         if (lane == 0) losses[row] = loss;
     });
 }
