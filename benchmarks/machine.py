@@ -48,18 +48,18 @@ def cpu_model() -> str:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
         return platform.processor() or platform.machine()
-    found = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
-    return found[1] if found else platform.machine()
+    match = re.search(r"^model name\s*:\s*(.*)$", text, re.MULTILINE)
+    return match[1] if match else platform.machine()
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in ("numpy", "torch", "jax", "jaxlib"):
+    numbers = {"python": platform.python_version()}
+    for name in ("numpy", "numba", "torch", "jax", "jaxlib", "scikit-learn"):
         try:
-            found[name] = metadata.version(name)
+            numbers[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            numbers[name] = "not installed"
+    return numbers
 
 
 def load() -> float | None:
@@ -126,11 +126,11 @@ def blas() -> str:
     except ImportError:
         built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
         return f"{built['name']} {built['version']} (install threadpoolctl to see its kernels)"
-    found = [i for i in threadpool_info() if i["user_api"] == "blas"]
+    libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
     return ", ".join(
-        f"{i['internal_api']} {i['version']}, {i.get('architecture', 'unknown')} kernels, "
-        f"{i['num_threads']} threads"
-        for i in found
+        f"{library['internal_api']} {library['version']}, "
+        f"{library.get('architecture', 'unknown')} kernels, {library['num_threads']} threads"
+        for library in libraries
     )
 
 

@@ -156,11 +156,11 @@ def check_agreement(workload: str, values: dict[str, list[tuple[float, float]]])
         return
     reference = REFERENCE if REFERENCE in values else next(iter(values))
     expected = values[reference]
-    for name, found in values.items():
-        pairs = list(zip(found, expected, strict=False))
+    for name, results in values.items():
+        pairs = list(zip(results, expected, strict=False))
         wrong = [(a, b) for (a, _), (b, scale) in pairs if not abs(a - b) <= TOLERANCE * scale]
-        if wrong or len(found) != len(expected):
-            a, b = wrong[0] if wrong else (len(found), len(expected))
+        if wrong or len(results) != len(expected):
+            a, b = wrong[0] if wrong else (len(results), len(expected))
             message = (
                 f"{workload}: {name} does not compute what {reference} computes: "
                 f"{a:.6g} instead of {b:.6g} ({len(wrong)} of {len(expected)} numbers differ by "
@@ -178,23 +178,23 @@ def compared(times: dict[str, list[float]]) -> dict[str, Any]:
     ours = [name for name in times if name.startswith("xplayers")]
     peers = [name for name in times if name not in ours and name not in LIMITS]
     fastest = min(peers, key=lambda name: median(times[name]), default=None)
-    found: dict[str, Any] = {"implementations": {}, "ratios": {}}
+    entry: dict[str, Any] = {"implementations": {}, "ratios": {}}
     for name, rounds in times.items():
-        row = found["implementations"][name] = summary(rounds) | {"rounds": rounds}
+        row = entry["implementations"][name] = summary(rounds) | {"rounds": rounds}
         if fastest:
             row["over_fastest_peer"] = ratio(rounds, times[fastest])
         if "book" in times:
             row["book_over_this"] = ratio(times["book"], rounds)
     if ours and fastest:
         best = min(ours, key=lambda name: median(times[name]))
-        found["ratios"] = {
+        entry["ratios"] = {
             "ours": best,
             "fastest_peer": fastest,
             "ours_over_fastest_peer": ratio(times[best], times[fastest]),
         }
         if "book" in times:
-            found["ratios"]["book_over_ours"] = ratio(times["book"], times[best])
-    return found
+            entry["ratios"]["book_over_ours"] = ratio(times["book"], times[best])
+    return entry
 
 
 def ratio(a: Sequence[float], b: Sequence[float]) -> float:

@@ -55,9 +55,9 @@ def run(
             replies.setdefault(name, []).append(reply)
     check_agreement(workload.name, values)
     rows = {
-        name: {figure: median(reply[figure] for reply in found) for figure in FIGURES}
-        | {"rounds": [{figure: reply[figure] for figure in FIGURES} for reply in found]}
-        for name, found in replies.items()
+        name: {figure: median(reply[figure] for reply in of_rounds) for figure in FIGURES}
+        | {"rounds": [{figure: reply[figure] for figure in FIGURES} for reply in of_rounds]}
+        for name, of_rounds in replies.items()
     }
     for row in rows.values():
         if REFERENCE in rows:

@@ -61,14 +61,14 @@ def calls(step: Any, x: Any, t: Any, seconds: float) -> list[dict[str, Any]] | N
     lines = [line.strip() for line in replay.source.split("\n")[1:-1]]
     times: list[list[float]] = [[] for _ in lines]
     timed = _timed(replay, lines, times)
-    given = x, t, step.optimizer.lr, *taker.sources.numbers.values()
-    arguments = given[: replay.__code__.co_argcount]
+    inputs = x, t, step.optimizer.lr, *taker.sources.numbers.values()
+    arguments = inputs[: replay.__code__.co_argcount]
     stop = time.perf_counter() + seconds
     while time.perf_counter() < stop or len(times[0]) < 10:
         timed(*arguments)
     return [
-        {"call": _readable(line, replay.__globals__), "seconds": median(found)}
-        for line, found in zip(lines, times, strict=True)
+        {"call": _readable(line, replay.__globals__), "seconds": median(of_line)}
+        for line, of_line in zip(lines, times, strict=True)
     ]
 
 

@@ -69,12 +69,12 @@ def entries(
 
 
 def _point(each: Series, size: int, processes: Sequence[Process], options: Any) -> dict[str, Any]:
-    found = measure.run(each.workload(size), processes, **options)
+    entry = measure.run(each.workload(size), processes, **options)
     rows = {
         name: {key: row[key] for key in ("median", "min", "max", "quartiles", "rounds")}
-        for name, row in found["implementations"].items()
+        for name, row in entry["implementations"].items()
     }
-    return {"others": found["others"], "not_run": found["not_run"], "implementations": rows}
+    return {"others": entry["others"], "not_run": entry["not_run"], "implementations": rows}
 
 
 def limit(point: dict[str, Any]) -> float:

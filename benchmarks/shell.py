@@ -37,12 +37,14 @@ class Figures:
 
     def microseconds(self, batches: int) -> dict[str, float]:
         """Return each difference in microseconds per layer and call."""
-        found = {}
+        figures = {}
         for name, (shell, pure, calls) in self.pairs.items():
             block = max(1, BLOCK * 2 // calls)
             times = [(seconds(shell, block), seconds(pure, block)) for _ in range(batches)]
-            found[name] = (median(s for s, _ in times) - median(p for _, p in times)) / calls * 1e6
-        return found
+            figures[name] = (
+                (median(s for s, _ in times) - median(p for _, p in times)) / calls * 1e6
+            )
+        return figures
 
     def _affine(self) -> xl.Affine:
         return xl.Affine.init(8, 8, rng=0, like=self.x)

@@ -32,9 +32,9 @@ REPEATED = 4  # for the self-check: the fourth loss is that after three updates
 
 
 class Worker:
-    def __init__(self, implementation: str) -> None:
-        self.implementation = implementation
-        self.maker: Any = None
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.implementation: Any = None
         self.task: Any = None
 
     def start(self, workload: dict[str, Any]) -> dict[str, Any]:
@@ -42,9 +42,9 @@ class Worker:
         self.task = None  # gives back the memory of the last one
         gc.collect()
         self.workload = workloads.Workload(**workload)
-        if self.maker is None:
-            self.maker = _made(self.implementation)
-        if getattr(self.maker, self.workload.kind, None) is None:
+        if self.implementation is None:
+            self.implementation = _implementation(self.name)
+        if getattr(self.implementation, self.workload.kind, None) is None:
             return {"skipped": True}
         task = self._build()
         if task.figures or task.comparable is None:
@@ -79,12 +79,12 @@ class Worker:
         """Return the calls of a step that is replayed, with their times; nothing of others."""
         from benchmarks import profiling
 
-        maker = _made(self.implementation)
-        if not hasattr(maker, "train_step"):
+        implementation = _implementation(self.name)
+        if not hasattr(implementation, "train_step"):
             return {}
         data = workloads.data(workloads.Workload(**workload))
-        found = profiling.calls(*maker.train_step(data, TIMED_RATE), seconds)
-        return {} if found is None else {"calls": found}
+        calls = profiling.calls(*implementation.train_step(data, TIMED_RATE), seconds)
+        return {} if calls is None else {"calls": calls}
 
     def prepare(self, seconds: float) -> dict[str, Any]:
         """Build the task, warm up, and find how many repetitions fill a batch of `seconds`."""
@@ -119,7 +119,8 @@ class Worker:
     def _build(self, lr: float | None = None) -> Task:
         data = workloads.data(self.workload)
         self.comparison = workloads.comparison(data)
-        return getattr(self.maker, self.workload.kind)(data, lr or _checked_rate(data))
+        build = getattr(self.implementation, self.workload.kind)
+        return build(data, lr or _checked_rate(data))
 
     def _fingerprints(self, task: Task) -> list[tuple[float, float]]:
         result = task.run()
@@ -139,9 +140,9 @@ class Worker:
         return time.perf_counter() - start
 
 
-def _made(implementation: str) -> Any:
+def _implementation(name: str) -> Any:
     try:
-        return load(implementation)()
+        return load(name)()
     except ModuleNotFoundError as error:
         if error.name not in OTHER_LIBRARIES:
             raise

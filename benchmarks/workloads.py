@@ -183,10 +183,10 @@ def comparison(data: dict[str, Any]) -> Callable[[Sequence[Any]], Sequence[Any]]
 
     def of_dropout(arrays):
         y, dx = map(np.asarray, arrays)
-        kept = y != 0
-        share = round(1.0 - float(np.mean(kept)), 2)
-        ratios = y[kept] / data["x"][kept], dx[kept] / data["dy"][kept]
-        return share, *(np.unique(np.round(r, 3)) for r in ratios), np.max(np.abs(dx[~kept]))
+        is_kept = y != 0
+        share = round(1.0 - float(np.mean(is_kept)), 2)
+        ratios = y[is_kept] / data["x"][is_kept], dx[is_kept] / data["dy"][is_kept]
+        return share, *(np.unique(np.round(r, 3)) for r in ratios), np.max(np.abs(dx[~is_kept]))
 
     return of_dropout
 

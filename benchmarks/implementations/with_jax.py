@@ -87,10 +87,12 @@ def attention(p, x, options):
 
 
 def max_pooling(p, x, options):
-    # The maximum over two axes of a reshaped x is faster, but its gradient compares x with y, and
-    # where XLA computes x once more with another rounding no place is equal: 0 / 0.
-    window = (1, options["size"], options["size"], 1)
-    return lax.reduce_window(x, -jnp.inf, lax.max, window, window, "VALID"), {}
+    # Faster on a CPU than `reduce_window`, the gradient of which is slow, and than a maximum over
+    # two axes of a reshaped x. The gradient is that of the first of equal values, as elsewhere.
+    size = options["size"]
+    height, width = (n // size * size for n in x.shape[1:3])
+    parts = (x[:, i:height:size, j:width:size] for i in range(size) for j in range(size))
+    return functools.reduce(lambda a, b: jnp.where(b > a, b, a), parts), {}
 
 
 def flatten(p, x, options):
