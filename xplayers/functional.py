@@ -41,7 +41,7 @@ __all__ = [
 # with the same range) above 88.72, in float64 above 709.78. There a sigmoid rounds to 1.
 _LARGEST_EXPONENT = {"float16": 11.0, "float64": 709.0}
 # Below -1000, x * sigmoid(x) is 0 in every dtype; minus infinity times 0 would be NaN.
-_SIGMOID_END = 1000.0
+SIGMOID_END = 1000.0
 
 
 @elementwise(integers=True)
@@ -227,7 +227,7 @@ def softplus_derivative(xp, x):
 @elementwise
 def silu(xp, x):
     """Sigmoid-weighted linear unit (also called swish), ``y = x * sigmoid(x)``."""
-    return xp.maximum(x, -_SIGMOID_END) * sigmoid.function(xp, x)
+    return xp.maximum(x, -SIGMOID_END) * sigmoid.function(xp, x)
 
 
 @elementwise
@@ -236,7 +236,7 @@ def silu_derivative(xp, x):
     largest = _largest_exponent(x)
     e = xp.exp(xp.minimum(x, largest))
     root = 1.0 + e  # 1 - s = 1 / root
-    x = xp.minimum(xp.maximum(x, -_SIGMOID_END), largest)
+    x = xp.minimum(xp.maximum(x, -SIGMOID_END), largest)
     return (e / root) * (1.0 + x / root)
 
 
@@ -267,11 +267,11 @@ def gelu(xp, x, *, approximate="tanh"):
     The default is that of JAX; PyTorch and Keras compute the exact function by default.
     """
     if gelu_by_tanh(approximate):
-        x = xp.maximum(x, -_GELU_END)  # minus infinity times 0 would be NaN
-        c = xp.minimum(x, _GELU_END)
+        x = xp.maximum(x, -GELU_END)  # minus infinity times 0 would be NaN
+        c = xp.minimum(x, GELU_END)
         return 0.5 * x * (1.0 + xp.tanh(c * (_GELU_A + _GELU_B * (c * c))))
     # max(x, 0) - |x| P(Z > |x|): no cancellation in the tail
-    a = xp.minimum(xp.abs(x), _NORMAL_END)
+    a = xp.minimum(xp.abs(x), NORMAL_END)
     return xp.maximum(x, 0.0) - a * _upper_tail(xp, a)
 
 
@@ -279,12 +279,12 @@ def gelu(xp, x, *, approximate="tanh"):
 def gelu_derivative(xp, x, *, approximate="tanh"):
     """Derivative of `gelu`: exactly ``P(Z <= x) + x * exp(-x**2 / 2) / sqrt(2 * pi)``."""
     if gelu_by_tanh(approximate):
-        x = xp.minimum(xp.maximum(x, -_GELU_END), _GELU_END)  # 0 or 1 outside; avoids overflow
+        x = xp.minimum(xp.maximum(x, -GELU_END), GELU_END)  # 0 or 1 outside; avoids overflow
         square = x * x
         t = xp.tanh(x * (_GELU_A + _GELU_B * square))
         return 0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * (_GELU_A + 3.0 * _GELU_B * square)
     # P(Z <= x) is the tail of -|x|, or 1 minus it
-    x = xp.minimum(xp.maximum(x, -_NORMAL_END), _NORMAL_END)
+    x = xp.minimum(xp.maximum(x, -NORMAL_END), NORMAL_END)
     tail = _upper_tail(xp, xp.abs(x))
     positive = xp.astype(x > 0, x.dtype)
     density = xp.exp(-0.5 * x * x) * (1.0 / math.sqrt(2.0 * math.pi))
@@ -293,8 +293,8 @@ def gelu_derivative(xp, x, *, approximate="tanh"):
 
 _GELU_A = math.sqrt(2.0 / math.pi)
 _GELU_B = 0.044715 * _GELU_A
-_NORMAL_END = 40.0  # P(Z > 40) is 0 in float64
-_GELU_END = 20.0  # the derivative rounds to 0 or 1 above 10
+NORMAL_END = 40.0  # P(Z > 40) is 0 in float64
+GELU_END = 20.0  # the derivative rounds to 0 or 1 above 10
 
 
 def gelu_by_tanh(approximate: str) -> bool:

@@ -1,102 +1,25 @@
-"""The bodies of PyTorch: its own convolution, and NumPy's on the CPU where PyTorch takes longer.
-
-A convolution is to images what a matrix product is to vectors: PyTorch has one for each of its
-devices, and its two gradients. What is done here is to say which.
-"""
+"""The bodies of PyTorch: its own kernels, and NumPy's on the CPU where PyTorch takes longer."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from xplayers.accelerate.compiled import Functions
-from xplayers.accelerate.host import elementwise, embedding, normalization, pooling, softmax, sums
+from xplayers.accelerate.host import elementwise, embedding, pooling, sums
+from xplayers.accelerate.host import normalization as host_normalization
+from xplayers.accelerate.host import softmax as host_softmax
 from xplayers.accelerate.host.roots import with_exact_root
+from xplayers.accelerate.pytorch import convolution, normalization, softmax
+from xplayers.accelerate.pytorch.activations import kernel_of
 from xplayers.accelerate.replay.replayed import Replayed
 from xplayers.arrays.elementwise import as_it_stands
-from xplayers.arrays.namespaces import Array, downcast_like, is_traced, namespace, upcast
-from xplayers.arrays.operation import portable_body
-from xplayers.layers import batch_normalization as layer
-from xplayers.layers import normalization as portable
-from xplayers.layers.windows import Sizes, Window
+from xplayers.arrays.namespaces import Array, is_traced, namespace
+from xplayers.layers.windows import Window
 
 LARGEST = 16_384  # scores, up to which NumPy is faster than PyTorch and its threads; measured
-
-
-def correlate(x: Array, W: Array, b: Array, window: Window, groups: int) -> Any:
-    """Return the convolution of `x` ``(n, c, *sizes)`` with `W` ``(f, c / groups, *size)``."""
-    if not x.numel():
-        return NotImplemented
-    from torch.nn import functional
-
-    x, padding = _padded(x, window)
-    convolution = getattr(functional, f"conv{window.axes}d")
-    return convolution(x, W, b, window.stride, padding, window.dilation, groups)
-
-
-def correlate_transposed(
-    dy: Array, W: Array, b: Array, window: Window, groups: int, sizes: Sequence[int]
-) -> Any:
-    """Return the transpose of `correlate` applied to `dy`: an array of those sizes."""
-    if not dy.numel():
-        return NotImplemented
-    padding, around = _symmetric(window)
-    padded = [n + sum(p) for n, p in zip(sizes, around, strict=True)]
-    x = dy.new_empty(1).expand(dy.shape[0], W.shape[1] * groups, *padded)  # for its shape
-    dx = _gradients(dy, x, W, None, window, padding, groups, (True, False, False))[0]
-    inner = (slice(p, p + n) for (p, _), n in zip(around, sizes, strict=True))
-    dx = dx[(..., *inner)]
-    return dx if b is None else dx + b.reshape(-1, *[1] * window.axes)
-
-
-def filter_gradient(
-    x: Array, dy: Array, shape: Sizes, window: Window, groups: int, bias: bool
-) -> Any:
-    """Return the gradient of `W` and, with `bias`, that of `b` in `correlate`."""
-    if not x.numel() or not dy.numel():
-        return NotImplemented
-    x, padding = _padded(x, window)
-    W, ends = x.new_empty(1).expand(shape), [shape[0]] if bias else None  # for their shapes
-    _, dW, db = _gradients(dy, x, W, ends, window, padding, groups, (False, True, bias))
-    return (dW, db) if bias else dW
-
-
-def _gradients(
-    dy: Array,
-    x: Array,
-    W: Array,
-    ends: list[int] | None,
-    window: Window,
-    padding: Sizes,
-    groups: int,
-    wanted: tuple[bool, bool, bool],
-) -> Any:
-    """Return the gradients of input, filters and bias, as far as they are wanted."""
-    torch: Any = sys.modules["torch"]
-    zeros = [0] * window.axes
-    return torch.ops.aten.convolution_backward(
-        dy, x, W, ends, window.stride, padding, window.dilation, False, zeros, groups, wanted
-    )
-
-
-def _symmetric(window: Window) -> tuple[Sizes, list[tuple[int, int]]]:
-    """Return the padding that PyTorch does, alike at both ends of an axis, and that around it."""
-    if all(before == after for before, after in window.padding):
-        return tuple(before for before, _ in window.padding), [(0, 0)] * window.axes
-    return (0,) * window.axes, list(window.padding)
-
-
-def _padded(x: Array, window: Window) -> tuple[Array, Sizes]:
-    """Return `x` with the padding that PyTorch does not do, and that which it does."""
-    padding, around = _symmetric(window)
-    if any(map(any, around)):
-        from torch.nn import functional
-
-        x = functional.pad(x, [p for pair in reversed(around) for p in pair])
-    return x, padding
 
 
 def compiled(x: Array, step: Any) -> Any:
@@ -138,24 +61,33 @@ def as_tensor(a: np.ndarray, like: Any) -> Any:
 
 
 def evaluate(x: Array, function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
-    """By NumPy on the CPU where it is written in place and gives the same bits."""
+    """By a kernel of PyTorch, or on the CPU by NumPy in one pass where that gives the same bits."""
+    kernel = kernel_of(function, operands, out, options)
+    if kernel is not None:
+        return kernel(*operands, out=out)
     if not x.is_cpu or is_traced():
         return NotImplemented
-    if out is not None and _through_numpy(function, operands, out, options):
-        return out
+    if out is not None or x.numel() > elementwise.PLAIN:
+        results = _through_numpy(function, operands, out, options)
+        if results is not NotImplemented:
+            return results
     return as_it_stands(with_exact_root(namespace(x)), function, operands, out, options)
 
 
-def _through_numpy(function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> bool:
-    outs = out if isinstance(out, tuple) else (out,)
+def _through_numpy(function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
+    outs = out if isinstance(out, tuple) else () if out is None else (out,)
     try:
         seen = {id(a): a.numpy() for a in (*operands, *outs) if hasattr(a, "numpy")}
     except (TypeError, RuntimeError):  # bfloat16; a transformation of torch.func
-        return False
+        return NotImplemented
     values = tuple([seen.get(id(a), a) for a in operands])
-    made = tuple([seen[id(o)] for o in outs])
-    found = elementwise.in_one_pass(function, values, made, options, exact=True)
-    return found is not NotImplemented
+    memory = tuple([seen[id(o)] for o in outs]) or None
+    results = elementwise.in_one_pass(function, values, memory, options, exact=True)
+    if results is NotImplemented or outs:
+        return results if results is NotImplemented else out
+    if isinstance(results, tuple):
+        return tuple([as_tensor(a, operands[0]) for a in results])
+    return as_tensor(results, operands[0])
 
 
 def zero_unless(a: Array, condition: Array, xp: Any) -> Any:
@@ -172,38 +104,12 @@ def rate_number(lr: Array) -> Any:
     return lr if host_values(lr) is None or not lr.is_cpu else lr.item()
 
 
-def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
-    """With fewer calls on the CPU, and the squares where the output will be.
-
-    A look shows that no square has overflowed, as mostly.
-    """
-    if not x.is_cpu or not x.numel():
-        return NotImplemented
-    xp, axes, column = namespace(x), portable.but_channels(x), (1, -1, *(1,) * (x.ndim - 2))
-    wide = upcast(xp, x)
-    mean = wide.mean(axes, keepdim=True)
-    xh = wide - mean
-    y = xh * xh
-    var = y.mean(axes, keepdim=True)
-    r = (var + eps).sqrt_().reciprocal_()
-    seen = host_values(r)
-    if seen is None or not normalization.least(seen) > 0.0:
-        return portable_body(layer.batch_normalization)(x, gamma, beta, eps)
-    xh *= r
-    try:
-        y = sys.modules["torch"].mul(xh, upcast(xp, gamma).reshape(column), out=y)
-    except RuntimeError:  # gamma is on a tape, or in a transformation of torch.func
-        y = xh * upcast(xp, gamma).reshape(column)
-    y += upcast(xp, beta).reshape(column)
-    return downcast_like(y, x), xh, r, mean, var
-
-
 def normalized_rows(x: Array, axes: tuple[int, ...], eps: float, centred: bool = True) -> Any:
     """By NumPy on the CPU: so many passes over memory take PyTorch longer."""
     seen = host_values(x)
     if seen is None:
         return NotImplemented
-    xh, r = normalization.normalized_rows(seen, axes, eps, centred)
+    xh, r = host_normalization.normalized_rows(seen, axes, eps, centred)
     return as_tensor(xh, x), as_tensor(r, x)
 
 
@@ -221,12 +127,12 @@ def cross_entropy_of_labels(x: Array, labels: Array, out: Any = (None, None)) ->
     """By NumPy on the CPU, where there are few."""
     scores, indices = host_values(x), host_values(labels)
     if scores is None or indices is None or scores.size > LARGEST:
-        return NotImplemented
-    given = [o if o is None else o.numpy() for o in out]
-    found = softmax.cross_entropy_of_labels(scores, indices, given)
-    if found is NotImplemented or given[0] is not None:
-        return found if found is NotImplemented else out
-    return tuple([as_tensor(a, x) for a in found])
+        return softmax.cross_entropy_of_labels(x, labels, out)
+    memory = [o if o is None else o.numpy() for o in out]
+    results = host_softmax.cross_entropy_of_labels(scores, indices, memory)
+    if results is NotImplemented or memory[0] is not None:
+        return results if results is NotImplemented else out
+    return tuple([as_tensor(a, x) for a in results])
 
 
 def sum_of_squares(arrays: list[Array]) -> Any:
@@ -258,12 +164,15 @@ BODIES = {
     "put": put,
     "sum_of_squares": sum_of_squares,
     "sums_by_index": embedding.sums_by_index,
-    "correlate": correlate,
-    "correlate_transposed": correlate_transposed,
-    "filter_gradient": filter_gradient,
+    "correlate": convolution.correlate,
+    "correlate_transposed": convolution.correlate_transposed,
+    "filter_gradient": convolution.filter_gradient,
     "max_pooling_gradient": max_pooling_gradient,
-    "batch_normalization": batch_normalization,
+    "batch_normalization": normalization.batch_normalization,
+    "batch_normalization_gradient": normalization.batch_normalization_gradient,
+    "layer_normalization": normalization.layer_normalization,
+    "layer_normalization_gradient": normalization.layer_normalization_gradient,
     "normalized_rows": normalized_rows,
     "cross_entropy_of_labels": cross_entropy_of_labels,
-    "cross_entropy_of_targets": softmax.cross_entropy_of_targets,
+    "cross_entropy_of_targets": host_softmax.cross_entropy_of_targets,
 }

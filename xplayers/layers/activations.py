@@ -18,7 +18,7 @@ from xplayers.layers.base import Cache, Layer
 
 
 @elementwise
-def _chain(xp, dy, x, *, derivative, **options):
+def chain(xp, dy, x, *, derivative, **options):
     """The chain rule, ``dy * f'(x)``, in one pass."""
     return dy * derivative.function(xp, x, **options)
 
@@ -30,23 +30,18 @@ class Relu(Layer):
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        y, mask = _relu_and_mask(x)
-        return y, (mask,)
+        y = functional.relu(x)
+        return y, (y,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        (mask,) = cache
-        return _relu_vjp(dy, mask), {}
+        (y,) = cache
+        return relu_vjp(dy, y), {}
 
 
 @elementwise
-def _relu_and_mask(xp, x):
-    y = xp.maximum(x, 0)
-    return y, y > 0
-
-
-@elementwise
-def _relu_vjp(xp, dy, mask):
-    return zero_unless(dy, mask, xp)
+def relu_vjp(xp, dy, y):
+    """The gradient of `Relu`."""
+    return zero_unless(dy, y > 0, xp)
 
 
 class LeakyRelu(Layer):
@@ -75,7 +70,7 @@ class LeakyRelu(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache
-        return _chain(dy, x, derivative=functional.leaky_relu_derivative, alpha=self.alpha), {}
+        return chain(dy, x, derivative=functional.leaky_relu_derivative, alpha=self.alpha), {}
 
 
 class Elu(Layer):
@@ -104,7 +99,7 @@ class Elu(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache
-        return _chain(dy, x, derivative=functional.elu_derivative, alpha=self.alpha), {}
+        return chain(dy, x, derivative=functional.elu_derivative, alpha=self.alpha), {}
 
 
 class Sigmoid(Layer):
@@ -119,11 +114,12 @@ class Sigmoid(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (y,) = cache
-        return _sigmoid_vjp(dy, y), {}
+        return sigmoid_vjp(dy, y), {}
 
 
 @elementwise
-def _sigmoid_vjp(xp, dy, y):
+def sigmoid_vjp(xp, dy, y):
+    """The gradient of `Sigmoid`."""
     return dy * (y * (1.0 - y))
 
 
@@ -139,11 +135,12 @@ class Tanh(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (y,) = cache
-        return _tanh_vjp(dy, y), {}
+        return tanh_vjp(dy, y), {}
 
 
 @elementwise
-def _tanh_vjp(xp, dy, y):
+def tanh_vjp(xp, dy, y):
+    """The gradient of `Tanh`."""
     return dy * (1.0 - y * y)
 
 
@@ -158,7 +155,7 @@ class Softplus(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache
-        return _chain(dy, x, derivative=functional.softplus_derivative), {}
+        return chain(dy, x, derivative=functional.softplus_derivative), {}
 
 
 class Silu(Layer):
@@ -177,7 +174,7 @@ class Silu(Layer):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache
-        return _chain(dy, x, derivative=functional.silu_derivative), {}
+        return chain(dy, x, derivative=functional.silu_derivative), {}
 
 
 class Gelu(Layer):
@@ -213,7 +210,7 @@ class Gelu(Layer):
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (x,) = cache
         return (
-            _chain(dy, x, derivative=functional.gelu_derivative, approximate=self.approximate),
+            chain(dy, x, derivative=functional.gelu_derivative, approximate=self.approximate),
             {},
         )
 

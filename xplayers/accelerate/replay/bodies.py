@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.accelerate.host.activations import kernel_of
+from xplayers.accelerate.host import activations as host_activations
 from xplayers.accelerate.host.elementwise import is_alike, program_of, viewed
 from xplayers.accelerate.host.roots import root, with_exact_root
 from xplayers.accelerate.host.softmax import is_for_kernels
+from xplayers.accelerate.pytorch import activations as pytorch_activations
 from xplayers.accelerate.replay.recording import RecordingNamespace, Tracer, instances, values
 from xplayers.arrays.elementwise import scalar
 from xplayers.arrays.namespaces import namespace, on_host
@@ -46,16 +47,22 @@ class _Bodies(dict[str, Callable[..., Any]]):
         return self[name]
 
 
+_TORCH = "array_api_compat.torch"
+
+
 def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Any:
     """Write an elementwise function down as one call, or let it write itself down."""
     if x.shape or not isinstance(x.value, np.ndarray | np.generic):
         operands = (x, *map(_scalar, operands[1:]))
     plain = [a.value if isinstance(a, Tracer) else a for a in operands]
-    kernel = kernel_of(function, plain[0])
+    if x.xp.__name__ == _TORCH:
+        kernel = pytorch_activations.kernel_of(function, (*plain,), None, options)
+    else:
+        kernel = host_activations.kernel_of(function, plain[0])
     if kernel is not None:
         return x.recording.call("call", kernel, operands, {})
     if not _is_one_call(function, plain, options):
-        on_cpu = namespace(x).__name__ == "array_api_compat.torch" and on_host(x)
+        on_cpu = x.xp.__name__ == _TORCH and on_host(x)
         xp = _with_exact_root(x.xp) if on_cpu else x.xp
         return function.function(xp, *operands, **options)
     buffers = None

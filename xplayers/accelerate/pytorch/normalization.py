@@ -1,0 +1,113 @@
+"""Normalization by PyTorch's kernels: one pass forward, one or two backward.
+
+On the CPU a look at the statistics tells where a mean is so far from 0 that it has few digits left
+for the differences, or where powers of ``r`` are no numbers of the dtype; there rows are computed
+in float64, and batches by the portable body. On CUDA nothing is looked at.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+from xplayers.accelerate.host.normalization import FAR, least
+from xplayers.accelerate.pytorch.plain import is_plain
+from xplayers.arrays.namespaces import Array, dtype_name, is_half, is_traced, namespace, upcast
+from xplayers.arrays.operation import portable_body
+from xplayers.arrays.values import host_values
+from xplayers.layers import batch_normalization as of_batches
+
+LARGEST_ROOT = 2.0**30
+
+
+def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
+    """Return ``y``, None, ``r``, mean and variance."""
+    channels = x.shape[1]
+    n = x.numel() // channels if channels else 0
+    wide, bias = upcast(namespace(x), gamma), upcast(namespace(x), beta)
+    if n < 2 or is_traced() or not _fit(x, wide):
+        return NotImplemented
+    if is_plain(x):
+        # The running statistics of a first batch with a momentum of 1 are its own, of which the
+        # variance divides by n - 1.
+        mean, var = wide.new_zeros(channels), wide.new_zeros(channels)
+        y, mean, r = _aten().native_batch_norm(x, wide, bias, mean, var, True, 1.0, eps)
+        var *= (n - 1) / n
+    else:  # gradients are recorded, and nothing can be written in a transformation
+        y, mean, r = _aten().native_batch_norm(x, wide, bias, None, None, True, 0.0, eps)
+        var = r**-2 - eps
+    if not _are_sure(mean, r):
+        y, _, *statistics = portable_body(of_batches.batch_normalization)(x, gamma, beta, eps)
+        return y, None, *statistics
+    column = (1, channels, *(1,) * (x.ndim - 2))
+    return y, None, r.view(column), mean.view(column), var.view(column)
+
+
+def batch_normalization_gradient(
+    dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array, r: Array
+) -> Any:
+    """Return the gradients of `x`, `gamma` and beta."""
+    if xh is not None or dy.dtype != x.dtype:
+        return NotImplemented
+    if not _are_sure(mean, r):
+        portable = portable_body(of_batches.batch_normalization_gradient)
+        return portable(dy, x, gamma, None, mean, r)
+    wide, mean, r = upcast(namespace(x), gamma), mean.view(-1), r.view(-1)
+    grads = _aten().native_batch_norm_backward(dy, x, wide, None, None, mean, r, True, 0.0, _ALL)
+    return tuple([g.to(x.dtype) for g in grads])
+
+
+def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
+    """Return ``y``, None, ``r`` and the mean of each row, of float32 or 16-bit values."""
+    wide, bias = upcast(namespace(x), gamma), upcast(namespace(x), beta)
+    if not x.numel() or dtype_name(wide.dtype) != "float32" or is_traced() or not _fit(x, wide):
+        return NotImplemented
+    y, mean, r = _aten().native_layer_norm(x, gamma.shape, wide, bias, eps)
+    if not _are_sure(mean, r):
+        exact = _aten().native_layer_norm(
+            x.double(), gamma.shape, wide.double(), bias.double(), eps
+        )
+        y, mean, r = exact[0].to(x.dtype), exact[1].float(), exact[2].float()
+    return y, None, r, mean
+
+
+def layer_normalization_gradient(
+    dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array, r: Array
+) -> Any:
+    """Return the gradients of `x`, `gamma` and beta."""
+    if xh is not None or dy.dtype != x.dtype:
+        return NotImplemented
+    values, wide = x, upcast(namespace(x), gamma)
+    if not _are_sure(mean, r):
+        dy, values, wide = dy.double(), x.double(), wide.double()
+        axes = tuple(range(-gamma.ndim, 0))
+        mean, r = values.mean(axes, keepdim=True), r.double()
+    grads = _aten().native_layer_norm_backward(dy, values, gamma.shape, mean, r, wide, wide, _ALL)
+    return tuple([g.to(x.dtype) for g in grads])
+
+
+def _fit(x: Array, gamma: Array) -> bool:
+    """Whether PyTorch's kernels take `x` with a `gamma` of at least float32."""
+    return is_half(x) or x.dtype == gamma.dtype
+
+
+def _are_sure(mean: Array, r: Array) -> bool:
+    """Whether means are near beside the deviations, and third powers of `r` numbers.
+
+    True where there is nothing to look at.
+    """
+    means, roots = host_values(mean), host_values(r)
+    if means is None or roots is None:
+        return True
+    with np.errstate(all="ignore"):
+        far = np.abs(means * roots).max()
+    return far <= FAR and least(roots) > 1.0 / LARGEST_ROOT and roots.max() < LARGEST_ROOT
+
+
+_ALL = [True, True, True]  # gradients
+
+
+def _aten() -> Any:
+    return sys.modules["torch"].ops.aten
