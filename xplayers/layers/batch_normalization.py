@@ -126,7 +126,7 @@ class BatchNormalization(Layer):
         for name, batch in (("running_mean", mean), ("running_var", var)):
             old = arrays[name]
             new = m * old + (1.0 - m) * xp.reshape(batch, old.shape)
-            updated[name] = xp.astype(new, old.dtype)
+            updated[name] = xp.astype(new, old.dtype, copy=False)
         return updated
 
     def _column(self, x: Array) -> tuple[int, ...]:

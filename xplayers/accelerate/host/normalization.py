@@ -43,7 +43,7 @@ def normalized_channels(x: np.ndarray, eps: float) -> Results:
             return portable_body(portable.normalized_channels)(x, eps)
         xh, mean, var = _centred(x, eps)
         r = var + eps
-        if least(r) > 0.0 and _largest(r) < math.inf:
+        if least(r) > 0.0 and largest(r) < math.inf:
             np.sqrt(r, r)
             np.divide(1.0, r, r)
             xh *= r
@@ -66,7 +66,7 @@ def _centred(x: np.ndarray, eps: Any) -> Results:
     var = channel_products(xh, xh).reshape(column)
     var /= count
     square = mean * mean
-    near = _largest(square) <= FAR**2 * least(var)  # of all channels, which is quicker to say
+    near = largest(square) <= FAR**2 * least(var)  # of all channels, which is quicker to say
     if not near and np.any(square > FAR**2 * (var + eps)):
         rest = channels_added(xh).reshape(column)
         rest /= count
@@ -110,7 +110,7 @@ def _plain_rows(x: np.ndarray, axes: int, eps: float, centred: bool) -> Results 
             np.sqrt(r, r)
             np.divide(1.0, r, r)
             np.multiply(given, r, h)
-        if least(whole_r) > 0.0 and _largest(whole_r) < 2.0**60:
+        if least(whole_r) > 0.0 and largest(whole_r) < 2.0**60:
             return xh.reshape(x.shape), whole_r.reshape(shape)
     return None
 
@@ -147,7 +147,8 @@ def least(a: np.ndarray) -> float:
     return a.item(a.argmin())
 
 
-def _largest(a: np.ndarray) -> float:
+def largest(a: np.ndarray) -> float:
+    """Return the largest value, or one that is NaN."""
     return a.item(a.argmax())
 
 
@@ -155,8 +156,8 @@ def _unit(x: np.ndarray) -> np.ndarray:
     """Return for each channel what its values are multiplied by, lest their squares overflow."""
     _, _, high, down = UNITS[x.dtype.name]
     axes = (0, *range(2, x.ndim))
-    largest = np.max(np.abs(x), axis=axes, keepdims=True)
-    return np.where(largest > high, down, 1.0).astype(x.dtype)
+    most = np.max(np.abs(x), axis=axes, keepdims=True)
+    return np.where(most > high, down, 1.0).astype(x.dtype)
 
 
 def _is_for_kernels(x: np.ndarray, gamma: np.ndarray) -> bool:

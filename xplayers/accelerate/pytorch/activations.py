@@ -1,7 +1,8 @@
 """Activations and their gradients by PyTorch's kernels: one pass over memory each.
 
 They agree with the portable functions to rounding, down to where a result is no normal number.
-Where PyTorch's formula would be infinity times 0, `x` is clipped first, as there.
+Where PyTorch's formula would be infinity times 0, `x` is clipped first, as there. The gradient of
+ReLU at NaN is 0 there, and passes on here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from xplayers.layers import activations
 
 Kernel = Callable[..., Any]
 
+FEW = 65_536  # elements, up to which NumPy selects in less time; measured
 # Above it log(1 + exp(x)) is x, in float64 too.
 LINEAR = 40.0
 
@@ -30,6 +32,8 @@ def kernel_of(function: Any, operands: tuple, out: Any, options: dict[str, Any])
     else:
         make = _KERNELS.get(function)
     if make is None or is_traced():
+        return None
+    if function is activations.relu_vjp and operands[0].numel() <= FEW:
         return None
     first, arrays = operands[0], operands if out is None else (*operands, out)
     if any(a.shape != first.shape or a.dtype is not first.dtype for a in arrays):
@@ -148,6 +152,7 @@ _KERNELS: dict[Any, Callable[..., Kernel | None]] = {
     functional.gelu: _gelu,
     functional.elu: _elu,
     functional.leaky_relu: _leaky_relu,
+    activations.relu_vjp: lambda: _gradient("threshold_backward", 0.0),
     activations.sigmoid_vjp: lambda: _gradient("sigmoid_backward"),
     activations.tanh_vjp: lambda: _gradient("tanh_backward"),
 }

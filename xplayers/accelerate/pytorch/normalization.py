@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.accelerate.host.normalization import FAR, least
+from xplayers.accelerate.host.normalization import FAR, largest, least
 from xplayers.accelerate.pytorch.plain import is_plain
 from xplayers.arrays.namespaces import Array, dtype_name, is_half, is_traced, namespace, upcast
 from xplayers.arrays.operation import portable_body
@@ -29,14 +29,15 @@ def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
     wide, bias = upcast(namespace(x), gamma), upcast(namespace(x), beta)
     if n < 2 or is_traced() or not _fit(x, wide):
         return NotImplemented
+    torch = _torch()
     if is_plain(x):
         # The running statistics of a first batch with a momentum of 1 are its own, of which the
         # variance divides by n - 1.
         mean, var = wide.new_zeros(channels), wide.new_zeros(channels)
-        y, mean, r = _aten().native_batch_norm(x, wide, bias, mean, var, True, 1.0, eps)
+        y, mean, r = torch.native_batch_norm(x, wide, bias, mean, var, True, 1.0, eps)
         var *= (n - 1) / n
     else:  # gradients are recorded, and nothing can be written in a transformation
-        y, mean, r = _aten().native_batch_norm(x, wide, bias, None, None, True, 0.0, eps)
+        y, mean, r = torch.native_batch_norm(x, wide, bias, None, None, True, 0.0, eps)
         var = r**-2 - eps
     if not _are_sure(mean, r):
         y, _, *statistics = portable_body(of_batches.batch_normalization)(x, gamma, beta, eps)
@@ -51,12 +52,11 @@ def batch_normalization_gradient(
     """Return the gradients of `x`, `gamma` and beta."""
     if xh is not None or dy.dtype != x.dtype:
         return NotImplemented
-    if not _are_sure(mean, r):
-        portable = portable_body(of_batches.batch_normalization_gradient)
-        return portable(dy, x, gamma, None, mean, r)
     wide, mean, r = upcast(namespace(x), gamma), mean.view(-1), r.view(-1)
-    grads = _aten().native_batch_norm_backward(dy, x, wide, None, None, mean, r, True, 0.0, _ALL)
-    return tuple([g.to(x.dtype) for g in grads])
+    grads = _aten().native_batch_norm_backward.default(
+        dy, x, wide, None, None, mean, r, True, 0.0, _ALL
+    )
+    return grads if x.dtype is wide.dtype else tuple([g.to(x.dtype) for g in grads])
 
 
 def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
@@ -64,9 +64,9 @@ def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
     wide, bias = upcast(namespace(x), gamma), upcast(namespace(x), beta)
     if not x.numel() or dtype_name(wide.dtype) != "float32" or is_traced() or not _fit(x, wide):
         return NotImplemented
-    y, mean, r = _aten().native_layer_norm(x, gamma.shape, wide, bias, eps)
+    y, mean, r = _torch().native_layer_norm(x, gamma.shape, wide, bias, eps)
     if not _are_sure(mean, r):
-        exact = _aten().native_layer_norm(
+        exact = _torch().native_layer_norm(
             x.double(), gamma.shape, wide.double(), bias.double(), eps
         )
         y, mean, r = exact[0].to(x.dtype), exact[1].float(), exact[2].float()
@@ -84,7 +84,9 @@ def layer_normalization_gradient(
         dy, values, wide = dy.double(), x.double(), wide.double()
         axes = tuple(range(-gamma.ndim, 0))
         mean, r = values.mean(axes, keepdim=True), r.double()
-    grads = _aten().native_layer_norm_backward(dy, values, gamma.shape, mean, r, wide, wide, _ALL)
+    grads = _aten().native_layer_norm_backward.default(
+        dy, values, gamma.shape, mean, r, wide, wide, _ALL
+    )
     return tuple([g.to(x.dtype) for g in grads])
 
 
@@ -102,12 +104,17 @@ def _are_sure(mean: Array, r: Array) -> bool:
     if means is None or roots is None:
         return True
     with np.errstate(all="ignore"):
-        far = np.abs(means * roots).max()
-    return far <= FAR and least(roots) > 1.0 / LARGEST_ROOT and roots.max() < LARGEST_ROOT
+        far = means * roots
+    near = least(far) >= -FAR and largest(far) <= FAR
+    return near and least(roots) > 1.0 / LARGEST_ROOT and largest(roots) < LARGEST_ROOT
 
 
 _ALL = [True, True, True]  # gradients
 
 
+def _torch() -> Any:
+    return sys.modules["torch"]
+
+
 def _aten() -> Any:
-    return sys.modules["torch"].ops.aten
+    return _torch().ops.aten
