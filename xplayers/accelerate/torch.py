@@ -172,6 +172,8 @@ BODIES = {
     "batch_normalization_gradient": normalization.batch_normalization_gradient,
     "layer_normalization": normalization.layer_normalization,
     "layer_normalization_gradient": normalization.layer_normalization_gradient,
+    "group_normalization": normalization.group_normalization,
+    "group_normalization_gradient": normalization.group_normalization_gradient,
     "normalized_rows": normalized_rows,
     "cross_entropy_of_labels": cross_entropy_of_labels,
     "cross_entropy_of_targets": host_softmax.cross_entropy_of_targets,

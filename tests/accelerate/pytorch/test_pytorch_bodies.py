@@ -101,6 +101,33 @@ def test_layer_normalization(name, dtype, shape, axes):
         assert (wide(ours) - right).abs().max() <= 40 * tolerance * unit
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize(("shape", "groups"), [((3, 6, 4, 5), 2), ((3, 6), 2), ((2, 6, 5), 6)])
+def test_group_normalization(name, dtype, shape, groups):
+    if dtype == "float16" and "flow" in name:
+        return
+    x = tensor(INPUTS[name](shape), dtype)
+    gamma, beta = tensor(1.0 + values((6,), 2), dtype), tensor(values((6,), 3), dtype)
+    own, (exact_y, exact_xh, exact_r, _) = both(
+        batch_normalization.group_normalization, x, gamma, beta, groups, EPS
+    )
+    y, xh, r, mean = own
+    assert xh is None
+    assert y.dtype == x.dtype
+    tolerance = TOLERANCES[dtype]
+    assert_close(y, exact_y, 3 * tolerance)
+    dy = tensor(values(shape, 4), dtype)
+    gradient = batch_normalization.group_normalization_gradient
+    grads = body_of(gradient, dy)(dy, x, gamma, None, mean, r)
+    exact = portable_body(gradient)(wide(dy), wide(x), wide(gamma), exact_xh, None, exact_r)
+    for ours, right in zip(grads, exact, strict=True):
+        assert ours.dtype == x.dtype
+        # Of a group of equal values all terms of a gradient cancel.
+        unit = max(right.abs().max(), exact_r.max() if name == "constant" else 0.0)
+        assert (wide(ours) - right).abs().max() <= 40 * tolerance * unit
+
+
 def test_what_is_declined():
     x, ones = tensor(values((1, 5))), torch.ones(5)
     normalized = body_of(batch_normalization.batch_normalization, x)

@@ -90,6 +90,41 @@ def layer_normalization_gradient(
     return tuple([g.to(x.dtype) for g in grads])
 
 
+def group_normalization(x: Array, gamma: Array, beta: Array, groups: int, eps: float) -> Any:
+    """Return ``y``, None, ``r`` and the mean of each group, of float32 or 16-bit values."""
+    wide, bias = upcast(namespace(x), gamma), upcast(namespace(x), beta)
+    if not x.numel() or dtype_name(wide.dtype) != "float32" or is_traced() or not _fit(x, wide):
+        return NotImplemented
+    x, sizes = x.contiguous(), (*_sizes(x), groups)
+    y, mean, r = _torch().native_group_norm(x, wide, bias, *sizes, eps)
+    if not _are_sure(mean, r):
+        arrays = x.double(), wide.double(), bias.double()
+        exact = _torch().native_group_norm(*arrays, *sizes, eps)
+        y, mean, r = exact[0].to(x.dtype), exact[1].float(), exact[2].float()
+    return y, None, r.unsqueeze(-1), mean.unsqueeze(-1)
+
+
+def group_normalization_gradient(
+    dy: Array, x: Array, gamma: Array, xh: Array | None, mean: Array, r: Array
+) -> Any:
+    """Return the gradients of `x`, `gamma` and beta."""
+    if xh is not None or dy.dtype != x.dtype:
+        return NotImplemented
+    dy, values, wide = dy.contiguous(), x.contiguous(), upcast(namespace(x), gamma)
+    mean, r = mean.squeeze(-1), r.squeeze(-1)
+    if not _are_sure(mean, r):
+        dy, values, wide = dy.double(), values.double(), wide.double()
+        mean, r = values.reshape(*r.shape, -1).mean(-1), r.double()
+    backward = _aten().native_group_norm_backward.default
+    grads = backward(dy, values, mean, r, wide, *_sizes(x), r.shape[1], _ALL)
+    return tuple([g.to(x.dtype) for g in grads])
+
+
+def _sizes(x: Array) -> tuple[int, int, int]:
+    """Return the numbers of samples, channels and places."""
+    return x.shape[0], x.shape[1], x.shape[2:].numel()
+
+
 def _fit(x: Array, gamma: Array) -> bool:
     """Whether PyTorch's kernels take `x` with a `gamma` of at least float32."""
     return is_half(x) or x.dtype == gamma.dtype
