@@ -124,9 +124,11 @@ def max_pooling_gradient(x: Array, y: Array, dy: Array, window: Window) -> Any:
 
 
 def cross_entropy_of_labels(x: Array, labels: Array, out: Any = (None, None)) -> Any:
-    """By NumPy on the CPU, where there are few."""
+    """By NumPy on the CPU where there are few, or a kernel; else by PyTorch."""
     scores, indices = host_values(x), host_values(labels)
-    if scores is None or indices is None or scores.size > LARGEST:
+    if scores is None or indices is None:
+        return softmax.cross_entropy_of_labels(x, labels, out)
+    if scores.size > LARGEST and not host_softmax.is_for_kernels(scores):
         return softmax.cross_entropy_of_labels(x, labels, out)
     memory = [o if o is None else o.numpy() for o in out]
     results = host_softmax.cross_entropy_of_labels(scores, indices, memory)
