@@ -90,8 +90,8 @@ def test_shared_arrays_stay_shared(way, xpv):
 
 def test_a_shallow_copy_has_the_very_arrays(xpv):
     net, optimizer, _ = trained(xpv, n=1)
-    store = copy.copy(net._stores["0"])
-    assert store.params is net._stores["0"].params
+    store = copy.copy(net._all_variables["0"])
+    assert store.params is net._all_variables["0"].params
     assert copy.copy(optimizer).state is optimizer.state
 
 

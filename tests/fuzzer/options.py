@@ -59,7 +59,7 @@ def new_loss(world: World, rng: Generator) -> Any:
 
 def loss_weights(world: World, rng: Generator) -> Any:
     """The arrays of the loss are assigned or written."""
-    for name, a in list(world.step.loss._store.buffers.items()):
+    for name, a in list(world.step.loss._variables.buffers.items()):
         new = world.lib.xp.asarray(a, copy=True) * 0.5
         if rng.random() < 0.5 or isinstance(a, np.generic):
             setattr(world.step.loss, name, new)

@@ -22,8 +22,8 @@ def assign(world: World, rng: Generator) -> Any:
 
 
 def assign_attribute(world: World, rng: Generator) -> Any:
-    layers = [layer for _, layer in world.builder.made if len(layer._stores) == 1]
-    layers = [layer for layer in layers if layer.params and "" in layer._stores]
+    layers = [layer for _, layer in world.builder.made if len(layer._all_variables) == 1]
+    layers = [layer for layer in layers if layer.params and "" in layer._all_variables]
     if layers:
         layer = pick(rng, *layers)
         name = pick(rng, *sorted(layer.params))

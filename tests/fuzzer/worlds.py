@@ -154,7 +154,7 @@ class World:
                 seen[f"{kind} {name}"] = bits(a)
         for i, step in enumerate([self.step, *self.others]):
             _flat(f"state {i}", step.state, seen)
-            store = step.loss._store
+            store = step.loss._variables
             for name, a in (
                 store.buffers.items() if store.materialized or self.way != "loop" else ()
             ):

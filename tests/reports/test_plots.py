@@ -244,7 +244,7 @@ def test_the_summary_takes_integers_other_dtypes_and_places_nothing():
     assert "(7n, 3)" in str(found)
     half = xl.mlp([4, 3], rng=0, dtype="float16")
     assert summary(half, (4,)).bytes == 2 * 15
-    assert not half[0]._store.materialized
+    assert not half[0]._variables.materialized
     assert summary(xl.Relu(), (4,)).rows[0].shape == (1, 4)
     with pytest.raises(ValueError, match="x has shape") as caught:
         summary(network(), (5,))

@@ -27,7 +27,7 @@ _VALUES = (bool, int, complex, str, bytes, type(None), type(...), range)
 # Objects compared by identity.
 _OPAQUE = type, types.ModuleType, types.BuiltinFunctionType, np.ufunc, enum.Enum
 # Attributes that only the code of layers and containers changes.
-_SHELL = frozenset(("_store", "_stores", "_pending", "_ties"))
+_SHELL = frozenset(("_variables", "_all_variables", "_pending", "_ties"))
 _CONTAINER = frozenset(
     ("_params", "_buffers", "_grads", "_trainable", "_reuses_buffers", "_lowest", "integer_input")
 )
@@ -157,7 +157,10 @@ class Fingerprint:
         is_container = isinstance(layer, Container)
         skipped = _SHELL | _CONTAINER if is_container else _SHELL
         parts: list[Any] = [id(layer)]
-        parts += [(prefix, self._identity(store)) for prefix, store in layer._stores.items()]
+        parts += [
+            (prefix, self._identity(variables))
+            for prefix, variables in layer._all_variables.items()
+        ]
         for name, value in vars(layer).items():
             if is_container and name == "_parts":
                 parts += [(part.name, self._of(part.layer)) for part in value]

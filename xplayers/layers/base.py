@@ -54,8 +54,8 @@ class Module(Observed):
     _evaluation = "call predict"  # for the error: how to evaluate without caches
     _has_parts = False  # whether it has the variables of other layers
 
-    _store: Variables
-    _stores: dict[str, Variables]  # prefix -> variables, each once
+    _variables: Variables
+    _all_variables: dict[str, Variables]  # prefix -> variables, each once
     _trainable: list[Variables]  # those with parameters, of a layer with parts
     _ties: Ties  # between their parameters
     # The stack of pending passes: cache, output, and the result of `_versions` at that time.
@@ -66,13 +66,13 @@ class Module(Observed):
             check_constructor(cls, args, kwargs)
         # Here rather than in __init__, so that a subclass may leave out super().__init__().
         self = super().__new__(cls)
-        store = Variables()
-        stores = {"": store}
+        variables = Variables()
+        all_variables = {"": variables}
         # Writing to `__dict__` would make the look-up of methods slower in every call.
         set_attribute = object.__setattr__
-        set_attribute(self, "_store", store)
-        set_attribute(self, "_stores", stores)
-        set_attribute(self, "_ties", Ties(stores))
+        set_attribute(self, "_variables", variables)
+        set_attribute(self, "_all_variables", all_variables)
+        set_attribute(self, "_ties", Ties(all_variables))
         set_attribute(self, "_pending", [])
         return self
 
@@ -83,17 +83,17 @@ class Module(Observed):
         Tied parameters (one array in two layers, or one the transpose of the other in the same
         memory) are one entry, under the first of their names.
         """
-        return VariablesView(self._stores, "params", self._ties)
+        return VariablesView(self._all_variables, "params", self._ties)
 
     @property
     def grads(self) -> VariablesView:
         """The gradients of the last backward, by the names of `params`."""
-        return VariablesView(self._stores, "grads", self._ties)
+        return VariablesView(self._all_variables, "grads", self._ties)
 
     @property
     def buffers(self) -> VariablesView:
         """The arrays that are kept but not trained (running statistics, counters), by name."""
-        return VariablesView(self._stores, "buffers")
+        return VariablesView(self._all_variables, "buffers")
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -132,11 +132,11 @@ class Module(Observed):
             namespace(like, owner, "like")
         if dtype is not None:
             check_dtype(owner, dtype, floating=True)
-        stores = list(self._stores.values())
-        moved = [s.moved(like=like, xp=xp, device=device, dtype=dtype) for s in stores]
+        all_variables = list(self._all_variables.values())
+        moved = [s.moved(like=like, xp=xp, device=device, dtype=dtype) for s in all_variables]
         with self._ties.preserved():
-            for store, arrays in zip(stores, moved, strict=True):  # all or none
-                store.replace(*arrays)
+            for variables, arrays in zip(all_variables, moved, strict=True):  # all or none
+                variables.replace(*arrays)
         self.zero_grads()
         return self
 
@@ -144,9 +144,9 @@ class Module(Observed):
     def zero_grads(self) -> None:
         """Drop the gradients and the pending passes."""
         self._pending.clear()
-        for store in self._stores.values():
-            store.grads.clear()
-            store.fresh = True
+        for variables in self._all_variables.values():
+            variables.grads.clear()
+            variables.fresh = True
 
     def _record(self, cache: Any, y: Array) -> None:
         """Push a pass, to be popped by its backward."""
@@ -157,14 +157,14 @@ class Module(Observed):
                 "drops the pending ones."
             )
             raise RuntimeError(message)
-        version = self._versions() if self._has_parts else self._store.version
+        version = self._versions() if self._has_parts else self._variables.version
         self._pending.append((cache, y, version))
 
     def _versions(self) -> int:
         """Return a counter of the in-place writes to all parameters."""
         total = 0
-        for store in self._trainable:
-            total += store.version
+        for variables in self._trainable:
+            total += variables.version
         return total
 
     def _last(self) -> tuple[Any, Array]:
@@ -176,7 +176,7 @@ class Module(Observed):
             )
             raise RuntimeError(message)
         cache, y, version = self._pending[-1]
-        if version != (self._versions() if self._has_parts else self._store.version):
+        if version != (self._versions() if self._has_parts else self._variables.version):
             message = (
                 f"{self._owner}.backward: the parameters have been overwritten since forward, "
                 "which used the old values. Call backward before the update, or forward again."
@@ -188,15 +188,15 @@ class Module(Observed):
         """Move initial values from the host to library, device and dtype of `x`."""
         namespace(x, self._owner)
         with self._ties.preserved():
-            for store in self._stores.values():
-                if not store.materialized:
-                    store.replace(*store.moved(like=x))
+            for variables in self._all_variables.values():
+                if not variables.materialized:
+                    variables.replace(*variables.moved(like=x))
 
     def _materialize_at(self, like: Array) -> Self:
         """Move the initial values to `like`, or without it mark them for the first input."""
         if like is not None:
             return self.to(like=like)
-        self._store.materialized = False
+        self._variables.materialized = False
         return self
 
     @property
@@ -414,16 +414,16 @@ class Layer(Module):
 
     def _ready(self, x: Array) -> dict[str, Array]:
         """Check `x` against the variables, and return these by name for the pure functions."""
-        store = self._store
-        if not store.materialized:
+        variables = self._variables
+        if not variables.materialized:
             check_input(self, x, {}, integers=self.integer_input)
             self._materialize(x)
-        check_input(self, x, store.params, integers=self.integer_input)
-        if not store.buffers:
-            return store.params
-        for name, buffer in store.buffers.items():
+        check_input(self, x, variables.params, integers=self.integer_input)
+        if not variables.buffers:
+            return variables.params
+        for name, buffer in variables.buffers.items():
             check_same(self, name, buffer, x, fix="Call layer.to(like=x).")
-        return {**store.params, **store.buffers}
+        return {**variables.params, **variables.buffers}
 
     def _check_inputs(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> None:
         """Raise an error if the layer takes no such further inputs."""
@@ -438,25 +438,25 @@ class Layer(Module):
 
     def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
         """After a forward: let the next backward overwrite the gradients, and update buffers."""
-        store = self._store
-        store.fresh = True
-        if store.buffers:
-            store.buffers.update(self.updated_buffers(arrays, cache))
+        variables = self._variables
+        variables.fresh = True
+        if variables.buffers:
+            variables.buffers.update(self.updated_buffers(arrays, cache))
 
     def _collect(self, grads: Mapping[str, Array]) -> None:
         """Set or accumulate the gradients of a backward."""
-        store = self._store
-        own = store.grads
+        variables = self._variables
+        own = variables.grads
         if not grads:
-            if store.fresh:
-                store.fresh = False
+            if variables.fresh:
+                variables.fresh = False
                 own.clear()
             return
         tied = self._ties.rows()
         if tied:
             grads = self._ties.gathered(grads)
-        if store.fresh:
-            store.fresh = False
+        if variables.fresh:
+            variables.fresh = False
             own.clear()
             own.update(grads)
         else:

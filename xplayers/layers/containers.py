@@ -33,8 +33,8 @@ class Part(NamedTuple):
         """Return the arrays of the layer by their names in the layer."""
         if not self.names:
             return {}
-        if type(arrays) is _CurrentParams and self.layer._store.params:
-            return self.layer._store.params  # the same arrays, without a look-up by name
+        if type(arrays) is _CurrentParams and self.layer._variables.params:
+            return self.layer._variables.params  # the same arrays, without a look-up by name
         return {k: arrays[name] for k, name in self.names.items()}
 
 
@@ -75,7 +75,7 @@ class Container(Layer):
     def __init__(self, parts: Mapping[str, Layer]) -> None:
         instance(type(self).__name__, "parts", parts, Mapping, "a mapping of layers by name")
         prefixes: dict[int, str] = {}
-        self._stores: dict[str, Variables] = {}
+        self._all_variables: dict[str, Variables] = {}
         self._parts: list[Part] = []
         for name, layer in parts.items():
             if hasattr(type(self), name):
@@ -85,24 +85,24 @@ class Container(Layer):
                 part, hint = f"part {name!r}", _hint(type(self).__name__, layer)
                 instance(type(self).__name__, part, layer, Layer, "a layer", hint=hint)
             names: dict[str, str] = {}
-            for inner, store in layer._stores.items():
-                prefix = prefixes.setdefault(id(store), f"{name}.{inner}" if inner else name)
-                keys = (*store.params, *store.buffers)
+            for inner, variables in layer._all_variables.items():
+                prefix = prefixes.setdefault(id(variables), f"{name}.{inner}" if inner else name)
+                keys = (*variables.params, *variables.buffers)
                 if keys:
-                    self._stores[prefix] = store
+                    self._all_variables[prefix] = variables
                 for key in keys:
                     names[f"{inner}.{key}" if inner else key] = f"{prefix}.{key}"
             self._parts.append(Part(name, layer, names))
-        self._ties = Ties(self._stores)
+        self._ties = Ties(self._all_variables)
         self._find_arrays()
 
     def _find_arrays(self) -> None:
         # The dict and key of each array and gradient, so that a call does not build names.
-        stores = self._stores.items()
-        self._trainable = [store for store in self._stores.values() if store.params]
-        self._params = [(f"{p}.{k}", s.params, k) for p, s in stores for k in s.params]
-        self._buffers = [(f"{p}.{k}", s.buffers, k) for p, s in stores for k in s.buffers]
-        self._grads = {f"{p}.{k}": (s.grads, k) for p, s in stores for k in s.params}
+        all_variables = self._all_variables.items()
+        self._trainable = [v for v in self._all_variables.values() if v.params]
+        self._params = [(f"{p}.{k}", v.params, k) for p, v in all_variables for k in v.params]
+        self._buffers = [(f"{p}.{k}", v.buffers, k) for p, v in all_variables for k in v.buffers]
+        self._grads = {f"{p}.{k}": (v.grads, k) for p, v in all_variables for k in v.params}
         # A layer with buffers that occurs twice: its second use needs the buffers of the first.
         used = [name for p in self._parts for name in p.names.values()]
         self._reuses_buffers = any(used.count(name) > 1 for name, _, _ in self._buffers)
@@ -116,7 +116,7 @@ class Container(Layer):
         self._find_arrays()
 
     def _ready(self, x: Array) -> dict[str, Array]:
-        if not all([store.materialized for store in self._stores.values()]):
+        if not all([v.materialized for v in self._all_variables.values()]):
             check_input(self._owner, x, {}, integers=self.integer_input)
             self._materialize(x)
         arrays = {name: params[key] for name, params, key in self._params}
@@ -129,16 +129,16 @@ class Container(Layer):
         return arrays
 
     def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
-        for store in self._stores.values():
-            store.fresh = True
+        for variables in self._all_variables.values():
+            variables.fresh = True
         if self._buffers:
             self.buffers.update(self.updated_buffers(arrays, cache))
 
     def _collect(self, grads: Mapping[str, Array]) -> None:
-        for store in self._stores.values():
-            if store.fresh:
-                store.fresh = False
-                store.grads.clear()
+        for variables in self._all_variables.values():
+            if variables.fresh:
+                variables.fresh = False
+                variables.grads.clear()
         tied = grads and self._ties.rows()
         if tied:
             grads = self._ties.gathered(grads)

@@ -51,7 +51,7 @@ class Dropout(Layer):
     def __init__(self, rate: float = 0.5, seed: int = 0) -> None:
         self.rate, self.seed = rate, seed
         self.count = np.zeros(1, "int32")  # 1-d: 0-d integers warn when they overflow
-        self._store.materialized = False
+        self._variables.materialized = False
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         y, keep = drop(x, arrays["count"], self.seed, self.rate, self._scale)

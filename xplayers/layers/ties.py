@@ -27,9 +27,9 @@ class Tie(NamedTuple):
     name: str
     first: str
     transposed: bool
-    store: Variables
-    key: str  # its name in the store
-    first_store: Variables
+    variables: Variables
+    key: str  # its name in them
+    first_variables: Variables
     first_key: str
 
     def of(self, a: Array) -> Array:
@@ -39,14 +39,14 @@ class Tie(NamedTuple):
     @property
     def arrays(self) -> tuple[Array, Array]:
         """The current arrays of both."""
-        return self.first_store.params.get(self.first_key), self.store.params.get(self.key)
+        return self.first_variables.params.get(self.first_key), self.variables.params.get(self.key)
 
 
 class Ties:
     """The ties between the parameters of some layers, found again after an array was replaced."""
 
-    def __init__(self, stores: Mapping[str, Variables]) -> None:
-        self._stores = stores
+    def __init__(self, all_variables: Mapping[str, Variables]) -> None:
+        self._all_variables = all_variables
         self._epoch = -1
         self._rows: list[Tie] = []
         # The arrays of each tie when it was last synchronized. JAX has no views, so memory does not
@@ -77,7 +77,7 @@ class Ties:
         for i, row in enumerate(self._rows):
             first, other = row.arrays
             if first is not self._left[i][0] or other is not self._left[i][1]:
-                row.store.params[row.key] = row.of(first)
+                row.variables.params[row.key] = row.of(first)
                 self._left[i] = row.arrays
 
     @contextlib.contextmanager
@@ -90,44 +90,44 @@ class Ties:
                 first, other = row.arrays
                 same_kind = first.dtype == other.dtype and type(first) is type(other)
                 if same_kind and tuple(row.of(first).shape) == tuple(other.shape):
-                    row.store.params[row.key] = row.of(first)
+                    row.variables.params[row.key] = row.of(first)
             self._left = [row.arrays for row in rows]
 
     def synchronize_gradients(self) -> None:
         """Set the gradients of the aliases to those of the first ones."""
         for row in self._rows:
-            if row.first_key in row.first_store.grads:
-                row.store.grads[row.key] = row.of(row.first_store.grads[row.first_key])
+            if row.first_key in row.first_variables.grads:
+                row.variables.grads[row.key] = row.of(row.first_variables.grads[row.first_key])
 
     def _find(self) -> None:
         unchanged = {
-            (id(row.store), row.key): row
+            (id(row.variables), row.key): row
             for row, left in zip(self._rows, self._left, strict=True)
             if all(a is b for a, b in zip(row.arrays, left, strict=True))
         }
         self._rows, self._left, self._epoch = [], [], epoch()
         first: dict[Any, tuple[str, Variables, str]] = {}
         tied: dict[tuple[int, str], str] = {}
-        for prefix, store in self._stores.items():
-            for key, a in store.params.items():
+        for prefix, variables in self._all_variables.items():
+            for key, a in variables.params.items():
                 name = f"{prefix}.{key}" if prefix else key
-                row = unchanged.get((id(store), key))
-                if row is not None and tied.get((id(row.first_store), row.first_key)) is None:
+                row = unchanged.get((id(variables), key))
+                if row is not None and tied.get((id(row.first_variables), row.first_key)) is None:
                     self._add(row._replace(name=name))
                     continue
                 layout = _memory_layout(a)
                 for transposed, k in ((False, layout), (True, _transposed(layout))):
                     if k in first:
-                        self._add(Tie(name, first[k][0], transposed, store, key, *first[k][1:]))
-                        tied[id(store), key] = name
+                        self._add(Tie(name, first[k][0], transposed, variables, key, *first[k][1:]))
+                        tied[id(variables), key] = name
                         break
                 else:
-                    first[layout] = name, store, key
+                    first[layout] = name, variables, key
 
     def _add(self, row: Tie) -> None:
         first, other = row.arrays
         if row.transposed and not _is_view(other, first):  # after unpickling or a move
-            row.store.params[row.key] = row.of(first)
+            row.variables.params[row.key] = row.of(first)
         self._rows.append(row)
         self._left.append(row.arrays)
 

@@ -44,14 +44,14 @@ def settings_changed() -> None:
 _instances: weakref.WeakValueDictionary[int, Variables] = weakref.WeakValueDictionary()
 
 
-def shared_outside(arrays: Iterable[Array], stores: Iterable[Variables]) -> bool:
-    """Whether a layer outside of `stores` has an array that shares memory with `arrays`."""
-    owners, inside = set(map(owner, arrays)), set(map(id, stores))
-    others = [store for ref in _instances.valuerefs() if (store := ref()) is not None]
+def shared_outside(arrays: Iterable[Array], all_variables: Iterable[Variables]) -> bool:
+    """Whether a layer outside of `all_variables` has an array that shares memory with `arrays`."""
+    owners, inside = set(map(owner, arrays)), set(map(id, all_variables))
+    others = [variables for ref in _instances.valuerefs() if (variables := ref()) is not None]
     return any(
         owner(a) in owners
-        for store in others if id(store) not in inside
-        for variables in (store.params, store.buffers) for a in list(variables.values())
+        for variables in others if id(variables) not in inside
+        for named in (variables.params, variables.buffers) for a in list(named.values())
     )  # fmt: skip
 
 
@@ -108,10 +108,10 @@ class Parameter:
         self.name = name
 
     def __get__(self, layer: Any, owner: type | None = None) -> Any:
-        return self if layer is None else getattr(layer._store, self.kind).get(self.name)
+        return self if layer is None else getattr(layer._variables, self.kind).get(self.name)
 
     def __set__(self, layer: Any, value: Any) -> None:
-        arrays = getattr(layer._store, self.kind)
+        arrays = getattr(layer._variables, self.kind)
         if value is None:
             if self.name in arrays:
                 message = f"{type(layer).__name__}: {self.name} cannot become None."
@@ -137,7 +137,7 @@ class Gradient:
         self.name = name.removeprefix("d")
 
     def __get__(self, layer: Any, owner: type | None = None) -> Any:
-        return self if layer is None else layer._store.grads.get(self.name)
+        return self if layer is None else layer._variables.grads.get(self.name)
 
 
 def check_variable(owner: str, name: str, value: Any, kind: str) -> None:
@@ -187,13 +187,14 @@ class VariablesView(MutableMapping[str, Array]):
     written, but are not listed.
     """
 
-    def __init__(self, stores: Mapping[str, Variables], kind: str, ties: Any = None) -> None:
-        self._stores, self._kind = stores, kind  # prefix -> store
+    def __init__(self, all_variables: Mapping[str, Variables], kind: str, ties: Any = None) -> None:
+        self._all_variables, self._kind = all_variables, kind  # by prefix
         self._ties = ties  # of `layers.ties`
 
     def _find(self, name: str) -> tuple[dict[str, Array], str]:
         prefix, _, key = name.rpartition(".") if isinstance(name, str) else ("", "", name)
-        arrays = getattr(self._stores[prefix], self._kind) if prefix in self._stores else {}
+        variables = self._all_variables.get(prefix)
+        arrays = {} if variables is None else getattr(variables, self._kind)
         if key not in arrays:
             message = f"no {name!r} in {self._kind}; there are {', '.join(self) or 'none'}"
             raise KeyError(message)
@@ -210,12 +211,12 @@ class VariablesView(MutableMapping[str, Array]):
         value = as_plain(value)
         rows = self._ties.rows() if self._ties is not None and self._kind == "params" else ()
         if value is arrays[key]:  # as after `params[name] -= ...`: written in place
-            self._stores[name.rpartition(".")[0]].version += 1
+            self._all_variables[name.rpartition(".")[0]].version += 1
             return
         arrays[key] = value
         for row in rows:
             if name == row.name:  # the first one holds the array, the others are views of it
-                row.first_store.params[row.first_key] = value.T if row.transposed else value
+                row.first_variables.params[row.first_key] = value.T if row.transposed else value
         if rows and self._ties is not None:
             self._ties.synchronize()
         settings_changed()
@@ -229,8 +230,8 @@ class VariablesView(MutableMapping[str, Array]):
         if new and self._ties is not None and self._ties.rows():
             self._ties.synchronize()
         if in_place:
-            for store in self._stores.values():
-                store.version += 1
+            for variables in self._all_variables.values():
+                variables.version += 1
 
     def __delitem__(self, name: str) -> None:
         message = f"cannot delete {name!r}: the layers need all their {self._kind}."
@@ -250,14 +251,14 @@ class VariablesView(MutableMapping[str, Array]):
         """Return the same with tied parameters under all of their names."""
         return {
             (f"{prefix}.{key}" if prefix else key): a
-            for prefix, store in self._stores.items()
-            for key, a in getattr(store, self._kind).items()
+            for prefix, variables in self._all_variables.items()
+            for key, a in getattr(variables, self._kind).items()
         }
 
     def __len__(self) -> int:
         if self._ties is not None and self._ties.rows():
             return len(self.copy())
-        return sum(len(getattr(store, self._kind)) for store in self._stores.values())
+        return sum(len(getattr(v, self._kind)) for v in self._all_variables.values())
 
     def __repr__(self) -> str:
         rows = (f"{k!r}: {dtype_name(a.dtype)}{tuple(a.shape)}" for k, a in self.copy().items())

@@ -116,14 +116,14 @@ class Loss(Module):
                 message = f"{error} If this is the target: the scores come first, then the target."
                 raise TypeError(message) from None
             raise
-        if self._store.buffers:
+        if self._variables.buffers:
             self._materialize(scores)
-            for name, buffer in self._store.buffers.items():
+            for name, buffer in self._variables.buffers.items():
                 check_same(self, name, buffer, scores, like_name="scores")
         check_same(self, "target", target, scores, like_name="scores")
         check_off_tape(self, "target", target)
         self.check(scores, target)
-        return self.apply(self._store.buffers, scores, target)
+        return self.apply(self._variables.buffers, scores, target)
 
     def _reduced(self, values: Array, norm: Any) -> Array:
         """Return the losses of the samples, their sum, or the sum divided by `norm`."""
@@ -140,7 +140,7 @@ class Loss(Module):
         is_array = hasattr(values, "__array_namespace__") or hasattr(values, "dtype")
         if not is_array or (isinstance(values, np.generic | np.ndarray) and not values.shape):
             values = self._numbers(name, values, expected, hint)
-            self._store.materialized = False
+            self._variables.materialized = False
         namespace(values, self, name)
         check_real(self, name, values)
         if on_host(values):

@@ -104,7 +104,7 @@ def summary(net: Layer, input_shape: Sequence[int] | None = None) -> Summary:
     rows = []
     for name, layer, y in layer_outputs(net, x):
         if not isinstance(layer, Container):
-            stores = [store for store in layer._stores.values() if id(store) not in counted]
+            stores = [store for store in layer._all_variables.values() if id(store) not in counted]
             counted |= {id(store) for store in stores}
             parameters = [a for store in stores for a in store.params.values()]
             arrays = parameters + [a for store in stores for a in store.buffers.values()]

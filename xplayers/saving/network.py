@@ -285,7 +285,7 @@ def _kind(dtype: str) -> str:
 
 def is_materialized(net: Layer, name: str) -> bool:
     """Whether an array of the network is materialized; else it will move to the first input."""
-    return net._stores[name.rpartition(".")[0]].materialized
+    return net._all_variables[name.rpartition(".")[0]].materialized
 
 
 def placed_like(net: Layer, values: Mapping[str, np.ndarray]) -> dict[str, Array]:

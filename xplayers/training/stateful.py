@@ -135,7 +135,7 @@ class StatefulStep(Observed):
             state["precision"] = self._scaling
         if prepare is not None and self._disjoint:
             prepare(params)
-        value, params, buffers, state = run((params, buffers, self.loss._store.buffers, state))
+        value, params, buffers, state = run((params, buffers, self.loss._variables.buffers, state))
         optimizer.state, self._scaling = state["optimizer"], state.get("precision")
         self._put(params)
         self._buffers.put(buffers)
@@ -147,7 +147,7 @@ class StatefulStep(Observed):
 
     def _count(self) -> None:
         """Count new versions of the variables of the network."""
-        for variables in self.net._stores.values():
+        for variables in self.net._all_variables.values():
             variables.version += 1
 
     def _put(self, params: Arrays) -> None:
@@ -233,7 +233,7 @@ class StatefulStep(Observed):
             raise ValueError(message)
         parts = {name: _copied(part, like[name], name) for name, part in value.items()}
         self.optimizer.state, self._scaling = parts.get("optimizer"), parts.get("precision")
-        self._unplaced = not all(store.materialized for store in self.net._stores.values())
+        self._unplaced = not all(v.materialized for v in self.net._all_variables.values())
 
 
 def _copied(value: Any, like: Any, name: str) -> Any:

@@ -105,7 +105,7 @@ def as_cupy(cuda, monkeypatch):
 def device_step(cuda, **options):
     """Return a step of a network, its loss and state on the device."""
     net = xl.mlp([6, 8, 3], rng=0)
-    for store in net._stores.values():
+    for store in net._all_variables.values():
         store.params |= on_device(cuda, store.params)
         store.materialized = True
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), **options)

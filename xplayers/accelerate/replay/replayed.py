@@ -88,7 +88,7 @@ class Replayed(Compiled):
     def _lay_flat(self, params: dict[str, Array]) -> None:
         """Put parameters and moments into one flat buffer each; the layers have views of it."""
         step = self.step
-        if self._moves > 2 or shared_outside(params.values(), step.net._stores.values()):
+        if self._moves > 2 or shared_outside(params.values(), step.net._all_variables.values()):
             return  # another step lays them out for itself again and again, or a layer has them too
         before = list(params.values())
         state = step.optimizer.state or {}
@@ -105,8 +105,8 @@ class Replayed(Compiled):
         """Return the dicts that hold what a step reads and writes."""
         step = self.step
         state = step.optimizer.state or {}
-        held = [step.loss._store.buffers, step._scaling or {}, state]
-        for variables in step.net._stores.values():
+        held = [step.loss._variables.buffers, step._scaling or {}, state]
+        for variables in step.net._all_variables.values():
             held += [variables.params, variables.buffers]
         return held + [m for m in state.values() if isinstance(m, dict)]
 
