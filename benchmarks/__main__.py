@@ -183,7 +183,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if loaded := [name for name, entry in measured.items() if entry.get("beside_load")]:
         print(f"\nMEASURED BESIDE OTHER LOAD: {', '.join(loaded)}")
     if earlier is not None:
-        rows = results["gate"] = gate.compare(earlier, measured, names)
+        rows = gate.compare(earlier, measured, names)
+        for _ in range(gate.AGAIN):
+            again = [w for w in chosen if w.name in gate.slower(rows)]
+            for name, entry in measure.entries(again, names, fresh=True, **options):
+                gate.add(measured[name], entry)
+            rows = gate.compare(earlier, measured, names)
+        results["gate"] = rows
         print(f"\n{gate.table(args.gate, rows)}")
         _write(results, args.json)
         failed = failed or gate.failed(rows)

@@ -3,7 +3,8 @@
 The times of two runs are not compared as they stand: a shared machine is another one every hour.
 All that are not ours and are in both runs say how much faster or slower it has become, the peers of
 a row for the row, else those of all rows. What is asked is that no row of ours has become slower
-than that by more than `LIMIT`.
+than that by more than `LIMIT`. A workload that is slower is measured again, by new processes, and
+the least times of all its runs count.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.against import LIMIT
+
+AGAIN = 2  # times
 
 Entries = Mapping[str, Any]  # of the key "workloads" of the JSON
 
@@ -67,6 +70,18 @@ def compare(earlier: Entries, now: Entries, names: Sequence[str]) -> dict[str, d
             row["ratio"] = row["change"] / (row["machine"] or 1.0)
             row["state"] = "slower" if row["ratio"] > LIMIT else "as before"
     return rows
+
+
+def slower(rows: Mapping[str, dict[str, Any]]) -> set[str]:
+    """Return the workloads that have slower rows."""
+    return {name.partition(", ")[0] for name, row in rows.items() if row["state"] == "slower"}
+
+
+def add(entry: dict[str, Any], again: Mapping[str, Any]) -> None:
+    """Add a further run of a workload to its entry: the least times."""
+    least = _least(again)
+    for name, row in entry["implementations"].items():
+        row["min"] = min(row["min"], least.get(name, row["min"]))
 
 
 def failed(rows: Mapping[str, dict[str, Any]]) -> bool:

@@ -115,6 +115,15 @@ def test_what_was_not_asked_for_is_not_missing():
     assert "No row of ours is in both runs" in gate.table("then.json", rows)
 
 
+def test_what_is_slower_is_measured_again_and_its_least_times_count():
+    now = run_of(**{OURS: 4.0}, book=4.0)
+    assert gate.slower(gate.compare(EARLIER, now, [OURS])) == {"row"}
+    gate.add(now["row"], {"failed": "they disagree"})
+    gate.add(now["row"], run_of(**{OURS: 2.0}, book=5.0)["row"])
+    assert now == run_of(**{OURS: 2.0}, book=4.0)
+    assert not gate.slower(gate.compare(EARLIER, now, [OURS]))
+
+
 def test_without_peers_the_table_says_what_the_ratio_is():
     rows = gate.compare(run_of(**{OURS: 2.0}), run_of(**{OURS: 2.0}), [OURS])
     assert "No peer is in both runs" in gate.table("then.json", rows)
