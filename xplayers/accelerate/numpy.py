@@ -11,6 +11,7 @@ from xplayers.accelerate.host import (
     indexing,
     normalization,
     pooling,
+    recurrent,
     softmax,
     sums,
 )
@@ -51,6 +52,8 @@ BODIES = {
     "layer_normalization_gradient": normalization.layer_normalization_gradient,
     "rms_normalization": normalization.rms_normalization,
     "rms_normalization_gradient": normalization.rms_normalization_gradient,
+    "lstm_cell": recurrent.lstm_cell,
+    "lstm_cell_gradient": recurrent.lstm_cell_gradient,
     "attention_weights": softmax.attention_weights,
     "softmax_along": softmax.softmax_along,
     "softmax_gradient": softmax.softmax_gradient,

@@ -7,7 +7,8 @@ from typing import ClassVar, Self
 
 from xplayers._checks import flag
 from xplayers.arrays.elementwise import elementwise
-from xplayers.arrays.namespaces import Array
+from xplayers.arrays.namespaces import Array, namespace
+from xplayers.arrays.operation import operation
 from xplayers.arrays.products import matmul
 from xplayers.functional import sigmoid
 from xplayers.initializers import Initializer, Rng, xavier_uniform
@@ -156,13 +157,28 @@ class Lstm(Recurrent):
         h, c = state
         a = matmul(h, weights[1])
         a += p
-        h, c, i, f, g, o = _lstm(*blocks(a, 4), c)
-        return (h, c), (i, f, g, o)
+        h, c, *gates = lstm_cell(a, c)
+        return (h, c), tuple(gates)
 
     def _step_vjp(self, xp, dy, dafter, before, after, cache, weights):
-        *das, dc = _lstm_vjp(dy, *dafter, *cache, before[1], after[1])
-        da = xp.concat(das, axis=1)
+        da, dc = lstm_cell_gradient(dy, *dafter, cache, before[1], after[1])
         return da, da, (matmul(da, weights[1].mT), dc)
+
+
+@operation
+def lstm_cell(a: Array, c: Array) -> tuple[Array, ...]:
+    """Return hidden and cell state, and the gates i, f, g, o: four arrays, or columns of one."""
+    return _lstm(*blocks(a, 4), c)
+
+
+@operation
+def lstm_cell_gradient(
+    dy: Array, dh: Array, dc: Array, gates: tuple[Array, ...], c: Array, after: Array
+) -> tuple[Array, Array]:
+    """Return the gradients of `a` and `c`."""
+    gates = gates if len(gates) == 4 else blocks(gates[0], 4)
+    *das, dc = _lstm_vjp(dy, dh, dc, *gates, c, after)
+    return namespace(dy).concat(das, axis=1), dc
 
 
 @elementwise

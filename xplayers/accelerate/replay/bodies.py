@@ -147,7 +147,13 @@ def _is_in_parts(name: str, x: Any) -> bool:
 
 
 # And of these, where there is no kernel for such arrays.
-_ELSE_IN_PARTS = {"attention_weights", "softmax_along", "softmax_gradient"} | {
+_ELSE_IN_PARTS = {
+    "attention_weights",
+    "softmax_along",
+    "softmax_gradient",
+    "lstm_cell",
+    "lstm_cell_gradient",
+} | {
     f"{kind}_normalization{of}"
     for kind in ("batch", "group", "layer", "rms")
     for of in ("", "_gradient")

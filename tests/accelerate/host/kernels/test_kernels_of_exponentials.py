@@ -12,6 +12,7 @@ from xplayers.accelerate.host.kernels import exponentials, kernel
 from xplayers.arrays.operation import portable_body
 from xplayers.layers.activations import softmax_gradient
 from xplayers.layers.attention import attention_weights
+from xplayers.layers.recurrent import lstm_cell, lstm_cell_gradient
 from xplayers.losses.softmax import cross_entropy_of_labels
 
 pytestmark = [
@@ -181,3 +182,47 @@ def test_replays_have_the_bits_of_the_plain_steps():
         losses = [step(x, t).tobytes() for _ in range(5)]
         steps.append((losses, [p.tobytes() for p in net.params.values()]))
     assert steps[0] == steps[1]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (33, 130)])
+def test_cell_of_an_lstm(shape):
+    n, hidden = shape
+    a, c = array((n, 4 * hidden), 3.0), array(shape, 1.0, 1)
+    c[0, 0] = 0.01  # where 1 - tanh would cancel
+    h, after, gates = lstm_cell(a, c)
+    wide = a.astype(np.float64), c.astype(np.float64)
+    h_exact, after_exact, *gates_exact = portable_body(lstm_cell)(*wide)
+    assert_near(gates, np.concatenate(gates_exact, axis=1))
+    np.testing.assert_allclose(after, after_exact, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(h, h_exact, rtol=1e-6, atol=1e-6)
+    given = [array(shape, 1.0, seed) for seed in (2, 3, 4)]
+    got = lstm_cell_gradient(*given, (gates,), c, after)
+    exact = [a.astype(np.float64) for a in given]
+    expected = portable_body(lstm_cell_gradient)(*exact, tuple(gates_exact), wide[1], after_exact)
+    for g, e in zip(got, expected, strict=True):
+        assert g.dtype == np.float32
+        np.testing.assert_allclose(g, e, rtol=2e-6, atol=1e-6)
+
+
+def test_hyperbolic_tangent():
+    """In the gate of the candidate, to some units in the last place."""
+    x = np.linspace(-12.0, 12.0, 40_001).astype(np.float32)
+    x[:8] = [np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-30, 0.625, -0.625]
+    a = np.zeros((x.size, 4), np.float32)
+    a[:, 2] = x
+    _, _, gates = lstm_cell(a, np.zeros((x.size, 1), np.float32))
+    assert_near(gates[:, 2], np.tanh(x.astype(np.float64)))
+
+
+def test_an_lstm_is_that_of_the_portable_body(monkeypatch):
+    layer = xl.Lstm.init(6, 5, bidirectional=True, rng=0)
+    x, dy = array((4, 7, 6)), array((4, 7, 10), 1.0, 1)
+
+    def results():
+        y = layer.forward(x)
+        return [y, layer.backward(dy), *layer.grads.values()]
+
+    got = [a.copy() for a in results()]
+    monkeypatch.setattr(kernel, "smallest", lambda: math.inf)
+    for a, b in zip(got, results(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-6)

@@ -31,7 +31,7 @@ KINDS = {
 # Kind, shape of x, shape of gamma, and groups.
 SHAPES = [
     ("layer", (4, 6), (6,), ()),
-    ("layer", (1, 1), (1,), ()),
+    ("layer", (1, 2), (2,), ()),
     ("layer", (5, 3, 7, 5), (7, 5), ()),
     ("layer", (700, 257), (257,), ()),
     ("rms", (3, 5), (5,), ()),
@@ -84,7 +84,8 @@ def test_values(kind, shape, of_gamma, options, values):
     xh, got, statistics = both(kind, x, dy, gamma, beta, options, eps)
     assert xh is None
     wide = [a.astype(np.float64) for a in (x, dy, gamma, beta)]
-    _, expected, wanted = both(kind, *wide, options, eps, portable_body)
+    with np.errstate(all="ignore"):
+        _, expected, wanted = both(kind, *wide, options, eps, portable_body)
     with np.errstate(over="ignore"):
         expected, wanted, statistics = (
             [a.astype(np.float32) for a in some] for some in (expected, wanted, statistics)

@@ -1,4 +1,4 @@
-"""What takes exponentials of float32 values: the softmax, its loss, and the sigmoid.
+"""What takes exponentials of float32 values: softmax, its loss, sigmoid, cells of an LSTM.
 
 The exponential here is rounded as well as one in float32 can be, to less than one unit in the last
 place (NumPy's to 2.6), and computed for several values at once.
@@ -36,12 +36,31 @@ def exp(x):
     return y if x == x else x
 
 
+def logistic(x):
+    """Return ``e / (1 + e)`` with ``e = exp(min(x, 88))``, as the portable sigmoid."""
+    e = exp(min(x, f32(88.0)))
+    return e / (ONE + e) if x == x else x
+
+
+# Also of Cephes.
+T0, T1, T2 = f32(-5.70498872745e-3), f32(2.06390887954e-2), f32(-5.37397155531e-2)
+T3, T4, SMALL = f32(1.33314422036e-1), f32(-3.33332819422e-1), f32(0.625)
+
+
+def tanh(x):
+    """Return the hyperbolic tangent, by a polynomial where ``1 - tanh`` would cancel."""
+    z = x * x
+    small = ((((T0 * z + T1) * z + T2) * z + T3) * z + T4) * z * x + x
+    large = ONE - f32(2.0) / (exp(f32(2.0) * abs(x)) + ONE)
+    large = large if x > f32(0.0) else -large
+    return (small if abs(x) < SMALL else large) if x == x else x
+
+
 @kernel("const float32[1], float32[1], int64, int64")
 def sigmoid(x, y, start, stop):
-    """Return ``e / (1 + e)`` with ``e = exp(min(x, 88))``, as the portable body."""
+    """Return the sigmoid of each value."""
     for i in range(start, stop):
-        e = exp(min(x[i], f32(88.0)))
-        y[i] = e / (ONE + e) if x[i] == x[i] else x[i]
+        y[i] = logistic(x[i])
 
 
 @kernel("const float32[2], const int64[1], float32[1], float32[2], int64, int64")
@@ -137,3 +156,51 @@ def softmax_gradient(y, dy, dx, start, stop):
             inner += np.float64(dy[i, j]) * y[i, j]
         for j in range(n):
             dx[i, j] = y[i, j] * f32(dy[i, j] - inner)
+
+
+# The loops of a cell are so many because each may write to one array only, to be of vectors.
+@kernel("const float32[2], const float32[2], float32[2], float32[2], float32[2], int64, int64")
+def lstm_cell(a, c, h, after, gates, start, stop):
+    """Return the state after a step, and its gates, in the blocks i, f, g, o of columns."""
+    n = c.shape[1]
+    for r in range(start, stop):
+        for j in range(2 * n):
+            gates[r, j] = logistic(a[r, j])
+        for j in range(2 * n, 3 * n):
+            gates[r, j] = tanh(a[r, j])
+        for j in range(3 * n, 4 * n):
+            gates[r, j] = logistic(a[r, j])
+        for j in range(n):
+            after[r, j] = gates[r, n + j] * c[r, j] + gates[r, j] * gates[r, 2 * n + j]
+        for j in range(n):
+            h[r, j] = gates[r, 3 * n + j] * tanh(after[r, j])
+
+
+@kernel(
+    "const float32[2], const float32[2], const float32[2], const float32[2], const float32[2], "
+    "const float32[2], float32[2], float32[2], int64, int64"
+)
+def lstm_cell_gradient(dy, dh, dc, gates, c, after, da, before, start, stop):
+    """Go back through `lstm_cell`: to `da`, and `before`, the gradient of `c`."""
+    n = c.shape[1]
+    for r in range(start, stop):
+        for j in range(n):
+            da[r, 3 * n + j] = tanh(after[r, j])
+        for j in range(n):
+            t = da[r, 3 * n + j]
+            through = (dy[r, j] + dh[r, j]) * gates[r, 3 * n + j] * (ONE - t * t)
+            before[r, j] = dc[r, j] + through
+        for j in range(n):
+            o = gates[r, 3 * n + j]
+            da[r, 3 * n + j] *= (dy[r, j] + dh[r, j]) * (o * (ONE - o))
+        for j in range(n):
+            i = gates[r, j]
+            da[r, j] = before[r, j] * gates[r, 2 * n + j] * (i * (ONE - i))
+        for j in range(n):
+            f = gates[r, n + j]
+            da[r, n + j] = before[r, j] * c[r, j] * (f * (ONE - f))
+        for j in range(n):
+            g = gates[r, 2 * n + j]
+            da[r, 2 * n + j] = before[r, j] * gates[r, j] * (ONE - g * g)
+        for j in range(n):
+            before[r, j] *= gates[r, n + j]

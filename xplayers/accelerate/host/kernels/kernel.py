@@ -112,8 +112,7 @@ def _with_helpers(numba: Any, function: Any) -> Any:
     known = dict(function.__globals__)
     if "float_of_bits" in known:
         known["float_of_bits"] = _intrinsic()
-    for name in function.__code__.co_names:
-        helper = known.get(name)
+    for name, helper in function.__globals__.items():
         if isinstance(helper, FunctionType) and helper.__module__ == function.__module__:
             # Its own operations keep their order.
             compiler = numba.njit(error_model="numpy", fastmath={"contract"})
