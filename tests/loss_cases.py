@@ -88,12 +88,12 @@ def _softmax_case(
     torch_names = {"class_weights": "weight"}
 
     def torch_loss(torch: Any, x: Any, t: Any) -> Any:
-        given = {torch_names.get(k, k): v for k, v in options.items()}
-        if "weight" in given:
-            given["weight"] = torch.tensor(given["weight"], dtype=x.dtype)
+        torch_options = {torch_names.get(k, k): v for k, v in options.items()}
+        if "weight" in torch_options:
+            torch_options["weight"] = torch.tensor(torch_options["weight"], dtype=x.dtype)
         channels_second = torch.movedim(x, -1, 1)
         t = torch.movedim(t.to(x.dtype), -1, 1) if t.ndim == x.ndim else t
-        return ref.functional(torch).cross_entropy(channels_second, t, **given)
+        return ref.functional(torch).cross_entropy(channels_second, t, **torch_options)
 
     return LossCase(
         f"SoftmaxWithLoss-{id}",

@@ -46,8 +46,8 @@ def test_an_evaluation_does_not_depend_on_the_batches(sizes, xpv):
     parts = [slice(b - a, b) for a, b in zip(sizes, ends, strict=True)]
     batches = [(xpv.asarray(y[p]), xpv.asarray(t[p])) for p in parts]
     for right in (50, 51):
-        found = xl.evaluate(xl.Sequential(xl.Flatten()), xl.SoftmaxWithLoss(), batches)
-        assert found["accuracy"] == right / 100
+        results = xl.evaluate(xl.Sequential(xl.Flatten()), xl.SoftmaxWithLoss(), batches)
+        assert results["accuracy"] == right / 100
         wrong = next(i for i in range(100) if y[i].argmax() != t[i])
         y[wrong] = np.eye(3)[t[wrong]]  # one more is right
         batches = [(xpv.asarray(y[p]), xpv.asarray(t[p])) for p in parts]
@@ -60,13 +60,15 @@ def test_of_sequences(xpv):
     x, labels = xpv.asarray(y.reshape(6, 5, 3)), xpv.asarray(t.reshape(6, 5))
     net = xl.Sequential(xl.Reshape(5, 3))
     for size in (1, 4, 6):
-        found = xl.evaluate(net, xl.SoftmaxWithLoss(), x, labels, batch_size=size)
-        assert found["accuracy"] == 11 / 30
+        results = xl.evaluate(net, xl.SoftmaxWithLoss(), x, labels, batch_size=size)
+        assert results["accuracy"] == 11 / 30
     net = xl.Sequential(xl.Map(xl.Softmax()))
     batches = [(x[:2, ...], labels[:2, ...]), (x[2:3, :3, ...], labels[2:3, :3])]
-    found = xl.evaluate(net, xl.SoftmaxWithLoss(), batches)["accuracy"]
+    measured = xl.evaluate(net, xl.SoftmaxWithLoss(), batches)["accuracy"]
     right = (to_numpy(x).argmax(-1) == to_numpy(labels)).astype(int)
-    assert found == float(Fraction(int(right[:2].sum()), 15) + Fraction(int(right[2, :3].sum()), 9))
+    assert measured == float(
+        Fraction(int(right[:2].sum()), 15) + Fraction(int(right[2, :3].sum()), 9)
+    )
 
 
 @pytest.mark.only("numpy", "torch")
@@ -123,12 +125,12 @@ def test_an_epoch_that_is_as_good_is_not_better(xpv):
 def test_metrics_of_the_host_keep_their_digits(xpv):
     y, t = guesses(10, 3)
     net = xl.Sequential(xl.Flatten())
-    found = xl.evaluate(
+    results = xl.evaluate(
         net, xl.SoftmaxWithLoss(), xpv.asarray(y), xpv.asarray(t), batch_size=10,
         metrics={"third": lambda y, t: 1 / 3, "tenth": lambda y, t: np.float64(0.1),
                  "two": lambda y, t: 2},
     )  # fmt: skip
-    assert list(found.items())[1:] == [("third", 1 / 3), ("tenth", 0.1), ("two", 2.0)]
+    assert list(results.items())[1:] == [("third", 1 / 3), ("tenth", 0.1), ("two", 2.0)]
 
 
 def test_numbers_of_several_kinds_come_over_in_order(xpv):

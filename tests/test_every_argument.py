@@ -91,12 +91,12 @@ def called(name):
 
 
 def parameters(of):
-    made = of.__init__ if isinstance(of, type) else of
-    if made is object.__init__:
+    function = of.__init__ if isinstance(of, type) else of
+    if function is object.__init__:
         return []
     kinds = (inspect.Parameter.VAR_KEYWORD,)
-    found = inspect.signature(made).parameters.values()
-    return [p for p in found if p.name != "self" and p.kind not in kinds]
+    parameters = inspect.signature(function).parameters.values()
+    return [p for p in parameters if p.name != "self" and p.kind not in kinds]
 
 
 def test_every_public_name_is_in_the_table():
@@ -117,20 +117,20 @@ ROWS = [
 
 @pytest.mark.parametrize(("name", "argument"), ROWS)
 def test_things(name, argument):
-    of, given = called(name), dict(NEEDED[name])
-    stars = [v for k, v in given.items() if k.startswith("*")]
+    of, arguments = called(name), dict(NEEDED[name])
+    stars = [v for k, v in arguments.items() if k.startswith("*")]
     positional = stars[0] if stars else ()
-    given = {k: v for k, v in given.items() if not k.startswith("*")}
+    arguments = {k: v for k, v in arguments.items() if not k.startswith("*")}
     kind = next(p.kind for p in parameters(of) if p.name == argument)
     functions = ("initializer", "f", "transform", "function")  # a class can be called
     for wrong in (Thing(), Thing)[: 1 if argument in functions else 2]:
         if kind is inspect.Parameter.VAR_POSITIONAL:
-            before = () if stars else tuple(given.values())
-            args, options = (*before, wrong), given if stars else {}
+            before = () if stars else tuple(arguments.values())
+            args, options = (*before, wrong), arguments if stars else {}
         elif kind is inspect.Parameter.POSITIONAL_ONLY:
-            args, options = (wrong,), {k: v for k, v in given.items() if k != argument}
+            args, options = (wrong,), {k: v for k, v in arguments.items() if k != argument}
         else:
-            args, options = positional, {**given, argument: wrong}
+            args, options = positional, {**arguments, argument: wrong}
         with pytest.raises((TypeError, ValueError)) as caught:
             of(*args, **options)
         said = str(caught.value)

@@ -54,9 +54,9 @@ def test_what_is_said_is_there():
                 of = getattr(of, part)
     public = {n.lower().replace("_", "") for n in xl.__all__}
     assert not public & set(_foreign.PACKAGE)
-    made = [NET, NET[0], xl.Layer]
+    objects = [NET, NET[0], xl.Layer]
     for name in _foreign.NETWORK:
-        assert not any(hasattr(one, name) for one in made), name
+        assert not any(hasattr(one, name) for one in objects), name
     for name in _foreign.OPTIMIZER:
         assert not hasattr(xl.Adam(), name)
 

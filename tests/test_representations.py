@@ -12,7 +12,7 @@ def net():
     return xl.Sequential(xl.Affine.init(3, 4, rng=0), xl.Relu(), out=xl.Affine.init(4, 2, rng=1))
 
 
-def made(thing):
+def evaluated(thing):
     """Make it again from its code."""
     return eval(repr(thing), vars(xl).copy())
 
@@ -28,7 +28,7 @@ def made(thing):
     ids=lambda layer: ",".join(part.name for part in layer._parts),
 )  # fmt: skip
 def test_a_network_is_its_code(layer):
-    again = made(layer)
+    again = evaluated(layer)
     assert repr(again) == repr(layer) == str(layer)
     assert [p.name for p in again._parts] == [p.name for p in layer._parts]
 
@@ -52,14 +52,14 @@ def test_slices_keep_the_order():
 def test_a_step_is_its_code(kind):
     options = {"parts": 2} if kind is xl.AccumulatedStep else {}
     step = kind(net(), xl.Huber(delta=2.0), xl.Adam(lr=0.1), compile=False, **options)
-    assert repr(made(step)) == repr(step) == str(step)
+    assert repr(evaluated(step)) == repr(step) == str(step)
     assert "    Huber(delta=2.0),\n    Adam(lr=0.1),\n" in repr(step)
     assert "    compile=False,\n" in repr(step)
 
 
 def test_a_trainer_is_its_code():
     trainer = xl.Trainer(net(), xl.SoftmaxWithLoss(), xl.SGD(), epochs=3, seed=7)
-    assert repr(made(trainer)) == repr(trainer)
+    assert repr(evaluated(trainer)) == repr(trainer)
     assert repr(trainer).endswith(
         "    SoftmaxWithLoss(),\n    SGD(),\n    batch_size=32,\n    epochs=3,\n    seed=7,\n)"
     )
@@ -72,7 +72,7 @@ def test_data_and_files_are_named(tmp_path):
     )
     checkpoint = xl.Checkpoint(tmp_path, every_steps=10)
     assert repr(checkpoint) == f"Checkpoint({str(tmp_path)!r}, every_steps=10, keep=3)"
-    assert repr(made(checkpoint)) == repr(checkpoint)
+    assert repr(evaluated(checkpoint)) == repr(checkpoint)
 
 
 def test_parts_are_completed():

@@ -85,10 +85,10 @@ def test_data_from_a_folder(capsys, folder, name):
 
 @pytest.mark.parametrize("name", ["torch", "jax", "cupy"])
 def test_other_libraries_compute_the_same(capsys, name):
-    if (found := devices.look(name)).why:
-        pytest.skip(str(found))
+    if (library := devices.look(name)).why:
+        pytest.skip(str(library))
     out = train(capsys, *TINY, "--backend", name)
-    assert f", {found.name} {found.version} on {found.devices[0]}\n" in out
+    assert f", {library.name} {library.version} on {library.devices[0]}\n" in out
     expected = train(capsys, *TINY)
     values, others = (re.findall(r"(?:loss|accuracy) ([\d.]+\d)", text) for text in (expected, out))
     assert len(values) == 8
@@ -233,9 +233,9 @@ def test_bench_measures(capsys, home):
     only = ("--only", "^step-6-5-4-3$", "--implementations", "^(xplayers-numpy|book)$")
     assert main(["bench", *only, "--threads", "1", "--json", "found.json"]) == 0
     assert "book / this" in capsys.readouterr().out
-    found = json.loads(Path("found.json").read_text())
-    assert found["machine"]["threads"] == 1
-    assert found["workloads"]["step-6-5-4-3"]["ratios"]["book_over_ours"] > 0
+    results = json.loads(Path("found.json").read_text())
+    assert results["machine"]["threads"] == 1
+    assert results["workloads"]["step-6-5-4-3"]["ratios"]["book_over_ours"] > 0
 
 
 @pytest.mark.parametrize(

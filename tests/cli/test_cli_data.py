@@ -129,10 +129,10 @@ def test_a_table_is_standardised_by_the_columns_of_its_training_samples(home):
     np.savez("own.npz", x=x, t=np.arange(50) % 2)
     data = datasets.read("own.npz")
     model = models.Model.of("mlp", data, None, None)
-    found = model.prepared(data.x)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found.mean(axis=0), 0, atol=1e-6)
-    np.testing.assert_allclose(found.std(axis=0), [1, 0, 1], atol=1e-5)
+    inputs = model.prepared(data.x)
+    assert inputs.dtype == np.float32
+    np.testing.assert_allclose(inputs.mean(axis=0), 0, atol=1e-6)
+    np.testing.assert_allclose(inputs.std(axis=0), [1, 0, 1], atol=1e-5)
     again = models.Model.from_metadata(json.loads(json.dumps(model.metadata())))
     assert again == model
     assert again.prepared(x).tobytes() == model.prepared(x).tobytes()

@@ -140,10 +140,10 @@ def installed_cupy(monkeypatch, driver, error=None, wheels=("cupy-cuda13x",)):
 
 def test_cupy_with_two_gpus(monkeypatch):
     installed_cupy(monkeypatch, Driver(2))
-    found = devices.look("cupy")
-    assert str(found) == "cupy 14.2.0 on cuda:0 (NVIDIA H200)"
-    assert found.devices == ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)")
-    assert found.xp.__version__ == "14.2.0"
+    library = devices.look("cupy")
+    assert str(library) == "cupy 14.2.0 on cuda:0 (NVIDIA H200)"
+    assert library.devices == ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)")
+    assert library.xp.__version__ == "14.2.0"
 
 
 @pytest.mark.parametrize(
@@ -178,12 +178,12 @@ def test_cupy_without_a_library_of_cuda(monkeypatch):
     error = ImportError("\n====\nFailed\n====\n")
     error.__cause__ = ImportError("libcublas.so.13: cannot open shared object file")
     installed_cupy(monkeypatch, Driver(1), error)
-    found = devices.look("cupy")
-    assert found.why == (
+    library = devices.look("cupy")
+    assert library.why == (
         "sees cuda:0 (NVIDIA H200) and cannot compute on it "
         "(ImportError: libcublas.so.13: cannot open shared object file)"
     )
-    assert 'pip install "xplayers[cuda13]"' in found.fix
+    assert 'pip install "xplayers[cuda13]"' in library.fix
 
 
 def test_cupy_installed_twice(capsys, monkeypatch, tmp_path):
@@ -234,12 +234,12 @@ def test_gpus_of_torch_and_jax(monkeypatch):
 def test_another_device_is_taken():
     handles = ("cuda:0", "cuda:1", "cpu")
     listed = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)", "the CPU")
-    found = LibraryInfo("torch", "2.13", device="cuda:0", devices=listed, handles=handles)
-    assert str(devices.take(found, "cuda:1")) == "torch 2.13 on cuda:1 (NVIDIA H200)"
-    assert devices.take(found, "cuda:1").device == "cuda:1"
-    assert devices.take(found, "cpu").device == "cpu"
+    library = LibraryInfo("torch", "2.13", device="cuda:0", devices=listed, handles=handles)
+    assert str(devices.take(library, "cuda:1")) == "torch 2.13 on cuda:1 (NVIDIA H200)"
+    assert devices.take(library, "cuda:1").device == "cuda:1"
+    assert devices.take(library, "cpu").device == "cpu"
     with pytest.raises(ValueError, match="torch 2.13 has cuda:0, cuda:1, cpu"):
-        devices.take(found, "cuda:2")
+        devices.take(library, "cuda:2")
 
 
 def test_another_device_of_cupy_becomes_the_current_one():
@@ -247,17 +247,17 @@ def test_another_device_of_cupy_becomes_the_current_one():
     device = lambda i: SimpleNamespace(use=lambda: used.append(i))  # noqa: E731 - a stand-in
     cupy = SimpleNamespace(cuda=SimpleNamespace(Device=device))
     listed = ("cuda:0 (NVIDIA H200)", "cuda:1 (NVIDIA H200)")
-    found = LibraryInfo("cupy", "14.2.0", xp=cupy, devices=listed, handles=(0, 1))
-    assert str(devices.take(found, "cuda:1")) == "cupy 14.2.0 on cuda:1 (NVIDIA H200)"
+    library = LibraryInfo("cupy", "14.2.0", xp=cupy, devices=listed, handles=(0, 1))
+    assert str(devices.take(library, "cuda:1")) == "cupy 14.2.0 on cuda:1 (NVIDIA H200)"
     assert used == [1]
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch", "jax"])
 def test_the_cpu_by_name(name):
-    found = devices.look(name)
-    if found.why or found.devices[0] != "the CPU":
+    library = devices.look(name)
+    if library.why or library.devices[0] != "the CPU":
         pytest.skip(f"{name} computes elsewhere")
     args = SimpleNamespace(backend=name, device="cpu")
     taken, _ = arguments.choose_device(args)
-    assert str(taken.device) == str(found.device)
-    assert taken.devices == found.devices
+    assert str(taken.device) == str(library.device)
+    assert taken.devices == library.devices

@@ -43,12 +43,12 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize(("content", "words"), FOREIGN.values(), ids=FOREIGN)
-@pytest.mark.parametrize("place", ["dataset", "samples", "samples.npz", "model"])
-def test_foreign_files(capsys, data, place, content, words):
-    if place == "dataset":
+@pytest.mark.parametrize("argument", ["dataset", "samples", "samples.npz", "model"])
+def test_foreign_files(capsys, data, argument, content, words):
+    if argument == "dataset":
         arguments = ("train", "--dataset", "file.npz")
         expected = "expected an .npz file"
-    elif place == "model":
+    elif argument == "model":
         arguments = ("evaluate", "file.npz")
         expected = "expected a model written by `xplayers train --save`"
     else:
@@ -60,7 +60,7 @@ def test_foreign_files(capsys, data, place, content, words):
     assert f"file.npz {words}" in line or (not words and "file.npz" in line)
     if words:
         assert expected in line
-    if "CSV" in words and place == "dataset":
+    if "CSV" in words and argument == "dataset":
         assert "numpy.genfromtxt" in line
         assert 'numpy.savez("data.npz", x=samples, t=labels) writes one' in line
 
@@ -178,8 +178,8 @@ HERE, THERE = b"PK\x03\x04", b"PK\x01\x02"  # headers beside an entry, and in th
 )
 @pytest.mark.parametrize("compressed", [False, True])
 def test_archives_with_other_fields(capsys, data, fields, words, compressed):
-    with np.load("own.npz") as found:
-        (np.savez_compressed if compressed else np.savez)("own.npz", **dict(found))
+    with np.load("own.npz") as archive:
+        (np.savez_compressed if compressed else np.savez)("own.npz", **dict(archive))
     content = Path("own.npz").read_bytes()
     for one in fields:
         content = field(content, *one)

@@ -188,12 +188,12 @@ def test_samples_of_as_many_values(capsys, images, kind, shape):
 
 def test_rows_of_images_are_images(capsys, images):
     for kind in ("mlp", "cnn"):
-        found = []
+        outputs = []
         for x in (images, images.reshape(5, -1), images[:, None], images[..., None]):
             np.save("x.npy", x)
             assert main(["predict", f"{kind}.safetensors", "x.npy", "--probabilities"]) == 0
-            found.append(capsys.readouterr().out)
-        assert len(set(found)) == 1
+            outputs.append(capsys.readouterr().out)
+        assert len(set(outputs)) == 1
 
 
 def test_images_are_no_rows_of_a_table(capsys, home):

@@ -32,8 +32,8 @@ def test_one_hot_labels(home, dtype):
     save(ONE_HOT.astype(dtype))
     data = datasets.read("own.npz")
     assert data.classes == (0, 1, 2)
-    found = {tuple(x): t for x, t in zip(data.x.tolist(), data.t.tolist(), strict=True)}
-    assert all(t == (x[0] / 2) % 3 for x, t in found.items())
+    labels = {tuple(x): t for x, t in zip(data.x.tolist(), data.t.tolist(), strict=True)}
+    assert all(t == (x[0] / 2) % 3 for x, t in labels.items())
 
 
 @pytest.mark.parametrize(

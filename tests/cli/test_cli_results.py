@@ -155,9 +155,9 @@ def test_predictions_are_a_file_as_all(capsys, data, more):
     run(capsys, *TRAIN, "--save", "m.safetensors")
     np.save("x.npy", np.zeros((4, 6, 6)))
     run(capsys, "predict", "m.safetensors", "x.npy", "--output", "p.npy", *more)
-    found = np.load("p.npy")
-    assert found.shape == ((4, 3) if more else (4,))
-    assert np.load("p.npy", mmap_mode="r").tolist() == found.tolist()
+    predictions = np.load("p.npy")
+    assert predictions.shape == ((4, 3) if more else (4,))
+    assert np.load("p.npy", mmap_mode="r").tolist() == predictions.tolist()
 
 
 # The options of a run
@@ -239,8 +239,8 @@ def test_the_folder_of_a_data_set_may_have_its_name(capsys, data):
     write_mnist(Path("digits"))
     options = ("--dataset", "mnist", "--data-dir", "digits", "--batch-size", "8")
     train(capsys, *TINY, *options, "--save", "m")
-    found = tomllib.loads(Path("m.config.toml").read_text())
-    assert found["data-dir"] == str(data / "digits")
+    config = tomllib.loads(Path("m.config.toml").read_text())
+    assert config["data-dir"] == str(data / "digits")
 
 
 # Homes

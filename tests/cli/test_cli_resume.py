@@ -50,8 +50,8 @@ def test_a_refused_resume_changes_nothing(capsys, run, options, words):
 
 @pytest.mark.parametrize("change", ["x", "t", "dtype", "names"])
 def test_data_that_changed(capsys, run, change):
-    with np.load("own.npz") as found:
-        x, t = found["x"], found["t"]
+    with np.load("own.npz") as archive:
+        x, t = archive["x"], archive["t"]
     if change == "x":
         x[3, 2, 1] += 1
     elif change == "t":

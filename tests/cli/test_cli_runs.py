@@ -52,13 +52,13 @@ def test_checkpoints_of_another_run_are_not_touched(capsys, home):
 def test_a_run_is_repeated_from_its_config(capsys, home):
     options = ("--hidden", "6", "5", "--optimizer", "sgd", "--lr", "0.003", "--batch-size", "50")
     train(capsys, *TINY, *options, "--seed", "9", "--save", "a.safetensors", "--log", "b.jsonl")
-    found = tomllib.loads(Path("a.config.toml").read_text())
-    assert found.items() >= {
+    config = tomllib.loads(Path("a.config.toml").read_text())
+    assert config.items() >= {
         "backend": "numpy", "dataset": "digits", "hidden": [6, 5], "optimizer": "sgd", "lr": 0.003,
         "batch-size": 50, "seed": 9, "epochs": 2, "model": "mlp", "flip": False,
     }.items()  # fmt: skip
-    assert not found.keys() & {"save", "log", "config", "debug", "run", "resume"}
-    assert tomllib.loads(Path("b.config.toml").read_text()) == found
+    assert not config.keys() & {"save", "log", "config", "debug", "run", "resume"}
+    assert tomllib.loads(Path("b.config.toml").read_text()) == config
     train(capsys, "--config", "a.config.toml", "--save", "c.safetensors")
     assert_same("a.safetensors", "c.safetensors")
     out = train(capsys, "--config", "a.config.toml", "--hidden", "7", "--epochs", "1")

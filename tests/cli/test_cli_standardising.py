@@ -43,32 +43,32 @@ def test_it_is_what_scikit_learn_does(monkeypatch, dtype, block):
             x = x.astype(dtype)
         x = x[:, np.isfinite(x).all(axis=0)]
     scaler = scalers.StandardScaler().fit(x.astype("float64"))
-    found = standardising.standard(x)
-    np.testing.assert_allclose(found.mean, scaler.mean_, rtol=1e-12, atol=1e-300)
-    np.testing.assert_allclose(found.scale, scaler.scale_, rtol=1e-6)
-    assert list(found.constant) == np.flatnonzero(scaler.scale_ == 1.0).tolist()
+    standard = standardising.standard(x)
+    np.testing.assert_allclose(standard.mean, scaler.mean_, rtol=1e-12, atol=1e-300)
+    np.testing.assert_allclose(standard.scale, scaler.scale_, rtol=1e-6)
+    assert list(standard.constant) == np.flatnonzero(scaler.scale_ == 1.0).tolist()
 
 
 @pytest.mark.parametrize("name", COLUMNS)
 def test_columns_that_are_almost_constant_are_not_scaled(name):
     x = COLUMNS[name]
-    found = standardising.standard(x)
+    standard = standardising.standard(x)
     alone = name in ("zero", "rounding", "less than rounding") or name.endswith("alone")
     alone = alone or name in ("0.1", "14.62", "1000.1")
-    assert found.constant == ((0,) if alone else ())
+    assert standard.constant == ((0,) if alone else ())
     if alone:
-        assert found.scale == (1.0,)
+        assert standard.scale == (1.0,)
     if alone and "rounding" not in name:
-        assert found.mean == (x[0, 0],)
+        assert standard.mean == (x[0, 0],)
 
 
 @pytest.mark.parametrize("shape", [(40, 6, 6), (40, 3, 4, 4), (40, 10_001)], ids=str)
 @pytest.mark.parametrize(("low", "high"), [(1e9, 1e9 + 1), (0, 1e-25), (1e-30, 3e-30), (-1, 1)])
 def test_images_and_wide_tables_have_one_deviation_in_float64(shape, low, high):
     x = rng.uniform(low, high, shape)
-    found = standardising.standard(x)
-    np.testing.assert_allclose(found.scale, (high - low) / 12**0.5, rtol=0.05)
-    z = (x - found.mean) / found.scale
+    standard = standardising.standard(x)
+    np.testing.assert_allclose(standard.scale, (high - low) / 12**0.5, rtol=0.05)
+    z = (x - standard.mean) / standard.scale
     assert abs(z.mean()) < 1e-3
     np.testing.assert_allclose(z.std(), 1, rtol=1e-6)
 
@@ -82,16 +82,16 @@ def test_a_file_is_read_in_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "BLOCK", 2**10)
     x = rng.normal(5, 2, (3000, 4))
     np.save(tmp_path / "x.npy", x)
-    found = standardising.standard(np.load(tmp_path / "x.npy", mmap_mode="r"))
-    np.testing.assert_allclose(found.mean, x.mean(axis=0), rtol=1e-12)
-    np.testing.assert_allclose(found.scale, x.std(axis=0), rtol=1e-12)
+    standard = standardising.standard(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    np.testing.assert_allclose(standard.mean, x.mean(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(standard.scale, x.std(axis=0), rtol=1e-12)
 
 
 def test_integers_do_not_wrap():
     x = np.asarray([[250], [3], [255], [0]], np.uint8)
-    found = standardising.standard(x)
-    assert found.mean == (127.0,)
-    np.testing.assert_allclose(found.scale, np.std(x))
+    standard = standardising.standard(x)
+    assert standard.mean == (127.0,)
+    np.testing.assert_allclose(standard.scale, np.std(x))
 
 
 def test_values_too_far_apart():

@@ -186,10 +186,10 @@ def process(command, **more):
 def test_processes(data, streams, code, said):
     if "full" in streams and not Path("/dev/full").exists():
         pytest.skip("no device that is full")
-    found = process(f"xplayers {' '.join(TRAIN)} --save m.safetensors {streams}")
-    assert (found.returncode, Path("m.safetensors").exists()) == (code, True)
-    assert found.stderr.startswith(said)
-    assert bool(found.stderr) == bool(said)
+    run = process(f"xplayers {' '.join(TRAIN)} --save m.safetensors {streams}")
+    assert (run.returncode, Path("m.safetensors").exists()) == (code, True)
+    assert run.stderr.startswith(said)
+    assert bool(run.stderr) == bool(said)
 
 
 @POSIX
@@ -203,18 +203,18 @@ def test_processes(data, streams, code, said):
     ],
 )
 def test_processes_without_results(command, code):
-    found = process(command)
-    assert found.returncode in (code, 0 if "help" in command else code)  # head may be the faster
-    assert "Exception ignored" not in found.stderr
-    assert "Traceback" not in found.stderr
+    run = process(command)
+    assert run.returncode in (code, 0 if "help" in command else code)  # head may be the faster
+    assert "Exception ignored" not in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 @POSIX
 def test_no_home_to_write_to(data):
     pytest.importorskip("matplotlib")
     results = "--save m.safetensors --plot m.png"
-    found = process(f"xplayers {' '.join(TRAIN)} {results}", HOME="/proc/nobody")
-    assert found.returncode == 0
+    run = process(f"xplayers {' '.join(TRAIN)} {results}", HOME="/proc/nobody")
+    assert run.returncode == 0
     assert Path("m.png").exists()
 
 
@@ -253,9 +253,9 @@ def test_a_full_disk_leaves_no_half_of_a_line(capsys, home, monkeypatch):
         monkeypatch.setattr(FullDisk, "room", 10**6 if i == 5 else 100)
         history.append(row)
         log(xl.Event("epoch", None, history, i, 10 * i, 0, None, row=row))
-        found = xl.History.from_jsonl("run.jsonl")
-        assert list(found) == rows[: len(found)]
-        assert len(found) == {1: 1, 2: 1, 3: 1, 4: 1, 5: 5, 6: 5}[i]
+        logged = xl.History.from_jsonl("run.jsonl")
+        assert list(logged) == rows[: len(logged)]
+        assert len(logged) == {1: 1, 2: 1, 3: 1, 4: 1, 5: 5, 6: 5}[i]
     err = capsys.readouterr().err
     assert [line.split(":")[2] for line in err.splitlines()] == [
         f" epoch {i} is not in the log" for i in (2, 3, 4, 6)
@@ -270,9 +270,9 @@ def test_a_full_disk_leaves_no_half_of_a_line(capsys, home, monkeypatch):
 
 def test_names_in_tables():
     names = ["cat", 7, "日本", "a\nb\t", "e\u0301", "n" * 40, "n" * 41, "$a$", "\ud800"]
-    found = messages.display_names(names)
-    assert found[:6] == ["cat", "7", "日本", "a b", "e\u0301", "n" * 40]
-    assert found[7:] == ["$a$", r"\ud800"]
+    shown = messages.display_names(names)
+    assert shown[:6] == ["cat", "7", "日本", "a b", "e\u0301", "n" * 40]
+    assert shown[7:] == ["$a$", r"\ud800"]
     assert all(
         columns(name) <= 40 for name in messages.display_names(["日" * 30, "日" * 31, *names])
     )

@@ -18,13 +18,13 @@ def shifted(images, largest, seed):
     down, right = np.random.default_rng(seed).integers(
         -largest, largest, (2, len(images)), endpoint=True
     )
-    found = np.empty_like(images)
+    shifted = np.empty_like(images)
     height, width = images.shape[2:]
     for i, image in enumerate(images):
         padded = np.pad(image, ((0, 0), (largest, largest), (largest, largest)))
         y, x = largest + down[i], largest + right[i]
-        found[i] = padded[:, y : y + height, x : x + width]
-    return found
+        shifted[i] = padded[:, y : y + height, x : x + width]
+    return shifted
 
 
 def test_shifts(xpv):

@@ -45,11 +45,11 @@ def test_they_are_those_of_minibatches(xpv):
     assert_at_home(xpv.asarray(T), like, dtype=xpv.asarray(T).dtype)
     for rng, drop_last in ((None, False), (5, False), (5, True)):
         expected = list(xl.minibatches(like, xpv.asarray(T), 8, rng, drop_last))
-        for place in ({"like": like}, {"xp": xpv.xp, "device": xpv.device}):
-            batches = xl.Batches(X, T, 8, rng, drop_last=drop_last, **place)
-            found = list(batches)
-            assert len(found) == len(expected) == len(batches)
-            for (x, t), (x2, t2) in zip(found, expected, strict=True):
+        for target in ({"like": like}, {"xp": xpv.xp, "device": xpv.device}):
+            batches = xl.Batches(X, T, 8, rng, drop_last=drop_last, **target)
+            pairs = list(batches)
+            assert len(pairs) == len(expected) == len(batches)
+            for (x, t), (x2, t2) in zip(pairs, expected, strict=True):
                 assert_at_home(x, like)
                 assert t.dtype == t2.dtype
                 assert_same_bits(x, x2)
@@ -124,11 +124,11 @@ def test_a_file_larger_than_the_memory_it_takes(tmp_path):
     rows, columns = 4096, 4096
     for fortran in (False, True):
         path = tmp_path / f"x-{fortran}.npy"
-        made = np.lib.format.open_memmap(
+        mapped = np.lib.format.open_memmap(
             path, "w+", "float32", (rows, columns), fortran_order=fortran
         )
-        made[:, 0] = np.arange(rows)
-        made.flush()
+        mapped[:, 0] = np.arange(rows)
+        mapped.flush()
         x = np.load(path, mmap_mode="r")
         t = np.arange(rows)
         list(xl.Batches(x[:16], t[:16], 16, 0))  # modules are imported when arrays are first seen
@@ -373,8 +373,8 @@ def test_page_locked_memory_brings_the_batches_of_a_pass(monkeypatch):
     gpu = Gpu()
     loader = PinnedLoader(gpu, gpu.empty_pinned, (X, T), None)
     parts = [np.arange(i, i + 4) for i in range(0, 20, 4)]
-    found = list(loading._prefetched(loader, iter(parts)))
-    for (x, t), part in zip(found, parts, strict=True):
+    pairs = list(loading._prefetched(loader, iter(parts)))
+    for (x, t), part in zip(pairs, parts, strict=True):
         assert_same_bits(x.now, X[part])
         assert_same_bits(t.now, T[part])
 

@@ -79,8 +79,8 @@ class TestClipByNorm:
     @pytest.mark.parametrize("values_there", [[3.0, 4.0], [math.inf, math.nan], [0.0, 1e38]])
     def test_an_infinite_limit_changes_nothing(self, values_there, xpv):
         for dtype in xpv.floats:
-            given = 1e4 if dtype == "float16" else math.inf
-            g = xpv.asarray(np.minimum(values_there, given), dtype)
+            largest = 1e4 if dtype == "float16" else math.inf
+            g = xpv.asarray(np.minimum(values_there, largest), dtype)
             (got,) = xl.clip_by_norm({"W": g}, math.inf).values()
             assert_same_bits(got, g)
             assert not share_memory(got, g)

@@ -156,11 +156,11 @@ def test_large_parameters_go_through_the_blocks_in_place():
     for case in OPTIMIZERS:
         optimizer = case.make()
         mine, plain = {"p": p.copy()}, {"p": p.copy()}
-        place, state = mine["p"], optimizer.init(plain)
+        before, state = mine["p"], optimizer.init(plain)
         for _ in range(2):
             optimizer.update(mine, {"p": g})
             plain, state = optimizer.step(plain, {"p": g}, state)
-        assert mine["p"] is place
+        assert mine["p"] is before
         assert_same_bits(mine["p"], plain["p"], case.id)
         fresh, moments = case.make(), [np.zeros_like(p) for _ in optimizer.moments]
         constants = [float(c) for c in (fresh.lr, *fresh.constants(np.float64(1.0)))]
@@ -236,15 +236,15 @@ def test_the_state_of_another_network(sizes, dtype, what, xpv):
 @pytest.mark.parametrize("case", OPTIMIZERS, ids=lambda c: c.id)
 def test_a_parameter_of_no_axes(case, xpv):
     """Steps as those of the same value in an array of one axis."""
-    found = []
+    scalars = []
     for shape in ((), (1,)):
         optimizer, p = case.make(), {"s": xpv.asarray(np.full(shape, 1.25), "float32")}
         for k in range(3):
             optimizer.update(p, {"s": xpv.asarray(np.full(shape, 0.5 - k), "float32")})
         assert p["s"].shape == shape
         assert dtype_name(p["s"].dtype) == "float32"
-        found.append(to_numpy(p["s"]).reshape(()))
-    assert_close(*found, 1e-6)
+        scalars.append(to_numpy(p["s"]).reshape(()))
+    assert_close(*scalars, 1e-6)
 
 
 def test_the_state_of_another_optimizer():
@@ -350,11 +350,11 @@ def test_the_state_is_that_of_torch(name, xpv):
             assert int(optimizer.state["count"]) == i + 1
             for m, (there, factor) in moments.items():
                 for k, p in tensors.items():
-                    found = to_numpy(optimizer.state[m][k])
+                    moment = to_numpy(optimizer.state[m][k])
                     expected = factor * other.state[p][there].numpy()
                     few_ulp = 4 * np.finfo("float32").eps if dtype == "float32" else 1e-12
                     most = few_ulp * np.abs(expected).max()  # terms of opposite signs cancel
-                    assert (np.abs(found - expected) <= most).all(), (dtype, i, m, k)
+                    assert (np.abs(moment - expected) <= most).all(), (dtype, i, m, k)
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])

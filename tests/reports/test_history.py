@@ -90,9 +90,9 @@ def test_a_long_table_is_printed_by_its_ends():
 def test_json_lines_and_back(tmp_path):
     path = tmp_path / "run.jsonl"
     History(ROWS).to_jsonl(path)
-    found = History.from_jsonl(path)
-    assert same(list(found), ROWS)  # to the last bit, integers as integers
-    assert found.columns == History(ROWS).columns
+    history = History.from_jsonl(path)
+    assert same(list(history), ROWS)  # to the last bit, integers as integers
+    assert history.columns == History(ROWS).columns
     lines = path.read_text(encoding="utf-8").splitlines()
 
     def refuse(word):

@@ -67,8 +67,8 @@ def test_confusion_matrix(plots, tmp_path, xpv):
     path = tmp_path / "matrix.pdf"
     (axes,) = plots.plot_confusion_matrix(xpv.asarray(counts), path, labels="abc").axes
     assert path.read_bytes().startswith(b"%PDF")
-    found = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
-    assert found == {(0, 0): "5", (1, 0): "1", (1, 1): "7", (0, 2): "2"}  # column, row
+    cells = {tuple(map(int, text.get_position())): text.get_text() for text in axes.texts}
+    assert cells == {(0, 0): "5", (1, 0): "1", (1, 1): "7", (0, 2): "2"}  # column, row
     np.testing.assert_allclose(axes.images[0].get_array(), counts / [[6], [7], [2]])
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a", "b", "c"]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "target")
@@ -209,8 +209,8 @@ def test_summary(xpv):
         b=xl.Residual(shared),
     ).to(like=xpv.asarray(1.0, "float32"))
     before = {name: to_numpy(a).copy() for name, a in net.arrays.items()}
-    found = summary(net, (1, 4, 4))
-    assert [(row.name, row.shape, row.parameters) for row in found.rows] == [
+    table = summary(net, (1, 4, 4))
+    assert [(row.name, row.shape, row.parameters) for row in table.rows] == [
         ("conv", (1, 2, 2, 2), 20),
         ("norm", (1, 2, 2, 2), 4),
         ("flat", (1, 8), 0),
@@ -218,10 +218,10 @@ def test_summary(xpv):
         ("a", (1, 6), 42),
         ("b.0", (1, 6), 0),  # the same parameters again
     ]
-    assert found.parameters == sum(to_numpy(p).size for p in net.params.values()) == 120
+    assert table.parameters == sum(to_numpy(p).size for p in net.params.values()) == 120
     buffers = sum(to_numpy(b).size for b in net.buffers.values())
-    assert found.bytes == 4 * (120 + buffers)
-    assert [row.bytes for row in found.rows][:3] == [80, 32, 0]
+    assert table.bytes == 4 * (120 + buffers)
+    assert [row.bytes for row in table.rows][:3] == [80, 32, 0]
     assert_same_arrays(net.arrays, before)
 
 
@@ -239,9 +239,9 @@ def test_the_summary_is_a_table():
 
 def test_the_summary_takes_integers_other_dtypes_and_places_nothing():
     net = xl.Sequential(xl.Embedding.init(10, 4, rng=0), xl.Map(xl.Affine.init(4, 3, rng=0)))
-    found = summary(net, (7,))
-    assert [row.shape for row in found.rows] == [(1, 7, 4), (7, 3)]
-    assert "(7n, 3)" in str(found)
+    table = summary(net, (7,))
+    assert [row.shape for row in table.rows] == [(1, 7, 4), (7, 3)]
+    assert "(7n, 3)" in str(table)
     half = xl.mlp([4, 3], rng=0, dtype="float16")
     assert summary(half, (4,)).bytes == 2 * 15
     assert not half[0]._variables.materialized

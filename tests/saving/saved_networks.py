@@ -27,9 +27,9 @@ def network(seed=0):
 def untouched(net):
     """Check that the block leaves the network as it was, and everything in it."""
     before = {name: (a, to_numpy(a).copy()) for name, a in net.arrays.items()}
-    places = [store.materialized for store in net._all_variables.values()]
+    materialized = [store.materialized for store in net._all_variables.values()]
     yield
-    assert [store.materialized for store in net._all_variables.values()] == places
+    assert [store.materialized for store in net._all_variables.values()] == materialized
     assert list(net.arrays) == list(before)
     for name, a in net.arrays.items():
         assert a is before[name][0]

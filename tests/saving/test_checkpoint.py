@@ -81,20 +81,20 @@ def test_a_run_goes_on_with_the_same_bits(xpv, checkpoint):
     assert int(to_numpy(other.state["optimizer"]["count"])) == 6
 
 
-@pytest.mark.parametrize("placed", [False, True])
-def test_where_the_state_is(placed, xpv, checkpoint):
+@pytest.mark.parametrize("on_device", [False, True])
+def test_where_the_state_is(on_device, xpv, checkpoint):
     like = xpv.asarray(values((1, 4)), "float32")
     state = {"w": like, "n": xpv.asarray(np.asarray(3, "int32")), "f": xpv.asarray([True, False])}
     if "bfloat16" in xpv.floats:
         state["half"] = xpv.asarray(values((2, 2)), "bfloat16")
     checkpoint.save(1, network(), state)
-    net = network().to(like=like) if placed else network()
+    net = network().to(like=like) if on_device else network()
     saved = checkpoint.restore(net)
     assert saved is not None
     assert saved.state is not None
     assert_same_arrays(saved.state, state)
     for name, a in saved.state.items():
-        if placed:
+        if on_device:
             assert_at_home(a, like, state[name].dtype)
         else:
             assert type(a) is np.ndarray
@@ -244,8 +244,8 @@ def test_with_neither_none_is_due(checkpoint):
 def test_the_last_few_are_kept(checkpoint):
     for step in (1, 9, 10, 100, 10**9, 10**10):
         checkpoint.save(step, xl.Relu())
-    kept = ["step-000000100", "step-1000000000", "step-10000000000"]
-    assert names(checkpoint) == sorted(f"{name}.safetensors" for name in kept)
+    latest = ["step-000000100", "step-1000000000", "step-10000000000"]
+    assert names(checkpoint) == sorted(f"{name}.safetensors" for name in latest)
     assert checkpoint.latest() == checkpoint.folder / "step-10000000000.safetensors"
 
 
@@ -425,11 +425,11 @@ def damaged(contents, rng):
         contents[:8] = rng.bytes(8) if a % 2 else int(a).to_bytes(8, "little")
     elif kind == 6:
         head = 8 + int.from_bytes(contents[:8], "little")
-        place = int(rng.integers(8, head))
-        contents[place] = rng.choice(np.frombuffer(b'0123456789-.eE"{}[]:, ', "uint8"))
+        offset = int(rng.integers(8, head))
+        contents[offset] = rng.choice(np.frombuffer(b'0123456789-.eE"{}[]:, ', "uint8"))
     else:
-        for place in rng.integers(0, n, rng.integers(1, 9)):
-            contents[place] ^= 1 << rng.integers(0, 8)
+        for offset in rng.integers(0, n, rng.integers(1, 9)):
+            contents[offset] ^= 1 << rng.integers(0, 8)
     return contents
 
 

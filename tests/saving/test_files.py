@@ -62,14 +62,14 @@ def test_the_owner_stays_where_it_can(asked, tmp_path, monkeypatch):
     path.touch()
     path.chmod(0o664)
     like = path.stat()
-    given = []
-    monkeypatch.setattr(files.os, "fchown", lambda handle, *owner: given.append(owner))
+    owners = []
+    monkeypatch.setattr(files.os, "fchown", lambda handle, *owner: owners.append(owner))
     other = os.stat_result((like.st_mode, 0, 0, 1, *asked, 0, 0, 0, 0))
     monkeypatch.setattr(files, "_check_regular", lambda path: other)
     with replacing(path):
         pass
     mine = (like.st_uid, like.st_gid)
-    assert given == ([asked, (-1, asked[1])] if asked != mine else [])
+    assert owners == ([asked, (-1, asked[1])] if asked != mine else [])
     # chown has done nothing here: the group is another one, which may do what everybody may.
     assert mode(path) == (0o644 if asked[1] != like.st_gid else 0o664)
 

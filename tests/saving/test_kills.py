@@ -71,14 +71,14 @@ class Run:
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
     """The results of runs that were not killed, by their steps."""
-    found = {}
+    results = {}
 
     def result(steps):
-        if steps not in found:
+        if steps not in results:
             run = Run(tmp_path_factory.mktemp("whole"), steps)
             assert not run.finish()
-            found[steps] = run.result.read_bytes()
-        return found[steps]
+            results[steps] = run.result.read_bytes()
+        return results[steps]
 
     return result
 

@@ -142,9 +142,9 @@ def test_the_safetensors_library_reads_it(path):
     numpy = pytest.importorskip("safetensors.numpy")
     net = xl.Sequential(network(), Holder(n=np.arange(3), f=np.asarray([True]), e=np.zeros((0, 2))))
     save(path, net, {"accuracy": 0.5})
-    found = numpy.load_file(path)
-    assert set(found) == set(net.arrays)
-    assert_same_arrays(net.arrays, found)
+    arrays = numpy.load_file(path)
+    assert set(arrays) == set(net.arrays)
+    assert_same_arrays(net.arrays, arrays)
     with numpy.safe_open(path, "np") as file:
         strings = file.metadata()
     assert strings["format"] == "xplayers"

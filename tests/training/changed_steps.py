@@ -39,9 +39,9 @@ def same(xpv, history, make=full, optimizer=xl.Adam, loop=True, step=TrainStep, 
         call = functools.partial(by_hand, one) if how == "loop" else one
         losses = []
 
-        def take(n, call=call, losses=losses, **given):
+        def take(n, call=call, losses=losses, **options):
             x = xpv.asarray(values((n, 6), seed=len(losses)), "float32")
-            losses.append(np.array(to_numpy(call(x, xpv.asarray(np.arange(n) % 3), **given))))
+            losses.append(np.array(to_numpy(call(x, xpv.asarray(np.arange(n) % 3), **options))))
 
         history(one, take)
         arrays = {f"loss {i}": v for i, v in enumerate(losses)}

@@ -96,10 +96,10 @@ def curve(xpv, precision, steps=30):
     )
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(lr=0.03), precision=precision)
     batches = [slice(i * 40, i * 40 + 40) for i in range(steps)]
-    found = [step(xpv.asarray(x[b], "float32"), xpv.asarray(t[b])) for b in batches]
-    assert {dtype_name(v.dtype) for v in found} == {"float32"}
+    losses = [step(xpv.asarray(x[b], "float32"), xpv.asarray(t[b])) for b in batches]
+    assert {dtype_name(v.dtype) for v in losses} == {"float32"}
     assert {dtype_name(a.dtype) for a in net.arrays.values()} == {"float32"}  # buffers too
-    return np.asarray([float(v) for v in found]), set(watch.seen), step
+    return np.asarray([float(v) for v in losses]), set(watch.seen), step
 
 
 _in_float32 = {}
@@ -116,10 +116,10 @@ def curve_in_float32(xpv):
 def test_the_losses_are_those_of_float32(dtype, xpv):
     need(xpv, dtype)
     expected = curve_in_float32(xpv)
-    found, seen, step = curve(xpv, MixedPrecision(dtype))
+    losses, seen, step = curve(xpv, MixedPrecision(dtype))
     assert seen == {dtype}  # the network did compute in it, forward and backward
     assert expected[-5:].mean() < 0.5 < 2 < expected[0]
-    error = np.max(np.abs(found - expected))
+    error = np.max(np.abs(losses - expected))
     assert 1e-6 < error < {"float16": 4e-3, "bfloat16": 2e-2}[dtype]
     scale = {"float16": 2.0**16, "bfloat16": 1.0}[dtype]
     assert scaling(step) == (scale, 30, 0)
@@ -143,13 +143,13 @@ def test_losses(make, soft, dtype, xpv):
     x, t = batch(xpv)
     if soft:
         t = xpv.asarray(np.eye(3)[to_numpy(t)], "float32")
-    found = []
+    curves = []
     for precision in (None, MixedPrecision(dtype, loss_scale=256)):
         step = TrainStep(xl.mlp([6, 8, 3], rng=0), make(), xl.SGD(lr=0.1), precision=precision)
-        found.append([float(step(x, t)) for _ in range(8)])
+        curves.append([float(step(x, t)) for _ in range(8)])
         assert {dtype_name(a.dtype) for a in step.loss.arrays.values()} <= {"float32"}
-    assert found[0][-1] < 0.9 * found[0][0]
-    assert_close(*map(np.asarray, found[::-1]), {"float16": 2e-3, "bfloat16": 2e-2}[dtype])
+    assert curves[0][-1] < 0.9 * curves[0][0]
+    assert_close(*map(np.asarray, curves[::-1]), {"float16": 2e-3, "bfloat16": 2e-2}[dtype])
 
 
 @EAGER
@@ -179,7 +179,7 @@ def test_integers_go_in_as_they_are(dtype, xpv):
 def test_scaling_keeps_small_gradients(xpv):
     """The gradient 2**-27 is 0 in float16, whose smallest number is 2**-24."""
     x, t = xpv.asarray([[2.0**-14]], "float32"), xpv.asarray([[2.0**-14]], "float32")
-    found = {}
+    weights = {}
     for name, precision in (
         ("float32", None),
         ("not scaled", MixedPrecision("float16", loss_scale=1)),
@@ -189,8 +189,8 @@ def test_scaling_keeps_small_gradients(xpv):
         W, b = xpv.asarray([[0.0]], "float32"), xpv.asarray([0.0], "float32")
         net, sgd = xl.Sequential(xl.Affine(W, b)), xl.SGD(lr=2.0**27)
         TrainStep(net, xl.MeanSquaredError(), sgd, precision=precision)(x, t)
-        found[name] = float(net.params["0.W"][0, 0])
-    assert found == {"float32": 1.0, "not scaled": 0.0, "scaled": 1.0, "dynamic": 1.0}
+        weights[name] = float(net.params["0.W"][0, 0])
+    assert weights == {"float32": 1.0, "not scaled": 0.0, "scaled": 1.0, "dynamic": 1.0}
 
 
 # Skipping
@@ -321,14 +321,14 @@ def test_pure_writes_to_nothing(dtype, xpv):
     need(xpv, dtype)
     step = TrainStep(deep(), xl.SoftmaxWithLoss(), xl.Adam(), precision=MixedPrecision(dtype))
     step(*batch(xpv))
-    given = {"params": dict(step.net.params), "buffers": dict(step.net.buffers)}
-    before = dict(leaves({**given, "state": step.state}))
+    arrays = {"params": dict(step.net.params), "buffers": dict(step.net.buffers)}
+    before = dict(leaves({**arrays, "state": step.state}))
     value, params, *_ = step.pure(
-        given["params"], given["buffers"], {}, step.state, *batch(xpv), 0.1
+        arrays["params"], arrays["buffers"], {}, step.state, *batch(xpv), 0.1
     )
     assert float(value) > 0
     assert np.any(to_numpy(params["0.W"]) != before[".params.0.W"])
-    for name, a in leaves({**given, "state": step.state}):
+    for name, a in leaves({**arrays, "state": step.state}):
         assert_same_bits(a, before[name], name)
 
 

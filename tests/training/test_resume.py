@@ -239,14 +239,14 @@ def test_batches_are_told_apart(name, validation, tmp_path):
     if validation and name == "function":
         pytest.skip("validation is no function")
 
-    def given(data):
+    def arguments(data):
         return {"validation": data} if validation else {"x": data, "t": None}
 
-    train(tmp_path, **given(first()))
-    assert len(train(tmp_path, **given(first()), resume=True, epochs=3)) == 3
+    train(tmp_path, **arguments(first()))
+    assert len(train(tmp_path, **arguments(first()), resume=True, epochs=3)) == 3
     net = network()
     with pytest.raises(ValueError, match="to another run: ") as error:
-        train(tmp_path, net=net, **given(second()), resume=True, epochs=4)
+        train(tmp_path, net=net, **arguments(second()), resume=True, epochs=4)
     assert ("validation " * validation + words) in str(error.value)
 
 

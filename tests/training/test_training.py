@@ -23,13 +23,13 @@ def losses(asarray, steps=STEPS, batch=50):
     (x, t), _ = xl.data.load_digits()
     x, t = asarray(x, "float32"), asarray(t)
     net, loss, optimizer = xl.mlp([64, 50, 10], rng=0), xl.SoftmaxWithLoss(), xl.SGD(lr=0.1)
-    found = []
-    while len(found) < steps:
-        for batch_x, batch_t in xl.minibatches(x, t, batch, rng=len(found), drop_last=True):
-            found.append(float(loss.forward(net.forward(batch_x), batch_t)))
+    losses = []
+    while len(losses) < steps:
+        for batch_x, batch_t in xl.minibatches(x, t, batch, rng=len(losses), drop_last=True):
+            losses.append(float(loss.forward(net.forward(batch_x), batch_t)))
             net.backward(loss.backward(), input_grad=False)
             optimizer.update(net.params, net.grads)
-    return np.asarray(found[:steps])
+    return np.asarray(losses[:steps])
 
 
 @functools.cache
@@ -217,7 +217,7 @@ def test_a_state_that_is_put_back_goes_on_with_the_same_bits(xpv):
         expected = [to_numpy(step(*b)) for b in batches[3:]]
         ends = snapshot(step.state)
 
-        kept = snapshot(state)
+        copy = snapshot(state)
         other = step if xpv.backend == "jax" else new_step(precision)  # another one compiles again
         for _ in range(2):  # the state that was put back is still what it was
             other.state = state
@@ -226,7 +226,7 @@ def test_a_state_that_is_put_back_goes_on_with_the_same_bits(xpv):
             for b, value in zip(batches[3:], expected, strict=True):
                 assert_same_bits(other(*b), value)
             assert_same_arrays(snapshot(other.state), ends)
-            assert_same_arrays(state, kept)
+            assert_same_arrays(state, copy)
 
 
 def test_a_state_follows_the_network_to_its_first_input(xpv):
@@ -338,14 +338,14 @@ def test_many_steps_are_steps_one_by_one(xpv, lr):
     for together in (False, True):
         optimizer = xl.Adam(lr if callable(lr) else 0.01)
         step = TrainStep(xl.mlp([6, 4, 3], rng=0), xl.SoftmaxWithLoss(), optimizer)
-        given = {} if lr is None or callable(lr) else {"lr": lr}
+        options = {} if lr is None or callable(lr) else {"lr": lr}
         if together:
-            found = [step.many(x, t, rows[i : i + 3, :], **given) for i in (0, 3)]
-            found = np.concatenate([to_numpy(f) for f in found])
+            losses = [step.many(x, t, rows[i : i + 3, :], **options) for i in (0, 3)]
+            losses = np.concatenate([to_numpy(f) for f in losses])
         else:
             batches = [(xpv.asarray(host_x[i], "float32"), xpv.asarray(host_t[i])) for i in index]
-            found = np.asarray([float(step(*batch, **given)) for batch in batches], "float32")
-        results.append((found, step.net.params))
+            losses = np.asarray([float(step(*batch, **options)) for batch in batches], "float32")
+        results.append((losses, step.net.params))
     assert results[0][0].shape == results[1][0].shape == (6,)
     assert_same_bits(results[1][0], results[0][0])
     assert_same_arrays(results[0][1], results[1][1])
