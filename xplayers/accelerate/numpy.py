@@ -6,6 +6,7 @@ import numpy as np
 
 from xplayers.accelerate.host import (
     convolution,
+    dropout,
     elementwise,
     embedding,
     indexing,
@@ -52,6 +53,8 @@ BODIES = {
     "layer_normalization_gradient": normalization.layer_normalization_gradient,
     "rms_normalization": normalization.rms_normalization,
     "rms_normalization_gradient": normalization.rms_normalization_gradient,
+    "drop": dropout.drop,
+    "masked": dropout.masked,
     "lstm_cell": recurrent.lstm_cell,
     "lstm_cell_gradient": recurrent.lstm_cell_gradient,
     "attention_weights": softmax.attention_weights,

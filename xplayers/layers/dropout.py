@@ -105,9 +105,17 @@ def dropped(xp, x, position, count, *, seed, rate, scale):
 
 def _keep_mask(position: Array, count: Array, seed: int, rate: float) -> Array:
     """Return the mask: True with probability ``1 - rate``, from 24 bits of a hash."""
-    key = _mixed(count * _wrapped(0x9E3779B9) + _wrapped(seed * 0x85EBCA77))
-    bits = _mixed(_mixed(position + key) ^ key) & 0xFFFFFF
-    return bits >= round(rate * 2**24)
+    key = key_of(count, seed)
+    bits = _mixed(_mixed(position + key) ^ key) & (LIMIT - 1)
+    return bits >= round(rate * LIMIT)
+
+
+LIMIT = 2**24  # values that the bits of a position have
+
+
+def key_of(count: Array, seed: int) -> Array:
+    """Return the key of a pass, which the positions are mixed with."""
+    return _mixed(count * _wrapped(0x9E3779B9) + _wrapped(seed * 0x85EBCA77))
 
 
 def _wrapped(n: int) -> int:

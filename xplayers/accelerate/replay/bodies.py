@@ -153,6 +153,8 @@ _ELSE_IN_PARTS = {
     "softmax_gradient",
     "lstm_cell",
     "lstm_cell_gradient",
+    "drop",
+    "masked",
 } | {
     f"{kind}_normalization{of}"
     for kind in ("batch", "group", "layer", "rms")
