@@ -136,13 +136,15 @@ class StatefulStep(Observed):
         if prepare is not None and self._disjoint:
             prepare(params)
         value, params, buffers, state = run((params, buffers, self.loss._variables.buffers, state))
-        optimizer.state, self._scaling = state["optimizer"], state.get("precision")
+        optimizer.state = state["optimizer"]
+        if self.precision is not None:
+            self._scaling = state["precision"]
         self._put(params)
         self._buffers.put(buffers)
         self._count()
-        self._previous = (params if self._disjoint else {}), buffers  # {}: check again
         self._checked.add(kind)
-        self._epoch = epoch()
+        previous = (params if self._disjoint else {}), buffers  # {}: check again
+        vars(self).update(_previous=previous, _epoch=epoch())  # faster than to set attributes
         return value
 
     def _count(self) -> None:
