@@ -260,10 +260,19 @@ def constants_key(options: Mapping[str, Any]) -> tuple | None:
 
     None where nothing does: a list, an array or an object with attributes may change.
     """
+    key: list[Any] = []
     try:
-        return tuple([(name, *value_key(value)) for name, value in options.items()])
+        for name, value in options.items():
+            kind = type(value)
+            if kind is float:  # as `value_key`, without a call
+                key += (name, kind, _bits(value))
+            elif kind in _SAYING:
+                key += (name, kind, value)
+            else:
+                key += (name, *value_key(value))
     except Untraceable:
         return None
+    return tuple(key)
 
 
 def value_key(value: Any) -> tuple:

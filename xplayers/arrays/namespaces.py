@@ -119,35 +119,32 @@ def as_namespace(xp: Namespace) -> Namespace:
 
 def is_floating(x: Array) -> bool:
     """Whether `x` is of a real floating-point dtype (float16, bfloat16, float32, float64)."""
-    return _kind(x) == "floating"
+    return (_KINDS.get((type(x), x.dtype)) or _kind(x)) == "floating"
 
 
 def is_integer(x: Array) -> bool:
     """Whether `x` holds integers of 8 to 64 bits (bool does not count)."""
-    return _kind(x) == "integer"
+    return (_KINDS.get((type(x), x.dtype)) or _kind(x)) == "integer"
 
 
 def is_real(x: Array) -> bool:
     """Whether `x` holds real numbers: bool, integers or floating-point values."""
-    return _kind(x) != "other"
+    return (_KINDS.get((type(x), x.dtype)) or _kind(x)) != "other"
 
 
 def _kind(x: Array) -> str:
-    """Return what `x` holds: "floating", "integer", "bool" or "other".
+    """Find out what `x` holds: "floating", "integer", "bool" or "other".
 
     Others are told by name: 8 bits, 80 and 128 bits, and another order of the bytes do not count.
     """
-    key = (type(x), x.dtype)
-    try:
-        return _KINDS[key]
-    except KeyError:
-        name = dtype_name(x.dtype) if getattr(x.dtype, "isnative", True) else ""
-        _KINDS[key] = kind = (
-            "floating" if name in FLOATS
-            else "integer" if name in _INTEGERS
-            else "bool" if name == "bool" else "other"
-        )  # fmt: skip
-        return kind
+    name = dtype_name(x.dtype) if getattr(x.dtype, "isnative", True) else ""
+    kind = (
+        "floating" if name in FLOATS
+        else "integer" if name in _INTEGERS
+        else "bool" if name == "bool" else "other"
+    )  # fmt: skip
+    _KINDS[type(x), x.dtype] = kind
+    return kind
 
 
 def signed(x: Array) -> Array:
