@@ -59,10 +59,6 @@ def relu(xp, x):
         A new array of the shape and dtype of `x`. NaN stays NaN. For -0.0 the sign of the zero is
         unspecified, as for ``max(-0.0, 0.0)``: in PyTorch it depends on the alignment in memory.
 
-    See Also
-    --------
-    relu_derivative
-
     Examples
     --------
     >>> import numpy as np
@@ -250,7 +246,8 @@ def gelu(xp, x, *, approximate="tanh"):
         Any shape, floating-point.
     approximate : {"tanh", "none"}
         ``"tanh"``: ``x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 * x**3)))``, within 5e-4 of the
-        exact function and several times cheaper. ``"none"``: the exact function.
+        exact function and several times cheaper; as in JAX by default. ``"none"``: the exact
+        function, as in PyTorch and Keras by default.
 
     Returns
     -------
@@ -261,10 +258,6 @@ def gelu(xp, x, *, approximate="tanh"):
     ------
     ValueError
         If `approximate` is neither of the two.
-
-    Notes
-    -----
-    The default is that of JAX; PyTorch and Keras compute the exact function by default.
     """
     if gelu_by_tanh(approximate):
         x = xp.maximum(x, -GELU_END)  # minus infinity times 0 would be NaN
@@ -299,9 +292,7 @@ GELU_END = 20.0  # the derivative rounds to 0 or 1 above 10
 
 def gelu_by_tanh(approximate: str) -> bool:
     """Whether `approximate` selects the tanh form; raises ValueError if it is neither."""
-    if not isinstance(approximate, str) or approximate not in ("tanh", "none"):
-        choice("gelu", "approximate", approximate, ("tanh", "none"))
-    return approximate == "tanh"
+    return choice("gelu", "approximate", approximate, ("tanh", "none")) == "tanh"
 
 
 # erfc(z) = t exp(P(2t - 1) - z^2) with t = 2 / (2 + z), for z >= 0: the form of Press et al.,
@@ -354,7 +345,7 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
 
 @operation
 def softmax_along(x: Array, axis: int) -> Array:
-    """Return `softmax`."""
+    """Return the softmax of `x` along an axis, in the dtype of `x`."""
     xp, z = _below_largest(x, axis)
     e = xp.exp(z)
     e /= xp.sum(e, axis=axis, keepdims=True)
@@ -472,19 +463,15 @@ def cross_entropy_error(y: Array, t: Array) -> Array:
     if labels and not is_integer(t):
         message = f"{owner}: t is {t.dtype}; labels are integers."
         raise TypeError(message)
-    checked = on_host(t)
-    if checked:
+    if on_host(t):
         _check_probabilities(owner, y, t, labels)
     smallest = 2.3e-308 if dtype_name(y.dtype) == "float64" else 1.2e-38
     logs = xp.log(xp.maximum(upcast(xp, y), smallest))
     if labels:
         index = xp.expand_dims(xp.astype(t, xp.arange(0).dtype), axis=-1)
-        if checked:
-            total = xp.sum(xp.take_along_axis(logs, index, axis=-1))
-        else:
-            valid = (index >= 0) & (index < shape[-1])
-            picked = xp.take_along_axis(logs, xp.where(valid, index, 0), axis=-1)
-            total = xp.sum(xp.where(valid, picked, math.nan))
+        valid = (index >= 0) & (index < shape[-1])
+        picked = xp.take_along_axis(logs, xp.where(valid, index, 0), axis=-1)
+        total = xp.sum(xp.where(valid, picked, math.nan))
     else:
         total = xp.sum(logs * xp.astype(t, logs.dtype))
     samples = math.prod(y.shape[:-1])

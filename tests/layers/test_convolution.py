@@ -241,7 +241,7 @@ def tiled(shape, padding, n_out=17, dtype="float64"):
 def test_tiles_in_blocks_of_every_size(shape, padding, limit, monkeypatch):
     torch = pytest.importorskip("torch")
     monkeypatch.setattr(winograd, "BLOCK_BYTES", limit)
-    monkeypatch.setattr(winograd, "SUMS", 3)
+    monkeypatch.setattr(threads, "SUMS", 3)
     used = set()
     for name in ("correlate", "filter_grads"):
         function = getattr(winograd, name)
@@ -278,7 +278,7 @@ def test_numpy_gives_what_the_portable_body_gives(options, bias, limit, monkeypa
         layer.b = values((6,), 5)
     x = values((5, 4, 18, 19))
     monkeypatch.setattr(host, "BLOCK_BYTES", limit)
-    monkeypatch.setattr(host, "SUMS", 2)
+    monkeypatch.setattr(threads, "SUMS", 2)
     grads = host.filter_gradient(
         x, layer(x), layer.W.shape, layer._window, layer.groups, bias=False
     )

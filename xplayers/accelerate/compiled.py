@@ -21,20 +21,13 @@ MOST = 4  # functions of one step: for patterns of numbers, and numbers that are
 
 
 class Compiled:
-    """Takes steps on arrays of one library.
-
-    Attributes
-    ----------
-    sources : Sources
-        What the step is made of.
-    fixed : bool
-        Whether the numbers of the optimizer are constants of what is compiled or recorded, as it
-        may look at them; else they are arguments.
-    """
+    """Takes steps on arrays of one library."""
 
     def __init__(self, step: Any) -> None:
         self._step = weakref.ref(step)  # which has this; so its memory is free when it goes
         self.sources, self.patience = Sources(), Patience()
+        # Whether the numbers of the optimizer are constants of what is compiled or recorded, as it
+        # may look at them; else they are arguments.
         self.fixed = False
 
     @property
@@ -60,15 +53,10 @@ class Compiled:
 
 
 class Functions(Compiled):
-    """Takes steps by compiled functions of the arrays; `compile` makes one of the pure step.
+    """Takes steps by compiled functions of the arrays.
 
-    Parameters
-    ----------
-    step : TrainStep
-    compile : callable
-        ``compile(step)`` returns a function as ``step.pure``.
-    explicit : bool
-        Whether it was asked for: then it computes what cannot be seen, too.
+    ``compile(step)`` returns a function as ``step.pure``. `explicit`: it was asked for, and so
+    computes what cannot be seen, too.
     """
 
     def __init__(self, step: Any, compile: Callable[[Any], Any], explicit: bool) -> None:

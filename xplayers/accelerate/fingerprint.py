@@ -34,24 +34,14 @@ _CONTAINER = frozenset(
 
 
 class Fingerprint:
-    """The identity of a value and of all its parts.
-
-    Attributes
-    ----------
-    key : object
-        Equal to the key of another fingerprint if both are of the same value.
-    watched : list of tuple
-        Parts that may change without an attribute of a layer being set (lists, arrays, objects of
-        unknown classes), with their keys.
-    proved : bool
-        Whether all parts could be examined.
-    has_traces : bool
-        Whether a tracer of a recording is among them.
-    """
+    """The identity of a value and of all its parts: those of the same value have equal keys."""
 
     def __init__(self, value: Any, *, watch: bool = True) -> None:
+        # Parts that may change without an attribute of a layer being set (lists, arrays, objects of
+        # unknown classes), with their keys.
         self.watched: list[tuple[Any, Any]] = []
-        self.proved, self.has_traces = True, False
+        self.proved = True  # whether all parts could be examined
+        self.has_traces = False  # whether a tracer of a recording is among them
         self._watch = watch
         self._references: list[Any] = []  # objects identified by id, kept alive
         self._order: dict[int, int] = {}  # order of visited compound objects, by id
@@ -192,22 +182,14 @@ def _contents(cell: Any) -> Any:
 
 
 class Sources:
-    """The dependencies of a `TrainStep`, checked before each step.
-
-    Attributes
-    ----------
-    numbers : dict of str to float
-        The hyperparameters of the optimizer, arguments of compiled and replayed steps.
-    pattern : tuple
-        Which of them are 0, and so constants: terms multiplied by 0 are left out.
-    proved, has_traces : bool
-        As in `Fingerprint`.
-    """
+    """The dependencies of a `TrainStep`, checked before each step."""
 
     def __init__(self) -> None:
+        # The hyperparameters of the optimizer, arguments of compiled and replayed steps, and which
+        # of them are 0, and so constants: terms multiplied by 0 are left out.
         self.numbers: dict[str, float] = {}
         self.pattern: tuple[Any, ...] = ()
-        self.proved, self.has_traces = True, False
+        self.proved, self.has_traces = True, False  # as in `Fingerprint`
         self._fingerprint: Fingerprint | None = None
         self._epoch = -1
         self._optimizer: Any = None

@@ -10,15 +10,11 @@ class Patience:
 
     Whoever puts parameters in, or sets an attribute, in each step or in every third one would have
     everything made anew each time for little use. What has been used often ends the waiting.
-
-    Attributes
-    ----------
-    uses : int
-        How often what was made has been used since the last change.
     """
 
     def __init__(self) -> None:
-        self.uses = self._changes = self._wait = 0
+        self.uses = 0  # of what was made, since the last change
+        self._changes = self._wait = 0
 
     def changed(self) -> None:
         """What was made is not valid any more."""

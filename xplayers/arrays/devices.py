@@ -23,33 +23,17 @@ _INSTALL = {
 
 
 class LibraryInfo(NamedTuple):
-    """What there is to say of one library.
+    """What there is to say of one library."""
 
-    Parameters
-    ----------
-    name, version : str
-        As its package is called; no version where it is not installed or cannot be loaded.
-    xp, device : module and device, optional
-        Where to compute, as arguments of `xplayers.move`.
-    devices : tuple of str
-        All devices in words, the one to compute on first.
-    handles : tuple
-        For each of them what `take` makes `device`; none where there is one device only.
-    why, fix : str
-        Why it cannot be used, as the end of a sentence that begins with its name, and what to do.
-    note : str
-        What else is worth knowing.
-    """
-
-    name: str
-    version: str = ""
-    xp: Any = None
+    name: str  # as its package is called
+    version: str = ""  # none where it is not installed or cannot be loaded
+    xp: Any = None  # where to compute, as arguments of `xplayers.move`
     device: Any = None
-    devices: tuple[str, ...] = ()
-    handles: tuple[Any, ...] = ()
-    why: str = ""
-    fix: str = ""
-    note: str = ""
+    devices: tuple[str, ...] = ()  # all devices in words, the one to compute on first
+    handles: tuple[Any, ...] = ()  # what `take` makes `device`; none where there is one device only
+    why: str = ""  # why it cannot be used, as the end of a sentence that begins with its name
+    fix: str = ""  # and what to do
+    note: str = ""  # what else is worth knowing
 
     @property
     def label(self) -> str:

@@ -70,23 +70,13 @@ def elementwise(function: Callable[..., Any] | None = None, *, integers: bool = 
 
 
 class _Elementwise:
-    """The callable that `elementwise` returns.
-
-    Attributes
-    ----------
-    function : callable
-        The plain function.
-    programs : dict
-        What bodies have made of it, for operands of a kind.
-    compiled : bool
-        Whether a program has been compiled, so that small arrays pay too.
-    """
+    """The callable that `elementwise` returns."""
 
     is_constant = True  # as an option of another one
 
     def __init__(self, function: Callable[..., Any], integers: bool) -> None:
         functools.update_wrapper(self, function)
-        self.function = function
+        self.function = function  # the plain function
         self.__name__, self.__qualname__ = function.__name__, function.__qualname__
         self.integers = integers
         parameters = list(inspect.signature(function).parameters.values())
@@ -95,8 +85,8 @@ class _Elementwise:
         self._numbers = [p.name for p in parameters if type(p.default) is float]
         others = () if self._numbers else (bool, str, type(None), FunctionType, _Elementwise)
         self._sure = {float, int, *others}  # types of options that are as they should be
-        self.programs: dict[Any, Any] = {}
-        self.compiled = False
+        self.programs: dict[Any, Any] = {}  # what bodies have made of it, for operands of a kind
+        self.compiled = False  # whether one of them has been, so that small arrays pay too
 
     def __repr__(self) -> str:
         return f"<elementwise {self.__name__}{self.__signature__}>"

@@ -16,11 +16,10 @@ import numpy as np
 
 from xplayers.accelerate.host import winograd
 from xplayers.accelerate.host.memory import empty
-from xplayers.accelerate.host.threads import share
+from xplayers.accelerate.host.threads import in_runs, share
 from xplayers.layers.windows import Sizes, Window
 
 BLOCK_BYTES = 1 << 20  # of columns: half of a common second-level cache, in each thread
-SUMS = 16  # at most so many sums of the gradient of the filters are kept, to be added at the end
 
 # Below about these the transformations of `winograd` cost more than they save.
 CHANNELS = 16
@@ -119,21 +118,20 @@ def filter_gradient(
         return NotImplemented
     columns = _Columns(x, window, groups, ones=bias)
     flat = dy.reshape(n, groups, f // groups, -1)
-    step = -(-len(columns.parts) // SUMS)
-    together = [columns.parts[i : i + step] for i in range(0, len(columns.parts), step)]
-    sums = np.empty((len(together), groups, f // groups, columns.depth), x.dtype)
+    runs = in_runs(columns.parts)
+    sums = np.empty((len(runs), groups, f // groups, columns.depth), x.dtype)
 
     def run(taken: Iterator[int]) -> None:
         block = columns.builder()
         for i in taken:
-            for j, part in enumerate(together[i]):
+            for j, part in enumerate(runs[i]):
                 products = np.matmul(flat[part], block(part).swapaxes(2, 3))
                 if j == 0:
                     np.add.reduce(products, axis=0, out=sums[i])
                 else:
                     sums[i] += np.add.reduce(products, axis=0)
 
-    share(run, range(len(together)))
+    share(run, range(len(runs)))
     total = np.add.reduce(sums, axis=0).reshape(f, -1)
     depth = columns.depth - bias
     dW = np.ascontiguousarray(total[:, :depth]).reshape(shape)

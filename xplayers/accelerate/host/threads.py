@@ -7,12 +7,13 @@ import contextvars
 import functools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from xplayers.accelerate.host.libc import of_c
 
 Part = TypeVar("Part")
+SUMS = 16  # at most so many partial sums of a result are kept, to be added at the end
 
 
 def share(run: Callable[[Iterator[Part]], Any], parts: Iterable[Part]) -> None:
@@ -52,6 +53,12 @@ def share(run: Callable[[Iterator[Part]], Any], parts: Iterable[Part]) -> None:
         errors = [other.exception() for other in others]  # waits: they write to the results
     for error in filter(None, errors):
         raise error
+
+
+def in_runs(parts: Sequence[Part]) -> list[Sequence[Part]]:
+    """Return `parts` in at most `SUMS` runs, each of which is summed up before all sums are."""
+    step = -(-len(parts) // SUMS)
+    return [parts[i : i + step] for i in range(0, len(parts), step)]
 
 
 @functools.cache

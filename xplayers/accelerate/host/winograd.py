@@ -25,7 +25,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from xplayers.accelerate.host.memory import empty
-from xplayers.accelerate.host.threads import share
+from xplayers.accelerate.host.threads import in_runs, share
 
 # Bytes of the transformed inputs and products of a block: they should stay in the cache,
 # but each call of NumPy should take long beside the time that threads lose in handing over the
@@ -35,7 +35,6 @@ BLOCK_BYTES = 3 << 19
 # AVX-512, without packing. Larger ones wait for each other and for the threads of OpenBLAS.
 SMALL_PRODUCT = 1_000_000
 ROWS = 16  # of a matrix product, at most; measured
-SUMS = 16  # at most so many sums of the gradient of the filters are kept, to be added at the end
 
 Padding: TypeAlias = "tuple[tuple[int, int], ...]"  # before and after, of both axes
 
@@ -99,15 +98,14 @@ def filter_grads(x: np.ndarray, dy: np.ndarray, padding: Padding) -> tuple[np.nd
     """Return the gradients of `W` and `b` in `correlate`."""
     c, (n, f, height, width) = x.shape[1], dy.shape
     parts = _parts(n, height, 4 * (width + 2) * (c + f) * x.itemsize)
-    step = -(-len(parts) // SUMS)
-    groups = [parts[i : i + step] for i in range(0, len(parts), step)]
-    products = empty((len(groups), 4, 3, c, f), x.dtype)
-    biases = np.empty((len(groups), f), x.dtype)
+    runs = in_runs(parts)
+    products = empty((len(runs), 4, 3, c, f), x.dtype)
+    biases = np.empty((len(runs), f), x.dtype)
 
     def run(taken: Iterator[int]) -> None:
         memory = _Memory(x.dtype)
         for i in taken:
-            for j, part in enumerate(groups[i]):
+            for j, part in enumerate(runs[i]):
                 v = _inputs(memory, x, padding, width, part)
                 q = _gradients(memory, dy, part)
                 lines = (part.n.stop - part.n.start) * (part.t.stop - part.t.start)
@@ -126,7 +124,7 @@ def filter_grads(x: np.ndarray, dy: np.ndarray, padding: Padding) -> tuple[np.nd
                     products[i] += np.add.reduce(sums, axis=2)
                     biases[i] += bias
 
-    share(run, range(len(groups)))
+    share(run, range(len(runs)))
     return _filter_sums(np.add.reduce(products, axis=0)), np.add.reduce(biases, axis=0)
 
 

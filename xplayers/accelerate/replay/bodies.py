@@ -72,7 +72,7 @@ def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str
         buffers = buffers if isinstance(out, tuple) else buffers[0]
     results = function(*plain, out=buffers, **options)
     many = isinstance(results, tuple)
-    tracers = [x.recording.fresh(r) for r in (results if many else (results,))]
+    tracers = [x.recording.tracer(r) for r in (results if many else (results,))]
     # A 0-d tensor of the host takes part as a number, as it does without a recording.
     operands = tuple([a.item() if isinstance(a, Tracer) and not a.shape else a for a in operands])
     x.recording.add("elementwise", function, operands, options, tracers, many=many)

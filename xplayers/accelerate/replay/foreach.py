@@ -58,16 +58,7 @@ class Group(NamedTuple):
 
 
 class ForeachGroups:
-    """The groups of a task.
-
-    Attributes
-    ----------
-    at : dict
-        The group by the place of each of its members among the operations.
-    static : dict
-        Arrays of registers that stay the same in every call: constants, homes, and the parts of the
-        flat buffers of the groups.
-    """
+    """The groups of a task."""
 
     def __init__(self, task: StepProgram) -> None:
         self._task = task
@@ -76,8 +67,10 @@ class ForeachGroups:
         self._results = {r for o in task.operations for r in o.results}
         self._for_rules = {r for o in task.operations if self._at_home(o) for r in read(o)}
         self._like = next(iter(task.homes.values()))
+        # Arrays of registers that stay the same in every call: constants, homes, and the parts of
+        # the flat buffers of the groups.
         self.static: dict[int, Array] = {**task.recording.constants, **task.homes}
-        self.at = self._grouped()
+        self.at = self._grouped()  # by the index of each of their members among the operations
 
     def _grouped(self) -> dict[int, Group]:
         """Return the groups by the place of each of their members."""

@@ -72,7 +72,7 @@ class Recording:
 
     def input(self, value: Array) -> Any:
         """Return the tracer for an argument of the function: an array or a number."""
-        tracer = self._tracer(value)
+        tracer = self.tracer(value)
         self.inputs.append(tracer.register)
         return tracer
 
@@ -90,7 +90,7 @@ class Recording:
             raise NotRecordable(message)
         # A result that a body leaves out, as it always does, is None in each replay too.
         tracers = [
-            self.fresh(None) if many and r is None else self._result(r, args, kwargs)
+            self.tracer(None) if many and r is None else self._result(r, args, kwargs)
             for r in (results if many else (results,))
         ]
         if len(self.infos) == known:  # what came back are arguments themselves
@@ -124,10 +124,6 @@ class Recording:
         results = tuple([m.register for m in tracers])
         self.operations.append(Operation(name, function, arguments, named, results, writes, many))
 
-    def fresh(self, value: Any) -> Any:
-        """Return a tracer for `value`, which has memory of its own."""
-        return self._tracer(value)
-
     def _result(self, value: Any, args: tuple, kwargs: dict) -> Any:
         if isinstance(value, (bool, int, str)) or value is None:
             message = f"a {type(value).__name__} was computed from an array"
@@ -137,9 +133,10 @@ class Recording:
             if s.value is value and not _is_number(value):
                 return s
         root = next((s for s in seen if _share(s.value, value)), None)
-        return self._tracer(value, root)
+        return self.tracer(value, root)
 
-    def _tracer(self, value: Any, view_of: Any = None) -> Any:
+    def tracer(self, value: Any, view_of: Any = None) -> Any:
+        """Return a tracer for `value`, which has memory of its own or is a view."""
         register = Register(len(self.infos))
         root = register if view_of is None else self.infos[view_of.register].root
         if _is_number(value) or value is None:
@@ -160,7 +157,7 @@ class Recording:
             return arg._real
         if hasattr(arg, "shape") and hasattr(arg, "dtype") and not isinstance(arg, type):
             if id(arg) not in self._constant_of:
-                register = self._tracer(arg).register
+                register = self.tracer(arg).register
                 self._constant_of[id(arg)], self.constants[register] = register, arg
                 self._bits[register] = to_numpy(arg).tobytes()
             register = self._constant_of[id(arg)]
@@ -249,7 +246,9 @@ class Tracer(Operators):
             return self
         number = self.recording.numbers.get(self.register)
         if number is None:
-            number = self.recording.numbers[self.register] = self.recording.fresh(self.value.item())
+            number = self.recording.numbers[self.register] = self.recording.tracer(
+                self.value.item()
+            )
             self.recording.add("item", _item, (self,), {}, [number])
         return number
 
