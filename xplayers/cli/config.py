@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +79,13 @@ def results(args: argparse.Namespace) -> list[Result]:
             # Other suffixes are kept: that of lr-0.1 is part of the name.
             stem = path.name.removesuffix(suffix) or path.name
             names_by_path.setdefault(path.with_name(f"{stem}.{NAME}"), []).append(path.name)
+    own: dict[Path, Callable[[Path], bool]] = {
+        path: functools.partial(_is_of, names) for path, names in names_by_path.items()
+    }
     if args.checkpoint_dir is not None:
-        names_by_path[Path(args.checkpoint_dir) / NAME] = []
-    return [
-        Result(
-            f"{path} (the options of the run)",
-            path,
-            (lambda _: True) if args.resume and not names else functools.partial(_is_of, names),
-            OTHER,
-        )
-        for path, names in names_by_path.items()
-    ]
+        is_of_any = functools.partial(_is_of, [])
+        own[Path(args.checkpoint_dir) / NAME] = (lambda _: True) if args.resume else is_of_any
+    return [Result(f"{path} (the options of the run)", path, own[path], OTHER) for path in own]
 
 
 def _is_of(names: list[str], path: Path) -> bool:

@@ -162,7 +162,8 @@ class Batches:
         # Not the generator itself, which draws the order of the next pass.
         own = rng.spawn(1)[0] if rng is not None and self.transform is not None else None
         parts = (order[i * self.batch_size :][: self.batch_size] for i in range(len(self)))
-        for x, t in _prefetched(_loader((self.x, self.t), self._xp, self._device), parts):
+        make = table(library_name(self._xp), "FACTORIES").get("loader", Loader)
+        for x, t in _prefetched(make((self.x, self.t), self._xp, self._device), parts):
             yield (x if self.transform is None else self.transform(x, own)), t
 
 
@@ -217,11 +218,6 @@ class Loader:
     def _upload(self, loaded: tuple[np.ndarray, ...]) -> tuple[Array, ...]:
         # Without a copy: the memory is not shared.
         return tuple(self.xp.asarray(a, device=self.where) for a in loaded)
-
-
-def _loader(arrays: tuple[np.ndarray, ...], xp: Any, where: Any) -> Loader:
-    make = table(library_name(xp), "FACTORIES").get("loader", Loader)
-    return make(arrays, xp, where)
 
 
 def _samples(a: np.ndarray, index: np.ndarray) -> np.ndarray:

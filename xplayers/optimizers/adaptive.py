@@ -86,8 +86,7 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr, weight_decay)
-        self.decay_rate = decay_rate
-        self.eps = eps
+        self.decay_rate, self.eps = decay_rate, eps
 
     def _derived(self) -> dict[str, Any]:
         return {"_rest": 1.0 - self.decay_rate}
@@ -173,10 +172,8 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(lr, weight_decay)
-        self.beta1 = beta1
-        self.beta2 = beta2
-        self.eps = eps
-        self.eps_hat = eps_hat
+        self.beta1, self.beta2 = beta1, beta2
+        self.eps, self.eps_hat = eps, eps_hat
 
     def _derived(self) -> dict[str, Any]:
         return {

@@ -28,8 +28,8 @@ from xplayers.saving.network import (
     as_dict,
     check_fit,
     check_layer,
+    converted_like,
     is_materialized,
-    placed_like,
     put,
     read_record,
     to_json,
@@ -287,14 +287,14 @@ class Checkpoint:
         path, entries, values, record = file
         with naming(path):
             check_fit(net, {k: e for k, e in entries.items() if not k.startswith(APART)})
-            arrays = placed_like(net, values)
+            arrays = converted_like(net, values)
             like = next((a for name, a in net.arrays.items() if is_materialized(net, name)), None)
             if record["version"] == 1 and any(
                 name.replace("/m/", "/v/") in entries for name in entries if "/m/" in name
             ):
                 raise ValueError(_OLD_MOMENTS)
             state = record["state"] and _mapped(
-                lambda name, _: _placed(file, name, like), record["state"]
+                lambda name, _: _restored(file, name, like), record["state"]
             )
         put(net, arrays)
         self._reset_timer(record["step"])
@@ -386,7 +386,7 @@ def _mapped(f: Callable[[str, Any], Any], state: Any, path: str = _STATE) -> dic
     return results
 
 
-def _placed(file: File, name: str, like: Array | None) -> Array:
+def _restored(file: File, name: str, like: Array | None) -> Array:
     """Return an array of a file on the device of `like`, in the saved dtype; else on the host."""
     if name not in file.entries:
         message = f"has no {name}."

@@ -131,19 +131,16 @@ def _temporary(folder: Path, replaced: os.stat_result | None) -> tuple[io.Buffer
     """Create and lock a temporary file, with the mode and owner of the file it will replace."""
     while True:
         path = folder / TEMPORARY.replace("*", os.urandom(8).hex())
-        file = open(path, "xb")  # noqa: SIM115 - the caller closes it
-        try:
+        with contextlib.ExitStack() as failure:
+            file = open(path, "xb")  # noqa: SIM115 - the caller closes it
+            failure.callback(_remove, path)
+            failure.callback(file.close)
             if replaced is not None:  # while it is empty, so nothing is readable too early
                 _copy_permissions(file.fileno(), replaced)
             # Before the lock another process may have deleted it as stale.
             if _locked(file.fileno()) is not False and os.fstat(file.fileno()).st_nlink:
+                failure.pop_all()
                 return file, path
-        except BaseException:
-            file.close()
-            _remove(path)
-            raise
-        file.close()
-        _remove(path)
 
 
 def _copy_permissions(handle: int, like: os.stat_result) -> None:

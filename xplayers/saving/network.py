@@ -142,7 +142,7 @@ def load(
         check_fit(net, entries, cast=cast)
         values = file.read({*entries, RECORD})
         metadata = _metadata(file, values)
-        arrays = placed_like(net, values)
+        arrays = converted_like(net, values)
     put(net, arrays)
     return metadata
 
@@ -288,7 +288,7 @@ def is_materialized(net: Layer, name: str) -> bool:
     return net._all_variables[name.rpartition(".")[0]].materialized
 
 
-def placed_like(net: Layer, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
+def converted_like(net: Layer, values: Mapping[str, np.ndarray]) -> dict[str, Array]:
     """Return `values` with library, device and layout of the arrays of a network."""
     arrays = {}
     for name, old in net.arrays.items():
