@@ -1,4 +1,4 @@
-"""A step whose batch goes through the network in parts, to save memory."""
+"""A step that accumulates the gradients of micro-batches, to save memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["AccumulatedStep"]
 
 
 class AccumulatedStep(TrainStep):
-    """A `TrainStep` that accumulates the gradients of the parts of a batch, and updates once.
+    """A `TrainStep` that accumulates the gradients of micro-batches, and updates once.
 
-    Loss and gradients are those of the whole batch, up to rounding: the sums over the parts, in at
+    Loss and gradients are those of the whole batch, up to rounding: the sums over its parts, in at
     least float32, each part weighted by its samples (or by the weights of its labels, where the
     loss has such). The memory for a pass is that of one part. What depends on the batch as a whole
     differs: `BatchNormalization` takes the statistics of each part, and `Dropout` draws for each.
@@ -29,7 +29,7 @@ class AccumulatedStep(TrainStep):
     net, loss, optimizer, **options
         As in `TrainStep`.
     parts : int
-        How many parts of equal size; the last one may be smaller.
+        Number of micro-batches of equal size per batch; the last one may be smaller.
 
     Notes
     -----
@@ -75,7 +75,7 @@ class AccumulatedStep(TrainStep):
         return xp.asarray(value), grads, changed  # NumPy has made a scalar of the loss
 
     def _weight(self, loss_arrays: Arrays, scores: Array, target: Array) -> Any:
-        """Return what the mean of the loss divides by, and 1 instead of 0."""
+        """Return the divisor of the mean of the loss, and 1 instead of 0."""
         weight = label_weights(self.loss, loss_arrays, len(scores.shape), target)
         if weight is None:
             return max(int(target.shape[0]), 1)
@@ -83,6 +83,6 @@ class AccumulatedStep(TrainStep):
 
 
 def slices(n: int, parts: int) -> list[slice]:
-    """Return where the parts of `n` samples are: of one size, but for the last."""
+    """Return the parts of `n` samples as slices, of equal size but for the last."""
     length = max(-(-n // parts), 1)
     return [slice(i, min(i + length, n)) for i in range(0, max(n, 1), length)]

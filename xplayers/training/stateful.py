@@ -159,7 +159,7 @@ class StatefulStep(Observed):
             self.net._ties.synchronize()
 
     def _check(self, x: Array, t: Array) -> None:
-        """Check a batch of a new kind, and move what has no device yet to its device."""
+        """Check a batch of a new kind, and move parameters and state to its device at first."""
         net, optimizer = self.net, self.optimizer
         net._ready(x)
         check_same(self.loss, "t", t, x)
@@ -239,7 +239,7 @@ class StatefulStep(Observed):
 
 
 def _copied(value: Any, like: Any, name: str) -> Any:
-    """Return a copy of the nested dict `value`, its arrays where and of what dtype `like`'s are."""
+    """Return a copy of the nested dict `value`, on the devices and in the dtypes of `like`."""
     if isinstance(like, Mapping):
         names = set(value) if isinstance(value, Mapping) else {type(value).__name__}
         if names != like.keys():

@@ -44,8 +44,8 @@ class TrainStep(StatefulStep):
     compile : {"auto", True, False, "graph"}
         ``"auto"``: ``jax.jit`` with donated state on JAX; on NumPy, and PyTorch on the CPU, the
         first two steps of a kind of batch are recorded and the others replayed, with the same
-        numbers; plain execution elsewhere. True: also ``torch.compile`` on PyTorch; an error where
-        there is no compiler. False: plain execution. ``"graph"``, on CuPy: a CUDA graph, see
+        numbers; eager execution elsewhere. True: also ``torch.compile`` on PyTorch; an error where
+        there is no compiler. False: eager execution. ``"graph"``, on CuPy: a CUDA graph, see
         `xplayers.cuda.CapturedStep`.
     reduce_grads : callable, optional
         ``reduce_grads(grads) -> grads``, a pure function of the gradients by name, before the
