@@ -20,7 +20,7 @@ from xplayers.arrays.namespaces import (
     upcast,
 )
 from xplayers.arrays.operation import operation
-from xplayers.arrays.products import column_sums, matmul
+from xplayers.arrays.products import matmul, product, product_and_sums
 from xplayers.initializers import Initializer, Rng, documented, drawn, xavier_uniform
 from xplayers.layers.activations import softmax_gradient
 from xplayers.layers.affine import as_matrix
@@ -170,18 +170,17 @@ class MultiHeadAttention(Layer):
             for name, s in (("q", x), ("k", source), ("v", source))
         )
         q = q * (1.0 / math.sqrt(q.shape[-1]))
-        scores = matmul(upcast(xp, q), upcast(xp, k).mT)
-        a = downcast_like(attention_weights(scores, key_mask, self.causal), q)
-        o = self._merged(xp, matmul(a, v))
+        o, a, statistics = attention(q, k, v, key_mask, self.causal)
+        o = self._merged(xp, o)
         y = self._affine(xp, arrays, "o", o)
         weights = tuple([arrays[f"W{name}"] for name in "qkvo"])
-        return y, (x, () if context is None else (context,), q, k, v, a, o, weights)
+        return y, (x, () if context is None else (context,), q, k, v, a, o, statistics, weights)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
         context, (Wq, Wk, Wv, _) = cache[1], cache[-1]
         dq, dk, dv, grads = self._backward(cache, dy)
-        dx, dsource = matmul(dq, Wq.mT), matmul(dk, Wk.mT)
-        dsource += matmul(dv, Wv.mT)
+        dx, dsource = self._times(dq, Wq.mT), self._times(dk, Wk.mT)
+        dsource += self._times(dv, Wv.mT)
         if context:
             return (dx, dsource), grads
         dx += dsource
@@ -192,30 +191,31 @@ class MultiHeadAttention(Layer):
 
     def _backward(self, cache: Cache, dy: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
         """Return the gradients of queries, keys and values, and those of the parameters."""
-        x, context, q, k, v, a, o, (_, _, _, Wo) = cache
+        x, context, q, k, v, a, o, statistics, (_, _, _, Wo) = cache
         xp = namespace(dy)
         source = context[0] if context else x
-        do = self._heads(xp, matmul(dy, Wo.mT))
-        dv = matmul(a.mT, do)
-        ds = softmax_gradient(matmul(do, v.mT), a, -1)
-        dq = matmul(ds, k) * (1.0 / math.sqrt(q.shape[-1]))
-        dk = matmul(ds.mT, q)  # q is scaled already
+        do = self._heads(xp, self._times(dy, Wo.mT))
+        heads = self._heads(xp, o)
+        dq, dk, dv = attention_gradient(do, q, k, v, a, heads, statistics, self.causal)
+        dq = dq * (1.0 / math.sqrt(q.shape[-1]))  # q is scaled already
         dq, dk, dv = (self._merged(xp, d) for d in (dq, dk, dv))
         grads = {}
         for name, s, d in (("q", x, dq), ("k", source, dk), ("v", source, dv), ("o", o, dy)):
-            d = as_matrix(d)
-            grads[f"W{name}"] = matmul(as_matrix(s).mT, d)
+            s, d = as_matrix(s).mT, as_matrix(d)
             if name == "k":  # the sum would be rounding noise, which Adam turns into steps
-                grads["bk"] = xp.zeros_like(grads["bq"])
+                grads["Wk"], grads["bk"] = product(s, d), xp.zeros_like(grads["bq"])
                 continue
-            grads[f"b{name}"] = column_sums(d)
+            grads[f"W{name}"], grads[f"b{name}"] = product_and_sums(s, d)
         return dq, dk, dv, grads
 
     def _affine(self, xp: Namespace, arrays: Mapping[str, Array], name: str, x: Array) -> Array:
         """Return ``x @ W + b``."""
-        y = matmul(as_matrix(x), arrays[f"W{name}"])
-        y += arrays[f"b{name}"]
-        return xp.reshape(y, (*x.shape[:-1], y.shape[1]))
+        return self._times(x, arrays[f"W{name}"], arrays[f"b{name}"])
+
+    def _times(self, x: Array, W: Array, b: Array | None = None) -> Array:
+        """Return ``x @ W``, plus a bias, as one product of matrices."""
+        y = product(as_matrix(x), W, b)
+        return namespace(y).reshape(y, (*x.shape[:-1], y.shape[1]))
 
     def _heads(self, xp: Namespace, x: Array) -> Array:
         """Return ``(n, time, features)`` as ``(n, heads, time, features / heads)``."""
@@ -261,6 +261,36 @@ class MultiHeadAttention(Layer):
     @property
     def _sizes(self) -> tuple[int, ...]:
         return self.Wq.shape[0], self.n_heads
+
+
+@operation
+def attention(
+    q: Array, k: Array, v: Array, key_mask: Array | None, causal: bool
+) -> tuple[Array, Array | None, Array | None]:
+    """Return ``o = a @ v``, the weights ``a = softmax(q @ k.T)``, and what a body keeps in place.
+
+    Arrays are ``(n, heads, time, size)``; `q` is scaled already. A body that has no `a`, which
+    takes memory of time squared, keeps statistics of the rows for its gradient.
+    """
+    a = _weights(q, k, key_mask, causal)
+    return matmul(a, v), a, None
+
+
+@operation
+def attention_gradient(
+    do: Array, q: Array, k: Array, v: Array, a: Array | None, o: Array, statistics: Any,
+    causal: bool,
+) -> tuple[Array, Array, Array]:  # fmt: skip
+    """Return the gradients of `q`, `k` and `v`; without an `a` there was no mask of keys."""
+    a = _weights(q, k, None, causal) if a is None else a
+    ds = softmax_gradient(matmul(do, v.mT), a, -1)
+    return matmul(ds, k), matmul(ds.mT, q), matmul(a.mT, do)
+
+
+def _weights(q: Array, k: Array, key_mask: Array | None, causal: bool) -> Array:
+    xp = namespace(q)
+    scores = matmul(upcast(xp, q), upcast(xp, k).mT)
+    return downcast_like(attention_weights(scores, key_mask, causal), q)
 
 
 @operation

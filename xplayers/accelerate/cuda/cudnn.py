@@ -32,7 +32,7 @@ MOST_AXES = 5  # of a batch: a volume with samples and channels
 
 
 class Cudnn(Plans):
-    """Convolutions and normalizations through cuDNN, each planned once.
+    """Convolutions, normalizations and attention through cuDNN, each planned once.
 
     A plan is made when an operation is met for the first time, and not while a CUDA graph is
     captured: the steps before it, as they stand, do that.
@@ -76,6 +76,9 @@ class Cudnn(Plans):
 
     `LayerNormalization` and `RmsNormalization`, forward and backward: rows of any length. cuDNN has
     nothing for `GroupNormalization`.
+
+    `MultiHeadAttention`, of float16 and bfloat16 and without a mask of keys, forward and backward:
+    without the weights, which take memory of the time squared.
 
     References
     ----------
@@ -239,6 +242,40 @@ class Cudnn(Plans):
             "rmsnorm_backward", dy, x, gamma, xh, beta=False, inv_variance=r.reshape(-1, 1)
         )
 
+    def attention(self, q: Array, k: Array, v: Array, key_mask: Array, causal: bool) -> Any:
+        """Return ``o``, None for the weights, and statistics of the rows of scores."""
+        if key_mask is not None or not self._attends(q, k, v):
+            return NotImplemented
+        results = self.run(
+            "sdpa",
+            {"q": q, "k": k, "v": v},
+            [(q.shape, q.dtype), ((*q.shape[:3], 1), "float32")],
+            generate_stats=True,
+            use_causal_mask=causal,
+        )
+        return NotImplemented if results is None else (results[0], None, results[1])
+
+    def attention_gradient(
+        self, do: Array, q: Array, k: Array, v: Array, a: Array, o: Array, statistics: Array,
+        causal: bool,
+    ) -> Any:  # fmt: skip
+        """Return the gradients of `q`, `k` and `v`, where the forward was ours."""
+        if statistics is None or not self._attends(q, k, v, o, do):
+            return NotImplemented
+        results = self.run(
+            "sdpa_backward",
+            {"q": q, "k": k, "v": v, "o": o, "dO": do, "stats": statistics},
+            [(x.shape, x.dtype) for x in (q, k, v)],
+            use_causal_mask=causal,
+            use_deterministic_algorithm=self.deterministic,
+        )
+        return NotImplemented if results is None else tuple(results)
+
+    @staticmethod
+    def _attends(q: Array, *others: Array) -> bool:
+        """Whether cuDNN may have a kernel: of 16 bits, whose heads are a multiple of 16 bytes."""
+        return _fit(q, *others) and q.dtype.itemsize == 2 and q.shape[-1] % 8 == 0
+
     def _rows_normalized(
         self, operation: str, x: Array, params: Mapping[str, Array], eps: float, statistics: int
     ) -> Any:
@@ -323,6 +360,7 @@ NAMES = (  # of the operations that `Cudnn` has bodies for, its methods
     "batch_normalization", "batch_normalization_gradient",
     "layer_normalization", "layer_normalization_gradient",
     "rms_normalization", "rms_normalization_gradient",
+    "attention", "attention_gradient",
 )  # fmt: skip
 
 

@@ -1,13 +1,12 @@
 """Operations as graphs of cuDNN's frontend: tensors, layouts and attributes, functions of a key.
 
-Tensors have their channels last in memory (NHWC). cuDNN begins with two axes after the channels:
-sequences are images of height 1, rows of features images of one place.
+Tensors have their channels last in memory (NHWC), but for attention. cuDNN begins with two axes
+after the channels: sequences are images of height 1, rows of features images of one place.
 """
 
 from __future__ import annotations
 
 import itertools
-import operator
 from typing import Any, NamedTuple
 
 from xplayers.layers.windows import Sizes, Window
@@ -78,12 +77,24 @@ def window_options(window: Window) -> dict[str, Sizes]:
     }
 
 
-def laid(shape: Sizes, axes: int) -> dict[str, list[int]]:
-    """Return dimensions and strides, in elements, of an array with its channels last."""
+def memory_order(operation: str, shape: Sizes) -> Sizes:
+    """Return the axes of an array of an operation, from the outermost in memory to the innermost.
+
+    Channels are last. Of attention arrays are ``(n, heads, time, size)``: heads are parts of the
+    features of a time; statistics, of size 1, lie in rows.
+    """
+    if operation.startswith("sdpa"):
+        return (0, 1, 2, 3) if shape[3] == 1 else (0, 2, 1, 3)
+    return 0, *range(2, len(shape)), 1
+
+
+def laid(operation: str, shape: Sizes, axes: int) -> dict[str, list[int]]:
+    """Return dimensions and strides, in elements, of a dense array in that order."""
     dim = [*shape[:2], *[1] * (axes - len(shape)), *shape[2:]]
-    # Elements of a place, a row and so on.
-    *inner, sample = itertools.accumulate([dim[1], *reversed(dim[2:])], operator.mul)
-    return {"dim": dim, "stride": [sample, 1, *reversed(inner)]}
+    stride, step = [0] * axes, 1
+    for axis in reversed(memory_order(operation, tuple(dim))):
+        stride[axis], step = step, step * dim[axis]
+    return {"dim": dim, "stride": stride}
 
 
 def build(cudnn: Any, graph: Any, key: Key) -> dict[int, float]:
@@ -95,7 +106,9 @@ def build(cudnn: Any, graph: Any, key: Key) -> dict[int, float]:
         return getattr(cudnn.data_type, TYPES[dtype])
 
     arguments: dict[str, Any] = {
-        t.name: graph.tensor(uid=next(numbers), data_type=kind(t.dtype), **laid(t.shape, axes))
+        t.name: graph.tensor(
+            uid=next(numbers), data_type=kind(t.dtype), **laid(key.operation, t.shape, axes)
+        )
         for t in key.inputs
     }
     places = [(next(numbers), t) for t in key.results]
@@ -117,7 +130,7 @@ def build(cudnn: Any, graph: Any, key: Key) -> dict[int, float]:
         made = getattr(graph, name)(input=made, **({name: given[name]} if name in given else {}))
     # What an operation can return and is not asked for comes last, as None.
     for tensor, (number, t) in zip(made if len(places) > 1 else [made], places, strict=False):
-        at = laid(t.shape, axes)
+        at = laid(key.operation, t.shape, axes)
         tensor.set_uid(number).set_output(True).set_data_type(kind(t.dtype))
         tensor.set_dim(at["dim"]).set_stride(at["stride"])
     return passed

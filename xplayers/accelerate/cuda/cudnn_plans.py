@@ -9,8 +9,7 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers.accelerate.cuda.cudnn_graphs import Key, Tensor, build
-from xplayers.accelerate.cuda.kernels import channels_first, channels_last
+from xplayers.accelerate.cuda.cudnn_graphs import Key, Tensor, build, memory_order
 from xplayers.accelerate.cuda.planner import NotPlanned, Planner, fastest, milliseconds
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import Array, Namespace, dtype_name, named_dtype
@@ -95,14 +94,16 @@ class Plans(Planner):
         plan = self._plan(key, device)
         if plan is None:
             return None
-        arrays = [self._laid(a) for a in inputs.values()]
-        made = [self._empty(shape, dtype, device) for shape, dtype in results]
+        arrays = [self._laid(operation, a) for a in inputs.values()]
+        made = [self._empty(operation, shape, dtype, device) for shape, dtype in results]
         self._execute(plan, [*arrays, *made], device)
         return made
 
-    def _empty(self, shape: Sizes, dtype: Any, device: Any) -> Array:
-        """Return an array without values that has its channels last."""
-        return channels_first(self._runtime.empty((shape[0], *shape[2:], shape[1]), dtype, device))
+    def _empty(self, operation: str, shape: Sizes, dtype: Any, device: Any) -> Array:
+        """Return an array without values that lies as the operation has it."""
+        order = memory_order(operation, shape)
+        made = self._runtime.empty(tuple([shape[axis] for axis in order]), dtype, device)
+        return made.transpose(_inverse(order))
 
     def _execute(
         self, plan: Plan, arrays: Sequence[Array], device: Any, workspace: Any = None
@@ -117,11 +118,12 @@ class Plans(Planner):
             pointers, workspace.data.ptr, plan.algorithm, handle=handle
         )
 
-    def _laid(self, a: Array) -> Array:
-        """Return `a` with the channels of a place side by side, itself or a copy."""
-        inner = channels_last(a)
+    def _laid(self, operation: str, a: Array) -> Array:
+        """Return `a` as it lies for the operation, itself or a copy."""
+        order = memory_order(operation, a.shape)
+        inner = a.transpose(order)
         fits = inner.flags.c_contiguous and a.data.ptr % ALIGNMENT == 0
-        return a if fits else channels_first(self._runtime.copied(inner))
+        return a if fits else self._runtime.copied(inner).transpose(_inverse(order))
 
     def _handle(self, device: Any) -> Any:
         if device.id not in self._handles:
@@ -147,7 +149,10 @@ class Plans(Planner):
         dtypes = [named_dtype(self._runtime.xp, t.dtype) for t in (*key.inputs, *key.results)]
         shapes = [t.shape for t in (*key.inputs, *key.results)]
         try:  # any values will do
-            arrays = [self._empty(s, d, device) for s, d in zip(shapes, dtypes, strict=True)]
+            arrays = [
+                self._empty(key.operation, s, d, device)
+                for s, d in zip(shapes, dtypes, strict=True)
+            ]
         except MemoryError:
             return plans[0]
 
@@ -204,6 +209,10 @@ class Plans(Planner):
             if len(plans) == (CANDIDATES if self.autotune else 1):
                 break
         return plans
+
+
+def _inverse(order: Sizes) -> Sizes:
+    return tuple([order.index(axis) for axis in range(len(order))])
 
 
 @elementwise

@@ -5,6 +5,7 @@ The last arguments are the shape of the first result and, of a convolution, its 
 
 from __future__ import annotations
 
+import functools
 import itertools
 from typing import Any
 
@@ -114,3 +115,35 @@ def rmsnorm_vjp(dy: Any, x: Any, scale: Any, r: Any, shape: Any) -> Any:
     xh, h = x * r, dy * scale
     dx = r * (h - xh * (h * xh).mean(axis=(1, 2, 3), keepdims=True))
     return dx, (dy * xh).sum(axis=0, keepdims=True)
+
+
+def _attended(q: Any, k: Any, causal: bool) -> Any:
+    """Return the weights of attention, and the logarithms of the sums that they are divided by."""
+    scores = q @ k.mT
+    if causal:
+        past = np.tri(*scores.shape[-2:], dtype=bool)
+        scores = np.where(past, scores, -np.inf)
+    largest = scores.max(axis=-1, keepdims=True)
+    sums = largest + np.log(np.exp(scores - largest).sum(axis=-1, keepdims=True))
+    return np.exp(scores - sums), sums
+
+
+def sdpa(q: Any, k: Any, v: Any, shape: Any, causal: bool = False) -> Any:
+    a, sums = _attended(q, k, causal)
+    return a @ v, sums
+
+
+def sdpa_vjp(
+    q: Any, k: Any, v: Any, o: Any, do: Any, sums: Any, shape: Any, causal: bool = False
+) -> Any:
+    a = _attended(q, k, causal)[0]
+    ds = a * (do @ v.mT - (do * o).sum(axis=-1, keepdims=True))
+    return ds @ k, ds.mT @ q, a.mT @ do
+
+
+ATTENTION = {
+    "sdpa": sdpa,
+    "sdpa causal": functools.partial(sdpa, causal=True),
+    "sdpa_backward": sdpa_vjp,
+    "sdpa_backward causal": functools.partial(sdpa_vjp, causal=True),
+}

@@ -25,7 +25,8 @@ def host_dtype(name: str) -> np.dtype:
 def assert_valid(cudnn: Any, key: Any) -> None:
     """Assert that the frontend, which needs no GPU for this, finds the graph of a plan valid."""
     kinds = cudnn.data_type
-    graph = cudnn.pygraph(intermediate_data_type=kinds.FLOAT, compute_data_type=kinds.FLOAT)
+    options = {"intermediate_data_type": kinds.FLOAT, "compute_data_type": kinds.FLOAT}
+    graph = cudnn.pygraph(**options, sm_version=90)  # attention asks for it
     build(cudnn, graph, key)
     graph.validate()
 
@@ -147,7 +148,8 @@ class EmulatedGraph:
     def _unsupported(self) -> bool:
         x, channels = self.computed[1][0], self.operation.startswith("batchnorm")
         odd = channels and x.dim[1] * _dtype(x).itemsize % self.cudnn.line != 0
-        return odd or self.operation in self.cudnn.unsupported
+        wide = self.operation.startswith("sdpa") and _dtype(x).itemsize != 2
+        return odd or wide or self.operation.removesuffix(" causal") in self.cudnn.unsupported
 
     def tensor(self, **what: Any) -> EmulatedTensor:
         self.tensors.append(EmulatedTensor(**what))
@@ -209,6 +211,21 @@ class EmulatedGraph:
         given = [grad, input, scale, inv_variance]
         made = self._operation("rmsnorm_backward", operations.rmsnorm_vjp, given, results=2)
         return [*made, None]
+
+    def sdpa(
+        self, q: Any, k: Any, v: Any, generate_stats: bool, use_causal_mask: bool
+    ) -> list[Any]:
+        assert generate_stats is True
+        name = "sdpa causal" if use_causal_mask else "sdpa"
+        return self._operation(name, operations.ATTENTION[name], [q, k, v], results=2)
+
+    def sdpa_backward(
+        self, q: Any, k: Any, v: Any, o: Any, dO: Any, stats: Any, use_causal_mask: bool,
+        use_deterministic_algorithm: bool,
+    ) -> list[Any]:  # fmt: skip
+        name = "sdpa_backward causal" if use_causal_mask else "sdpa_backward"
+        given = [q, k, v, o, dO, stats]
+        return self._operation(name, operations.ATTENTION[name], given, results=3)
 
     def _operation(
         self, name: str, function: Any, given: list[EmulatedTensor], window: Any = None,
@@ -279,7 +296,8 @@ class EmulatedGraph:
         dtype = _dtype(t)
         strides = [s * dtype.itemsize for s in t.stride]
         assert t.is_pass_by_value or pointers[t.uid] % 16 == 0, "aligned"
-        assert t.stride[1] == 1, "channels side by side"
+        inner = 3 if self.operation.startswith("sdpa") else 1
+        assert t.stride[inner] == 1, "channels side by side, or the features of a head"
         return view(pointers[t.uid], dtype, tuple(t.dim), tuple(strides))
 
 
