@@ -85,16 +85,6 @@ class _Namespace:
         return x.astype(dtype, copy=copy)
 
 
-def is_cast(operation: Any) -> bool:
-    """Whether a recorded operation is ``astype``."""
-    return isinstance(operation, Cast)
-
-
-def is_where(operation: Any) -> bool:
-    """Whether a recorded operation is ``where``."""
-    return operation is where_into
-
-
 class Cast:
     """The operation ``astype``."""
 

@@ -28,7 +28,7 @@ from typing import Any, Literal
 import numpy as np
 
 from xplayers.accelerate.cuda.pointer_table import most_rows
-from xplayers.accelerate.tape import Step, Tape, Untraceable, is_cast, is_where
+from xplayers.accelerate.tape import Cast, Step, Tape, Untraceable, where_into
 
 OPTIONS = ("-std=c++17", "-fmad=false", "-prec-div=true", "-prec-sqrt=true")
 THREADS = 256  # of a block
@@ -282,9 +282,9 @@ class _Writer:
     def add(self, step: Step) -> None:
         """Write one operation down."""
         operation, inputs, made = step
-        if is_cast(operation):
+        if isinstance(operation, Cast):
             value = self._cast(inputs[0], self._dtype(made))
-        elif is_where(operation):
+        elif operation is where_into:
             dtype = self._dtype(made)
             condition, *both = inputs
             a, b = (self._given(r, dtype) for r in both)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from xplayers.accelerate.operators import COMPARISON_UFUNCS, COMPARISONS, SIGNS
-from xplayers.accelerate.tape import is_cast, is_where
+from xplayers.accelerate.tape import Cast, where_into
 
 if TYPE_CHECKING:
     from xplayers.accelerate.host.program import Program
@@ -181,13 +181,13 @@ class _Exact:
     def _step(self, operation: Any, inputs: tuple[int, ...], output: int) -> str:
         """Return the expression of an operation; its numbers have the dtype that NumPy gives."""
         truth = self._is_truth(output)
-        if is_cast(operation) and not truth:
+        if isinstance(operation, Cast) and not truth:
             return self._number(inputs[0])
-        numbers = inputs[1:] if is_where(operation) else inputs
+        numbers = inputs[1:] if operation is where_into else inputs
         arrays = [r for r in numbers if self._is_array(r)]
         if not truth and all(map(self._is_truth, arrays)):
             self.as_torch = False  # it makes numbers of its default dtype of truth values
-        if is_where(operation):
+        if operation is where_into:
             if not arrays:
                 raise _Inexact  # PyTorch has another dtype for it than NumPy
             a, b = (self._truth(r) if truth else self._number(r) for r in numbers)

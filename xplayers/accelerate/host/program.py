@@ -18,10 +18,9 @@ from xplayers.accelerate.tape import (
     Cast,
     Step,
     Tape,
-    is_cast,
-    is_where,
     select_into,
     selects_bits,
+    where_into,
 )
 
 
@@ -74,18 +73,17 @@ class Program:
         self.kernel: Any = None  # what it has made of that
         self.work = 0  # elements so far
         tape.steps = _fused(tape, results)
-        home, copies = _homes(tape.steps, results, aliases)
-        _lodge(tape, home, copies, aliases)
-        scratch, dtypes = _scratch(tape, home, copies)
+        memory = _Memory(tape, results, aliases)
         # What a register is called in the source: x, y, w for operands, results and scratch memory,
         # s for a scalar.
         names = {r: f"s{r}" for r in range(len(tape.registers))}
         names |= {r: f"x{r}" for r in self.arrays}
-        names |= {r: f"y{k}" for r, k in home.items()} | {r: f"w{i}" for r, i in scratch.items()}
-        source = _Source(tape, names, dtypes, len(results))
+        names |= {r: f"y{k}" for r, k in memory.result_of.items()}
+        names |= {r: f"w{i}" for r, i in memory.block_of.items()}
+        source = _Source(tape, names, memory.dtypes, len(results))
         for step in tape.steps:
             source.add(tape, step)
-        for r, k in copies:
+        for r, k in memory.copies:
             source.call(Cast(), [names[r]], f"y{k}")
         self.single = len(source.calls) == 1
         self.has_rows = bool(source.rows or source.constant_rows)
@@ -321,96 +319,93 @@ def _fused(tape: Tape, results: list[int]) -> list[Step]:
 def _selection(tape: Tape, step: Step) -> Step:
     """Return ``where(condition, a, 0.0)`` as a product, which may be written over `a`."""
     operation, inputs, output = step
-    if is_where(operation) and inputs[2] in tape.constants:
+    if operation is where_into and inputs[2] in tape.constants:
         condition, a, otherwise = (tape.constants.get(r, tape.registers[r]) for r in inputs)
         if selects_bits(condition, a, tape.registers[output], otherwise):
             return select_into, inputs[:2], output
     return step
 
 
-def _may_write_over_its_input(operation: Any) -> bool:
-    """Whether it is a ufunc, one that casts included; a cast alone and ``where`` may not."""
-    return not (is_cast(operation) or is_where(operation))
+class _Memory:
+    """Which memory each value of a program is written to: that of a result, or a scratch block.
 
-
-def _homes(
-    steps: list[Step], results: list[int], aliases: tuple[int | None, ...]
-) -> tuple[dict[int, int], list[tuple[int, int]]]:
-    """Return which results are made where they belong, and which are copied there afterwards.
-
-    A result is made in place, unless that memory is an operand which a later step still reads, or
-    the result appears twice. Both map a register to the index of the result.
+    Attributes
+    ----------
+    result_of : dict
+        For registers, the index of the result whose memory they are written to.
+    copies : list
+        The registers of results, and their indices, that are copied there afterwards.
+    block_of, dtypes : dict, list
+        For registers, the scratch block; the dtypes of the blocks.
     """
-    last_use = {r: at for at, (_, inputs, _) in enumerate(steps) for r in inputs}
-    made_at = {output: at for at, (_, _, output) in enumerate(steps)}
-    home: dict[int, int] = {}
-    copies: list[tuple[int, int]] = []
-    for k, r in enumerate(results):
-        alias = aliases[k]
-        at = made_at[r]
-        over_its_input = _may_write_over_its_input(steps[at][0])
-        if r not in home and (alias is None or last_use.get(alias, -1) < at + over_its_input):
-            home[r] = k
-        else:
-            copies.append((r, k))
-    return home, copies
 
+    def __init__(self, tape: Tape, results: list[int], aliases: tuple[int | None, ...]) -> None:
+        self._registers, self._steps, self._aliases = tape.registers, tape.steps, aliases
+        self._last_use = {r: at for at, (_, inputs, _) in enumerate(self._steps) for r in inputs}
+        # Whether a step may be written over its input: a ufunc, also one that casts.
+        self._over = [not (isinstance(f, Cast) or f is where_into) for f, _, _ in self._steps]
+        self.result_of: dict[int, int] = {}
+        self.copies: list[tuple[int, int]] = []
+        self.block_of: dict[int, int] = {}
+        self.dtypes: list[Any] = []
+        self._assign_results(results)
+        self._assign_intermediates()
+        self._assign_scratch()
 
-def _lodge(
-    tape: Tape,
-    home: dict[int, int],
-    copies: list[tuple[int, int]],
-    aliases: tuple[int | None, ...],
-) -> None:
-    """Let intermediate values stay where a result will be, until it is made: less memory to touch.
+    def _assign_results(self, results: list[int]) -> None:
+        """Write results where they belong, unless a later step still reads an operand there.
 
-    Adds them to `home`. Where that memory is an operand's too, they come after its last use.
-    """
-    steps = tape.steps
-    last_use = {r: at for at, (_, inputs, _) in enumerate(steps) for r in inputs}
-    over = [_may_write_over_its_input(operation) for operation, _, _ in steps]
-    settled = set(home) | {r for r, _ in copies}  # results
-    for made_last, (_, _, result) in enumerate(steps):
-        k = home.get(result)
-        if k is None:
-            continue
-        alias, vacant = aliases[k], -1  # the step that reads what is there for the last time
-        vacant = vacant if alias is None else last_use.get(alias, vacant)
-        for at, (_, _, output) in enumerate(steps[:made_last]):
-            until = last_use.get(output, at)
-            fits = at + over[at] > vacant and until < made_last + over[made_last]
-            same = tape.registers[output].dtype == tape.registers[result].dtype
-            if output not in settled and output not in home and fits and same:
-                home[output], vacant = k, until
-
-
-def _scratch(
-    tape: Tape, home: dict[int, int], copies: list[tuple[int, int]]
-) -> tuple[dict[int, int], list[Any]]:
-    """Return the block of scratch memory of each register that needs one, and the blocks' dtypes.
-
-    A block is used again as soon as nobody reads it any more.
-    """
-    last_use = {r: at for at, (_, inputs, _) in enumerate(tape.steps) for r in inputs}
-    copied = {r for r, _ in copies}
-    block_of: dict[int, int] = {}
-    dtypes: list[Any] = []
-    free: list[int] = []
-    for at, (operation, inputs, output) in enumerate(tape.steps):
-        released = [
-            block_of[r]
-            for r in set(inputs)
-            if r in block_of and last_use[r] == at and r not in copied
-        ]
-        if output not in home:
-            dtype = tape.registers[output].dtype
-            ready = free + (released if _may_write_over_its_input(operation) else [])
-            fit = next((b for b in ready if dtypes[b] == dtype), None)
-            if fit is None:
-                fit = len(dtypes)
-                dtypes.append(dtype)
+        A result that appears twice is copied too.
+        """
+        computed_at = {output: at for at, (_, _, output) in enumerate(self._steps)}
+        for k, r in enumerate(results):
+            alias, at = self._aliases[k], computed_at[r]
+            read_until = -1 if alias is None else self._last_use.get(alias, -1)
+            if r not in self.result_of and (alias is None or read_until < at + self._over[at]):
+                self.result_of[r] = k
             else:
-                (free if fit in free else released).remove(fit)
-            block_of[output] = fit
-        free += released
-    return block_of, dtypes
+                self.copies.append((r, k))
+
+    def _assign_intermediates(self) -> None:
+        """Write other values where a result will be, until it is computed: less memory to touch.
+
+        Where that memory is an operand's too, they come after its last use.
+        """
+        assigned = {*self.result_of, *(r for r, _ in self.copies)}
+        for end, (_, _, result) in enumerate(self._steps):
+            k = self.result_of.get(result)
+            if k is None:
+                continue
+            alias, vacant = (
+                self._aliases[k],
+                -1,
+            )  # the step that reads what is there for the last time
+            vacant = vacant if alias is None else self._last_use.get(alias, vacant)
+            for at, (_, _, output) in enumerate(self._steps[:end]):
+                until = self._last_use.get(output, at)
+                fits = at + self._over[at] > vacant and until < end + self._over[end]
+                same = self._registers[output].dtype == self._registers[result].dtype
+                if output not in assigned and output not in self.result_of and fits and same:
+                    self.result_of[output], vacant = k, until
+
+    def _assign_scratch(self) -> None:
+        """Write what is left to scratch blocks, which are used again when they are free."""
+        copied = {r for r, _ in self.copies}
+        free: list[int] = []
+        for at, (_, inputs, output) in enumerate(self._steps):
+            released = [
+                self.block_of[r]
+                for r in set(inputs)
+                if r in self.block_of and self._last_use[r] == at and r not in copied
+            ]
+            if output not in self.result_of:
+                dtype = self._registers[output].dtype
+                ready = free + (released if self._over[at] else [])
+                fit = next((b for b in ready if self.dtypes[b] == dtype), None)
+                if fit is None:
+                    fit = len(self.dtypes)
+                    self.dtypes.append(dtype)
+                else:
+                    (free if fit in free else released).remove(fit)
+                self.block_of[output] = fit
+            free += released
