@@ -94,6 +94,16 @@ class TestEmbedding:
         with pytest.raises(ValueError, match=message):
             layer.forward(xpv.asarray(np.asarray([0, bad, 1])))
 
+    @pytest.mark.only("numpy", "torch")
+    @pytest.mark.parametrize("n", [5, 700])
+    def test_an_index_that_occurs_often_loses_no_digits(self, n, xpv):
+        """Added one after the other, 0.1 a million times is 100,958 in float32."""
+        layer = xl.Embedding.init(n, 3, rng=0)
+        index = np.where(np.arange(300_000) % 7 > 2, 0, np.arange(300_000) % n)
+        layer.forward(xpv.asarray(index))
+        layer.backward(xpv.asarray(np.full((300_000, 3), 0.1), "float32"))
+        assert_close(layer.dW[:, 1], 0.1 * np.bincount(index, minlength=n), 3e-6)
+
     @pytest.mark.only("numpy", "strict", "torch", "cupy")
     @pytest.mark.parametrize("n", [5, 700])
     def test_values_that_cannot_be_looked_at(self, n, xpv, monkeypatch):

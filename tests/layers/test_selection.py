@@ -130,7 +130,7 @@ def test_bad_rows_of_an_embedding_do_not_mix(rows, xpv):
 
 
 @pytest.mark.only("numpy", "torch")
-def test_the_look_at_the_product_changes_nothing(xpv, monkeypatch):
+def test_bodies_sum_as_the_portable_one(xpv, monkeypatch):
     layer, index = xl.Embedding.init(5, 3, rng=0), xpv.asarray(np.arange(40) % 5)
     dy = xpv.asarray(values((40, 3)), "float32")
     grads = []

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from xplayers.accelerate.compiled import Functions
-from xplayers.accelerate.host import elementwise, embedding, pooling, sums
+from xplayers.accelerate.host import elementwise, pooling, sums
 from xplayers.accelerate.host import normalization as host_normalization
 from xplayers.accelerate.host import softmax as host_softmax
 from xplayers.accelerate.host.roots import with_exact_root
-from xplayers.accelerate.pytorch import convolution, normalization, softmax
+from xplayers.accelerate.pytorch import convolution, embedding, normalization, softmax
 from xplayers.accelerate.pytorch.activations import kernel_of
 from xplayers.accelerate.replay.replayed import Replayed
 from xplayers.arrays.elementwise import as_it_stands
