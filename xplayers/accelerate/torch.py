@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from xplayers.accelerate.compiled import Functions
-from xplayers.accelerate.host import elementwise, pooling, sums
+from xplayers.accelerate.host import dropout, elementwise, pooling, sums
 from xplayers.accelerate.host import normalization as host_normalization
 from xplayers.accelerate.host import softmax as host_softmax
 from xplayers.accelerate.host.roots import with_exact_root
@@ -113,6 +113,24 @@ def normalized_rows(x: Array, axes: tuple[int, ...], eps: float, centred: bool =
     return as_tensor(xh, x), as_tensor(r, x)
 
 
+def drop(x: Array, count: Array, seed: int, rate: float, scale: float) -> Any:
+    """By NumPy on the CPU: a hash is many passes over memory."""
+    seen, number = host_values(x), host_values(count)
+    if seen is None or number is None:
+        return NotImplemented
+    results = dropout.drop(seen, number, seed, rate, scale)
+    return results if results is NotImplemented else tuple([as_tensor(a, x) for a in results])
+
+
+def masked(x: Array, keep: Array, scale: float) -> Any:
+    """By NumPy on the CPU."""
+    seen, mask = host_values(x), host_values(keep)
+    if seen is None or mask is None:
+        return NotImplemented
+    y = dropout.masked(seen, mask, scale)
+    return y if y is NotImplemented else as_tensor(y, x)
+
+
 def max_pooling_gradient(x: Array, y: Array, dy: Array, window: Window) -> Any:
     """By NumPy on the CPU."""
     seen: Any = [host_values(a) for a in (x, y, dy)]
@@ -169,6 +187,8 @@ BODIES = {
     "correlate": convolution.correlate,
     "correlate_transposed": convolution.correlate_transposed,
     "filter_gradient": convolution.filter_gradient,
+    "drop": drop,
+    "masked": masked,
     "max_pooling_gradient": max_pooling_gradient,
     "batch_normalization": normalization.batch_normalization,
     "batch_normalization_gradient": normalization.batch_normalization_gradient,

@@ -77,7 +77,7 @@ def drop(x: Array, count: Array, seed: int, rate: float, scale: float) -> tuple[
     """Return ``x * keep * scale``, in the dtype of `x`, and the mask `keep`, bool; `count` (1,)."""
     xp = namespace(x)
     position = xp.arange(size(x), dtype=xp.int32, device=device(x))
-    keep = xp.reshape(_keep_mask(position, count, seed, rate), x.shape)
+    keep = xp.reshape(keep_mask(position, count, seed, rate), x.shape)
     return masked(x, keep, scale), keep
 
 
@@ -99,11 +99,11 @@ def scaled(xp, x, keep, *, scale):
 @elementwise
 def dropped(xp, x, position, count, *, seed, rate, scale):
     """Return `drop` in one pass, for kernels that know the position without an array of it."""
-    keep = _keep_mask(position, count, seed, rate)
+    keep = keep_mask(position, count, seed, rate)
     return scaled.function(xp, x, keep, scale=scale), keep
 
 
-def _keep_mask(position: Array, count: Array, seed: int, rate: float) -> Array:
+def keep_mask(position: Array, count: Array, seed: int, rate: float) -> Array:
     """Return the mask: True with probability ``1 - rate``, from 24 bits of a hash."""
     key = key_of(count, seed)
     bits = _mixed(_mixed(position + key) ^ key) & (LIMIT - 1)
