@@ -1,0 +1,1 @@
+"""Bodies of JAX arrays by operations of XLA."""
