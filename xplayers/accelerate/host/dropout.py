@@ -25,7 +25,8 @@ def drop(x: np.ndarray, count: np.ndarray, seed: int, rate: float, scale: float)
     outs = y.reshape(-1), keep.reshape(-1)
     if _is_for_kernels(x):
         key, limit = key_of(count, seed).item() % 2**32, round(rate * LIMIT)
-        kernels.drop.share(flat, key, limit, scale, *outs, n=x.size, size=1)
+        bits = outs[1].view(np.uint8)
+        kernels.drop.share(flat, key, limit, scale, outs[0], bits, n=x.size, size=1)
         return y, keep
 
     def run(starts: Iterator[int]) -> None:
@@ -48,7 +49,8 @@ def masked(x: np.ndarray, keep: np.ndarray, scale: float) -> Any:
     y = empty(x.shape, x.dtype)
     flat = laid(x).reshape(-1), laid(keep).reshape(-1), scale, y.reshape(-1)
     if _is_for_kernels(x):
-        kernels.masked.share(*flat, n=x.size, size=1)
+        bits = flat[1].view(np.uint8)
+        kernels.masked.share(flat[0], bits, scale, flat[3], n=x.size, size=1)
         return y
 
     def run(starts: Iterator[int]) -> None:

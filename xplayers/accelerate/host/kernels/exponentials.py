@@ -59,7 +59,8 @@ def tanh(x):
 @kernel("const float32[1], float32[1], int64, int64")
 def sigmoid(x, y, start, stop):
     """Return the sigmoid of each value."""
-    for i in range(start, stop):
+    x, y = x[start:stop], y[start:stop]  # of which no index is counted from the end
+    for i in range(len(x)):
         y[i] = logistic(x[i])
 
 
