@@ -82,8 +82,9 @@ def test_implementations_compute_the_same(module, library):
 
 def test_the_tables_of_the_tests_are_right_on_numpy():
     rows = list(checks.correctness("cpu", 0.0))
-    assert [row.get("error") for row in rows] == [None, None]
-    assert "layers" in rows[0]["row"]
+    assert [row.get("error") for row in rows] == [None] * 4
+    names = [row["row"].partition(" ")[2] for row in rows]
+    assert names == ["layers", "losses", "layers, fused", "losses, fused"]
 
 
 def test_a_layer_that_is_wrong_is_found(monkeypatch):
@@ -97,7 +98,7 @@ def test_a_layer_that_is_wrong_is_found(monkeypatch):
 
         monkeypatch.setattr("xplayers.Tanh.vjp", wrong)
         rows = {row["row"]: row for row in checks.correctness("cpu", 0.0)}
-        assert rows["layer Tanh"]["error"] == error
+        assert rows["layers: Tanh"]["error"] == error
         assert "error" not in rows[f"{len(LOSSES)} losses"]
 
 
@@ -358,3 +359,11 @@ def test_the_time_of_a_call(monkeypatch):
     n = found["calls_per_sample"]
     assert found["median"] == pytest.approx((1e-3 + 1e-2 / n) / 2)
     assert found["samples"] >= 0.5 / (n * 1e-3 + 1e-2) - 1
+
+
+def test_ten_steps_a_launch_are_not_compared_with_one():
+    def of(time):
+        return [{"row": "mlp-small", "time": {"median": time}}]
+
+    sections = {"xplayers-fused": of(3.0), "xplayers-fused-10": of(1.0), "torch-graph": of(2.0)}
+    assert command.ratios(sections) == {"mlp-small: xplayers / torch-graph": 1.5}

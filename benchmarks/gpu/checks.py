@@ -38,30 +38,24 @@ def correctness(device: str, seconds: float) -> Iterator[Row]:
     from loss_cases import LOSSES
 
     xp = ours.library(device)
+    for title, context in (("", contextlib.nullcontext), (", fused", fused)):
+        with context():
+            yield from _errors(f"layers{title}", LAYERS, functools.partial(_layer_error, xp=xp))
+            yield from _errors(f"losses{title}", LOSSES, functools.partial(_loss_error, xp=xp))
+
+
+def _errors(title: str, cases: Any, error_of: Any) -> Iterator[Row]:
     worst, which = 0.0, "nothing"
-    for case in LAYERS:
+    for case in cases:
         try:
-            error = _layer_error(case, xp)
+            error = error_of(case)
         except Exception as e:
-            yield {"row": f"layer {case.id}", "error": said(e)}
+            yield {"row": f"{title}: {case.id}", "error": said(e)}
             continue
         if not error <= TOLERANCE:
-            yield {"row": f"layer {case.id}", "error": f"relative error {error:.2g}"}
+            yield {"row": f"{title}: {case.id}", "error": f"relative error {error:.2g}"}
         worst, which = max((worst, which), (error, case.id))
-    yield {"row": f"{len(LAYERS)} layers", "value": f"largest error {worst:.1e} ({which})"}
-    worst, which = 0.0, "nothing"
-    for case in LOSSES:
-        x = np.random.default_rng(0).normal(0.0, 2.0, case.shape)
-        t = case.target(np.random.default_rng(1), case.shape)
-        try:
-            error = _loss_error(case.make, x, t, xp)
-        except Exception as e:
-            yield {"row": f"loss {case.id}", "error": said(e)}
-            continue
-        if not error <= TOLERANCE:
-            yield {"row": f"loss {case.id}", "error": f"relative error {error:.2g}"}
-        worst, which = max((worst, which), (error, case.id))
-    yield {"row": f"{len(LOSSES)} losses", "value": f"largest error {worst:.1e} ({which})"}
+    yield {"row": f"{len(cases)} {title}", "value": f"largest error {worst:.1e} ({which})"}
 
 
 def _layer_error(case: Any, xp: Any) -> float:
@@ -81,10 +75,11 @@ def _layer_error(case: Any, xp: Any) -> float:
     return max(_error(results[1][k], results[0][k]) for k in results[0])
 
 
-def _loss_error(make: Any, x: np.ndarray, t: np.ndarray, xp: Any) -> float:
-    results = []
+def _loss_error(case: Any, xp: Any) -> float:
+    x = np.random.default_rng(0).normal(0.0, 2.0, case.shape)
+    t, results = case.target(np.random.default_rng(1), case.shape), []
     for module, dtype in ((np, "float64"), (xp, "float32")):
-        loss = make()
+        loss = case.make()
         target = t if t.dtype.kind in "iu" else t.astype(dtype)
         value = loss.forward(module.asarray(x.astype(dtype)), module.asarray(target))
         dout = module.ones(value.shape, dtype=dtype) if len(value.shape) else 1.0
@@ -324,16 +319,16 @@ def bandwidth(device: str, seconds: float) -> Iterator[Row]:
 
     wait = ours.wait(device)
     n = COPY // 4
-    a, b = cupy.ones(n, "float32"), cupy.empty(n, "float32")
+    a, b = varied(cupy, (n,)), cupy.empty(n, "float32")
     copy = measure(lambda: cupy.copyto(b, a), wait, seconds)
     speed = 2 * COPY / copy["median"]
     yield {"row": "copy", "time": copy, "value": f"{speed / 1e12:.2f} TB/s"}
     n //= 4
     shape = (n // 4096, 4096)
-    x = cupy.ones(shape, "float32")
+    x = varied(cupy, shape)
     parts = (8, shape[0] // 8, shape[1])  # parameters, as of a network
-    params = {str(i): cupy.ones(parts[1:], "float32") for i in range(parts[0])}
-    grads = {name: cupy.full(p.shape, 1e-3, "float32") for name, p in params.items()}
+    params = {str(i): varied(cupy, parts[1:]) for i in range(parts[0])}
+    grads = {name: 1e-3 * p for name, p in params.items()}
     relu, optimizer, pooling = xl.Relu(), xl.Adam(1e-7), xl.MaxPooling(2)
     moments = optimizer.init(params)
 
@@ -344,7 +339,7 @@ def bandwidth(device: str, seconds: float) -> Iterator[Row]:
 
     t, loss = cupy.zeros(shape[0], "int64"), xl.SoftmaxWithLoss()
     images = cupy.reshape(x, (-1, 64, 32, 32))
-    pooled = images[:, :, ::2, ::2].copy()
+    pooled = pooling.predict(images)
     places = cupy.reshape(x, (-1, 64))  # of images with the channels last
     passes = {  # arrays of n values that are read or written at the least
         "relu": (lambda: relu.predict(x), 2),
@@ -364,6 +359,11 @@ def bandwidth(device: str, seconds: float) -> Iterator[Row]:
                 continue
             share = arrays * n * 4 / time["median"] / speed
             yield {"row": f"{name}, {title}", "time": time, "value": f"{share:.0%} of copy"}
+
+
+def varied(cupy: Any, shape: tuple[int, ...]) -> Any:
+    """Return values that differ: products of equal ones take less power, at a higher clock."""
+    return cupy.sin(cupy.arange(math.prod(shape), dtype="float32")).reshape(shape)
 
 
 def products(device: str, seconds: float) -> Iterator[Row]:
@@ -386,8 +386,10 @@ def _products_of(workload: Workload, cupy: Any, make: Any, seconds: float, wait:
         dtype = ml_dtypes.bfloat16
     lt = make("tf32" if workload.precision == "tf32" else None)
     widths, batch = workload.sizes, workload.batch
-    xs = [cupy.ones((batch, w), dtype) for w in widths]
-    Ws = [cupy.ones((a, b), dtype) for a, b in itertools.pairwise(widths)]
+    xs = [varied(cupy, (batch, w)).astype(dtype) for w in widths]
+    Ws = [
+        (varied(cupy, (a, b)) / math.sqrt(a)).astype(dtype) for a, b in itertools.pairwise(widths)
+    ]
 
     def run() -> Any:
         for i, W in enumerate(Ws):

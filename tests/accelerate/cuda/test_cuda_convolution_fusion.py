@@ -1,6 +1,6 @@
 """Convolutions and ReLU as one: graphs and gradients, without a GPU.
 
-Stand-ins: NumPy for what computes both; `emulated_cudnn` for the library, on CuPy arrays over host
+Emulated: what computes both, by NumPy; `emulated_cudnn` for the library, on CuPy arrays over host
 memory, with the kernels of our own run by the host.
 """
 

@@ -1,6 +1,6 @@
 """Convolutions through cuDNN: graphs, layouts and plans, without a GPU.
 
-`emulated_cudnn` stands in for the library, on CuPy arrays over host memory.
+`emulated_cudnn` emulates the library, on CuPy arrays over host memory.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def test_the_library_finds_the_graphs_valid(name, dtype, dnn, cudnn_library):
         assert_valid(cudnn_library, key)
 
 
-def test_the_stand_in_has_the_names_of_the_library(cudnn_library):
+def test_the_emulated_library_has_the_names_of_the_library(cudnn_library):
     library = cudnn_library
     kinds = ("data_type", "numerical_note", "heur_mode", "norm_forward_phase")
     for kind in kinds:

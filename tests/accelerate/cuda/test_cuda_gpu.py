@@ -239,7 +239,7 @@ def assert_as_portable(layer, x, dtype, xpv, dnn, plans=None):
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_convolutions_through_cudnn(dtype, xpv, dnn):
-    """Those of the stand-in's test, and what the portable body gives for them."""
+    """Those of the emulated library's test, and what the portable body gives for them."""
     for layer, shape in (
         (xl.Convolution.init(8, 16, 3, padding=1, rng=0), (4, 8, 9, 7)),
         (xl.Convolution.init(8, 16, 3, stride=2, padding=1, groups=2, rng=0), (4, 8, 9, 7)),

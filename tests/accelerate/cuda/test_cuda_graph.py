@@ -1,6 +1,6 @@
 """A captured step: what is copied where, kept, put back and given back, without a GPU.
 
-`emulated_graph` stands in for CuPy: it writes operations down while a stream captures, and runs
+`emulated_graph` emulates CuPy: it records operations while a stream captures, and runs
 them when the graph is launched.
 """
 

@@ -1,6 +1,6 @@
 """Normalizations through cuDNN: graphs, layouts and plans, without a GPU.
 
-`emulated_cudnn` stands in for the library, on CuPy arrays over host memory.
+`emulated_cudnn` emulates the library, on CuPy arrays over host memory.
 """
 
 from __future__ import annotations

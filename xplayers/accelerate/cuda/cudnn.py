@@ -1,6 +1,6 @@
 """Layers of CuPy arrays through cuDNN, by NVIDIA's ``nvidia-cudnn-frontend``.
 
-Graphs, layouts and keys of plans are tested against a stand-in that computes what the graphs say,
+Graphs, layouts and keys of plans are tested against an emulated cuDNN, which computes the graphs,
 and where cuDNN is installed its frontend has to find them valid. The portable body is what CuPy
 arrays get unless a `Cudnn` is asked for.
 

@@ -1,8 +1,8 @@
 """Matrix products of CuPy arrays through cuBLASLt, NVIDIA's library behind ``nvmath-python``.
 
-Keys, layouts, epilogues and the order of the calls are tested against stand-ins that compute what
-the descriptors say, one of them behind nvmath-python; nothing here has met the library itself.
-CuPy's ``@`` is what CuPy arrays get unless a `Gemm` is asked for.
+Keys, layouts, epilogues and the order of the calls are tested against two emulated cuBLASLt, which
+compute what the descriptors say, one of them behind nvmath-python. CuPy's ``@`` is what CuPy arrays
+get unless a `Gemm` is asked for.
 
 Why it stands beside ``@``: CuPy refuses cuBLAS while a stream captures, so a CUDA graph of a
 training step needs products of its own; cuBLASLt takes precision, workspace and algorithm as

@@ -48,7 +48,11 @@ class PinnedLoader(Loader):
             self._stream.wait_event(free)
             for a, host, target in zip(self.arrays, buffer.arrays, targets, strict=True):
                 part = host[: len(index)]
-                part[...] = a[index]
+                if a.flags.c_contiguous and a.dtype == part.dtype:
+                    # Indices are those of samples: to check them it would make a copy first.
+                    np.take(a, index, axis=0, out=part, mode="clip")
+                else:  # of which `take` would copy all
+                    part[...] = a[index]
                 target.set(part, stream=self._stream)
             buffer.copied = self._stream.record()
         return targets, buffer.copied
