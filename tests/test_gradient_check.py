@@ -107,8 +107,9 @@ def test_a_wrong_layer_fails_with_the_name_and_both_numbers(fault):
 
 def test_a_wrong_loss_fails():
     class Doubled(xl.MeanSquaredError):
-        def derivative(self, xp, arrays, x, t):
-            return 4.0 * (x - t)
+        def value_and_derivative(self, xp, arrays, x, t):
+            value, dx = super().value_and_derivative(xp, arrays, x, t)
+            return value, 2.0 * dx
 
     with pytest.raises(AssertionError, match="Doubled: the gradient of x"):
         xl.check_gradients(Doubled(), values((2, 3)), values((2, 3), 1))
