@@ -12,7 +12,7 @@ from xplayers.accelerate.host import dropout, elementwise, pooling, sums
 from xplayers.accelerate.host import normalization as host_normalization
 from xplayers.accelerate.host import softmax as host_softmax
 from xplayers.accelerate.host.roots import with_exact_root
-from xplayers.accelerate.pytorch import convolution, embedding, normalization, softmax
+from xplayers.accelerate.pytorch import attention, convolution, embedding, normalization, softmax
 from xplayers.accelerate.pytorch.activations import kernel_of
 from xplayers.accelerate.replay.replayed import Replayed
 from xplayers.arrays.elementwise import as_it_stands
@@ -187,6 +187,8 @@ BODIES = {
     "correlate": convolution.correlate,
     "correlate_transposed": convolution.correlate_transposed,
     "filter_gradient": convolution.filter_gradient,
+    "attention": attention.attention,
+    "attention_gradient": attention.attention_gradient,
     "drop": drop,
     "masked": masked,
     "max_pooling_gradient": max_pooling_gradient,

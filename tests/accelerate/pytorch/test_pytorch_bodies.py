@@ -9,7 +9,13 @@ from helpers import assert_close, values
 import xplayers as xl
 from xplayers import functional
 from xplayers.arrays.operation import body_of, portable_body
-from xplayers.layers import activations, batch_normalization, layer_normalization
+from xplayers.layers import (
+    activations,
+    attention,
+    batch_normalization,
+    embedding,
+    layer_normalization,
+)
 from xplayers.losses import softmax
 
 torch = pytest.importorskip("torch")
@@ -236,3 +242,38 @@ def test_the_tail_of_gelu_keeps_its_digits(approximate):
     exact = functional.gelu(x, approximate=approximate)
     ours = functional.gelu(tensor(x), approximate=approximate)
     np.testing.assert_allclose(ours, exact, rtol=3e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float64", *TOLERANCES])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("time", "keys"), [(7, 7), (5, 9), (9, 5), (1, 1), (70, 70)])
+def test_attention(time, keys, causal, dtype):
+    q, do = (tensor(values((2, 3, time, 4), seed), dtype) for seed in (1, 2))
+    k, v = (tensor(3.0 * values((2, 3, keys, 4), seed), dtype) for seed in (3, 4))
+    own, exact = both(attention.attention, q, k, v, None, causal)
+    o, a, log_sums = own
+    assert a is None
+    tolerance = 3 * {"float64": 1e-13}.get(dtype, TOLERANCES.get(dtype, 0.0))
+    assert_close(o, exact[0], tolerance)
+    gradient = attention.attention_gradient
+    grads = body_of(gradient, do)(do, q, k, v, None, o, log_sums, causal)
+    expected = portable_body(gradient)(*map(wide, (do, q, k, v)), exact[1], exact[0], None, causal)
+    for ours, right in zip(grads, expected, strict=True):
+        assert ours.dtype == q.dtype
+        assert_close(ours, right, 3 * tolerance)
+
+
+def test_attention_declines_masks_and_nothing():
+    q = tensor(values((2, 3, 5, 4)))
+    own = body_of(attention.attention, q)
+    assert own(q, q, q, torch.ones(2, 5, dtype=torch.bool), False) is NotImplemented
+    assert own(q[:0], q[:0], q[:0], None, False) is NotImplemented
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_sums_by_index(dtype):
+    index = torch.from_numpy(np.where(np.arange(2000) % 3 > 0, 4, np.arange(2000) % 11) - 1)
+    d = tensor(values((2000, 5)), dtype)
+    own, exact = both(embedding.sums_by_index, d, index, 9)  # -1 and 9 are left out
+    assert own.dtype == d.dtype
+    assert_close(own, exact, 1e-6)
