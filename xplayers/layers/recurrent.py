@@ -161,7 +161,8 @@ class Lstm(Recurrent):
         return (h, c), tuple(gates)
 
     def _step_vjp(self, xp, dy, dafter, before, after, cache, weights):
-        da, dc = lstm_cell_gradient(dy, *dafter, cache, before[1], after[1])
+        dh, dc = dafter
+        da, dc = lstm_cell_gradient(dy, dh, dc, cache, before[1], after[1])
         return da, da, (matmul(da, weights[1].mT), dc)
 
 
@@ -176,8 +177,8 @@ def lstm_cell_gradient(
     dy: Array, dh: Array, dc: Array, gates: tuple[Array, ...], c: Array, after: Array
 ) -> tuple[Array, Array]:
     """Return the gradients of `a` and `c`."""
-    gates = gates if len(gates) == 4 else blocks(gates[0], 4)
-    *das, dc = _lstm_vjp(dy, dh, dc, *gates, c, after)
+    four = gates if len(gates) == 4 else blocks(gates[0], 4)
+    *das, dc = _lstm_vjp(dy, dh, dc, *four, c, after)
     return namespace(dy).concat(das, axis=1), dc
 
 

@@ -29,7 +29,7 @@ def lstm_cell_gradient(
     if len(gates) != 1 or not dy.dtype == dh.dtype == dc.dtype == np.float32:
         return NotImplemented
     da, before = np.empty(gates[0].shape, dy.dtype), np.empty(c.shape, dy.dtype)
-    n, size = da.shape
+    n, size = gates[0].shape
     given = map(laid, (dy, dh, dc, gates[0], c, after))
     kernels.lstm_cell_gradient.share(*given, da, before, n=n, size=size)
     return da, before
