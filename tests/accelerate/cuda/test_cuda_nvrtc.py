@@ -175,12 +175,12 @@ def test_softmax_cross_entropy(architecture):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_pooling(architecture):
-    """Four blocks find room, three where indices are of 64 bits; those lie in memory at times."""
+    """Four blocks find room, three where indices are of 64 bits."""
     cases = {f"pooling_{i}": case for i, case in enumerate(POOLING)}
     entries, assembled = compiled(in_one(pooling, cases), architecture)
     assert set(entries) == set(cases)
     for name, (*_, kind) in cases.items():
-        assert_lean(name, assembled[name], registers=80 if kind == "i64" else 64, spilled=160)
+        assert_lean(name, assembled[name], registers=80 if kind == "i64" else 64)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
