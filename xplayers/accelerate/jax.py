@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xplayers.accelerate.compiled import Functions, is_ours, with_numbers
-from xplayers.accelerate.xla import embedding
+from xplayers.accelerate.xla import convolution, embedding
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.data.loading import Loader
 
@@ -96,5 +96,8 @@ class LateLoader(Loader):
 BODIES = {
     "compiled": compiled,
     "sums_by_index": embedding.sums_by_index,
+    "correlate": convolution.correlate,
+    "correlate_transposed": convolution.correlate_transposed,
+    "filter_gradient": convolution.filter_gradient,
 }
 FACTORIES = {"loader": LateLoader}

@@ -119,8 +119,8 @@ class Convolution(_Filters):
     -----
     On NumPy, 3x3 filters with stride 1 and 16 channels or more are computed by Winograd's F(2, 3),
     whose sums of neighbouring inputs have slightly larger rounding errors, and which turns an
-    infinity into NaN in two rows of the output instead of one. On PyTorch it is the library's own
-    convolution, which may do the same.
+    infinity into NaN in two rows of the output instead of one. PyTorch and JAX have
+    convolutions of their own, which may do the same.
 
     The bias is ``(n_out,)`` and the options are called `padding` and `dilation`, as in PyTorch;
     *Deep Learning from Scratch* calls it `pad`, and has no dilation, groups or "same".

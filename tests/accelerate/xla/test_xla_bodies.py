@@ -6,13 +6,16 @@ import numpy as np
 import pytest
 from helpers import assert_close, values
 
+import xplayers as xl
 from xplayers.arrays.operation import body_of, portable_body
-from xplayers.layers import embedding
+from xplayers.layers import correlation, embedding
+from xplayers.layers.windows import geometry
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
 TOLERANCES = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2, "float64": 1e-12}
+DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
 
 
 @pytest.fixture(params=[False, True], ids=["eager", "jit"])
@@ -65,3 +68,90 @@ def test_empty_arrays_are_declined():
     index = jnp.asarray([], dtype="int32")
     d = jnp.zeros((0, 2))
     assert body_of(embedding.sums_by_index, d)(d, index, 3) is NotImplemented
+
+
+CONVOLUTIONS = {  # shapes of x and W, options
+    "1-d": ((3, 8, 11), (5, 8, 4), {}),
+    "padded": ((2, 8, 9, 7), (6, 8, 3, 2), {"padding": (2, 1)}),
+    "same": ((2, 9, 6, 5), (3, 9, 2, 4), {"padding": "same"}),
+    "dilated": ((2, 8, 9, 10), (4, 8, 3, 2), {"dilation": (2, 3), "padding": 1}),
+    "strided": ((2, 8, 10, 9), (4, 8, 3, 2), {"stride": (3, 2), "padding": (0, 1)}),
+    "wider padding than the window": ((2, 8, 5, 5), (3, 8, 2, 2), {"padding": 3}),
+    "one sample, one filter": ((1, 8, 4, 4), (1, 8, 4, 4), {}),
+    "1 x 1": ((2, 32, 3, 4), (5, 32, 1, 1), {}),
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolution(name):
+    check_convolution(name, "float32", jax.jit)
+
+
+@pytest.mark.parametrize("dtype", [*TOLERANCES][1:])
+def test_convolution_of_other_dtypes(dtype, run):
+    check_convolution("padded", dtype, run)
+
+
+def check_convolution(name, dtype, run):
+    shape, filters, options = CONVOLUTIONS[name]
+    window = geometry("", filters[2:], *(options.get(option, d) for option, d in DEFAULTS.items()))
+    with jax.enable_x64(dtype == "float64"):
+        x, W = array(values(shape, 1), dtype), array(values(filters, 2), dtype)
+        b, c = array(values(filters[:1], 3), dtype), array(values(filters[1:2], 3), dtype)
+        dy = array(values((shape[0], filters[0], *window.outputs(shape[2:])), 4), dtype)
+        computed = 0
+        for operation, arrays, rest in [
+            (correlation.correlate, (x, W, b), (window, 1)),
+            (correlation.correlate, (x, W, None), (window, 1)),
+            (correlation.correlate_transposed, (dy, W, None), (window, 1, shape[2:])),
+            (correlation.correlate_transposed, (dy, W, c), (window, 1, shape[2:])),
+            (correlation.filter_gradient, (x, dy), (filters, window, 1, True)),
+            (correlation.filter_gradient, (x, dy), (filters, window, 1, False)),
+        ]:
+            body = body_of(operation, x)
+            if body(*arrays, *rest) is NotImplemented:
+                continue
+            computed += 1
+            ours = run(lambda *a, body=body, rest=rest: body(*a, *rest))(*arrays)
+            exact = portable_body(operation)(*[a if a is None else host(a) for a in arrays], *rest)
+            if not isinstance(ours, tuple):
+                ours, exact = (ours,), (exact,)
+            for a, e in zip(ours, exact, strict=True):
+                check(a, e, dtype)
+        assert computed == (4 if "stride" in options else 6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "filters", "groups"),
+    [
+        ((0, 8, 5, 5), (3, 8, 3, 3), 1),
+        ((2, 1, 5, 5), (3, 1, 3, 3), 1),
+        ((2, 8, 5, 5), (4, 4, 3, 3), 2),
+        ((2, 8, 5, 5, 5), (4, 8, 3, 3, 3), 1),
+    ],
+)
+def test_convolutions_that_are_declined(shape, filters, groups):
+    x, W = jnp.zeros(shape), jnp.zeros(filters)
+    window = geometry("", filters[2:], 1, 0)
+    dy = jnp.zeros((shape[0], filters[0], *window.outputs(shape[2:])))
+    for operation, arguments in [
+        (correlation.correlate, (x, W, None, window, groups)),
+        (correlation.correlate_transposed, (dy, W, None, window, groups, shape[2:])),
+        (correlation.filter_gradient, (x, dy, filters, window, groups, False)),
+    ]:
+        assert body_of(operation, x)(*arguments) is NotImplemented
+
+
+def test_jax_differentiates_convolution():
+    layer = xl.Convolution.init(8, 5, 3, padding=1, rng=0, like=jnp.ones(1))
+    x = jnp.asarray(values((2, 8, 6, 6), 1), "float32")
+
+    def total(arrays, x):
+        return (layer.apply(arrays, x)[0] ** 3).sum()
+
+    grads, dx = jax.grad(total, (0, 1))(layer.arrays, x)
+    y, cache = layer.apply(layer.arrays, x)
+    ours, of_layer = layer.vjp(cache, 3.0 * y * y)
+    assert_close(ours, dx, 1e-5)
+    for name, grad in of_layer.items():
+        assert_close(grad, grads[name], 1e-5)
