@@ -8,7 +8,7 @@ from helpers import assert_close, values
 
 import xplayers as xl
 from xplayers.arrays.operation import body_of, portable_body
-from xplayers.layers import correlation, embedding
+from xplayers.layers import correlation, embedding, pooling
 from xplayers.layers.windows import geometry
 
 jax = pytest.importorskip("jax")
@@ -155,3 +155,46 @@ def test_jax_differentiates_convolution():
     assert_close(ours, dx, 1e-5)
     for name, grad in of_layer.items():
         assert_close(grad, grads[name], 1e-5)
+
+
+POOLINGS = {  # shape of x and size
+    "images": ((2, 3, 6, 4), (2, 2)),
+    "a rest": ((2, 3, 7, 8), (2, 3)),
+    "sequences": ((2, 3, 11), (4,)),
+    "one element": ((2, 3, 4, 5), (1, 1)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", POOLINGS)
+def test_max_pooling_gradient(name, dtype):
+    shape, size = POOLINGS[name]
+    window = geometry("", size, size, 0)
+    numbers = np.round(values(shape, 1))  # many are equal
+    numbers[0, 0, :2], numbers[0, 1] = np.nan, -np.inf
+    x = array(numbers, dtype)
+    y = pooling.max_pooling(x, window)
+    dy = array(values(y.shape, 2), dtype)
+    body = body_of(pooling.max_pooling_gradient, x)
+    exact = portable_body(pooling.max_pooling_gradient)(host(x), host(y), host(dy), window)
+    ours = body(x, y, dy, window)
+    assert ours.dtype == x.dtype
+    np.testing.assert_array_equal(host(ours), exact)
+    compiled = jax.jit(lambda *arrays: body(*arrays, window))
+    np.testing.assert_array_equal(host(compiled(x, y, dy)), exact)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "stride", "padding"),
+    [
+        ((2, 3, 6, 6), 2, 1, 0),
+        ((2, 3, 6, 6), 2, 2, 1),
+        ((2, 3, 6, 6), 3, 3, 0),
+        ((0, 3, 4), 2, 2, 0),
+    ],
+)
+def test_poolings_that_are_declined(shape, size, stride, padding):
+    window = geometry("", (size,) * (len(shape) - 2), stride, padding)
+    x = jnp.zeros(shape)
+    y = pooling.max_pooling(x, window)
+    assert body_of(pooling.max_pooling_gradient, x)(x, y, y, window) is NotImplemented
