@@ -18,11 +18,11 @@ def sums_by_index(d: Array, index: Array, n: int) -> Any:
     """Return the segment sums; an index out of range belongs to none."""
     if 0 in d.shape:
         return NotImplemented
-    import jax
+    from jax import lax, ops
 
-    return jax.lax.platform_dependent(
+    return lax.platform_dependent(
         d,
         index,
-        cpu=functools.partial(jax.ops.segment_sum, num_segments=n),
+        cpu=functools.partial(ops.segment_sum, num_segments=n),
         default=functools.partial(portable_body(embedding.sums_by_index), n=n),
     )
