@@ -13,7 +13,7 @@ from helpers import values
 
 import xplayers as xl
 from xplayers import functional, schedules
-from xplayers.accelerate.cuda import cudnn_plans, pooling
+from xplayers.accelerate.cuda import cudnn_plans, pooling, softmax_cross_entropy
 from xplayers.accelerate.cuda.source import INDEX, Kernel, Operand, inside, translate
 from xplayers.accelerate.cupy import _counted as counted
 from xplayers.accelerate.host.machine_code import exact_source
@@ -46,7 +46,7 @@ class Case:
 
     @property
     def id(self) -> str:
-        options = [getattr(v, "__name__", str(v)) for v in self.options.values()]
+        options = [getattr(v, "__qualname__", str(v)) for v in self.options.values()]
         return "-".join([self.function.__name__.strip("_"), *options]).replace(".", "_")
 
     def __repr__(self) -> str:
@@ -120,6 +120,8 @@ def cases() -> Iterator[Case]:
     for dtype in (None, np.dtype("float32")):
         yield Case(losses._divided, ("x", "c", 7), {"dtype": dtype})
     yield Case(cudnn_plans.variance, ("r", 1e-5))
+    for least in (None, 1.0):
+        yield Case(softmax_cross_entropy._divisor, ("x",), {"least": least})
     yield Case(adaptive._corrections, ("p", -0.1, -0.001))
     for schedule in SCHEDULES:
         yield Case(schedules._rate, ("p",), {"schedule": schedule})
