@@ -7,6 +7,7 @@ longer there than the columns and the product of the portable body.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -65,12 +66,12 @@ def _fits(window: Window, groups: int, *arrays: Array) -> bool:
 
 
 def _convolution(x: Array, W: Array, padding: Any, stride: Sizes, dilation: Sizes) -> Array:
-    from jax import lax
+    jax: Any = sys.modules["jax"]
 
     xp, axes = namespace(x), "DHW"[-len(stride) :]
     layouts = f"N{axes}C", f"{axes}IO", f"N{axes}C"
     x, W = xp.moveaxis(x, 1, -1), xp.moveaxis(W, (1, 0), (-2, -1))
-    y = lax.conv_general_dilated(
+    y = jax.lax.conv_general_dilated(
         x, W, stride, padding, rhs_dilation=dilation, dimension_numbers=layouts
     )
     return xp.moveaxis(y, -1, 1)

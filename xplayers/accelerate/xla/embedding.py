@@ -7,6 +7,7 @@ bits each time.
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 from xplayers.arrays.namespaces import Array
@@ -18,11 +19,11 @@ def sums_by_index(d: Array, index: Array, n: int) -> Any:
     """Return the segment sums; an index out of range belongs to none."""
     if 0 in d.shape:
         return NotImplemented
-    from jax import lax, ops
+    jax: Any = sys.modules["jax"]
 
-    return lax.platform_dependent(
+    return jax.lax.platform_dependent(
         d,
         index,
-        cpu=functools.partial(ops.segment_sum, num_segments=n),
+        cpu=functools.partial(jax.ops.segment_sum, num_segments=n),
         default=functools.partial(portable_body(embedding.sums_by_index), n=n),
     )
