@@ -59,6 +59,25 @@ def test_parts_in_mixed_precision_and_of_wrong_targets():
         AccumulatedStep(net, xl.SoftmaxWithLoss(), xl.SGD(), parts=0)
 
 
+def test_replayed_parts_weigh_the_loss_as_eager_ones():
+    """The weight of a part is float64 here, its gradient float32: where it is rounded shows."""
+    rng, nets = np.random.default_rng(0), []
+    weights = rng.uniform(0.5, 2.0, 84)
+    batches = [(rng.standard_normal((64, 2)), rng.integers(0, 84, 64)) for _ in range(12)]
+    for compile in ("auto", False):
+        net = xl.Sequential(
+            *(xl.Affine.init(n, m, rng=n, dtype="float64") for n, m in ((2, 70), (70, 84)))
+        )
+        loss = xl.SoftmaxWithLoss(class_weights=weights)
+        step = AccumulatedStep(
+            net, loss, xl.Adam(0.01), parts=3, precision=MixedPrecision("float16"), compile=compile
+        )
+        for x, t in batches:
+            step(x, t)
+        nets.append(net)
+    assert_same_arrays(nets[0].params, nets[1].params)
+
+
 def test_accumulate_and_options_reach_the_step():
     net, whole = (xl.mlp([4, 6, CLASSES], rng=0) for _ in range(2))
     trainer(net, xl.SGD(0.1), accumulate=3).fit(X, T)

@@ -179,7 +179,9 @@ def scale_gradient(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: i
     """
     xp = namespace(dx)
     if isinstance(dout, _NUMBERS):
-        dout = float(dout)  # a NumPy scalar would determine the dtype
+        # A NumPy scalar would determine the dtype. It is rounded to that of dx, as an array is.
+        rounded = isinstance(dout, np.generic) and isinstance(dx, np.ndarray)
+        dout = float(dx.dtype.type(dout) if rounded else dout)
     else:
         check_same("backward", "dout", dout, dx, like_name="the loss")
         if not is_floating(dout):
