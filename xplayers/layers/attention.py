@@ -282,9 +282,9 @@ def attention_gradient(
     causal: bool,
 ) -> tuple[Array, Array, Array]:  # fmt: skip
     """Return the gradients of `q`, `k` and `v`; without an `a` there was no mask of keys."""
-    a = _weights(q, k, None, causal) if a is None else a
-    ds = softmax_gradient(matmul(do, v.mT), a, -1)
-    return matmul(ds, k), matmul(ds.mT, q), matmul(a.mT, do)
+    weights: Any = _weights(q, k, None, causal) if a is None else a
+    ds = softmax_gradient(matmul(do, v.mT), weights, -1)
+    return matmul(ds, k), matmul(ds.mT, q), matmul(weights.mT, do)
 
 
 def _weights(q: Array, k: Array, key_mask: Array | None, causal: bool) -> Array:
