@@ -15,8 +15,8 @@ import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
-from xplayers.accelerate.cuda.affine_fusion import AffineFusion, Saved, with_affine_fusions
-from xplayers.accelerate.cuda.fusion import fusing
+from xplayers.accelerate.cuda.affine_fusion import AffineFusion
+from xplayers.accelerate.cuda.fusion import Saved, fusing
 from xplayers.accelerate.cuda.layouts import check_operands
 from xplayers.accelerate.cuda.planner import NoAlgorithm
 from xplayers.arrays.products import matmul
@@ -126,7 +126,7 @@ def test_gradients_of_another_dtype():
 
 def test_an_activation_that_has_changed_since():
     net = chain()
-    (part,) = with_affine_fusions(net._parts, Products)
+    (part,) = AffineFusion.joined(net._parts, Products)
     net[3].approximate = "none"
     x = values((8, 7)).astype("float32")
     y, kept = part.layer.apply({k: net.arrays[v] for k, v in part.names.items()}, x)
@@ -144,7 +144,7 @@ def test_buffers_of_layers_beside_a_chain(monkeypatch):
     arrays = net.arrays
     right = net.updated_buffers(arrays, net.apply(arrays, x)[1])
     gemm = Products()
-    with fusing(np.ndarray, functools.partial(with_affine_fusions, gemm=lambda: gemm)):
+    with fusing(np.ndarray, functools.partial(AffineFusion.joined, library=lambda: gemm)):
         _, cache = net.apply(arrays, x)
     assert type(cache) is Joined
     assert len(cache) == 4
@@ -223,7 +223,7 @@ def test_shared_maps_add_up_their_gradients():
     net = xl.Sequential(one, xl.Relu(), one, xl.Relu(), one)
     gemm = Products()
     x, dy = values((8, 6)), values((8, 6), 1)
-    (part,) = with_affine_fusions(net._parts, lambda: gemm)
+    (part,) = AffineFusion.joined(net._parts, lambda: gemm)
     assert set(part.names.values()) == {"0.W", "0.b"}
     assert type(assert_same_pass(net, part.layer, x, dy)) is Saved
 
@@ -232,7 +232,7 @@ def test_which_parts_are_joined():
     gemm = Products()
 
     def names(*layers):
-        parts = with_affine_fusions(xl.Sequential(*layers)._parts, lambda: gemm)
+        parts = AffineFusion.joined(xl.Sequential(*layers)._parts, lambda: gemm)
         return [part.name for part in parts]
 
     def affine():

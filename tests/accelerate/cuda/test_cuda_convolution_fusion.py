@@ -20,13 +20,9 @@ from emulator.emulated_kernels import emulating, needs_compiler
 
 import xplayers as xl
 from xplayers.accelerate.cuda import kernels
-from xplayers.accelerate.cuda.convolution_fusion import (
-    ConvolutionFusion,
-    Saved,
-    with_convolution_fusions,
-)
+from xplayers.accelerate.cuda.convolution_fusion import ConvolutionFusion
 from xplayers.accelerate.cuda.cudnn import Cudnn
-from xplayers.accelerate.cuda.fusion import fusing
+from xplayers.accelerate.cuda.fusion import Saved, fusing
 from xplayers.accelerate.cuda.planner import NotPlanned
 from xplayers.layers import correlation
 from xplayers.layers.containers import Joined, parts_of
@@ -59,7 +55,7 @@ def assert_same_pass(net, arrays, x, dy, tolerance=1e-12):
     want, cache = net.apply(arrays, x)
     dx, grads = net.vjp(cache, dy)
     both = Both()
-    with fusing(np.ndarray, functools.partial(with_convolution_fusions, dnn=lambda: both)):
+    with fusing(np.ndarray, functools.partial(ConvolutionFusion.joined, library=lambda: both)):
         y, cache = net.apply(arrays, x)
         got_dx, got = net.vjp(cache, dy)
         inferred = net.infer(arrays, x)
@@ -99,7 +95,7 @@ def test_a_layer_that_occurs_twice():
 
 def test_which_parts_are_joined():
     def names(*layers):
-        parts = with_convolution_fusions(xl.Sequential(*layers)._parts, Both)
+        parts = ConvolutionFusion.joined(xl.Sequential(*layers)._parts, Both)
         return [part.name for part in parts]
 
     def conv():
@@ -117,7 +113,7 @@ def test_what_cannot_be_done_at_once_is_done_by_the_layers():
     x = values((2, 3, 9, 8)).astype("float32")
     want, before = net.apply(net.arrays, x)
     dx, grads = net.vjp(before, want)
-    with fusing(np.ndarray, functools.partial(with_convolution_fusions, dnn=lambda: both)):
+    with fusing(np.ndarray, functools.partial(ConvolutionFusion.joined, library=lambda: both)):
         y, cache = net.apply(net.arrays, x)
         inferred = net.infer(net.arrays, x)
     assert both.asked == 4
@@ -132,7 +128,7 @@ def test_what_cannot_be_done_at_once_is_done_by_the_layers():
 def test_contexts_in_one_another():
     """A fuser counts once, and each context ends with its own."""
     net, x = xl.Sequential(*layers()), np.ones(1)
-    rectified = functools.partial(with_convolution_fusions, dnn=Both)
+    rectified = functools.partial(ConvolutionFusion.joined, library=Both)
 
     def halves(parts):
         return list(parts[:2])
@@ -153,7 +149,7 @@ def test_contexts_in_one_another():
 def test_errors_name_the_parts():
     net = xl.Sequential(*layers())
     with (
-        fusing(np.ndarray, functools.partial(with_convolution_fusions, dnn=Both)),
+        fusing(np.ndarray, functools.partial(ConvolutionFusion.joined, library=Both)),
         pytest.raises(ValueError, match=r"Convolution\(3 -> 4, 3x3\): x has shape") as error,
     ):
         net.apply(net.arrays, values((2, 5, 9, 8)).astype("float32"))

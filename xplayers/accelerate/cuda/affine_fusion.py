@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from xplayers.accelerate.cuda.fusion import Fusion, as_part
+from xplayers.accelerate.cuda.fusion import Fusion, Saved
 from xplayers.accelerate.cuda.layouts import fits
 from xplayers.accelerate.cuda.planner import NoAlgorithm
 from xplayers.arrays.namespaces import Array, namespace
@@ -22,32 +22,6 @@ from xplayers.layers.activations import Gelu, Relu
 from xplayers.layers.affine import Affine, as_matrix
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.containers import Part, collect
-
-
-def with_affine_fusions(parts: Sequence[Part], gemm: Callable[[], Any]) -> list[Part]:
-    """Return parts with runs of affine maps and activations joined.
-
-    Parameters
-    ----------
-    parts : sequence of Part
-        Of a container.
-    gemm : callable
-        Returns the `Gemm` of the context.
-    """
-    found: list[Part] = []
-    at = 0
-    while at < len(parts):
-        end = at + 1
-        if _has_bias(parts[at].layer):
-            while end + 1 < len(parts) and _activation(parts[end].layer) is not None:
-                if not _has_bias(parts[end + 1].layer):
-                    break
-                end += 2
-        run = parts[at:end]
-        one = len(run) == 1
-        found.append(run[0] if one else as_part(AffineFusion([p.layer for p in run], gemm), run))
-        at = end
-    return found
 
 
 def _has_bias(layer: Layer) -> bool:
@@ -61,16 +35,6 @@ def _activation(layer: Layer) -> str | None:
     return "gelu" if type(layer) is Gelu and layer.approximate == "tanh" else None
 
 
-class Saved(NamedTuple):
-    """What a chain keeps of a pass forward."""
-
-    inputs: tuple[Array, ...]  # of the affine maps, matrices
-    weights: tuple[Array, ...]
-    aux: tuple[Array | None, ...]  # of the activations: what derivatives need, as cuBLASLt has it
-    caches: tuple[Cache, ...]  # or what their layers keep, where there is no such product
-    x: Array
-
-
 class AffineFusion(Fusion):
     """Affine maps with activations between them, ``y = f(... f(x @ W_1 + b_1) ...) @ W_n + b_n``.
 
@@ -82,17 +46,24 @@ class AffineFusion(Fusion):
     ----------
     layers : sequence of Layer
         `Affine`, then an activation and `Affine`, once or more.
-    gemm : callable
+    library : callable
         Returns the `Gemm` that multiplies.
     """
 
-    kept = Saved
-
-    def __init__(self, layers: Sequence[Layer], gemm: Callable[[], Any]) -> None:
-        super().__init__(*layers)
-        self._gemm = gemm
+    def __init__(self, layers: Sequence[Layer], library: Callable[[], Any]) -> None:
+        super().__init__(layers, library)
         self._affine: list[Any] = list(layers[::2])
         self._activations = [_activation(layer) for layer in layers[1::2]]
+
+    @staticmethod
+    def length(parts: Sequence[Part]) -> int:
+        length = 1
+        if _has_bias(parts[0].layer):
+            for first, second in zip(parts[1::2], parts[2::2], strict=False):
+                if _activation(first.layer) is None or not _has_bias(second.layer):
+                    break
+                length += 2
+        return length
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         if not self._fits(arrays, x):
@@ -103,7 +74,7 @@ class AffineFusion(Fusion):
         for k, name in enumerate(self._activations):
             W, b, aux, cache = pairs[k]["W"], pairs[k]["b"], None, ()
             try:
-                h, aux = self._gemm().matmul(h, W, epilogue=f"{name}_aux_bias", bias=b)
+                h, aux = self._library().matmul(h, W, epilogue=f"{name}_aux_bias", bias=b)
             except NoAlgorithm:
                 h, cache = self._layer(k).apply({}, product(h, W, b))
             inputs.append(h)
@@ -111,7 +82,7 @@ class AffineFusion(Fusion):
             caches.append(cache)
         y = product(h, pairs[-1]["W"], pairs[-1]["b"])
         weights = tuple([pair["W"] for pair in pairs])
-        return self._shaped(y, x), Saved(tuple(inputs), weights, tuple(auxs), tuple(caches), x)
+        return self._shaped(y, x), Saved(x, tuple(inputs), weights, tuple(auxs), tuple(caches))
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         if not self._fits(arrays, x):
@@ -121,40 +92,45 @@ class AffineFusion(Fusion):
         for k, name in enumerate(self._activations):
             W, b = pairs[k]["W"], pairs[k]["b"]
             try:
-                h = self._gemm().matmul(h, W, epilogue=f"{name}_bias", bias=b)
+                h = self._library().matmul(h, W, epilogue=f"{name}_bias", bias=b)
             except NoAlgorithm:
                 h = self._layer(k).infer({}, product(h, W, b))
         return self._shaped(product(h, pairs[-1]["W"], pairs[-1]["b"]), x)
 
-    def _backward(self, kept: Saved, dy: Array) -> tuple[Array, dict[str, Array]]:
+    def _backward(self, saved: Saved, dy: Array) -> tuple[Array, dict[str, Array]]:
         """Return the gradient of ``z_1``, and those of all parameters."""
         grads: dict[str, Array] = {}
         dz, db = as_matrix(dy), None
-        for k in reversed(range(len(kept.inputs))):
-            h = kept.inputs[k].mT
+        for k in reversed(range(len(saved.inputs))):
+            h = saved.inputs[k].mT
             if db is None:
                 dW, db = product_and_sums(h, dz)
             else:
                 dW = product(h, dz)
             collect(grads, self._parts[2 * k], {"W": dW, "b": db})
             if k:
-                dz, db = self._through(kept, k, dz)
+                dz, db = self._through(saved, k, dz)
         return dz, grads
 
-    def _input_grad(self, kept: Saved, dz: Array) -> Array:
-        dx = product(dz, kept.weights[0].mT)
-        return namespace(dx).reshape(dx, kept.x.shape)
+    def _input_grad(self, saved: Saved, dz: Array) -> Array:
+        dx = product(dz, saved.weights[0].mT)
+        return namespace(dx).reshape(dx, saved.x.shape)
 
-    def _through(self, kept: Saved, k: int, dz: Array) -> tuple[Array, Array]:
+    def _through(self, saved: Saved, k: int, dz: Array) -> tuple[Array, Array]:
         """Return the gradient of ``z_k`` from that of ``z_{k+1}``, and its sum over the rows."""
-        W, aux, cache, gemm = kept.weights[k], kept.aux[k - 1], kept.caches[k - 1], self._gemm()
+        W, aux, cache, gemm = (
+            saved.weights[k],
+            saved.aux[k - 1],
+            saved.caches[k - 1],
+            self._library(),
+        )
         name = self._activations[k - 1]
         if aux is not None:
             if gemm is not None and dz.dtype == W.dtype:  # the context may be over
                 with contextlib.suppress(NoAlgorithm):
                     return gemm.matmul(dz, W.mT, epilogue=f"d{name}_bgrad", aux=aux)
             # ReLU has kept bits, which its result has too; GELU its input, in rows with padding.
-            cache = (kept.inputs[k] > 0,) if name == "relu" else (aux[:, : W.shape[0]],)
+            cache = (saved.inputs[k] > 0,) if name == "relu" else (aux[:, : W.shape[0]],)
         dz, _ = self._layer(k - 1).vjp(cache, product(dz, W.mT))
         return dz, column_sums(dz)
 

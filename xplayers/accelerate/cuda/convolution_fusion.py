@@ -8,10 +8,10 @@ It is what `Sequential` computes within the context of a `Cudnn`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from xplayers.accelerate.cuda.fusion import Fusion, as_part
+from xplayers.accelerate.cuda.fusion import Fusion, Saved
 from xplayers.arrays.elementwise import zero_unless
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import operation
@@ -22,37 +22,10 @@ from xplayers.layers.containers import Part
 from xplayers.layers.convolution import Convolution
 
 
-def with_convolution_fusions(parts: Sequence[Part], dnn: Callable[[], Any]) -> list[Part]:
-    """Return parts with each convolution and the ReLU that follows it as one.
-
-    Parameters
-    ----------
-    parts : sequence of Part
-        Of a container.
-    dnn : callable
-        Returns the `Cudnn` of the context.
-    """
-    found: list[Part] = []
-    for part in parts:
-        before = found[-1].layer if found else None
-        if type(before) is Convolution and type(part.layer) is Relu:
-            part = as_part(ConvolutionFusion(before, part.layer, dnn), [found.pop(), part])
-        found.append(part)
-    return found
-
-
 @operation
 def relu_grads(dy: Array, y: Array) -> tuple[Array, Array | None]:
     """Return ``dz = dy * (y > 0)`` and, where it costs nothing, the sums of its channels."""
     return zero_unless(dy, y > 0, namespace(dy)), None
-
-
-class Saved(NamedTuple):
-    """What is kept of a pass forward."""
-
-    x: Array
-    W: Array
-    y: Array
 
 
 class ConvolutionFusion(Fusion):
@@ -63,22 +36,25 @@ class ConvolutionFusion(Fusion):
 
     Parameters
     ----------
-    convolution : Convolution
-    relu : Relu
-    dnn : callable
+    layers : sequence of Layer
+        A `Convolution` and a `Relu`.
+    library : callable
         Returns the `Cudnn` that computes.
     """
 
-    kept = Saved
+    @staticmethod
+    def length(parts: Sequence[Part]) -> int:
+        kinds = [type(part.layer) for part in parts[:2]]
+        return 2 if kinds == [Convolution, Relu] else 1
 
-    def __init__(self, convolution: Convolution, relu: Relu, dnn: Callable[[], Any]) -> None:
-        super().__init__(convolution, relu)
-        self._convolution, self._relu, self._dnn = convolution, relu, dnn
+    @property
+    def _convolution(self) -> Any:
+        return self._parts[0].layer
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         pair = self._parts[0].pick(arrays)
         y = self._at_once(pair, x)
-        return super().apply(arrays, x) if y is None else (y, Saved(x, pair["W"], y))
+        return super().apply(arrays, x) if y is None else (y, Saved(x, (x,), (pair["W"],), (y,)))
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         y = self._at_once(self._parts[0].pick(arrays), x)
@@ -89,16 +65,16 @@ class ConvolutionFusion(Fusion):
         layer, W = self._convolution, arrays["W"]
         layer._check(x)
         b, window = arrays.get("b"), layer._window
-        y = self._dnn().correlate(x, W, b, window, layer.groups, relu=True)
+        y = self._library().correlate(x, W, b, window, layer.groups, relu=True)
         return None if y is NotImplemented else y
 
-    def _backward(self, kept: Saved, dy: Array) -> tuple[Array, dict[str, Array]]:
+    def _backward(self, saved: Saved, dy: Array) -> tuple[Array, dict[str, Array]]:
         """Return the gradient of the result of the convolution, and those of the parameters."""
-        dz, db = relu_grads(dy, kept.y)
-        grads = {"0.W": self._convolution._filter_grads((kept.x, kept.W), dz)}
+        dz, db = relu_grads(dy, saved.aux[0])
+        grads = {"0.W": self._convolution._filter_grads((saved.x, *saved.weights), dz)}
         if self._convolution.b is not None:
             grads["0.b"] = channel_sums(dz) if db is None else db
         return dz, grads
 
-    def _input_grad(self, kept: Saved, dz: Array) -> Array:
-        return self._convolution._input_grad((kept.x, kept.W), dz)
+    def _input_grad(self, saved: Saved, dz: Array) -> Array:
+        return self._convolution._input_grad((saved.x, *saved.weights), dz)

@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from xplayers.accelerate.cuda.convolution_fusion import with_convolution_fusions
+from xplayers.accelerate.cuda.convolution_fusion import ConvolutionFusion
 from xplayers.accelerate.cuda.cudnn_graphs import TYPES, window_options
 from xplayers.accelerate.cuda.cudnn_plans import Plans, Runtime
 from xplayers.accelerate.cuda.fusion import fusing
@@ -353,7 +353,7 @@ def active() -> Cudnn | None:
     return next(iter(laid("cudnn")), None)
 
 
-_joiner = functools.partial(with_convolution_fusions, dnn=active)
+_joiner = functools.partial(ConvolutionFusion.joined, library=active)
 
 NAMES = (  # of the operations that `Cudnn` has bodies for, its methods
     "correlate", "correlate_transposed", "filter_gradient",

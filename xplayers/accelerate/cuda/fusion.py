@@ -9,45 +9,79 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import Bodies, laid, using
-from xplayers.layers.base import Cache
+from xplayers.layers.base import Cache, Layer
 from xplayers.layers.containers import Part, Sequential
 
 # Returns parts, some of which are several of those that are given.
 Fuser = Callable[[Sequence[Part]], list[Part]]
 
-# What was made of the parts of a container, by the fusers; None where nothing was.
-_made: weakref.WeakKeyDictionary[Sequential, dict[tuple[Fuser, ...], list[Part] | None]]
-_made = weakref.WeakKeyDictionary()
+# The parts of a container as fusers join them; None where they join nothing.
+_fused: weakref.WeakKeyDictionary[Sequential, dict[tuple[Fuser, ...], list[Part] | None]]
+_fused = weakref.WeakKeyDictionary()
+
+
+class Saved(NamedTuple):
+    """What a fusion keeps of a pass forward."""
+
+    x: Array
+    inputs: tuple[Array, ...]  # of the linear maps, as these multiply them
+    weights: tuple[Array, ...]
+    aux: tuple[Array | None, ...]  # of the activations: what derivatives need
+    caches: tuple[Cache, ...] = ()  # or what their layers keep, where there is no aux
 
 
 class Fusion(Sequential):
     """Layers of a container that are computed as one, or layer by layer: the cache says which.
 
-    A subclass computes `apply` and `infer`, and the two functions below of what it has kept.
+    A subclass says what it joins, and computes `apply` and `infer`, and backward of what is saved.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+    library : callable
+        Returns what computes them in the context, a `Gemm` or a `Cudnn`.
     """
 
-    kept: type  # of the caches of its own passes
+    def __init__(self, layers: Sequence[Layer], library: Callable[[], Any]) -> None:
+        super().__init__(*layers)
+        self._library = library
 
-    def _backward(self, kept: Any, dy: Array) -> tuple[Array, dict[str, Array]]:
+    @staticmethod
+    def length(parts: Sequence[Part]) -> int:
+        """Return how many of the first parts are one; 1 where the first is as it was."""
+        raise NotImplementedError
+
+    @classmethod
+    def joined(cls, parts: Sequence[Part], library: Callable[[], Any]) -> list[Part]:
+        """Return the parts of a container with runs of them joined."""
+        joined: list[Part] = []
+        while parts:
+            length = cls.length(parts)
+            run, parts = parts[:length], parts[length:]
+            layers = [part.layer for part in run]
+            joined.append(as_part(cls(layers, library), run) if length > 1 else run[0])
+        return joined
+
+    def _backward(self, saved: Saved, dy: Array) -> tuple[Array, dict[str, Array]]:
         """Return the gradient that goes on to the input, and those of the parameters."""
         raise NotImplementedError
 
-    def _input_grad(self, kept: Any, dz: Array) -> Array:
+    def _input_grad(self, saved: Saved, dz: Array) -> Array:
         """Return the gradient of the input from that one."""
         raise NotImplementedError
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        if not isinstance(cache, self.kept):
+        if not isinstance(cache, Saved):
             return super().vjp(cache, dy)
         dz, grads = self._backward(cache, dy)
         return self._input_grad(cache, dz), grads
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
-        if not isinstance(cache, self.kept):
+        if not isinstance(cache, Saved):
             return super().param_grads(cache, dy)
         return self._backward(cache, dy)[1]
 
@@ -73,13 +107,13 @@ def fused_parts(x: Array, net: Sequential) -> Any:
     fusers = tuple(dict.fromkeys(reversed(laid("fuse", type(x)))))
     if isinstance(net, Fusion):
         return NotImplemented
-    made = _made.setdefault(net, {})
-    if fusers not in made:
+    by_fusers = _fused.setdefault(net, {})
+    if fusers not in by_fusers:
         parts = list(net._parts)
         for fuse in fusers:
             parts = fuse(parts)
-        made[fusers] = parts if len(parts) < len(net._parts) else None
-    return NotImplemented if made[fusers] is None else made[fusers]
+        by_fusers[fusers] = parts if len(parts) < len(net._parts) else None
+    return NotImplemented if by_fusers[fusers] is None else by_fusers[fusers]
 
 
 def as_part(fusion: Fusion, run: Sequence[Part]) -> Part:

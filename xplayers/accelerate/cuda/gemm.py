@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xplayers.accelerate.cuda.affine_fusion import with_affine_fusions
+from xplayers.accelerate.cuda.affine_fusion import AffineFusion
 from xplayers.accelerate.cuda.fusion import fusing
 from xplayers.accelerate.cuda.layouts import (
     COMPUTE_TYPES,
@@ -443,4 +443,4 @@ def active() -> Gemm | None:
     return next(iter(laid("gemm")), None)
 
 
-_joiner = functools.partial(with_affine_fusions, gemm=active)
+_joiner = functools.partial(AffineFusion.joined, library=active)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.accelerate.cuda.affine_fusion import with_affine_fusions
+from xplayers.accelerate.cuda.affine_fusion import AffineFusion
 from xplayers.accelerate.cuda.fusion import fusing
 from xplayers.accelerate.cuda.graph import CapturedStep
 from xplayers.arrays.operation import laid
@@ -235,7 +235,7 @@ class EmulatedGraph:
             run()
 
 
-_joiner = functools.partial(with_affine_fusions, gemm=lambda: laid("gemm")[0])
+_joiner = functools.partial(AffineFusion.joined, library=lambda: laid("gemm")[0])
 
 
 class EmulatedGemm:
