@@ -75,24 +75,24 @@ def assert_same_pass(net, other, x, dy, tolerance=1e-12):
     arrays = {name: a.astype("float64") for name, a in net.arrays.items()}
     want, cache = net.apply(arrays, x)
     dx, grads = net.vjp(cache, dy)
-    y, kept = other.apply(arrays, x)
-    got_dx, got = other.vjp(kept, dy)
+    y, saved = other.apply(arrays, x)
+    got_dx, got = other.vjp(saved, dy)
     for a, right in ((y, want), (got_dx, dx), (other.infer(arrays, x), want)):
         assert a.shape == right.shape
         assert_close(a, right, tolerance)
-    assert other.updated_buffers(arrays, kept) == {}
-    for found in (got, other.param_grads(kept, dy)):
+    assert other.updated_buffers(arrays, saved) == {}
+    for found in (got, other.param_grads(saved, dy)):
         assert found.keys() == grads.keys()
         for name, g in grads.items():
             assert_close(found[name], g, tolerance, name)
-    return kept
+    return saved
 
 
 def test_a_chain_is_its_layers():
     net, gemm = chain(), Products()
     other = AffineFusion(list(net), lambda: gemm)
-    kept = assert_same_pass(net, other, values((8, 7)), values((8, 4), 1))
-    assert type(kept) is Saved
+    saved = assert_same_pass(net, other, values((8, 7)), values((8, 4), 1))
+    assert type(saved) is Saved
     assert gemm.ran[:4] == ["relu_aux_bias", "gelu_aux_bias", "dgelu_bgrad", "drelu_bgrad"]
 
 
@@ -102,9 +102,9 @@ def test_a_chain_is_its_layers():
 def test_what_has_no_algorithm_is_computed_by_the_layers(without):
     net, gemm = chain(), Products(without)
     other = AffineFusion(list(net), lambda: gemm)
-    kept = assert_same_pass(net, other, values((8, 7)), values((8, 4), 1))
-    assert type(kept) is Saved  # the others are products as before
-    assert [aux is None for aux in kept.aux] == [
+    saved = assert_same_pass(net, other, values((8, 7)), values((8, 4), 1))
+    assert type(saved) is Saved  # the others are products as before
+    assert [aux is None for aux in saved.aux] == [
         without == "relu_aux_bias", without == "gelu_aux_bias",
     ]  # fmt: skip
 
@@ -114,8 +114,8 @@ def test_gradients_of_another_dtype():
     net = chain()
     other = AffineFusion(list(net), Products)
     x, dy = values((8, 7)).astype("float32"), values((8, 4), 1)
-    _, kept = other.apply(net.arrays, x)
-    dx, grads = other.vjp(kept, dy)
+    _, saved = other.apply(net.arrays, x)
+    dx, grads = other.vjp(saved, dy)
     want, right = net.vjp(net.apply(net.arrays, x)[1], dy)
     assert dx.dtype == want.dtype == "float64"
     assert_close(dx, want, 1e-6)
@@ -129,8 +129,8 @@ def test_an_activation_that_has_changed_since():
     (part,) = AffineFusion.joined(net._parts, Products)
     net[3].approximate = "none"
     x = values((8, 7)).astype("float32")
-    y, kept = part.layer.apply({k: net.arrays[v] for k, v in part.names.items()}, x)
-    assert type(kept) is tuple
+    y, saved = part.layer.apply({k: net.arrays[v] for k, v in part.names.items()}, x)
+    assert type(saved) is tuple
     assert np.array_equal(y, net.predict(x))
 
 
@@ -159,10 +159,10 @@ def test_backward_after_the_context():
     net, found = chain(), [Products()]
     other = AffineFusion(list(net), lambda: found[0])
     x, dy = values((8, 7)).astype("float32"), values((8, 4), 1).astype("float32")
-    _, kept = other.apply(net.arrays, x)
-    assert type(kept) is Saved
+    _, saved = other.apply(net.arrays, x)
+    assert type(saved) is Saved
     found[0] = None
-    dx, grads = other.vjp(kept, dy)
+    dx, grads = other.vjp(saved, dy)
     _, cache = net.apply(net.arrays, x)
     want, right = net.vjp(cache, dy)
     assert_close(dx, want, 1e-6)
@@ -182,10 +182,10 @@ def test_sequences_and_images():
     for net, shape in ((of(False, 7), (3, 5, 7)), (of(True, 35), (3, 5, 7))):
         gemm = Products()
         y = net.predict(values(shape))
-        kept = assert_same_pass(
+        saved = assert_same_pass(
             net, AffineFusion(list(net), lambda g=gemm: g), values(shape), y + 1
         )
-        assert type(kept) is Saved
+        assert type(saved) is Saved
 
 
 def test_maps_that_do_not_follow_each_other():
@@ -207,14 +207,14 @@ def test_values_that_cublaslt_does_not_multiply():
     arrays = net.arrays
     empty = np.zeros((0, 7), "float32")
     assert_same_pass(net, other, empty, np.zeros((0, 4), "float32"))
-    y, kept = other.apply(arrays, empty)
+    y, saved = other.apply(arrays, empty)
     assert y.shape == (0, 4)
-    assert type(kept) is tuple
+    assert type(saved) is tuple
     for dtypes in ({"0.b": "float64"}, {"4.W": "float16"}):
         unlike = {name: a.astype(dtypes.get(name, a.dtype)) for name, a in arrays.items()}
         x = values((3, 7)).astype(dtypes.get("0.W", "float32"))
-        y, kept = other.apply(unlike, x)
-        assert type(kept) is tuple
+        y, saved = other.apply(unlike, x)
+        assert type(saved) is tuple
         assert np.array_equal(y, net.apply(unlike, x)[0])
 
 
@@ -298,9 +298,9 @@ def test_a_network_is_products_alone(gemm, dtype):
     dx, grads = net.vjp(cache, dy.astype("float64"))
     there = {k: fabricated(a) for k, a in host_arrays.items()}
     with gemm.products():
-        y, kept = net.apply(there, fabricated(x))
-        got_dx, got = net.vjp(kept, fabricated(dy))
-        again = net.param_grads(kept, fabricated(dy))
+        y, saved = net.apply(there, fabricated(x))
+        got_dx, got = net.vjp(saved, fabricated(dy))
+        again = net.param_grads(saved, fabricated(dy))
         inferred = net.infer(there, fabricated(x))
     tolerance = {"float32": 1e-5, "float16": 2e-2}[dtype]
     for a, right in ((y, want), (got_dx, dx), (inferred, want)):

@@ -174,8 +174,8 @@ def test_a_network_through_cudnn(monkeypatch, dnn, dtype, bias):
     there = {name: fabricated(a) for name, a in arrays.items()}
     with emulating(monkeypatch) as gpu:
         monkeypatch.setattr(kernels, "copied", dnn._runtime.copied)
-        y, kept = net.apply(there, fabricated(x))
-        got_dx, got = net.vjp(kept, fabricated(dy))
+        y, cache = net.apply(there, fabricated(x))
+        got_dx, got = net.vjp(cache, fabricated(dy))
         inferred = net.infer(there, fabricated(x))
         launched = [name.removeprefix("xplayers_") for name, *_ in gpu.launches]
     tolerance = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}[dtype]

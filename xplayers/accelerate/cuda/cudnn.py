@@ -122,12 +122,12 @@ class Cudnn(Plans):
         With `relu` its ReLU, if cuDNN has both in one.
         """
         shape = (x.shape[0], W.shape[0], *window.outputs(x.shape[2:]))
-        given = {"image": x, "weight": W}
+        operands = {"image": x, "weight": W}
         after = ("relu",) if relu else ()
         if b is not None:
             after = ("bias", *after)
-            given["bias"] = b.reshape(1, -1, *[1] * window.axes)
-        y = self._convolution("conv_fprop", shape, window, after, **given)
+            operands["bias"] = b.reshape(1, -1, *[1] * window.axes)
+        y = self._convolution("conv_fprop", shape, window, after, **operands)
         if y is None and not relu and b is not None:
             y = self._biased(self._convolution("conv_fprop", shape, window, image=x, weight=W), b)
         return NotImplemented if y is None else y
@@ -211,10 +211,10 @@ class Cudnn(Plans):
 
     def layer_normalization(self, x: Array, gamma: Array, beta: Array, eps: float) -> Any:
         """Return ``y``, None for ``xh``, ``r`` and the mean of each row."""
-        found = self._rows_normalized("layernorm", x, {"scale": gamma, "bias": beta}, eps, 2)
-        if found is NotImplemented:
-            return found
-        y, mean, r = found
+        normalized = self._rows_normalized("layernorm", x, {"scale": gamma, "bias": beta}, eps, 2)
+        if normalized is NotImplemented:
+            return normalized
+        y, mean, r = normalized
         return y, None, r, mean
 
     def layer_normalization_gradient(
@@ -231,8 +231,8 @@ class Cudnn(Plans):
 
     def rms_normalization(self, x: Array, gamma: Array, eps: float) -> Any:
         """Return ``y``, None for ``xh`` and ``r`` of each row."""
-        found = self._rows_normalized("rmsnorm", x, {"scale": gamma}, eps, 1)
-        return found if found is NotImplemented else (found[0], None, found[1])
+        normalized = self._rows_normalized("rmsnorm", x, {"scale": gamma}, eps, 1)
+        return normalized if normalized is NotImplemented else (normalized[0], None, normalized[1])
 
     def rms_normalization_gradient(
         self, dy: Array, x: Array, gamma: Array, xh: Array | None, r: Array

@@ -60,8 +60,8 @@ class Key(NamedTuple):
     after: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        given = ", ".join(f"{t.name} {t.shape} of {t.dtype}" for t in self.inputs)
-        return f"{' + '.join([self.operation, *self.after])} ({given})"
+        inputs = ", ".join(f"{t.name} {t.shape} of {t.dtype}" for t in self.inputs)
+        return f"{' + '.join([self.operation, *self.after])} ({inputs})"
 
 
 def window_options(window: Window) -> dict[str, Sizes]:
@@ -124,12 +124,14 @@ def build(cudnn: Any, graph: Any, key: Key) -> dict[int, float]:
             arguments[name] = getattr(getattr(cudnn, name), value)
         else:
             arguments[name] = list(value) if isinstance(value, tuple) else value
-    given = {name: arguments.pop(name) for name in key.after if name in arguments}
-    made = getattr(graph, key.operation)(**arguments)
+    of_after = {name: arguments.pop(name) for name in key.after if name in arguments}
+    results = getattr(graph, key.operation)(**arguments)
     for name in key.after:
-        made = getattr(graph, name)(input=made, **({name: given[name]} if name in given else {}))
+        results = getattr(graph, name)(
+            input=results, **({name: of_after[name]} if name in of_after else {})
+        )
     # What an operation can return and is not asked for comes last, as None.
-    for tensor, (number, t) in zip(made if len(places) > 1 else [made], places, strict=False):
+    for tensor, (number, t) in zip(results if len(places) > 1 else [results], places, strict=False):
         at = laid(key.operation, t.shape, axes)
         tensor.set_uid(number).set_output(True).set_data_type(kind(t.dtype))
         tensor.set_dim(at["dim"]).set_stride(at["stride"])

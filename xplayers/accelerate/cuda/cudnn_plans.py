@@ -95,15 +95,15 @@ class Plans(Planner):
         if plan is None:
             return None
         arrays = [self._laid(operation, a) for a in inputs.values()]
-        made = [self._empty(operation, shape, dtype, device) for shape, dtype in results]
-        self._execute(plan, [*arrays, *made], device)
-        return made
+        outs = [self._empty(operation, shape, dtype, device) for shape, dtype in results]
+        self._execute(plan, [*arrays, *outs], device)
+        return outs
 
     def _empty(self, operation: str, shape: Sizes, dtype: Any, device: Any) -> Array:
         """Return an array without values that lies as the operation has it."""
         order = memory_order(operation, shape)
-        made = self._runtime.empty(tuple([shape[axis] for axis in order]), dtype, device)
-        return made.transpose(_inverse(order))
+        array = self._runtime.empty(tuple([shape[axis] for axis in order]), dtype, device)
+        return array.transpose(_inverse(order))
 
     def _execute(
         self, plan: Plan, arrays: Sequence[Array], device: Any, workspace: Any = None

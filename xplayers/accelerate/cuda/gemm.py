@@ -16,7 +16,7 @@ import functools
 import importlib
 import math
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -262,7 +262,7 @@ class Gemm(Planner):
         lt = self._lt
         scale = DATA_TYPES["float64" if key.compute == "float64" else "float32"]
         desc = lt.matmul_desc_create(COMPUTE_TYPES[key.dtype, key.compute], scale)
-        made: list[int] = []
+        created: list[int] = []
         try:
             for name, value in attributes(key).items():
                 self._set("matmul_desc", desc, name, value)
@@ -271,13 +271,13 @@ class Gemm(Planner):
             types = (key.dtype, key.dtype, key.out_dtype)
             for layout, dtype in zip(layouts(key), types, strict=True):
                 rows, cols, ld, batch, stride = layout
-                made.append(lt.matrix_layout_create(DATA_TYPES[dtype], rows, cols, ld))
+                created.append(lt.matrix_layout_create(DATA_TYPES[dtype], rows, cols, ld))
                 if batch > 1:
-                    self._set("matrix_layout", made[-1], "BATCH_COUNT", batch)
-                    self._set("matrix_layout", made[-1], "STRIDED_BATCH_OFFSET", stride)
-            three = (made[0], made[1], made[2])
-            found = self._candidates(key, desc, three)
-            plans = [Plan(key, desc, three, found[i : i + 1]) for i in range(len(found))]
+                    self._set("matrix_layout", created[-1], "BATCH_COUNT", batch)
+                    self._set("matrix_layout", created[-1], "STRIDED_BATCH_OFFSET", stride)
+            three = (created[0], created[1], created[2])
+            candidates = self._candidates(key, desc, three)
+            plans = [Plan(key, desc, three, candidates[i : i + 1]) for i in range(len(candidates))]
             plan = fastest(plans, lambda: self._runtime.milliseconds([
                 functools.partial(self._run, plan, a, b, d, bias, aux) for plan in plans
             ]))  # fmt: skip
@@ -286,7 +286,7 @@ class Gemm(Planner):
         except BaseException as error:
             if isinstance(error, NoAlgorithm):
                 self._without.add(key)
-            self._destroy(desc, made)
+            self._destroy(desc, created)
             raise
         self.plans[key] = plan
         return plan
@@ -294,7 +294,9 @@ class Gemm(Planner):
     def _candidates(self, key: Key, desc: int, three: tuple[int, int, int]) -> np.ndarray:
         """Return the algorithms that cuBLASLt names for a product, as its array of structures."""
         lt = self._lt
-        found: Any = np.zeros(CANDIDATES if self.autotune else 1, lt.matmul_heuristic_result_dtype)
+        candidates: Any = np.zeros(
+            CANDIDATES if self.autotune else 1, lt.matmul_heuristic_result_dtype
+        )
         count = np.zeros(1, np.int32)
         preference = lt.matmul_preference_create()
         try:
@@ -306,18 +308,18 @@ class Gemm(Planner):
                 self._set("matmul_preference", preference, attribute, f.alignment)
             A, B, D = three
             lt.matmul_algo_get_heuristic(
-                self._handle, desc, A, B, D, D, preference, len(found), found.ctypes.data,
+                self._handle, desc, A, B, D, D, preference, len(candidates), candidates.ctypes.data,
                 count.ctypes.data,
             )  # fmt: skip
         except lt.cuBLASLtError as error:
             raise NoAlgorithm(self._none(key)) from error
         finally:
             lt.matmul_preference_destroy(preference)
-        found = found[: count[0]]
-        found = found[found["state"] == 0]
-        if not len(found):
+        candidates = candidates[: count[0]]
+        candidates = candidates[candidates["state"] == 0]
+        if not len(candidates):
             raise NoAlgorithm(self._none(key))
-        return found
+        return candidates
 
     def _keeps_numbers(self, plan: Plan) -> bool:
         """Whether an activation makes 0 of 0, with a derivative of 0, and NaN of NaN.
@@ -379,8 +381,8 @@ class Gemm(Planner):
         setter = getattr(lt, f"{kind}_set_attribute")
         setter(target, attribute, memory.ctypes.data, memory.nbytes)
 
-    def _destroy(self, desc: int, made: Any) -> None:
-        for layout in made:
+    def _destroy(self, desc: int, matrix_layouts: Iterable[int]) -> None:
+        for layout in matrix_layouts:
             self._lt.matrix_layout_destroy(layout)
         self._lt.matmul_desc_destroy(desc)
 

@@ -124,9 +124,9 @@ class CapturedStep:
         ValueError
             If parameters, buffers or state are not those of the first step.
         """
-        given = (params, buffers, loss_arrays, state)
+        trees = (params, buffers, loss_arrays, state)
         key = (*_kind(x), *_kind(t), lr is None)
-        return self._step(given, key, (x, t), lr, lambda one: one)
+        return self._step(trees, key, (x, t), lr, lambda one: one)
 
     def many(
         self,
@@ -159,7 +159,7 @@ class CapturedStep:
         tuple
             The losses ``(steps,)``, and the rest as of a step.
         """
-        given = (params, buffers, loss_arrays, state)
+        trees = (params, buffers, loss_arrays, state)
         key = (id(x), id(t), *_kind(index), lr is None)
 
         def gathered(one: Callable[[Array, Array], Array]) -> Callable[[Array], Array]:
@@ -171,7 +171,7 @@ class CapturedStep:
 
             return steps
 
-        return self._step(given, key, (index,), lr, gathered, held=(x, t))
+        return self._step(trees, key, (index,), lr, gathered, held=(x, t))
 
     def close(self) -> None:
         """Give back the memory of all graphs; the next step captures again.
@@ -182,7 +182,7 @@ class CapturedStep:
 
     def _step(
         self,
-        given: Trees,
+        trees: Trees,
         key: Any,
         inputs: tuple[Array, ...],
         lr: Any,
@@ -193,23 +193,23 @@ class CapturedStep:
         if self._stream not in (None, stream):  # what is written now is read there
             stream.wait_event(self._stream.record())
         self._stream = stream
-        kept = self._kept
-        if kept is None:
-            kept = self._kept = _copied_dicts(given)
-        for name, old, new in zip(("params", "buffers", "loss", "state"), kept, given, strict=True):
+        own = self._kept
+        if own is None:
+            own = self._kept = _copied_dicts(trees)
+        for name, old, new in zip(("params", "buffers", "loss", "state"), own, trees, strict=True):
             _refresh(name, old, new)
-        rate = self._filled(lr, kept[0])
+        rate = self._filled(lr, own[0])
         graph = self._graphs.get(key)
         if graph is None:
-            one = _writing(self.pure, kept, rate)
+            one = _writing(self.pure, own, rate)
             graph = self._captured(lambda: Graph(
-                arranged(one), inputs, [a for tree in kept for a in _leaves(tree)],
+                arranged(one), inputs, [a for tree in own for a in _leaves(tree)],
                 cuda=self._cuda, gemm=self.gemm, warmup=self.warmup, held=held,
             ))  # fmt: skip
             self._graphs[key] = graph
         self._graphs.move_to_end(key)
         value = graph.launch(inputs)
-        params, buffers, _, state = _copied_dicts(kept)
+        params, buffers, _, state = _copied_dicts(own)
         return value, params, buffers, state
 
     def _captured(self, make: Callable[[], Graph]) -> Graph:
@@ -306,14 +306,14 @@ class Graph:
         if self._graph is None:
             message = "Graph.launch: the graph is closed. Capture the step again."
             raise RuntimeError(message)
-        for own, given in zip(self._inputs, inputs, strict=True):
-            if _kind(own) != _kind(given):
+        for own, new in zip(self._inputs, inputs, strict=True):
+            if _kind(own) != _kind(new):
                 message = (
-                    f"Graph.launch: an input is {given.dtype} of shape {tuple(given.shape)}; "
+                    f"Graph.launch: an input is {new.dtype} of shape {tuple(new.shape)}; "
                     f"captured was {own.dtype} of shape {tuple(own.shape)}. Capture the other, too."
                 )
                 raise ValueError(message)
-            own[...] = given
+            own[...] = new
         self._used = self._cuda.get_current_stream()
         self._graph.launch()
         return self._value.copy()  # the next launch writes over it
@@ -378,13 +378,13 @@ class Graph:
             yield
 
 
-def _writing(pure: Pure, kept: Trees, lr: Any) -> Callable[..., Array]:
+def _writing(pure: Pure, own: Trees, lr: Any) -> Callable[..., Array]:
     """Return a step that leaves its results in the arrays of `kept`."""
 
     def one(x: Array, t: Array) -> Array:
         # The dicts are copies, since `pure` may change them.
-        value, params, buffers, state = pure(*_copied_dicts(kept), x, t, lr)
-        for old, new in zip((kept[0], kept[1], kept[3]), (params, buffers, state), strict=True):
+        value, params, buffers, state = pure(*_copied_dicts(own), x, t, lr)
+        for old, new in zip((own[0], own[1], own[3]), (params, buffers, state), strict=True):
             _write(old, new)
         return value
 

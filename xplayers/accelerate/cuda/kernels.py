@@ -62,8 +62,8 @@ class Plan:
         scalars, device = kernel.scalar_arguments(operands), operands[0].device
         for start in range(0, len(rows), kernel.rows):
             some = [
-                [*[given[r] for r in kernel.arrays], *[outs[k] for k in kernel.own]]
-                for given, outs in rows[start : start + kernel.rows]
+                [*[operands[r] for r in kernel.arrays], *[outs[k] for k in kernel.own]]
+                for operands, outs in rows[start : start + kernel.rows]
             ]
             table, chunks = table_of(some, kernel.rows, kernel.chunk)
             if chunks:
@@ -93,10 +93,10 @@ def evaluate(
     array or tuple of array
         `out`, or new arrays; NotImplemented where this is nothing for a kernel.
     """
-    found = _prepared(function, operands, out, options)
-    if found is None:
+    prepared = _prepared(function, operands, out, options)
+    if prepared is None:
         return NotImplemented
-    plan, outs = found
+    plan, outs = prepared
     plan.run(operands, outs)
     return outs if plan.kernel.many else outs[0]
 
@@ -126,15 +126,15 @@ def evaluate_rows(
     results: list[Any] = []
     alike: dict[Any, list[tuple[Sequence[Any], Any]]] = {}
     for row, out in pairs:
-        found = _prepared(function, row, out, options, rows=True)
-        if found is None:
+        prepared = _prepared(function, row, out, options, rows=True)
+        if prepared is None:
             results.append(function(*row, out=out, **options))
             continue
-        plan, made = found
+        plan, row_outs = prepared
         scalars = [value_key(a) if isinstance(a, float | int) else id(a)
                    for r, a in enumerate(row) if r not in plan.kernel.arrays]  # fmt: skip
-        alike.setdefault((plan, row[0].data.device_id, *scalars), []).append((row, made))
-        results.append(made if plan.kernel.many else made[0])
+        alike.setdefault((plan, row[0].data.device_id, *scalars), []).append((row, row_outs))
+        results.append(row_outs if plan.kernel.many else row_outs[0])
     for (plan, *_), members in alike.items():
         plan.run_rows(members)
     return results
@@ -180,18 +180,18 @@ def _plan(
     options: dict[str, Any],
     rows: bool,
 ) -> Plan | None:
-    given = []
+    traced = []
     for a, kind in zip(operands, kinds, strict=True):
         if isinstance(kind, np.dtype):
-            given.append(Operand("array", kind))
+            traced.append(Operand("array", kind))
         elif isinstance(kind, tuple):
-            given.append(Operand("scalar", *kind))
+            traced.append(Operand("scalar", *kind))
         else:
-            given.append(a)
+            traced.append(a)
     pure = functools.partial(function.function, **options)
     name = function.__name__.strip("_")
     try:
-        return Plan(translate(pure, given, aliases, f"{name}_rows" if rows else name, rows))
+        return Plan(translate(pure, traced, aliases, f"{name}_rows" if rows else name, rows))
     except Untraceable:
         return None
 
@@ -203,7 +203,7 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
     its dtype, of a scalar in device memory a tuple of that, and of a number its type.
     """
     first = operands[0]
-    array, shape, place = type(first), first.shape, first.data.device_id
+    array, shape, device = type(first), first.shape, first.data.device_id
     order = layout(first)
     counted = any(a is INDEX for a in operands)  # by rows, whatever the layout
     if order is None or (counted and order != "rows"):
@@ -215,7 +215,7 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
         pointer = None
         if kind is array:
             memory, kind = a.data, a.dtype
-            if memory.device_id != place:
+            if memory.device_id != device:
                 return None
             if a.shape == shape:
                 if layout(a) != order:
@@ -238,7 +238,7 @@ def _fit(operands: Sequence[Any], out: Any) -> tuple[list, tuple, list] | None:
             return None
         memory = o.data
         times = pointers.count(memory.ptr)
-        if times > 1 or memory.device_id != place:
+        if times > 1 or memory.device_id != device:
             return None
         alias = pointers.index(memory.ptr) if times else None
         if alias is not None and kinds[alias] != o.dtype:

@@ -190,12 +190,14 @@ def batch_shape(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...] | None:
 
 def key_of(a: Array, b: Array, d: Array, *, compute: str, epilogue: str, device: int) -> Key | None:
     """Return the key of ``d = a @ b``, or None where one of them lies unfit in memory."""
-    found = [f for f in map(factor, (a, b, d)) if f is not None]
-    if len(found) < 3:
+    factors = [f for f in map(factor, (a, b, d)) if f is not None]
+    if len(factors) < 3:
         return None
     (m, k), n, batch = a.shape[-2:], b.shape[-1], math.prod(d.shape[:-2])
     names = dtype_name(a.dtype), dtype_name(d.dtype)
-    return Key(m, n, k, batch, found[0], found[1], found[2], *names, compute, epilogue, device)
+    return Key(
+        m, n, k, batch, factors[0], factors[1], factors[2], *names, compute, epilogue, device
+    )
 
 
 def compute_of(dtype: str, compute: str | None) -> str:
@@ -241,11 +243,11 @@ def size_of(f: Factor, rows: int, cols: int) -> int:
 
 def attributes(key: Key) -> dict[str, int]:
     """Return the attributes of the ``cublasLtMatmulDesc``, but for pointers and the epilogue."""
-    found = {"TRANSA": int(key.b.transposed), "TRANSB": int(key.a.transposed)}
+    values = {"TRANSA": int(key.b.transposed), "TRANSB": int(key.a.transposed)}
     if EPILOGUES[key.epilogue].aux:
         _, width = aux_shape(key)
-        found["EPILOGUE_AUX_LD"] = width * 8 if "relu" in key.epilogue else width
-    return found
+        values["EPILOGUE_AUX_LD"] = width * 8 if "relu" in key.epilogue else width
+    return values
 
 
 def aux_shape(key: Key) -> tuple[int, int]:
@@ -264,7 +266,7 @@ def aux_dtype(key: Key) -> str:
     return "uint8" if "relu" in key.epilogue else key.out_dtype
 
 
-def check_operands(a: Array, b: Array, epilogue: str, given: dict[str, Any]) -> None:
+def check_operands(a: Array, b: Array, epilogue: str, vectors: dict[str, Any]) -> None:
     """Check the shapes and dtypes of a product, and that the epilogue has what it takes."""
     if epilogue not in EPILOGUES:
         message = f"Gemm: epilogue is {epilogue!r}; expected one of {', '.join(EPILOGUES)}."
@@ -298,7 +300,7 @@ def check_operands(a: Array, b: Array, epilogue: str, given: dict[str, Any]) -> 
         message = f"Gemm: epilogue {epilogue!r} is for two matrices, not for batches of them."
         raise ValueError(message)
     for name, role in (("bias", kind.bias), ("aux", kind.aux)):
-        if (given[name] is not None) != (role == "in"):
+        if (vectors[name] is not None) != (role == "in"):
             what = "needs" if role == "in" else "takes no"
             message = f"Gemm: epilogue {epilogue!r} {what} {name}."
             raise ValueError(message)

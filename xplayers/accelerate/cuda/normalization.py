@@ -48,14 +48,14 @@ def layer_normalization(x: Any, gamma: Any, beta: Any, eps: float) -> Any:
         ``r`` and mean are in float32, or float64 as `x` is. NotImplemented for other arrays, and
         for rows that are longer than what the threads of a block keep.
     """
-    found = _normalized(x, gamma, beta, eps)
-    return found if found is NotImplemented else (found[0], None, *found[1:])
+    results = _normalized(x, gamma, beta, eps)
+    return results if results is NotImplemented else (results[0], None, *results[1:])
 
 
 def rms_normalization(x: Any, gamma: Any, eps: float) -> Any:
     """Return ``y``, None for ``xh`` and ``r`` of each row; arguments as above."""
-    found = _normalized(x, gamma, None, eps)
-    return found if found is NotImplemented else (found[0], None, found[1])
+    results = _normalized(x, gamma, None, eps)
+    return results if results is NotImplemented else (results[0], None, results[1])
 
 
 def layer_normalization_gradient(
@@ -110,13 +110,13 @@ def _gradients(dy: Any, x: Any, gamma: Any, xh: Any, r: Any, *, centred: bool) -
 def _prepared(operation: str, arrays: list[Any], params: list[Any]) -> tuple[Any, Any, int]:
     """Return what launches a kernel, rows and columns, and the threads of a block."""
     x, gamma = arrays[0], params[0]
-    columns, place = math.prod(gamma.shape), x.data.device_id
+    columns, device = math.prod(gamma.shape), x.data.device_id
     warps = _warps(columns)
     held = next((n for n in _HELD if columns <= 32 * warps * n), None)
     sizes = np.int64(x.size // max(columns, 1)), np.int64(columns)
     fits = held and x.size and all(
         a.flags.c_contiguous and a.dtype == like.dtype and a.shape == like.shape
-        and a.data.device_id == place
+        and a.data.device_id == device
         for like, some in ((x, arrays), (gamma, params)) for a in some
     )  # fmt: skip
     if not fits:
@@ -141,19 +141,19 @@ def source(
         raise Untraceable
     wide = c_name(inside(dtype))
     values, params, number = f"{c_name(dtype)}*", f"const {c_name(of_params)}*", f"{wide}*"
-    given = dict.fromkeys(("rows", "columns"), "const i64")
+    parameters = dict.fromkeys(("rows", "columns"), "const i64")
     if operation == "normalization":
-        given |= {"x": f"const {values}", "gamma": params}
-        given |= {"beta": params} if centred else {}
-        given |= {"y": values, "r": number}
-        given |= {"mean": number} if centred else {}
-        given |= {"eps": f"const {wide}", "low": f"const {wide}"}
+        parameters |= {"x": f"const {values}", "gamma": params}
+        parameters |= {"beta": params} if centred else {}
+        parameters |= {"y": values, "r": number}
+        parameters |= {"mean": number} if centred else {}
+        parameters |= {"eps": f"const {wide}", "low": f"const {wide}"}
         call = ["rows", "columns", "x", "gamma", "beta" if centred else "gamma", "y", "r"]
         call += ["mean" if centred else "r", "eps", "low"]
     else:
-        given |= {"parts": "const int", "dy": f"const {values}", "x": f"const {values}"}
-        given |= {"gamma": params, "r": f"const {number}", "dx": values, "sums": number}
-        call = list(given)
+        parameters |= {"parts": "const int", "dy": f"const {values}", "x": f"const {values}"}
+        parameters |= {"gamma": params, "r": f"const {number}", "dx": values, "sums": number}
+        call = list(parameters)
     kind = "layer" if centred else "rms"
     threads = max(_THREADS, 32 * warps)
     name = f"xplayers_{kind}_{operation}"  # in profiles
@@ -161,7 +161,7 @@ def source(
         name=name, operation=operation, centred=str(centred).lower(), warps=warps, held=held,
         threads=threads, blocks=_RESIDENT[operation, inside(dtype).itemsize] // threads,
         inside=wide, call=", ".join(call),
-        parameters=", ".join(f"{c} {parameter}" for parameter, c in given.items()),
+        parameters=", ".join(f"{c} {parameter}" for parameter, c in parameters.items()),
     )  # fmt: skip
     return body, name
 

@@ -219,15 +219,15 @@ def source(operation: str, dtype: np.dtype, kind: str) -> tuple[str, str]:
     memory, wide = c_name(dtype), c_name(inside(dtype))
     arrays = dict.fromkeys(_ARRAYS[operation], f"const {memory}*") | {"out": f"{memory}*"}
     if operation in _SIZES:
-        given = dict.fromkeys(_SIZES[operation], "const i64") | arrays
-        steps = [f"{operation}<{kind}, {wide}>({', '.join(given)});"]
+        types = dict.fromkeys(_SIZES[operation], "const i64") | arrays
+        steps = [f"{operation}<{kind}, {wide}>({', '.join(types)});"]
     else:
         if operation in _AVERAGES:
             arrays["factor"] = f"const {wide}"
-        given = {"n": "const i64", "g": f"const Pooling<{kind}>", **arrays}
-        steps = [f"{operation}<{wide}>({', '.join(given)});"]
+        types = {"n": "const i64", "g": f"const Pooling<{kind}>", **arrays}
+        steps = [f"{operation}<{wide}>({', '.join(types)});"]
     name = f"xplayers_{operation}"  # in profiles
-    parameters = ", ".join(f"{c} {parameter}" for parameter, c in given.items())
+    parameters = ", ".join(f"{c} {parameter}" for parameter, c in types.items())
     blocks = 3 if kind == "i64" else 4  # for which a multiprocessor has registers
     return _BODY.format(
         name=name, parameters=parameters, steps="\n    ".join(steps), blocks=blocks

@@ -46,8 +46,8 @@ def softmax_cross_entropy(scores: Any, target: Any, norm: float = 1.0, *, dtype:
     NotImplemented where this is nothing for the kernel: arrays that are not contiguous, or have no
     element.
     """
-    found = _launched(scores, target, norm, inside(scores.dtype) if dtype is None else dtype)
-    return found if found is NotImplemented else found[:2]
+    results = _launched(scores, target, norm, inside(scores.dtype) if dtype is None else dtype)
+    return results if results is NotImplemented else results[:2]
 
 
 def weighted_cross_entropy(
@@ -71,12 +71,12 @@ def weighted_cross_entropy(
     tuple or NotImplemented
         As above, and the number of samples, or 0-d.
     """
-    found = _launched(
+    results = _launched(
         scores, target, 1.0, inside(scores.dtype), (weights, ignored, float(smoothing))
     )
-    if found is NotImplemented:
-        return found
-    losses, gradient, counts = found
+    if results is NotImplemented:
+        return results
+    losses, gradient, counts = results
     divisor: Any = max(losses.size, 1)
     if target.shape != scores.shape and (weights is not None or ignored is not None):
         divisor = _divisor(total(counts), least=None if weights is not None else 1.0)

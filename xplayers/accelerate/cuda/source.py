@@ -169,8 +169,8 @@ class Kernel:
             return []
         registers = {**self.constants, **dict(enumerate(operands))}
         with np.errstate(all="ignore"):  # as on the GPU
-            for operation, inputs, made in self.once:
-                registers[made] = operation(*[registers[r] for r in inputs])
+            for operation, inputs, result in self.once:
+                registers[result] = operation(*[registers[r] for r in inputs])
             return [dtype.type(registers[r]) for r, dtype in self.scalars]
 
 
@@ -281,11 +281,11 @@ class _Writer:
 
     def add(self, step: Step) -> None:
         """Write one operation down."""
-        operation, inputs, made = step
+        operation, inputs, result = step
         if isinstance(operation, Cast):
-            value = self._cast(inputs[0], self._dtype(made))
+            value = self._cast(inputs[0], self._dtype(result))
         elif operation is where_into:
-            dtype = self._dtype(made)
+            dtype = self._dtype(result)
             condition, *both = inputs
             a, b = (self._given(r, dtype) for r in both)
             value = f"{self._given(condition, np.dtype(bool))} ? {a} : {b}"
@@ -293,9 +293,9 @@ class _Writer:
             value = self._operation(operation, inputs)
         steps = self.steps
         if all(r in self.uniform or not self._is_array(r) for r in inputs):
-            self.uniform.add(made)
+            self.uniform.add(result)
             steps = self.before
-        steps.append(f"const {self._type(made)} v{made} = {value};")
+        steps.append(f"const {self._type(result)} v{result} = {value};")
 
     def kernel(
         self,
@@ -315,7 +315,7 @@ class _Writer:
         memory = {f"x{r}": self._pointer(r, written=r in aliases) for r in arrays}
         memory |= {f"y{k}": f"{kinds[k]}* __restrict__" for k in own}
         rows = most_rows(len(memory)) if of_rows else 0
-        given = [f"const {self._type(r)} v{r}" for r in arrays]
+        elements = [f"const {self._type(r)} v{r}" for r in arrays]
         writes = [f"r{k} = narrow<{kinds[k]}>(v{r});" for k, r in enumerate(results)]
         body = (_OF_ROWS if rows else _KERNEL).format(
             name=name,
@@ -323,9 +323,9 @@ class _Writer:
             chunk=CHUNK * THREADS * width,
             parameters=", ".join(self._parameters(memory, cells, rows)),
             before=_lines(1, self.before),
-            element=", ".join([*given, *(f"{kind}& r{k}" for k, kind in enumerate(kinds))]),
+            element=", ".join([*elements, *(f"{kind}& r{k}" for k, kind in enumerate(kinds))]),
             steps=_lines(2, [*self.steps, *writes]),
-            found=_lines(
+            lookups=_lines(
                 2, [f"{t} {p} = ({t})rows.at[{j}][row];" for j, (p, t) in enumerate(memory.items())]
             ),
             loops=self._loops(width, arrays, kinds, aliases, memory, depth=2 if rows else 1),
@@ -391,8 +391,8 @@ class _Writer:
         form = own.get(dtype.kind, {}).get(ufunc) or ANY.get(ufunc)
         if form is None:
             raise Untraceable
-        given = [self._given(r, d) for r, d in zip(inputs, loop, strict=True)]
-        return form.format(*given, T=c_name(inside(dtype)))
+        operands = [self._given(r, d) for r, d in zip(inputs, loop, strict=True)]
+        return form.format(*operands, T=c_name(inside(dtype)))
 
     def _given(self, r: int, dtype: np.dtype) -> str:
         """Return the expression of a register, converted to the dtype of a loop."""
@@ -407,11 +407,11 @@ class _Writer:
         return self.scalars.setdefault((r, wide), f"s{r}_{wide.kind}{wide.itemsize}")
 
     def _cast(self, r: int, dtype: np.dtype) -> str:
-        given = self._given(r, dtype)
+        value = self._given(r, dtype)
         source = self._dtype(r)
         if inside(dtype) == dtype or source == dtype or source == np.bool_:
-            return given
-        return f"widen(narrow<{c_name(dtype)}>({given}))"  # it was asked for
+            return value
+        return f"widen(narrow<{c_name(dtype)}>({value}))"  # it was asked for
 
     def _sample(self, r: int) -> Any:
         return self.tape.registers[r]
@@ -478,7 +478,7 @@ extern "C" __global__ void __launch_bounds__({threads})
     #pragma unroll 1
     for (int chunk = blockIdx.x; chunk < rows.start[rows.count]; chunk += gridDim.x) {{
         while (chunk >= rows.start[row + 1]) ++row;
-{found}        const i64 n = rows.n[row];
+{lookups}        const i64 n = rows.n[row];
         const i64 begin = (chunk - rows.start[row]) * (i64){chunk};
         const i64 end = begin + {chunk} < n ? begin + {chunk} : n;
 {loops}    }}
