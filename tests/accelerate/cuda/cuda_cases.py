@@ -101,7 +101,7 @@ def dtype_of(name: str) -> np.dtype:
 
 def cases() -> Iterator[Case]:
     """Yield a case for each function, and for each of its forms."""
-    for function in found(functional):
+    for function in elementwise_functions(functional):
         yield Case(function, ("x",))
     yield Case(functional.gelu, ("x",), {"approximate": "none"})
     yield Case(functional.gelu_derivative, ("x",), {"approximate": "none"})
@@ -111,7 +111,7 @@ def cases() -> Iterator[Case]:
     yield Case(activations.relu_vjp, ("x", "x"))
     yield Case(activations.sigmoid_vjp, ("x", "x"))
     yield Case(activations.tanh_vjp, ("x", "x"))
-    for function in found(recurrent):
+    for function in elementwise_functions(recurrent):
         yield Case(function, ("x",) * (function.__signature__.parameters.__len__()))
     yield Case(precision._unscaled, ("x", "c"), {"dtype": np.dtype("float32")})
     yield Case(precision._rounded, ("x",), {"dtype": np.dtype("float32")})
@@ -164,7 +164,7 @@ def array(dtype: Any) -> Operand:
     return Operand("array", np.dtype(dtype))
 
 
-def found(module: Any) -> list[Any]:
+def elementwise_functions(module: Any) -> list[Any]:
     """Return the elementwise functions that a module defines."""
     kind = type(functional.relu)
     return [

@@ -81,10 +81,10 @@ def assert_same_pass(net, other, x, dy, tolerance=1e-12):
         assert a.shape == right.shape
         assert_close(a, right, tolerance)
     assert other.updated_buffers(arrays, saved) == {}
-    for found in (got, other.param_grads(saved, dy)):
-        assert found.keys() == grads.keys()
+    for result in (got, other.param_grads(saved, dy)):
+        assert result.keys() == grads.keys()
         for name, g in grads.items():
-            assert_close(found[name], g, tolerance, name)
+            assert_close(result[name], g, tolerance, name)
     return saved
 
 
@@ -149,19 +149,19 @@ def test_buffers_of_layers_beside_a_chain(monkeypatch):
     assert type(cache) is Joined
     assert len(cache) == 4
     assert gemm.ran
-    found = net.updated_buffers(arrays, cache)
-    assert found.keys() == right.keys()
+    got = net.updated_buffers(arrays, cache)
+    assert got.keys() == right.keys()
     for name, a in right.items():
-        assert_close(found[name], a, 1e-6, name)
+        assert_close(got[name], a, 1e-6, name)
 
 
 def test_backward_after_the_context():
-    net, found = chain(), [Products()]
-    other = AffineFusion(list(net), lambda: found[0])
+    net, products = chain(), [Products()]
+    other = AffineFusion(list(net), lambda: products[0])
     x, dy = values((8, 7)).astype("float32"), values((8, 4), 1).astype("float32")
     _, saved = other.apply(net.arrays, x)
     assert type(saved) is Saved
-    found[0] = None
+    products[0] = None
     dx, grads = other.vjp(saved, dy)
     _, cache = net.apply(net.arrays, x)
     want, right = net.vjp(cache, dy)

@@ -65,10 +65,10 @@ def assert_same_pass(net, arrays, x, dy, tolerance=1e-12):
     assert type(cache) is Joined
     for a, right in ((y, want), (inferred, want), (got_dx, dx)):
         assert_close(a, right, tolerance)
-    for found in (got, net.param_grads(cache, dy)):
-        assert found.keys() == grads.keys()
+    for result in (got, net.param_grads(cache, dy)):
+        assert result.keys() == grads.keys()
         for name, g in grads.items():
-            assert_close(found[name], g, tolerance, name)
+            assert_close(result[name], g, tolerance, name)
     return cache
 
 
@@ -121,8 +121,8 @@ def test_what_cannot_be_done_at_once_is_done_by_the_layers():
     got_dx, got = net.vjp(cache, want)
     for a, right in ((y, want), (inferred, want), (got_dx, dx)):
         assert_same_bits(a, right)
-    for found in (got, net.param_grads(cache, want)):
-        assert_same_arrays(grads, found)
+    for result in (got, net.param_grads(cache, want)):
+        assert_same_arrays(grads, result)
 
 
 def test_contexts_in_one_another():

@@ -161,11 +161,11 @@ def test_activations_and_their_derivatives(gemm, name, functions, bias, n):
         for i, shape in enumerate([(6, 5), (5, n), (n,), (6, 4), (n, 4)])
     )
     z = x @ W + (b if bias else 0)
-    given = {"bias": fabricated(b)} if bias else {}
+    vectors = {"bias": fabricated(b)} if bias else {}
     suffix = "_bias" if bias else ""
-    y = gemm.matmul(fabricated(x), fabricated(W), epilogue=name + suffix, **given)
+    y = gemm.matmul(fabricated(x), fabricated(W), epilogue=name + suffix, **vectors)
     close(y, function(z), "float64")
-    y, aux = gemm.matmul(fabricated(x), fabricated(W), epilogue=f"{name}_aux{suffix}", **given)
+    y, aux = gemm.matmul(fabricated(x), fabricated(W), epilogue=f"{name}_aux{suffix}", **vectors)
     close(y, function(z), "float64")
 
     # the way back through the layer above, whose weights are V
@@ -321,7 +321,7 @@ def test_a_relu_that_makes_other_numbers_is_not_taken(gemm, runtime, monkeypatch
     """Of NaN it has to make NaN, and at 0 its derivative is 0."""
     if fault:
         monkeypatch.setattr(runtime.lt, fault, True)
-    found = set()
+    without = set()
     for dtype in ("float32", "float16"):
         x, W = values(6, 5, dtype=dtype), values(3, 5, seed=1, dtype=dtype).T
         for epilogue in layouts.EPILOGUES:
@@ -330,8 +330,8 @@ def test_a_relu_that_makes_other_numbers_is_not_taken(gemm, runtime, monkeypatch
                 try:
                     gemm.matmul(fabricated(x), fabricated(W), epilogue=epilogue, **options)
                 except NoAlgorithm:
-                    found.add(epilogue)
-    assert found == refused
+                    without.add(epilogue)
+    assert without == refused
 
 
 # The layers

@@ -38,7 +38,7 @@ OPERATIONS = ["batchnorm", "layernorm", "rmsnorm"]
 TOLERANCE = {"float32": 1e-5, "float16": 2e-2, "bfloat16": 1e-1}
 
 
-def made(name, parameters="float32"):
+def layer_and_arrays(name, parameters="float32"):
     """Return a layer, its parameters and a batch, which is far from 0."""
     make, shape = LAYERS[name]
     layer = make()
@@ -58,7 +58,7 @@ def wide(arrays):
 
 def passed(name, dtype, parameters):
     """Return what a pass gives through cuDNN, and in float64 on NumPy."""
-    layer, arrays, x = made(name, parameters)
+    layer, arrays, x = layer_and_arrays(name, parameters)
     x, dy = (a.astype(host_dtype(dtype)) for a in (x, values(x.shape, 3)))
     y, cache = layer.apply(there(arrays), fabricated(x))
     dx, grads = layer.vjp(cache, fabricated(dy))
@@ -130,7 +130,7 @@ def refusing(monkeypatch):
 
 @pytest.mark.parametrize("name", ["image", "time", "mean squares"])
 def test_a_backward_that_cudnn_has_not_is_portable(name, monkeypatch):
-    layer, arrays, x = made(name)
+    layer, arrays, x = layer_and_arrays(name)
     x = fabricated(x.astype("float32"))
     library = Cudnn(runtime=EmulatedRuntime([f"{name}_backward" for name in OPERATIONS]))
     with library.layers():
@@ -143,7 +143,7 @@ def test_a_backward_that_cudnn_has_not_is_portable(name, monkeypatch):
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_portable_backward_takes_what_the_forward_kept(name, dnn):
-    layer, arrays, x = made(name)
+    layer, arrays, x = layer_and_arrays(name)
     x, dy = (a.astype("float32") for a in (x, values(x.shape, 3)))
     _, cache = layer.apply(there(arrays), fabricated(x))
     dx, grads = layer.vjp(on_the_host(cache), dy)
@@ -155,7 +155,7 @@ def test_a_portable_backward_takes_what_the_forward_kept(name, dnn):
 
 @pytest.mark.parametrize("name", ["image", "time", "mean squares"])
 def test_what_cudnn_has_not_is_portable(name, monkeypatch):
-    layer, arrays, x = made(name)
+    layer, arrays, x = layer_and_arrays(name)
     refusing(monkeypatch)
     library = Cudnn(runtime=EmulatedRuntime(OPERATIONS))
     with library.layers():
@@ -168,7 +168,7 @@ def test_what_cudnn_has_not_is_portable(name, monkeypatch):
 
 @pytest.mark.parametrize("name", ["image", "time", "mean squares"])
 def test_double_and_nothing_and_what_is_outside_is_portable(name, dnn, monkeypatch):
-    layer, arrays, x = made(name)
+    layer, arrays, x = layer_and_arrays(name)
     refusing(monkeypatch)
     for parameters, batch in (
         (arrays, x),
@@ -191,7 +191,7 @@ def test_double_and_nothing_and_what_is_outside_is_portable(name, dnn, monkeypat
 
 
 def test_gradients_of_another_dtype_are_portable(dnn, monkeypatch):
-    layer, arrays, x = made("image")
+    layer, arrays, x = layer_and_arrays("image")
     _, (xh, r, gamma, x, mean, _) = layer.apply(there(arrays), fabricated(x.astype("float16")))
     dy = fabricated(values(x.shape).astype("float32"))
     assert dnn.batch_normalization_gradient(dy, x, gamma, xh, mean, r) is NotImplemented
@@ -207,7 +207,7 @@ def test_more_axes_than_a_volume_and_one_value_in_a_channel_are_portable(shape, 
 
 def test_inference_is_portable(dnn, monkeypatch):
     """cuDNN has it only as a part of other graphs."""
-    layer, arrays, x = made("image")
+    layer, arrays, x = layer_and_arrays("image")
     refusing(monkeypatch)
     with pytest.raises(NotImplementedError, match="portable"):
         layer.infer(there({**arrays, **layer.buffers}), fabricated(x.astype("float32")))
@@ -215,7 +215,7 @@ def test_inference_is_portable(dnn, monkeypatch):
 
 
 def test_images_are_taken_as_they_lie_and_given_channels_last(dnn):
-    layer, arrays, x = made("image")
+    layer, arrays, x = layer_and_arrays("image")
     x = x.astype("float32")
     rows = fabricated(x)
     y, _ = layer.apply(there(arrays), rows)
@@ -233,7 +233,7 @@ def test_images_are_taken_as_they_lie_and_given_channels_last(dnn):
 @pytest.mark.parametrize("name", ["image", "time", "two axes"])
 def test_arrays_that_begin_and_lie_anywhere(name, dnn):
     """A batch with its axes in another order, and parameters in one flat buffer."""
-    layer, arrays, x = made(name)
+    layer, arrays, x = layer_and_arrays(name)
     x = x.astype("float32")
     dy = values(x.shape, 3).astype("float32")
     turned, dturned = (fabricated(np.ascontiguousarray(a.T)).T for a in (x, dy))
@@ -250,7 +250,7 @@ def test_arrays_that_begin_and_lie_anywhere(name, dnn):
 
 def test_a_plan_is_of_its_shape_dtype_and_eps(dnn):
     for eps, name in ((1e-5, "image"), (1e-3, "image"), (1e-3, "image")):
-        layer, arrays, x = made(name)
+        layer, arrays, x = layer_and_arrays(name)
         layer.eps = eps
         x = (0.01 * x).astype("float32")
         y, _ = layer.apply(there(arrays), fabricated(x))
@@ -262,7 +262,7 @@ def test_a_plan_is_of_its_shape_dtype_and_eps(dnn):
 
 @pytest.mark.parametrize("name", ["image", "time", "mean squares"])
 def test_nothing_is_planned_in_a_capture(name, dnn):
-    layer, arrays, x = made(name)
+    layer, arrays, x = layer_and_arrays(name)
     arrays, x = there(arrays), fabricated(x.astype("float32"))
     layer.apply(arrays, x)
     with dnn.frozen():
@@ -286,7 +286,7 @@ def test_the_library_finds_the_graphs_valid(name, dtype, dnn, cudnn_library):
 
 def test_numpy_is_computed_as_always(dnn):
     for name in ("image", "time", "mean squares"):
-        layer, arrays, x = made(name)
+        layer, arrays, x = layer_and_arrays(name)
         layer.vjp(layer.apply(arrays, x.astype("float32"))[1], x.astype("float32"))
     assert not dnn.plans
 

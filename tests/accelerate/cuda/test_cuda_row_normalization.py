@@ -20,7 +20,7 @@ pytestmark = needs_compiler
 LAYERS = {"layer": xl.LayerNormalization, "rms": xl.RmsNormalization}
 
 
-def made(kind, shape, dtype="float32", **options):
+def layer_and_arrays(kind, shape, dtype="float32", **options):
     layer = LAYERS[kind].init(*shape, **options)
     arrays = {
         name: (a + 0.3 * values(a.shape, i)).astype(dtype_of(dtype))
@@ -50,7 +50,7 @@ def passed(layer, arrays, x, dy):
 def test_layers(kind, columns, dtype, of_params, gpu):
     if dtype == "bfloat16":
         pytest.importorskip("ml_dtypes")
-    layer, arrays = made(kind, (columns,), of_params)
+    layer, arrays = layer_and_arrays(kind, (columns,), of_params)
     x, dy = ((1.5 + values((13, columns), i)).astype(dtype_of(dtype)) for i in range(2))
     got, right, _ = passed(layer, arrays, x, dy)
     for a, want in zip(got, right, strict=True):
@@ -67,7 +67,7 @@ def test_layers(kind, columns, dtype, of_params, gpu):
 @pytest.mark.parametrize("columns", [1023, 2048, 4096])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_long_rows_take_a_block_each(kind, columns, gpu):
-    layer, arrays = made(kind, (columns,))
+    layer, arrays = layer_and_arrays(kind, (columns,))
     x, dy = (values((3, columns), i).astype("float32") for i in range(2))
     got, right, _ = passed(layer, arrays, x, dy)
     for a, want in zip(got, right, strict=True):
@@ -77,7 +77,7 @@ def test_long_rows_take_a_block_each(kind, columns, gpu):
 
 @pytest.mark.parametrize(("rows", "launches"), [(255, 3), (1500, 4)])
 def test_many_rows_are_added_up_in_parts(rows, launches, gpu):
-    layer, arrays = made("layer", (40,))
+    layer, arrays = layer_and_arrays("layer", (40,))
     x, dy = (values((rows, 40), i).astype("float32") for i in range(2))
     got, right, _ = passed(layer, arrays, x, dy)
     for a, want in zip(got, right, strict=True):
@@ -87,7 +87,7 @@ def test_many_rows_are_added_up_in_parts(rows, launches, gpu):
 
 @pytest.mark.parametrize("kind", LAYERS)
 def test_several_axes(kind, gpu):
-    layer, arrays = made(kind, (4, 5))
+    layer, arrays = layer_and_arrays(kind, (4, 5))
     x, dy = (values((3, 2, 4, 5), i).astype("float32") for i in range(2))
     got, right, cache = passed(layer, arrays, x, dy)
     for a, want in zip(got, right, strict=True):
@@ -102,7 +102,7 @@ def test_several_axes(kind, gpu):
 def test_squares_that_do_not_fit(kind, size, dtype, gpu):
     """Values down to the smallest normal numbers and up to the largest, without an eps."""
     exponent = {"float32": 126, "float64": 1020}[dtype] * size
-    layer, arrays = made(kind, (7,), dtype, eps=0.0)
+    layer, arrays = layer_and_arrays(kind, (7,), dtype, eps=0.0)
     x = (values((5, 7)) / 4 * 2.0**exponent).astype(dtype)
     x[x == 0] = x.max()
     with np.errstate(all="ignore"):
@@ -119,7 +119,7 @@ def test_squares_that_do_not_fit(kind, size, dtype, gpu):
 
 
 def test_rows_that_are_equal_and_far_from_0(gpu):
-    layer, arrays = made("layer", (9,))
+    layer, arrays = layer_and_arrays("layer", (9,))
     x = np.full((4, 9), 1e8 + 8, "float32")
     x[1] += 8 * np.arange(9)
     got, right, _ = passed(layer, arrays, x, values((4, 9), 1).astype("float32"))
@@ -130,7 +130,7 @@ def test_rows_that_are_equal_and_far_from_0(gpu):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 @pytest.mark.parametrize("kind", LAYERS)
 def test_a_row_with_a_value_that_is_not_finite(kind, value, gpu):
-    layer, arrays = made(kind, (300,))
+    layer, arrays = layer_and_arrays(kind, (300,))
     x = values((3, 300)).astype("float32")
     x[1, 257] = value
     with np.errstate(all="ignore"):
