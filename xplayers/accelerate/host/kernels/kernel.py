@@ -2,7 +2,7 @@
 
 A kernel has other last digits than NumPy's calls, so nothing that may differ from one call to the
 next decides: it is taken for so many elements, from the first call on. That call waits for Numba
-(half a second) and, once on a machine, for the compiler (a second); Numba keeps what it has made in
+(about a second) and, once on a machine, for the compiler (a second); Numba keeps machine code in
 ``__pycache__``, in the cache folder of the user where that cannot be written, or in
 ``NUMBA_CACHE_DIR``. With ``XPLAYERS_JIT=1`` in the environment kernels are taken for all sizes,
 with ``0`` for none.
