@@ -128,6 +128,8 @@ def leaky_relu_derivative(xp, x, *, alpha=0.01):
 def elu(xp, x, *, alpha=1.0):
     """Exponential linear unit, ``y = max(x, 0) + alpha * (exp(min(x, 0)) - 1)``.
 
+    Clevert, Unterthiner, Hochreiter, ICLR 2016, equation 15.
+
     Parameters
     ----------
     x : array
@@ -222,7 +224,7 @@ def softplus_derivative(xp, x):
 
 @elementwise
 def silu(xp, x):
-    """Sigmoid-weighted linear unit (also called swish), ``y = x * sigmoid(x)``."""
+    """Sigmoid-weighted linear unit, swish (Elfwing et al. 2018, eq. 1), ``y = x * sigmoid(x)``."""
     return xp.maximum(x, -SIGMOID_END) * sigmoid.function(xp, x)
 
 
@@ -239,6 +241,8 @@ def silu_derivative(xp, x):
 @elementwise
 def gelu(xp, x, *, approximate="tanh"):
     """Gaussian error linear unit, ``y = x * P(Z <= x)`` for a standard normal ``Z``.
+
+    Hendrycks, Gimpel, arXiv:1606.08415, equation 2.
 
     Parameters
     ----------
