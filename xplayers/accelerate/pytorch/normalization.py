@@ -7,6 +7,7 @@ in float64, and batches by the portable body. On CUDA nothing is looked at.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -39,7 +40,7 @@ def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
     else:  # gradients are recorded, and nothing can be written in a transformation
         y, mean, r = torch.native_batch_norm(x, wide, bias, None, None, True, 0.0, eps)
         var = r**-2 - eps
-    if not _are_sure(mean, r):
+    if not _are_sure(mean, r, eps):
         y, _, *statistics = portable_body(of_batches.batch_normalization)(x, gamma, beta, eps)
         return y, None, *statistics
     column = (1, channels, *(1,) * (x.ndim - 2))
@@ -65,11 +66,10 @@ def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
     if not x.numel() or dtype_name(wide.dtype) != "float32" or is_traced() or not _fit(x, wide):
         return NotImplemented
     y, mean, r = _torch().native_layer_norm(x, gamma.shape, wide, bias, eps)
-    if not _are_sure(mean, r):
-        exact = _torch().native_layer_norm(
-            x.double(), gamma.shape, wide.double(), bias.double(), eps
-        )
-        y, mean, r = exact[0].to(x.dtype), exact[1].float(), exact[2].float()
+    if not _are_sure(mean, r, eps):
+        values, first = _exactly(x, r)
+        exact = _torch().native_layer_norm(values, gamma.shape, wide.double(), bias.double(), eps)
+        y, mean, r = exact[0].to(x.dtype), (exact[1] + first).float(), exact[2].float()
     return y, None, r, mean
 
 
@@ -81,9 +81,8 @@ def layer_normalization_gradient(
         return NotImplemented
     values, wide = x, upcast(namespace(x), gamma)
     if not _are_sure(mean, r):
-        dy, values, wide = dy.double(), x.double(), wide.double()
-        axes = tuple(range(-gamma.ndim, 0))
-        mean, r = values.mean(axes, keepdim=True), r.double()
+        dy, wide, (values, _) = dy.double(), wide.double(), _exactly(x, r)
+        mean, r = values.reshape(*r.shape, -1).mean(-1), r.double()
     grads = _aten().native_layer_norm_backward.default(
         dy, values, gamma.shape, mean, r, wide, wide, _ALL
     )
@@ -97,10 +96,10 @@ def group_normalization(x: Array, gamma: Array, beta: Array, groups: int, eps: f
         return NotImplemented
     x, sizes = x.contiguous(), (*_sizes(x), groups)
     y, mean, r = _torch().native_group_norm(x, wide, bias, *sizes, eps)
-    if not _are_sure(mean, r):
-        arrays = x.double(), wide.double(), bias.double()
-        exact = _torch().native_group_norm(*arrays, *sizes, eps)
-        y, mean, r = exact[0].to(x.dtype), exact[1].float(), exact[2].float()
+    if not _are_sure(mean, r, eps):
+        values, first = _exactly(x, r)
+        exact = _torch().native_group_norm(values, wide.double(), bias.double(), *sizes, eps)
+        y, mean, r = exact[0].to(x.dtype), (exact[1] + first).float(), exact[2].float()
     return y, None, r.unsqueeze(-1), mean.unsqueeze(-1)
 
 
@@ -113,11 +112,18 @@ def group_normalization_gradient(
     dy, values, wide = dy.contiguous(), x.contiguous(), upcast(namespace(x), gamma)
     mean, r = mean.squeeze(-1), r.squeeze(-1)
     if not _are_sure(mean, r):
-        dy, values, wide = dy.double(), values.double(), wide.double()
+        dy, wide, (values, _) = dy.double(), wide.double(), _exactly(x, r)
         mean, r = values.reshape(*r.shape, -1).mean(-1), r.double()
     backward = _aten().native_group_norm_backward.default
     grads = backward(dy, values, mean, r, wide, *_sizes(x), r.shape[1], _ALL)
     return tuple([g.to(x.dtype) for g in grads])
+
+
+def _exactly(x: Array, r: Array) -> tuple[Array, Array]:
+    """Return the values of each row less its first one, in float64, and that: equal ones are 0."""
+    rows = x.double().reshape(*r.shape, -1)
+    first = rows[..., :1]
+    return (rows - first).reshape(x.shape), first[..., 0]
 
 
 def _sizes(x: Array) -> tuple[int, int, int]:
@@ -130,10 +136,11 @@ def _fit(x: Array, gamma: Array) -> bool:
     return is_half(x) or x.dtype == gamma.dtype
 
 
-def _are_sure(mean: Array, r: Array) -> bool:
+def _are_sure(mean: Array, r: Array, eps: float = 0.0) -> bool:
     """Whether means are near beside the deviations, and third powers of `r` numbers.
 
-    True where there is nothing to look at.
+    With an `eps` also that no row is of equal values, which have to become 0, not rounding. True
+    where there is nothing to look at.
     """
     means, roots = host_values(mean), host_values(r)
     if means is None or roots is None:
@@ -141,6 +148,8 @@ def _are_sure(mean: Array, r: Array) -> bool:
     with np.errstate(all="ignore"):
         far = means * roots
     near = least(far) >= -FAR and largest(far) <= FAR
+    if eps > 0.0 and near and np.any(far[roots >= (1.0 - 1e-6) / math.sqrt(eps)]):
+        return False
     return near and least(roots) > 1.0 / LARGEST_ROOT and largest(roots) < LARGEST_ROOT
 
 
