@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from xplayers.accelerate.pytorch.activations import kernel_of
 from xplayers.accelerate.replay.replayed import Replayed
 from xplayers.arrays.elementwise import as_it_stands
 from xplayers.arrays.namespaces import Array, is_traced, namespace
-from xplayers.layers.windows import Window
 
 LARGEST = 16_384  # scores, up to which NumPy is faster than PyTorch and its threads; measured
 
@@ -90,55 +90,28 @@ def _through_numpy(function: Any, operands: tuple, out: Any, options: dict[str, 
     return as_tensor(results, operands[0])
 
 
-def zero_unless(a: Array, condition: Array, xp: Any) -> Any:
-    """By NumPy on the CPU, which takes a tenth of the time."""
-    seen, where = host_values(a), host_values(condition)
-    if seen is None or where is None:
-        return NotImplemented
-    found = elementwise.zero_unless(seen, where, xp)
-    return found if found is NotImplemented else as_tensor(found, a)
+def _by_numpy(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a body that computes by one of NumPy on the CPU, where PyTorch takes longer."""
+
+    def by_numpy(*args: Any, **options: Any) -> Any:
+        tensor = sys.modules["torch"].Tensor
+        seen = [host_values(a) if isinstance(a, tensor) else a for a in args]
+        if any(a is None for a in seen):
+            return NotImplemented
+        with np.errstate(all="ignore"):  # tensors do not warn
+            results = body(*seen, **options)
+        if results is NotImplemented:
+            return results
+        if isinstance(results, tuple):
+            return tuple([as_tensor(a, args[0]) for a in results])
+        return as_tensor(results, args[0])
+
+    return by_numpy
 
 
 def rate_number(lr: Array) -> Any:
     """Return the number, where it can be looked at."""
     return lr if host_values(lr) is None or not lr.is_cpu else lr.item()
-
-
-def normalized_rows(x: Array, axes: tuple[int, ...], eps: float, centred: bool = True) -> Any:
-    """By NumPy on the CPU: so many passes over memory take PyTorch longer."""
-    seen = host_values(x)
-    if seen is None:
-        return NotImplemented
-    xh, r = host_normalization.normalized_rows(seen, axes, eps, centred)
-    return as_tensor(xh, x), as_tensor(r, x)
-
-
-def drop(x: Array, count: Array, seed: int, rate: float, scale: float) -> Any:
-    """By NumPy on the CPU: a hash is many passes over memory."""
-    seen, number = host_values(x), host_values(count)
-    if seen is None or number is None:
-        return NotImplemented
-    results = dropout.drop(seen, number, seed, rate, scale)
-    return results if results is NotImplemented else tuple([as_tensor(a, x) for a in results])
-
-
-def masked(x: Array, keep: Array, scale: float) -> Any:
-    """By NumPy on the CPU."""
-    seen, mask = host_values(x), host_values(keep)
-    if seen is None or mask is None:
-        return NotImplemented
-    y = dropout.masked(seen, mask, scale)
-    return y if y is NotImplemented else as_tensor(y, x)
-
-
-def max_pooling_gradient(x: Array, y: Array, dy: Array, window: Window) -> Any:
-    """By NumPy on the CPU."""
-    seen: Any = [host_values(a) for a in (x, y, dy)]
-    if any(a is None for a in seen):
-        return NotImplemented
-    with np.errstate(all="ignore"):  # tensors do not warn
-        dx = pooling.max_pooling_gradient(*seen, window=window)
-    return dx if dx is NotImplemented else as_tensor(dx, x)
 
 
 def cross_entropy_of_labels(x: Array, labels: Array, out: Any = (None, None)) -> Any:
@@ -176,7 +149,7 @@ def put(x: Array, at: Array, value: Array) -> Array:
 BODIES = {
     "compiled": compiled,
     "evaluate": evaluate,
-    "zero_unless": zero_unless,
+    "zero_unless": _by_numpy(elementwise.zero_unless),
     "host_values": host_values,
     "host_number": host_number,
     "rate_number": rate_number,
@@ -189,16 +162,16 @@ BODIES = {
     "filter_gradient": convolution.filter_gradient,
     "attention": attention.attention,
     "attention_gradient": attention.attention_gradient,
-    "drop": drop,
-    "masked": masked,
-    "max_pooling_gradient": max_pooling_gradient,
+    "drop": _by_numpy(dropout.drop),
+    "masked": _by_numpy(dropout.masked),
+    "max_pooling_gradient": _by_numpy(pooling.max_pooling_gradient),
     "batch_normalization": normalization.batch_normalization,
     "batch_normalization_gradient": normalization.batch_normalization_gradient,
     "layer_normalization": normalization.layer_normalization,
     "layer_normalization_gradient": normalization.layer_normalization_gradient,
     "group_normalization": normalization.group_normalization,
     "group_normalization_gradient": normalization.group_normalization_gradient,
-    "normalized_rows": normalized_rows,
+    "normalized_rows": _by_numpy(host_normalization.normalized_rows),
     "cross_entropy_of_labels": cross_entropy_of_labels,
     "cross_entropy_of_targets": host_softmax.cross_entropy_of_targets,
 }
