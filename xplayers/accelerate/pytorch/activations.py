@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xplayers import functional
+from xplayers.accelerate.pytorch.plain import aten
 from xplayers.accelerate.replay.recording import over_operands
 from xplayers.arrays.namespaces import is_half, is_traced
 from xplayers.layers import activations
@@ -51,7 +52,7 @@ def _kernel(make: Callable[..., Kernel | None], **options: Any) -> Kernel | None
 
 def _forward(name: str, *args: float, least: float | None = None, **options: Any) -> Kernel:
     """Return the kernel of an activation, of `x` that is at least `least`."""
-    overloads = getattr(sys.modules["torch"].ops.aten, name)
+    overloads = getattr(aten(), name)
 
     def kernel(x: Any, out: Any = None) -> Any:
         x = x if least is None else x.clamp_min(least)
@@ -67,7 +68,7 @@ def _gradient(
     name: str, *args: Any, clip: tuple[float, float] | None = None, **options: Any
 ) -> Kernel:
     """Return the kernel of a gradient, of `x` or `y`, clipped."""
-    overloads = getattr(sys.modules["torch"].ops.aten, name)
+    overloads = getattr(aten(), name)
 
     def kernel(dy: Any, x: Any, out: Any = None) -> Any:
         x = x if clip is None else x.clamp(*clip)

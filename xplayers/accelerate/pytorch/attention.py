@@ -6,9 +6,9 @@ the logarithm of the sum of exponentials of each row in the place of the weights
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
+from xplayers.accelerate.pytorch.plain import aten
 from xplayers.arrays.namespaces import Array, is_traced
 
 
@@ -16,7 +16,7 @@ def attention(q: Array, k: Array, v: Array, key_mask: Array | None, causal: bool
     """Return `o`, None for the weights, and the logarithms of the sums."""
     if key_mask is not None or not q.is_cpu or is_traced() or 0 in (q.numel(), k.numel()):
         return NotImplemented
-    forward = _aten()._scaled_dot_product_flash_attention_for_cpu.default
+    forward = aten()._scaled_dot_product_flash_attention_for_cpu.default
     o, log_sums = forward(q, k, v, 0.0, causal, scale=1.0)
     return o, None, log_sums
 
@@ -27,9 +27,5 @@ def attention_gradient(
     """Return the gradients of `q`, `k` and `v`."""
     if a is not None or do.dtype != q.dtype:
         return NotImplemented
-    backward = _aten()._scaled_dot_product_flash_attention_for_cpu_backward.default
+    backward = aten()._scaled_dot_product_flash_attention_for_cpu_backward.default
     return backward(do, q, k, v, o, log_sums, 0.0, causal, scale=1.0)
-
-
-def _aten() -> Any:
-    return sys.modules["torch"].ops.aten

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from xplayers.accelerate.host.normalization import FAR, largest, least
-from xplayers.accelerate.pytorch.plain import is_plain
+from xplayers.accelerate.pytorch.plain import aten, is_plain
 from xplayers.arrays.namespaces import Array, dtype_name, is_half, is_traced, namespace, upcast
 from xplayers.arrays.operation import portable_body
 from xplayers.arrays.values import host_values
@@ -54,7 +55,7 @@ def batch_normalization_gradient(
     if xh is not None or dy.dtype != x.dtype:
         return NotImplemented
     wide, mean, r = upcast(namespace(x), gamma), mean.view(-1), r.view(-1)
-    grads = _aten().native_batch_norm_backward.default(
+    grads = aten().native_batch_norm_backward.default(
         dy, x, wide, None, None, mean, r, True, 0.0, _ALL
     )
     return grads if x.dtype is wide.dtype else tuple([g.to(x.dtype) for g in grads])
@@ -65,11 +66,8 @@ def layer_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
     wide, bias = upcast(namespace(x), gamma), upcast(namespace(x), beta)
     if not x.numel() or dtype_name(wide.dtype) != "float32" or is_traced() or not _fit(x, wide):
         return NotImplemented
-    y, mean, r = _torch().native_layer_norm(x, gamma.shape, wide, bias, eps)
-    if not _are_sure(mean, r, eps):
-        values, first = _exactly(x, r)
-        exact = _torch().native_layer_norm(values, gamma.shape, wide.double(), bias.double(), eps)
-        y, mean, r = exact[0].to(x.dtype), (exact[1] + first).float(), exact[2].float()
+    normalize = _torch().native_layer_norm
+    y, mean, r = _rows(lambda x, w, b: normalize(x, gamma.shape, w, b, eps), x, wide, bias, eps)
     return y, None, r, mean
 
 
@@ -79,13 +77,9 @@ def layer_normalization_gradient(
     """Return the gradients of `x`, `gamma` and beta."""
     if xh is not None or dy.dtype != x.dtype:
         return NotImplemented
-    values, wide = x, upcast(namespace(x), gamma)
-    if not _are_sure(mean, r):
-        dy, wide, (values, _) = dy.double(), wide.double(), _exactly(x, r)
-        mean, r = values.reshape(*r.shape, -1).mean(-1), r.double()
-    grads = _aten().native_layer_norm_backward.default(
-        dy, values, gamma.shape, mean, r, wide, wide, _ALL
-    )
+    dy, values, wide, mean, r = _surely(dy, x, gamma, mean, r)
+    backward = aten().native_layer_norm_backward.default
+    grads = backward(dy, values, gamma.shape, mean, r, wide, wide, _ALL)
     return tuple([g.to(x.dtype) for g in grads])
 
 
@@ -95,11 +89,8 @@ def group_normalization(x: Array, gamma: Array, beta: Array, groups: int, eps: f
     if not x.numel() or dtype_name(wide.dtype) != "float32" or is_traced() or not _fit(x, wide):
         return NotImplemented
     x, sizes = x.contiguous(), (*_sizes(x), groups)
-    y, mean, r = _torch().native_group_norm(x, wide, bias, *sizes, eps)
-    if not _are_sure(mean, r, eps):
-        values, first = _exactly(x, r)
-        exact = _torch().native_group_norm(values, wide.double(), bias.double(), *sizes, eps)
-        y, mean, r = exact[0].to(x.dtype), (exact[1] + first).float(), exact[2].float()
+    normalize = _torch().native_group_norm
+    y, mean, r = _rows(lambda x, w, b: normalize(x, w, b, *sizes, eps), x, wide, bias, eps)
     return y, None, r.unsqueeze(-1), mean.unsqueeze(-1)
 
 
@@ -109,14 +100,34 @@ def group_normalization_gradient(
     """Return the gradients of `x`, `gamma` and beta."""
     if xh is not None or dy.dtype != x.dtype:
         return NotImplemented
-    dy, values, wide = dy.contiguous(), x.contiguous(), upcast(namespace(x), gamma)
-    mean, r = mean.squeeze(-1), r.squeeze(-1)
-    if not _are_sure(mean, r):
-        dy, wide, (values, _) = dy.double(), wide.double(), _exactly(x, r)
-        mean, r = values.reshape(*r.shape, -1).mean(-1), r.double()
-    backward = _aten().native_group_norm_backward.default
+    dy, values, wide, mean, r = _surely(
+        dy.contiguous(), x.contiguous(), gamma, mean.squeeze(-1), r.squeeze(-1)
+    )
+    backward = aten().native_group_norm_backward.default
     grads = backward(dy, values, mean, r, wide, *_sizes(x), r.shape[1], _ALL)
     return tuple([g.to(x.dtype) for g in grads])
+
+
+def _rows(
+    normalize: Callable[..., Any], x: Array, gamma: Array, beta: Array, eps: float
+) -> tuple[Array, Array, Array]:
+    """Return ``normalize(x, gamma, beta)``: `y`, means and roots; in float64 where unsure."""
+    y, mean, r = normalize(x, gamma, beta)
+    if not _are_sure(mean, r, eps):
+        values, first = _exactly(x, r)
+        exact, mean, r = normalize(values, gamma.double(), beta.double())
+        y, mean, r = exact.to(x.dtype), (mean + first).float(), r.float()
+    return y, mean, r
+
+
+def _surely(dy: Array, x: Array, gamma: Array, mean: Array, r: Array) -> tuple[Array, ...]:
+    """Return the arguments of a gradient, in float64 where those of its forward were so."""
+    wide = upcast(namespace(x), gamma)
+    if _are_sure(mean, r):
+        return dy, x, wide, mean, r
+    values, _ = _exactly(x, r)
+    mean = values.reshape(*r.shape, -1).mean(-1)
+    return dy.double(), values, wide.double(), mean, r.double()
 
 
 def _exactly(x: Array, r: Array) -> tuple[Array, Array]:
@@ -158,7 +169,3 @@ _ALL = [True, True, True]  # gradients
 
 def _torch() -> Any:
     return sys.modules["torch"]
-
-
-def _aten() -> Any:
-    return _torch().ops.aten

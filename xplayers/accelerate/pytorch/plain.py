@@ -1,8 +1,16 @@
-"""What a kernel can be given."""
+"""PyTorch's kernels, and what they can be given."""
 
 from __future__ import annotations
 
+import sys
+from typing import Any
+
 from xplayers.arrays.namespaces import Array, is_traced
+
+
+def aten() -> Any:
+    """Return the kernels of PyTorch by name."""
+    return sys.modules["torch"].ops.aten
 
 
 def is_plain(x: Array) -> bool:
