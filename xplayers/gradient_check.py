@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,8 @@ from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 
 __all__ = ["check_gradients", "numerical_gradient"]
+
+STEP = 1e-5  # of the finite differences of `check_gradients`
 
 
 def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float | None = None) -> Array:
@@ -98,65 +100,79 @@ def check_gradients(
     """
     owner = "check_gradients"
     instance(owner, "layer", layer, (Layer, Loss), "a layer or a loss")
-    xp = namespace(x, owner)
+    namespace(x, owner)
     check_real(owner, "x", x)
     for i, a in enumerate(inputs, 1):
         if a is not None:
             namespace(a, owner, f"input {i}")
             check_real(owner, f"input {i}", a)
     seed, rtol = integer(owner, "seed", seed, least=0), positive(owner, "rtol", rtol)
-    info = xp.__array_namespace_info__()
-    if "float64" not in info.dtypes(device=device(x), kind="real floating"):
-        xp = np
-    target = dict(xp=xp) if xp is not namespace(x) else dict(like=x)
-
-    def copy(a: Array) -> Array:
-        return move(a, **target, dtype="float64" if is_floating(a) else None)
-
-    rng = np.random.default_rng(seed)
+    rng, checked = np.random.default_rng(seed), _Function(layer, x, inputs)
 
     def direction(like: Array) -> Array:
         values = rng.standard_normal(tuple(like.shape))
         return asarray(values / (np.linalg.norm(values) or 1.0), like)
 
-    point = {"x": copy(x)}
-    names = {f"parameter {name}": name for name in layer.params}
-    point |= {label: copy(layer.params[name]) for label, name in names.items()}
-    buffers = {name: copy(a) for name, a in layer.buffers.items()}
-    rest = {f"input {i}": a for i, a in enumerate(inputs, 1)}
-    point |= {label: a if a is None else copy(a) for label, a in rest.items()}
-
-    def run(point: dict[str, Array]) -> tuple[Array, Any]:
-        arrays = {name: point[label] for label, name in names.items()} | buffers
-        return layer.apply(arrays, point["x"], *[point[label] for label in rest])
-
-    y, cache = run(point)
+    y, cache = checked()
     dy = direction(y)
-    if isinstance(layer, Loss):
-        gradients = {"x": layer.vjp(cache, dy)}
-    else:
-        dx, grads = layer.vjp(cache, dy)
-        dinputs = zip(("x", *rest), dx if isinstance(dx, tuple) else (dx,), strict=False)
-        gradients = {label: d for label, d in dinputs if d is not None and point[label] is not None}
-        gradients |= {label: grads[name] for label, name in names.items()}
-
-    h = 1e-5
-    rounding = 4 * float(np.finfo("float64").eps) / h * float(np.linalg.norm(to_numpy(y)))
-    for name, gradient in gradients.items():
-        if tuple(gradient.shape) != tuple(point[name].shape):
-            message = (
-                f"{layer._owner}: the gradient of {name} has shape {tuple(gradient.shape)}; "
-                f"expected {tuple(point[name].shape)}."
-            )
+    rounding = 4 * float(np.finfo("float64").eps) / STEP * float(np.linalg.norm(to_numpy(y)))
+    for name, gradient in checked.gradients(cache, dy).items():
+        where = f"{layer._owner}: the gradient of {name}"
+        a = checked.point[name]
+        if tuple(gradient.shape) != tuple(a.shape):
+            message = f"{where} has shape {tuple(gradient.shape)}; expected {tuple(a.shape)}."
             raise AssertionError(message)
-        v = direction(point[name])
-        up, down = (run(point | {name: point[name] + s * v})[0] for s in (h, -h))
-        numerical = float(namespace(y).sum((up - down) * dy)) / (2 * h)
+        v = direction(a)
+        up, down = (checked(**{name: a + h * v})[0] for h in (STEP, -STEP))
+        numerical = float(namespace(y).sum((up - down) * dy)) / (2 * STEP)
         computed = float(namespace(y).sum(gradient * v))
         scale = max(abs(numerical), abs(computed), 1e-3 * float(np.linalg.norm(to_numpy(gradient))))
         if not abs(numerical - computed) <= rtol * scale + rounding:
             message = (
-                f"{layer._owner}: the gradient of {name} along a random direction is "
-                f"{computed:.12g}; finite differences give {numerical:.12g}."
+                f"{where} along a random direction is {computed:.12g}; "
+                f"finite differences give {numerical:.12g}."
             )
             raise AssertionError(message)
+
+
+class _Function:
+    """A layer or a loss as a function of its parameters and inputs, around a point in float64.
+
+    Attributes
+    ----------
+    point : dict
+        The arrays by what messages call them: ``x``, ``input 1``, ``parameter W``.
+    """
+
+    def __init__(self, layer: Layer | Loss, x: Array, inputs: Sequence[Array]) -> None:
+        xp = namespace(x)
+        floats = xp.__array_namespace_info__().dtypes(device=device(x), kind="real floating")
+        target = dict(like=x) if "float64" in floats else dict(xp=np)
+
+        def copy(a: Array) -> Array:
+            if a is None:
+                return None
+            return move(a, **target, dtype="float64" if is_floating(a) else None)
+
+        inputs_by_name = {"x": x, **{f"input {i}": a for i, a in enumerate(inputs, 1)}}
+        self.layer, self.inputs = layer, list(inputs_by_name)
+        self.parameters = {f"parameter {name}": name for name in layer.params}
+        self.buffers = {name: copy(a) for name, a in layer.buffers.items()}
+        parameters = {label: layer.params[name] for label, name in self.parameters.items()}
+        self.point = {label: copy(a) for label, a in (inputs_by_name | parameters).items()}
+
+    def __call__(self, **changed: Array) -> tuple[Array, Any]:
+        """Return the output and the cache, at the point but for what is `changed`."""
+        point = self.point | changed
+        arrays = {name: point[label] for label, name in self.parameters.items()}
+        return self.layer.apply(arrays | self.buffers, *[point[label] for label in self.inputs])
+
+    def gradients(self, cache: Any, dy: Array) -> dict[str, Array]:
+        """Return the gradients that it has by its `vjp`."""
+        if isinstance(self.layer, Loss):
+            return {"x": self.layer.vjp(cache, dy)}
+        dx, grads = self.layer.vjp(cache, dy)
+        dinputs = zip(self.inputs, dx if isinstance(dx, tuple) else (dx,), strict=False)
+        gradients = {label: d for label, d in dinputs if d is not None}
+        gradients |= {label: grads[name] for label, name in self.parameters.items()}
+        return {label: d for label, d in gradients.items() if self.point[label] is not None}

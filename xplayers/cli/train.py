@@ -124,24 +124,10 @@ def run(args: argparse.Namespace) -> int:
     target, why = choose_device(args)
     print_line(f"xplayers {xl.__version__}, {target}" + (f" ({why})" if why else ""))
     data = datasets.read(args.dataset, args.data_dir)
-    n = len(data.x)
-    print_line(f"{data.name}: {n} samples to train on, {len(data.x_test)} held out")
-    if args.batch_size > n:
-        message = f"--batch-size is {args.batch_size}; {data.name} has {n} samples"
-        raise UsageError(message)
-    model = models.Model.of(args.model, data, args.hidden, args.channels)
-    if args.model != "cnn" and (args.shift or args.flip):
-        message = "--shift and --flip go with --model cnn"
-        raise UsageError(message)
-    if constants := model.constants():
-        print_warning(f"{data.name}: {constants}, which is centred and not scaled")
+    print_line(f"{data.name}: {len(data.x)} samples to train on, {len(data.x_test)} held out")
+    model = _model(args, data)
     checkpoint = _checkpoint(args)
-
-    try:
-        net = model.build(args.seed)
-    except ValueError as error:  # array too large
-        message = f"--hidden {' '.join(map(str, model.hidden))}: {error}"
-        raise UsageError(message) from error
+    net = _network(args, model)
     digest = data.digest() if options else ""
     if args.resume:
         config.check_same(args, digest)
@@ -161,15 +147,8 @@ def run(args: argparse.Namespace) -> int:
         """Write the options, once a resumed run has been checked."""
         if event.kind in ("losses", "epoch"):
             stdout.check()  # Progress ignores write errors
-        if event.kind != "begin":
-            return
-        if (done := len(event.history)) == args.epochs:
-            print_line(f"all {done} epochs are done; pass a larger --epochs to continue")
-        for result in options:
-            if done == args.epochs and result.path.exists():
-                continue  # nothing is computed with these options
-            result.path.parent.mkdir(parents=True, exist_ok=True)
-            config.write(result.path, args, target.name, digest)
+        if event.kind == "begin":
+            _write_options(args, options, len(event.history), target.name, digest)
 
     trainer = xl.Trainer(
         net,
@@ -182,19 +161,9 @@ def run(args: argparse.Namespace) -> int:
         callbacks=[begin, _progress(), *([] if args.log is None else [Log(args.log)])],
         progress=False,
     )
-
     start = time.perf_counter()
-    x, x_test = model.prepared(data.x), model.prepared(data.x_test)
-    test = tuple(xl.move(a, xp=target.xp, device=target.device) for a in (x_test, data.t_test))
-    if args.shift or args.flip:
-        source: Any = xl.Batches(
-            x, data.t, args.batch_size, args.seed, xp=target.xp, device=target.device,
-            transform=_augmentation(args),
-        )  # fmt: skip
-        history = trainer.fit(source, validation=test, resume=args.resume)
-    else:
-        train = (xl.move(a, xp=target.xp, device=target.device) for a in (x, data.t))
-        history = trainer.fit(*train, validation=test, resume=args.resume)
+    train, test = _on_target(args, model, data, target)
+    history = trainer.fit(*train, validation=test, resume=args.resume)
     seconds = time.perf_counter() - start
 
     results = xl.evaluate(net, xl.SoftmaxWithLoss(), *test, batch_size=args.batch_size)
@@ -213,6 +182,55 @@ def run(args: argparse.Namespace) -> int:
     hint = "" if checkpoint is None else "; continue by the same command with --resume"
     print_note(f"interrupted{hint}")
     return INTERRUPTED
+
+
+def _model(args: argparse.Namespace, data: datasets.Data) -> models.Model:
+    """Return what is to be trained, once the options are known to fit the data."""
+    if args.batch_size > (n := len(data.x)):
+        message = f"--batch-size is {args.batch_size}; {data.name} has {n} samples"
+        raise UsageError(message)
+    model = models.Model.of(args.model, data, args.hidden, args.channels)
+    if args.model != "cnn" and (args.shift or args.flip):
+        message = "--shift and --flip go with --model cnn"
+        raise UsageError(message)
+    if constants := model.constants():
+        print_warning(f"{data.name}: {constants}, which is centred and not scaled")
+    return model
+
+
+def _network(args: argparse.Namespace, model: models.Model) -> xl.Sequential:
+    try:
+        return model.build(args.seed)
+    except ValueError as error:  # array too large
+        message = f"--hidden {' '.join(map(str, model.hidden))}: {error}"
+        raise UsageError(message) from error
+
+
+def _write_options(
+    args: argparse.Namespace, options: list[Result], done: int, device: str, digest: str
+) -> None:
+    """Write the options of the run beside its results, of which `done` epochs are there."""
+    if done == args.epochs:
+        print_line(f"all {done} epochs are done; pass a larger --epochs to continue")
+    for result in options:
+        if done == args.epochs and result.path.exists():
+            continue  # nothing is computed with these options
+        result.path.parent.mkdir(parents=True, exist_ok=True)
+        config.write(result.path, args, device, digest)
+
+
+def _on_target(
+    args: argparse.Namespace, model: models.Model, data: datasets.Data, target: Any
+) -> tuple[list[Any], tuple[Any, Any]]:
+    """Return what `fit` takes, and the arrays that are held out, on the device."""
+    x, x_test = model.prepared(data.x), model.prepared(data.x_test)
+    where = dict(xp=target.xp, device=target.device)
+    test = xl.move(x_test, **where), xl.move(data.t_test, **where)
+    if not (args.shift or args.flip):
+        return [xl.move(a, **where) for a in (x, data.t)], test
+    transform = _augmentation(args)
+    batches = xl.Batches(x, data.t, args.batch_size, args.seed, transform=transform, **where)
+    return [batches], test
 
 
 def _check_results(args: argparse.Namespace) -> list[Result]:
