@@ -296,7 +296,7 @@ def test_a_state_of_another_step():
 
 def test_a_step_on_numpy_needs_no_memory_but_for_its_arrays(monkeypatch):
     """Parameters, gradients, two moments, and for each layer what it makes and gets back."""
-    monkeypatch.setattr(memory, "_kept", {})
+    monkeypatch.setattr(memory, "_pool", {})
     n = 512
     x, t = values((n, 784)).astype("float32"), np.arange(n) % 10
     tracemalloc.start()

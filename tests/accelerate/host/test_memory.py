@@ -20,8 +20,8 @@ pytestmark = pytest.mark.skipif(not memory._COUNTED, reason="without a global lo
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_kept(monkeypatch):
-    monkeypatch.setattr(memory, "_kept", {})
+def _nothing_is_pool(monkeypatch):
+    monkeypatch.setattr(memory, "_pool", {})
 
 
 def address(a):
@@ -29,7 +29,7 @@ def address(a):
 
 
 def kept():
-    return sum(size * len(arrays) for size, arrays in memory._kept.items())
+    return sum(size * len(arrays) for size, arrays in memory._pool.items())
 
 
 def test_it_is_like_the_empty_of_numpy():
@@ -81,7 +81,7 @@ def test_small_arrays_are_left_to_numpy():
     assert kept() == 0
 
 
-def test_there_is_an_end_to_what_is_kept():
+def test_there_is_an_end_to_what_is_pool():
     arrays = [empty((N + i,), "float32") for i in range(MOST // (4 * N) + 40)]
     assert kept() > MOST  # all of them are in use
     del arrays

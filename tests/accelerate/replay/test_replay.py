@@ -344,7 +344,7 @@ def test_what_a_recording_has_computed_is_given_back(xpv):
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD())
     for _ in range(2):
         step(x, labels(64))
-        kept = memory._kept
+        kept = memory._pool
         free = [n for n, a in kept.items() for i in range(len(a))
                 if memory._references(a, i) == memory._FREE]  # fmt: skip
         assert not free

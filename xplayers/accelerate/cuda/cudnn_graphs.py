@@ -111,7 +111,7 @@ def build(cudnn: Any, graph: Any, key: Key) -> dict[int, float]:
         )
         for t in key.inputs
     }
-    places = [(next(numbers), t) for t in key.results]
+    outs = [(next(numbers), t) for t in key.results]
     passed: dict[int, float] = {}
     for name, value in key.options:
         if isinstance(value, float):
@@ -131,7 +131,7 @@ def build(cudnn: Any, graph: Any, key: Key) -> dict[int, float]:
             input=results, **({name: of_after[name]} if name in of_after else {})
         )
     # What an operation can return and is not asked for comes last, as None.
-    for tensor, (number, t) in zip(results if len(places) > 1 else [results], places, strict=False):
+    for tensor, (number, t) in zip(results if len(outs) > 1 else [results], outs, strict=False):
         at = laid(key.operation, t.shape, axes)
         tensor.set_uid(number).set_output(True).set_data_type(kind(t.dtype))
         tensor.set_dim(at["dim"]).set_stride(at["stride"])

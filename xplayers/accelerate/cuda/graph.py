@@ -84,7 +84,7 @@ class CapturedStep:
         self.pure, self.gemm, self.limit, self.warmup = pure, gemm, limit, warmup
         self._cuda = cuda
         self._graphs: OrderedDict[Any, Graph] = OrderedDict()  # the one used last is the last
-        self._kept: Trees | None = None
+        self._own_copies: Trees | None = None
         self._rate: Any = None  # 0-d array
         self._last_rate: float | None = None  # what is in it
         self._stream: Any = None  # of the last step
@@ -193,9 +193,9 @@ class CapturedStep:
         if self._stream not in (None, stream):  # what is written now is read there
             stream.wait_event(self._stream.record())
         self._stream = stream
-        own = self._kept
+        own = self._own_copies
         if own is None:
-            own = self._kept = _copied_dicts(trees)
+            own = self._own_copies = _copied_dicts(trees)
         for name, old, new in zip(("params", "buffers", "loss", "state"), own, trees, strict=True):
             _refresh(name, old, new)
         rate = self._filled(lr, own[0])

@@ -287,7 +287,7 @@ class _Writer:
         elif operation is where_into:
             dtype = self._dtype(result)
             condition, *both = inputs
-            a, b = (self._given(r, dtype) for r in both)
+            a, b = (self._converted(r, dtype) for r in both)
             value = f"{self._given(condition, np.dtype(bool))} ? {a} : {b}"
         else:
             value = self._operation(operation, inputs)
@@ -391,10 +391,10 @@ class _Writer:
         form = own.get(dtype.kind, {}).get(ufunc) or ANY.get(ufunc)
         if form is None:
             raise Untraceable
-        operands = [self._given(r, d) for r, d in zip(inputs, loop, strict=True)]
+        operands = [self._converted(r, d) for r, d in zip(inputs, loop, strict=True)]
         return form.format(*operands, T=c_name(inside(dtype)))
 
-    def _given(self, r: int, dtype: np.dtype) -> str:
+    def _converted(self, r: int, dtype: np.dtype) -> str:
         """Return the expression of a register, converted to the dtype of a loop."""
         wide = inside(dtype)
         if self._is_array(r):
@@ -407,7 +407,7 @@ class _Writer:
         return self.scalars.setdefault((r, wide), f"s{r}_{wide.kind}{wide.itemsize}")
 
     def _cast(self, r: int, dtype: np.dtype) -> str:
-        value = self._given(r, dtype)
+        value = self._converted(r, dtype)
         source = self._dtype(r)
         if inside(dtype) == dtype or source == dtype or source == np.bool_:
             return value

@@ -23,11 +23,11 @@ def sigmoid(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 def kernel_of(function: Any, x: Any, out: Any = None) -> Callable[..., Any] | None:
     """Return what computes an elementwise function of such an array by a kernel; None: nothing."""
-    found = _KERNELS.get(function)
-    if found is None or type(x) is not np.ndarray or not is_for_kernels(x):
+    body = _KERNELS.get(function)
+    if body is None or type(x) is not np.ndarray or not is_for_kernels(x):
         return None
     fits = out is None or (type(out) is np.ndarray and out.dtype == x.dtype and out.flags.carray)
-    return found if fits else None
+    return body if fits else None
 
 
 _KERNELS: dict[Any, Callable[..., Any]] = {functional.sigmoid: sigmoid}

@@ -23,7 +23,7 @@ MOST = 128 << 20  # bytes that are kept though nobody uses them
 
 # By size. What is handed out are views of these arrays, and a view holds a reference to its array:
 # an array to which there is no other reference than the one in here is free.
-_kept: dict[int, list[np.ndarray]] = {}
+_pool: dict[int, list[np.ndarray]] = {}
 _lock = threading.Lock()
 
 
@@ -34,7 +34,7 @@ def empty(shape: Sequence[int], dtype: Any) -> np.ndarray:
     if n < SMALLEST or not _COUNTED:
         return np.empty(shape, dtype)
     with _lock:
-        arrays = _kept.setdefault(n, [])
+        arrays = _pool.setdefault(n, [])
         for i in range(len(arrays)):
             if _references(arrays, i) == _FREE:
                 break
@@ -66,9 +66,9 @@ def trim() -> None:
 def _make_room(n: int) -> None:
     """Let go of free arrays, first of the sizes that were asked for first, until `n` bytes fit."""
     too_many = n - MOST
-    for size, arrays in _kept.items():
+    for size, arrays in _pool.items():
         too_many += size * sum(_references(arrays, i) == _FREE for i in range(len(arrays)))
-    for size, arrays in _kept.items():
+    for size, arrays in _pool.items():
         for i in reversed(range(len(arrays))):
             if too_many > 0 and _references(arrays, i) == _FREE:
                 del arrays[i]

@@ -20,8 +20,8 @@ from xplayers.accelerate.host.memory import empty
 from xplayers.accelerate.host.sums import (
     channel_products,
     channels_added,
-    place_products_added,
-    places_added,
+    position_products_added,
+    positions_added,
 )
 from xplayers.arrays.operation import portable_body
 from xplayers.arrays.units import UNITS
@@ -99,17 +99,17 @@ def _plain_rows(x: np.ndarray, axes: int, eps: float, centred: bool) -> Results 
     with np.errstate(all="ignore"):
         for start in range(0, n, step):
             part = slice(start, start + step)
-            given, h, r = whole_x[part], xh[part], whole_r[part]
+            rows, h, r = whole_x[part], xh[part], whole_r[part]
             if centred:
-                given = np.subtract(given, given[:, :1], h)
-                mean = places_added(h)[:, None]
+                rows = np.subtract(rows, rows[:, :1], h)
+                mean = positions_added(h)[:, None]
                 mean /= features
                 h -= mean
-            np.divide(place_products_added(given, given)[:, None], features, r)
+            np.divide(position_products_added(rows, rows)[:, None], features, r)
             r += eps
             np.sqrt(r, r)
             np.divide(1.0, r, r)
-            np.multiply(given, r, h)
+            np.multiply(rows, r, h)
         if least(whole_r) > 0.0 and largest(whole_r) < 2.0**60:
             return xh.reshape(x.shape), whole_r.reshape(shape)
     return None
@@ -128,15 +128,15 @@ def normalized_rows_gradient(
     dx, scratch = empty((n, features), h.dtype), np.empty((step, features), h.dtype)
     for start in range(0, n, step):
         part = slice(start, start + step)
-        given, out = h[part], dx[part]
-        mean = place_products_added(given, xh[part])[:, None]
+        rows, out = h[part], dx[part]
+        mean = position_products_added(rows, xh[part])[:, None]
         mean /= features
-        along = np.multiply(xh[part], mean, scratch[: len(given)])
+        along = np.multiply(xh[part], mean, scratch[: len(rows)])
         if centred:
-            mean = places_added(given)[:, None]
+            mean = positions_added(rows)[:, None]
             mean /= features
-            given = np.subtract(given, mean, out)
-        np.subtract(given, along, out)
+            rows = np.subtract(rows, mean, out)
+        np.subtract(rows, along, out)
         out *= r[part]
     return dx.reshape(shape)
 
@@ -281,8 +281,8 @@ def batch_normalization(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps:
         return NotImplemented
     kernel, shape, n = _of_columns(kernels.channels, kernels.columns, x)
     y, mean, var, r = empty(shape, x.dtype), *np.empty((3, x.shape[1]))
-    given = laid(x).reshape(shape), laid(gamma), laid(beta), eps
-    kernel.share(*given, y, mean, var, r, n=n, size=x.size // n)
+    inputs = laid(x).reshape(shape), laid(gamma), laid(beta), eps
+    kernel.share(*inputs, y, mean, var, r, n=n, size=x.size // n)
     with np.errstate(over="ignore"):
         var = var.astype(x.dtype)
     column = (1, x.shape[1], *(1,) * (x.ndim - 2))
@@ -301,16 +301,16 @@ def batch_normalization_gradient(
         return of_batches(dy, x, gamma, xh, mean, r)
     kernel, shape, n = _of_columns(kernels.channels_gradient, kernels.columns_gradient, x)
     dx, dgamma, dbeta = empty(shape, x.dtype), *np.empty((2, x.shape[1]))
-    given = laid(dy).reshape(shape), laid(x).reshape(shape), laid(gamma)
+    inputs = laid(dy).reshape(shape), laid(x).reshape(shape), laid(gamma)
     statistics = mean.reshape(-1), r.reshape(-1)
-    kernel.share(*given, *statistics, dx, dgamma, dbeta, n=n, size=x.size // n)
+    kernel.share(*inputs, *statistics, dx, dgamma, dbeta, n=n, size=x.size // n)
     with np.errstate(over="ignore"):
         return dx.reshape(x.shape), dgamma.astype(x.dtype), dbeta.astype(x.dtype)
 
 
 def _of_columns(of_places: Any, of_columns: Any, x: np.ndarray) -> Results:
     """Return the kernel for the channels of `x`, the shape that it takes, and pieces of work."""
-    n, channels, *places = x.shape
-    if math.prod(places) == 1:
+    n, channels, *positions = x.shape
+    if math.prod(positions) == 1:
         return of_columns, (n, channels), -(-channels // kernels.WIDTH)
-    return of_places, (n, channels, math.prod(places)), channels
+    return of_places, (n, channels, math.prod(positions)), channels

@@ -90,9 +90,9 @@ class _Block:
             if axis == len(levels):
                 np.equal(x, y, out=won)
                 # as integers: infinity times 0 and infinity less infinity are NaN
-                given = dx.view(bits)
-                np.multiply(rest, won, given)
-                np.subtract(rest, given, rest)
+                dx_bits = dx.view(bits)
+                np.multiply(rest, won, dx_bits)
+                np.subtract(rest, dx_bits, rest)
                 return
             level = levels[axis]
             for offset in range(self._window.stride[axis]):

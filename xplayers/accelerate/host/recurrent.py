@@ -30,6 +30,6 @@ def lstm_cell_gradient(
         return NotImplemented
     da, before = np.empty(gates[0].shape, dy.dtype), np.empty(c.shape, dy.dtype)
     n, size = gates[0].shape
-    given = map(laid, (dy, dh, dc, gates[0], c, after))
-    kernels.lstm_cell_gradient.share(*given, da, before, n=n, size=size)
+    inputs = map(laid, (dy, dh, dc, gates[0], c, after))
+    kernels.lstm_cell_gradient.share(*inputs, da, before, n=n, size=size)
     return da, before

@@ -58,7 +58,7 @@ def channel_products(a: np.ndarray, b: np.ndarray) -> Any:
         return NotImplemented
     if a.ndim == 2:
         return rows_added(a * b)
-    return rows_added(place_products_added(_in_places(a), _in_places(b)))
+    return rows_added(position_products_added(_by_position(a), _by_position(b)))
 
 
 def _of_halves(add: Callable[[np.ndarray], np.ndarray], a: np.ndarray, out: Any) -> Any:
@@ -73,15 +73,15 @@ def _of_halves(add: Callable[[np.ndarray], np.ndarray], a: np.ndarray, out: Any)
 
 def channels_added(a: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Return the sums of the channels, in `out` if that is given."""
-    return rows_added(a if a.ndim == 2 else places_added(_in_places(a)), out)
+    return rows_added(a if a.ndim == 2 else positions_added(_by_position(a)), out)
 
 
-def _in_places(a: np.ndarray) -> np.ndarray:
+def _by_position(a: np.ndarray) -> np.ndarray:
     # Of values that do not lie side by side, sums have other last digits.
     return np.ascontiguousarray(a).reshape(*a.shape[:2], math.prod(a.shape[2:]))
 
 
-def places_added(a: np.ndarray) -> np.ndarray:
+def positions_added(a: np.ndarray) -> np.ndarray:
     """Return the sum over the last axis of an array of NumPy."""
     n = a.shape[-1]
     if FEWEST <= n <= MOST:
@@ -89,7 +89,7 @@ def places_added(a: np.ndarray) -> np.ndarray:
     return np.add.reduce(a, -1)  # values that lie side by side, of which NumPy takes halves
 
 
-def place_products_added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def position_products_added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the sum of ``a * b`` over the last axis, without memory for that where it pays."""
     return np.vecdot(a, b) if FEWEST <= a.shape[-1] <= MOST else np.add.reduce(a * b, -1)
 

@@ -168,7 +168,7 @@ class _Compiler:
             self._emit_in_place(operation)
             return
         if operation.name == "elementwise":
-            outs = [self._place(at, r, operation, free, over=True) for r in operation.results]
+            outs = [self._destination(at, r, operation, free, over=True) for r in operation.results]
             if all(out is not None for out in outs):
                 operands = [self.static.get(a, a) if isinstance(a, Register) else a
                          for a in operation.args]  # fmt: skip
@@ -183,12 +183,14 @@ class _Compiler:
             written = into(operation, self.infos, self.like) if own else None
             if written is not None:
                 function, arguments, over = written
-                out = self._place(at, result, operation, free, over=over)
+                out = self._destination(at, result, operation, free, over=over)
                 if out is not None:
                     self._call_into(function, [*map(self._text, arguments)], self._define(out))
                     return
         if operation.name == "call" and operation.many and takes_out(operation.function, self.like):
-            outs = [self._place(at, r, operation, free, over=False) for r in operation.results]
+            outs = [
+                self._destination(at, r, operation, free, over=False) for r in operation.results
+            ]
             if all(out is not None for out in outs):
                 arguments, many = [*map(self._text, operation.args)], [*map(self._define, outs)]
                 self._call_into(operation.function, arguments, f"({', '.join(many)},)")
@@ -319,7 +321,7 @@ class _Compiler:
             return f"{self._text(args[0])}[{', '.join(inner)}]"
         return None
 
-    def _place(
+    def _destination(
         self, at: int, result: Register, operation: Operation, free: list[Array], *, over: bool
     ) -> Array | None:
         """Return where a result is written, None if it gets new memory in every call."""

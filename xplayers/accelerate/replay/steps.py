@@ -55,7 +55,7 @@ class Replays:
         self._recordings: dict[Any, Recording] = {}  # the first ones
         self.replays: dict[Any, Callable[..., Array]] = {}
         self._pool = BufferPool()
-        self._made = False  # whether there is a new replay
+        self._has_new = False  # whether there is a new replay
         self._homes: list[dict[str, Any]] = []  # what holds the arrays
 
     @staticmethod
@@ -152,7 +152,7 @@ class Replays:
             before.value[...] = new
         if replay is not None:
             self.replays[key] = replay
-            self._made = True
+            self._has_new = True
         loss = np.asarray(value.value) if isinstance(value.value, np.generic) else value.value
         return loss, trees[0], trees[1], trees[3]
 
@@ -200,8 +200,8 @@ class Replays:
         self._arrays = [*chain(*map(dict.values, self._homes))]
         self._trees = trees
         # Of what the recordings have computed: a replay has places of its own.
-        (trim if self._made else let_go)()
-        self._made = False
+        (trim if self._has_new else let_go)()
+        self._has_new = False
 
 
 def _check_fit(before: Tracer, after: Any) -> None:

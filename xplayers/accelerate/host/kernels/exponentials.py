@@ -125,8 +125,8 @@ def attention_weights(x, mask, causal, time, y, start, stop):
         largest = f32(-np.inf)
         if mask.shape[0]:
             for j in range(end):
-                given = x[i, j] if mask[sample, j] else f32(-np.inf)
-                largest = given if given > largest else largest
+                value = x[i, j] if mask[sample, j] else f32(-np.inf)
+                largest = value if value > largest else largest
             for j in range(end):
                 y[i, j] = exp(x[i, j] - largest) if mask[sample, j] else f32(0.0)
         else:

@@ -122,9 +122,9 @@ def _with_helpers(numba: Any, function: Any) -> Any:
 
 def _type(numba: Any, name: str) -> Any:
     """Return the type of Numba for ``"const float32[2]"``, ``"float32[2]"`` or ``"float32"``."""
-    found = re.fullmatch(r"(const )?(\w+)(?:\[(\d)\])?", name)
-    assert found, name
-    const, dtype, axes = found.groups()
+    match = re.fullmatch(r"(const )?(\w+)(?:\[(\d)\])?", name)
+    assert match, name
+    const, dtype, axes = match.groups()
     kind = getattr(numba.types, dtype)
     return numba.types.Array(kind, int(axes), "C", readonly=bool(const)) if axes else kind
 

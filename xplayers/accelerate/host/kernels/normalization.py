@@ -74,26 +74,26 @@ def rows_gradient(dy, x, gamma, mean, r, centred, dx, dgamma, dbeta, step, start
     "float64[2], int64, int64"
 )
 def groups(x, gamma, beta, eps, y, mean, r, start, stop):
-    """Normalize the groups of samples `x` ``(n, groups, channels, places)``."""
-    many, channels, places = x.shape[1:]
-    size = channels * places
+    """Normalize the groups of samples `x` ``(n, groups, channels, positions)``."""
+    many, channels, positions = x.shape[1:]
+    size = channels * positions
     for i in range(start, stop):
         for g in range(many):
             m = 0.0
             for c in range(channels):
-                for j in range(places):
+                for j in range(positions):
                     m += x[i, g, c, j]
             m /= size
             q = 0.0
             for c in range(channels):
-                for j in range(places):
+                for j in range(positions):
                     d = x[i, g, c, j] - m
                     q += d * d
             q = q / size + eps
             k = 1.0 / math.sqrt(q) if q != 0.0 else LARGEST_ROOT
             mean[i, g], r[i, g] = m, k
             for c in range(channels):
-                for j in range(places):
+                for j in range(positions):
                     y[i, g, c, j] = (x[i, g, c, j] - m) * k * gamma[g, c] + beta[g, c]
 
 
@@ -103,15 +103,15 @@ def groups(x, gamma, beta, eps, y, mean, r, start, stop):
 )
 def groups_gradient(dy, x, gamma, mean, r, dx, dgamma, dbeta, start, stop):
     """Go back through `groups`; each sample has sums of its own in `dgamma` and `dbeta`."""
-    many, channels, places = x.shape[1:]
-    size = channels * places
+    many, channels, positions = x.shape[1:]
+    size = channels * positions
     for i in range(start, stop):
         for g in range(many):
             m, k = mean[i, g], r[i, g]
             along = shift = 0.0
             for c in range(channels):
                 total = product = 0.0
-                for j in range(places):
+                for j in range(positions):
                     d = np.float64(dy[i, g, c, j])
                     total += d
                     product += d * ((x[i, g, c, j] - m) * k)
@@ -121,7 +121,7 @@ def groups_gradient(dy, x, gamma, mean, r, dx, dgamma, dbeta, start, stop):
             along /= size
             shift /= size
             for c in range(channels):
-                for j in range(places):
+                for j in range(positions):
                     h = dy[i, g, c, j] * np.float64(gamma[g, c])
                     dx[i, g, c, j] = (h - shift - (x[i, g, c, j] - m) * k * along) * k
 
@@ -131,25 +131,25 @@ def groups_gradient(dy, x, gamma, mean, r, dx, dgamma, dbeta, start, stop):
     "float64[1], float64[1], int64, int64"
 )
 def channels(x, gamma, beta, eps, y, mean, var, r, start, stop):
-    """Normalize the channels of `x` ``(n, channels, places)``, which stay in the cache."""
-    n, _, places = x.shape
-    size = n * places
+    """Normalize the channels of `x` ``(n, channels, positions)``, which stay in the cache."""
+    n, _, positions = x.shape
+    size = n * positions
     for c in range(start, stop):
         m = 0.0
         for i in range(n):
-            for j in range(places):
+            for j in range(positions):
                 m += x[i, c, j]
         m /= size
         q = 0.0
         for i in range(n):
-            for j in range(places):
+            for j in range(positions):
                 d = x[i, c, j] - m
                 q += d * d
         q /= size
         k = 1.0 / math.sqrt(q + eps) if q + eps != 0.0 else LARGEST_ROOT
         mean[c], var[c], r[c] = m, q, k
         for i in range(n):
-            for j in range(places):
+            for j in range(positions):
                 y[i, c, j] = (x[i, c, j] - m) * k * gamma[c] + beta[c]
 
 
@@ -159,20 +159,20 @@ def channels(x, gamma, beta, eps, y, mean, var, r, start, stop):
 )
 def channels_gradient(dy, x, gamma, mean, r, dx, dgamma, dbeta, start, stop):
     """Go back through `channels`."""
-    n, _, places = x.shape
-    size = n * places
+    n, _, positions = x.shape
+    size = n * positions
     for c in range(start, stop):
         m, k = mean[c], r[c]
         total = product = 0.0
         for i in range(n):
-            for j in range(places):
+            for j in range(positions):
                 d = np.float64(dy[i, c, j])
                 total += d
                 product += d * ((x[i, c, j] - m) * k)
         dgamma[c], dbeta[c] = product, total
         along, shift, scale = product / size, total / size, k * gamma[c]
         for i in range(n):
-            for j in range(places):
+            for j in range(positions):
                 xh = (x[i, c, j] - m) * k
                 dx[i, c, j] = (dy[i, c, j] - shift - xh * along) * scale
 
