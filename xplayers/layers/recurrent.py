@@ -72,14 +72,19 @@ class Rnn(Recurrent):
     True
     """
 
-    def _step(self, xp, p, state, weights):
-        a = matmul(state[0], weights[1])
+    @staticmethod
+    def _step(xp, inputs, state, weights):
+        (p,), (h,) = inputs, state
+        a = matmul(h, weights[1])
         a += p
-        return (xp.tanh(a),), ()
+        after = xp.tanh(a)
+        return (after,), (h, after)
 
-    def _step_vjp(self, xp, dy, dafter, before, after, cache, weights):
-        da = _rnn_vjp(dy, *dafter, *after)
-        return da, da, (matmul(da, weights[1].mT),)
+    @staticmethod
+    def _step_vjp(xp, inputs, dafter, weights):
+        dy, _, after = inputs
+        da = _rnn_vjp(dy, *dafter, after)
+        return (matmul(da, weights[1].mT),), (da,)
 
 
 @elementwise
@@ -153,17 +158,19 @@ class Lstm(Recurrent):
     ) -> tuple[Array, Cache]:
         return self._run(arrays, x, (h0, c0))
 
-    def _step(self, xp, p, state, weights):
-        h, c = state
+    @staticmethod
+    def _step(xp, inputs, state, weights):
+        (p,), (h, c) = inputs, state
         a = matmul(h, weights[1])
         a += p
-        h, c, *gates = lstm_cell(a, c)
-        return (h, c), tuple(gates)
+        h_after, c_after, *gates = lstm_cell(a, c)
+        return (h_after, c_after), (h, h_after, c, c_after, *gates)
 
-    def _step_vjp(self, xp, dy, dafter, before, after, cache, weights):
-        dh, dc = dafter
-        da, dc = lstm_cell_gradient(dy, dh, dc, cache, before[1], after[1])
-        return da, da, (matmul(da, weights[1].mT), dc)
+    @staticmethod
+    def _step_vjp(xp, inputs, dafter, weights):
+        dy, _, _, c, c_after, *gates = inputs
+        da, dc = lstm_cell_gradient(dy, *dafter, tuple(gates), c, c_after)
+        return (matmul(da, weights[1].mT), dc), (da,)
 
 
 @operation
@@ -293,40 +300,41 @@ class Gru(Recurrent):
         sizes = n_in, n_hidden, bidirectional
         return cls._initialized(*sizes, initializer, rng, dtype, biases)._materialize_at(like)
 
-    def _step(self, xp, p, state, weights):
-        (h,) = state
-        if self.reset_after:
+    @staticmethod
+    def _step(xp, inputs, state, weights):
+        (p,), (h,) = inputs, state
+        if len(weights) > 3:  # it resets after the product
             q = matmul(h, weights[1])
             q += weights[3]
             after, *gates = _gru(*blocks(p, 3), *blocks(q, 3), h)
-            return (after,), (*gates, blocks(q, 3)[2])
+            return (after,), (h, after, *gates, blocks(q, 3)[2])
         Wr, Wz, Wn = blocks(weights[1], 3)
         pr, pz, pn = blocks(p, 3)
         r, z, m = _gru_gates(pr + matmul(h, Wr), pz + matmul(h, Wz), h)
         after, n = _gru_original(pn + matmul(m, Wn), z, h)
-        return (after,), (r, z, n, m)
+        return (after,), (h, after, r, z, n, m)
 
-    def _step_vjp(self, xp, dy, dafter, before, after, cache, weights):
-        if self.reset_after:
-            dr, dz, dn, dqn, dh = _gru_vjp(dy, *dafter, *cache, *before)
+    @staticmethod
+    def _step_vjp(xp, inputs, dafter, weights):
+        dy, h, _, r, z, n, last = inputs
+        if len(weights) > 3:
+            dr, dz, dn, dqn, dh = _gru_vjp(dy, *dafter, r, z, n, last, h)
             dp, dq = xp.concat([dr, dz, dn], axis=1), xp.concat([dr, dz, dqn], axis=1)
             dh += matmul(dq, weights[1].mT)
-            return dp, dq, (dh,)
+            return (dh,), (dp, dq)
         Wr, Wz, Wn = blocks(weights[1], 3)
-        r, z, n, _ = cache
-        dz, dn, dh = _gru_original_vjp(dy, *dafter, z, n, *before)
-        dr, dh = _gru_reset_vjp(matmul(dn, Wn.mT), dh, r, *before)
+        dz, dn, dh = _gru_original_vjp(dy, *dafter, z, n, h)
+        dr, dh = _gru_reset_vjp(matmul(dn, Wn.mT), dh, r, h)
         dh += matmul(dr, Wr.mT)
         dh += matmul(dz, Wz.mT)
-        dp = xp.concat([dr, dz, dn], axis=1)
-        return dp, dp, (dh,)
+        return (dh,), (xp.concat([dr, dz, dn], axis=1),)
 
-    def _recurrent_grad(self, xp, before, caches, dq):
+    def _recurrent_grad(self, xp, results, dq):
         if self.reset_after:
-            return matmul(before.mT, dq)
+            return super()._recurrent_grad(xp, results, dq)
         split = 2 * (dq.shape[1] // 3)
-        m = step_rows(xp, [cache[3] for cache in caches])
-        return xp.concat([matmul(before.mT, dq[:, :split]), matmul(m.mT, dq[:, split:])], axis=1)
+        h, m = step_rows(xp, results[0]), step_rows(xp, results[-1])
+        return xp.concat([matmul(h.mT, dq[:, :split]), matmul(m.mT, dq[:, split:])], axis=1)
 
 
 @elementwise

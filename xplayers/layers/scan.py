@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -11,6 +11,7 @@ from xplayers._checks import flag, generator, integer
 from xplayers.arrays.checks import check_dtypes, check_parameter, check_same
 from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import Array, Namespace, device, namespace
+from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Initializer, Rng, documented, drawn, orthogonal, xavier_uniform
 from xplayers.layers.base import Cache, Layer
@@ -18,6 +19,29 @@ from xplayers.layers.variables import Gradient, Parameter
 
 State = tuple[Array, ...]  # (h,), or (h, c) of an Lstm
 Weights = tuple[Array, ...]  # Wx, Wh, b and, of a Gru that resets after the product, bh
+Steps = Any  # what all time steps have: a tuple of arrays (n, width), or an array (time, n, width)
+
+
+@operation
+def scan(
+    state: list[Array],
+    step: Callable[..., tuple[State, tuple[Array, ...]]],
+    inputs: tuple[Steps, ...],
+    weights: Weights,
+    reverse: bool,
+) -> tuple[State, tuple[Steps, ...]]:
+    """Take time steps, each from the state after the one before; `reverse`: from the last one.
+
+    ``step(xp, inputs, state, weights)`` returns the state after it, and its results. Return the
+    last state, and the results of all steps, in the order of time.
+    """
+    xp, results = namespace(state[0]), []
+    each = [a if isinstance(a, tuple) else xp.unstack(a) for a in inputs]
+    in_order = list(zip(*each, strict=True))
+    for of_step in reversed(in_order) if reverse else in_order:
+        state, result = step(xp, of_step, state, weights)
+        results.append(result)
+    return tuple(state), tuple(zip(*(results[::-1] if reverse else results), strict=True))
 
 
 class Recurrent(Layer):
@@ -139,37 +163,40 @@ class Recurrent(Layer):
         ys, passes = [], []
         for suffix, state in zip(("", "_reverse"), starts, strict=False):
             weights = tuple([arrays[name + suffix] for name in self._names])
-            states, caches = self._scan(xp, x, weights, state, reverse=suffix != "")
-            hs = [s[0] for s in states[1:]]
-            ys.append(stack(xp, hs[::-1] if suffix else hs, 1))
-            passes.append((weights, states, caches))
+            last, results = self._forward(xp, x, weights, state, reverse=suffix != "")
+            ys.append(_over_time(xp, results[1]))
+            passes.append((weights, last, results))
         y = xp.concat(ys, axis=-1) if self.bidirectional else ys[0]
         return y, (x, tuple(passes), passed)
 
-    def _scan(
+    def _forward(
         self, xp: Namespace, x: Array, weights: Weights, state: State, *, reverse: bool
-    ) -> tuple[tuple[State, ...], tuple[Cache, ...]]:
-        """Return the initial state and those after all steps, and the caches, in order of steps."""
+    ) -> tuple[State, tuple[Steps, ...]]:
+        """Return the last state, and the results of all steps."""
         n, time, n_in = x.shape
         p = matmul(xp.reshape(x, (n * time, n_in)), weights[0])  # all steps in one product
         p += weights[2]
-        steps = xp.unstack(xp.reshape(p, (n, time, p.shape[1])), axis=1)
-        states, caches = [state], []
-        for step in reversed(steps) if reverse else steps:
-            state, cache = self._step(xp, step, states[-1], weights)
-            states.append(state)
-            caches.append(cache)
-        return tuple(states), tuple(caches)
+        p = xp.permute_dims(xp.reshape(p, (n, time, p.shape[1])), (1, 0, 2))
+        return scan(list(state), self._step, (p,), weights, reverse)
 
-    def _step(self, xp: Namespace, p: Array, state: State, weights: Weights) -> tuple[State, Cache]:
-        """Return the next state, and the cache; `p` is ``x @ Wx + b`` of the step."""
+    @staticmethod
+    def _step(
+        xp: Namespace, inputs: tuple[Array], state: State, weights: Weights
+    ) -> tuple[State, tuple[Array, ...]]:
+        """Return the next state; and h before, h after, and what the vjp needs besides.
+
+        The input is ``x @ Wx + b`` of the step.
+        """
         raise NotImplementedError
 
+    @staticmethod
     def _step_vjp(
-        self, xp: Namespace, dy: Array, dafter: State, before: State, after: State,
-        cache: Cache, weights: Weights,
-    ) -> tuple[Array, Array, State]:  # fmt: skip
-        """Return the gradients of `p`, of the recurrent product ``h @ Wh``, and of the state."""
+        xp: Namespace, inputs: tuple[Array, ...], dafter: State, weights: Weights
+    ) -> tuple[State, tuple[Array, ...]]:
+        """Return the gradients of the state; and of ``x @ Wx + b`` and, if it differs, ``h @ Wh``.
+
+        Inputs are the gradient of the output, and the results of `_step`.
+        """
         raise NotImplementedError
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
@@ -185,37 +212,24 @@ class Recurrent(Layer):
         xp, n_hidden = namespace(dy), dy.shape[2] // len(cache[1])
         rows = xp.reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
         dx, dstarts, grads = None, [], {}
-        for i, (weights, states, caches) in enumerate(passes):
-            steps = xp.unstack(dy[:, :, i * n_hidden : (i + 1) * n_hidden], axis=1)
-            dps, dqs = [], []
-            dstate = tuple([xp.zeros_like(s) for s in states[0]])
-            for k in reversed(range(len(caches))):
-                dy_step = steps[len(caches) - 1 - k] if i else steps[k]
-                dp, dq, dstate = self._step_vjp(
-                    xp, dy_step, dstate, states[k], states[k + 1], caches[k], weights
-                )
-                dps.append(dp)
-                dqs.append(dq)
-            # the lists are in the order of the backward pass, the rows of x in that of time
-            dp = step_rows(xp, dps if i else dps[::-1])
-            dq = dp if dqs[0] is dps[0] else step_rows(xp, dqs if i else dqs[::-1])
-            order = range(len(caches) - 1, -1, -1) if i else range(len(caches))
-            before = step_rows(xp, [states[k][0] for k in order])
-            dWh = self._recurrent_grad(xp, before, [caches[k] for k in order], dq)
-            of_direction = (matmul(rows.mT, dp), dWh, column_sums(dp), column_sums(dq))
-            for name, grad in zip(self._names, of_direction, strict=False):
+        for i, (weights, last, results) in enumerate(passes):
+            dh = xp.permute_dims(dy[:, :, i * n_hidden : (i + 1) * n_hidden], (1, 0, 2))
+            dlast = [xp.zeros_like(s) for s in last]
+            dstart, dsteps = scan(dlast, self._step_vjp, (dh, *results), weights, not i)
+            dp, *dq = [step_rows(xp, d) for d in dsteps]
+            dWh = self._recurrent_grad(xp, results, dq[0] if dq else dp)
+            of_direction = matmul(rows.mT, dp), dWh, *map(column_sums, (dp, *dq))
+            for name, grad in zip(self._names, of_direction, strict=True):
                 grads[f"{name}_reverse" if i else name] = grad
-            dstarts.append(dstate)
+            dstarts.append(dstart)
             if input_grad:
                 dx_direction = xp.reshape(matmul(dp, weights[0].mT), x.shape)
                 dx = dx_direction if dx is None else dx + dx_direction
         return dx, _joined(xp, dstarts), grads
 
-    def _recurrent_grad(
-        self, xp: Namespace, before: Array, caches: Sequence[Cache], dq: Array
-    ) -> Array:
-        """Return `dWh` from the states before all steps and the gradients of ``h @ Wh``."""
-        return matmul(before.mT, dq)
+    def _recurrent_grad(self, xp: Namespace, results: tuple[Steps, ...], dq: Array) -> Array:
+        """Return `dWh` from the results of all steps and the gradient of ``h @ Wh``."""
+        return matmul(step_rows(xp, results[0]).mT, dq)
 
     def _initial_states(
         self, xp: Namespace, x: Array, initial: tuple[Array | None, ...]
@@ -265,7 +279,7 @@ class Recurrent(Layer):
             message = f"{self}.final_state: no forward is pending its backward; pass the cache."
             raise RuntimeError(message)
         x, passes, _ = self._pending[-1][0] if cache is None else cache
-        return _joined(namespace(x), [states[-1] for _, states, _ in passes])
+        return _joined(namespace(x), [last for _, last, _ in passes])
 
     def _check_shape(self, x: Array) -> None:
         shape, n_in = tuple(x.shape), self.Wx.shape[0]
@@ -286,10 +300,15 @@ class Recurrent(Layer):
         return self.Wx.shape[0], self.Wh.shape[0]
 
 
-def step_rows(xp: Namespace, steps: Sequence[Array]) -> Array:
-    """Return arrays ``(n, width)`` of all steps as one array ``(n * time, width)``."""
-    n, width = steps[0].shape
-    return xp.reshape(stack(xp, steps, 1), (n * len(steps), width))
+def step_rows(xp: Namespace, steps: Steps) -> Array:
+    """Return what all steps have as one array ``(n * time, width)``."""
+    n, time, width = (a := _over_time(xp, steps)).shape
+    return xp.reshape(a, (n * time, width))
+
+
+def _over_time(xp: Namespace, steps: Steps) -> Array:
+    """Return what all steps have as one array ``(n, time, width)``."""
+    return stack(xp, steps, 1) if isinstance(steps, tuple) else xp.permute_dims(steps, (1, 0, 2))
 
 
 def _joined(xp: Namespace, states: Sequence[State]) -> State:
