@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 from helpers import assert_close, values
 
 import xplayers as xl
+from xplayers.accelerate.xla import recurrence
 from xplayers.arrays.operation import body_of, portable_body
 from xplayers.layers import correlation, embedding, pooling
 from xplayers.layers.windows import geometry
@@ -198,3 +201,43 @@ def test_poolings_that_are_declined(shape, size, stride, padding):
     x = jnp.zeros(shape)
     y = pooling.max_pooling(x, window)
     assert body_of(pooling.max_pooling_gradient, x)(x, y, y, window) is NotImplemented
+
+
+CELLS = {
+    "rnn": xl.Rnn.init,
+    "lstm": xl.Lstm.init,
+    "gru": xl.Gru.init,
+    "gru-published": functools.partial(xl.Gru.init, reset_after=False),
+}
+
+
+def both_ways(layer, x, dy, dtype):
+    """Return output, gradients and last state of a layer in a dtype."""
+    layer = layer.to(like=array(x[:0], dtype))
+    y, cache = layer.apply(layer.arrays, array(x, dtype))
+    dx, grads = layer.vjp(cache, array(dy, dtype))
+    return y, dx, *grads.values(), *layer.final_state(cache)
+
+
+@pytest.mark.parametrize(("dtype", "time"), [("float32", 7), ("float32", 1), ("bfloat16", 3)])
+@pytest.mark.parametrize("cell", CELLS)
+def test_time_steps_in_one_loop(cell, dtype, time):
+    make = functools.partial(CELLS[cell], 3, 4, bidirectional=True, rng=0)
+    x, dy = values((2, time, 3), 1), values((2, time, 8), 2)
+    exact = make(dtype="float64")
+    y, cache = exact.apply(exact.arrays, x)
+    dx, grads = exact.vjp(cache, dy)
+    expected = y, dx, *grads.values(), *exact.final_state(cache)
+    for ours, e in zip(both_ways(make(), x, dy, dtype), expected, strict=True):
+        check(ours, e, dtype)
+
+
+def test_time_steps_are_compiled_once_in_eager_execution():
+    loop = recurrence._loop()
+    x, dy = values((3, 5, 3), 1), values((3, 5, 4), 2)
+    both_ways(xl.Lstm.init(3, 4, rng=0), x, dy, "float32")
+    size = loop._cache_size()
+    both_ways(xl.Lstm.init(3, 4, rng=1), x, dy, "float32")
+    assert loop._cache_size() == size
+    traced = jax.make_jaxpr(lambda x: xl.Lstm.init(3, 4, rng=1, like=x)(x))(jnp.zeros((3, 900, 3)))
+    assert len(traced.eqns) < 50
