@@ -48,8 +48,17 @@ SHAPES = [
     ("group", (33, 8, 7, 9), (8,), (4,)),
     ("group", (2, 4, 3, 3), (4,), (1,)),
 ]
+
+
+def with_outliers(x):
+    x[0] *= 1e5
+    x[..., 0] *= 1e5
+    return x
+
+
 VALUES = {
     "plain": lambda x: x,
+    "outliers come first": with_outliers,
     "far": lambda x: 1e4 + x,
     "huge": lambda x: np.clip(1e38 * x, -3e38, 3e38),
     "tiny": lambda x: 1e-30 * x,
