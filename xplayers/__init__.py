@@ -27,7 +27,7 @@ if typing.TYPE_CHECKING:
 
 
 def __getattr__(name: str):  # only called for missing names
-    if name in ("cuda", "schedules"):  # imported on first use
+    if name in ("cuda", "parallel", "schedules"):  # imported on first use
         return importlib.import_module(f"xplayers.{name}")
     raise _foreign.missing_in_package(name, __all__, functional.__all__)
 

@@ -219,7 +219,9 @@ class Sources:
         numbers = optimizer._numbers()
         self.numbers = {k: v for k, v in numbers.items() if v != 0}
         self.pattern = tuple([(k, type(v), repr(v) if v == 0 else "") for k, v in numbers.items()])
-        own = [(k, v) for k, v in vars(step).items() if k[0] != "_" and k != "optimizer"]
+        own = [
+            (k, v) for k, v in vars(step).items() if k[0] != "_" and k not in ("optimizer", "group")
+        ]
         options = [
             (k, v) for k, v in attributes.items()
             if k not in numbers and k != "state" and (k != "lr" or callable(v))

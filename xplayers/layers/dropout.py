@@ -115,18 +115,18 @@ LIMIT = 2**24  # values that the bits of a position have
 
 def key_of(count: Array, seed: int) -> Array:
     """Return the key of a pass, which the positions are mixed with."""
-    return _mixed(count * _wrapped(0x9E3779B9) + _wrapped(seed * 0x85EBCA77))
+    return _mixed(count * wrapped(0x9E3779B9) + wrapped(seed * 0x85EBCA77))
 
 
-def _wrapped(n: int) -> int:
+def wrapped(n: int) -> int:
     """Return `n` modulo 2**32 as a signed integer."""
     return (n + 2**31) % 2**32 - 2**31
 
 
 def _mixed(h: Array) -> Array:
     """Return the 32-bit finalizer of MurmurHash3 of each integer."""
-    h = (h ^ _shifted(h, 16)) * _wrapped(0x85EBCA6B)
-    h = (h ^ _shifted(h, 13)) * _wrapped(0xC2B2AE35)
+    h = (h ^ _shifted(h, 16)) * wrapped(0x85EBCA6B)
+    h = (h ^ _shifted(h, 13)) * wrapped(0xC2B2AE35)
     return h ^ _shifted(h, 16)
 
 

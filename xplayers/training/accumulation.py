@@ -10,7 +10,6 @@ from xplayers.arrays.values import examine
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
-from xplayers.training.evaluation import label_weights
 from xplayers.training.step import Arrays, TrainStep
 
 __all__ = ["AccumulatedStep"]
@@ -48,7 +47,7 @@ class AccumulatedStep(TrainStep):
 
     def _gradients(
         self, arrays: Arrays, loss_arrays: Arrays, x: Array, t: Array, scale: Any, check: bool
-    ) -> tuple[Array, Arrays, Arrays]:
+    ) -> tuple[Array, Arrays, Arrays, Any]:
         xp, loss = namespace(x), self.loss
         value: Any = 0.0
         whole: Any = None
@@ -64,7 +63,7 @@ class AccumulatedStep(TrainStep):
             if loss.reduction == "mean":
                 if whole is None:
                     whole = self._weight(loss_arrays, y, t)
-                weight = self._weight(loss_arrays, y, part_t) / whole
+                weight = self._weight(loss_arrays, y, part_t) / _divisor(whole)
             part_grads = self.net.param_grads(cache, loss.vjp(loss_cache, scale * weight))
             for name, g in part_grads.items():
                 wide = upcast(xp, g)
@@ -72,14 +71,15 @@ class AccumulatedStep(TrainStep):
             value = value + part_value * weight
             new = self.net.updated_buffers(arrays, cache)
             arrays, changed = {**arrays, **new}, {**changed, **new}
-        return xp.asarray(value), grads, changed  # NumPy has made a scalar of the loss
+        weight = int(x.shape[0]) if whole is None else whole
+        return xp.asarray(value), grads, changed, weight  # NumPy has made a scalar of the loss
 
-    def _weight(self, loss_arrays: Arrays, scores: Array, target: Array) -> Any:
-        """Return the divisor of the mean of the loss, and 1 instead of 0."""
-        weight = label_weights(self.loss, loss_arrays, len(scores.shape), target)
-        if weight is None:
-            return max(int(target.shape[0]), 1)
-        return weight + namespace(weight).astype(weight == 0, weight.dtype)
+
+def _divisor(weight: Any) -> Any:
+    """Return 1 instead of 0."""
+    if isinstance(weight, int):
+        return max(weight, 1)
+    return weight + namespace(weight).astype(weight == 0, weight.dtype)
 
 
 def slices(n: int, parts: int) -> list[slice]:

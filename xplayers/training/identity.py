@@ -44,16 +44,19 @@ def step_identity(step: TrainStep) -> dict[str, Any]:
 
 def differences(was: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Describe the differences; values that an earlier version did not store are ignored."""
-    descriptions = []
+    return [f"{name} was {before}, is {after}" for name, before, after in changes(was, now)]
+
+
+def changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Yield the names of what differs, with both values as text."""
     for name, after in now.items():
         before = was.get(name, after)
         if before == after:
             continue
         if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
-            changes = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
-            before, after = ([str(change[i]).strip() for change in changes] for i in (0, 1))
-        descriptions.append(f"{name} was {_shown(before)}, is {_shown(after)}")
-    return descriptions
+            pairs = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+            before, after = ([str(pair[i]).strip() for pair in pairs] for i in (0, 1))
+        yield name, _shown(before), _shown(after)
 
 
 def _shown(value: Any) -> str:

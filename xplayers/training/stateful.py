@@ -19,6 +19,7 @@ from xplayers.layers.variables import Slots, epoch
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.compilation import compiled
+from xplayers.training.exchange import Exchange
 from xplayers.training.precision import MixedPrecision, quietly
 
 Arrays = dict[str, Array]
@@ -49,8 +50,10 @@ class StatefulStep(Observed):
     precision: MixedPrecision | None
     compile: str | bool
     gemm: Any
+    group: Any
     pure: Callable[..., Any]
     _scaling: Arrays | None  # the state of `precision`
+    _exchange: Exchange | None  # with the other processes of `group`
     _unplaced: bool  # whether the state moves to the device of the first input, as parameters do
 
     def _reset(self) -> None:
@@ -67,7 +70,9 @@ class StatefulStep(Observed):
             object.__setattr__(self, name, value)
             return
         super().__setattr__(name, value)
-        if name in ("compile", "gemm"):
+        if name == "group":
+            self._exchange = None if value is None or value.size == 1 else Exchange(value)
+        if name in ("compile", "gemm", "group"):
             self.close()
 
     def _compiled_step(self, x: Array) -> Any:
@@ -118,6 +123,9 @@ class StatefulStep(Observed):
             if before[0] is None:  # a step that fails leaves no state
                 optimizer.state, self._scaling = before
             raise
+        finally:
+            if self._exchange is not None:
+                self._exchange.end()
 
     def _updated(self, kind: Any, x: Array, t: Array, run: Any, prepare: Any) -> Array:
         optimizer = self.optimizer
@@ -129,6 +137,10 @@ class StatefulStep(Observed):
         )
         if kind not in self._checked or not unchanged:  # or arrays have been replaced since
             self._check(x, t)
+        if self._exchange is not None:
+            self._exchange.begin()
+            if not self._exchange.shared:
+                self._exchange.share(self)
         params, buffers = self._params.copy(), self._buffers.copy()
         state: State = {"optimizer": optimizer.state}
         if self.precision is not None:
@@ -201,6 +213,7 @@ class StatefulStep(Observed):
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._reset()
+        self.group = self.group  # which begins anew
 
     @property
     def state(self) -> State:

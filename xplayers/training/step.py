@@ -16,6 +16,8 @@ from xplayers.layers.base import Layer
 from xplayers.layers.representation import code, options
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
+from xplayers.training.evaluation import label_weights
+from xplayers.training.exchange import checked_group
 from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.stateful import Arrays, State, StatefulStep, check_parts
 
@@ -56,6 +58,10 @@ class TrainStep(StatefulStep):
         What multiplies matrices on CuPy: None is its own ``@`` and, in a CUDA graph, where CuPy
         refuses it, cuBLASLt. A callable makes the `xplayers.cuda.Gemm`, as
         ``lambda: Gemm("tf32")``.
+    group : Group, optional
+        The processes that train together, as `xplayers.parallel.group` returns them. Each passes
+        its part of a batch, of any size, and all take the step of the whole: see
+        `xplayers.parallel`. The first step begins with the arrays of rank 0.
 
     Raises
     ------
@@ -92,6 +98,7 @@ class TrainStep(StatefulStep):
         reduce_grads: Callable[[Arrays], Mapping[str, Array]] | None = None,
         precision: MixedPrecision | None = None,
         gemm: str | Callable[[], Any] | None = None,
+        group: Any = None,
     ) -> None:
         owner = type(self).__name__
         check_parts(owner, net, loss, optimizer)
@@ -115,7 +122,7 @@ class TrainStep(StatefulStep):
         self.reduce_grads, self.precision = reduce_grads, precision
         self._scaling, self._unplaced = None, False
         self._reset()
-        self.compile, self.gemm = compile, gemm
+        self.compile, self.gemm, self.group = compile, gemm, checked_group(owner, group)
 
     def __repr__(self) -> str:
         parts = ("net", "loss", "optimizer")
@@ -211,13 +218,23 @@ class TrainStep(StatefulStep):
         if precision is not None:
             scale = precision.scale(state["precision"])
             rounded, x = precision.cast(params, x)
-        arrays = {**(ties.expanded(rounded) if ties.rows() else rounded), **buffers}
-        value, grads, changed = self._gradients(arrays, loss_arrays, x, t, scale, check)
+        exchange = self._exchange
+        own = buffers if exchange is None else exchange.own(self.net, buffers)
+        arrays = {**(ties.expanded(rounded) if ties.rows() else rounded), **own}
+        if exchange is not None and x.shape[0] == 0:
+            results = exchange.nothing(params)
+        else:
+            results = self._gradients(arrays, loss_arrays, x, t, scale, check)
+        value, grads, changed, weight = results
         grads = ties.gathered(grads) if ties.rows() else grads
         # The optimizer takes 16-bit gradients too, and computes with them in the dtype of `params`.
-        as_is = isinstance(scale, float) and self.reduce_grads is None
+        as_is = isinstance(scale, float) and self.reduce_grads is None and exchange is None
         if precision is not None and not as_is:
             grads = precision.unscaled(grads, params, scale)
+        if exchange is not None:
+            grads = {k: grads[k] for k in params if k in grads}  # in one order on all ranks
+            part = int(x.shape[0]), weight, value, grads, changed
+            value, grads, changed = exchange.averaged(self.loss, *part, own, buffers)
         if self.reduce_grads is not None:
             grads = self.reduce_grads(dict(grads))
         update = functools.partial(
@@ -234,11 +251,22 @@ class TrainStep(StatefulStep):
 
     def _gradients(
         self, arrays: Arrays, loss_arrays: Arrays, x: Array, t: Array, scale: Any, check: bool
-    ) -> tuple[Array, Mapping[str, Array], Arrays]:
-        """Return the loss, the gradients of `scale` times the loss, and the buffers that change."""
+    ) -> tuple[Array, Mapping[str, Array], Arrays, Any]:
+        """Return the loss, the gradients of `scale` times the loss, and the buffers that change.
+
+        And the divisor of the mean of the loss, if it is averaged with those of other processes.
+        """
         y, cache = self.net.apply(arrays, x)
         if check:
             examine(y, self.loss.check, t)
         value, loss_cache = self.loss.apply(loss_arrays, y, t)
         grads = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
-        return value, grads, self.net.updated_buffers(arrays, cache)
+        weight = None if self._exchange is None else self._weight(loss_arrays, y, t)
+        return value, grads, self.net.updated_buffers(arrays, cache), weight
+
+    def _weight(self, loss_arrays: Arrays, scores: Array, target: Array) -> Any:
+        """Return the divisor of the mean of the loss: samples, or the weights of their labels."""
+        weight = None
+        if self.loss.reduction == "mean":
+            weight = label_weights(self.loss, loss_arrays, len(scores.shape), target)
+        return int(target.shape[0]) if weight is None else weight

