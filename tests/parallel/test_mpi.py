@@ -9,8 +9,8 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import mpi_programs as programs
 import numpy as np
-import programs
 import pytest
 from helpers import ROOT, assert_same_bits
 

@@ -345,7 +345,7 @@ class Trainer:
 def _check_options(options: Mapping[str, Any]) -> None:
     """Check that all options are those of `TrainStep`, with hints for others."""
     for name in options:
-        if name not in inspect.signature(TrainStep.__init__).parameters:
+        if name == "group" or name not in inspect.signature(TrainStep.__init__).parameters:
             message = f"Trainer: there is no option {name}."
             raise TypeError(f"{message} {_HINTS.get(name, '')}".rstrip())
 

@@ -1,4 +1,4 @@
-"""What processes do that `test_mpi.py` starts: ``mpiexec -n 2 python programs.py NAME ...``."""
+"""What processes do that `test_mpi.py` starts: ``mpiexec -n 2 python mpi_programs.py NAME ...``."""
 
 from __future__ import annotations
 
