@@ -7,8 +7,9 @@ Start the same script several times, as ``mpiexec -n 4 python train.py``, with o
     for x, t in batches:
         step(x[group.rank :: group.size], t[group.rank :: group.size])
 
-Every process makes the same network and options, and takes its part of each batch. In each update one sum over the ranks is made of one flat array: gradients and loss, times the weight of
-their samples, running statistics, and the weights. Divided by the sum of the weights these are the
+Every process makes the same network and options, and takes its part of each batch. In each update
+one sum over the ranks is made of one flat array: gradients and loss, times the weight of their
+samples, running statistics, and the weights. Divided by the sum of the weights these are the
 gradients and the loss of the whole batch, whatever the sizes of the parts, class weights and
 ignored labels. So all ranks take the same step, bit by bit, which is that of one process up to
 rounding. Clipping and ``reduce_grads`` see the gradients of the whole batch. `BatchNormalization`
