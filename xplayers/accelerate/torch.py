@@ -128,6 +128,21 @@ def cross_entropy_of_labels(x: Array, labels: Array, out: Any = (None, None)) ->
     return tuple([as_tensor(a, x) for a in results])
 
 
+def total(values: Array, divisor: Any) -> Any:
+    """By NumPy on the CPU where there are few."""
+    few = values.numel() <= LARGEST and isinstance(divisor, int | float)
+    seen = host_values(values) if few else None
+    if seen is None:
+        return NotImplemented
+    return as_tensor(np.asarray(np.add.reduce(seen, None) / divisor), values)
+
+
+def scaled(dx: Array, factor: float) -> Any:
+    """By NumPy on the CPU where there are few, with the same bits."""
+    seen = host_values(dx) if dx.numel() <= LARGEST else None
+    return NotImplemented if seen is None else as_tensor(seen * factor, dx)
+
+
 def sum_of_squares(arrays: list[Array]) -> Any:
     """By NumPy on the CPU."""
     seen: Any = [host_values(a) for a in arrays]
@@ -155,6 +170,8 @@ BODIES = {
     "rate_number": rate_number,
     "taken": taken,
     "put": put,
+    "total": total,
+    "scaled": scaled,
     "sum_of_squares": sum_of_squares,
     "sums_by_index": embedding.sums_by_index,
     "correlate": convolution.correlate,

@@ -166,6 +166,12 @@ def total(values: Array, divisor: Any) -> Array:
     return np.asarray(value) if isinstance(value, np.generic) else value
 
 
+@operation
+def scaled(dx: Array, factor: float) -> Array:
+    """Return the product with a number."""
+    return dx * factor
+
+
 def _swapped(scores: Any, target: Any) -> bool:
     """Whether both are arrays that look like target and scores: swapped."""
     arrays = all(hasattr(a, "shape") and hasattr(a, "dtype") for a in (scores, target))
@@ -196,7 +202,7 @@ def scale_gradient(dx: Array, dout: Any, norm: Any, scores: Array, axes_after: i
             dout = xp.expand_dims(dout, axis=-1)
     dtype = scores.dtype if is_half(scores) else None
     if dtype is None and type(dout) is float and type(norm) in (int, float) and on_host(dx):
-        return dx * (dout / norm)  # a look-up would take longer
+        return scaled(dx, dout / norm)  # a look-up would take longer
     return _divided(dx, dout, norm, dtype=dtype)
 
 

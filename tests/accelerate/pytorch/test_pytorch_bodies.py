@@ -16,7 +16,7 @@ from xplayers.layers import (
     embedding,
     layer_normalization,
 )
-from xplayers.losses import softmax
+from xplayers.losses import base, softmax
 
 torch = pytest.importorskip("torch")
 EPS = 1e-5
@@ -188,6 +188,18 @@ def test_cross_entropy_of_labels(name, out):
     np.testing.assert_allclose(dx, exact_dx, rtol=1e-5, atol=1e-7)
     own = dx.gather(1, t[:, None])
     np.testing.assert_allclose(own, exact_dx.gather(1, t[:, None]), rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("shape", [(0,), (1,), (3, 4), (20_000,)])
+def test_means_and_multiples_of_losses(shape):
+    x = tensor(values(shape, 1))
+    n = max(x.numel(), 1)
+    assert_close(base.total(x, n), x.double().sum() / n, 1e-6)
+    assert torch.equal(base.scaled(x, 1.0 / n), x * (1.0 / n))
+    assert base.total(x, n).dtype == base.scaled(x, 3.0).dtype == x.dtype
+    recorded = x.clone().requires_grad_()
+    base.total(base.scaled(recorded, 2.0), n).backward()
+    assert torch.equal(recorded.grad, torch.full(shape, 2.0 / n))
 
 
 KERNELS = [
