@@ -188,7 +188,7 @@ def test_ci_runs_the_test_command_of_the_readme():
 
 
 def test_files_that_the_papers_name_exist():
-    for paper in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md"):
+    for paper in ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"):
         for name in re.findall(r"`((?:examples|tests|benchmarks|\.ci)/[\w./]*)`", read(paper)):
             assert (ROOT / name).exists(), f"{paper}: {name}"
     for name in re.findall(r"`(\w+\.py)`", read("README.md")):
