@@ -42,6 +42,7 @@ BODIES = {
     "correlate_transposed": convolution.correlate_transposed,
     "filter_gradient": convolution.filter_gradient,
     "max_pooling_gradient": pooling.max_pooling_gradient,
+    "average_pooling_gradient": pooling.average_pooling_gradient,
     "normalized_channels": normalization.normalized_channels,
     "normalized_rows": normalization.normalized_rows,
     "normalized_rows_gradient": normalization.normalized_rows_gradient,

@@ -1,19 +1,22 @@
-"""The gradient of the largest values of windows on NumPy.
+"""Gradients of poolings on NumPy, by kernels where there are such.
 
 NumPy spends more time on where the elements of windows lie than on what is done with them. So they
 are copied, axis by axis, until those at one place of all windows lie side by side; the arithmetic
 runs over memory without gaps, and the gradient goes back the same way. It is done in blocks of
-samples and channels that stay in the cache.
+samples and channels that stay in the cache. That is for the largest values of windows side by side.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
 from xplayers.accelerate.host import convolution
+from xplayers.accelerate.host.kernels import pooling as kernels
+from xplayers.accelerate.host.kernels.kernel import are_usable, laid
 from xplayers.accelerate.host.memory import empty
 from xplayers.accelerate.host.threads import share
 from xplayers.layers.windows import Sizes, Window
@@ -35,6 +38,11 @@ def max_pooling_gradient(
     x: np.ndarray, y: np.ndarray, dy: np.ndarray, window: Window, out: np.ndarray | None = None
 ) -> Any:
     """Return the gradient of `x`, where `y` are the largest values of its windows."""
+    if _is_for_kernels(x, dy, window):
+        dx, planes, windows = _planes_of(x, window, out)
+        arrays = planes(x), planes(y), planes(dy), windows, planes(dx)
+        kernels.max_pooling_gradient.share(*arrays, n=len(arrays[0]), size=arrays[0][0].size)
+        return dx
     if not takes(x, y, dy, window):
         return NotImplemented
     dx = empty(x.shape, x.dtype) if out is None else out
@@ -52,6 +60,39 @@ def max_pooling_gradient(
 
     share(run, parts)
     return dx
+
+
+def average_pooling_gradient(x: np.ndarray, dy: np.ndarray, window: Window) -> Any:
+    """Return the gradient of `x`, where `dy` is that of the means of its windows."""
+    if not _is_for_kernels(x, dy, window):
+        return NotImplemented
+    dx, planes, windows = _planes_of(x, window)
+    arrays = planes(dy), windows, 1.0 / math.prod(window.size), planes(dx)
+    kernels.average_pooling_gradient.share(*arrays, n=len(arrays[0]), size=arrays[-1][0].size)
+    return dx
+
+
+def _is_for_kernels(x: np.ndarray, dy: np.ndarray, window: Window) -> bool:
+    fits = x.dtype == dy.dtype == np.float32 and window.axes <= 2 and dy.size > 0
+    return fits and are_usable(x.size)
+
+
+def _planes_of(
+    x: np.ndarray, window: Window, out: np.ndarray | None = None
+) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray], np.ndarray]:
+    """Return the memory of the gradient, arrays as planes, and windows as kernels take them."""
+    dx = empty(x.shape, x.dtype) if out is None else out
+    lead = 2 - window.axes  # a sequence is a plane of height 1
+
+    def planes(a: np.ndarray) -> np.ndarray:
+        return laid(a).reshape(-1, *(1,) * lead, *a.shape[2:])
+
+    geometry = (window.size, window.stride, [before for before, _ in window.padding])
+    return (
+        dx,
+        planes,
+        np.asarray([(*(n,) * lead, *axes) for n, axes in zip((1, 1, 0), geometry, strict=True)]),
+    )
 
 
 def _parts(x: np.ndarray) -> list[_Part]:
