@@ -80,9 +80,9 @@ class Functions(Compiled):
 
     def function(self, x: Array) -> Callable[..., Any]:
         """Return what computes a step on such arrays."""
-        return self._function_for(tuple(self.sources.numbers.items()))
+        return self._function_for(self.sources.constants)
 
-    def _function_for(self, constants: Any) -> Callable[..., Any]:
+    def _function_for(self, constants: str | None) -> Callable[..., Any]:
         key = self.sources.pattern, constants
         function = self.functions.get(key)
         if function is not None:

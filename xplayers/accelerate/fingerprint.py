@@ -185,10 +185,10 @@ class Sources:
     """The dependencies of a `TrainStep`, checked before each step."""
 
     def __init__(self) -> None:
-        # The hyperparameters of the optimizer, arguments of compiled and replayed steps, and which
-        # of them are 0, and so constants: terms multiplied by 0 are left out.
+        # The hyperparameters of the optimizer, arguments of compiled and replayed steps; which of
+        # them are 0, and so constants: terms multiplied by 0 are left out; and their values.
         self.numbers: dict[str, float] = {}
-        self.pattern: tuple[Any, ...] = ()
+        self.pattern = self.constants = ""  # of these: strings, whose hashes Python keeps
         self.proved, self.has_traces = True, False  # as in `Fingerprint`
         self._fingerprint: Fingerprint | None = None
         self._epoch = -1
@@ -218,7 +218,8 @@ class Sources:
         self._state_index = list(attributes).index("state")
         numbers = optimizer._numbers()
         self.numbers = {k: v for k, v in numbers.items() if v != 0}
-        self.pattern = tuple([(k, type(v), repr(v) if v == 0 else "") for k, v in numbers.items()])
+        self.pattern = repr([(k, type(v), v if v == 0 else None) for k, v in numbers.items()])
+        self.constants = repr(self.numbers)
         own = [
             (k, v) for k, v in vars(step).items() if k[0] != "_" and k not in ("optimizer", "group")
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
@@ -275,16 +276,12 @@ class Slots:
         """Return the arrays by name."""
         return {name: arrays[key] for name, arrays, key in self._slots}
 
-    def hold(self, arrays: Mapping[str, Array]) -> bool:
-        """Whether the variables are these arrays: the same objects."""
-        if len(arrays) != len(self._slots):
-            return False
-        for name, variables, key in self._slots:  # noqa: SIM110 -- a generator takes twice the time
-            if variables[key] is not arrays.get(name):
-                return False
-        return True
-
     def put(self, new: Mapping[str, Array]) -> None:
         """Replace all variables by `new` arrays of the same shapes."""
         for name, arrays, key in self._slots:
             arrays[key] = new[name]
+
+
+def same(arrays: Mapping[str, Array], others: Mapping[str, Array]) -> bool:
+    """Whether `arrays` are, name by name, the very objects in `others`."""
+    return all(map(operator.is_, arrays.values(), map(others.get, arrays)))

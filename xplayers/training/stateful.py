@@ -15,7 +15,7 @@ from xplayers.arrays.transfer import as_plain, move
 from xplayers.arrays.writing import written
 from xplayers.layers.base import Layer, Observed
 from xplayers.layers.ties import overlap
-from xplayers.layers.variables import Slots, epoch
+from xplayers.layers.variables import Slots, epoch, same
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.compilation import compiled
@@ -131,17 +131,17 @@ class StatefulStep(Observed):
         optimizer = self.optimizer
         if self._epoch != epoch() or len(self._checked) > _KINDS:
             self._checked.clear()
-        params, buffers = self._previous
-        unchanged = optimizer.state is not None and (
-            self._params.hold(params) and self._buffers.hold(buffers)
-        )
+        arrays: Any = self._params.copy(), self._buffers.copy()
+        unchanged = optimizer.state is not None and all(map(same, arrays, self._previous))
         if kind not in self._checked or not unchanged:  # or arrays have been replaced since
             self._check(x, t)
+            arrays = ()
         if self._exchange is not None:
             self._exchange.begin()
             if not self._exchange.shared:
                 self._exchange.share(self)
-        params, buffers = self._params.copy(), self._buffers.copy()
+                arrays = ()
+        params, buffers = arrays or (self._params.copy(), self._buffers.copy())
         state: State = {"optimizer": optimizer.state}
         if self.precision is not None:
             state["precision"] = self._scaling

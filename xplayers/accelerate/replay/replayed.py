@@ -82,7 +82,7 @@ class Replayed(Compiled):
         sources = self.sources
         return (
             *batch_kind(x, t), _order(x), _order(t), type(lr), sources.pattern,
-            tuple(sources.numbers.items()) if self.fixed else None,
+            sources.constants if self.fixed else None,
         )  # fmt: skip
 
     def _lay_flat(self, params: dict[str, Array]) -> None:
