@@ -42,7 +42,8 @@ def max_pooling_gradient(x, y, dy, windows, dx, start, stop):
                         winner = at if is_first else winner
                     first += u64(width)
                 if winner != none:  # there is none beside NaN
-                    to[winner] += grads[window]
+                    before, grad = to[winner], grads[window]
+                    to[winner] = grad if before == f32(0.0) else before + grad  # -0.0 too
                 window += u64(1)
 
 
