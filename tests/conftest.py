@@ -12,7 +12,7 @@ import emulator
 import pytest
 from backends import BACKENDS, Variant, installed, variants
 
-collect_ignore = ["mutation"]  # no tests: a session of nox runs it
+collect_ignore = ["mutation", "book/volume1", "book/volume2"]  # no tests
 collect_ignore_glob = ["*conftest.py"]  # by doctests, which want modules of names of their own
 
 _passed: Counter[str] = Counter()
