@@ -142,6 +142,17 @@ def function(owner: object, name: str, value: Any, expected: str = "a function")
     return value
 
 
+def processes(owner: object, group: Any) -> Any:
+    """Check a group of processes; None is none."""
+    names = ("rank", "size", "sum_", "broadcast_", "barrier", "abort")
+    if group is not None and (
+        isinstance(group, type) or not all(hasattr(group, name) for name in names)
+    ):
+        expected = "a group of processes, as xplayers.parallel.group() returns it"
+        raise TypeError(_wrong(owner, "group", group, expected, ""))
+    return group
+
+
 def generator(owner: object, name: str, value: Any) -> np.random.Generator:
     """Return the generator for `value`: an int is a seed, None draws fresh entropy."""
     expected = "an int (a seed), a numpy.random.Generator or None"

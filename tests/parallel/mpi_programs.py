@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -51,6 +53,41 @@ def train(group, library: str, dtype: str, folder: str) -> None:
     np.savez(Path(folder) / f"{group.rank} of {group.size}.npz", loss=to_numpy(loss), **arrays)
 
 
+def fit(group, how: str, folder: str) -> None:
+    """Train with checkpoints until something happens to rank 1, and save what it has learned."""
+    (x, t), test = xl.data.load_digits()
+    x, t = x[:300], t[:300]
+    bad = x.copy()
+    bad[-1] = np.nan  # the last sample of a batch is of the last rank
+
+    def happen(event):
+        if event.kind != "step" or group.rank == 0:
+            return
+        if event.step == 12 and how in SIGNALS:
+            os.kill(os.getpid(), SIGNALS[how])
+        if event.step == 12 and how == "exit":
+            sys.exit(3)
+        if event.step == 12 and how == "memory":
+            raise MemoryError
+
+    trainer = xl.Trainer(
+        xl.mlp([64, 20, 10], rng=group.rank), xl.SoftmaxWithLoss(), xl.Adam(), group=group,
+        batch_size=49, epochs=4, callbacks=[happen], progress="lines",
+        checkpoint=xl.Checkpoint(Path(folder) / "checkpoints", every_steps=5),
+    )  # fmt: skip
+    if how == "nan":
+        trainer.fit([(x, t)] * 6 + [(bad, t)])
+    history = trainer.fit(x, t, validation=test, resume=True)
+    arrays = {name: to_numpy(a) for name, a in trainer.net.params.items()}
+    result = {"val_loss": history["val_loss"], "step": len(history), **arrays}
+    np.savez(Path(folder) / f"{how} {group.rank}.npz", **result)
+    if group.rank == 0:
+        print("stopped:", history.stopped)  # noqa: T201
+
+
+SIGNALS = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}
+
+
 def one_ends(group, how: str) -> None:
     """End rank 1 in the middle, while rank 0 waits for its gradients."""
     step = xl.TrainStep(xl.mlp([4, 3], rng=0), xl.SoftmaxWithLoss(), xl.SGD(), group=group)
@@ -62,9 +99,6 @@ def one_ends(group, how: str) -> None:
             elif how == "exit":
                 sys.exit(3)
             elif how == "kill":
-                import os
-                import signal
-
                 os.kill(os.getpid(), signal.SIGKILL)
         step(x, t)
     time.sleep(60)
@@ -80,6 +114,6 @@ def differ(group) -> None:
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]
     group = xl.parallel.group()
-    {"sums": sums, "train": train, "one_ends": one_ends, "differ": differ}[name](group, *arguments)
+    {f.__name__: f for f in (sums, train, fit, one_ends, differ)}[name](group, *arguments)
     if group.rank == 0:
         print("finished", group.size)  # noqa: T201

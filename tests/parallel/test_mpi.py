@@ -35,6 +35,8 @@ ENVIRONMENT = {
 
 def run(*arguments, size=2, module=(), timeout=60):
     """Run a program in several processes, and return what they said and how they ended."""
+    if isinstance(arguments[-1], Path):
+        arguments[-1].mkdir(exist_ok=True)
     command = [MPIEXEC, "-n", size, sys.executable, *module, programs.__file__, *arguments]
     return subprocess.run(
         [*map(str, command)],
@@ -79,8 +81,52 @@ def test_a_rank_that_ends_ends_the_others(how, words):
     assert "finished" not in ended.stdout
 
 
+def test_a_run_survives_a_kill(tmp_path):
+    assert_finished(run("fit", "whole", tmp_path / "whole"))
+    killed = run("fit", "kill", tmp_path)
+    assert killed.returncode != 0
+    assert not list(tmp_path.glob("*.npz"))
+    assert "step-000000010" in str(list((tmp_path / "checkpoints").iterdir()))
+    again = run("fit", "again", tmp_path)
+    assert_finished(again)
+    assert again.stderr.count("epoch 4") == 1  # of rank 0 alone
+    for rank in (0, 1):
+        whole = np.load(tmp_path / "whole" / f"whole {rank}.npz")
+        other = np.load(tmp_path / f"again {rank}.npz")
+        for name in whole.files:
+            assert_same_bits(other[name], whole[name], name)
+
+
+def test_an_interrupt_on_one_rank_stops_all(tmp_path):
+    ended = run("fit", "interrupt", tmp_path)
+    assert_finished(ended)
+    assert "stopped: interrupted" in ended.stdout
+    assert "step-000000013" in str(list((tmp_path / "checkpoints").iterdir()))  # after the next
+    first, second = (np.load(tmp_path / f"interrupt {rank}.npz") for rank in (0, 1))
+    for name in first.files:
+        assert_same_bits(first[name], second[name], name)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("nan", "the loss of step 7 is not finite. The batch is not finite: there is inf or NaN in "
+         "x. That is on rank 1."),
+        ("memory", "MemoryError: Trainer: out of memory in step 13, with batches of"),
+        ("exit", ""),
+    ],
+)  # fmt: skip
+def test_a_failure_of_one_rank_ends_the_run(how, words, tmp_path):
+    ended = run("fit", how, tmp_path)
+    assert ended.returncode != 0
+    assert words in ended.stderr
+    assert "finished" not in ended.stdout
+
+
 def test_ranks_that_differ_say_so():
     ended = run("differ")
     assert ended.returncode != 0
-    assert "TrainStep: the processes differ: optimizer is Adam(" in ended.stderr
+    assert "TrainStep: the processes differ: " in ended.stderr
+    assert "optimizer is Adam(" in ended.stderr
     assert "on rank 1, SGD(" in ended.stderr
+    assert "Rank 1 of 2 has failed, which ends all." in ended.stderr

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from xplayers._checks import flag, generator, integer
+from xplayers._checks import flag, generator, integer, processes
 from xplayers.arrays.checks import check_real, check_same
 from xplayers.arrays.namespaces import Array, device, namespace
 from xplayers.arrays.transfer import asarray
@@ -14,7 +15,13 @@ __all__ = ["minibatches"]
 
 
 def minibatches(
-    x: Array, t: Array, batch_size: int, rng: Rng = None, drop_last: bool = False
+    x: Array,
+    t: Array,
+    batch_size: int,
+    rng: Rng = None,
+    drop_last: bool = False,
+    *,
+    group: Any = None,
 ) -> Iterator[tuple[Array, Array]]:
     """Iterate once over the samples, without replacement.
 
@@ -29,6 +36,8 @@ def minibatches(
         host, so it is the same on every library, and moved to the device once.
     drop_last : bool
         Whether to drop a smaller last batch.
+    group : Group, optional
+        Of several processes (`xplayers.parallel`), each gets its part of every batch.
 
     Yields
     ------
@@ -57,6 +66,7 @@ def minibatches(
     batch_size = integer(owner, "batch_size", batch_size, in_range="1 or more")
     drop_last = flag(owner, "drop_last", drop_last)
     rng = None if rng is None else generator(owner, "rng", rng)
+    processes(owner, group)
     if not x.shape or not t.shape:
         message = (
             f"minibatches: x has shape {tuple(x.shape)}, t has shape {tuple(t.shape)}; "
@@ -71,11 +81,30 @@ def minibatches(
         order = xp.arange(n, device=device(x))
     else:
         order = asarray(rng.permutation(n), x, xp.arange(0).dtype)
-    return _batches(x, t, order, batch_size, n - n % batch_size if drop_last else n)
+    last = n - n % batch_size if drop_last else n
+    return _batches(x, t, order, batch_size, last, group)
 
 
-def _batches(x: Array, t: Array, order: Array, size: int, n: int) -> Iterator[tuple[Array, Array]]:
+def part_of(group: Any, n: int) -> slice:
+    """Return which of `n` samples a process of a group takes; without a group, all of them.
+
+    The sizes of the parts differ by at most 1, and the first process has one of the largest.
+    """
+    rank, size = (0, 1) if group is None else (group.rank, group.size)
+    return slice(-(-n * rank // size), -(-n * (rank + 1) // size))
+
+
+def own_part(group: Any, x: Array, t: Array) -> tuple[Array, Array]:
+    """Return the part of a batch that a process of a group takes."""
+    part = part_of(group, x.shape[0])
+    return x[part, ...], t[part, ...]
+
+
+def _batches(
+    x: Array, t: Array, order: Array, size: int, n: int, group: Any
+) -> Iterator[tuple[Array, Array]]:
     xp = namespace(x)
     for start in range(0, n, size):
-        index = order[start : min(start + size, n)]
+        part = part_of(group, min(size, n - start))
+        index = order[start + part.start : start + part.stop]
         yield xp.take(x, index, axis=0), xp.take(t, index, axis=0)

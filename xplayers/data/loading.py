@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from xplayers._checks import flag, function, generator, integer
+from xplayers._checks import flag, function, generator, integer, processes
 from xplayers.arrays.checks import check_real
 from xplayers.arrays.namespaces import Array, as_namespace, device, library_name, namespace
 from xplayers.arrays.operation import table
+from xplayers.data.batches import own_part, part_of
 from xplayers.initializers import Rng
 
 __all__ = ["Batches"]
@@ -46,6 +48,9 @@ class Batches:
         A function ``transform(x, rng)`` of the samples of a batch, on the device, and a NumPy
         generator, as `random_shift`; it returns the new samples. The generator belongs to the pass
         (None if `rng` is), so a pass is reproducible.
+    group : Group, optional
+        Of several processes (`xplayers.parallel`), each gets its part of every batch, and reads no
+        other samples, unless there is a `transform`, which is of the whole batch.
 
     Raises
     ------
@@ -93,6 +98,7 @@ class Batches:
         device: Any = None,
         drop_last: bool = False,
         transform: Callable[[Array, np.random.Generator | None], Array] | None = None,
+        group: Any = None,
     ) -> None:
         for name, a in (("x", x), ("t", t)):
             if not isinstance(a, np.ndarray):
@@ -118,6 +124,7 @@ class Batches:
         self.x, self.t, self.batch_size, self.rng = x, t, batch_size, rng
         self.drop_last, self.transform = flag("Batches", "drop_last", drop_last), transform
         self._xp, self._device = _target(like, xp, device)
+        self.group = processes("Batches", group)
 
     def __repr__(self) -> str:
         x, t = (f"{a.dtype.name} array of shape {a.shape}" for a in (self.x, self.t))
@@ -156,15 +163,27 @@ class Batches:
             raise TypeError(message)
         return self._pass(None if self.rng is None else np.random.default_rng([self.rng, epoch]))
 
+    def _of(self, group: Any) -> Batches:
+        """Return the same for another group; None: the whole batches."""
+        other = copy.copy(self)
+        other.group = group
+        return other
+
     def _pass(self, rng: np.random.Generator | None) -> Iterator[Pair]:
         n = len(self.x)
         order = np.arange(n) if rng is None else rng.permutation(n)
         # Not the generator itself, which draws the order of the next pass.
         own = rng.spawn(1)[0] if rng is not None and self.transform is not None else None
         parts = (order[i * self.batch_size :][: self.batch_size] for i in range(len(self)))
+        if self.group is not None and self.transform is None:
+            parts = (rows[part_of(self.group, len(rows))] for rows in parts)
         make = table(library_name(self._xp), "FACTORIES").get("loader", Loader)
         for x, t in _prefetched(make((self.x, self.t), self._xp, self._device), parts):
-            yield (x if self.transform is None else self.transform(x, own)), t
+            if self.transform is not None:
+                x = self.transform(x, own)
+                if self.group is not None:
+                    x, t = own_part(self.group, x, t)
+            yield x, t
 
 
 def _target(like: Array, xp: Any, where: Any) -> tuple[Any, Any]:

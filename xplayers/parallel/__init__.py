@@ -3,18 +3,25 @@
 Start the same script several times, as ``mpiexec -n 4 python train.py``, with one more argument ::
 
     group = xl.parallel.group()  # of all processes; of this one, where it was started alone
-    step = xl.TrainStep(net, loss, optimizer, group=group)
-    for x, t in batches:
-        step(x[group.rank :: group.size], t[group.rank :: group.size])
+    trainer = xl.Trainer(net, loss, optimizer, batch_size=512, group=group)
+    trainer.fit(x, t, validation=(x_val, t_val))
 
-Every process makes the same network and options, and takes its part of each batch. In each update
+or, in a loop, ``step = TrainStep(net, loss, optimizer, group=group)`` with the batches of
+``minibatches(x, t, 512, rng=epoch, group=group)``.
+
+Every process makes the same network, options and data, and takes its part of each batch; the first
+step begins with the arrays of rank 0, after what differs has been refused by name. In each update
 one sum over the ranks is made of one flat array: gradients and loss, times the weight of their
 samples, running statistics, and the weights. Divided by the sum of the weights these are the
 gradients and the loss of the whole batch, whatever the sizes of the parts, class weights and
 ignored labels. So all ranks take the same step, bit by bit, which is that of one process up to
 rounding. Clipping and ``reduce_grads`` see the gradients of the whole batch. `BatchNormalization`
 normalizes by the statistics of its part; the running ones are averaged. `Dropout` draws other masks
-on each rank.
+on each rank. Evaluations are shared out too, and exact.
+
+Stopping early, the best epoch, Ctrl-C and a loss that is not finite are decided on all ranks at the
+same step. Rank 0 writes checkpoints, which all read, and shows progress. A run resumes with the
+same bits on as many ranks, and up to rounding on another number.
 
 An exception that nobody catches ends all processes of the job. ``sys.exit`` on one rank does so
 only under ``python -m mpi4py train.py``.

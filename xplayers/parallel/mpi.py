@@ -125,6 +125,7 @@ def _end_all_on_exception(group: MPIGroup) -> None:
 
     def hook(*error: Any) -> None:
         before(*error)
+        sys.stderr.write(f"Rank {group.rank} of {group.size} has failed, which ends all.\n")
         group.abort(1)
 
     hook.ends_all = True  # pyright: ignore[reportFunctionMemberAccess]

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import pickle
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from xplayers._checks import instance, integer, shown
+from xplayers._checks import instance, integer, processes, shown
 from xplayers.arrays.namespaces import Array, namespace, on_host
-from xplayers.data.batches import minibatches
+from xplayers.data.batches import minibatches, own_part
+from xplayers.data.loading import Batches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
 from xplayers.metrics import accuracy, hits
 from xplayers.reports.columns import checked_metrics
+from xplayers.training.exchange import gathered
 from xplayers.training.fetching import BLOCK, fetched
 
 __all__ = ["evaluate"]
 
 Metrics = Mapping[str, Callable[[Array, Array], Any]]
-Batches = Iterable[tuple[Array, Array]]
+Pairs = Iterable[tuple[Array, Array]]
 
 _HINT = "evaluate(net, loss, x, t)"
 
@@ -28,11 +32,12 @@ _HINT = "evaluate(net, loss, x, t)"
 def evaluate(
     net: Layer,
     loss: Loss,
-    x: Array | Batches,
+    x: Array | Pairs,
     t: Array | None = None,
     *,
     metrics: Metrics | None = None,
     batch_size: int = 256,
+    group: Any = None,
 ) -> dict[str, float]:
     """Return the loss and the metrics of a network on a data set.
 
@@ -55,6 +60,9 @@ def evaluate(
         other losses.
     batch_size : int
         Samples per batch, if `x` is an array.
+    group : Group, optional
+        Of several processes (`xplayers.parallel`), which all pass the same data, each evaluates a
+        part of the samples or, of batches, each so manyth. The result is the same on all.
 
     Returns
     -------
@@ -85,10 +93,19 @@ def evaluate(
     metrics = default_metrics(loss) if metrics is None else metrics
     metrics = checked_metrics("evaluate", metrics, reserved=("loss",))
     totals = _Totals(loss, metrics)
+    several = processes("evaluate", group) is not None and group.size > 1
+    if several and isinstance(x, Batches):
+        x = x._of(group)
+    elif several and t is None:
+        x = itertools.islice(x, group.rank, None, group.size)
+    elif several:
+        x, t = own_part(group, x, t)
     with np.errstate(invalid="ignore", divide="ignore"):  # for empty batches
         for batch_x, batch_t in x if t is None else minibatches(x, t, batch_size):
             totals.add(net.predict(batch_x), batch_t, int(batch_x.shape[0]))
         totals.collect()
+    if several:
+        totals.gather(group)
     return {name: total.value() for name, total in totals.by_name.items()}
 
 
@@ -142,6 +159,14 @@ class _Totals:
         self._batches.clear()
         self._unfetched.clear()
 
+    def gather(self, group: Any) -> None:
+        """Add the totals of the other processes, in the order of their ranks."""
+        texts = gathered(group, pickle.dumps(self.by_name).hex())
+        self.by_name, *others = (pickle.loads(bytes.fromhex(text)) for text in texts)
+        for other in others:
+            for name, total in self.by_name.items():
+                total.merge(other[name])
+
 
 class _Mean:
     """A weighted mean over batches."""
@@ -155,6 +180,11 @@ class _Mean:
 
     def add_total(self, total: float, weight: float) -> None:
         self.total, self.weight, self.empty = self.total + total, self.weight + weight, False
+
+    def merge(self, other: _Mean) -> None:
+        """Add those of another process."""
+        self.total, self.weight = self.total + other.total, self.weight + other.weight
+        self.empty = self.empty and other.empty
 
     def value(self) -> float:
         """Return the mean; NaN if empty, and the sum if all weights are 0."""
@@ -173,6 +203,10 @@ class _Hits:
 
         self.total += Fraction(int(hits) * samples, labels)
         self.samples += samples
+
+    def merge(self, other: _Hits) -> None:
+        """Add those of another process."""
+        self.total, self.samples = self.total + other.total, self.samples + other.samples
 
     def value(self) -> float:
         """Return the mean; NaN if empty."""

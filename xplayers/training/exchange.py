@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._checks import shown
 from xplayers.arrays.namespaces import (
     Array,
     device,
@@ -52,10 +51,22 @@ class Exchange:
     @property
     def last(self) -> tuple[float, int, set[str]]:
         """Weight and number of the samples of the last batch, and what ranks have asked for."""
-        weight, samples, *asked = to_numpy(self._last).tolist()
-        requests = set(itertools.compress(REQUESTS, asked))
+        weight, samples, *sums = to_numpy(self._last).tolist()
+        return weight, int(samples), self._granted(sums)
+
+    def requests(self) -> set[str]:
+        """Return what ranks have asked for since the last batch."""
+        flags = np.asarray(self._flags())
+        self.group.sum_(flags)
+        return self._granted(flags.tolist())
+
+    def _flags(self) -> list[float]:
+        return [float(request in self.asked) for request in REQUESTS]
+
+    def _granted(self, sums: list[float]) -> set[str]:
+        requests = set(itertools.compress(REQUESTS, sums))
         self.asked -= requests
-        return weight, int(samples), requests
+        return requests
 
     def begin(self) -> None:
         """Begin to compute an update."""
@@ -125,13 +136,12 @@ class Exchange:
         if self._sums is not None:
             flat[...] = self._sums
             return
-        behind = len(REQUESTS)
-        flat[-behind:] = 0.0
-        for i, request in enumerate(REQUESTS):
-            if request in self.asked:
-                flat[i - behind] = 1.0
+        n = len(REQUESTS)
+        flat[-n:] = 0.0
+        for i, flag in enumerate(self._flags() if self.asked else ()):
+            flat[i - n] = flag
         self.group.sum_(flat)
-        self._last = flat[-behind - 2 :] + 0.0  # in memory of its own
+        self._last = flat[-n - 2 :] + 0.0  # in memory of its own
         if self._computing:
             self._sums = flat
 
@@ -142,7 +152,8 @@ class Exchange:
 
         net, arrays = step.net, step.net.arrays
         kinds = [f"{k} {dtype_name(a.dtype)} {tuple(a.shape)}" for k, a in arrays.items()]
-        self.compare(type(step).__name__, {"arrays": kinds, **step_identity(step)})
+        state = {k: list(part) for k, part in step.state.items()}
+        self.compare(type(step).__name__, {"arrays": kinds, "state": state, **step_identity(step)})
         shared = self._of_first({"net": arrays, "state": step.state})
         put(net, shared["net"])
         step.state = shared["state"]
@@ -193,19 +204,6 @@ def summed(parts: list[Array], weight: Any, rest: list[Array], exchange: Exchang
     weighted *= weight
     exchange.sum_(out)
     return out
-
-
-def checked_group(owner: str, group: Any) -> Any:
-    """Check a group of processes."""
-    methods = ("rank", "size", "sum_", "broadcast_", "barrier", "abort")
-    complete = all(hasattr(group, name) for name in methods)
-    if group is not None and (isinstance(group, type) or not complete):
-        message = (
-            f"{owner}: group is {shown(group)}; expected a group of processes, as "
-            "xplayers.parallel.group() returns it."
-        )
-        raise TypeError(message)
-    return group
 
 
 def _split(xp: Any, flat: Array, like: list[Array]) -> list[Array]:

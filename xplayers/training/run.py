@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,11 +15,13 @@ import numpy as np
 from xplayers._terminal import notify, warn
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.transfer import is_out_of_memory, to_numpy
-from xplayers.data.batches import minibatches
+from xplayers.data.batches import minibatches, own_part
+from xplayers.data.loading import Batches
 from xplayers.reports.history import History, Row
 from xplayers.saving.checkpoint import Checkpoint, File
 from xplayers.saving.network import put
 from xplayers.training.evaluation import has_weights, label_weights
+from xplayers.training.exchange import gathered
 from xplayers.training.failures import NonFiniteLoss, copied, first_nonfinite, interrupts
 from xplayers.training.fetching import BLOCK, fetched
 from xplayers.training.identity import differences, pair
@@ -36,18 +39,31 @@ class Source:
     t: Array | None
     batch_size: int  # of samples and targets
     seed: int  # the order of an epoch is drawn from the seed and its number
+    group: Any = None  # of several processes, of which each has its part of every batch
 
     def __post_init__(self) -> None:
         self.samples = None if self.t is None else int(self.t.shape[0])  # per epoch, if known
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, Array]]:
         """Return the batches of an epoch (from 0), from batch `start`."""
+        group = self.group
         if self.t is not None:
             rng = np.random.default_rng([self.seed, epoch])
-            batches = minibatches(self.x, self.t, self.batch_size, rng)
+            batches = minibatches(self.x, self.t, self.batch_size, rng, group=group)
+        elif group is None:
+            batches = self.whole(epoch)
+        elif isinstance(self.x, Batches):
+            batches = self.x._of(group)(epoch)
         else:
-            batches: Any = self.x(epoch) if callable(self.x) else self.x
+            batches = (own_part(group, *batch) for batch in self.whole(epoch))
         return itertools.islice(batches, start, None)
+
+    def whole(self, epoch: int) -> Any:
+        """Return what was passed as batches, of an epoch."""
+        x = self.x
+        if self.group is not None and isinstance(x, Batches):
+            x = x._of(None)
+        return x(epoch) if callable(x) else x
 
     def onwards(self, epoch: int, start: int) -> Iterator[tuple[Array, Array]]:
         """Return the batches from batch `start` of an epoch, continuing with the next epochs."""
@@ -126,6 +142,8 @@ class Run:
         self._size = 0  # of the last batch
         self._fetched = 0.0  # time of the last fetch of losses
         self._evaluating = False
+        self._exchange = self.step._exchange  # with other processes
+        self._first = self._exchange is None or self._exchange.group.rank == 0
 
     def go(self) -> History:
         """Train to the end."""
@@ -145,16 +163,25 @@ class Run:
             if is_out_of_memory(error):
                 raise MemoryError(self._memory_advice()) from error
             raise
+        except SystemExit as error:
+            if self._exchange is not None:  # the others would wait
+                self._exchange.group.abort(error.code if isinstance(error.code, int) else 1)
+            raise
         finally:
             self.history.stopped = self.stopped
             self._emit("end")
         return self.history
 
     def stop(self, reason: str) -> None:
-        """Stop after the current step."""
-        self.stopped = reason
+        """Stop after the current step; with other processes after the next one, on all."""
+        if self._exchange is None:
+            self.stopped = reason
+        else:
+            self._exchange.asked.add(reason)
 
     def _over(self) -> bool:
+        if self._exchange is not None:
+            self._grant(self._exchange.requests())
         p, patience = self.position, self.settings.patience
         if not self.stopped and patience is not None and p.epoch - p.best_epoch >= patience:
             self.stopped = "patience"
@@ -165,30 +192,41 @@ class Run:
     def _epoch(self) -> None:
         """Train for an epoch, or for the rest of it."""
         step, settings, p = self.step, self.settings, self.position
-        checkpoint = settings.checkpoint
+        checkpoint, exchange = settings.checkpoint, self._exchange
         start = time.perf_counter() - p.seconds
         self._fetched = time.perf_counter()
         for x, t in self.source.batches(p.epoch, p.batch):
+            if exchange is not None:
+                if not exchange.shared:
+                    step.net._ready(x)
+                    exchange.share(step)
+                if self._first:  # by whose clock all go
+                    exchange.asked |= self._due(p.step + 1)
             if self._snapshot is None and settings.raise_nonfinite:
                 step.net._ready(x)  # materialize the parameters before they are copied
                 self._snapshot = self._copy()
             n = self._size = int(x.shape[0])
             loss = step(x, t)
+            weight, due = None, set()
+            if exchange is not None:
+                weight, n, due = exchange.last
+                self._grant(due)
             self._losses.append(loss)
             self._sizes.append(n)
             if has_weights(step.loss):
-                self._weights.append(self._weight(x, t))
+                self._weights.append(self._weight(x, t) if weight is None else weight)
             p.batch += 1
             p.step += 1
             p.samples += n
             if self.emit is not None:
                 self._emit("step", loss=loss)
-            if len(self._losses) >= BLOCK or time.perf_counter() - self._fetched > LATEST:
+            if exchange is None:
+                due = self._due(p.step)
+            if len(self._losses) >= BLOCK or "collect" in due:
                 self._collect()
-            if checkpoint is not None and checkpoint.due(p.step):
+            if checkpoint is not None and "checkpoint" in due:
                 p.seconds = time.perf_counter() - start
-                if p.seconds + start >= self._retry:
-                    self._save(checkpoint)
+                self._save(checkpoint)
             if self.stopped:
                 p.seconds = time.perf_counter() - start
                 self._collect()
@@ -201,6 +239,21 @@ class Run:
             raise ValueError(message)
         self._finish_epoch(start, p.counted / (time.perf_counter() - start))
 
+    def _due(self, step: int) -> set[str]:
+        """Return what is due after a step, by the clock."""
+        now, checkpoint, due = time.perf_counter(), self.settings.checkpoint, set()
+        if now - self._fetched > LATEST:
+            due.add("collect")
+        if checkpoint is not None and now >= self._retry and checkpoint.due(step):
+            due.add("checkpoint")
+        return due
+
+    def _grant(self, requests: set[str]) -> None:
+        """Stop if any process has asked for it."""
+        for reason in ("callback", "interrupted"):
+            if reason in requests:
+                self.stopped = reason
+
     def _finish_epoch(self, start: float, samples_per_s: float) -> None:
         """Evaluate, append a row to the history, and check whether this is the best epoch."""
         settings, p = self.settings, self.position
@@ -208,7 +261,7 @@ class Run:
         self._evaluating = True
         if settings.train_metrics:
             x, t = self.source.x, self.source.t
-            metrics = self.evaluate(self.source.batches(p.epoch) if t is None else x, t)
+            metrics = self.evaluate(self.source.whole(p.epoch) if t is None else x, t)
             row |= {name: value for name, value in metrics.items() if name != "loss"}
         if settings.validation is not None:
             metrics = self.evaluate(*pair(settings.validation))
@@ -298,6 +351,8 @@ class Run:
             step(x, t)
         batch = next(batches, None)
         where, cause = ("", "") if batch is None else first_nonfinite(step, *batch)
+        if self._exchange is not None:
+            where, cause = _of_any(self._exchange.group, where, cause)
         if not where:
             cause = "When repeated it was finite: the batches are not reproducible."
         path = self._checkpoint_path
@@ -315,11 +370,16 @@ class Run:
         """Write a checkpoint, after checking that the losses so far are finite."""
         self._collect()
         p = self.position
+        if not self._first:
+            self._checkpointed = p.epoch, p.step
+            self._emit("checkpoint")
+            return
         state: dict[str, Any] = {"step": self.step.state}
         if self.best is not None:
             state["best"] = self.best
         position, history = dataclasses.asdict(p), list(self.history)
         metadata = {"run": self.identity, "position": position, "history": history}
+        metadata["processes"] = self._processes
         try:
             path = checkpoint.save(p.step, self.step.net, state, metadata=metadata)
         except OSError as error:  # a full disk must not end a long run
@@ -344,15 +404,19 @@ class Run:
                 "fit(..., resume=True) continues it, or use another folder."
             )
             raise ValueError(message)
+        if self._exchange is not None:  # all of them see the same files
+            self._exchange.compare("Trainer.fit", {"the step to begin at": self.position.step})
+
+    @property
+    def _processes(self) -> int:
+        return 1 if self._exchange is None else self._exchange.group.size
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         """Restore the last checkpoint, if there is one; one of another run is refused."""
         net, newest = self.step.net, checkpoint.newest()
         if newest is None:
-            notify(
-                f"Trainer.fit: there is no checkpoint in {checkpoint.folder}; the run begins with "
-                "its first step."
-            )
+            folder = checkpoint.folder
+            self._say(f"there is no checkpoint in {folder}; the run begins with its first step.")
             return
         self._check_same(newest)
         for x, _ in itertools.islice(self.source.batches(0), 1):
@@ -361,11 +425,21 @@ class Run:
         state = saved.state or {}
         self.step.state = state["step"]
         self.best = state.get("best")
+        before = saved.metadata.get("processes", 1)
+        if before != self._processes:
+            self._say(
+                f"the checkpoint is of a run in {before} processes, this one has "
+                f"{self._processes}: it continues with the same numbers up to rounding."
+            )
         p = self.position = Position(**saved.metadata["position"])
         for row in saved.metadata["history"]:
             self.history.append(row)
         self.history.best_epoch = p.best_epoch or None
         self._checkpoint_path, self._checkpointed = str(saved.path), (p.epoch, p.step)
+
+    def _say(self, words: str) -> None:
+        if self._first:
+            notify(f"Trainer.fit: {words}")
 
     def _check_same(self, file: File) -> None:
         """Check that a checkpoint belongs to this run, before it is restored."""
@@ -406,3 +480,12 @@ class Run:
             f"{-(-n // parts)} samples, or a smaller batch_size; precision=MixedPrecision() and "
             "Recompute(...) around layers need less memory per sample."
         )
+
+
+def _of_any(group: Any, where: str, cause: str) -> tuple[str, str]:
+    """Return what the first process with a non-finite array has found, with its rank."""
+    texts = gathered(group, json.dumps([where, cause]))
+    for rank, (there, reason) in enumerate(map(json.loads, texts)):
+        if there:
+            return there, f"{reason} That is on rank {rank}."
+    return where, cause

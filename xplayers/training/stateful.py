@@ -56,6 +56,11 @@ class StatefulStep(Observed):
     _exchange: Exchange | None  # with the other processes of `group`
     _unplaced: bool  # whether the state moves to the device of the first input, as parameters do
 
+    @property
+    def rank(self) -> int:
+        """The number of this process in its group."""
+        return 0 if self.group is None else self.group.rank
+
     def _reset(self) -> None:
         """Forget all earlier steps."""
         self._checked: set[Any] = set()  # kinds of batches

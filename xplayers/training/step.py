@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from xplayers._checks import choice, function, instance, shown
+from xplayers._checks import choice, function, instance, processes, shown
 from xplayers.arrays.checks import check_same
 from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import Array, is_integer, namespace
@@ -17,7 +17,6 @@ from xplayers.layers.representation import code, options
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.training.evaluation import label_weights
-from xplayers.training.exchange import checked_group
 from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.stateful import Arrays, State, StatefulStep, check_parts
 
@@ -122,7 +121,7 @@ class TrainStep(StatefulStep):
         self.reduce_grads, self.precision = reduce_grads, precision
         self._scaling, self._unplaced = None, False
         self._reset()
-        self.compile, self.gemm, self.group = compile, gemm, checked_group(owner, group)
+        self.compile, self.gemm, self.group = compile, gemm, processes(owner, group)
 
     def __repr__(self) -> str:
         parts = ("net", "loss", "optimizer")

@@ -23,6 +23,7 @@ from xplayers.reports.progress import Progress
 from xplayers.saving.checkpoint import Checkpoint
 from xplayers.training.accumulation import AccumulatedStep
 from xplayers.training.evaluation import Metrics, default_metrics, evaluate
+from xplayers.training.exchange import Exchange
 from xplayers.training.identity import data_identity, described, step_identity
 from xplayers.training.inspection import check_data, check_values
 from xplayers.training.run import Run, Settings, Source
@@ -71,8 +72,8 @@ class Trainer:
     optimizer : Optimizer
         Its learning rate may be a schedule, which counts steps.
     batch_size : int
-        Samples per update. The last batch of an epoch may be smaller; its samples have the same
-        weight.
+        Samples per update, of all processes together. The last batch of an epoch may be smaller;
+        its samples have the same weight.
     epochs : int
         Passes over the samples.
     seed : int
@@ -111,7 +112,7 @@ class Trainer:
     progress : bool or str
         Output on stderr: the style of a `Progress`, True for "auto", False for none.
     **options
-        Options of `TrainStep`: ``compile``, ``reduce_grads``, ``precision``, ``gemm``.
+        Options of `TrainStep`: ``compile``, ``reduce_grads``, ``precision``, ``gemm``, ``group``.
 
     Attributes
     ----------
@@ -128,6 +129,12 @@ class Trainer:
     Notes
     -----
     Ctrl-C ends a run after the current step, with a checkpoint; a second Ctrl-C ends it at once.
+
+    With a ``group`` of several processes (see `xplayers.parallel`) each takes its part of every
+    batch and of every evaluation, and all get the same history. Each is passed all data. The first
+    one writes checkpoints, which all read, and shows progress; callbacks are called on all, and
+    `fit` and `evaluate` have to be. ``stop()`` and Ctrl-C on any of them stop all, after the next
+    step.
 
     Examples
     --------
@@ -195,6 +202,8 @@ class Trainer:
         if accumulate > 1:
             step = functools.partial(AccumulatedStep, parts=accumulate)
         self.train_step: TrainStep = step(net, loss, optimizer, **options)
+        if progress and self.train_step.rank:
+            self.callbacks.pop()  # the first process shows it
         self.history = History()
         self._run: Run | None = None
 
@@ -265,12 +274,16 @@ class Trainer:
         check_data(x, t, validation, again=several or resume, again_validation=several)
         settings, checkpoint = self._settings(validation), self.checkpoint
         check_values(self.net, self.loss, x, t, validation)
-        source = Source(x, t, self.batch_size, self.seed)
+        exchange = self.train_step._exchange
+        source = Source(x, t, self.batch_size, self.seed, exchange and exchange.group)
         history = self.history = History()
         identity = {}
         if checkpoint is not None:
             checkpoint.check(self.net)
+        if checkpoint is not None or exchange is not None:
             identity = self._identity(settings, x, t)
+        if exchange is not None:
+            self._check_processes(exchange, identity, resume)
         emit = self._emit if self.callbacks else None
         self._run = Run(self.train_step, source, settings, history, self.evaluate, emit, identity)
         try:
@@ -293,8 +306,9 @@ class Trainer:
             ``"loss"`` and the metrics.
         """
         return evaluate(
-            self.net, self.loss, x, t, metrics=self.metrics, batch_size=self.eval_batch_size
-        )
+            self.net, self.loss, x, t, metrics=self.metrics, batch_size=self.eval_batch_size,
+            group=self.train_step.group,
+        )  # fmt: skip
 
     def stop(self) -> None:
         """Stop after the current step; for callbacks."""
@@ -333,6 +347,22 @@ class Trainer:
             **step_identity(self.train_step),
         }  # fmt: skip
 
+    def _check_processes(
+        self, exchange: Exchange, identity: Mapping[str, Any], resume: bool
+    ) -> None:
+        """Check that all processes train the same, and have samples of each batch."""
+        size = exchange.group.size
+        if self.batch_size < size:
+            message = (
+                f"Trainer.fit: batch_size is {self.batch_size}, in {size} processes; expected a "
+                "sample for each at least."
+            )
+            raise ValueError(message)
+        options = ("epochs", "eval_batch_size", "on_nonfinite", "checkpoint")
+        more = {name: str(getattr(self, name)) for name in options}
+        exchange.compare("Trainer.fit", {**identity, **more, "resume": resume})
+        exchange.shared = False  # the networks may have become others
+
     def _emit(self, kind: str, *counts: Any, **details: Any) -> None:
         """Call the callbacks, and pass options that they set on to the run."""
         event = Event(kind, self, self.history, *counts, **details)
@@ -345,7 +375,7 @@ class Trainer:
 def _check_options(options: Mapping[str, Any]) -> None:
     """Check that all options are those of `TrainStep`, with hints for others."""
     for name in options:
-        if name == "group" or name not in inspect.signature(TrainStep.__init__).parameters:
+        if name not in inspect.signature(TrainStep.__init__).parameters:
             message = f"Trainer: there is no option {name}."
             raise TypeError(f"{message} {_HINTS.get(name, '')}".rstrip())
 
