@@ -226,7 +226,7 @@ class BatchNormalization(Adapter):
         running_mean: Any = None, running_var: Any = None,
     ) -> None:  # fmt: skip
         super().__init__(gamma=gamma, beta=beta)
-        self.momentum, self._given = momentum, (running_mean, running_var)
+        self.momentum, self._statistics = momentum, (running_mean, running_var)
 
     def length(self, x: Any, first: Any) -> int:
         """Return the number of features."""
@@ -240,7 +240,7 @@ class BatchNormalization(Adapter):
         self.input_shape, is_new = x.shape, self._layer is None
         x, arrays = self.opened(x.reshape(x.shape[0], -1))
         if is_new:
-            for name, a in zip(("running_mean", "running_var"), self._given, strict=True):
+            for name, a in zip(("running_mean", "running_var"), self._statistics, strict=True):
                 start = xl.namespace(x).zeros_like(arrays["gamma"])
                 self._state[name] = start if a is None else as_type(self.own(a), x.dtype)
             arrays.update(self._state)
@@ -254,12 +254,12 @@ class BatchNormalization(Adapter):
     @property
     def running_mean(self) -> Any:
         """The mean for inference; None before the first pass, unless it was passed."""
-        return self.closed(self._state["running_mean"]) if self._state else self._given[0]
+        return self.closed(self._state["running_mean"]) if self._state else self._statistics[0]
 
     @property
     def running_var(self) -> Any:
         """The variance for inference."""
-        return self.closed(self._state["running_var"]) if self._state else self._given[1]
+        return self.closed(self._state["running_var"]) if self._state else self._statistics[1]
 
 
 class Dropout(Adapter):

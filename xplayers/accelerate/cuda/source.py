@@ -288,7 +288,7 @@ class _Writer:
             dtype = self._dtype(result)
             condition, *both = inputs
             a, b = (self._converted(r, dtype) for r in both)
-            value = f"{self._given(condition, np.dtype(bool))} ? {a} : {b}"
+            value = f"{self._converted(condition, np.dtype(bool))} ? {a} : {b}"
         else:
             value = self._operation(operation, inputs)
         steps = self.steps

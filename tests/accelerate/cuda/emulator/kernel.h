@@ -70,9 +70,11 @@ template <class T> T emu_shuffle(T value, unsigned lane)
 
 template <class T> T __shfl_sync(unsigned, T value, int lane) { return emu_shuffle(value, lane); }
 
-template <class T> T __shfl_xor_sync(unsigned, T value, int lanes)
+// A lane of a later group of `width` lanes is out of reach: the thread gets its own value.
+template <class T> T __shfl_xor_sync(unsigned, T value, unsigned lanes, unsigned width = 32)
 {
-    return emu_shuffle(value, emu_number() % 32 ^ lanes);
+    const unsigned me = emu_number() % 32, other = me ^ lanes;
+    return emu_shuffle(value, other > (me | (width - 1)) ? me : other);
 }
 
 // Bits
