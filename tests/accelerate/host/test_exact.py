@@ -84,7 +84,7 @@ def test_of_zeros_numpy_has_to_take_the_second(name, dtype, negative, axes, monk
 
 @pytest.mark.parametrize(
     ("variable", "elements"),
-    [("0", np.inf), ("1", 0), ("", 1 << 24), (None, 1 << 24), ("2", 1 << 24)],
+    [("0", np.inf), ("1", 0), ("", 1 << 29), (None, 1 << 29), ("2", 1 << 29)],
 )
 def test_when_programs_are_compiled(variable, elements, monkeypatch):
     if variable is None:
