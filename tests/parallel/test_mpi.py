@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, assert_same_bits
 
+from xplayers.cli import main, models
 from xplayers.parallel import SelfGroup
 
 # The mpiexec of this environment: another may be of another MPI.
@@ -33,20 +34,29 @@ ENVIRONMENT = {
 }
 
 
-def run(*arguments, size=2, module=(), timeout=60):
-    """Run a program in several processes, and return what they said and how they ended."""
+def run(*arguments, module=()):
+    """Run a program in two processes, and return what they said and how they ended."""
     if isinstance(arguments[-1], Path):
         arguments[-1].mkdir(exist_ok=True)
-    command = [MPIEXEC, "-n", size, sys.executable, *module, programs.__file__, *arguments]
+    return mpiexec(*module, programs.__file__, *arguments)
+
+
+def mpiexec(*arguments):
+    """Run Python in two processes."""
+    line = [MPIEXEC, "-n", 2, sys.executable, *arguments]
     return subprocess.run(
-        [*map(str, command)],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout, check=False,
+        [*map(str, line)],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
-def assert_finished(ended, size=2):
+def command(*arguments):
+    return mpiexec("-m", "xplayers", *arguments)
+
+
+def assert_finished(ended):
     assert ended.returncode == 0, ended.stderr
-    assert f"finished {size}" in ended.stdout
+    assert "finished" in ended.stdout
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -121,6 +131,47 @@ def test_a_failure_of_one_rank_ends_the_run(how, words, tmp_path):
     assert ended.returncode != 0
     assert words in ended.stderr
     assert "finished" not in ended.stdout
+
+
+def test_the_command_trains_as_one_process(tmp_path):
+    options = ("train", "--backend", "numpy", "--batch-size", "59", "--epochs", "2")
+    results = ("--save", tmp_path / "two.safetensors", "--checkpoint-dir", tmp_path / "checkpoints")
+    ended = command(*options, *results)
+    assert ended.returncode == 0, ended.stderr
+    lines = ended.stdout.splitlines()
+    assert lines[0].endswith(", 2 processes")
+    assert [line.partition(" ")[0] for line in lines].count("epoch") == 2
+    again = command(*options[:-1], "3", *results[2:], "--resume")
+    assert "epoch 3/3" in again.stdout, again.stderr
+    assert main([*options, "--save", str(tmp_path / "one.safetensors")]) == 0
+    one, two = (models.load(str(tmp_path / f"{name}.safetensors"))[1] for name in ("one", "two"))
+    for name, a in one.arrays.items():
+        np.testing.assert_allclose(two.arrays[name], a, rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_the_command_says_once_what_is_wrong():
+    ended = command("train", "--epochs", "0")
+    assert ended.returncode != 0
+    assert ended.stderr.count("xplayers: error: rank ") == 1
+    assert "rank 0: argument --epochs" in ended.stderr
+
+
+def test_the_command_ends_where_a_rank_stalls():
+    code = (
+        "import sys, time, xplayers as xl\n"
+        "call = xl.TrainStep.__call__\n"
+        "def stall(step, *args):\n"
+        "    if step.group.rank: time.sleep(60)\n"
+        "    return call(step, *args)\n"
+        "xl.TrainStep.__call__ = stall\n"
+        "from xplayers.cli import main\n"
+        "sys.exit(main(['train', '--backend', 'numpy', '--stall-timeout', '1']))\n"
+    )
+    start = time.perf_counter()
+    ended = mpiexec("-c", code)
+    assert ended.returncode != 0
+    assert "Timeout" in ended.stderr
+    assert time.perf_counter() - start < 30
 
 
 def test_ranks_that_differ_say_so():

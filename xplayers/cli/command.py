@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import xplayers as xl
-from xplayers.cli import bench, config, evaluate, info, predict, train
+from xplayers.cli import bench, config, evaluate, info, predict, processes, train
 from xplayers.cli.arguments import Parser
 from xplayers.cli.messages import (
     INTERRUPTED,
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         Exit code: 0; 2 after an error, which is one line on stderr (with ``--debug`` after a
         traceback); 130 after Ctrl-C; 141 after a broken pipe.
     """
+    if argv is None:
+        processes.divide_threads()
     argv = sys.argv[1:] if argv is None else list(argv)
     stdout.begin()
     try:
@@ -52,19 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         stdout.flush()
     except BrokenPipeError:
         redirect_to_null(sys.stdout)
-        return PIPE_CLOSED
+        code = PIPE_CLOSED
     except KeyboardInterrupt:
         print_note("interrupted")
-        return INTERRUPTED
+        code = INTERRUPTED
     except Exception as error:
+        processes.wait_for_first()
         if "--debug" in argv:
             for line in traceback.format_exc().splitlines():
                 write_stderr(line)
-        print_error(error_text(error))
+        print_error(processes.named(error_text(error)))
         with contextlib.suppress(Exception):
             stdout.flush()
-        return 2
-    return code or 0
+        code = 2
+    else:
+        return code or 0
+    processes.end_all(code)
+    return code
 
 
 def _parser() -> Parser:

@@ -20,7 +20,8 @@ from xplayers.saving.files import opened, replacing
 from xplayers.saving.kinds import kind_of_file
 
 NAME = "config.toml"
-OF_THE_CALL = ("config", "debug", "help", "resume")  # options of a call, not of the run
+# Options of a call, not of the run.
+OF_THE_CALL = ("config", "debug", "help", "resume", "stall_timeout")
 # Paths of results, which are not repeated.
 RESULTS = ("save", "plot", "log", "checkpoint_dir")
 # Options that have to be the same when a run is resumed; data are compared by digest.

@@ -38,6 +38,7 @@ class Stdout:
     def begin(self) -> None:
         """Reset at the beginning of a command."""
         self.required, self._escaped = True, False
+        self.silent = False  # as all but the first of several processes
         self._error: Exception | None = None
 
     def check(self) -> None:
@@ -47,6 +48,8 @@ class Stdout:
 
     def write(self, text: str) -> None:
         """Write a text; characters that the encoding lacks are escaped."""
+        if self.silent:
+            return
         self.check()
         if self._error is not None:
             return
@@ -100,7 +103,7 @@ def print_line(line: str) -> None:
 
 def print_error(text: str) -> None:
     """Print an error in one line."""
-    print_note(f"error: {_one_line(text)}")
+    write_stderr(f"xplayers: error: {_one_line(text)}")
 
 
 def print_warning(text: str) -> None:
@@ -114,7 +117,8 @@ def _one_line(text: str) -> str:
 
 def print_note(line: str) -> None:
     """Print a message on stderr."""
-    write_stderr(f"xplayers: {line}")
+    if not stdout.silent:
+        write_stderr(f"xplayers: {line}")
 
 
 def write_stderr(line: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import xplayers as xl
-from xplayers.cli import config, datasets, models
+from xplayers.cli import config, datasets, models, processes
 from xplayers.cli.arguments import (
     add_device,
     choose_device,
@@ -112,6 +112,9 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
         help="interval of checkpoints (default: ten minutes); the end is always saved")
     add("--checkpoint-keep", type=positive_integer, default=3, metavar="N",
         help="number of checkpoints to keep (default: %(default)s)")
+    add("--stall-timeout", type=positive_number, metavar="SECONDS",
+        help="end the run, with all of its processes, if there is no step for so long; longer than "
+        "an evaluation takes (default: never)")
     add("--resume", action="store_true",
         help="continue from the last checkpoint in --checkpoint-dir, with the options of that run")
 # fmt: on
@@ -119,11 +122,17 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, and write the results."""
+    group = processes.begin()
     stdout.required = not (args.save or args.log or args.plot or args.checkpoint_dir)
     options = _check_results(args)
     target, why = choose_device(args)
-    print_line(f"xplayers {xl.__version__}, {target}" + (f" ({why})" if why else ""))
+    several = f", {group.size} processes" if group.size > 1 else ""
+    print_line(f"xplayers {xl.__version__}, {target}" + (f" ({why})" if why else "") + several)
+    if group.rank:  # the first one downloads
+        group.barrier()
     data = datasets.read(args.dataset, args.data_dir)
+    if not group.rank:
+        group.barrier()
     print_line(f"{data.name}: {len(data.x)} samples to train on, {len(data.x_test)} held out")
     model = _model(args, data)
     checkpoint = _checkpoint(args)
@@ -150,6 +159,10 @@ def run(args: argparse.Namespace) -> int:
         if event.kind == "begin":
             _write_options(args, options, len(event.history), target.name, digest)
 
+    callbacks = [begin, _progress(), *([] if args.log is None else [Log(args.log)])]
+    callbacks = [] if group.rank else callbacks  # the first one writes
+    if args.stall_timeout is not None:
+        callbacks.append(processes.StallTimeout(args.stall_timeout))
     trainer = xl.Trainer(
         net,
         loss,
@@ -158,23 +171,25 @@ def run(args: argparse.Namespace) -> int:
         epochs=args.epochs,
         seed=args.seed,
         checkpoint=checkpoint,
-        callbacks=[begin, _progress(), *([] if args.log is None else [Log(args.log)])],
+        callbacks=callbacks,
         progress=False,
+        group=group,
     )
     start = time.perf_counter()
     train, test = _on_target(args, model, data, target)
     history = trainer.fit(*train, validation=test, resume=args.resume)
     seconds = time.perf_counter() - start
 
-    results = xl.evaluate(net, xl.SoftmaxWithLoss(), *test, batch_size=args.batch_size)
+    measured = net, xl.SoftmaxWithLoss(), *test
+    results = xl.evaluate(*measured, batch_size=args.batch_size, group=group)
     print_line(
         f"held out: loss {results['loss']:.4f}, accuracy {results['accuracy']:.4f}; "
         f"trained in {seconds:.1f} s"
     )
-    if args.save is not None:
+    if args.save is not None and not group.rank:
         models.save(args.save, model, net, **about, results=results)
         print_line(f"saved in {args.save}")
-    if args.plot is not None and len(history):
+    if args.plot is not None and len(history) and not group.rank:
         history.plot(args.plot)
         print_line(f"drawn in {args.plot}")
     if not history.interrupted:

@@ -1,0 +1,117 @@
+"""The command in several processes: how many threads each has, and which one speaks."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from commands import TINY
+
+from xplayers.cli import command, main, processes
+from xplayers.cli.processes import StallTimeout
+
+pytestmark = pytest.mark.host
+NAMES = (*processes._THREADS, *processes._LOCAL, *processes._RANKS, "PMI_SIZE")
+
+
+@pytest.fixture
+def launcher(monkeypatch):
+    """Set what a launcher says, on a machine of eight cores."""
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    cores = {0: set(range(8)), os.getppid(): set(range(8))}
+    monkeypatch.setattr(os, "sched_getaffinity", cores.__getitem__, raising=False)
+
+    def say(**values):
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+        return cores
+
+    return say
+
+
+@pytest.mark.parametrize(
+    ("says", "threads"),
+    [
+        ({}, None),
+        ({"MPI_LOCALNRANKS": "1"}, None),
+        ({"MPI_LOCALNRANKS": "2"}, 4),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "3"}, 2),
+        ({"SLURM_STEP_TASKS_PER_NODE": "4(x2)"}, 2),
+        ({"MPI_LOCALNRANKS": "99"}, 1),
+        ({"MPI_LOCALNRANKS": "2", "OMP_NUM_THREADS": "8"}, None),
+        ({"MPI_LOCALNRANKS": "2", "OPENBLAS_NUM_THREADS": "1"}, None),
+    ],
+)
+def test_cores_are_divided(launcher, says, threads):
+    launcher(**says)
+    assert processes.shared_threads() == threads
+
+
+def test_a_process_that_is_bound_has_its_cores_alone(launcher):
+    launcher(OMPI_COMM_WORLD_LOCAL_SIZE="2")[0] = {4, 5, 6}
+    assert processes.shared_threads() == 3
+
+
+def test_the_command_begins_anew_with_its_threads(launcher, monkeypatch):
+    launcher(MPI_LOCALNRANKS="2")
+    began = []
+    monkeypatch.setattr(os, "execv", lambda *arguments: began.append(arguments))
+    for name in processes._THREADS:
+        monkeypatch.setenv(name, "")  # to be restored
+        monkeypatch.delenv(name)
+    processes.divide_threads()
+    assert began == [(sys.executable, [sys.executable, *sys.orig_argv[1:]])]
+    assert [os.environ[name] for name in processes._THREADS] == ["4"] * 3
+    processes.divide_threads()
+    assert len(began) == 1
+
+
+def test_a_process_of_several_says_which_it_is(launcher):
+    assert processes.rank() is None
+    assert processes.named("words") == "words"
+    launcher(PMI_SIZE="2", PMI_RANK="1")
+    assert processes.rank() == 1
+    assert processes.named("words") == "rank 1: words"
+
+
+class Group:
+    """The second of two processes, of which the first is not there."""
+
+    rank, size = 1, 2
+
+    def __init__(self):
+        self.codes = []
+
+    def barrier(self):
+        raise KeyboardInterrupt
+
+    def abort(self, code):
+        self.codes.append(code)
+
+
+@pytest.mark.parametrize("fault", ["usage", "interrupt"])
+def test_who_fails_ends_the_others(launcher, monkeypatch, capsys, fault):
+    launcher(PMI_SIZE="2", PMI_RANK="1")
+    group = Group()
+    monkeypatch.setattr(command.processes.xl.parallel, "group", lambda: group)
+    monkeypatch.setattr(processes, "_FIRST", 0.0)
+    arguments = ["train", *TINY] if fault == "interrupt" else ["train", "--epochs", "0"]
+    code = main(arguments)
+    assert group.codes == [code]
+    out, err = capsys.readouterr()
+    assert out == ""  # it is not the first
+    assert ("rank 1: argument --epochs" in err) == (fault == "usage")
+
+
+def test_a_stall_timeout_is_set_in_each_step(monkeypatch):
+    calls = []
+    handler = processes.faulthandler
+    monkeypatch.setattr(handler, "dump_traceback_later", lambda t, exit: calls.append((t, exit)))
+    monkeypatch.setattr(handler, "cancel_dump_traceback_later", lambda: calls.append("end"))
+    assert main(["train", *TINY, "--stall-timeout", "60"]) == 0
+    assert calls[-1] == "end"
+    assert set(calls[:-1]) == {(60.0, True)}
+    assert len(calls) > 90
+    assert StallTimeout(1.0).seconds == 1.0
