@@ -13,7 +13,14 @@ from xplayers.accelerate.host import dropout, elementwise, pooling, sums
 from xplayers.accelerate.host import normalization as host_normalization
 from xplayers.accelerate.host import softmax as host_softmax
 from xplayers.accelerate.host.roots import with_exact_root
-from xplayers.accelerate.pytorch import attention, convolution, embedding, normalization, softmax
+from xplayers.accelerate.pytorch import (
+    attention,
+    convolution,
+    embedding,
+    normalization,
+    recurrence,
+    softmax,
+)
 from xplayers.accelerate.pytorch.activations import kernel_of
 from xplayers.accelerate.replay.replayed import Replayed
 from xplayers.arrays.elementwise import as_it_stands
@@ -179,6 +186,8 @@ BODIES = {
     "filter_gradient": convolution.filter_gradient,
     "attention": attention.attention,
     "attention_gradient": attention.attention_gradient,
+    "recurrence": recurrence.recurrence,
+    "recurrence_gradient": recurrence.recurrence_gradient,
     "drop": _by_numpy(dropout.drop),
     "masked": _by_numpy(dropout.masked),
     "max_pooling_gradient": _by_numpy(pooling.max_pooling_gradient),

@@ -163,21 +163,12 @@ class Recurrent(Layer):
         ys, passes = [], []
         for suffix, state in zip(("", "_reverse"), starts, strict=False):
             weights = tuple([arrays[name + suffix] for name in self._names])
-            last, results = self._forward(xp, x, weights, state, reverse=suffix != "")
+            results = recurrence(x, self, weights, state, suffix != "")
+            last, results = results[: len(state)], results[len(state) :]
             ys.append(_over_time(xp, results[1]))
-            passes.append((weights, last, results))
+            passes.append((weights, state, last, results))
         y = xp.concat(ys, axis=-1) if self.bidirectional else ys[0]
         return y, (x, tuple(passes), passed)
-
-    def _forward(
-        self, xp: Namespace, x: Array, weights: Weights, state: State, *, reverse: bool
-    ) -> tuple[State, tuple[Steps, ...]]:
-        """Return the last state, and the results of all steps."""
-        n, time, n_in = x.shape
-        p = matmul(xp.reshape(x, (n * time, n_in)), weights[0])  # all steps in one product
-        p += weights[2]
-        p = xp.permute_dims(xp.reshape(p, (n, time, p.shape[1])), (1, 0, 2))
-        return scan(list(state), self._step, (p,), weights, reverse)
 
     @staticmethod
     def _step(
@@ -210,20 +201,17 @@ class Recurrent(Layer):
         """Backpropagate through time: gradients of input, initial states and parameters."""
         x, passes, _ = cache
         xp, n_hidden = namespace(dy), dy.shape[2] // len(cache[1])
-        rows = xp.reshape(x, (x.shape[0] * x.shape[1], x.shape[2]))
         dx, dstarts, grads = None, [], {}
-        for i, (weights, last, results) in enumerate(passes):
-            dh = xp.permute_dims(dy[:, :, i * n_hidden : (i + 1) * n_hidden], (1, 0, 2))
-            dlast = [xp.zeros_like(s) for s in last]
-            dstart, dsteps = scan(dlast, self._step_vjp, (dh, *results), weights, not i)
-            dp, *dq = [step_rows(xp, d) for d in dsteps]
-            dWh = self._recurrent_grad(xp, results, dq[0] if dq else dp)
-            of_direction = matmul(rows.mT, dp), dWh, *map(column_sums, (dp, *dq))
-            for name, grad in zip(self._names, of_direction, strict=True):
+        for i, (weights, *of_pass) in enumerate(passes):
+            dy_direction = dy[:, :, i * n_hidden : (i + 1) * n_hidden]
+            dx_direction, *results = recurrence_gradient(
+                dy_direction, x, self, weights, *of_pass, i == 1, input_grad
+            )
+            n = len(of_pass[0])
+            dstarts.append(tuple(results[:n]))
+            for name, grad in zip(self._names, results[n:], strict=True):
                 grads[f"{name}_reverse" if i else name] = grad
-            dstarts.append(dstart)
             if input_grad:
-                dx_direction = xp.reshape(matmul(dp, weights[0].mT), x.shape)
                 dx = dx_direction if dx is None else dx + dx_direction
         return dx, _joined(xp, dstarts), grads
 
@@ -279,7 +267,7 @@ class Recurrent(Layer):
             message = f"{self}.final_state: no forward is pending its backward; pass the cache."
             raise RuntimeError(message)
         x, passes, _ = self._pending[-1][0] if cache is None else cache
-        return _joined(namespace(x), [last for _, last, _ in passes])
+        return _joined(namespace(x), [last for _, _, last, _ in passes])
 
     def _check_shape(self, x: Array) -> None:
         shape, n_in = tuple(x.shape), self.Wx.shape[0]
@@ -298,6 +286,38 @@ class Recurrent(Layer):
     @property
     def _sizes(self) -> tuple[int, ...]:
         return self.Wx.shape[0], self.Wh.shape[0]
+
+
+@operation
+def recurrence(
+    x: Array, layer: Recurrent, weights: Weights, state: State, reverse: bool
+) -> tuple[Any, ...]:
+    """Return the last state, and what the gradient needs, the second of which is the output."""
+    xp, (n, time, n_in) = namespace(x), x.shape
+    p = matmul(xp.reshape(x, (n * time, n_in)), weights[0])  # all steps in one product
+    p += weights[2]
+    p = xp.permute_dims(xp.reshape(p, (n, time, p.shape[1])), (1, 0, 2))
+    last, results = scan(list(state), layer._step, (p,), weights, reverse)
+    return *last, *results
+
+
+@operation
+def recurrence_gradient(
+    dy: Array, x: Array, layer: Recurrent, weights: Weights, state: State, last: State,
+    results: tuple[Steps, ...], reverse: bool, input_grad: bool,
+) -> tuple[Any, ...]:  # fmt: skip
+    """Return the gradients of `x` (or None), the state before the first step, and the weights."""
+    xp, rows = namespace(dy), (x.shape[0] * x.shape[1], x.shape[2])
+    dlast = [xp.zeros_like(s) for s in last]
+    inputs = xp.permute_dims(dy, (1, 0, 2)), *results
+    dstart, dsteps = scan(dlast, layer._step_vjp, inputs, weights, not reverse)
+    dp, *dq = [step_rows(xp, d) for d in dsteps]
+    dx = xp.reshape(matmul(dp, weights[0].mT), x.shape) if input_grad else None
+    dWx, dWh = (
+        matmul(xp.reshape(x, rows).mT, dp),
+        layer._recurrent_grad(xp, results, (dq or [dp])[0]),
+    )
+    return dx, *dstart, dWx, dWh, *map(column_sums, (dp, *dq))
 
 
 def step_rows(xp: Namespace, steps: Steps) -> Array:
