@@ -7,6 +7,7 @@ asks only modules that are already loaded.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from typing import Any, TypeAlias
@@ -188,15 +189,27 @@ def downcast_like(a: Array, like: Array) -> Array:
 
 
 def device(x: Array) -> Any:
-    """Return the device of `x`; None for a JAX tracer, which has none yet."""
+    """Return the device of `x`; None for a JAX tracer, which has none yet.
+
+    Of an array of JAX that is sharded over a mesh it is replication over that mesh: what is made
+    there meets all of its parts, and arrays of one mesh are at one place.
+    """
     kind = type(x)
     if kind is np.ndarray:
         return "cpu"
     if kind in _WITH_DEVICE:
         return x.device
-    if kind.__name__ in ("Tensor", "ArrayImpl"):  # of torch and JAX, whose tracers are others
+    if kind.__name__ == "ArrayImpl":  # of JAX, whose tracers are others
+        where = x.device
+        return _replicated(where) if hasattr(where, "mesh") else where
+    if kind.__name__ == "Tensor":
         _WITH_DEVICE.add(kind)
     return array_api_compat.device(x)
+
+
+@functools.cache
+def _replicated(sharding: Any) -> Any:
+    return type(sharding)(sharding.mesh, type(sharding.spec)())
 
 
 def on_host(x: Array) -> bool:
@@ -208,7 +221,11 @@ def on_host(x: Array) -> bool:
         return _ON_HOST[type(x), where]
     except KeyError:
         strict = namespace(x).__name__ == "array_api_strict"
-        _ON_HOST[type(x), where] = host = strict or "cpu" in str(where).lower()
+        parts = [where]
+        if hasattr(where, "mesh"):  # of which another process may have devices
+            parts = where.device_set if where.is_fully_addressable else ["elsewhere"]
+        host = strict or all("cpu" in str(part).lower() for part in parts)
+        _ON_HOST[type(x), where] = host
         return host
     except TypeError:  # CuPy's devices cannot be looked up
         return False

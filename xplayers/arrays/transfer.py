@@ -15,7 +15,6 @@ from xplayers.arrays.namespaces import (
     DType,
     Namespace,
     as_namespace,
-    device,
     dtype_name,
     has_other_arithmetic,
     is_floating,
@@ -23,6 +22,7 @@ from xplayers.arrays.namespaces import (
     named_dtype,
     namespace,
 )
+from xplayers.arrays.namespaces import device as device_of
 
 
 def as_plain(a: Array) -> Array:
@@ -62,7 +62,7 @@ def to_numpy(x: Array) -> np.ndarray:
 
 def asarray(values: np.ndarray, like: Array, dtype: DType = None) -> Array:
     """Return host `values` as an array of the library and device of `like` (an upload)."""
-    return _upload(values, namespace(like), device(like), dtype or like.dtype)
+    return _upload(values, namespace(like), device_of(like), dtype or like.dtype)
 
 
 def move(
@@ -103,7 +103,7 @@ def move(
         namespace(like, "move", "like")
         xp, device = (
             namespace(like),
-            device if device is not None else array_api_compat.device(like),
+            device if device is not None else device_of(like),
         )
         if dtype is None and floating and is_floating(like):
             dtype = like.dtype
