@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xplayers.accelerate.compiled import Functions, is_ours, with_numbers
-from xplayers.accelerate.xla import convolution, embedding, pooling, recurrence
+from xplayers.accelerate.xla import convolution, embedding, pooling, recurrence, sharding
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.data.loading import Loader
 
@@ -100,6 +100,7 @@ BODIES = {
     "correlate_transposed": convolution.correlate_transposed,
     "filter_gradient": convolution.filter_gradient,
     "max_pooling_gradient": pooling.max_pooling_gradient,
+    "samples": sharding.samples,
     "scan": recurrence.scan,
 }
 FACTORIES = {"loader": LateLoader}

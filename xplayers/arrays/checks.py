@@ -58,6 +58,7 @@ def described(x: Array) -> str:
     name = name.rpartition("Device(")[2].strip("')")  # array-api-strict's
     cpu = ("cpu", "cpu:0", "cpu_device", "tfrt_cpu_0", "none")  # the fourth is JAX 0.8's
     on = "the CPU" if name.lower() in cpu else name
+    on = f"a mesh of {where.mesh.size} devices" if hasattr(where, "mesh") else on
     return f"a {library(x)} array on {on}"
 
 

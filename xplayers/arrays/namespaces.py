@@ -209,7 +209,15 @@ def device(x: Array) -> Any:
 
 @functools.cache
 def _replicated(sharding: Any) -> Any:
-    return type(sharding)(sharding.mesh, type(sharding.spec)())
+    mesh = sharding.mesh
+    if any("explicit" in str(kind).lower() for kind in mesh.axis_types):
+        message = (
+            f"xplayers: an array is sharded over a mesh with the axes {mesh.axis_names}, of which "
+            "some are explicit: each operation would have to say how its result is sharded. Make "
+            "the mesh with axis_types=(jax.sharding.AxisType.Auto,), one for each axis."
+        )
+        raise TypeError(message)
+    return type(sharding)(mesh, type(sharding.spec)())
 
 
 def on_host(x: Array) -> bool:

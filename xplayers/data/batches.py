@@ -8,6 +8,7 @@ from typing import Any
 from xplayers._checks import flag, generator, integer, processes
 from xplayers.arrays.checks import check_real, check_same
 from xplayers.arrays.namespaces import Array, device, namespace
+from xplayers.arrays.operation import operation
 from xplayers.arrays.transfer import asarray
 from xplayers.initializers import Rng
 
@@ -103,8 +104,13 @@ def own_part(group: Any, x: Array, t: Array) -> tuple[Array, Array]:
 def _batches(
     x: Array, t: Array, order: Array, size: int, n: int, group: Any
 ) -> Iterator[tuple[Array, Array]]:
-    xp = namespace(x)
     for start in range(0, n, size):
         part = part_of(group, min(size, n - start))
         index = order[start + part.start : start + part.stop]
-        yield xp.take(x, index, axis=0), xp.take(t, index, axis=0)
+        yield samples(x, index), samples(t, index)
+
+
+@operation
+def samples(x: Array, index: Array) -> Array:
+    """Return a new array of the samples with these indices."""
+    return namespace(x).take(x, index, axis=0)

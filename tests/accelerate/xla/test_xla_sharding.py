@@ -1,0 +1,126 @@
+"""Arrays of JAX that are sharded over a mesh of two devices, against the same on one."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+
+import pytest
+from helpers import python
+
+pytest.importorskip("jax")
+
+BEGINNING = """
+    import json
+    import jax
+    import numpy as np
+    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+    import xplayers as xl
+
+    mesh = Mesh(np.asarray(jax.devices()), ("batch",))
+    by_rows = NamedSharding(mesh, PartitionSpec("batch"))
+    one = jax.devices()[0]
+    rng = np.random.default_rng(0)
+    loss = xl.SoftmaxWithLoss()
+
+    def largest_difference(results):
+        pairs = zip(*map(jax.tree.leaves, results), strict=True)
+        return max(float(np.max(np.abs(np.asarray(a) - np.asarray(b)))) for a, b in pairs)
+"""
+
+
+def on_two_devices(code):
+    """Return what the code prints, as JSON, where JAX sees two devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    program = textwrap.dedent(BEGINNING) + textwrap.dedent(code)
+    ran = python("-W", "error", "-c", program, env=environment)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def test_steps_and_predictions():
+    result = on_two_devices("""
+        def convolutional():
+            return xl.Sequential(
+                xl.Convolution.init(1, 4, 3, rng=0), xl.BatchNormalization.init(4), xl.Relu(),
+                xl.MaxPooling(2), xl.Dropout(0.3, seed=1), xl.Flatten(),
+                xl.Affine.init(36, 3, rng=1),
+            )
+
+        def recurrent():
+            return xl.Sequential(
+                xl.Embedding.init(7, 5, rng=0), xl.Lstm.init(5, 4, rng=1), xl.Flatten(),
+                xl.Affine.init(12, 3, rng=2),
+            )
+
+        t = rng.integers(0, 3, 16)
+        images = rng.normal(size=(16, 1, 8, 8)).astype("float32")
+        for make, x in [(convolutional, images), (recurrent, rng.integers(0, 7, (16, 3)))]:
+            results = []
+            for where in (one, by_rows):
+                net, (x_there, t_there) = make(), jax.device_put((x, t), where)
+                step = xl.TrainStep(net, loss, xl.Momentum(0.1))
+                values = [step(x_there, t_there) for _ in range(3)]
+                y = net.predict(x_there)
+                results.append((values, dict(net.params), dict(net.buffers), y))
+            assert all(a.sharding.is_fully_replicated for a in net.params.values())
+            assert y.sharding.spec == by_rows.spec, y.sharding
+            assert largest_difference(results) < 1e-6, largest_difference(results)
+        print(json.dumps("equal"))
+    """)
+    assert result == "equal"
+
+
+def test_trainer_and_evaluation():
+    result = on_two_devices("""
+        x, t = rng.normal(size=(46, 8)).astype("float32"), rng.integers(0, 3, 46)
+        results = []
+        for where in (one, by_rows):
+            x_there, t_there, *held_out = jax.device_put((x, t, x[:16], t[:16]), where)
+            net = xl.mlp([8, 6, 3], rng=0)
+            trainer = xl.Trainer(net, loss, xl.Adam(0.01), batch_size=16, epochs=1, seed=0)
+            trainer.fit(x_there, t_there, validation=tuple(held_out))
+            value = xl.evaluate(net, loss, *held_out, metrics={"a": xl.accuracy})
+            results.append((dict(net.params), value))
+        assert largest_difference(results) < 1e-6, largest_difference(results)
+
+        # Of 46, an odd number is not for two devices.
+        specs = [
+            tuple(a.sharding.spec)
+            for size in (23, 46) for batch in xl.minibatches(x_there, t_there, size, rng=0)
+            for a in batch
+        ]
+        print(json.dumps(specs))
+    """)
+    assert result == [*[[]] * 4, *[["batch"]] * 2]
+
+
+def test_what_does_not_meet_is_refused():
+    said = on_two_devices("""
+        x, t = rng.normal(size=(4, 8)).astype("float32"), rng.integers(0, 3, 4)
+        x_there, x_here, t_here = jax.device_put(x, by_rows), *jax.device_put((x, t), one)
+        net = xl.mlp([8, 3], rng=0).to(like=x_here)
+        explicit = NamedSharding(
+            Mesh(np.asarray(jax.devices()), ("rows",), axis_types=(AxisType.Explicit,)),
+            PartitionSpec("rows"),
+        )
+        said = []
+        for call in (
+            lambda: xl.TrainStep(xl.mlp([8, 3], rng=0), loss, xl.SGD(0.1))(x_there, t_here),
+            lambda: net.predict(x_there),
+            lambda: net.predict(jax.device_put(x, explicit)),
+        ):
+            try:
+                call()
+            except TypeError as error:
+                said.append(str(error))
+        print(json.dumps(said))
+    """)
+    target, parameters, explicit = said
+    assert "SoftmaxWithLoss: t is a jax array on the CPU" in target
+    assert "x is a jax array on a mesh of 2 devices" in target
+    assert "x is a jax array on a mesh of 2 devices, 0.W is a jax array on the CPU" in parameters
+    assert "Call layer.to(like=x)" in parameters
+    assert "AxisType.Auto" in explicit
