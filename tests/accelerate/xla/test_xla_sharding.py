@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import subprocess
+import sys
 import textwrap
 
 import pytest
@@ -124,3 +127,47 @@ def test_what_does_not_meet_is_refused():
     assert "x is a jax array on a mesh of 2 devices, 0.W is a jax array on the CPU" in parameters
     assert "Call layer.to(like=x)" in parameters
     assert "AxisType.Auto" in explicit
+
+
+def test_two_processes():
+    """Of ``jax.distributed``, whose arrays no process has all of; against steps on NumPy."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    program = textwrap.dedent(f"""
+        import json, sys, jax
+        jax.config.update("jax_cpu_collectives_implementation", "gloo")
+        jax.distributed.initialize("127.0.0.1:{port}", num_processes=2, process_id=int(sys.argv[1]))
+    """)
+    program += textwrap.dedent(BEGINNING) + textwrap.dedent("""
+        x, t = rng.normal(size=(16, 8)).astype("float32"), rng.integers(0, 3, 16).astype("int32")
+        x_there, t_there = (
+            jax.make_array_from_callback(a.shape, by_rows, lambda i, a=a: a[i]) for a in (x, t)
+        )
+        results = []
+        for batch in ((x, t), (x_there, t_there)):
+            net = xl.mlp([8, 6, 3], rng=0)
+            trainer = xl.Trainer(net, loss, xl.Momentum(0.1), batch_size=8, epochs=2, seed=0)
+            trainer.fit(*batch)
+            results.append((dict(net.params), xl.evaluate(net, loss, *batch)))
+        assert not x_there.is_fully_addressable
+        assert largest_difference(results) < 1e-6, largest_difference(results)
+        print(json.dumps(float(np.sum(np.asarray(net.params["0.W"]), dtype="float64"))))
+    """)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    command = (sys.executable, "-c", program)
+    both = [
+        subprocess.Popen(
+            [*command, str(rank)], env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=200) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], said
+    first, second = (out.splitlines()[-1] for out, _ in said)
+    assert first == second
