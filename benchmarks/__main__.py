@@ -17,6 +17,7 @@ from benchmarks import (
     machine,
     measure,
     memory,
+    parallel,
     picture,
     profiling,
     report,
@@ -54,6 +55,11 @@ def parser() -> argparse.ArgumentParser:
         help="instead, how the time of a step grows, drawn there (.png, .svg, .pdf)",
     )
     report.add_argument(
+        "--parallel",
+        action="store_true",
+        help="instead, a step in two processes beside one; needs an mpiexec",
+    )
+    report.add_argument(
         "--against",
         metavar="CHECKOUT",
         type=Path,
@@ -71,7 +77,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--rounds",
         type=int,
-        help="turns of each worker (10; --quick: 2; --memory, --scaling: 3; --against: 48)",
+        help="turns of each worker (10; --quick: 2; --memory, --scaling, --parallel: 3; "
+        "--against: 48)",
     )
     p.add_argument(
         "--seconds",
@@ -117,6 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return command.main(arguments[1:])
     args = parser().parse_args(arguments)
+    if args.parallel:
+        return parallel.main(args.rounds or 3)
     chosen, names = selected(args), implementations(args)
     if args.list:
         for w in chosen:

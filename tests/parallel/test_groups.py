@@ -128,6 +128,12 @@ def test_arrays_that_mpi_cannot_sum(mpi):
             group("mpi").sum_(a)
 
 
+def test_arrays_that_mpi_cannot_write_to(mpi):
+    xp = pytest.importorskip("jax.numpy")
+    with pytest.raises(TypeError, match=says("MPIGroup: got an array of jax on ")):
+        group("mpi").sum_(xp.zeros(2))
+
+
 def test_texts_of_all_ranks():
     texts = ["", "one", "zwölf"]
     for gathered_here in together(3, lambda group: gathered(group, texts[group.rank])):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from helpers import ROOT, assert_same_bits
 
+from benchmarks import parallel
 from xplayers.cli import main, models
 from xplayers.parallel import SelfGroup
 
@@ -172,6 +173,15 @@ def test_the_command_ends_where_a_rank_stalls():
     assert ended.returncode != 0
     assert "Timeout" in ended.stderr
     assert time.perf_counter() - start < 30
+
+
+def test_two_processes_are_measured_beside_one(monkeypatch, capsys):
+    for name, value in {"ROWS": {"one": (1, 1), "two": (2, 1)}, "STEPS": 1, "TURNS": 1}.items():
+        monkeypatch.setattr(parallel, name, value)
+    for name in ENVIRONMENT.keys() - os.environ.keys():
+        monkeypatch.setenv(name, ENVIRONMENT[name])
+    assert parallel.main(1) == 0
+    assert "two / one: " in capsys.readouterr().out
 
 
 def test_ranks_that_differ_say_so():

@@ -88,7 +88,7 @@ def test_a_hundred_steps_are_those_of_one_process(xpv, dtype, size):
 def test_parts_of_other_weights_and_sizes(xpv, loss, kind):
     more = {"parts": 3} if kind is xl.AccumulatedStep else {}
     more["optimizer"] = xl.SGD(0.001 if loss.reduction == "sum" else 0.05)
-    assert_as_one(batches(xpv, [29, 30, 7, 29, 3] * 4), loss=loss, kind=kind, **more)
+    assert_as_one(batches(xpv, [29, 30, 7, 29, 3] * 2), loss=loss, kind=kind, **more)
 
 
 @pytest.mark.parametrize("compile", ["auto", False])
@@ -140,8 +140,8 @@ def test_networks_for_images_and_sequences(xpv):
             xl.Affine.init(8, CLASSES, rng=1, flatten=False),
         )
 
-    assert_as_one(batches(xpv, [9] * 20, shape=(2, 6, 6)), make=convolutional)
-    images = batches(xpv, [9] * 20, shape=(5, 4))
+    assert_as_one(batches(xpv, [9] * 8, shape=(2, 6, 6)), make=convolutional)
+    images = batches(xpv, [9] * 8, shape=(5, 4))
     data = [(x, xpv.asarray(np.arange(45).reshape(9, 5) % CLASSES)) for x, _ in images]
     assert_as_one(data, make=transformer)
     assert_as_one(data, make=transformer, loss=xl.SoftmaxWithLoss([1.0, 2.0, 5.0], ignore_index=0))

@@ -1,0 +1,97 @@
+"""A step in two processes beside one: ``python -m benchmarks --parallel``; needs an ``mpiexec``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import ROOT, worker_environment
+
+SIZES, BATCH = (784, 1024, 1024, 10), 512
+STEPS, TURNS = 6, 4  # steps in a turn, of which the fastest counts
+# The rows: processes, and the threads of each. Ratios are those of the last to the others.
+ROWS = {"one thread": (1, 1), "two threads": (1, 2), "two processes": (2, 1)}
+
+
+def main(rounds: int) -> int:
+    """Measure the rows by turns, and print the fastest steps."""
+    launcher = _mpiexec()
+    if launcher is None:
+        print('--parallel needs an mpiexec: pip install "xplayers[mpi]" mpich', file=sys.stderr)
+        return 2
+    print(f"A step of {'-'.join(map(str, SIZES))} with Adam, batch {BATCH}, NumPy")
+    best: dict[str, dict[str, Any]] = {}
+    for _ in range(rounds):
+        for name, (processes, threads) in ROWS.items():
+            entry = _measured(launcher, processes, threads)
+            best[name] = min(entry, best.get(name, entry), key=lambda e: e["step"])
+    for name, entry in best.items():
+        share = f", of which the sum over the processes {entry['sum'] / entry['step']:.0%}"
+        print(f"{name:<16}{1e3 * entry['step']:7.1f} ms{share if entry['sum'] else ''}")
+    *others, last = best
+    for name in others:
+        print(f"{last} / {name}: {best[last]['step'] / best[name]['step']:.2f}")
+    return int(not all(entry["replayed"] for entry in best.values()))
+
+
+def _mpiexec() -> str | None:
+    own = Path(sys.executable).with_name("mpiexec")  # of a wheel
+    return str(own) if own.exists() else shutil.which("mpiexec")
+
+
+def _measured(launcher: str, processes: int, threads: int) -> dict[str, Any]:
+    """Return what rank 0 of a worker prints."""
+    command = [sys.executable, "-m", "benchmarks.parallel", str(STEPS), str(TURNS)]
+    if processes > 1:
+        command = [launcher, "-n", str(processes), *command]
+    ran = subprocess.run(
+        command, cwd=ROOT, env=worker_environment(threads), check=True, stdout=subprocess.PIPE
+    )
+    return json.loads(ran.stdout)
+
+
+def worker(steps: int, turns: int) -> dict[str, Any]:
+    """Return the seconds of the fastest step of this process, and those of its sum."""
+    import numpy as np
+
+    import xplayers as xl
+
+    group, waited = xl.parallel.group(), [0.0]
+    if group.size > 1:
+        own = group.sum_
+
+        def sum_(flat: Any) -> None:
+            start = time.perf_counter()
+            own(flat)
+            waited[0] += time.perf_counter() - start
+
+        group.sum_ = sum_
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((BATCH, SIZES[0]), "float32")
+    t = rng.integers(0, SIZES[-1], BATCH)
+    ((x, t),) = xl.minibatches(x, t, BATCH, group=group)
+    step = xl.TrainStep(xl.mlp(SIZES, rng=0), xl.SoftmaxWithLoss(), xl.Adam(), group=group)
+    for _ in range(4):  # two are recorded
+        step(x, t)
+    times = []
+    for _ in range(turns):
+        waited[0], start = 0.0, time.perf_counter()
+        for _ in range(steps):
+            step(x, t)
+        times.append(((time.perf_counter() - start) / steps, waited[0] / steps))
+    (take,) = step._compiled.values()
+    seconds, waiting = min(times)
+    return {
+        "rank": group.rank, "step": seconds, "sum": waiting, "replayed": bool(take.replays.replays)
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    result = worker(*map(int, sys.argv[1:]))
+    if result["rank"] == 0:
+        print(json.dumps(result))
