@@ -22,6 +22,7 @@ from xplayers.accelerate.host.sums import (
     channels_added,
     position_products_added,
     positions_added,
+    rows_added,
 )
 from xplayers.arrays.operation import portable_body
 from xplayers.arrays.units import UNITS
@@ -29,7 +30,8 @@ from xplayers.layers import batch_normalization as of_channels
 from xplayers.layers import layer_normalization as of_rows
 from xplayers.layers import normalization as portable
 
-BLOCK = 32_768  # elements that stay in the cache
+BLOCK = 65_536  # elements that stay in the cache
+LARGE = 8 * BLOCK  # elements, from which on memory takes longer than calls; measured
 SUMS = 1 << 17  # elements of rows, of which there is one row of sums
 FAR = 4.0  # so many deviations from 0 a mean has few digits left for the differences
 
@@ -128,17 +130,22 @@ def normalized_rows_gradient(
     dx, scratch = empty((n, features), h.dtype), np.empty((step, features), h.dtype)
     for start in range(0, n, step):
         part = slice(start, start + step)
-        rows, out = h[part], dx[part]
-        mean = position_products_added(rows, xh[part])[:, None]
-        mean /= features
-        along = np.multiply(xh[part], mean, scratch[: len(rows)])
-        if centred:
-            mean = positions_added(rows)[:, None]
-            mean /= features
-            rows = np.subtract(rows, mean, out)
-        np.subtract(rows, along, out)
-        out *= r[part]
+        _gradient_of_rows(h[part], xh[part], r[part], centred, scratch, dx[part])
     return dx.reshape(shape)
+
+
+def _gradient_of_rows(
+    h: np.ndarray, xh: np.ndarray, r: np.ndarray, centred: bool, scratch: np.ndarray, dx: np.ndarray
+) -> None:
+    mean = position_products_added(h, xh)[:, None]
+    mean /= h.shape[1]
+    along = np.multiply(xh, mean, scratch[: len(h)])
+    if centred:
+        mean = positions_added(h)[:, None]
+        mean /= h.shape[1]
+        h = np.subtract(h, mean, dx)
+    np.subtract(h, along, dx)
+    dx *= r
 
 
 # Without the function around a reduction, which takes as long. NaN is both.
@@ -191,9 +198,9 @@ def _rows(x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float, centre
 def layer_normalization_gradient(
     dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, xh: Any, mean: Any, r: np.ndarray
 ) -> Any:
-    """Return the gradients of `x`, `gamma` and beta, after a kernel."""
+    """Return the gradients of `x`, `gamma` and beta."""
     if xh is not None or r.dtype != np.float64:  # the forward was another's
-        return NotImplemented
+        return _rows_gradient_in_blocks(dy, gamma, xh, r, True)
     if dy.dtype != x.dtype:
         xh = _recomputed(x, mean, r)
         return portable_body(of_rows.layer_normalization_gradient)(dy, x, gamma, xh, None, r)
@@ -203,13 +210,38 @@ def layer_normalization_gradient(
 def rms_normalization_gradient(
     dy: np.ndarray, x: np.ndarray, gamma: np.ndarray, xh: Any, r: np.ndarray
 ) -> Any:
-    """Return the gradients of `x` and `gamma`, after a kernel."""
+    """Return the gradients of `x` and `gamma`."""
     if xh is not None or r.dtype != np.float64:  # the forward was another's
-        return NotImplemented
+        return _rows_gradient_in_blocks(dy, gamma, xh, r, False)
     if dy.dtype != x.dtype:
         xh = _recomputed(x, 0.0, r)
         return portable_body(of_rows.rms_normalization_gradient)(dy, x, gamma, xh, r)
     return _rows_gradient(dy, x, gamma, np.zeros_like(r), r, False)[:2]
+
+
+def _rows_gradient_in_blocks(
+    dy: np.ndarray, gamma: np.ndarray, xh: Any, r: np.ndarray, centred: bool
+) -> Any:
+    """Return the gradients of input, `gamma` and, if `centred`, beta: sums of sums of blocks."""
+    if xh is None or dy.size < LARGE or dy.dtype.char not in "fd":
+        return NotImplemented
+    if not dy.dtype == gamma.dtype == xh.dtype == r.dtype:
+        return NotImplemented
+    n, features = r.size, gamma.size
+    step = min(max(BLOCK // features, 1), n)
+    dx = empty((n, features), dy.dtype)
+    sums = np.empty((1 + centred, -(-n // step), features), dy.dtype)
+    h, scratch = np.empty((2, step, features), dy.dtype)
+    dys, xhs, rs = dy.reshape(n, features), xh.reshape(n, features), r.reshape(n, 1)
+    for i, start in enumerate(range(0, n, step)):
+        part = slice(start, start + step)
+        rows, out = dys[part], dx[part]
+        rows_added(np.multiply(rows, xhs[part], out), sums[0, i])
+        if centred:
+            rows_added(rows, sums[1, i])
+        products = np.multiply(rows, gamma.reshape(-1), h[: len(rows)])
+        _gradient_of_rows(products, xhs[part], rs[part], centred, scratch, out)
+    return dx.reshape(dy.shape), *[rows_added(a).reshape(gamma.shape) for a in sums]
 
 
 def _recomputed(x: np.ndarray, mean: Any, r: np.ndarray) -> np.ndarray:
