@@ -1,5 +1,6 @@
 """What is drawn and listed of a network: pictures, the summary, the outputs of its layers."""
 
+import itertools
 import sys
 
 import numpy as np
@@ -45,10 +46,27 @@ def test_curves(plots, tmp_path):
     assert [line.get_label() for line in loss.get_lines()] == ["training", "validation", "best"]
     assert list(best.get_xdata()) == [2, 2]
     assert [line.get_label() for line in accuracy.get_lines()] == ["validation", "best"]
+    assert accuracy.get_lines()[0].get_color() == validation.get_color() != training.get_color()
+    assert [axes.get_title() for axes in (loss, accuracy)] == [
+        "training 0.3333, validation 0.6667", "validation 0.5",
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="the history is empty; train first"):
         History().plot(path)
     with pytest.raises(ValueError, match="the history is empty"):
         History([{"epoch": 1}]).plot(path)
+
+
+def test_the_curve_of_one_epoch(plots, tmp_path):
+    (axes,) = History([{"epoch": 3, "loss": 0.5}]).plot(tmp_path / "curve.png").axes
+    assert axes.get_xticks().tolist() == [3]
+    assert axes.get_lines()[0].get_marker() == "o"  # a line has no length
+
+
+@pytest.mark.parametrize("path", [None, "curve.svg"])
+def test_a_notebook_shows_a_figure_without_magic(path, plots, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ipykernel", plots)
+    figure = History([{"epoch": 1, "loss": 0.5}]).plot(path and tmp_path / path)
+    assert figure._repr_png_().startswith(PNG)
 
 
 def test_without_a_path_the_figure_is_of_pyplot(plots, monkeypatch):
@@ -78,6 +96,45 @@ def test_confusion_matrix(plots, tmp_path, xpv):
         plots.plot_confusion_matrix(counts, labels="ab")
 
 
+def drawn(figure):
+    """Draw a figure, and return what says how large its texts are."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return canvas.get_renderer()
+
+
+def _pixels(path):
+    from matplotlib.image import imread
+
+    return imread(path).shape[:2]
+
+
+@pytest.mark.parametrize("n", [1, 30, 31, 300])
+def test_confusion_of_many_classes(n, plots, tmp_path):
+    counts, path = 12_345 * np.eye(n, dtype=int), tmp_path / "matrix.png"
+    names = [f"a rather long name {i}" for i in range(n)]
+    figure = plots.plot_confusion_matrix(counts, path, labels=names)
+    assert max(_pixels(path)) <= 1600
+    (axes,) = figure.axes
+    assert len(axes.texts) == (n if n <= 30 else 0)
+    sizes = [label.get_fontsize() for label in axes.get_yticklabels()]
+    assert all(size >= 6 for size in sizes)
+    assert len(sizes) == (n if n <= 60 else 60)
+    renderer = drawn(figure)
+    boxes = [t.get_window_extent(renderer) for t in (*axes.texts[:2], *axes.get_yticklabels())]
+    assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
+def test_the_title_of_a_confusion_matrix(plots, tmp_path):
+    counts = np.asarray([[5, 1, 0], [0, 7, 0], [2, 0, 0]])
+    figure = plots.plot_confusion_matrix(counts, tmp_path / "matrix.png")
+    first, second = figure.get_suptitle().split("\n")
+    assert first == "12 of 15 right (80.00%)"
+    assert second == "rows: target classes; colours: fractions of a row"
+
+
 def mistakes():
     """Return scores of six samples, of which three are wrong: by 1, by 3 and by 2."""
     target = np.asarray([0, 1, 2, 0, 1, 2])
@@ -96,7 +153,10 @@ def test_mistakes(shape, plots, tmp_path):
     assert path.read_bytes().startswith(PNG)
     assert figure.get_suptitle() == "3 of 6 wrong"
     drawn = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title() for axes in drawn] == ["0 → 2", "1 → 2", "1 → 0"]
+    p = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    assert [axes.get_title() for axes in drawn] == [
+        f"0 → 2\n{p[3, 2]:.0%}", f"1 → 2\n{p[4, 2]:.0%}", f"1 → 0\n{p[1, 0]:.0%}",
+    ]  # fmt: skip
     for i, axes in zip((3, 4, 1), drawn, strict=True):
         image = np.asarray(axes.images[0].get_array())
         if shape[0] == 3:
@@ -111,7 +171,7 @@ def test_mistakes_in_rows_and_few_of_them(plots, tmp_path):
     x, path = values((6, 9)), tmp_path / "a.png"
     hot = np.eye(3, dtype=int)[target]
     figure = plots.plot_mistakes(x, scores, hot, path, most=1, labels=["cat", "dog", "cow"])
-    assert [axes.get_title() for axes in figure.axes] == ["cat → cow"]
+    assert [axes.get_title() for axes in figure.axes] == ["cat → cow\n94%"]
     np.testing.assert_array_equal(figure.axes[0].images[0].get_array(), x[3].reshape(3, 3))
     wide = plots.plot_mistakes(values((6, 10)), scores, target, path, shape=(2, 5))
     assert wide.axes[0].images[0].get_array().shape == (2, 5)
@@ -123,6 +183,22 @@ def test_mistakes_in_rows_and_few_of_them(plots, tmp_path):
         plots.plot_mistakes(values((6, 2, 3, 3)), scores, target)
     with pytest.raises(ValueError, match=r"x has shape \(5, 9\), y \(6, 3\), t \(6,\)"):
         plots.plot_mistakes(x[:5], scores, target)
+
+
+def test_mistakes_of_probabilities(plots, tmp_path):
+    y, t = np.asarray([[0.75, 0.25], [0.9, 0.1], [0.3, 0.7]]), np.asarray([1, 1, 1])
+    figure = plots.plot_mistakes(values((3, 4)), y, t, tmp_path / "a.png")
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["1 → 0\n90%", "1 → 0\n75%"]
+
+
+def test_titles_of_mistakes_do_not_overlap(plots, tmp_path):
+    names = [f"a rather long name {i}" for i in range(10)]
+    y, t = np.eye(10, dtype="float32")[np.arange(30) % 10], (np.arange(30) + 1) % 10
+    figure = plots.plot_mistakes(values((30, 4)), y, t, tmp_path / "a.png", labels=names)
+    renderer = drawn(figure)
+    boxes = [axes.title.get_window_extent(renderer) for axes in figure.axes]
+    boxes += [axes.get_window_extent(renderer) for axes in figure.axes]
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
 
 
 def test_activations(plots, tmp_path):

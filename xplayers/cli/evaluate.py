@@ -121,4 +121,5 @@ def _table(matrix: np.ndarray, classes: Classes) -> list[str]:
     cells = [["", *names]]
     cells += [[name, *map(str, line)] for name, line in zip(names, matrix.tolist(), strict=True)]
     width = max(columns(cell) for line in cells for cell in line)
-    return ["  ".join(right(cell, width) for cell in line) for line in cells]
+    lines = ["  ".join(right(cell, width) for cell in line) for line in cells]
+    return ["rows: target, columns: predicted", *lines]

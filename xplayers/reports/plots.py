@@ -2,35 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import math
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from xplayers._checks import instance, integer
-from xplayers._terminal import in_notebook
 from xplayers._text import columns as columns_of
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.transfer import to_numpy
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.reports.columns import MEASURES
+from xplayers.reports.figures import Figure, figure_of, finished
 from xplayers.reports.layer_outputs import layer_outputs
 from xplayers.reports.lettering import lettered
-from xplayers.saving.files import AnyPath, in_full, replacing
+from xplayers.saving.files import AnyPath
 
 __all__ = ["plot_activations", "plot_confusion_matrix", "plot_curves", "plot_mistakes"]
 
-MOST_CELLS = 60  # per axis of a confusion matrix with a number in each cell
-
-Figure = Any  # matplotlib.figure.Figure; there are no types without matplotlib
-
-# The name of this package in the metadata of a figure, and the field for it by format.
-MARK = "xplayers"
-_MARKS = {"png": "Software", "pdf": "Creator", "svg": "Creator", "eps": "Creator", "ps": "Creator"}
+MOST_NUMBERS = 30  # classes of a confusion matrix with a number in each cell
+MOST_LABELS = 60  # of one axis
+LARGEST = 10.0  # inches, at 150 pixels each: the side of a confusion matrix
+TRAINING, VALIDATION = "C0", "C1"  # the colours of curves, in all panels
+POINTS = 72  # in an inch
 
 
 def plot_curves(
@@ -38,7 +34,8 @@ def plot_curves(
 ) -> Figure:
     """Plot the losses and metrics over the epochs.
 
-    Each quantity has a panel, with the values of training (solid) and of validation (dashed).
+    Each quantity has a panel, with the values of training (solid) and of validation (dashed); its
+    title has the last ones.
 
     Parameters
     ----------
@@ -68,26 +65,36 @@ def plot_curves(
     epochs = columns["epoch"]
     few = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
     panels = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-    figure, grid = _figure(path, 4.8 * len(panels), 3.6, columns=len(panels))
+    figure, grid = figure_of(path, 4.8 * len(panels), 3.6, columns=len(panels))
     titles, plain = lettered(panels, 40)
     for panel, title, axes in zip(panels, titles, grid, strict=True):
-        for name, label, style in ((panel, "training", "-"), (f"val_{panel}", "validation", "--")):
+        last = []
+        for name, label, style, colour in (
+            (panel, "training", "-", TRAINING), (f"val_{panel}", "validation", "--", VALIDATION),
+        ):  # fmt: skip
             if name in columns:
-                axes.plot(epochs, columns[name], style, label=label, **few)
+                axes.plot(epochs, columns[name], style, color=colour, label=label, **few)
+                last.append(f"{label} {columns[name][-1]:.4g}")
+        axes.set_title(", ".join(last), fontsize=9)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.7", linewidth=1, zorder=0, label="best")
         axes.set_xlabel("epoch")
         axes.set_ylabel(title, **plain)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        if len(epochs) == 1:
+            axes.set_xticks(epochs)
+        else:
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    return _done(figure, path)
+    return finished(figure, path)
 
 
 def plot_confusion_matrix(
     matrix: Array, path: AnyPath | None = None, *, labels: Sequence[str] | None = None
 ) -> Figure:
     """Plot a confusion matrix: counts in the cells, colours by the fraction of each row.
+
+    A row has the samples of one target class. The title has how many are right.
 
     Parameters
     ----------
@@ -97,8 +104,8 @@ def plot_confusion_matrix(
     path : path, optional
         As in `plot_curves`.
     labels : sequence of str, optional
-        Names of the classes; by default their numbers. Long names are truncated. With more than 60
-        classes only some are labelled, without counts.
+        Names of the classes; by default their numbers. Long names are truncated. With more than 30
+        classes there are colours without counts, with more than 60 only some rows are labelled.
 
     Returns
     -------
@@ -119,20 +126,32 @@ def plot_confusion_matrix(
     names = _labels("plot_confusion_matrix", labels, len(counts))
     names, style = lettered(names, 24)
     n, longest = len(counts), max(map(columns_of, names), default=0)
-    side = max(3.6, 0.45 * min(n, MOST_CELLS) + 0.09 * longest + 1.5)
-    figure, (axes,) = _figure(path, side, side)
+    margin = 0.075 * longest + 1.0  # of labels, in inches
+    cell = min(0.45, (LARGEST - margin) / max(n, 1))
+    side = max(3.6, cell * n + margin)
+    figure, (axes,) = figure_of(path, side, side)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
-    for (i, j), count in np.ndenumerate(counts if n <= MOST_CELLS else counts[:0]):
+    digits = len(str(counts.max(initial=0)))
+    for (i, j), count in np.ndenumerate(counts if n <= MOST_NUMBERS else counts[:0]):
         if count:
             colour = "white" if fractions[i, j] > 0.5 else "black"
-            axes.text(j, i, f"{count}", ha="center", va="center", color=colour, fontsize=8)
-    ticks = range(0, n, max(-(-n // MOST_CELLS), 1))
+            size = min(8.0, 1.4 * cell * POINTS / max(digits, 2))
+            axes.text(j, i, f"{count}", ha="center", va="center", color=colour, fontsize=size)
+    ticks = range(0, n, max(-(-n // MOST_LABELS), 1))
+    size = min(9.0, 0.9 * cell * POINTS * (ticks.step if n else 1))
+    style = {**style, "fontsize": size}
     axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90 if longest > 3 else 0, **style)
     axes.set_yticks(ticks, [names[i] for i in ticks], **style)
     axes.set_xlabel("predicted")
     axes.set_ylabel("target")
-    return _done(figure, path)
+    total, right = counts.sum(), np.trace(counts)
+    figure.suptitle(
+        f"{right} of {total} right ({right / max(total, 1):.2%})\n"
+        "rows: target classes; colours: fractions of a row",
+        fontsize=9,
+    )
+    return finished(figure, path)
 
 
 def plot_mistakes(
@@ -147,7 +166,8 @@ def plot_mistakes(
 ) -> Figure:
     """Plot misclassified images, the most confident ones first.
 
-    The title of each image is ``target -> predicted``.
+    The title of each image is ``target -> predicted``, and under it the probability of what was
+    predicted.
 
     Parameters
     ----------
@@ -197,23 +217,25 @@ def plot_mistakes(
     if len(outside):
         message = f"plot_mistakes: t has the label {outside[0]}; y has {scores.shape[1]} scores."
         raise ValueError(message)
-    predicted = scores.argmax(axis=1)
+    predicted, probabilities = scores.argmax(axis=1), _probabilities(scores)
     (wrong,) = np.nonzero(predicted != target)
     rows = np.arange(len(scores))
-    margin = scores[rows, predicted] - scores[rows, target]
-    worst = wrong[np.argsort(-margin[wrong], kind="stable")][:most]
+    margin = scores[rows, predicted] - scores[rows, target]  # where several probabilities are 1
+    worst = wrong[np.lexsort((-margin[wrong], -probabilities[wrong]))][:most]
     images = _images(images[worst], shape)
     columns = max(math.ceil(math.sqrt(len(worst))), 1)
     lines = max(math.ceil(len(worst) / columns), 1)
-    figure, grid = _figure(path, max(1.3 * columns, 4), 1.55 * lines + 0.5, lines, columns)
+    titles = [f"{names[target[i]]}{arrow}{names[predicted[i]]}" for i in worst]
+    widest = max((columns_of(line) for title in titles for line in title.split("\n")), default=0)
+    width, height = max(1.3, 0.085 * widest), 1.7 + 0.15 * arrow.count("\n")
+    figure, grid = figure_of(path, max(width * columns, 4), height * lines + 0.5, lines, columns)
     figure.suptitle(f"{len(wrong)} of {len(scores)} wrong")
     for axes in grid:
         axes.set_axis_off()
-    for i, image, axes in zip(worst, images, grid, strict=False):
+    for i, image, title, axes in zip(worst, images, titles, grid, strict=False):
         axes.imshow(image, cmap="gray")
-        title = f"{names[target[i]]}{arrow}{names[predicted[i]]}"
-        axes.set_title(title, fontsize=9, **style)
-    return _done(figure, path)
+        axes.set_title(f"{title}\n{probabilities[i]:.0%}", fontsize=9, **style)
+    return finished(figure, path)
 
 
 def plot_activations(
@@ -269,7 +291,7 @@ def plot_activations(
         raise ValueError(message)
     columns = min(len(layers), 5)
     lines = math.ceil(len(layers) / columns)
-    figure, grid = _figure(path, 2.6 * columns, 2.4 * lines, lines, columns)
+    figure, grid = figure_of(path, 2.6 * columns, 2.4 * lines, lines, columns)
     for axes in grid[len(layers) :]:
         axes.set_axis_off()
     titles, style = lettered((f"{name} {type(outputs[name][0]).__name__}" for name in layers), 32)
@@ -282,58 +304,7 @@ def plot_activations(
             title += f"\n{values.mean():.2g} \N{PLUS-MINUS SIGN} {values.std():.2g}"
         axes.set_title(title, fontsize=9, **style)
         axes.tick_params(labelsize=7)
-    return _done(figure, path)
-
-
-def _figure(
-    path: AnyPath | None, width: float, height: float, rows: int = 1, columns: int = 1
-) -> tuple[Figure, list[Any]]:
-    """Return a figure for a file or pyplot, and the axes of its panels."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        message = "Plots need matplotlib: pip install matplotlib."
-        raise ImportError(message) from error
-    size: Any = {"figsize": (width, height), "layout": "constrained"}
-    if path is not None:
-        _check_suffix(in_full(path, "plot"))  # fail early
-    # With a path pyplot would need a display, and keep a reference. A notebook displays the result
-    # of a cell, and would display a figure of pyplot twice.
-    if path is not None or in_notebook():
-        figure = Figure(**size)
-    else:
-        import matplotlib.pyplot as plt
-
-        figure = plt.figure(**size)
-    return figure, figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-
-
-def _check_suffix(path: str) -> str:
-    """Return the format of a file by its suffix, "" if it has none."""
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    known = FigureCanvasBase.get_supported_filetypes()
-    suffix = os.path.splitext(path)[1][1:].lower()
-    if suffix and suffix not in known:
-        message = f"plot: {path} ends in .{suffix}; expected .{', .'.join(sorted(known))}."
-        raise ValueError(message)
-    return suffix
-
-
-def _done(figure: Figure, path: AnyPath | None) -> Figure:
-    if path is None:
-        return figure
-    path = in_full(path, "plot")
-    suffix = _check_suffix(path)
-    if not suffix:
-        figure.savefig(path, dpi=150)  # matplotlib adds one
-        return figure
-    mark: dict[str, Any] = {"metadata": {_MARKS[suffix]: MARK}} if suffix in _MARKS else {}
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=150, format=suffix, **mark)
-    with replacing(path) as file:
-        file.write(buffer.getbuffer())
-    return figure
+    return finished(figure, path)
 
 
 def _labels(owner: str, labels: Sequence[str] | None, classes: int) -> list[str]:
@@ -342,6 +313,15 @@ def _labels(owner: str, labels: Sequence[str] | None, classes: int) -> list[str]
         message = f"{owner}: there are {len(names)} labels; expected {classes}, one per class."
         raise ValueError(message)
     return names
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    """Return the largest probability of each row, of scores, or of probabilities."""
+    y = scores.astype(np.float64)
+    if not (np.all(y >= 0) and np.allclose(y.sum(axis=1), 1.0, atol=1e-3)):
+        y = np.exp(y - y.max(axis=1, keepdims=True))
+        y /= y.sum(axis=1, keepdims=True)
+    return y.max(axis=1)
 
 
 def _images(x: np.ndarray, shape: Sequence[int] | None) -> np.ndarray:
