@@ -283,5 +283,6 @@ def test_a_table_with_names_of_two_widths(capsys, data):
     train(capsys, *TRAIN[1:], "--save", "m.safetensors")
     assert main(["evaluate", "m.safetensors"]) == 0
     lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines.pop(0) == "rows: target, columns: predicted"
     assert lines[0].split() == ["$", "a", "日"]
     assert len({columns(line) for line in lines}) == 1

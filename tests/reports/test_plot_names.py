@@ -54,7 +54,7 @@ def test_titles_of_mistakes(plots, tmp_path):
     figure = plots.plot_mistakes(x, y, t, tmp_path / "m.png", labels=NAMES, most=10)
     titles = {axes.get_title() for axes in figure.axes if axes.get_title()}
     short = [name if len(name) < 16 else name[:15] + "…" for name in DRAWN]
-    assert titles == {f"{short[i]}\n→ {short[9 - i]}" for i in range(10)}
+    assert titles == {f"{short[i]}\n→ {short[9 - i]}\n100%" for i in range(10)}
 
 
 def test_names_of_metrics_and_layers(plots, tmp_path):

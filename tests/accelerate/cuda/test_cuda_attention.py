@@ -77,12 +77,12 @@ def refusing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "size", "mask"),
-    [("float32", 8, None), ("float16", 12, None),
-     ("float16", 8, fabricated(np.ones((2, 5), bool)))],
-)  # fmt: skip
-def test_what_is_left_to_the_portable_body(dtype, size, mask, dnn, monkeypatch):
+    ("dtype", "size", "masked"),
+    [("float32", 8, False), ("float16", 12, False), ("float16", 8, True)],
+)
+def test_what_is_left_to_the_portable_body(dtype, size, masked, dnn, monkeypatch):
     refusing(monkeypatch)
+    mask = fabricated(np.ones((2, 5), bool)) if masked else None
     q = there(heads((2, 3, 5, size), 0, dtype))
     with pytest.raises(NotImplementedError, match="portable"):
         attention(q, q, q, mask, True)
