@@ -6,9 +6,9 @@ import os
 import sys
 
 import pytest
-from commands import TINY
+from commands import TINY, refusal
 
-from xplayers.cli import command, main, processes
+from xplayers.cli import command, launch, main, processes
 from xplayers.cli.processes import StallTimeout
 
 pytestmark = pytest.mark.host
@@ -103,6 +103,32 @@ def test_who_fails_ends_the_others(launcher, monkeypatch, capsys, fault):
     out, err = capsys.readouterr()
     assert out == ""  # it is not the first
     assert ("rank 1: argument --epochs" in err) == (fault == "usage")
+
+
+def test_launch_becomes_the_launcher(monkeypatch, launcher):
+    launcher()
+    began = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: began.append(arguments))
+    monkeypatch.setattr(launch, "mpiexec", lambda: "/bin/mpiexec")
+    arguments = ["train", "--epochs", "2", "--resume"]
+    assert main(["launch", "-n", "4", "--", *arguments]) == 0
+    assert main(["launch", *arguments]) == 0
+    (path, command, environment), (_, other, more) = began
+    assert path == "/bin/mpiexec"
+    worker = [sys.executable, "-m", "xplayers", *arguments]
+    assert command == ["/bin/mpiexec", "-n", "4", *worker]
+    assert other == ["/bin/mpiexec", "-n", "2", *worker]
+    assert environment["OPENBLAS_NUM_THREADS"] == "2"
+    assert more["OPENBLAS_NUM_THREADS"] == "4"
+    assert environment["PATH"] == os.environ["PATH"]
+
+
+def test_launch_says_what_is_missing(monkeypatch, capsys):
+    assert "launch -n 3: expected a command" in refusal(capsys, "launch", "-n", "3")
+    assert "expected a command" in refusal(capsys, "launch", "--", "python", "train.py")
+    monkeypatch.setattr(launch, "mpiexec", lambda: None)
+    line = refusal(capsys, "launch", "--", "train")
+    assert 'no mpiexec: pip install "xplayers[mpi]" mpich' in line
 
 
 def test_a_stall_timeout_is_set_in_each_step(monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 import mpi_programs as programs
 import numpy as np
 import pytest
-from helpers import ROOT, assert_same_bits
+from helpers import ROOT, assert_same_bits, python
 
 from benchmarks import parallel
 from xplayers.cli import main, models
@@ -148,6 +148,12 @@ def test_the_command_trains_as_one_process(tmp_path):
     one, two = (models.load(str(tmp_path / f"{name}.safetensors"))[1] for name in ("one", "two"))
     for name, a in one.arrays.items():
         np.testing.assert_allclose(two.arrays[name], a, rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_launch_starts_the_command():
+    ended = python("-m", "xplayers", "launch", "--", "train", "--epochs", "1")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.splitlines()[0].endswith(", 2 processes")
 
 
 def test_the_command_says_once_what_is_wrong():

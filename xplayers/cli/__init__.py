@@ -1,4 +1,4 @@
-"""The command ``xplayers``: train, evaluate, predict, bench and info."""
+"""The command ``xplayers``: train, evaluate, predict, bench, info and launch."""
 
 from xplayers.cli.command import main
 

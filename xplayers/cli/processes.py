@@ -46,6 +46,13 @@ def shared_threads() -> int | None:
     return len(cores) if bound else max(len(cores) // local, 1)
 
 
+def thread_variables(processes: int) -> dict[str, str]:
+    """Return the variables that divide the cores of this machine among processes to be started."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return dict.fromkeys(_THREADS, str(max(cores // processes, 1)))
+
+
 def begin() -> Any:
     """Return the group of the processes. Only the first one prints."""
     group = xl.parallel.group()
