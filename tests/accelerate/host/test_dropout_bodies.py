@@ -40,6 +40,17 @@ def test_tensors_take_them():
     assert_same_bits(keep.numpy(), mask)
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(("count", "seed"), [(0, 0), (-1, 2**40 + 5), (2**31 - 1, -3)])
+def test_any_key(count, seed, rate, monkeypatch):
+    monkeypatch.setenv("XPLAYERS_JIT", "0")
+    arguments = values((bodies.BLOCK + 3,)), np.asarray([count], "int32"), seed, rate, 2.0
+    with np.errstate(over="ignore"):
+        expected = portable_body(dropout.drop)(*arguments)
+    for a, b in zip(bodies.drop(*arguments), expected, strict=True):
+        assert_same_bits(a, b)
+
+
 def test_small_arrays_are_declined(monkeypatch):
     monkeypatch.setenv("XPLAYERS_JIT", "0")
     assert bodies.drop(values((3, 4)), COUNT, 3, 0.4, 1 / 0.6) is NotImplemented
