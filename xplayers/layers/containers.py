@@ -199,7 +199,7 @@ def named(layers: Sequence[Layer], named_layers: Mapping[str, Layer]) -> dict[st
 
 
 class Sequential(Container):
-    """Layers one after the other, ``y = f_n(... f_2(f_1(x)))``.
+    """Layers one after the other, ``y = f_n(...f_2(f_1(x)))``.
 
     Backward applies their backward in reverse order.
 
