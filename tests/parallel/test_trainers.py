@@ -307,10 +307,17 @@ def test_batches_smaller_than_the_number_of_ranks(xpv):
     together(3, work)
 
 
-def test_only_the_first_shows_progress(xpv, capsys):
+def test_only_the_first_speaks(xpv, capsys, tmp_path):
     x, t = data(xpv)
-    together(2, lambda group: fitted(group, x, t, progress="lines"))
-    assert capsys.readouterr().err.count("epoch 3") == 1
+    own = [xl.Progress("lines")]
+    for options in ({"progress": "lines"}, {"callbacks": own}):
+        together(2, lambda group: fitted(group, x, t, **options))  # noqa: B023
+        assert capsys.readouterr().err.count("epoch 3") == 1
+    tables = xl.TensorBoard(tmp_path)
+    for group, callbacks in together(
+        2, lambda g: (g, trainer(group=g, callbacks=[tables]).callbacks)
+    ):
+        assert callbacks == [tables] * (group.rank == 0)
 
 
 def test_an_exit_in_a_callback_ends_all(xpv):

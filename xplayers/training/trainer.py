@@ -20,6 +20,7 @@ from xplayers.reports.columns import checked_metrics
 from xplayers.reports.events import Event
 from xplayers.reports.history import History
 from xplayers.reports.progress import Progress
+from xplayers.reports.tensorboard import TensorBoard
 from xplayers.saving.checkpoint import Checkpoint
 from xplayers.training.accumulation import AccumulatedStep
 from xplayers.training.evaluation import Metrics, default_metrics, evaluate
@@ -132,9 +133,9 @@ class Trainer:
 
     With a ``group`` of several processes (see `xplayers.parallel`) each takes its part of every
     batch and of every evaluation, and all get the same history. Each is passed all data. The first
-    one writes checkpoints, which all read, and shows progress; callbacks are called on all, and
-    `fit` and `evaluate` have to be. ``stop()`` and Ctrl-C on any of them stop all, after the next
-    step.
+    one writes checkpoints, which all read, and has `Progress` and `TensorBoard`; other callbacks
+    are called on all, and `fit` and `evaluate` have to be. ``stop()`` and Ctrl-C on any of them
+    stop all, after the next step.
 
     Examples
     --------
@@ -202,8 +203,9 @@ class Trainer:
         if accumulate > 1:
             step = functools.partial(AccumulatedStep, parts=accumulate)
         self.train_step: TrainStep = step(net, loss, optimizer, **options)
-        if progress and self.train_step.rank:
-            self.callbacks.pop()  # the first process shows it
+        if self.train_step.rank:  # the first process speaks for all
+            speak = Progress, TensorBoard
+            self.callbacks = [c for c in self.callbacks if not isinstance(c, speak)]
         self.history = History()
         self._run: Run | None = None
 
