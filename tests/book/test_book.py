@@ -19,7 +19,7 @@ from helpers import python
 from xplayers.book.__main__ import main
 
 HERE = Path(__file__).parent
-SCRIPTS = [str(p.relative_to(HERE)) for p in sorted(HERE.glob("volume?/ch/*_*.py"))]
+SCRIPTS = [str(p.relative_to(HERE)) for p in sorted(HERE.glob("volume?/ch/*.py"))]
 STATE = "meta_path", "path", "argv"
 on_devices = pytest.mark.only("numpy", "torch", "cupy")
 
@@ -36,6 +36,7 @@ def run(script, *options, folder, arguments=()):
         for name in [n for n in sys.modules if n not in modules and _is_readers(sys.modules[n])]:
             del sys.modules[name]
         sys.modules["__main__"] = modules["__main__"]
+        sys.path_importer_cache.pop("..", None)  # of the folder that the script has run in
     return json.loads(losses.read_text())[0]
 
 
@@ -112,8 +113,8 @@ def test_both_ways_are_compared(tmp_path):
     ("options", "words"),
     [
         (["missing.py"], "there is no script missing.py"),
-        (["--on", "mars", "data.py"], "--on is 'mars'; expected numpy, cupy, torch"),
-        (["--dtype", "float16", "data.py"], "invalid choice: 'float16'"),
+        (["--on", "mars", "two_layer_network.py"], "--on is 'mars'; expected numpy, cupy, torch"),
+        (["--dtype", "float16", "two_layer_network.py"], "invalid choice: 'float16'"),
     ],
 )
 def test_what_cannot_be_run_is_an_error_of_one_sentence(options, words, monkeypatch, capsys):

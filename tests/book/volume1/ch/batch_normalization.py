@@ -4,7 +4,7 @@ sys.path.append(os.pardir)
 import numpy as np
 from common.layers import *
 from common.optimizer import *
-from data import load_images
+from dataset.bars import load_images
 
 
 class Net:

@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 from common.layers import *
 from common.trainer import Trainer
-from data import load_images
+from dataset.bars import load_images
 
 
 class SimpleConvNet:

@@ -7,7 +7,7 @@ from common.functions import softmax
 from common.layers import *
 from common.gradient import numerical_gradient
 from common.optimizer import SGD
-from data import load_images
+from dataset.bars import load_images
 
 
 class TwoLayerNet:
