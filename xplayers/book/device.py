@@ -224,6 +224,8 @@ class ndarray:
         return part.item() if part.ndim == 0 else ndarray(self.device, part)
 
     def __setitem__(self, key: Any, value: Any) -> None:
+        if isinstance(value, list | tuple):
+            value = np.asarray(self.device.hosted(value))
         self.raw[self._index(key)] = self.device.unwrapped(value)
 
     def _index(self, key: Any) -> Any:
@@ -318,9 +320,11 @@ def _operator(name: str, reflected: bool = False) -> Any:
 
 
 def _in_place(name: str) -> Any:
-    apply = getattr(operator, f"__i{name}__")
+    apply, apart = getattr(operator, f"__i{name}__"), _operator(name)
 
     def method(self: ndarray, other: Any) -> ndarray:
+        if self.ndim == 0:  # the result of a sum is a number, which others may have
+            return apart(self, other)
         self.raw = apply(self.raw, self.device.unwrapped(other))
         return self
 
