@@ -130,3 +130,13 @@ def test_the_layer_is_left_as_it_is():
     assert not net._pending
     assert net[0].W.dtype == "float32"
     net(values((5, 3)).astype("float32"))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 2)])
+def test_a_numerical_gradient_of_the_book_is_refused(xpv, shape):
+    """Its function looks at an array that would be changed, and ignores the one that it gets."""
+    x = xpv.asarray(np.ones(shape), "float32")
+    with pytest.raises(ValueError, match="numerical_gradient: f ignores its argument, so the gra"):
+        xl.numerical_gradient(lambda W: 3.0, x)
+    flat = xl.numerical_gradient(lambda x: float(xl.to_numpy(x * 0).sum()), x)  # it is 0
+    assert not to_numpy(flat).any()

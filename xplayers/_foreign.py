@@ -5,7 +5,8 @@ They are looked up only for missing attributes, so existing names always take pr
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -18,6 +19,10 @@ def _by_name(table: Mapping[str, str]) -> dict[str, str]:
 PACKAGE = _by_name(
     {
         "Affine": "linear dense fullyconnected fc linearlayer",
+        "Affine(W), without a bias,": "matmul",
+        "Affine(W, b, flatten=False)": "timeaffine",
+        "Dropout": "timedropout",
+        "Lstm.init(n_in, n_hidden, bidirectional=True)": "timebilstm bilstm bidirectional",
         "Convolution": "conv conv1d conv2d conv3d convolution2d",
         "ConvolutionTranspose": (
             "convtranspose1d convtranspose2d convtranspose3d conv2dtranspose deconv"
@@ -40,7 +45,7 @@ PACKAGE = _by_name(
         "SoftmaxWithLoss": (
             "crossentropyloss crossentropy softmaxcrossentropy softmaxcrossentropyloss "
             "categoricalcrossentropy sparsecategoricalcrossentropy nllloss "
-            "softmaxcrossentropywithlogits logsoftmaxloss"
+            "softmaxcrossentropywithlogits logsoftmaxloss timesoftmaxwithloss"
         ),
         "SigmoidWithLoss": "bce bceloss bcewithlogitsloss binarycrossentropy sigmoidcrossentropy",
         "MeanSquaredError": "mse mseloss l2loss meansquarederrorloss",
@@ -48,11 +53,11 @@ PACKAGE = _by_name(
         "Huber": "huberloss smoothl1loss",
         "Sequential": "model network neuralnetwork net",
         "Layer": "module function",
-        "mlp": "multilayerperceptron multilayernet twolayernet",
+        "mlp": "multilayerperceptron multilayernet multilayernetextend twolayernet",
         "Trainer(net, loss, optimizer).fit(x, t)": "fit train training",
         "TrainStep": "compile jit trainstate",
         "Batches": "dataloader dataset tensordataset batch",
-        "clip_by_norm": "clipgradnorm clipgradients clipbyglobalnorm",
+        "clip_by_norm": "clipgradnorm clipgradients clipbyglobalnorm clipgrads",
         "check_gradients": "gradcheck gradientcheck checkgrad",
         "Trainer(net, loss, optimizer, patience=3)": "earlystopping",
         "Checkpoint": "modelcheckpoint",
@@ -72,6 +77,9 @@ PACKAGE = _by_name(
         "schedules.OneCycle": "onecyclelr",
         "schedules.Schedule": "lrscheduler scheduler learningratescheduler",
         "functional.cross_entropy_error": "crossentropyerror",
+        "functional.relu_derivative": "relugrad",
+        "functional.sigmoid_derivative": "sigmoidgrad",
+        'MeanSquaredError(reduction="sum"), without the factor 1/2,': "sumsquarederror",
         "functional.log_softmax": "logsoftmax",
         "initializers.xavier_uniform": "glorotuniform xavieruniform",
         "initializers.xavier_normal": "glorotnormal xaviernormal",
@@ -113,6 +121,37 @@ NETWORK = _by_name(
         "The weights are W, their gradient dW.": "weight kernel",
         "The bias is b, its gradient db.": "bias",
         "xplayers.functional.softmax(net.predict(x)) are the probabilities.": "predict_proba",
+        "forward returns the output and keeps only what backward needs.": "x y t out loss mask idx",
+        "It is padding.": "pad",
+        "It is rate.": "dropout_ratio",
+        "The state is an argument: forward(x, *state), with state = layer.final_state().": (
+            "reset_state set_state stateful h c"
+        ),
+    }
+)
+
+# Keyword arguments.
+ARGUMENTS = _by_name(
+    {
+        "It is padding.": "pad",
+        "It is rate.": "dropout_ratio dropout_rate p drop_prob",
+        "It is size.": "pool_h pool_w pool_size kernel_size filter_size",
+        "It is stride.": "strides",
+        "It is lr.": "learning_rate",
+        "It is b.": "bias",
+        "It is W.": "weight weights kernel",
+        "It is axis.": "dim",
+        "It is eps.": "epsilon",
+        "It is beta1.": "beta_1",
+        "It is beta2.": "beta_2",
+        "It is decay_rate.": "decay rho alpha",
+        "Set it later: layer.running_mean = array, layer.running_var = array.": (
+            "running_mean running_var"
+        ),
+        "The state is an argument: forward(x, *state), with state = layer.final_state().": (
+            "stateful return_sequences"
+        ),
+        "It is train: forward(x, train=False), the same as predict(x).": "train_flg training",
     }
 )
 
@@ -145,6 +184,26 @@ class Foreign:
         return f"<missing. {NETWORK[self.name]}>"
 
 
+def check_arguments(
+    name: str, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> None:
+    """Raise an error if a method takes no such arguments, with the counterparts of foreign ones.
+
+    `name` is what people call; the first parameter of the function, ``self``, is left out.
+    """
+    parameters = [*inspect.signature(function).parameters.values()][1:]
+    if function is object.__init__:
+        parameters = []
+    signature = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
+    try:
+        signature.bind_partial(*args, **kwargs)
+    except TypeError as error:
+        hints = dict.fromkeys(ARGUMENTS.get(n, "") for n in kwargs if n not in signature.parameters)
+        ours = [h for h in hints if h[6:-1] in signature.parameters or not h.startswith("It is ")]
+        message = f"{name}: {error}; expected {name}{signature}. {' '.join(ours)}"
+        raise TypeError(message.strip()) from None
+
+
 def missing_in_package(
     name: str, public: Iterable[str], functions: Iterable[str]
 ) -> AttributeError:
@@ -163,6 +222,13 @@ def missing_in_package(
         )
     hint = f" It is xplayers.{counterpart} here." if counterpart else ""
     return AttributeError(f"module 'xplayers' has no attribute {name!r}.{hint}", name=name)
+
+
+def missing_function(name: str) -> AttributeError:
+    """Return the error for a name that `xplayers.functional` does not have."""
+    ours = PACKAGE.get(name.replace("_", "").lower())
+    hint = f" It is xplayers.{ours} here." if ours else ""
+    return AttributeError(f"module 'xplayers.functional' has no attribute {name!r}.{hint}")
 
 
 def missing_attribute(obj: Any, name: str, hints: Mapping[str, str], what: str) -> AttributeError:

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from xplayers._checks import choice, integer
+from xplayers._foreign import missing_function
 from xplayers.arrays.checks import (
     check_floating,
     check_real,
@@ -36,6 +37,11 @@ __all__ = [
     "sigmoid_derivative", "silu", "silu_derivative", "softmax", "softplus", "softplus_derivative",
     "tanh", "tanh_derivative",
 ]  # fmt: skip
+
+
+def __getattr__(name: str):  # only called for missing names
+    raise missing_function(name)
+
 
 # The largest arguments of exp: exp(x) overflows in float16 above 11.09, in float32 (and bfloat16,
 # with the same range) above 88.72, in float64 above 709.78. There a sigmoid rounds to 1.

@@ -42,6 +42,8 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float | None = No
     ------
     TypeError
         If `x` is not floating-point: integers would truncate the step.
+    ValueError
+        If `f` ignores its argument, as in the book, where it looks at the array that is changed.
 
     Examples
     --------
@@ -67,7 +69,23 @@ def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float | None = No
 
     for index in itertools.product(*map(range, values.shape)):
         gradient[index] = (shifted(index, step) - shifted(index, -step)) / (2 * step)
+    if gradient.size and not gradient.any():
+        _check_argument_is_used(f)
     return asarray(gradient, x)
+
+
+def _check_argument_is_used(f: Callable[[Any], Any]) -> None:
+    """Raise an error if `f` has a value for what is no array: it ignores its argument."""
+    try:
+        f(object())
+    except Exception:
+        return
+    message = (
+        "numerical_gradient: f ignores its argument, so the gradient would be 0. The book's f "
+        "looks at an array that is changed while it runs; here f gets a changed copy. Use it: "
+        "def f(W): layer.W = W; return loss(net.predict(x), t)."
+    )
+    raise ValueError(message)
 
 
 def check_gradients(

@@ -151,3 +151,19 @@ class TestUpdate:
         refuses(lambda: xl.clip_by_norm({"W": [1.0]}, 1.0), "clip_by_norm: W is a list; expected")
         clipped = xl.clip_by_norm(grads, np.float64(1e-3))
         assert {g.dtype for g in clipped.values()} == {grads["a"].dtype}
+
+
+@pytest.mark.parametrize("kind", [xl.SGD, xl.Adam])
+def test_a_dict_of_the_arrays_of_layers_updates_the_layers(xpv, kind):
+    """As in the book; also where arrays cannot be written and are replaced."""
+    W, b, x = (xpv.asarray(np.ones(s), "float32") for s in ((3, 2), (2,), (4, 3)))
+    params, layer, other = {"W": W, "b": b}, xl.Affine(W, b), xl.Affine(W)
+    optimizer = kind(0.1)
+    for _ in range(2):
+        y = layer.forward(x)
+        layer.backward(y)
+        optimizer.update(params, {"W": layer.dW, "b": layer.db})
+        assert layer.W is params["W"]
+        assert layer.b is params["b"]
+        assert other.W is params["W"]
+    assert float(layer(x)[0, 0]) < 3.9

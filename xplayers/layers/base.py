@@ -14,7 +14,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from xplayers._checks import shown
-from xplayers._foreign import NETWORK, Foreign
+from xplayers._foreign import ARGUMENTS, NETWORK, Foreign
 from xplayers.arrays.checks import (
     check_dtype,
     check_input,
@@ -62,7 +62,7 @@ class Module(Observed):
     _pending: list[tuple[Any, Array, int]]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        if kwargs or (args and isinstance(args[0], int | np.integer | tuple)):
+        if args or kwargs:
             check_constructor(cls, args, kwargs)
         # Here rather than in __init__, so that a subclass may leave out super().__init__().
         self = super().__new__(cls)
@@ -434,6 +434,8 @@ class Layer(Module):
             parameters = [*signature.parameters.values()][1:]
             known = ", ".join([str(p.replace(annotation=p.empty)) for p in parameters])
             message = f"{self._owner}: {error}; expected forward({known})."
+            if "train_flg" in named or any(type(a) is bool for a in inputs):
+                message += f" {ARGUMENTS['train_flg']}"
             raise TypeError(message) from None
 
     def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
@@ -468,6 +470,8 @@ class Layer(Module):
 
 for _name in NETWORK:
     setattr(Layer, _name, Foreign(_name))
+for _name in ("x", "y", "t", "loss"):  # of losses
+    setattr(Module, _name, Foreign(_name))
 
 
 def _check_gradient(owner: str, dy: Array, y: Array) -> None:

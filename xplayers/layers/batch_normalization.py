@@ -62,7 +62,8 @@ class BatchNormalization(Layer):
     gamma, dgamma = Parameter(), Gradient()
     beta, dbeta = Parameter(), Gradient()
     running_mean, running_var = Buffer(), Buffer()
-    momentum, eps = Option(number, least=0, most=1), Option(number, least=0)
+    momentum = Option(number, least=0, most=1)
+    eps = Option(number, least=0, hint="Running statistics: layer.running_mean = array.")
 
     def __init__(self, gamma: Array, beta: Array, momentum: float = 0.9, eps: float = 1e-5) -> None:
         self.gamma, self.beta, self.momentum, self.eps = gamma, beta, momentum, eps
@@ -221,6 +222,7 @@ class GroupNormalization(Layer):
             raise ValueError(message)
 
     @classmethod
+    @documented
     def init(
         cls,
         n_channels: int,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 from xplayers._checks import integer
 from xplayers.arrays.elementwise import zero_unless
@@ -106,6 +107,17 @@ class MaxPooling(_Pooling):
     >>> layer.backward(np.asarray([[[10.0, 20.0]]]))
     array([[[ 0., 10., 20.,  0.]]])
     """
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        if len(args) > 1 and args[0] == args[1] and (len(args) > 2 or args[0] != 2):
+            size = args[0]
+            message = (
+                f"MaxPooling: {size}, {size} may be a window of {size}x{size}, as in the book, or "
+                f"size and stride, as in PyTorch. Write MaxPooling({size}, stride={size}), or the "
+                "stride that you want."
+            )
+            raise ValueError(message)
+        return super().__new__(cls, *args, **options)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         y = max_pooling(x, self._fitting(x))

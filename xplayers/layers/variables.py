@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._checks import required_arguments, shown
+from xplayers._foreign import check_arguments
 from xplayers.arrays.checks import check_floating, check_off_tape, check_real
 from xplayers.arrays.namespaces import (
     Array,
@@ -158,14 +159,15 @@ def check_shape(name: str, value: Array, old: Array) -> None:
 
 
 def check_constructor(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Raise an error where sizes are passed to a constructor of arrays: ``Affine(4, 3)``."""
+    """Raise an error where sizes are passed to a constructor of arrays, or unknown arguments."""
     first, *rest = [*inspect.signature(kind.__init__).parameters][1:] or [""]
     init = getattr(kind, "init", None)
-    if init is None or not isinstance(getattr(kind, first, None), Parameter):
-        return
+    of_arrays = init is not None and isinstance(getattr(kind, first, None), Parameter)
     foreign = sorted(kwargs.keys() - {first, *rest})  # Affine(n_in=4, n_out=3), or in_features=4
     is_size = bool(args) and isinstance(args[0], int | np.integer | tuple)
-    if not foreign and not is_size:
+    has_arrays = bool(args or first in kwargs) and not is_size
+    if not of_arrays or has_arrays or not (foreign or is_size):
+        check_arguments(kind.__name__, kind.__init__, args, kwargs)
         return
     try:
         sizes = args[0] if len(args) == 1 and isinstance(args[0], tuple) else args
@@ -179,6 +181,16 @@ def check_constructor(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any])
         f"{kind.__name__}.init({', '.join(arguments)})."
     )
     raise TypeError(message)
+
+
+def replaced_in_layers(old: Mapping[str, Array], new: Mapping[str, Array]) -> None:
+    """Let all layers that hold an `old` array hold the `new` one, as if it had been written."""
+    by_id = {id(old[name]): a for name, a in new.items()}
+    for variables in [v for ref in _instances.valuerefs() if (v := ref()) is not None]:
+        for name, a in variables.params.items():
+            if id(a) in by_id:
+                variables.params[name] = by_id[id(a)]
+                variables.version += 1
 
 
 class VariablesView(MutableMapping[str, Array]):

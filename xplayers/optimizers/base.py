@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from xplayers._checks import Option, constructor_call, instance, number
-from xplayers._foreign import OPTIMIZER, missing_attribute
+from xplayers._foreign import OPTIMIZER, check_arguments, missing_attribute
 from xplayers.arrays.checks import check_floating, check_off_tape, check_same
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import (
@@ -32,7 +32,7 @@ from xplayers.arrays.values import host_number
 from xplayers.arrays.writing import written
 from xplayers.layers.base import Module
 from xplayers.layers.representation import options
-from xplayers.layers.variables import VariablesView
+from xplayers.layers.variables import VariablesView, replaced_in_layers
 
 Arrays = Mapping[str, Array]
 State = dict[str, Any]
@@ -75,6 +75,11 @@ class Optimizer:
     decoupled: ClassVar[bool] = False  # whether the rule itself applies the weight decay
     lr = Option(rate)
     weight_decay = Option(number, least=0)
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        if options:
+            check_arguments(cls.__name__, cls.__init__, args, options)
+        return super().__new__(cls)
 
     def __init__(self, lr: Rate = 0.01, weight_decay: float = 0.0) -> None:
         self.lr = lr
@@ -249,6 +254,8 @@ class Optimizer:
             params.updated(replaced, in_place=len(replaced) < len(new))
         else:
             params.update(replaced)
+            if replaced:
+                replaced_in_layers(old, replaced)
 
     def _rate(self, lr: Any) -> Any:
         return rate(type(self).__name__, "lr", lr)
@@ -296,7 +303,10 @@ class Optimizer:
             return arrays.copy()
         if type(arrays) is not dict:
             owner = f"{type(self).__name__}.update"
-            instance(owner, name, arrays, Mapping, "arrays by name", hint=f"Pass net.{name}.")
+            hint = f"Pass net.{name}."
+            if isinstance(arrays, list) and any(isinstance(a, str) for a in arrays):
+                hint += f" A list += layer.{name} has only their names."
+            instance(owner, name, arrays, Mapping, "arrays by name", hint=hint)
         return dict(arrays)
 
     def _check_state(self, params: Arrays, state: State) -> None:
