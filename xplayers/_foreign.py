@@ -5,6 +5,7 @@ They are looked up only for missing attributes, so existing names always take pr
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -202,6 +203,20 @@ def check_arguments(
         ours = [h for h in hints if h[6:-1] in signature.parameters or not h.startswith("It is ")]
         message = f"{name}: {error}; expected {name}{signature}. {' '.join(ours)}"
         raise TypeError(message.strip()) from None
+
+
+def with_checked_arguments(init: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the `init` of a layer with errors of `check_arguments` for wrong arguments."""
+
+    @functools.wraps(init)
+    def checked(cls: type, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return init(cls, *args, **kwargs)
+        except TypeError:
+            check_arguments(f"{cls.__name__}.init", init, args, kwargs)
+            raise
+
+    return checked
 
 
 def missing_in_package(

@@ -6,17 +6,15 @@ follow from the shape: ``(n_in, n_out)`` for two axes, ``(n_out, n_in, *kernel)`
 
 from __future__ import annotations
 
-import functools
 import math
 import re
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
 from xplayers._checks import floating, function, generator, number, shown, sizes
-from xplayers._foreign import check_arguments
 
 __all__ = [
     "he_normal", "he_uniform", "lecun_normal", "normal", "orthogonal", "xavier_normal",
@@ -46,22 +44,13 @@ Self
 
 
 def documented(init: _Init) -> _Init:
-    """Complete the docstring of an `init` that ends in "As in every `init`.", and its errors."""
+    """Complete the docstring of an `init` that ends in "As in every `init`."."""
     reference = re.search(r"( *)(\w+), [\w, ]+\n +As in every `init`\.\n", init.__doc__ or "")
     if reference:
         common = _COMMON[_COMMON.index(f"{reference[2]} : ") :]
         text = textwrap.indent(common, reference[1])
         init.__doc__ = reference.string[: reference.start()] + text
-
-    @functools.wraps(init)
-    def checked(cls: type, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return init(cls, *args, **kwargs)
-        except TypeError:
-            check_arguments(f"{cls.__name__}.init", init, args, kwargs)
-            raise
-
-    return cast(_Init, checked)
+    return init
 
 
 def drawn(

@@ -14,7 +14,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from xplayers._checks import shown
-from xplayers._foreign import ARGUMENTS, NETWORK, Foreign
+from xplayers._foreign import ARGUMENTS, NETWORK, Foreign, with_checked_arguments
 from xplayers.arrays.checks import (
     check_dtype,
     check_input,
@@ -267,6 +267,9 @@ class Layer(Module):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        init = cls.__dict__.get("init")
+        if isinstance(init, classmethod):
+            type.__setattr__(cls, "init", classmethod(with_checked_arguments(init.__func__)))
         for name in ("forward", "backward", "predict", "to", "zero_grads", "__call__"):
             if name in cls.__dict__:
                 message = (

@@ -222,7 +222,6 @@ class GroupNormalization(Layer):
             raise ValueError(message)
 
     @classmethod
-    @documented
     def init(
         cls,
         n_channels: int,

@@ -12,7 +12,7 @@ from xplayers._checks import Option, number, one_by_one
 from xplayers.arrays.namespaces import Array, downcast_like, namespace, upcast
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums
-from xplayers.initializers import constant, documented
+from xplayers.initializers import constant
 from xplayers.layers.base import Cache, Layer
 from xplayers.layers.normalization import (
     Axes,
@@ -56,7 +56,6 @@ class LayerNormalization(Layer):
         check_pair("LayerNormalization", gamma, beta)
 
     @classmethod
-    @documented
     def init(
         cls, *shape: int, eps: float = 1e-5, dtype: str = "float32", like: Array = None
     ) -> Self:
@@ -140,7 +139,6 @@ class RmsNormalization(Layer):
         self.gamma, self.eps = gamma, eps
 
     @classmethod
-    @documented
     def init(
         cls, *shape: int, eps: float = 1e-6, dtype: str = "float32", like: Array = None
     ) -> Self:

@@ -109,7 +109,7 @@ class MaxPooling(_Pooling):
     """
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
-        if len(args) > 1 and args[0] == args[1] and (len(args) > 2 or args[0] != 2):
+        if len(args) == 2 and args[0] == args[1] and isinstance(args[0], int) and args[0] > 2:
             size = args[0]
             message = (
                 f"MaxPooling: {size}, {size} may be a window of {size}x{size}, as in the book, or "

@@ -11,7 +11,7 @@ from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import matmul
 from xplayers.functional import sigmoid
-from xplayers.initializers import Initializer, Rng, documented, xavier_uniform
+from xplayers.initializers import Initializer, Rng, xavier_uniform
 from xplayers.layers.base import Cache
 from xplayers.layers.scan import Recurrent, blocks, step_rows
 from xplayers.layers.variables import Gradient, Parameter
@@ -283,7 +283,6 @@ class Gru(Recurrent):
         self._set_parameters(names, forward, reverse)
 
     @classmethod
-    @documented
     def init(
         cls,
         n_in: int,

@@ -161,12 +161,12 @@ def check_shape(name: str, value: Array, old: Array) -> None:
 def check_constructor(kind: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise an error where sizes are passed to a constructor of arrays, or unknown arguments."""
     first, *rest = [*inspect.signature(kind.__init__).parameters][1:] or [""]
-    init = getattr(kind, "init", None)
-    of_arrays = init is not None and isinstance(getattr(kind, first, None), Parameter)
+    init: Any = getattr(kind, "init", None)
+    of_arrays = isinstance(getattr(kind, first, None), Parameter)
     foreign = sorted(kwargs.keys() - {first, *rest})  # Affine(n_in=4, n_out=3), or in_features=4
     is_size = bool(args) and isinstance(args[0], int | np.integer | tuple)
     has_arrays = bool(args or first in kwargs) and not is_size
-    if not of_arrays or has_arrays or not (foreign or is_size):
+    if init is None or not of_arrays or has_arrays or not (foreign or is_size):
         check_arguments(kind.__name__, kind.__init__, args, kwargs)
         return
     try:
