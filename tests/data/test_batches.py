@@ -177,6 +177,19 @@ def test_the_next_batches_are_loaded_meanwhile():
     batches.close()
 
 
+def test_jax_has_a_thread_for_files_alone(tmp_path):
+    jnp = pytest.importorskip("jax.numpy")
+    x, t = np.arange(12.0, dtype="float32").reshape(6, 2), np.arange(6)
+    np.save(tmp_path / "x.npy", x)
+    for samples, expected in ((x, 0), (np.load(tmp_path / "x.npy", mmap_mode="r"), 1)):
+        batches = iter(xl.Batches(samples, t, 2, like=jnp.zeros(1)))
+        first, labels = next(batches)
+        assert len(threads()) == expected
+        assert_same_bits(first, x[:2])
+        assert labels.tolist() == [0, 1]
+        batches.close()
+
+
 def test_an_error_in_the_thread_is_raised_in_its_turn():
     batches = iter(xl.Batches(slow(bad=9), T, 2))
     for _ in range(4):

@@ -78,7 +78,15 @@ def compiled(x: Array, step: Any) -> Any:
 
 
 class LateLoader(Loader):
-    """Uploads in the main thread: JAX copies asynchronously, and has thread-local settings."""
+    """Uploads in the main thread: JAX copies asynchronously, and has thread-local settings.
+
+    It computes asynchronously too, so that only files are worth a thread.
+    """
+
+    @property
+    def in_background(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether a file is read, or what a subclass of NumPy's array does."""
+        return any(type(a) is not np.ndarray for a in self.arrays)
 
     def load(self, request: Any) -> Any:
         """Load a batch, in the background thread."""

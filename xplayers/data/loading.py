@@ -70,10 +70,11 @@ class Batches:
     epoch, which only depends on the seed `rng` and its number. `Trainer.fit` calls it, so that with
     ``Batches(x, t, batch_size, rng=seed)`` it gives the same bits as with arrays and ``seed``.
 
-    Each pass has its own thread, which ends with it: after the last batch, after an error, or when
-    the iterator is closed or garbage-collected. An error in the thread is raised in the loop. On
-    CuPy the batches are copied through two pinned buffers on a separate stream, so that copies and
-    computation overlap.
+    On JAX, which itself computes in the background, batches of arrays in memory are loaded when
+    they are asked for. Each other pass has its own thread, which ends with it: after the last
+    batch, after an error, or when the iterator is closed or garbage-collected. An error in the
+    thread is raised in the loop. On CuPy the batches are copied through two pinned buffers on a
+    separate stream, so that copies and computation overlap.
 
     PyTorch's ``DataLoader`` reads samples in worker processes; here one thread indexes whole
     batches, without further interpreters and pickling.
@@ -194,6 +195,12 @@ def _target(like: Array, xp: Any, where: Any) -> tuple[Any, Any]:
 
 def _prefetched(loader: Loader, parts: Iterator[np.ndarray]) -> Iterator[Pair]:
     """Yield the samples of each part, while a thread loads the next ones."""
+    if not loader.in_background:
+        try:
+            yield from map(loader.finish, map(loader.load, map(loader.begin, parts)))
+        finally:
+            loader.close()
+        return
     from concurrent.futures import Future, ThreadPoolExecutor  # on demand: imports logging
 
     thread = ThreadPoolExecutor(1, thread_name_prefix="xplayers-batches")
@@ -212,6 +219,8 @@ def _prefetched(loader: Loader, parts: Iterator[np.ndarray]) -> Iterator[Pair]:
 
 class Loader:
     """Loads samples of host arrays to a library and device."""
+
+    in_background = True  # by a thread
 
     def __init__(self, arrays: tuple[np.ndarray, ...], xp: Any, where: Any) -> None:
         self.arrays, self.xp, self.where = arrays, xp, where
