@@ -14,6 +14,7 @@ from xplayers.accelerate.host import normalization as host_normalization
 from xplayers.accelerate.host import softmax as host_softmax
 from xplayers.accelerate.host.roots import with_exact_root
 from xplayers.accelerate.pytorch import (
+    adam,
     attention,
     convolution,
     embedding,
@@ -72,6 +73,8 @@ def evaluate(x: Array, function: Any, operands: tuple, out: Any, options: dict[s
     kernel = kernel_of(function, operands, out, options)
     if kernel is not None:
         return kernel(*operands, out=out)
+    if adam.is_fused(function, operands, options):
+        return adam.updated([(operands, out)], options)[0]
     if not x.is_cpu or is_traced():
         return NotImplemented
     if out is not None or x.numel() > elementwise.PLAIN:
@@ -171,6 +174,7 @@ def put(x: Array, at: Array, value: Array) -> Array:
 BODIES = {
     "compiled": compiled,
     "evaluate": evaluate,
+    "evaluate_rows": adam.evaluate_rows,
     "zero_unless": _by_numpy(elementwise.zero_unless),
     "host_values": host_values,
     "host_number": host_number,

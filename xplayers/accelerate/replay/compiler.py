@@ -21,6 +21,7 @@ import numpy as np
 from xplayers.accelerate.host.elementwise import prepared, viewed
 from xplayers.accelerate.host.memory import empty
 from xplayers.accelerate.operators import OPERATORS, SIGNS
+from xplayers.accelerate.pytorch import adam
 from xplayers.accelerate.replay.foreach import ForeachGroups, StepProgram, read
 from xplayers.accelerate.replay.in_place import (
     REDUCTIONS,
@@ -244,9 +245,11 @@ class _Compiler:
         numbers = all(kind.number and kind.dtype in (float, int, bool) for kind in changing)
         if numbers and all(a.shape for a in operands if hasattr(a, "shape")):
             ones = [self.infos[a].dtype(1) if isinstance(a, Register) else a for a in operands]
+            if not isinstance(self.like, np.ndarray):
+                run = adam.prepared(function, ones, outs, operation.kwargs)
             values = viewed(ones)
             seen = viewed(outs)
-            if values is not None and seen is not None:
+            if run is None and values is not None and seen is not None:
                 values = _one_object(values, operands, seen, outs)
                 run = prepared(function, values, tuple(seen), operation.kwargs)
         if run is not None:
