@@ -74,7 +74,7 @@ def evaluate(x: Array, function: Any, operands: tuple, out: Any, options: dict[s
     if kernel is not None:
         return kernel(*operands, out=out)
     if adam.is_fused(function, operands, options):
-        return adam.updated([(operands, out)], options)[0]
+        return adam.updated(operands, out, options)
     if not x.is_cpu or is_traced():
         return NotImplemented
     if out is not None or x.numel() > elementwise.PLAIN:
@@ -174,7 +174,6 @@ def put(x: Array, at: Array, value: Array) -> Array:
 BODIES = {
     "compiled": compiled,
     "evaluate": evaluate,
-    "evaluate_rows": adam.evaluate_rows,
     "zero_unless": _by_numpy(elementwise.zero_unless),
     "host_values": host_values,
     "host_number": host_number,

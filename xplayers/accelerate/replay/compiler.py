@@ -22,6 +22,7 @@ from xplayers.accelerate.host.elementwise import prepared, viewed
 from xplayers.accelerate.host.memory import empty
 from xplayers.accelerate.operators import OPERATORS, SIGNS
 from xplayers.accelerate.pytorch import adam
+from xplayers.accelerate.replay.flat import is_large
 from xplayers.accelerate.replay.foreach import ForeachGroups, StepProgram, read
 from xplayers.accelerate.replay.in_place import (
     REDUCTIONS,
@@ -245,7 +246,8 @@ class _Compiler:
         numbers = all(kind.number and kind.dtype in (float, int, bool) for kind in changing)
         if numbers and all(a.shape for a in operands if hasattr(a, "shape")):
             ones = [self.infos[a].dtype(1) if isinstance(a, Register) else a for a in operands]
-            if not isinstance(self.like, np.ndarray):
+            shape = self.infos[operation.results[0]].shape  # of a member: all are large, or none is
+            if not isinstance(self.like, np.ndarray) and is_large(shape):
                 run = adam.prepared(function, ones, outs, operation.kwargs)
             values = viewed(ones)
             seen = viewed(outs)

@@ -14,6 +14,7 @@ from xplayers.accelerate.replay.recording import is_ordered
 from xplayers.arrays.namespaces import Array, DType, device, namespace
 
 Shapes = Sequence[tuple[int, ...]]
+LARGE = 1 << 18  # elements, from which on memory is what an update waits for
 
 
 class _Part(NamedTuple):
@@ -93,16 +94,26 @@ def address(a: Array) -> tuple[int, int] | None:
     return None
 
 
+def is_large(shape: tuple[int, ...]) -> bool:
+    """Whether PyTorch's fused kernels of optimizers take an array.
+
+    They round the last elements, which fill no vector, otherwise than the others.
+    """
+    n = math.prod(shape)
+    return n >= LARGE and n % LINE == 0
+
+
 def lay_flat(arrays: dict[str, Array]) -> None:
     """Put the arrays of each dtype side by side, where that changes no bits of what is computed.
 
+    Large ones are apart from the others: what updates them may round otherwise.
     A product may round otherwise where an array lies in another order, or does not begin where
     PyTorch's vector instructions do: such arrays stay where they are.
     """
-    by_dtype: dict[DType, list[str]] = {}
+    kinds: dict[tuple[DType, bool], list[str]] = {}
     for name, a in arrays.items():
         host = isinstance(a, np.ndarray | np.generic)
         if is_ordered(a) and (host or a.data_ptr() % 16 == 0):
-            by_dtype.setdefault(a.dtype, []).append(name)
-    for names in by_dtype.values():
+            kinds.setdefault((a.dtype, is_large(a.shape)), []).append(name)
+    for names in kinds.values():
         arrays |= zip(names, flattened([arrays[name] for name in names]), strict=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from xplayers.accelerate.replay.flat import address, buffer_of, side_by_side
+from xplayers.accelerate.replay.flat import address, buffer_of, is_large, side_by_side
 from xplayers.accelerate.replay.recording import (
     Operation,
     Recording,
@@ -114,7 +114,7 @@ class ForeachGroups:
         at_home = self._at_home(operation) or self._for_rules.issuperset(operation.results)
         if len(shapes) != 1 or len(sizes) != 1 or not at_home:  # parts begin at the same places
             return None
-        return tuple(parts)
+        return *parts, is_large(*shapes)
 
     def _at_home(self, operation: Operation) -> bool:
         """Whether it computes with parameters or state, as the rule of an optimizer does."""
