@@ -1,4 +1,4 @@
-"""Every example and all code of the README, each in an interpreter of its own."""
+"""Every example, the loop of the README and the layer of its page, each in a new interpreter."""
 
 import importlib.metadata
 import importlib.util
@@ -9,7 +9,9 @@ from helpers import ROOT, python
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-LOOP, LAYER = re.findall(r"```python\n(.+?)```", README, re.S)
+(LOOP,) = re.findall(r"```python\n(.+?)```", README, re.S)
+PAGE = (ROOT / "docs" / "learn" / "own-layer.md").read_text(encoding="utf-8")
+LAYER = re.search(r"```\{code-cell\} ipython3\n(.+?)```", PAGE, re.S)[1]
 
 
 def printed(*arguments):
@@ -35,13 +37,15 @@ def test_example(script):
 @pytest.mark.parametrize("module", ["numpy", "torch", "jax.numpy"])
 def test_the_loop_of_the_readme(module):
     need(module)
+    assert LOOP in (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
     assert len([line for line in LOOP.splitlines() if line]) == 10
     code = LOOP.replace("import numpy as xp", f"import {module} as xp")
     accuracy = float(re.search(r"held-out digits: ([\d.]+)", printed("-c", code))[1])
     assert accuracy >= 0.95
 
 
-def test_the_layer_of_the_readme():
+def test_the_layer_of_its_page():
+    assert "xl.check_gradients(" in LAYER
     printed("-c", LAYER)
 
 
