@@ -3,7 +3,7 @@
 from IPython.display import SVG
 
 FORWARD, BACKWARD = "#1f5fbf", "#c0392b"
-RADIUS = 26
+RADIUS = 28
 
 
 def graph(nodes, edges, width=640, height=200):
@@ -46,7 +46,7 @@ def edge(nodes, start, end, forward, backward):
         drawn += arrow(x2 - 3 * dy, y2 + 3 * dx, x1 - 3 * dy, y1 + 3 * dx, BACKWARD)
     for text, color, side in ((forward, FORWARD, 1), (backward, BACKWARD, -1)):
         away = 12 if side == 1 else 15
-        x = (x1 + x2) / 2 + side * dy * (len(text) * 3.5 + 8)  # beside a steep edge
+        x = (x1 + x2) / 2 + side * dy * (len(text) * 4 + 14)  # beside a steep edge
         y = (y1 + y2) / 2 - side * dx * away + 4
         drawn += f'<text x="{x:.1f}" y="{y:.1f}" fill="{color}">{text}</text>'
     return drawn
@@ -63,7 +63,7 @@ def arrow(x1, y1, x2, y2, color):
 def circle(name, x, y):
     """Draw an operation."""
     label = name.partition("|")[0]
-    size = 20 if len(label) == 1 else 13
+    size = 20 if len(label) == 1 else 13 if len(label) < 6 else 11
     return (
         f'<circle cx="{x}" cy="{y}" r="{RADIUS}" fill="#fdf6e3" stroke="#444"/>'
         f'<text x="{x}" y="{y + size * 0.35:.1f}" font-size="{size}" fill="#222">{label}</text>'
