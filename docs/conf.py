@@ -14,6 +14,8 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # the networks are 
     os.environ.setdefault(threads, "1")
 os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # or the kernel warns of frozen modules
 
+from sphinx.util import inspect  # noqa: E402
+
 import xplayers  # noqa: E402
 
 project = "xplayers"
@@ -47,3 +49,16 @@ autodoc_typehints = "none"  # the docstrings say what arguments are
 autodoc_member_order = "bysource"
 autosummary_generate = False  # the tables link to the entries of the same page
 numpydoc_show_class_members = False
+
+
+def signature(app, what, name, obj, options, given, returns):
+    """Take the signature of `__init__` for a class whose `__new__` takes anything."""
+    if what == "class" and given == "(*args, **kwargs)":
+        found = inspect.signature(obj.__init__, bound_method=True)
+        return inspect.stringify_signature(found, show_annotation=False), None
+    return None
+
+
+def setup(app):
+    """Called by Sphinx."""
+    app.connect("autodoc-process-signature", signature)
