@@ -28,9 +28,10 @@ def test_own_data_from_training_to_predictions(capsys, home):
     assert main(["evaluate", "m.safetensors"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "own.npz, held out: 20 samples, loss {}, accuracy {}".format(*held_out)
-    assert lines[1].split() == ["a", "b", "c"]
-    assert [line.split()[0] for line in lines[2:]] == ["a", "b", "c"]
-    counts = np.asarray([line.split()[1:] for line in lines[2:]], int)
+    assert lines[1] == "rows: target, columns: predicted"
+    assert lines[2].split() == ["a", "b", "c"]
+    assert [line.split()[0] for line in lines[3:]] == ["a", "b", "c"]
+    counts = np.asarray([line.split()[1:] for line in lines[3:]], int)
     assert counts.sum() == np.trace(counts) == 20
     for part, n in (("train", 80), ("all", 100)):
         assert main(["evaluate", "m.safetensors", "--part", part, "--batch-size", "7"]) == 0

@@ -150,7 +150,8 @@ def test_encodings_without_the_characters_of_classes(data, monkeypatch, encoding
     out = text_stream(encoding)
     assert run(monkeypatch, "evaluate", "m.safetensors", out=out, err=err) == 0
     out.flush()
-    lines = out.buffer.getvalue().decode(encoding).splitlines()[1:]
+    axes, *lines = out.buffer.getvalue().decode(encoding).splitlines()[1:]
+    assert axes == "rows: target, columns: predicted"
     assert len({columns(line) for line in lines}) == 1
 
 

@@ -16,7 +16,8 @@ def _adapted(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         at = place(x)
         return left(function(floating(entered(x, at))), at)
 
-    adapted.__name__, adapted.__doc__ = name, function.__doc__
+    adapted.__name__ = name
+    adapted.__doc__ = f"Return `xplayers.functional.{function.__name__}` of `x`, in floats."
     return adapted
 
 
