@@ -159,6 +159,8 @@ _ELSE_IN_PARTS = {
     "softmax_gradient",
     "lstm_cell",
     "lstm_cell_gradient",
+    "recurrence",
+    "recurrence_gradient",
     "drop",
     "masked",
 } | {
