@@ -59,6 +59,23 @@ def test_what_takes_a_kernel():
     assert body(x, other, weights, state, False) is NotImplemented
 
 
+@pytest.mark.parametrize("mode", ["no_grad", "enable_grad", "inference_mode"])
+def test_modes_of_pytorch(mode):
+    """Without `enable_grad` the kernel would not remember what its gradient needs."""
+    layer, exact = layers(xl.Lstm)
+    x, dy = (torch.from_numpy(values((2, 5, n), n)) for n in (3, 4))
+    want = passed(exact, x, dy, [])
+    with getattr(torch, mode)():
+        ours = passed(layer, x.float(), dy.float(), [])
+        inside = passed(layer, torch.ones(2, 5, 3), torch.ones(2, 5, 4), [])
+    for a, b in zip(ours, want, strict=True):
+        assert_close(a, b, 1e-5)
+    for a, b in zip(
+        inside, passed(layer, torch.ones(2, 5, 3), torch.ones(2, 5, 4), []), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
 class Cudnn:
     """What cuDNN computes, by modules of PyTorch: arguments are those of the real operators."""
 

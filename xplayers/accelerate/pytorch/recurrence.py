@@ -28,7 +28,8 @@ def recurrence(x: Array, layer: Any, weights: _Arrays, state: _Arrays, reverse: 
     operands, state = [*rows, *_biases(weights)], [s.contiguous() for s in state]
     if by_onednn:
         options = reverse, [], mode, hidden, 1, True, False, False, True
-        y, *last, memory = aten().mkldnn_rnn_layer.default(steps, *operands, *state, *options)
+        with torch.inference_mode(False), torch.enable_grad():  # else it remembers nothing
+            y, *last, memory = aten().mkldnn_rnn_layer.default(steps, *operands, *state, *options)
         return *last, memory, y, steps, *rows
     y, last, memory, buffer = _cudnn(steps, operands, state, mode, reverse)
     return *last, memory, y, steps, *rows, buffer
