@@ -168,8 +168,8 @@ class Lstm(Recurrent):
 
     @staticmethod
     def _step_vjp(xp, inputs, dafter, weights):
-        dy, _, _, c, c_after, *gates = inputs
-        da, dc = lstm_cell_gradient(dy, *dafter, tuple(gates), c, c_after)
+        (dy, _, _, c, c_after, *gates), (dh, dc) = inputs, dafter
+        da, dc = lstm_cell_gradient(dy, dh, dc, tuple(gates), c, c_after)
         return (matmul(da, weights[1].mT), dc), (da,)
 
 
@@ -302,13 +302,13 @@ class Gru(Recurrent):
 
     @staticmethod
     def _step(xp, inputs, state, weights):
-        (p,), (h,) = inputs, state
+        (p,), (h,), Wh = inputs, state, weights[1]
         if len(weights) > 3:  # it resets after the product
-            q = matmul(h, weights[1])
+            q = matmul(h, Wh)
             q += weights[3]
             after, *gates = _gru(*blocks(p, 3), *blocks(q, 3), h)
             return (after,), (h, after, *gates, blocks(q, 3)[2])
-        Wr, Wz, Wn = blocks(weights[1], 3)
+        Wr, Wz, Wn = blocks(Wh, 3)
         pr, pz, pn = blocks(p, 3)
         r, z, m = _gru_gates(pr + matmul(h, Wr), pz + matmul(h, Wz), h)
         after, n = _gru_original(pn + matmul(m, Wn), z, h)
@@ -316,13 +316,13 @@ class Gru(Recurrent):
 
     @staticmethod
     def _step_vjp(xp, inputs, dafter, weights):
-        dy, h, _, r, z, n, last = inputs
+        (dy, h, _, r, z, n, last), Wh = inputs, weights[1]
         if len(weights) > 3:
             dr, dz, dn, dqn, dh = _gru_vjp(dy, *dafter, r, z, n, last, h)
             dp, dq = xp.concat([dr, dz, dn], axis=1), xp.concat([dr, dz, dqn], axis=1)
-            dh += matmul(dq, weights[1].mT)
+            dh += matmul(dq, Wh.mT)
             return (dh,), (dp, dq)
-        Wr, Wz, Wn = blocks(weights[1], 3)
+        Wr, Wz, Wn = blocks(Wh, 3)
         dz, dn, dh = _gru_original_vjp(dy, *dafter, z, n, h)
         dr, dh = _gru_reset_vjp(matmul(dn, Wn.mT), dh, r, h)
         dh += matmul(dr, Wr.mT)

@@ -24,7 +24,7 @@ Steps = Any  # what all time steps have: a tuple of arrays (n, width), or an arr
 
 @operation
 def scan(
-    state: list[Array],
+    state: Sequence[Array],
     step: Callable[..., tuple[State, tuple[Array, ...]]],
     inputs: tuple[Steps, ...],
     weights: Weights,
@@ -202,14 +202,14 @@ class Recurrent(Layer):
         x, passes, _ = cache
         xp, n_hidden = namespace(dy), dy.shape[2] // len(cache[1])
         dx, dstarts, grads = None, [], {}
-        for i, (weights, *of_pass) in enumerate(passes):
+        for i, (weights, state, last, results) in enumerate(passes):
             dy_direction = dy[:, :, i * n_hidden : (i + 1) * n_hidden]
-            dx_direction, *results = recurrence_gradient(
-                dy_direction, x, self, weights, *of_pass, i == 1, input_grad
+            dx_direction, *others = recurrence_gradient(
+                dy_direction, x, self, weights, state, last, results, i == 1, input_grad
             )
-            n = len(of_pass[0])
-            dstarts.append(tuple(results[:n]))
-            for name, grad in zip(self._names, results[n:], strict=True):
+            n = len(state)
+            dstarts.append(tuple(others[:n]))
+            for name, grad in zip(self._names, others[n:], strict=True):
                 grads[f"{name}_reverse" if i else name] = grad
             if input_grad:
                 dx = dx_direction if dx is None else dx + dx_direction
@@ -313,10 +313,8 @@ def recurrence_gradient(
     dstart, dsteps = scan(dlast, layer._step_vjp, inputs, weights, not reverse)
     dp, *dq = [step_rows(xp, d) for d in dsteps]
     dx = xp.reshape(matmul(dp, weights[0].mT), x.shape) if input_grad else None
-    dWx, dWh = (
-        matmul(xp.reshape(x, rows).mT, dp),
-        layer._recurrent_grad(xp, results, (dq or [dp])[0]),
-    )
+    dWx = matmul(xp.reshape(x, rows).mT, dp)
+    dWh = layer._recurrent_grad(xp, results, (dq or [dp])[0])
     return dx, *dstart, dWx, dWh, *map(column_sums, (dp, *dq))
 
 

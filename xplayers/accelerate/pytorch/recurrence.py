@@ -25,13 +25,13 @@ def recurrence(x: Array, layer: Any, weights: _Arrays, state: _Arrays, reverse: 
     if not (by_cudnn or by_onednn):
         return NotImplemented
     steps, hidden, rows = _in_time(x), state[0].shape[1], [W.T.contiguous() for W in weights[:2]]
-    operands, state = [*rows, *_biases(weights)], [s.contiguous() for s in state]
+    operands, start = [*rows, *_biases(weights)], [s.contiguous() for s in state]
     if by_onednn:
         options = reverse, [], mode, hidden, 1, True, False, False, True
         with torch.inference_mode(False), torch.enable_grad():  # else it remembers nothing
-            y, *last, memory = aten().mkldnn_rnn_layer.default(steps, *operands, *state, *options)
+            y, *last, memory = aten().mkldnn_rnn_layer.default(steps, *operands, *start, *options)
         return *last, memory, y, steps, *rows
-    y, last, memory, buffer = _cudnn(steps, operands, state, mode, reverse)
+    y, last, memory, buffer = _cudnn(steps, operands, start, mode, reverse)
     return *last, memory, y, steps, *rows, buffer
 
 
@@ -44,16 +44,16 @@ def recurrence_gradient(
     if getattr(results[0], "dtype", None) != torch.uint8:  # of the portable body
         return NotImplemented
     memory, y, steps, *rows = results
-    operands, state = [*rows[:2], *_biases(weights)], [s.contiguous() for s in state]
+    operands, start = [*rows[:2], *_biases(weights)], [s.contiguous() for s in state]
     mode, hidden, dy = _MODES[type(layer)], state[0].shape[1], _in_time(dy)
     if x.is_cpu:
         options = reverse, mode, hidden, 1, True, True, False, [], False
         dx, dWx, dWh, db, dbh, *dstate = aten().mkldnn_rnn_layer_backward.default(
-            steps, *operands, *state, y, *last, dy, None, None, *options, memory
+            steps, *operands, *start, y, *last, dy, None, None, *options, memory
         )
     else:
         dx, dstate, (dWx, dWh, db, dbh) = _cudnn_gradient(
-            dy, y, steps, operands, state, memory, rows[2], mode, reverse
+            dy, y, steps, operands, start, memory, rows[2], mode, reverse
         )
     dx = dx.transpose(0, 1) if input_grad else None
     return dx, *dstate, *[dWx.T.contiguous(), dWh.T.contiguous(), db, dbh][: len(weights)]
