@@ -298,7 +298,7 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
             row = f"{name}, cuDNN{' in TF32' if tf32 else ''}"
             try:
                 lib = Cudnn(tf32=tf32)
-                with lib.layers(), fused():
+                with fused(), lib.layers():  # the library, where both have a body
                     found = both()
                     wanted = (right, back, *grads.values())
                     error = max(map(_error, found, wanted))
