@@ -1,26 +1,15 @@
 """Kernels of dropout: the masks and the bits of the portable body."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 from helpers import assert_same_bits
 
 import xplayers as xl
 from xplayers.accelerate.host import dropout as bodies
-from xplayers.accelerate.host.kernels import kernel
 from xplayers.arrays.operation import portable_body
 from xplayers.layers.dropout import drop, masked
 
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _for_all_sizes(monkeypatch):
-    monkeypatch.setattr(kernel, "smallest", lambda: 0)
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("for_all_sizes")]
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.5, 1.0 - 2.0**-24, 1.0])

@@ -1,6 +1,5 @@
 """Kernels of softmax, cross entropy, attention and sigmoid against portable bodies in float64."""
 
-import importlib.util
 import math
 
 import numpy as np
@@ -15,15 +14,7 @@ from xplayers.layers.attention import attention_weights
 from xplayers.layers.recurrent import lstm_cell, lstm_cell_gradient
 from xplayers.losses.softmax import cross_entropy_of_labels
 
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _for_all_sizes(monkeypatch):
-    monkeypatch.setattr(kernel, "smallest", lambda: 0)
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("for_all_sizes")]
 
 
 SHAPES = [(1, 2), (3, 10), (4, 5, 7), (129, 33), (2, 3, 4, 301)]

@@ -1,25 +1,14 @@
 """Kernels of normalizations against the portable bodies in float64."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 
 import xplayers as xl
-from xplayers.accelerate.host.kernels import kernel
 from xplayers.arrays.operation import portable_body
 from xplayers.layers import batch_normalization as of_channels
 from xplayers.layers import layer_normalization as of_rows
 
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _for_all_sizes(monkeypatch):
-    monkeypatch.setattr(kernel, "smallest", lambda: 0)
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("for_all_sizes")]
 
 
 KINDS = {

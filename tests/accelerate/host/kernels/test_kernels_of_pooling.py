@@ -1,25 +1,14 @@
 """Kernels of poolings: the bits of the portable bodies where windows do not overlap."""
 
-import importlib.util
-
 import numpy as np
 import pytest
 from helpers import assert_same_bits
 
-from xplayers.accelerate.host.kernels import kernel
 from xplayers.arrays.operation import portable_body
 from xplayers.layers.pooling import average_pooling_gradient, max_pooling, max_pooling_gradient
 from xplayers.layers.windows import geometry
 
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed"),
-]
-
-
-@pytest.fixture(autouse=True)
-def _for_all_sizes(monkeypatch):
-    monkeypatch.setattr(kernel, "smallest", lambda: 0)
+pytestmark = [pytest.mark.host, pytest.mark.usefixtures("for_all_sizes")]
 
 
 # Shape of x, size, stride and padding.
