@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 
 def _by_name(table: Mapping[str, str]) -> dict[str, str]:
@@ -239,11 +239,12 @@ def missing_in_package(
     return AttributeError(f"module 'xplayers' has no attribute {name!r}.{hint}", name=name)
 
 
-def missing_function(name: str) -> AttributeError:
-    """Return the error for a name that `xplayers.functional` does not have."""
+def missing_function(name: str) -> NoReturn:
+    """Raise the error for a name that `xplayers.functional` does not have."""
     ours = PACKAGE.get(name.replace("_", "").lower())
     hint = f" It is xplayers.{ours} here." if ours else ""
-    return AttributeError(f"module 'xplayers.functional' has no attribute {name!r}.{hint}")
+    message = f"module 'xplayers.functional' has no attribute {name!r}.{hint}"
+    raise AttributeError(message)
 
 
 def missing_attribute(obj: Any, name: str, hints: Mapping[str, str], what: str) -> AttributeError:

@@ -37,11 +37,7 @@ __all__ = [
     "sigmoid_derivative", "silu", "silu_derivative", "softmax", "softplus", "softplus_derivative",
     "tanh", "tanh_derivative",
 ]  # fmt: skip
-
-
-def __getattr__(name: str):  # only called for missing names
-    raise missing_function(name)
-
+__getattr__ = missing_function  # which raises
 
 # The largest arguments of exp: exp(x) overflows in float16 above 11.09, in float32 (and bfloat16,
 # with the same range) above 88.72, in float64 above 709.78. There a sigmoid rounds to 1.
@@ -246,9 +242,7 @@ def silu_derivative(xp, x):
 
 @elementwise
 def gelu(xp, x, *, approximate="tanh"):
-    """Gaussian error linear unit, ``y = x * P(Z <= x)`` for a standard normal ``Z``.
-
-    Hendrycks, Gimpel, arXiv:1606.08415, equation 2.
+    """Gaussian error linear unit (arXiv:1606.08415, eq. 2), ``y = x * P(Z <= x)``, Z ~ N(0, 1).
 
     Parameters
     ----------
