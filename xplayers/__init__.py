@@ -17,6 +17,7 @@ from xplayers.gradient_check import *
 from xplayers.layers import *
 from xplayers.losses import *
 from xplayers.metrics import *
+from xplayers.models import load_model
 from xplayers.optimizers import *
 from xplayers.reports import *
 from xplayers.saving import *
@@ -47,7 +48,7 @@ __all__ = [
     "Softplus", "Tanh", "TensorBoard", "TrainStep", "Trainer", "Transpose", "accuracy",
     "check_gradients", "check_labels", "clip_by_norm", "confusion_matrix", "data",
     "elementwise", "evaluate", "functional", "initializers", "layer_outputs", "load",
-    "minibatches", "mlp", "move", "namespace", "numerical_gradient", "plot_activations",
-    "plot_confusion_matrix", "plot_mistakes", "read_metadata", "save", "schedules", "summary",
-    "to_numpy",
+    "load_model", "minibatches", "mlp", "move", "namespace", "numerical_gradient",
+    "plot_activations", "plot_confusion_matrix", "plot_mistakes", "read_metadata", "save",
+    "schedules", "summary", "to_numpy",
 ]  # fmt: skip

@@ -68,7 +68,7 @@ PACKAGE = _by_name(
         "Affine, xplayers.Relu and other layers": "nn",
         "Residual": "add skip skipconnection",
         "save": "savemodel savenetwork",
-        "load": "loadmodel loadnetwork",
+        "load": "loadnetwork",
         "accuracy": "accuracyscore",
         "data.load_digits": "loaddigits digits",
         "data.load_mnist": "loadmnist mnist datasets",

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 import xplayers as xl
-from xplayers.cli import main, models
+from xplayers.cli import main
 
 TINY = ("--backend", "numpy", "--hidden", "8", "--epochs", "2")
 
@@ -61,8 +61,7 @@ def write_mnist(folder, n=10, seed=0):
 
 def arrays_of(name):
     """Return the arrays in a model file."""
-    _, net, _ = models.load(name)
-    return {key: xl.to_numpy(a) for key, a in net.arrays.items()}
+    return {key: xl.to_numpy(a) for key, a in xl.load_model(name).net.arrays.items()}
 
 
 def assert_same(name, other):

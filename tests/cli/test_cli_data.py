@@ -12,6 +12,7 @@ from commands import TINY, accuracy, own, refusal, train
 
 import xplayers as xl
 from xplayers.cli import arrays, datasets, main, models
+from xplayers.models.model import from_metadata
 
 pytestmark = pytest.mark.host
 
@@ -55,8 +56,8 @@ def test_probabilities(capsys, home):
     predict = ("predict", "m.safetensors", "new.npy", "--probabilities")
     assert main([*predict, "--output", "p.npy"]) == 0
     p = np.load("p.npy")
-    model, net, _ = models.load("m.safetensors")
-    scores = net.predict(model.prepared(x[:7]))
+    model = xl.load_model("m.safetensors")
+    scores = model.net.predict(model.prepared(x[:7]))
     expected = np.exp(scores) / np.sum(np.exp(scores), axis=1, keepdims=True)
     np.testing.assert_allclose(p, expected, rtol=1e-5)
     assert p.dtype == np.float32
@@ -129,13 +130,13 @@ def test_a_table_is_standardised_by_the_columns_of_its_training_samples(home):
     x = rng.normal([1e9, 5.0, -3.0], [1e5, 0.0, 1e-3], (50, 3))
     np.savez("own.npz", x=x, t=np.arange(50) % 2)
     data = datasets.read("own.npz")
-    model = models.Model.of("mlp", data, None, None)
+    model = models.make("mlp", data, None, None)
     inputs = model.prepared(data.x)
     assert inputs.dtype == np.float32
     np.testing.assert_allclose(inputs.mean(axis=0), 0, atol=1e-6)
     np.testing.assert_allclose(inputs.std(axis=0), [1, 0, 1], atol=1e-5)
-    again = models.Model.from_metadata(json.loads(json.dumps(model.metadata())))
-    assert again == model
+    again = from_metadata(json.loads(json.dumps({"model": model.metadata()})))
+    assert again.metadata() == model.metadata()
     assert again.prepared(x).tobytes() == model.prepared(x).tobytes()
 
 

@@ -10,7 +10,7 @@ import pytest
 from commands import TINY, main, own, refusal, train, write_mnist
 
 import xplayers as xl
-from xplayers.cli import datasets, models
+from xplayers.cli import datasets
 
 pytestmark = pytest.mark.host
 
@@ -212,12 +212,12 @@ def test_images_are_no_rows_of_a_table(capsys, home):
 def test_what_a_model_remembers(home, capsys):
     own("own.npz", N)
     train(capsys, *TINY, "--dataset", "own.npz", "--save", "m.safetensors")
-    model, _, metadata = models.load("m.safetensors")
+    model = xl.load_model("m.safetensors")
     assert model.shape == (6, 6)
     assert model.classes == ("a", "b", "c")
     data = datasets.read("own.npz")
     expected = {"dataset": str(home / "own.npz"), "folder": None, "sha256": data.digest()}
-    assert metadata["data"] == expected
+    assert model.about["data"] == expected
 
 
 @pytest.mark.parametrize(
@@ -236,9 +236,9 @@ def test_what_a_model_remembers(home, capsys):
 def test_a_model_that_makes_no_sense(capsys, home, name, value):
     own("own.npz", N)
     train(capsys, *TINY, "--dataset", "own.npz", "--save", "m.safetensors")
-    _, net, metadata = models.load("m.safetensors")
-    metadata["model"][name] = value
-    xl.save("m.safetensors", net, json.loads(json.dumps(metadata)))
+    model = xl.load_model("m.safetensors")
+    metadata = {"model": {**model.metadata(), name: value}, **model.about}
+    xl.save("m.safetensors", model.net, json.loads(json.dumps(metadata)))
     assert "is not a model written by `xplayers train" in refusal(
         capsys, "evaluate", "m.safetensors"
     )
@@ -247,9 +247,9 @@ def test_a_model_that_makes_no_sense(capsys, home, name, value):
 def test_a_model_without_its_data(capsys, home):
     own("own.npz", N)
     train(capsys, *TINY, "--dataset", "own.npz", "--save", "m.safetensors")
-    _, net, metadata = models.load("m.safetensors")
-    for data in (None, {}, "mnist", {"dataset": "own.npz"}):
-        xl.save("m.safetensors", net, {"model": metadata["model"], "data": data})
+    model = xl.load_model("m.safetensors")
+    for model.about["data"] in (None, {}, "mnist", {"dataset": "own.npz"}):
+        model.save("m.safetensors")
         line = refusal(capsys, "evaluate", "m.safetensors")
         assert "m.safetensors has no record of its training data; pass --dataset" in line
     evaluation(capsys, "m.safetensors", "--dataset", "own.npz")

@@ -8,7 +8,7 @@ import pytest
 from commands import TINY, main, own, refusal, train
 
 import xplayers as xl
-from xplayers.cli import datasets, labels, models
+from xplayers.cli import datasets, labels
 
 pytestmark = pytest.mark.host
 
@@ -181,9 +181,9 @@ def test_values_beyond_the_float32_of_a_network(capsys):
 
 @pytest.mark.usefixtures("model")
 def test_a_model_of_parameters_that_are_not_finite(capsys):
-    _, net, metadata = models.load("m.safetensors")
-    net.params["0.b"] = net.params["0.b"] * np.nan
-    xl.save("broken.safetensors", net, metadata)
+    model = xl.load_model("m.safetensors")
+    model.net.params["0.b"] = model.net.params["0.b"] * np.nan
+    model.save("broken.safetensors")
     np.save("x.npy", np.zeros((3, 2)))
     line = refusal(capsys, "predict", "broken.safetensors", "x.npy")
     assert "broken.safetensors has values in 0.b that are not finite; train it again" in line

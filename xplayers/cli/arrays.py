@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from xplayers.cli.messages import UsageError
+from xplayers.data.samples import blocks
 from xplayers.saving.files import opened
 from xplayers.saving.kinds import LFS, NPY, START, TABLE, ZIP, kind_of
 
@@ -19,7 +20,6 @@ HOW = 'numpy.savez("data.npz", x=samples, t=labels) writes one'
 SAMPLES = 'numpy.save("x.npy", samples) writes one'
 TEXT = "numpy.genfromtxt(file, delimiter=',', skip_header=1) reads the numbers of a table, and "
 INFLATED = 1032  # maximum compression ratio of deflate
-BLOCK = 2**23  # bytes of float64 to process at a time
 
 
 class Archive:
@@ -149,40 +149,6 @@ def _reading(path: str, expected: str, starts: tuple[bytes, ...], how: str) -> I
             text = str(error) or type(error).__name__
             message = f"{path} is damaged or truncated: {text.splitlines()[0]}"
             raise UsageError(message) from error
-
-
-def check_numbers(x: np.ndarray, name: str) -> None:
-    """Check that samples are finite numbers, and not empty."""
-    if x.dtype.kind not in "biuf":
-        message = f"{name} is {x.dtype}; expected numbers"
-        raise UsageError(message)
-    if 0 in x.shape[1:]:
-        message = f"{name} has shape {x.shape}: its samples are empty"
-        raise UsageError(message)
-    if x.dtype.kind == "f":
-        for start, part in blocks(x):
-            check_finite(part, name, start)
-
-
-def check_finite(part: np.ndarray, name: str, start: int = 0, why: str = "") -> None:
-    """Check that rows are finite; the first one is row `start` of `name`."""
-    if np.isfinite(part).all():
-        return
-    first = np.unravel_index(int(np.argmin(np.isfinite(part))), part.shape)
-    inside = ", ".join(str(int(i)) for i in first[1:])
-    at = f"column {inside}" if part.ndim == 2 else f"at [{inside}]"
-    message = (
-        f"{name} has values that are not finite: row {start + int(first[0])}, {at} (from 0) is "
-        f"{part[first]}{why or '; replace such values, or remove their rows'}"
-    )
-    raise UsageError(message)
-
-
-def blocks(x: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield samples in small blocks, each with the index of its first sample."""
-    rows = max(BLOCK // (8 * max(math.prod(x.shape[1:]), 1)), 1)
-    for start in range(0, len(x), rows):
-        yield start, np.asarray(x[start : start + rows])
 
 
 def listed(names: Iterable[str]) -> str:

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import xplayers as xl
-from xplayers.cli.arrays import check_numbers, digest, listed, npz
-from xplayers.cli.labels import Classes, classes_of, numbers
+from xplayers.cli.arrays import digest, listed, npz
+from xplayers.cli.labels import classes_of, numbers
 from xplayers.cli.messages import UsageError
+from xplayers.data.samples import check_numbers
+from xplayers.models.model import Classes
 
 FROM_FILES: dict[str, Callable[..., Any]] = {
     "mnist": xl.data.load_mnist,
@@ -120,22 +122,21 @@ def _own(path: str, classes: Classes | None) -> Data:
             raise UsageError(message)
         wanted = ("x_train", "t_train", "x_test", "t_test") if split else ("x", "t")
         arrays = {name: archive.read(name) for name in wanted}
-    with _naming(path):
-        if split:
-            x, t, classes = _pair(arrays, path, "x_train", "t_train", classes)
-            x_test, t_test, _ = _pair(arrays, path, "x_test", "t_test", classes)
-        else:
-            x, t, classes = _pair(arrays, path, "x", "t", classes)
-            if len(x) < 2:
-                message = f"x has {len(x)} samples; expected two or more, to hold some out"
-                raise ValueError(message)
-            # Independent of the seed, so that the results of seeds can be compared.
-            order = np.random.default_rng(0).permutation(len(x))
-            out, rest = np.sort(order[: -(-len(x) // 5)]), np.sort(order[-(-len(x) // 5) :])
-            x, t, x_test, t_test = x[rest], t[rest], x[out], t[out]
+    if split:
+        x, t, classes = _pair(arrays, path, "x_train", "t_train", classes)
+        x_test, t_test, _ = _pair(arrays, path, "x_test", "t_test", classes)
         if x.shape[1:] != x_test.shape[1:]:
-            message = f"x_train has shape {x.shape}, x_test {x_test.shape}"
-            raise ValueError(message)
+            message = f"{path}: x_train has shape {x.shape}, x_test {x_test.shape}"
+            raise UsageError(message)
+    else:
+        x, t, classes = _pair(arrays, path, "x", "t", classes)
+        if len(x) < 2:
+            message = f"{path}: x has {len(x)} samples; expected two or more, to hold some out"
+            raise UsageError(message)
+        # Independent of the seed, so that the results of seeds can be compared.
+        order = np.random.default_rng(0).permutation(len(x))
+        out, rest = np.sort(order[: -(-len(x) // 5)]), np.sort(order[-(-len(x) // 5) :])
+        x, t, x_test, t_test = x[rest], t[rest], x[out], t[out]
     source = Source(os.path.abspath(path))
     return Data(os.path.basename(path), x, t, x_test, t_test, classes, source, own=True)
 
@@ -147,18 +148,19 @@ def _pair(
     samples, labels = arrays[x], arrays[t]
     if samples.ndim < 2 or labels.shape[:1] != samples.shape[:1]:
         message = (
-            f"{x} has shape {samples.shape}, {t} {labels.shape}; expected samples along the first "
-            "axis, and as many labels"
+            f"{path}: {x} has shape {samples.shape}, {t} {labels.shape}; expected samples along "
+            "the first axis, and as many labels"
         )
         if samples.ndim == 1 and samples.shape == labels.shape:
             message += f". For one value per sample save {x}[:, None]"
-        raise ValueError(message)
+        raise UsageError(message)
     if not len(samples):
-        message = f"{x} has shape {samples.shape}: there are no samples"
-        raise ValueError(message)
+        message = f"{path}: {x} has shape {samples.shape}: there are no samples"
+        raise UsageError(message)
     check_numbers(samples, f"{x} of {os.path.basename(path)}")
-    classes = classes or classes_of(t, labels)
-    return samples, numbers(t, labels, classes), classes
+    with _naming(path):
+        classes = classes or classes_of(t, labels)
+        return samples, numbers(t, labels, classes), classes
 
 
 @contextlib.contextmanager

@@ -10,13 +10,14 @@ import numpy as np
 
 import xplayers as xl
 from xplayers._text import columns, right
-from xplayers.cli import datasets, models
+from xplayers.cli import datasets
 from xplayers.cli.arguments import add_device, add_model, choose_device, path
-from xplayers.cli.labels import Classes
 from xplayers.cli.messages import UsageError, display_names, print_line, stdout
 from xplayers.cli.predict import scores
 from xplayers.cli.results import Result, check, is_picture
 from xplayers.cli.train import check_plot
+from xplayers.models import Model
+from xplayers.models.model import Classes
 
 NAME = "evaluate"
 SUMMARY = "evaluate a saved model on a data set: loss, accuracy, confusion matrix"
@@ -49,8 +50,8 @@ def run(args: argparse.Namespace) -> None:
         check([plot], [args.model, args.dataset])
         check_plot(args.plot)
     target, _ = choose_device(args)
-    model, net, metadata = models.load(args.model)
-    data = _data(args, model, metadata.get("data"))
+    model = xl.load_model(args.model)
+    data = _data(args, model, model.about.get("data"))
     if len(model.shape) == 1 and not data.own:  # images of the package, flattened
         data = data._replace(x=_rows(data.x), x_test=_rows(data.x_test))
     for part in (data.x, data.x_test):
@@ -58,11 +59,8 @@ def run(args: argparse.Namespace) -> None:
     data = data.named(model.classes)
     pairs = {"held-out": [(data.x_test, data.t_test)], "train": [(data.x, data.t)]}
     pairs["all"] = pairs["train"] + pairs["held-out"]
-    x = np.concatenate([model.prepared(x, f"x of {data.name}") for x, _ in pairs[args.part]])
-    t = np.concatenate([t for _, t in pairs[args.part]])
-
-    empty = np.empty((0, len(model.classes)), np.float32)
-    y = np.concatenate([empty, *scores(net, x, args, target)])
+    x, t = (np.concatenate(arrays) for arrays in zip(*pairs[args.part], strict=True))
+    y = np.concatenate(list(scores(model, x, f"x of {data.name}", args.batch_size, target)))
     loss = float(xl.SoftmaxWithLoss()(y, t))
     accuracy = float(xl.accuracy(y, t))
     matrix = xl.confusion_matrix(y, t)
@@ -79,7 +77,7 @@ def _rows(x: np.ndarray) -> np.ndarray:
     return x.reshape(len(x), -1)
 
 
-def _data(args: argparse.Namespace, model: models.Model, known: Any) -> datasets.Data:
+def _data(args: argparse.Namespace, model: Model, known: Any) -> datasets.Data:
     """Return the data of --dataset, by default those that the model was trained on."""
     if args.dataset is not None:
         return datasets.read(args.dataset, args.data_dir, model.classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-Classes = tuple[int | str, ...]
+from xplayers.models.model import Classes
 
 IN_PYTHON = (
     "The command supports one class per sample; in Python there are SigmoidWithLoss for several, "

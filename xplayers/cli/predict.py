@@ -11,11 +11,12 @@ import numpy as np
 
 import xplayers as xl
 from xplayers.arrays.devices import LibraryInfo
-from xplayers.cli import models
 from xplayers.cli.arguments import add_device, add_model, choose_device, path
-from xplayers.cli.arrays import check_numbers, read_samples
+from xplayers.cli.arrays import read_samples
 from xplayers.cli.messages import UsageError, stdout
 from xplayers.cli.results import NPY_HEADER, Result, check, is_predictions
+from xplayers.data.samples import check_numbers
+from xplayers.models import Model
 from xplayers.saving.files import replacing
 
 NAME = "predict"
@@ -48,17 +49,11 @@ def run(args: argparse.Namespace) -> None:
         output = Result(f"--output {args.output}", Path(args.output), is_predictions)
         check([output], [args.model, args.input])
     target, _ = choose_device(args)
-    model, net, _ = models.load(args.model)
+    model = xl.load_model(args.model)
     x = read_samples(args.input)
     model.check(x, args.input)
     check_numbers(x, args.input)  # before the first prediction
-    parts = (
-        part
-        for i in range(0, len(x), models.ROWS)  # to limit the memory
-        for part in scores(
-            net, model.prepared(x[i : i + models.ROWS], args.input, i), args, target, i
-        )
-    )
+    parts = scores(model, x, args.input, args.batch_size, target)
     if args.output is not None:
         _write(args.output, parts, len(x), model, args.probabilities)
         return
@@ -72,25 +67,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def scores(
-    net: xl.Layer, x: np.ndarray, args: argparse.Namespace, target: LibraryInfo, start: int = 0
+    model: Model, x: np.ndarray, name: str, batch_size: int, target: LibraryInfo
 ) -> Iterator[np.ndarray]:
-    """Yield the outputs of a network for host samples, in batches, on the host."""
-    for i in range(0, len(x), args.batch_size):
-        batch = xl.move(x[i : i + args.batch_size], xp=target.xp, device=target.device)
-        with np.errstate(over="ignore", invalid="ignore"):
-            y = xl.to_numpy(net.predict(batch))
-        finite = np.isfinite(y).all(axis=1)
-        if not finite.all():
-            message = (
-                f"{args.model} has no finite scores for row {start + i + int(np.argmin(finite))} "
-                "(from 0): its values are too far from the training data"
-            )
-            raise UsageError(message)
-        yield y
+    """Yield the scores of host samples, computed on the device in batches, on the host."""
+    for y in model.scores(x, batch_size, name=name, xp=target.xp, device=target.device):
+        yield xl.to_numpy(y)
 
 
 def _write(
-    path: str, parts: Iterator[np.ndarray], n: int, model: models.Model, probabilities: bool
+    path: str, parts: Iterator[np.ndarray], n: int, model: Model, probabilities: bool
 ) -> None:
     """Write an ``.npy`` file in blocks, atomically."""
     classes = np.asarray(model.classes)

@@ -31,6 +31,8 @@ from xplayers.cli.messages import (
     stdout,
 )
 from xplayers.cli.results import Result, check, is_log, is_model, is_picture
+from xplayers.models import Model
+from xplayers.models.architecture import KINDS
 from xplayers.saving.checkpoint import FILE_NAME
 
 NAME = "train"
@@ -80,7 +82,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", choices=models.KINDS, default="mlp",
+    add("--model", choices=KINDS, default="mlp",
         help="a multilayer perceptron, or convolutions before it (default: %(default)s)")
     widths = {kind: " ".join(map(str, hidden)) for kind, hidden in models.HIDDEN.items()}
     add("--hidden", type=positive_integer, nargs="*", metavar="N",
@@ -135,21 +137,21 @@ def run(args: argparse.Namespace) -> int:
         group.barrier()
     print_line(f"{data.name}: {len(data.x)} samples to train on, {len(data.x_test)} held out")
     model = _model(args, data)
-    checkpoint = _checkpoint(args)
-    net = _network(args, model)
+    checkpoint, net = _checkpoint(args), model.net
     digest = data.digest() if options else ""
     if args.resume:
         config.check_same(args, digest)
     about = {"data": {**data.source._asdict(), "sha256": digest}, "xplayers": xl.__version__}
     if args.save is not None:
-        models.check_length(args.save, model, net, about)
+        models.check_length(args.save, model, about)
     make = OPTIMIZERS[args.optimizer]
     optimizer = make() if args.lr is None else make(lr=args.lr)
     # Label smoothing gains one percent on the digits, where 1,438 samples are easily overfitted.
     loss = xl.SoftmaxWithLoss(label_smoothing=0.1)
     count = sum(math.prod(p.shape) for p in net.params.values())
     print_line(
-        f"network: {model}, {count} parameters; {args.optimizer}, lr {optimizer.lr:g}; {loss!r}"
+        f"network: {model.architecture}, {count} parameters; "
+        f"{args.optimizer}, lr {optimizer.lr:g}; {loss!r}"
     )
 
     def begin(event: xl.Event) -> None:
@@ -187,7 +189,8 @@ def run(args: argparse.Namespace) -> int:
         f"trained in {seconds:.1f} s"
     )
     if args.save is not None and not group.rank:
-        models.save(args.save, model, net, **about, results=results)
+        model.about.update(about, results=results)
+        model.save(args.save)
         print_line(f"saved in {args.save}")
     if args.plot is not None and len(history) and not group.rank:
         history.plot(args.plot)
@@ -199,26 +202,18 @@ def run(args: argparse.Namespace) -> int:
     return INTERRUPTED
 
 
-def _model(args: argparse.Namespace, data: datasets.Data) -> models.Model:
+def _model(args: argparse.Namespace, data: datasets.Data) -> Model:
     """Return what is to be trained, once the options are known to fit the data."""
     if args.batch_size > (n := len(data.x)):
         message = f"--batch-size is {args.batch_size}; {data.name} has {n} samples"
         raise UsageError(message)
-    model = models.Model.of(args.model, data, args.hidden, args.channels)
+    model = models.make(args.model, data, args.hidden, args.channels, args.seed)
     if args.model != "cnn" and (args.shift or args.flip):
         message = "--shift and --flip go with --model cnn"
         raise UsageError(message)
-    if constants := model.constants():
+    if constants := models.constants(model.standard):
         print_warning(f"{data.name}: {constants}, which is centred and not scaled")
     return model
-
-
-def _network(args: argparse.Namespace, model: models.Model) -> xl.Sequential:
-    try:
-        return model.build(args.seed)
-    except ValueError as error:  # array too large
-        message = f"--hidden {' '.join(map(str, model.hidden))}: {error}"
-        raise UsageError(message) from error
 
 
 def _write_options(
@@ -235,7 +230,7 @@ def _write_options(
 
 
 def _on_target(
-    args: argparse.Namespace, model: models.Model, data: datasets.Data, target: Any
+    args: argparse.Namespace, model: Model, data: datasets.Data, target: Any
 ) -> tuple[list[Any], tuple[Any, Any]]:
     """Return what `fit` takes, and the arrays that are held out, on the device."""
     x, x_test = model.prepared(data.x), model.prepared(data.x_test)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from xplayers.cli.arrays import blocks
+from xplayers.data.samples import blocks
 
 MOST_COLUMNS = 10_000  # up to which each column has its mean and scale, which a file stores
 
