@@ -1,0 +1,15 @@
+"""Networks as ONNX files, which many programs run: `export`.
+
+The extra is ``xplayers[onnx]``. Layers of your own are written by rules of your own, or traced.
+"""
+
+try:
+    import onnx  # noqa: F401
+except ImportError as error:
+    message = 'xplayers.onnx needs onnx: pip install "xplayers[onnx]"'
+    raise ImportError(message) from error
+
+from xplayers.onnx.exporting import export
+from xplayers.onnx.graph import Graph, Value
+
+__all__ = ["Graph", "Value", "export"]

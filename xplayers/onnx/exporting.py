@@ -1,0 +1,181 @@
+"""Networks and models of the command as ONNX files, for inference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import onnx
+
+from xplayers.arrays.namespaces import Array, dtype_name, namespace
+from xplayers.layers import Layer
+from xplayers.models import Model
+from xplayers.onnx.graph import Graph, Rule, Value, arrays_of, inferred
+from xplayers.onnx.rules import RULES
+from xplayers.saving.files import AnyPath, in_full, replacing
+from xplayers.saving.network import check_layer
+
+LARGEST = 2**31 - 1  # bytes of a file
+
+
+def export(
+    net: Layer | Model,
+    path: AnyPath,
+    example: Array | None = None,
+    *,
+    rules: Mapping[type, Rule] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """Write the inference of a network to an ONNX file.
+
+    Parameters
+    ----------
+    net : Layer or Model
+        The network; its arrays may be of any library and on any device. Of a `Model` the file has
+        the standardisation of the samples too, the final softmax, and the names of the classes.
+    path : str or path-like
+        The file, as ``net.onnx``; ``~`` is the home directory. It is replaced atomically.
+    example : array
+        An input, of any library, of which only shape and dtype are used. A `Model` needs none: by
+        default its samples are float32.
+    rules : mapping of type to function, optional
+        How layers of your own are written, by their classes; see `Graph`.
+    metadata : mapping of str to str, optional
+        What else to write into the file.
+
+    Returns
+    -------
+    onnx.ModelProto
+        What the file has.
+
+    Raises
+    ------
+    TypeError
+        If `net` is not a layer, or there is no rule for one of its layers.
+    ValueError
+        If the network does not take the example, or is too large for a file (2 GiB).
+    OSError
+        If the file cannot be written.
+
+    Notes
+    -----
+    The input is called ``x``, the output ``y``, of a `Model` ``probabilities``. Floating-point
+    numbers are float32, whatever those of the network are; the opset is 21.
+
+    Axes of the input along which the network takes other sizes are dynamic: the batch, ``N``; the
+    time of recurrent layers and attention; height and width of convolutions without `Affine`
+    layers. Further inputs, as the context of `MultiHeadAttention`, are left out. Of a network
+    whose outputs are scores, ``Sequential(net, Softmax())`` gives probabilities.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, xplayers as xl
+    >>> from xplayers.onnx import export
+    >>> net = xl.mlp([4, 8, 3], rng=0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model = export(net, f"{folder}/net.onnx", np.ones((1, 4), "float32"))
+    >>> [node.op_type for node in model.graph.node]
+    ['MatMul', 'Add', 'Relu', 'MatMul', 'Add']
+    """
+    if not isinstance(net, Model):
+        check_layer("onnx.export", net, "The order is export(net, path, example).")
+    path = in_full(path, "onnx.export")
+    if not isinstance(net, Model) and example is None:
+        message = "onnx.export: example is missing; pass an input, as x[:1]."
+        raise TypeError(message)
+    graph = Graph({**RULES, **(rules or {})})
+    if isinstance(net, Model):
+        x, y = _of_model(graph, net, example)
+        outputs = {"probabilities": y}
+        metadata = {"classes": json.dumps(net.classes), **(metadata or {})}
+    else:
+        arrays = graph.take(arrays_of(net))
+        x = _input("x", example, lambda x: inferred(net, arrays, x))
+        outputs = {"y": graph.layer(net, arrays, x)}
+    model = graph.model({"x": x}, outputs, metadata or {})
+    write(path, model)
+    return model
+
+
+def write(path: str, model: onnx.ModelProto) -> None:
+    """Check a model and write it, atomically."""
+    size = model.ByteSize()
+    if size > LARGEST:
+        message = f"onnx: the model has {size} bytes; an ONNX file has at most {LARGEST}."
+        raise ValueError(message)
+    onnx.checker.check_model(model, full_check=True)
+    with replacing(path) as file:
+        file.write(model.SerializeToString())
+
+
+def _of_model(g: Graph, model: Model, example: Array | None) -> tuple[Value, Value]:
+    """Write standardisation, network and softmax; return input and output."""
+    net, sample = model.net, model.architecture.sample
+    arrays = g.take(arrays_of(net))
+    if example is None:
+        example = np.zeros((1, *(model.shape or sample)), np.float32)
+
+    def prepared(x: np.ndarray) -> np.ndarray:
+        model.check(x, "onnx.export: example")
+        return np.zeros((len(x), *sample), np.float32)
+
+    x = _input("x", example, lambda x: inferred(net, arrays, prepared(x)), exact=True)
+    mean, scale, _ = model.standard
+    y = x
+    if not (mean == 0.0 and scale == 1.0):  # in float64, as the command does
+        y = g.node("Cast", y, to=onnx.TensorProto.DOUBLE)
+        y = g.node("Sub", y, g.constant(np.asarray(mean, np.float64), "mean", exact=True))
+        y = g.node("Div", y, g.constant(np.asarray(scale, np.float64), "scale", exact=True))
+    y = g.node("Reshape", g.node("Cast", y, to=onnx.TensorProto.FLOAT), [0, *sample])
+    y.examples = {name: prepared(a) for name, a in x.examples.items()}
+    scores = g.layer(net, arrays, y)
+    y = g.node("Softmax", scores)
+    y.examples = scores.examples
+    return x, y
+
+
+def _input(
+    name: str, example: Array, infer: Callable[[np.ndarray], np.ndarray], *, exact: bool = False
+) -> Value:
+    """Return the input, with an example for each axis along which `infer` takes other sizes."""
+    namespace(example, "onnx.export", "example")
+    dtype = dtype_name(example.dtype)
+    if not exact:  # integers are indices
+        dtype = dtype if dtype in ("int32", "int64") else "int64" if "int" in dtype else "float32"
+    shape = tuple(example.shape)
+    first = np.zeros(shape, dtype)
+    infer(first)
+    others = {}
+    for axis, n in enumerate(shape):
+        for sizes in ((2 * n, n + 1), (n - 1, (n + 1) // 2)):  # one alone may fit by chance
+            resized = [
+                np.zeros((*shape[:axis], m, *shape[axis + 1 :]), dtype)
+                for m in sizes
+                if m not in (0, n)
+            ]
+            if resized and all(_is_taken(infer, x) for x in resized):
+                others[axis] = resized[0]
+                break
+    names = _axis_names(len(shape), dtype, [*others])
+    return Value(name, {"": first, **{names[axis]: x for axis, x in others.items()}})
+
+
+def _is_taken(infer: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> bool:
+    try:
+        infer(x)
+    except Exception:  # of layers of people's own, anything
+        return False
+    return True
+
+
+def _axis_names(rank: int, dtype: str, axes: list[int]) -> dict[int, str]:
+    """Return names of the dynamic axes of an input."""
+    further = [axis for axis in axes if axis]
+    if len(further) == 1 and (rank == 3 or "int" in dtype):
+        names = ["time"]
+    elif rank == 4 and further == [2, 3]:
+        names = ["height", "width"]
+    else:
+        names = [f"size{axis}" for axis in further]
+    return {0: "N", **dict(zip(further, names, strict=True))}
