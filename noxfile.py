@@ -40,6 +40,7 @@ def tests(session: nox.Session, library: str) -> None:
     """Run the tests on one library; with NumPy also the examples in the docstrings."""
     session.install("-e", ".", *group("test", library))
     doctests = ["--doctest-modules", "-o", "testpaths=tests xplayers"]
+    doctests += ["--ignore=xplayers/onnx"]  # a door, which has a session with its library
     session.run(
         "pytest",
         libraries(library),
@@ -53,7 +54,7 @@ def tests(session: nox.Session, library: str) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Run every example and the code in the README against the package as it is shipped."""
-    session.install(".", *group("test", "jax"))
+    session.install(".", *group("test", "jax", "onnx"))
     session.run("pytest", "-s", "-v", "tests/test_examples.py", *session.posargs)
     with session.chdir(session.create_tmp()):  # away from the clone, which has the benchmarks too
         session.run("xplayers", "bench", "--list")
@@ -62,9 +63,24 @@ def examples(session: nox.Session) -> None:
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Build the documentation into docs/_build, running its code; any warning fails."""
-    session.install("-e", ".", *group("docs", "numpy", "torch", "jax"))
+    session.install("-e", ".", *group("docs", "numpy", "torch", "jax", "onnx"))
     session.run(
         "sphinx-build", "-W", "--keep-going", "-j", "2", "docs", "docs/_build", *session.posargs
+    )
+
+
+@nox.session
+def onnx(session: nox.Session) -> None:
+    """Export networks, and compare what onnxruntime makes of the files; run their examples."""
+    session.install("-e", ".", *group("test", "numpy", "onnx"))
+    session.run(
+        "pytest",
+        libraries("numpy"),
+        "--doctest-modules",
+        "tests/onnx",
+        "tests/cli/test_cli_export.py",
+        "xplayers/onnx",
+        *session.posargs,
     )
 
 

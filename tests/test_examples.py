@@ -29,8 +29,8 @@ def need(module):
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=lambda path: path.name)
 def test_example(script):
-    if re.search(r"^import jax$", script.read_text(encoding="utf-8"), re.M):
-        need("jax")
+    for module in re.findall(r"^import (\w+)", script.read_text(encoding="utf-8"), re.M):
+        need(module)
     assert printed(script)
 
 

@@ -3,9 +3,9 @@
 from sphinx.util import logging
 
 import xplayers
-from xplayers import cuda, data, functional, initializers, models, parallel, schedules
+from xplayers import cuda, data, functional, initializers, models, onnx, parallel, schedules
 
-MODULES = (functional, initializers, schedules, data, models, parallel, cuda)
+MODULES = (functional, initializers, schedules, data, models, parallel, cuda, onnx)
 
 
 def check(app, env):

@@ -128,7 +128,7 @@ def test_progress_is_lines_on_a_terminal_without_tqdm(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("", "required: {train,evaluate,predict,bench,info,launch} (see xplayers --help)"),
+        ("", "required: {train,evaluate,predict,export,bench,info,launch} (see xplayers --help)"),
         ("frobnicate", "invalid choice: 'frobnicate'"),
         ("train --frobnicate", "unrecognized arguments: --frobnicate"),
         ("train --epoch 3", "unrecognized arguments: --epoch"),

@@ -72,10 +72,16 @@ def path(text: str) -> str:
 
 
 # fmt: off
+def add_model_file(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for a saved model."""
+    parser.add_argument("model", type=path, metavar="MODEL",
+        help="file written by `xplayers train --save`")
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for a saved model and the batch size."""
+    add_model_file(parser)
     add = parser.add_argument
-    add("model", type=path, metavar="MODEL", help="file written by `xplayers train --save`")
     add("--batch-size", type=positive_integer, default=256, metavar="N",
         help="samples per batch (default: %(default)s)")
 

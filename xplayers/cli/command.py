@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import xplayers as xl
-from xplayers.cli import bench, config, evaluate, info, launch, predict, processes, train
+from xplayers.cli import bench, config, evaluate, export, info, launch, predict, processes, train
 from xplayers.cli.arguments import Parser
 from xplayers.cli.messages import (
     INTERRUPTED,
@@ -25,7 +25,7 @@ from xplayers.cli.messages import (
     write_stderr,
 )
 
-PARTS = (train, evaluate, predict, bench, info, launch)
+PARTS = (train, evaluate, predict, export, bench, info, launch)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

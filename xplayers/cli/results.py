@@ -137,6 +137,11 @@ def is_predictions(path: Path) -> bool:
     return _start(path, 10) == b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little")
 
 
+def is_onnx(path: Path) -> bool:
+    """Whether a file is an ONNX model that xplayers has written."""
+    return _start(path, 12) == b"\x08\x0a\x12\x08xplayers"  # ir_version 10, producer_name
+
+
 def _start(path: Path, length: int) -> bytes:
     with open(path, "rb") as file:
         return file.read(length)

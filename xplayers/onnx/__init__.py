@@ -4,7 +4,7 @@ The extra is ``xplayers[onnx]``. Layers of your own are written by rules of your
 """
 
 try:
-    import onnx  # noqa: F401
+    from onnx import checker  # noqa: F401
 except ImportError as error:
     message = 'xplayers.onnx needs onnx: pip install "xplayers[onnx]"'
     raise ImportError(message) from error
