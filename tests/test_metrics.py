@@ -37,6 +37,44 @@ class TestAccuracy:
             xl.accuracy(xpv.asarray(T, "float32"), xpv.asarray(T))
 
 
+class TestWeights:
+    COUNTS = np.asarray([1, 0, 2, 3])
+
+    def test_are_repetitions(self, xpv):
+        y, w = Y.copy(), xpv.asarray(self.COUNTS)
+        many, t = np.repeat(Y, self.COUNTS, axis=0), xpv.asarray(T)
+        of_many = xpv.asarray(many, "float32"), xpv.asarray(np.repeat(T, self.COUNTS))
+        y[1] = np.nan  # of weight 0
+        y = xpv.asarray(y, "float32")
+        assert float(xl.accuracy(y, t, w)) == float(xl.accuracy(*of_many)) == 1.0
+        half = xpv.asarray([1.0, 1.0, 0.5, 0.0], "float32")
+        assert float(xl.accuracy(y, t, sample_weight=half)) == pytest.approx(0.6)
+        counts = xl.confusion_matrix(y, t, sample_weight=w)
+        assert to_numpy(counts).tolist() == to_numpy(xl.confusion_matrix(*of_many)).tolist()
+        labels = xpv.asarray([0, 1, 1, 2])
+        found = to_numpy(xl.confusion_matrix(labels, t, 3, half))
+        assert found.tolist() == [[0, 0, 0], [1, 1, 0], [0, 0.5, 0]]
+
+    def test_of_sequences(self, xpv):
+        y, t = xpv.asarray(Y.reshape(2, 2, 3), "float32"), xpv.asarray(T.reshape(2, 2))
+        assert float(xl.accuracy(y, t, xpv.asarray([1, 3]))) == 7 / 8
+        assert float(xl.accuracy(y, t, xpv.asarray([[1, 2], [3, 0]]))) == pytest.approx(4 / 6)
+        found = to_numpy(xl.confusion_matrix(y, t, sample_weight=xpv.asarray([1, 3])))
+        assert found.tolist() == [[3, 0, 0], [1, 1, 0], [0, 0, 3]]
+
+    def test_mistakes(self, xpv):
+        y, t = xpv.asarray(Y, "float32"), xpv.asarray(T)
+        for metric in (xl.accuracy, xl.confusion_matrix):
+            name = metric.__name__
+            with pytest.raises(ValueError, match=f"{name}: sample_weight has a value of -1"):
+                metric(y, t, sample_weight=xpv.asarray([1.0, -1.0, 1.0, 1.0], "float32"))
+            with pytest.raises(ValueError, match=rf"{name}: sample_weight has shape \(3,\)"):
+                metric(y, t, sample_weight=xpv.asarray([1, 2, 3]))
+            with pytest.raises(TypeError, match=f"{name}: sample_weight"):
+                metric(y, t, sample_weight=[1.0] * 4)
+        assert float(xl.accuracy(y, t, xpv.asarray([0, 0, 0, 0]))) == 0.0
+
+
 class TestConfusionMatrix:
     def test_counts(self, xpv):
         expected = [[1, 0, 0], [1, 1, 0], [0, 0, 1]]

@@ -13,13 +13,15 @@ from xplayers.arrays.namespaces import (
     is_integer,
     namespace,
     on_host,
+    size,
     widest_floating,
 )
+from xplayers.losses.weights import check_weight_values, spread
 
 __all__ = ["accuracy", "confusion_matrix"]
 
 
-def accuracy(y: Array, t: Array) -> Array:
+def accuracy(y: Array, t: Array, sample_weight: Array | None = None) -> Array:
     """Return the fraction of samples whose largest score is that of the target class.
 
     Parameters
@@ -30,12 +32,15 @@ def accuracy(y: Array, t: Array) -> Array:
     t : array
         Integer labels ``(n,)`` (``(...)``), or one-hot or soft targets of the shape of `y`, whose
         argmax is the class.
+    sample_weight : array, optional
+        The weight of each sample, 0 or more: of shape ``(n,)``, or of more of the leading axes of
+        ``(...)``.
 
     Returns
     -------
     array
         0-d, float64 if the library has it (JAX by default does not), else float32; 0 for no
-        samples. It is the quotient of two counts, rounded once.
+        samples. It is the quotient of two counts, rounded once, or of two sums of weights.
 
     Raises
     ------
@@ -44,19 +49,37 @@ def accuracy(y: Array, t: Array) -> Array:
         compiled code are not checked; there a label out of range counts as incorrect.
     """
     xp = namespace(y, "accuracy", "y")
+    if sample_weight is not None:
+        correct = _correct(y, t)
+        w = _weights("accuracy", sample_weight, y)
+        total = xp.sum(w) * (size(correct) / max(size(w), 1))
+        return xp.sum(xp.where(correct, w, 0.0)) / xp.where(total == 0, 1.0, total)
     return xp.astype(hits(y, t), widest_floating(y)) / max(math.prod(y.shape[:-1]), 1)
 
 
 def hits(y: Array, t: Array) -> Array:
     """Return the number of correct samples, a 0-d array of integers."""
+    xp = namespace(y)
+    return xp.sum(xp.astype(_correct(y, t), xp.int32))
+
+
+def _correct(y: Array, t: Array) -> Array:
+    """Return for each sample whether the class with the largest score is the target."""
     predicted, target = _predicted(y, "accuracy"), _target(t, y, "accuracy")
     _check_range("accuracy", "t", t, target, int(y.shape[-1]))
-    xp = namespace(y)
-    correct = (predicted == target) & (predicted >= 0)
-    return xp.sum(xp.astype(correct, xp.int32))
+    return (predicted == target) & (predicted >= 0)
 
 
-def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
+def _weights(owner: str, weights: Array, y: Array) -> Array:
+    """Return the checked weights of samples, with the axes of the samples of scores `y`."""
+    check_weight_values(owner, weights, y, "y")
+    labels = y.shape[: max(len(y.shape) - 1, 1)]
+    return spread(owner, weights, labels, widest_floating(y))
+
+
+def confusion_matrix(
+    y: Array, t: Array, classes: int | None = None, sample_weight: Array | None = None
+) -> Array:
     """Return the number of samples of each class by predicted class.
 
     Parameters
@@ -68,11 +91,14 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
         Integer labels ``(n,)``, or one-hot targets ``(n, c)``.
     classes : int, optional
         The number of classes; by default ``c``.
+    sample_weight : array, optional
+        The weight of each sample, as in `accuracy`.
 
     Returns
     -------
     array of shape (classes, classes)
-        Integers; entry ``[i, j]`` counts samples of class ``i`` that were predicted as ``j``.
+        Integers, or sums of weights; entry ``[i, j]`` is of samples of class ``i`` that were
+        predicted as ``j``.
 
     Raises
     ------
@@ -100,12 +126,23 @@ def confusion_matrix(y: Array, t: Array, classes: int | None = None) -> Array:
     if tuple(predicted.shape) != tuple(target.shape):
         message = f"{owner}: t has shape {tuple(t.shape)}; expected {tuple(y.shape)}."
         raise ValueError(message)
+    w = None
+    if sample_weight is not None:
+        w = _weights(owner, sample_weight, y)
+        zero = xp.zeros_like(target)  # a sample of weight 0 may be anything
+        predicted, target = (xp.where(w != 0, a, zero) for a in (predicted, target))
     for name, a, labels in (("y", y, predicted), ("t", t, target)):
         _check_range(owner, name, a, labels, classes)
     # Counts are the distances between the first positions of each pair in the sorted pairs.
     edges = xp.arange(classes * classes + 1, device=device(y))
     rows, columns = xp.astype(target, edges.dtype), xp.astype(predicted, edges.dtype)
     valid = (rows >= 0) & (rows < classes) & (columns >= 0) & (columns < classes)
+    if w is not None:
+        # A sum over the samples of each row, in which others are 0.
+        w = xp.reshape(xp.where(valid, w, 0.0), (-1, 1))
+        of = xp.reshape(xp.arange(classes, device=device(y)), (1, -1))
+        is_row, is_column = (xp.reshape(a, (-1, 1)) == of for a in (rows, columns))
+        return xp.where(is_row, w, 0.0).T @ xp.astype(is_column, w.dtype)
     pairs = xp.where(valid, rows * classes + columns, xp.full_like(rows, -1))
     starts = xp.searchsorted(xp.sort(xp.reshape(pairs, (-1,))), edges)
     return xp.reshape(starts[1:] - starts[:-1], (classes, classes))

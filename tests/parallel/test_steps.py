@@ -42,9 +42,9 @@ def trained(group, data, make=perceptron, loss=None, optimizer=None, kind=xl.Tra
         make(), loss or xl.SoftmaxWithLoss(), optimizer or xl.Momentum(0.05), group=group, **options
     )
     losses = []
-    for x, t in data:
-        mine = part_of(group, int(x.shape[0]))
-        losses.append(to_numpy(step(x[mine, ...], t[mine, ...])).astype("float64"))
+    for batch in data:
+        mine = part_of(group, int(batch[0].shape[0]))
+        losses.append(to_numpy(step(*(a[mine, ...] for a in batch))).astype("float64"))
     return step, np.asarray(losses)
 
 
@@ -96,6 +96,24 @@ def test_ranks_without_samples_add_nothing(xpv, compile):
     data = batches(xpv, [1, 8, 2, 1, 8, 2, 1, 8, 2])
     steps = assert_as_one(data, 3, compile=compile, make=regular)
     assert int(steps[2].net.buffers["drop.count"][0]) == len(data)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [xl.SoftmaxWithLoss(), xl.SoftmaxWithLoss([1.0, 2.0, 5.0], ignore_index=1), xl.Huber(),
+     xl.SoftmaxWithLoss(reduction="sum")],
+    ids=["labels", "weights", "huber", "sum"],
+)  # fmt: skip
+@pytest.mark.parametrize("kind", [xl.TrainStep, xl.AccumulatedStep])
+def test_weights_of_samples_sum_over_the_ranks(xpv, loss, kind):
+    more = {"parts": 3} if kind is xl.AccumulatedStep else {}
+    data = []
+    for seed, (x, t) in enumerate(batches(xpv, [29, 30, 7, 29, 3] * 2)):
+        w = np.random.default_rng(seed).uniform(0.0, 2.0, int(x.shape[0]))
+        w[len(w) // 2 + 1 :] *= seed % 2  # a rank without a weight
+        t = x[:, :CLASSES] if isinstance(loss, xl.Huber) else t
+        data.append((x, t, xpv.asarray(w, "float32")))
+    assert_as_one(data, loss=loss, kind=kind, optimizer=xl.SGD(0.001), **more)
 
 
 def test_a_part_of_which_all_labels_are_ignored(xpv):

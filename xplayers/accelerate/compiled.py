@@ -64,19 +64,19 @@ class Functions(Compiled):
         self._compile, self._explicit = compile, explicit
         self.functions: dict[Any, Callable[..., Any]] = {}
 
-    def __call__(self, x: Array, t: Array, lr: Any) -> Array:
+    def __call__(self, x: Array, t: Array, lr: Any, *weights: Array) -> Array:
         step = self.step
         t, rate = step._target(t), self._learning_rate(lr, x)
         seen = self.may_make(step)
         makes = self._explicit or (seen and self.patience.over())
         take = self.function(x) if makes else step._in_place
-        return step._update(self._kind(x, t), x, t, lambda trees: take(*trees, x, t, rate))
+        kind = batch_kind(x, t, *weights), self.sources.pattern
+        return step._update(
+            kind, (x, t, *weights), lambda trees: take(*trees, x, t, rate, *weights)
+        )
 
     def _learning_rate(self, lr: Any, x: Array) -> Any:
         return self.step._learning_rate(lr)
-
-    def _kind(self, x: Array, t: Array) -> Any:
-        return *batch_kind(x, t), self.sources.pattern
 
     def function(self, x: Array) -> Callable[..., Any]:
         """Return what computes a step on such arrays."""

@@ -23,6 +23,7 @@ from xplayers.accelerate.cuda.source import INDEX
 from xplayers.arrays.elementwise import elementwise
 from xplayers.layers import dropout
 from xplayers.optimizers.base import counted
+from xplayers.training.stateful import batch_kind
 
 
 def _softmax_cross_entropy(scores: Any, target: Any, divisor: float) -> Any:
@@ -83,9 +84,8 @@ class Captured(Functions):
         self.may_make(step)
         rate = step._learning_rate(lr)
         captured: Any = self.function(x)
-        return step._update(
-            self._kind(x, t), x, t, lambda trees: captured.many(*trees, x, t, index, rate)
-        )
+        kind = batch_kind(x, t), self.sources.pattern
+        return step._update(kind, (x, t), lambda trees: captured.many(*trees, x, t, index, rate))
 
 
 def _captured(step: Any) -> Any:

@@ -23,7 +23,8 @@ def minibatches(
     drop_last: bool = False,
     *,
     group: Any = None,
-) -> Iterator[tuple[Array, Array]]:
+    sample_weight: Array | None = None,
+) -> Iterator[tuple[Array, ...]]:
     """Iterate once over the samples, without replacement.
 
     Parameters
@@ -39,11 +40,13 @@ def minibatches(
         Whether to drop a smaller last batch.
     group : Group, optional
         Of several processes (`xplayers.parallel`), each gets its part of every batch.
+    sample_weight : array, optional
+        The weight of each sample, as `TrainStep` and `Loss.forward` take it.
 
     Yields
     ------
     x, t : array
-        New arrays, one batch of each.
+        New arrays, one batch of each; with `sample_weight` its part as the third.
 
     Raises
     ------
@@ -82,8 +85,17 @@ def minibatches(
         order = xp.arange(n, device=device(x))
     else:
         order = asarray(rng.permutation(n), x, xp.arange(0).dtype)
+    arrays = (x, t)
+    if sample_weight is not None:
+        check_same(owner, "sample_weight", sample_weight, x)
+        check_real(owner, "sample_weight", sample_weight)
+        if tuple(sample_weight.shape[:1]) != (n,):
+            shape = tuple(sample_weight.shape)
+            message = f"{owner}: x has {n} samples, sample_weight has shape {shape}."
+            raise ValueError(message)
+        arrays = (x, t, sample_weight)
     last = n - n % batch_size if drop_last else n
-    return _batches(x, t, order, batch_size, last, group)
+    return _batches(arrays, order, batch_size, last, group)
 
 
 def part_of(group: Any, n: int) -> slice:
@@ -95,19 +107,19 @@ def part_of(group: Any, n: int) -> slice:
     return slice(-(-n * rank // size), -(-n * (rank + 1) // size))
 
 
-def own_part(group: Any, x: Array, t: Array) -> tuple[Array, Array]:
-    """Return the part of a batch that a process of a group takes."""
-    part = part_of(group, x.shape[0])
-    return x[part, ...], t[part, ...]
+def own_part(group: Any, *batch: Any) -> Any:
+    """Return the part of a batch that a process of a group takes; what is None stays so."""
+    part = part_of(group, batch[0].shape[0])
+    return tuple(None if a is None else a[part, ...] for a in batch)
 
 
 def _batches(
-    x: Array, t: Array, order: Array, size: int, n: int, group: Any
-) -> Iterator[tuple[Array, Array]]:
+    arrays: tuple[Array, ...], order: Array, size: int, n: int, group: Any
+) -> Iterator[tuple[Array, ...]]:
     for start in range(0, n, size):
         part = part_of(group, min(size, n - start))
         index = order[start + part.start : start + part.stop]
-        yield samples(x, index), samples(t, index)
+        yield tuple([samples(a, index) for a in arrays])
 
 
 @operation

@@ -20,7 +20,7 @@ __all__ = ["Batches"]
 
 AHEAD = 2  # number of prefetched batches
 
-Pair = tuple[Array, Array]
+Batch = tuple[Array, ...]  # samples, targets, and weights if there are
 
 
 class Batches:
@@ -51,6 +51,8 @@ class Batches:
     group : Group, optional
         Of several processes (`xplayers.parallel`), each gets its part of every batch, and reads no
         other samples, unless there is a `transform`, which is of the whole batch.
+    sample_weight : numpy.ndarray, optional
+        The weight of each sample: batches are ``(x, t, sample_weight)``.
 
     Raises
     ------
@@ -100,8 +102,12 @@ class Batches:
         drop_last: bool = False,
         transform: Callable[[Array, np.random.Generator | None], Array] | None = None,
         group: Any = None,
+        sample_weight: np.ndarray | None = None,
     ) -> None:
-        for name, a in (("x", x), ("t", t)):
+        arrays = {"x": x, "t": t}
+        if sample_weight is not None:
+            arrays["sample_weight"] = sample_weight
+        for name, a in arrays.items():
             if not isinstance(a, np.ndarray):
                 message = (
                     f"Batches: {name} is a {type(a).__name__}; expected a numpy.ndarray. "
@@ -117,12 +123,18 @@ class Batches:
                 "as samples."
             )
             raise ValueError(message)
+        if sample_weight is not None and sample_weight.shape[:1] != x.shape[:1]:
+            message = (
+                f"Batches: x has {len(x)} samples, sample_weight has shape {sample_weight.shape}."
+            )
+            raise ValueError(message)
         batch_size = integer("Batches", "batch_size", batch_size, in_range="1 or more")
         if rng is not None:
             generator("Batches", "rng", rng)
         if transform is not None:
             function("Batches", "transform", transform, "a function of a batch x and a generator")
         self.x, self.t, self.batch_size, self.rng = x, t, batch_size, rng
+        self.sample_weight = sample_weight
         self.drop_last, self.transform = flag("Batches", "drop_last", drop_last), transform
         self._xp, self._device = _target(like, xp, device)
         self.group = processes("Batches", group)
@@ -137,11 +149,11 @@ class Batches:
         n = len(self.x)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
-    def __iter__(self) -> Iterator[Pair]:
+    def __iter__(self) -> Iterator[Batch]:
         """Iterate once over the samples, in the order of `rng`."""
         return self._pass(None if self.rng is None else np.random.default_rng(self.rng))
 
-    def __call__(self, epoch: int) -> Iterator[Pair]:
+    def __call__(self, epoch: int) -> Iterator[Batch]:
         """Iterate once over the samples, in the order of an epoch.
 
         Parameters
@@ -170,7 +182,7 @@ class Batches:
         other.group = group
         return other
 
-    def _pass(self, rng: np.random.Generator | None) -> Iterator[Pair]:
+    def _pass(self, rng: np.random.Generator | None) -> Iterator[Batch]:
         n = len(self.x)
         order = np.arange(n) if rng is None else rng.permutation(n)
         # Not the generator itself, which draws the order of the next pass.
@@ -179,12 +191,15 @@ class Batches:
         if self.group is not None and self.transform is None:
             parts = (rows[part_of(self.group, len(rows))] for rows in parts)
         make = table(library_name(self._xp), "FACTORIES").get("loader", Loader)
-        for x, t in _prefetched(make((self.x, self.t), self._xp, self._device), parts):
+        arrays = (self.x, self.t)
+        if self.sample_weight is not None:
+            arrays = (*arrays, self.sample_weight)
+        for batch in _prefetched(make(arrays, self._xp, self._device), parts):
             if self.transform is not None:
-                x = self.transform(x, own)
+                batch = self.transform(batch[0], own), *batch[1:]
                 if self.group is not None:
-                    x, t = own_part(self.group, x, t)
-            yield x, t
+                    batch = own_part(self.group, *batch)
+            yield batch
 
 
 def _target(like: Array, xp: Any, where: Any) -> tuple[Any, Any]:
@@ -193,7 +208,7 @@ def _target(like: Array, xp: Any, where: Any) -> tuple[Any, Any]:
     return as_namespace(np if xp is None else xp), where
 
 
-def _prefetched(loader: Loader, parts: Iterator[np.ndarray]) -> Iterator[Pair]:
+def _prefetched(loader: Loader, parts: Iterator[np.ndarray]) -> Iterator[Batch]:
     """Yield the samples of each part, while a thread loads the next ones."""
     if not loader.in_background:
         try:

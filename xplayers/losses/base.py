@@ -28,6 +28,7 @@ from xplayers.arrays.namespaces import (
 from xplayers.arrays.operation import operation
 from xplayers.arrays.transfer import as_plain
 from xplayers.layers.base import Cache, Module
+from xplayers.losses.weights import check_takes_weights, check_weight_values
 
 REDUCTIONS = ("mean", "sum", "none")
 _NUMBERS = (int, float, np.floating, np.integer)
@@ -39,8 +40,18 @@ class Loss(Module):
     Parameters
     ----------
     reduction : {"mean", "sum", "none"}
-        Reduction over the samples. The mean over none (an empty batch, or all labels ignored) is 0
-        with gradient 0, where PyTorch gives NaN.
+        Reduction over the samples. The mean over none (an empty batch, all labels ignored, or all
+        weights 0) is 0 with gradient 0, where PyTorch gives NaN.
+
+    Notes
+    -----
+    Every loss takes a `sample_weight`: a sample of weight 3 counts as three equal samples do, so
+    the mean is over the sum of the weights. (Keras divides by the number of samples.) They multiply
+    other weights: those of labels, whose products with them are the divisor of the mean, and
+    targets that do not sum to 1. The sum is of weighted losses, and so is what ``"none"`` returns.
+    A sample of weight 0 contributes exactly 0 to loss and gradient, whatever its scores are, NaN
+    too. Where a check of the values would synchronize (on a GPU, and inside ``jax.jit``), a weight
+    that is negative or NaN makes the loss NaN.
     """
 
     _evaluation = "call the loss itself, loss(scores, target)"
@@ -49,9 +60,16 @@ class Loss(Module):
         self.reduction = checks.choice(self, "reduction", reduction, REDUCTIONS)
 
     def apply(
-        self, arrays: Mapping[str, Array], scores: Array, target: Array
+        self,
+        arrays: Mapping[str, Array],
+        scores: Array,
+        target: Array,
+        sample_weight: Array | None = None,
     ) -> tuple[Array, Cache]:
-        """Return the loss, and the cache: the arrays that `vjp` needs."""
+        """Return the loss, and the cache: the arrays that `vjp` needs.
+
+        A loss of your own may do without `sample_weight`, and is then refused with weights.
+        """
         message = f"{type(self).__name__} defines no apply(self, arrays, scores, target)."
         raise NotImplementedError(message)
 
@@ -63,8 +81,11 @@ class Loss(Module):
     def check(self, scores: Array, target: Array) -> None:
         """Check the values of `target`, where that needs no transfer; `apply` checks shapes."""
 
+    def _check_weights(self, scores: Array, sample_weight: Array) -> None:
+        check_weight_values(self, sample_weight, scores, "the scores")
+
     @final
-    def forward(self, scores: Array, target: Array) -> Array:
+    def forward(self, scores: Array, target: Array, sample_weight: Array | None = None) -> Array:
         """Compute the loss, and keep the cache for `backward`.
 
         Parameters
@@ -73,6 +94,9 @@ class Loss(Module):
             The output of the network.
         target : array
             The target; of the library and on the device of `scores`.
+        sample_weight : array, optional
+            The weight of each sample, 0 or more: of shape ``(n,)``, or of more of the leading axes
+            of what ``reduction="none"`` returns, as ``(n, t)`` for the steps of sequences.
 
         Returns
         -------
@@ -80,7 +104,7 @@ class Loss(Module):
             0-d, or with ``reduction="none"`` one value per sample. It stays on the device;
             ``float(loss)`` fetches it.
         """
-        value, cache = self._evaluate(scores, target)
+        value, cache = self._evaluate(scores, target, sample_weight)
         self._record(cache, value)
         return value
 
@@ -103,11 +127,13 @@ class Loss(Module):
         return self.vjp(cache, dout)
 
     @final
-    def __call__(self, scores: Array, target: Array) -> Array:
+    def __call__(self, scores: Array, target: Array, sample_weight: Array | None = None) -> Array:
         """Compute the loss without keeping state, for evaluation."""
-        return self._evaluate(scores, target)[0]
+        return self._evaluate(scores, target, sample_weight)[0]
 
-    def _evaluate(self, scores: Array, target: Array) -> tuple[Array, Cache]:
+    def _evaluate(
+        self, scores: Array, target: Array, sample_weight: Array | None
+    ) -> tuple[Array, Cache]:
         scores, target = as_plain(scores), as_plain(target)
         try:
             check_input(self, scores, {}, name="scores")
@@ -123,7 +149,13 @@ class Loss(Module):
         check_same(self, "target", target, scores, like_name="scores")
         check_off_tape(self, "target", target)
         self.check(scores, target)
-        return self.apply(self._variables.buffers, scores, target)
+        if sample_weight is None:
+            return self.apply(self._variables.buffers, scores, target)
+        sample_weight = as_plain(sample_weight)
+        check_takes_weights(self)
+        self._check_weights(scores, sample_weight)
+        buffers = self._variables.buffers
+        return self.apply(buffers, scores, target, sample_weight=sample_weight)
 
     def _reduced(self, values: Array, norm: Any) -> Array:
         """Return the losses of the samples, their sum, or the sum divided by `norm`."""

@@ -12,6 +12,7 @@ from xplayers.arrays.namespaces import Array, Namespace, namespace, on_host, siz
 from xplayers.layers.base import Cache
 from xplayers.layers.variables import Buffer
 from xplayers.losses.base import Loss, scale_gradient
+from xplayers.losses.weights import chosen, divisor, spread, weighted
 
 
 class Pointwise(Loss):
@@ -24,7 +25,11 @@ class Pointwise(Loss):
         raise NotImplementedError
 
     def apply(
-        self, arrays: Mapping[str, Array], scores: Array, target: Array
+        self,
+        arrays: Mapping[str, Array],
+        scores: Array,
+        target: Array,
+        sample_weight: Array | None = None,
     ) -> tuple[Array, Cache]:
         xp = namespace(scores)
         if tuple(target.shape) != tuple(scores.shape):
@@ -36,12 +41,18 @@ class Pointwise(Loss):
         check_real(self, "target", target)
         x = upcast(xp, scores)
         t = xp.astype(target, x.dtype)
-        values, dx = self.value_and_derivative(xp, arrays, x, t)
-        return self._reduced(values, max(size(x), 1)), (dx, scores)
+        if sample_weight is None:
+            values, dx = self.value_and_derivative(xp, arrays, x, t)
+            return self._reduced(values, max(size(x), 1)), (dx, scores)
+        w = spread(self, sample_weight, x.shape, x.dtype)
+        values, dx = self.value_and_derivative(xp, arrays, chosen(x, w), chosen(t, w))
+        norm = divisor(w, size(x))
+        return self._reduced(weighted(values, w), norm), (dx * w, scores, norm)
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
-        dx, scores = cache
-        return scale_gradient(dx, dout, self._divisor(max(size(dx), 1)), scores)
+        dx, scores, *norm = cache
+        (norm,) = norm or [max(size(dx), 1)]
+        return scale_gradient(dx, dout, self._divisor(norm), scores)
 
 
 class SigmoidWithLoss(Pointwise):

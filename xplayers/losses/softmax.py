@@ -27,6 +27,7 @@ from xplayers.arrays.values import host_values
 from xplayers.layers.base import Cache
 from xplayers.layers.variables import Buffer
 from xplayers.losses.base import Loss, scale_gradient
+from xplayers.losses.weights import chosen, divisor, spread, weighted
 
 
 class SoftmaxWithLoss(Loss):
@@ -109,10 +110,16 @@ class SoftmaxWithLoss(Loss):
             self._refuse_weights(self.class_weights, "(c,)")
 
     def apply(
-        self, arrays: Mapping[str, Array], scores: Array, target: Array
+        self,
+        arrays: Mapping[str, Array],
+        scores: Array,
+        target: Array,
+        sample_weight: Array | None = None,
     ) -> tuple[Array, Cache]:
         self._check_shapes(arrays, scores, target)
         n = _rows(scores)
+        if sample_weight is not None:
+            return self._weighted(arrays, scores, target, sample_weight)
         if not (arrays or self.ignore_index is not None or self.label_smoothing):
             rows, dx, divided = softmax_cross_entropy(scores, target, self._divisor(n))
             return self._reduced(rows, n), (dx, scores, None) if divided else (dx, scores)
@@ -121,6 +128,43 @@ class SoftmaxWithLoss(Loss):
         )
         cache = (dx, scores) if isinstance(norm, int) else (dx, scores, norm)  # arrays only
         return self._reduced(rows, norm), cache
+
+    def _weighted(
+        self, arrays: Mapping[str, Array], scores: Array, target: Array, sample_weight: Array
+    ) -> tuple[Array, Cache]:
+        """Return loss and cache with weights of samples, beside those of labels."""
+        xp, x = namespace(scores), upcast(namespace(scores), scores)
+        w = spread(self, sample_weight, x.shape[:-1], x.dtype)
+        x = chosen(x, w[..., None])
+        if arrays or self.ignore_index is not None or self.label_smoothing:
+            rows, dx, _ = weighted_cross_entropy(
+                x, target, arrays.get("class_weights"), self.ignore_index, self.label_smoothing
+            )
+        else:
+            rows, dx, _ = softmax_cross_entropy(x, target, 1.0)
+        each = self.label_weights(arrays, len(scores.shape), target)
+        counts = w if each is None else xp.astype(each, w.dtype) * w
+        norm = divisor(counts, math.prod(scores.shape[:-1]))
+        return self._reduced(weighted(rows, w), norm), (dx * w[..., None], scores, norm)
+
+    def label_weights(self, arrays: Mapping[str, Array], axes: int, target: Array) -> Array | None:
+        """Return the weight of each label in the mean, for scores with `axes` axes.
+
+        None: all samples have the same weight.
+        """
+        weights, ignored = arrays.get("class_weights"), self.ignore_index
+        if len(target.shape) == axes or (weights is None and ignored is None):
+            return None
+        xp = namespace(target)
+        labels = _as_indices(xp, target)
+        keep = labels == labels if ignored is None else labels != ignored
+        if weights is None:
+            return xp.astype(keep, xp.float32)
+        if not on_host(labels):  # unchecked; a label out of range makes the loss NaN
+            keep = keep & (labels >= 0) & (labels < weights.shape[0])
+        at = xp.reshape(xp.where(keep, labels, xp.zeros_like(labels)), (-1,))
+        each = xp.reshape(xp.take(weights, at, axis=0), labels.shape)
+        return each * xp.astype(keep, each.dtype)
 
     def vjp(self, cache: Cache, dout: Any) -> Array:
         dx, scores, *norm = cache

@@ -6,7 +6,6 @@ from typing import Any
 
 from xplayers._checks import Option, integer
 from xplayers.arrays.namespaces import Array, namespace, upcast
-from xplayers.arrays.values import examine
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
@@ -46,7 +45,14 @@ class AccumulatedStep(TrainStep):
         self.parts = parts
 
     def _gradients(
-        self, arrays: Arrays, loss_arrays: Arrays, x: Array, t: Array, scale: Any, check: bool
+        self,
+        arrays: Arrays,
+        loss_arrays: Arrays,
+        x: Array,
+        t: Array,
+        w: Array | None,
+        scale: Any,
+        check: bool,
     ) -> tuple[Array, Arrays, Arrays, Any]:
         xp, loss = namespace(x), self.loss
         value: Any = 0.0
@@ -54,16 +60,14 @@ class AccumulatedStep(TrainStep):
         grads: Arrays = {}
         changed: Arrays = {}
         for part in slices(int(x.shape[0]), self.parts):
-            part_t = t[part, ...]
+            part_t, part_w = t[part, ...], None if w is None else w[part, ...]
             y, cache = self.net.apply(arrays, x[part, ...])
-            if check:
-                examine(y, loss.check, part_t)
-            part_value, loss_cache = loss.apply(loss_arrays, y, part_t)
+            part_value, loss_cache = self._loss(loss_arrays, y, part_t, part_w, check)
             weight: Any = 1.0
             if loss.reduction == "mean":
                 if whole is None:
-                    whole = self._weight(loss_arrays, y, t)
-                weight = self._weight(loss_arrays, y, part_t) / _divisor(whole)
+                    whole = self._weight(loss_arrays, y, t, w)
+                weight = self._weight(loss_arrays, y, part_t, part_w) / _divisor(whole)
             part_grads = self.net.param_grads(cache, loss.vjp(loss_cache, scale * weight))
             for name, g in part_grads.items():
                 wide = upcast(xp, g)

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from xplayers._checks import instance, integer, processes, shown
-from xplayers.arrays.namespaces import Array, namespace, on_host
+from xplayers.arrays.namespaces import Array, namespace, size, widest_floating
 from xplayers.data.batches import minibatches, own_part
 from xplayers.data.loading import Batches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
+from xplayers.losses.weights import check_weights, spread, takes
 from xplayers.metrics import accuracy, hits
 from xplayers.reports.columns import checked_metrics
 from xplayers.training.exchange import gathered
@@ -38,6 +39,7 @@ def evaluate(
     metrics: Metrics | None = None,
     batch_size: int = 256,
     group: Any = None,
+    sample_weight: Array | None = None,
 ) -> dict[str, float]:
     """Return the loss and the metrics of a network on a data set.
 
@@ -52,10 +54,12 @@ def evaluate(
     loss : Loss
         With ``reduction="mean"``; with ``"sum"`` the sum is divided by the number of samples.
     x, t : array
-        Samples and targets; or instead of `x` an iterable of batches ``(x, t)``.
+        Samples and targets; or instead of `x` an iterable of batches ``(x, t)``, or ``(x, t, w)``
+        with the weights of samples.
     metrics : mapping of str to callable, optional
         Functions of scores and targets that return the mean over the samples of a batch, a number
-        or 0-d array. `accuracy` is computed as a quotient of two integers, rounded once. By default
+        or 0-d array; with weights they are passed `sample_weight` by name. Without, `accuracy` is
+        computed as a quotient of two integers, rounded once. By default
         ``{"accuracy": accuracy}`` for a `SoftmaxWithLoss` without ``ignore_index``, and none for
         other losses.
     batch_size : int
@@ -63,6 +67,9 @@ def evaluate(
     group : Group, optional
         Of several processes (`xplayers.parallel`), which all pass the same data, each evaluates a
         part of the samples or, of batches, each so manyth. The result is the same on all.
+    sample_weight : array, optional
+        The weight of each sample, 0 or more, as in `Loss.forward`: the results are means over the
+        sum of the weights.
 
     Returns
     -------
@@ -92,6 +99,12 @@ def evaluate(
         _check_batches(x)
     metrics = default_metrics(loss) if metrics is None else metrics
     metrics = checked_metrics("evaluate", metrics, reserved=("loss",))
+    weights = sample_weight
+    if weights is not None:
+        if t is None:
+            message = "evaluate: sample_weight goes with arrays x and t; batches are (x, t, w)."
+            raise TypeError(message)
+        check_weights("evaluate", weights, x)
     totals = _Totals(loss, metrics)
     several = processes("evaluate", group) is not None and group.size > 1
     if several and isinstance(x, Batches):
@@ -99,10 +112,10 @@ def evaluate(
     elif several and t is None:
         x = itertools.islice(x, group.rank, None, group.size)
     elif several:
-        x, t = own_part(group, x, t)
+        x, t, weights = own_part(group, x, t, weights)
     with np.errstate(invalid="ignore", divide="ignore"):  # for empty batches
-        for batch_x, batch_t in x if t is None else minibatches(x, t, batch_size):
-            totals.add(net.predict(batch_x), batch_t, int(batch_x.shape[0]))
+        for batch in x if t is None else minibatches(x, t, batch_size, sample_weight=weights):
+            totals.add(net.predict(batch[0]), *batch[1:])
         totals.collect()
     if several:
         totals.gather(group)
@@ -126,36 +139,45 @@ class _Totals:
         self.by_name: dict[str, _Mean | _Hits] = {"loss": self.mean}
         for name, metric in metrics.items():
             self.by_name[name] = _Hits() if metric is accuracy else _Mean()
-        self._batches: list[tuple[int, int, bool]] = []  # samples, labels, whether with weights
+        # Samples and labels of each, and whether there are weights of the loss and of samples.
+        self._batches: list[tuple[int, int, bool, bool]] = []
         self._unfetched: list[Array | float] = []
 
-    def add(self, y: Array, t: Array, samples: int) -> None:
+    def add(self, y: Array, t: Array, sample_weight: Array | None = None) -> None:
         """Compute loss and metrics of a batch."""
         loss, unfetched = self.loss, self._unfetched
-        unfetched.append(_scalar("the loss", loss(y, t)))
+        unfetched.append(_scalar("the loss", loss(y, t, sample_weight)))
         for name, metric in self.metrics.items():
-            count = hits if metric is accuracy else metric
-            unfetched.append(_scalar(f"metric {name}", count(y, t)))
-        weights = label_weights(loss, loss.arrays, len(y.shape), t) if has_weights(loss) else None
-        if weights is not None:
-            unfetched.append(weights)
-        self._batches.append((samples, math.prod(y.shape[:-1]), weights is not None))
-        if len(unfetched) + 2 + len(self.metrics) > BLOCK:
+            unfetched.append(
+                _scalar(f"metric {name}", _measured(name, metric, y, t, sample_weight))
+            )
+        weight = batch_weight(loss, loss.arrays, len(y.shape), t, sample_weight)
+        if weight is not None:
+            unfetched.append(weight)
+        if sample_weight is not None:
+            unfetched.append(_sum_of(sample_weight))
+        kind = weight is not None, sample_weight is not None
+        self._batches.append((int(y.shape[0]), math.prod(y.shape[:-1]), *kind))
+        if len(unfetched) + 3 + len(self.metrics) > BLOCK:
             self.collect()
 
     def collect(self) -> None:
         """Fetch the pending values, and add them to the totals."""
         numbers = iter(fetched(self._unfetched).tolist())
-        for n, labels, weighted in self._batches:
+        for n, labels, weighted, sampled in self._batches:
             value, *measured = (next(numbers) for _ in self.by_name)
             weight = next(numbers) if weighted else n
+            total = next(numbers) if sampled else None  # of the weights of samples
             if n == 0:
                 continue
             # The loss divides by 1 where the weights sum to 0.
             is_sum = self.loss.reduction == "sum"
             self.mean.add_total(value if is_sum else value * (weight or 1.0), weight)
             for name, number in zip(self.metrics, measured, strict=True):
-                self.by_name[name].add(number, n, max(labels, 1))
+                if total is None:
+                    self.by_name[name].add(number, n, max(labels, 1))
+                else:
+                    self.by_name[name].add_total(number * total, total)
         self._batches.clear()
         self._unfetched.clear()
 
@@ -196,13 +218,15 @@ class _Hits:
 
     def __init__(self) -> None:
         self.total: Any = 0
-        self.samples = 0
+        self.samples: float = 0
 
     def add(self, hits: float, samples: int, labels: int) -> None:
         from fractions import Fraction  # on demand: it imports decimal
 
-        self.total += Fraction(int(hits) * samples, labels)
-        self.samples += samples
+        self.add_total(Fraction(int(hits) * samples, labels), samples)
+
+    def add_total(self, total: Any, weight: float) -> None:
+        self.total, self.samples = self.total + total, self.samples + weight
 
     def merge(self, other: _Hits) -> None:
         """Add those of another process."""
@@ -213,13 +237,26 @@ class _Hits:
         return float(self.total / self.samples) if self.samples else math.nan
 
 
+def _measured(name: str, metric: Any, y: Array, t: Array, sample_weight: Array | None) -> Any:
+    """Return what a metric says of a batch; without weights the number of hits, of accuracy."""
+    if sample_weight is None:
+        return (hits if metric is accuracy else metric)(y, t)
+    if not takes("sample_weight", metric):
+        message = (
+            f"evaluate: the metric {name} takes no sample_weight; with weights it is called as "
+            f"{name}(y, t, sample_weight=w)."
+        )
+        raise TypeError(message)
+    return metric(y, t, sample_weight=sample_weight)
+
+
 def default_metrics(loss: Loss) -> Metrics:
     """Return the default metrics for a loss."""
     labels = isinstance(loss, SoftmaxWithLoss) and loss.ignore_index is None
     return {"accuracy": accuracy} if labels else {}
 
 
-def has_weights(loss: Loss) -> bool:
+def weighs_labels(loss: Loss) -> bool:
     """Whether the mean of a loss is weighted by labels."""
     return (
         isinstance(loss, SoftmaxWithLoss)
@@ -228,27 +265,27 @@ def has_weights(loss: Loss) -> bool:
     )
 
 
-def label_weights(
-    loss: Loss, arrays: Mapping[str, Array], axes: int, target: Array
+def batch_weight(
+    loss: Loss, arrays: Mapping[str, Array], axes: int, target: Array, weights: Array | None = None
 ) -> Array | None:
-    """Return the sum of the weights of labels in a loss, for scores with `axes` axes.
+    """Return the weight of a batch in the mean of a loss, for scores with `axes` axes.
 
-    None: all samples have the same weight.
+    That is the sum of the weights of labels and of samples. None: the number of samples.
     """
-    if not isinstance(loss, SoftmaxWithLoss) or len(target.shape) == axes:
-        return None
-    weights, ignored = arrays.get("class_weights"), loss.ignore_index
-    if weights is None and ignored is None:
-        return None
-    xp = namespace(target)
-    labels = xp.astype(xp.reshape(target, (-1,)), xp.arange(0).dtype)
-    keep = labels == labels if ignored is None else labels != ignored
-    if weights is None:
-        return xp.sum(xp.astype(keep, xp.float32))
-    if not on_host(labels):  # unchecked; a label out of range makes the loss NaN
-        keep = keep & (labels >= 0) & (labels < weights.shape[0])
-    each = xp.take(weights, xp.where(keep, labels, xp.zeros_like(labels)), axis=0)
-    return xp.sum(each * xp.astype(keep, each.dtype))
+    each = None
+    if isinstance(loss, SoftmaxWithLoss) and weighs_labels(loss):
+        each = loss.label_weights(arrays, axes, target)
+    if each is None:
+        return None if weights is None else _sum_of(weights)
+    if weights is not None:
+        each = each * spread(loss, weights, each.shape, each.dtype)
+    return namespace(each).sum(each)
+
+
+def _sum_of(weights: Array) -> Array:
+    """Return the sum of the weights of samples; of those that have many, their mean."""
+    xp, n = namespace(weights), weights.shape[0]
+    return xp.sum(xp.astype(weights, widest_floating(weights))) * (n / max(size(weights), 1))
 
 
 def _scalar(name: str, value: Any) -> Array | float:

@@ -35,22 +35,26 @@ class NonFiniteLoss(FloatingPointError):
         self.step, self.where = step, where
 
 
-def first_nonfinite(step: TrainStep, x: Array, t: Array) -> tuple[str, str]:
+def first_nonfinite(step: TrainStep, *batch: Array) -> tuple[str, str]:
     """Return the name of the first non-finite array in the forward of a step, and a sentence on it.
 
     Synchronizes at each layer. Changes nothing. The name is empty if all arrays are finite.
     """
-    arrays = _forward(step, x, t)
+    arrays = _forward(step, *batch)
     wrong = ((name, reason) for name, a, reason in arrays if is_floating(a) and not all_finite([a]))
     return next(wrong, ("", ""))
 
 
-def _forward(step: TrainStep, x: Array, t: Array) -> Iterator[tuple[str, Array, str]]:
+def _forward(
+    step: TrainStep, x: Array, t: Array, *weights: Array
+) -> Iterator[tuple[str, Array, str]]:
     """Yield the name, the array and an error text for all arrays of the forward of a step."""
     for name, p in step.net.params.items():
         yield name, p, f"The parameter {name} is not finite since the previous update."
     yield "x", x, "The batch is not finite: there is inf or NaN in x."
     yield "t", t, "The targets are not finite: there is inf or NaN in t."
+    for w in weights:
+        yield "sample_weight", w, "The weights are not finite: there is inf or NaN in them."
     # Compute as the step does: with its precision, dropout masks and batch statistics.
     params = dict(step.net.params)
     if step.precision is not None:
@@ -63,7 +67,8 @@ def _forward(step: TrainStep, x: Array, t: Array) -> Iterator[tuple[str, Array, 
             source = f"layer {name!r}, {layer._owner}" if name else layer._owner
             reason = f"The output of {source}, is the first that is not finite."
             yield name or layer._owner, y, reason
-        value, _ = step.loss.apply(step.loss.arrays, outputs[-1].y, t[part, ...])
+        targets = [a[part, ...] for a in (t, *weights)]
+        value, _ = step.loss.apply(step.loss.arrays, outputs[-1].y, *targets)
         reason = (
             f"The output of the network is finite, its {step.loss} is not: check the targets "
             "(a label out of range gives NaN)."

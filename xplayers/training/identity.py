@@ -26,10 +26,13 @@ _BLOCKS = 256  # number of its blocks, evenly spaced
 _RATES = (0, 1, 2, 3, 10, 100, 1000, 10_000)  # steps at which a custom schedule is evaluated
 
 
-def data_identity(x: Any, t: Array | None, validation: Any) -> dict[str, Any]:
+def data_identity(
+    x: Any, t: Array | None, weights: Array | None = None, *, validation: Any = None
+) -> dict[str, Any]:
     """Return the identity of the data of a run, as JSON, by the arguments of `Trainer.fit`."""
     samples = None if t is None else int(t.shape[0])
-    return {"samples": samples, **_data("", x, t), **_data("validation ", *pair(validation))}
+    own, other = _data("", x, t, weights), _data("validation ", *parts(validation))
+    return {"samples": samples, **own, **other}
 
 
 def step_identity(step: TrainStep) -> dict[str, Any]:
@@ -63,21 +66,23 @@ def _shown(value: Any) -> str:
     return " ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def is_pair(data: Any) -> bool:
-    """Whether `data` are samples and targets rather than batches."""
-    return isinstance(data, tuple) and len(data) == 2 and hasattr(data[0], "shape")
+def are_arrays(data: Any) -> bool:
+    """Whether `data` are samples and targets (and weights) rather than batches."""
+    return isinstance(data, tuple) and len(data) in (2, 3) and hasattr(data[0], "shape")
 
 
-def pair(data: Any) -> tuple[Any, Array | None]:
-    """Return samples and targets, or batches and None."""
-    return data if is_pair(data) else (data, None)
+def parts(data: Any) -> tuple[Any, Array | None, Array | None]:
+    """Return samples, targets and weights or None; or batches and None."""
+    if not are_arrays(data):
+        return data, None, None
+    return data[0], data[1], data[2] if len(data) > 2 else None
 
 
 # Data
 
 
-def _data(prefix: str, x: Any, t: Array | None) -> dict[str, Any]:
-    batches = None
+def _data(prefix: str, x: Any, t: Any, weights: Array | None) -> dict[str, Any]:
+    batches, w = None, None if weights is None else digest(weights)
     if t is not None:
         x, t = digest(x), digest(t)
     elif isinstance(x, Batches):
@@ -86,6 +91,7 @@ def _data(prefix: str, x: Any, t: Array | None) -> dict[str, Any]:
             f"batch_size={x.batch_size}, rng={rng}, drop_last={x.drop_last}, "
             f"transform={described(x.transform)}"
         )
+        w = None if x.sample_weight is None else digest(x.sample_weight)
         x, t = digest(x.x), digest(x.t)
     elif isinstance(x, list | tuple):
         x = _of_list(x)
@@ -93,7 +99,8 @@ def _data(prefix: str, x: Any, t: Array | None) -> dict[str, Any]:
         kind = "function" if callable(x) else type(x).__name__
         count = getattr(x, "__len__", None)
         x = f"a {kind}" + ("" if count is None else f" of {count()} batches")
-    return {f"{prefix}x": x, f"{prefix}t": t, f"{prefix}batches": batches}
+    names = ("x", "t", "sample_weight", "batches")
+    return {f"{prefix}{name}": v for name, v in zip(names, (x, t, w, batches), strict=True)}
 
 
 def _of_list(batches: list[Any] | tuple[Any, ...]) -> str:

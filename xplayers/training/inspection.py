@@ -16,30 +16,40 @@ from xplayers.data.loading import Batches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
 from xplayers.losses.softmax import wrong_label
-from xplayers.training.identity import is_pair
+from xplayers.losses.weights import check_weights
+from xplayers.training.identity import are_arrays
 
 OWNER = "Trainer.fit"
 _MOST = 100_000  # maximum number of batches to check
 
 
-def check_data(x: Any, t: Any, validation: Any, *, again: bool, again_validation: bool) -> None:
+def check_data(
+    x: Any, t: Any, validation: Any, weights: Any, *, again: bool, again_validation: bool
+) -> None:
     """Check types, libraries and dtypes of these arguments of `Trainer.fit`.
 
     `again`, `again_validation`: whether batches are iterated over more than once.
     """
+    if t is None and weights is not None:
+        message = f"{OWNER}: sample_weight goes with arrays x and t; batches are (x, t, w)."
+        raise TypeError(message)
     if t is not None:
         _check_pair("x", x, "t", t)
-    elif hasattr(x, "shape") or is_pair(x):
-        fault = "x is a tuple of two arrays" if is_pair(x) else "t is missing"
+        if weights is not None:
+            check_weights(OWNER, weights, x)
+    elif hasattr(x, "shape") or are_arrays(x):
+        fault = f"x is a tuple of {len(x)} arrays" if isinstance(x, tuple) else "t is missing"
         message = f"{OWNER}: {fault}; expected fit(x, t) or fit(batches)."
         raise TypeError(message)
     elif isinstance(x, Batches) or not callable(x):
         _check_batches("batches", x, "an iterable of batches (x, t)", again=again)
     if validation is None:
         return
-    is_couple = isinstance(validation, tuple) and len(validation) == 2
+    is_couple = isinstance(validation, tuple) and len(validation) in (2, 3)
     if is_couple and not all(map(_is_batch, validation)):  # two batches are a tuple, too
         _check_pair("validation x", validation[0], "validation t", validation[1])
+        for w in validation[2:]:
+            check_weights(f"{OWNER}, validation", w, validation[0])
         first = (x, t) if t is not None else _first(x)
         if first is not None:
             _check_alike(validation, first)
@@ -57,7 +67,7 @@ def check_values(net: Layer, loss: Loss, x: Any, t: Array | None, validation: An
     first = (x, t) if t is not None else _first(x)
     if first is None:
         return
-    pair = validation if is_pair(validation) else None
+    pair = validation[:2] if are_arrays(validation) else None
     labels = t is not None and is_integer(t) and host_values(t) is not None
     if isinstance(loss, SoftmaxWithLoss) and labels:
         try:
@@ -142,7 +152,7 @@ def _check_batches(name: str, batches: Any, expected: str, *, again: bool) -> No
 def _is_batch(batch: Any) -> bool:
     return (
         isinstance(batch, tuple | list)
-        and len(batch) == 2
+        and len(batch) in (2, 3)
         and all(hasattr(a, "shape") and hasattr(a, "dtype") for a in batch)
     )
 
@@ -150,7 +160,7 @@ def _is_batch(batch: Any) -> bool:
 def _first(batches: Any) -> tuple[Array, Array] | None:
     """Return the first batch of a list or tuple."""
     if isinstance(batches, list | tuple) and batches:
-        return tuple(batches[0])
+        return tuple(batches[0][:2])
     return None
 
 

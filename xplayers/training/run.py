@@ -20,11 +20,11 @@ from xplayers.data.loading import Batches
 from xplayers.reports.history import History, Row
 from xplayers.saving.checkpoint import Checkpoint, File
 from xplayers.saving.network import put
-from xplayers.training.evaluation import has_weights, label_weights
+from xplayers.training.evaluation import batch_weight, weighs_labels
 from xplayers.training.exchange import gathered
 from xplayers.training.failures import NonFiniteLoss, copied, first_nonfinite, interrupts
 from xplayers.training.fetching import BLOCK, fetched
-from xplayers.training.identity import differences, pair
+from xplayers.training.identity import differences, parts
 from xplayers.training.step import TrainStep
 
 LATEST = 1.0  # maximum seconds between fetches of losses
@@ -40,16 +40,19 @@ class Source:
     batch_size: int  # of samples and targets
     seed: int  # the order of an epoch is drawn from the seed and its number
     group: Any = None  # of several processes, of which each has its part of every batch
+    weights: Array | None = None  # of samples
 
     def __post_init__(self) -> None:
         self.samples = None if self.t is None else int(self.t.shape[0])  # per epoch, if known
 
-    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, Array]]:
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, ...]]:
         """Return the batches of an epoch (from 0), from batch `start`."""
         group = self.group
         if self.t is not None:
             rng = np.random.default_rng([self.seed, epoch])
-            batches = minibatches(self.x, self.t, self.batch_size, rng, group=group)
+            batches = minibatches(
+                self.x, self.t, self.batch_size, rng, group=group, sample_weight=self.weights
+            )
         elif group is None:
             batches = self.whole(epoch)
         elif isinstance(self.x, Batches):
@@ -65,7 +68,7 @@ class Source:
             x = x._of(None)
         return x(epoch) if callable(x) else x
 
-    def onwards(self, epoch: int, start: int) -> Iterator[tuple[Array, Array]]:
+    def onwards(self, epoch: int, start: int) -> Iterator[tuple[Array, ...]]:
         """Return the batches from batch `start` of an epoch, continuing with the next epochs."""
         while True:
             batch = None
@@ -123,7 +126,7 @@ class Run:
     source: Source
     settings: Settings  # may be replaced between epochs
     history: History
-    evaluate: Callable[[Any, Any], dict[str, float]]  # of arrays, or of batches and None
+    evaluate: Callable[..., dict[str, float]]  # of arrays, or of batches
     emit: Callable[..., None] | None  # of the fields of an event except trainer and history
     identity: Mapping[str, Any]  # identifies this run; checkpoints store it
 
@@ -137,7 +140,7 @@ class Run:
         self._snapshot: Snapshot | None = None
         self._losses: list[Array] = []  # not fetched from the device yet
         self._sizes: list[int] = []  # of their batches
-        self._weights: list[Array | float] = []  # of their batches, not fetched yet
+        self._weights: list[Array | float] = []  # in the mean, not fetched yet
         self._score_axes: int | None = None  # labels have one less
         self._size = 0  # of the last batch
         self._fetched = 0.0  # time of the last fetch of losses
@@ -195,7 +198,8 @@ class Run:
         checkpoint, exchange = settings.checkpoint, self._exchange
         start = time.perf_counter() - p.seconds
         self._fetched = time.perf_counter()
-        for x, t in self.source.batches(p.epoch, p.batch):
+        for batch in self.source.batches(p.epoch, p.batch):
+            x = batch[0]
             if exchange is not None:
                 if not exchange.shared:
                     step.net._ready(x)
@@ -206,15 +210,15 @@ class Run:
                 step.net._ready(x)  # materialize the parameters before they are copied
                 self._snapshot = self._copy()
             n = self._size = int(x.shape[0])
-            loss = step(x, t)
-            weight, due = None, set()
-            if exchange is not None:
+            loss = step(*batch)
+            if exchange is None:
+                weight, due = self._weight(*batch), set()
+            else:
                 weight, n, due = exchange.last
                 self._grant(due)
             self._losses.append(loss)
             self._sizes.append(n)
-            if has_weights(step.loss):
-                self._weights.append(self._weight(x, t) if weight is None else weight)
+            self._weights.append(weight)
             p.batch += 1
             p.step += 1
             p.samples += n
@@ -260,11 +264,11 @@ class Run:
         row: Row = {"epoch": p.epoch + 1, "step": p.step, "loss": p.total / (p.weight or 1.0)}
         self._evaluating = True
         if settings.train_metrics:
-            x, t = self.source.x, self.source.t
-            metrics = self.evaluate(self.source.whole(p.epoch) if t is None else x, t)
+            x, t, w = self.source.x, self.source.t, self.source.weights
+            metrics = self.evaluate(self.source.whole(p.epoch) if t is None else x, t, w)
             row |= {name: value for name, value in metrics.items() if name != "loss"}
         if settings.validation is not None:
-            metrics = self.evaluate(*pair(settings.validation))
+            metrics = self.evaluate(*parts(settings.validation))
             row |= {f"val_{name}": value for name, value in metrics.items()}
         self._evaluating = False
         row["lr"] = self._lr()
@@ -310,7 +314,7 @@ class Run:
         """Fetch the pending losses, and check them."""
         numbers, sizes, p = fetched([*self._losses, *self._weights]), self._sizes, self.position
         losses = numbers[: len(sizes)]
-        weights = numbers[len(sizes) :].tolist() if self._weights else sizes
+        weights = numbers[len(sizes) :].tolist()
         self._losses, self._sizes, self._weights = [], [], []
         self._fetched = time.perf_counter()
         finite = np.isfinite(losses)
@@ -328,12 +332,14 @@ class Run:
         if self._snapshot is not None and p.step - self._snapshot.position.step >= BLOCK:
             self._snapshot = self._copy()
 
-    def _weight(self, x: Array, t: Array) -> Array | float:
+    def _weight(self, x: Array, t: Array, *weights: Array) -> Array | float:
         """Return the weight of a batch in the mean of the losses."""
         loss = self.step.loss
+        if not (weights or weighs_labels(loss)):
+            return float(x.shape[0])
         if self._score_axes is None:
             self._score_axes = len(self.step.net.predict(x[:1, ...]).shape)
-        weight = label_weights(loss, loss.arrays, self._score_axes, t)
+        weight = batch_weight(loss, loss.arrays, self._score_axes, t, *weights)
         return float(x.shape[0]) if weight is None else weight
 
     def _copy(self) -> Snapshot:
@@ -347,8 +353,8 @@ class Run:
         put(step.net, snapshot.arrays)
         step.state = snapshot.state
         batches = self.source.onwards(start.epoch, start.batch)
-        for x, t in itertools.islice(batches, number - 1 - start.step):
-            step(x, t)
+        for batch in itertools.islice(batches, number - 1 - start.step):
+            step(*batch)
         batch = next(batches, None)
         where, cause = ("", "") if batch is None else first_nonfinite(step, *batch)
         if self._exchange is not None:
@@ -419,8 +425,8 @@ class Run:
             self._say(f"there is no checkpoint in {folder}; the run begins with its first step.")
             return
         self._check_same(newest)
-        for x, _ in itertools.islice(self.source.batches(0), 1):
-            net._ready(x)  # restored arrays move to the device of the network
+        for batch in itertools.islice(self.source.batches(0), 1):
+            net._ready(batch[0])  # restored arrays move to the device of the network
         saved = checkpoint.load_into(net, newest)
         state = saved.state or {}
         self.step.state = state["step"]

@@ -17,6 +17,7 @@ from xplayers.layers.base import Layer, Observed
 from xplayers.layers.ties import overlap
 from xplayers.layers.variables import Slots, epoch, same
 from xplayers.losses import Loss
+from xplayers.losses.weights import check_takes_weights
 from xplayers.optimizers import Optimizer
 from xplayers.training.compilation import compiled
 from xplayers.training.exchange import Exchange
@@ -36,9 +37,10 @@ def check_parts(owner: str, net: Any, loss: Any, optimizer: Any) -> None:
     instance(owner, "optimizer", optimizer, Optimizer, "an optimizer, as Adam()")
 
 
-def batch_kind(x: Array, t: Array) -> tuple[Any, ...]:
+def batch_kind(x: Array, t: Array, *weights: Array) -> tuple[Any, ...]:
     """Return types, shapes and dtypes of a batch."""
-    return type(x), x.shape, x.dtype, type(t), t.shape, t.dtype
+    kind = type(x), x.shape, x.dtype, type(t), t.shape, t.dtype
+    return (kind, *[(type(w), w.shape, w.dtype) for w in weights]) if weights else kind
 
 
 class StatefulStep(Observed):
@@ -89,10 +91,12 @@ class StatefulStep(Observed):
             self._compiled[type(x)] = None if plain else compiled(x, self)
         return self._compiled[type(x)]
 
-    def _eager_step(self, x: Array, t: Array, lr: Any) -> Array:
+    def _eager_step(self, x: Array, t: Array, lr: Any, *weights: Array) -> Array:
         t, rate = self._target(t), self._learning_rate(lr)
-        kind = batch_kind(x, t)
-        return self._update(kind, x, t, lambda trees: self._in_place(*trees, x, t, rate))
+        kind = batch_kind(x, t, *weights)
+        return self._update(
+            kind, (x, t, *weights), lambda trees: self._in_place(*trees, x, t, rate, *weights)
+        )
 
     def _eager(self, *arguments: Any) -> Any:
         """Compute a step by eager execution, which may overwrite parameters and state."""
@@ -115,15 +119,14 @@ class StatefulStep(Observed):
     def _update(
         self,
         kind: Any,
-        x: Array,
-        t: Array,
+        batch: tuple[Array, ...],
         run: Callable[[Any], Any],
         prepare: Callable[[Arrays], None] | None = None,
     ) -> Array:
         """Let ``run(trees)`` compute a step; `prepare` may move the parameters before."""
         optimizer, before = self.optimizer, (self.optimizer.state, self._scaling)
         try:
-            return self._updated(kind, x, t, run, prepare)
+            return self._updated(kind, batch, run, prepare)
         except BaseException:
             if before[0] is None:  # a step that fails leaves no state
                 optimizer.state, self._scaling = before
@@ -132,14 +135,14 @@ class StatefulStep(Observed):
             if self._exchange is not None:
                 self._exchange.end()
 
-    def _updated(self, kind: Any, x: Array, t: Array, run: Any, prepare: Any) -> Array:
+    def _updated(self, kind: Any, batch: tuple[Array, ...], run: Any, prepare: Any) -> Array:
         optimizer = self.optimizer
         if self._epoch != epoch() or len(self._checked) > _KINDS:
             self._checked.clear()
         arrays: Any = self._params.copy(), self._buffers.copy()
         unchanged = optimizer.state is not None and all(map(same, arrays, self._previous))
         if kind not in self._checked or not unchanged:  # or arrays have been replaced since
-            self._check(x, t)
+            self._check(*batch)
             arrays = ()
         if self._exchange is not None:
             self._exchange.begin()
@@ -175,12 +178,16 @@ class StatefulStep(Observed):
         if tied:
             self.net._ties.synchronize()
 
-    def _check(self, x: Array, t: Array) -> None:
+    def _check(self, x: Array, t: Array, *weights: Array) -> None:
         """Check a batch of a new kind, and move parameters and state to its device at first."""
         net, optimizer = self.net, self.optimizer
         net._ready(x)
         check_same(self.loss, "t", t, x)
         check_off_tape(self.loss, "t", t)
+        for w in weights:
+            check_takes_weights(self.loss)
+            check_same(self.loss, "sample_weight", w, x)
+            check_off_tape(self.loss, "sample_weight", w)
         self._params, self._buffers = Slots(net.params), Slots(net.buffers)
         if self._unplaced:
             self.state = self.state
@@ -193,9 +200,9 @@ class StatefulStep(Observed):
             self._scaling = self.precision.init(first)
         self.loss._materialize(first)
 
-    def _target(self, t: Any) -> Array:
+    def _target(self, t: Any, name: str = "t") -> Array:
         t = as_plain(t)
-        namespace(t, "TrainStep", "t")
+        namespace(t, "TrainStep", name)
         return t
 
     def _learning_rate(self, lr: Any) -> Any:

@@ -16,7 +16,7 @@ from xplayers.layers.base import Layer
 from xplayers.layers.representation import code, options
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
-from xplayers.training.evaluation import label_weights
+from xplayers.training.evaluation import batch_weight
 from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.stateful import Arrays, State, StatefulStep, check_parts
 
@@ -127,13 +127,17 @@ class TrainStep(StatefulStep):
         parts = ("net", "loss", "optimizer")
         return code(self, parts, [o for o in options(self) if o.partition("=")[0] not in parts])
 
-    def __call__(self, x: Array, t: Array, *, lr: Any = None) -> Array:
+    def __call__(
+        self, x: Array, t: Array, sample_weight: Array | None = None, *, lr: Any = None
+    ) -> Array:
         """Take one step on a batch.
 
         Parameters
         ----------
         x, t : array
             Input and target.
+        sample_weight : array, optional
+            The weight of each sample, 0 or more, as in `Loss.forward`.
         lr : float or 0-d array, optional
             Learning rate of this step; by default that of the optimizer.
 
@@ -146,9 +150,20 @@ class TrainStep(StatefulStep):
             compiled = self._compiled[type(x)]
         except KeyError:
             compiled, x = self._compiled_step(x), as_plain(x)
+        if sample_weight is not None:
+            sample_weight = self._target(sample_weight, "sample_weight")
+            return (compiled or self._eager_step)(x, t, lr, sample_weight)
         return self._eager_step(x, t, lr) if compiled is None else compiled(x, t, lr)
 
-    def many(self, x: Array, t: Array, index: Array, *, lr: Any = None) -> Array:
+    def many(
+        self,
+        x: Array,
+        t: Array,
+        index: Array,
+        sample_weight: Array | None = None,
+        *,
+        lr: Any = None,
+    ) -> Array:
         """Take several steps, on batches of a data set that is where the parameters are.
 
         The same as a loop of ``step(xp.take(x, rows, axis=0), xp.take(t, rows, axis=0))`` over the
@@ -161,6 +176,8 @@ class TrainStep(StatefulStep):
         index : array of int, of shape (steps, batch)
             The samples of each batch, as of a permutation. It is not checked, and libraries differ
             in what they do out of range: NumPy and PyTorch raise, CuPy wraps around, JAX has NaN.
+        sample_weight : array, optional
+            The weights of all samples; then each step is a launch of its own.
         lr : float or 0-d array, optional
             Learning rate of these steps; by default that of the optimizer.
 
@@ -187,10 +204,11 @@ class TrainStep(StatefulStep):
             message = f"TrainStep.many: index is {index.dtype}; expected integers."
             raise TypeError(message)
         many = getattr(self._compiled_step(x), "many", None)
-        if many is not None:
+        if many is not None and sample_weight is None:
             return many(x, t, index, lr)
+        arrays = (x, t) if sample_weight is None else (x, t, sample_weight)
         rows = [index[i, ...] for i in range(index.shape[0])]
-        batches = ((xp.take(x, r, axis=0), xp.take(t, r, axis=0)) for r in rows)
+        batches = ([xp.take(a, r, axis=0) for a in arrays] for r in rows)
         return stack(xp, [self(*batch, lr=lr) for batch in batches])
 
     def pure(
@@ -202,6 +220,7 @@ class TrainStep(StatefulStep):
         x: Array,
         t: Array,
         lr: Any,
+        sample_weight: Array | None = None,
         *,
         donate: bool = False,
         check: bool = False,
@@ -209,7 +228,7 @@ class TrainStep(StatefulStep):
         """Return loss, parameters, buffers and state after one step; no side effects.
 
         `loss_arrays` are ``loss.arrays``, `state` is as in `TrainStep.state`. With `donate`,
-        parameters and state may be overwritten; with `check`, the values of the targets are
+        parameters and state may be overwritten; with `check`, the values of targets and weights are
         checked.
         """
         ties = self.net._ties
@@ -223,7 +242,7 @@ class TrainStep(StatefulStep):
         if exchange is not None and x.shape[0] == 0:
             results = exchange.nothing(params)
         else:
-            results = self._gradients(arrays, loss_arrays, x, t, scale, check)
+            results = self._gradients(arrays, loss_arrays, x, t, sample_weight, scale, check)
         value, grads, changed, weight = results
         grads = ties.gathered(grads) if ties.rows() else grads
         # The optimizer takes 16-bit gradients too, and computes with them in the dtype of `params`.
@@ -249,23 +268,39 @@ class TrainStep(StatefulStep):
         return value, after, {**buffers, **changed}, state
 
     def _gradients(
-        self, arrays: Arrays, loss_arrays: Arrays, x: Array, t: Array, scale: Any, check: bool
+        self,
+        arrays: Arrays,
+        loss_arrays: Arrays,
+        x: Array,
+        t: Array,
+        w: Array | None,
+        scale: Any,
+        check: bool,
     ) -> tuple[Array, Mapping[str, Array], Arrays, Any]:
         """Return the loss, the gradients of `scale` times the loss, and the buffers that change.
 
         And the divisor of the mean of the loss, if it is averaged with those of other processes.
         """
         y, cache = self.net.apply(arrays, x)
-        if check:
-            examine(y, self.loss.check, t)
-        value, loss_cache = self.loss.apply(loss_arrays, y, t)
+        value, loss_cache = self._loss(loss_arrays, y, t, w, check)
         grads = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
-        weight = None if self._exchange is None else self._weight(loss_arrays, y, t)
+        weight = None if self._exchange is None else self._weight(loss_arrays, y, t, w)
         return value, grads, self.net.updated_buffers(arrays, cache), weight
 
-    def _weight(self, loss_arrays: Arrays, scores: Array, target: Array) -> Any:
+    def _loss(self, arrays: Arrays, y: Array, t: Array, w: Array | None, check: bool) -> Any:
+        """Return the loss of the scores and its cache."""
+        loss = self.loss
+        if check:
+            examine(y, loss.check, t)
+        if w is None:
+            return loss.apply(arrays, y, t)
+        if check:
+            examine(y, loss._check_weights, w)
+        return loss.apply(arrays, y, t, sample_weight=w)
+
+    def _weight(self, arrays: Arrays, scores: Array, target: Array, w: Array | None) -> Any:
         """Return the divisor of the mean of the loss: samples, or the weights of their labels."""
         weight = None
         if self.loss.reduction == "mean":
-            weight = label_weights(self.loss, loss_arrays, len(scores.shape), target)
+            weight = batch_weight(self.loss, arrays, len(scores.shape), target, w)
         return int(target.shape[0]) if weight is None else weight

@@ -222,6 +222,7 @@ class Trainer:
         t: Array | None = None,
         validation: Any = None,
         *,
+        sample_weight: Array | None = None,
         resume: bool = False,
     ) -> History:
         """Train.
@@ -230,11 +231,14 @@ class Trainer:
         ----------
         x, t : array
             Samples and targets, of one library and device, with equal first axes. Or instead of
-            `x`, without `t`, batches ``(x, t)``: an iterable that can be iterated over in every
-            epoch, as a list or a data loader, or a function ``batches(epoch)``, from 0, that
-            returns one.
+            `x`, without `t`, batches ``(x, t)``, or ``(x, t, sample_weight)``: an iterable that can
+            be iterated over in every epoch, as a list or a data loader, or a function
+            ``batches(epoch)``, from 0, that returns one.
         validation : tuple of two arrays, or iterable of batches, optional
-            Data to evaluate on after each epoch.
+            Data to evaluate on after each epoch. The weights of samples may be a third array.
+        sample_weight : array, optional
+            The weight of each sample, 0 or more, as in `Loss.forward`. The losses of the history
+            are means over their sums.
         resume : bool
             Continue from the last checkpoint, with the bits of an uninterrupted run; if there is
             none, start, with a message on stderr. `epochs` may be larger than before; the data and
@@ -273,17 +277,20 @@ class Trainer:
         """
         flag("Trainer.fit", "resume", resume)
         several = self.epochs > 1
-        check_data(x, t, validation, again=several or resume, again_validation=several)
+        check_data(
+            x, t, validation, sample_weight, again=several or resume, again_validation=several
+        )
         settings, checkpoint = self._settings(validation), self.checkpoint
         check_values(self.net, self.loss, x, t, validation)
         exchange = self.train_step._exchange
-        source = Source(x, t, self.batch_size, self.seed, exchange and exchange.group)
+        group = exchange and exchange.group
+        source = Source(x, t, self.batch_size, self.seed, group, sample_weight)
         history = self.history = History()
         identity = {}
         if checkpoint is not None:
             checkpoint.check(self.net)
         if checkpoint is not None or exchange is not None:
-            identity = self._identity(settings, x, t)
+            identity = self._identity(settings, x, t, sample_weight)
         if exchange is not None:
             self._check_processes(exchange, identity, resume)
         emit = self._emit if self.callbacks else None
@@ -294,13 +301,17 @@ class Trainer:
         finally:
             self._run = None  # frees the copies of the parameters
 
-    def evaluate(self, x: Any, t: Array | None = None) -> dict[str, float]:
+    def evaluate(
+        self, x: Any, t: Array | None = None, sample_weight: Array | None = None
+    ) -> dict[str, float]:
         """Return the loss and the metrics on a data set: `evaluate` with this trainer's options.
 
         Parameters
         ----------
         x, t : array
             Samples and targets; or instead of `x` an iterable of batches.
+        sample_weight : array, optional
+            The weight of each sample.
 
         Returns
         -------
@@ -309,7 +320,7 @@ class Trainer:
         """
         return evaluate(
             self.net, self.loss, x, t, metrics=self.metrics, batch_size=self.eval_batch_size,
-            group=self.train_step.group,
+            group=self.train_step.group, sample_weight=sample_weight,
         )  # fmt: skip
 
     def stop(self) -> None:
@@ -336,12 +347,12 @@ class Trainer:
             self.patience, self.restore_best, self.on_nonfinite == "raise", self.checkpoint,
         )  # fmt: skip
 
-    def _identity(self, settings: Settings, x: Any, t: Array | None) -> dict[str, Any]:
+    def _identity(self, settings: Settings, x: Any, *targets: Array | None) -> dict[str, Any]:
         """Return the options and data that a resumed run has to share, as JSON."""
         mode = "max" if settings.largest_is_best else "min"
         return {
             "batch_size": self.batch_size, "accumulate": self.accumulate, "seed": self.seed,
-            **data_identity(x, t, settings.validation),
+            **data_identity(x, *targets, validation=settings.validation),
             "monitor": settings.monitor, "mode": mode, "patience": self.patience,
             "restore_best": self.restore_best,
             "metrics": list(self.metrics), "train_metrics": self.train_metrics,

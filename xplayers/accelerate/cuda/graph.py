@@ -99,6 +99,7 @@ class CapturedStep:
         x: Array,
         t: Array,
         lr: Any = None,
+        *weights: Array,
     ) -> tuple[Array, Tree, Tree, Tree]:
         """Take one step on a batch.
 
@@ -110,6 +111,8 @@ class CapturedStep:
             Input and target.
         lr : float or 0-d array, optional
             What `pure` takes as `lr`, in an array on the device; None stays None.
+        *weights : array
+            What `pure` takes behind it: weights of samples.
 
         Returns
         -------
@@ -125,8 +128,8 @@ class CapturedStep:
             If parameters, buffers or state are not those of the first step.
         """
         trees = (params, buffers, loss_arrays, state)
-        key = (*_kind(x), *_kind(t), lr is None)
-        return self._step(trees, key, (x, t), lr, lambda one: one)
+        key = (*map(_kind, (x, t, *weights)), lr is None)
+        return self._step(trees, key, (x, t, *weights), lr, lambda one: one)
 
     def many(
         self,
@@ -381,9 +384,9 @@ class Graph:
 def _writing(pure: Pure, own: Trees, lr: Any) -> Callable[..., Array]:
     """Return a step that leaves its results in the arrays of `kept`."""
 
-    def one(x: Array, t: Array) -> Array:
+    def one(x: Array, t: Array, *weights: Array) -> Array:
         # The dicts are copies, since `pure` may change them.
-        value, params, buffers, state = pure(*_copied_dicts(own), x, t, lr)
+        value, params, buffers, state = pure(*_copied_dicts(own), x, t, lr, *weights)
         for old, new in zip((own[0], own[1], own[3]), (params, buffers, state), strict=True):
             _write(old, new)
         return value

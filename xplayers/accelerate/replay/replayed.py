@@ -25,25 +25,28 @@ class Replayed(Compiled):
         self._last: Last | None = None  # the last replay
         self._moves = 0  # how often parameters were laid out anew
 
-    def __call__(self, x: Array, t: Array, lr: Any) -> Array:
+    def __call__(self, x: Array, t: Array, lr: Any, *weights: Array) -> Array:
         step = self.step
         makes, last = self.may_make(step), self._last
-        if makes and last is not None and lr is None and last.is_of(x, t, step, self):
+        if makes and last is not None and lr is None and last.is_of(x, t, step, self, weights):
             replay, lr, numbers = last.replay, step.optimizer.lr, last.numbers
         else:
             t, rate = step._target(t), step._learning_rate(lr)
-            kind = self._kind(x, t, rate)
+            kind = self._kind(x, t, rate, *weights)
+            arguments = (x, t, rate, *weights)
             if not makes or not Replays.fit(x):
-                return step._update(kind, x, t, lambda trees: step._in_place(*trees, x, t, rate))
+                batch = (x, t, *weights)
+                return step._update(kind, batch, lambda trees: step._in_place(*trees, *arguments))
             numbers = {} if self.fixed else self.sources.numbers
             replay = self.replays.find(kind, (step.optimizer.state, step._scaling))
             if replay is None:
-                return self._record(kind, (x, t, rate), numbers)
+                return self._record(kind, arguments, numbers)
             if lr is None and type(rate) is float:
-                self._last = Last.of(replay, numbers, x, t, self)
+                self._last = Last.of(replay, numbers, (x, t, *weights), self)
             lr = rate
         self.patience.uses += 1
-        arguments = (x, t, *numbers.values()) if lr is None else (x, t, lr, *numbers.values())
+        rates = () if lr is None else (lr,)
+        arguments = (x, t, *rates, *weights, *numbers.values())
         value = replay(*arguments) if step.precision is None else quietly(replay, *arguments)
         step._count()
         return value
@@ -57,7 +60,8 @@ class Replayed(Compiled):
                 return step._in_place(*trees, *arguments)
             return replays.record(kind, self._plain, trees, arguments, numbers, self._effects)
 
-        value = step._update(kind, arguments[0], arguments[1], run, self._lay_flat)
+        x, t, _, *weights = arguments
+        value = step._update(kind, (x, t, *weights), run, self._lay_flat)
         replays.hold(self._holders(), (step.optimizer.state, step._scaling))
         if numbers and replays.is_refused(kind) and not is_ours(step.optimizer):
             self.fixed = True  # it may look at its numbers
@@ -77,11 +81,11 @@ class Replayed(Compiled):
             return "none"
         return "traces" if self.sources.has_traces else "some"
 
-    def _kind(self, x: Array, t: Array, lr: Any) -> Any:
+    def _kind(self, x: Array, t: Array, lr: Any, *weights: Array) -> Any:
         """Return what a replay depends on beside values of arrays and what the step is made of."""
         sources = self.sources
         return (
-            *batch_kind(x, t), _order(x), _order(t), type(lr), sources.pattern,
+            *batch_kind(x, t, *weights), *map(_order, (x, t, *weights)), type(lr), sources.pattern,
             sources.constants if self.fixed else None,
         )  # fmt: skip
 
@@ -123,6 +127,7 @@ class Last(NamedTuple):
     replay: Callable[..., Array]
     numbers: dict[str, float]
     replays: dict[Any, Any]
+    weights: tuple[Any, ...]  # type, shape and dtype of those of samples, if there are
     x_type: type
     x_shape: tuple[int, ...]
     x_dtype: Any
@@ -132,14 +137,16 @@ class Last(NamedTuple):
 
     @classmethod
     def of(
-        cls, replay: Callable[..., Array], numbers: dict[str, float], x: Array, t: Array, taker: Any
+        cls, replay: Callable[..., Array], numbers: dict[str, float], batch: Any, taker: Any
     ) -> Last | None:
         """Return the replay of a batch; None where that does not lie in row-major order."""
-        if not (is_ordered(x) and is_ordered(t)):
+        if not all(map(is_ordered, batch)):
             return None
-        return cls(replay, numbers, taker.replays.replays, *batch_kind(x, t))
+        x, t, *weights = batch
+        kinds = tuple(map(_kind_of, weights))
+        return cls(replay, numbers, taker.replays.replays, kinds, *batch_kind(x, t))
 
-    def is_of(self, x: Array, t: Array, step: Any, taker: Any) -> bool:
+    def is_of(self, x: Array, t: Array, step: Any, taker: Any, weights: Any) -> bool:
         """Whether this is the replay of a batch; its rate is that of the optimizer, a number."""
         return (
             type(x) is self.x_type
@@ -152,10 +159,18 @@ class Last(NamedTuple):
             and self.numbers is taker.sources.numbers
             and is_ordered(x)
             and is_ordered(t)
+            and (not self.weights if not weights else self._weighs(weights))
             and Replays.fit(x)
             and taker.replays.hold_still((step.optimizer.state, step._scaling))
             and self.replays is taker.replays.replays  # none has ended
         )
+
+    def _weighs(self, weights: tuple[Array, ...]) -> bool:
+        return self.weights == tuple(map(_kind_of, weights)) and all(map(is_ordered, weights))
+
+
+def _kind_of(a: Array) -> Any:
+    return type(a), a.shape, a.dtype
 
 
 def _order(a: Array) -> Any:
