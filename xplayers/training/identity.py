@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, dtype_name, itemsize
+from xplayers.arrays.namespaces import Array, dtype_name, is_floating, itemsize
 from xplayers.arrays.transfer import to_numpy
 from xplayers.data.loading import Batches
 from xplayers.saving.files import sha256
@@ -67,8 +67,14 @@ def _shown(value: Any) -> str:
 
 
 def are_arrays(data: Any) -> bool:
-    """Whether `data` are samples and targets (and weights) rather than batches."""
-    return isinstance(data, tuple) and len(data) in (2, 3) and hasattr(data[0], "shape")
+    """Whether `data` are samples and targets, and weights perhaps, rather than batches."""
+    return isinstance(data, tuple) and is_short(data) and hasattr(data[0], "shape")
+
+
+def is_short(data: Any) -> bool:
+    """Whether there are two parts, or floating-point weights as the third."""
+    third = data[2] if len(data) == 3 else None
+    return len(data) == 2 or (hasattr(third, "dtype") and is_floating(third))
 
 
 def parts(data: Any) -> tuple[Any, Array | None, Array | None]:

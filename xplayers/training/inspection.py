@@ -17,7 +17,7 @@ from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
 from xplayers.losses.softmax import wrong_label
 from xplayers.losses.weights import check_weights
-from xplayers.training.identity import are_arrays
+from xplayers.training.identity import are_arrays, is_short
 
 OWNER = "Trainer.fit"
 _MOST = 100_000  # maximum number of batches to check
@@ -38,23 +38,23 @@ def check_data(
         if weights is not None:
             check_weights(OWNER, weights, x)
     elif hasattr(x, "shape") or are_arrays(x):
-        fault = f"x is a tuple of {len(x)} arrays" if isinstance(x, tuple) else "t is missing"
+        fault = "x is a tuple of two arrays" if are_arrays(x) else "t is missing"
         message = f"{OWNER}: {fault}; expected fit(x, t) or fit(batches)."
         raise TypeError(message)
     elif isinstance(x, Batches) or not callable(x):
         _check_batches("batches", x, "an iterable of batches (x, t)", again=again)
     if validation is None:
         return
-    is_couple = isinstance(validation, tuple) and len(validation) in (2, 3)
-    if is_couple and not all(map(_is_batch, validation)):  # two batches are a tuple, too
+    of_arrays = isinstance(validation, tuple) and is_short(validation)
+    if of_arrays and not all(map(_is_batch, validation)):  # two batches are a tuple, too
         _check_pair("validation x", validation[0], "validation t", validation[1])
         for w in validation[2:]:
-            check_weights(f"{OWNER}, validation", w, validation[0])
+            check_weights(f"{OWNER}: validation", w, validation[0])
         first = (x, t) if t is not None else _first(x)
         if first is not None:
             _check_alike(validation, first)
     else:
-        expected = "a tuple of two arrays, or an iterable of batches (x, t)"
+        expected = "a tuple of two arrays (or with float weights), or an iterable of batches (x, t)"
         _check_batches("validation", validation, expected, again=again_validation)
 
 
@@ -152,8 +152,8 @@ def _check_batches(name: str, batches: Any, expected: str, *, again: bool) -> No
 def _is_batch(batch: Any) -> bool:
     return (
         isinstance(batch, tuple | list)
-        and len(batch) in (2, 3)
         and all(hasattr(a, "shape") and hasattr(a, "dtype") for a in batch)
+        and is_short(batch)
     )
 
 

@@ -312,9 +312,10 @@ class Run:
 
     def _collect(self) -> None:
         """Fetch the pending losses, and check them."""
-        numbers, sizes, p = fetched([*self._losses, *self._weights]), self._sizes, self.position
-        losses = numbers[: len(sizes)]
-        weights = numbers[len(sizes) :].tolist()
+        there = [w for w in self._weights if not isinstance(w, float)]
+        numbers, sizes, p = fetched([*self._losses, *there]), self._sizes, self.position
+        losses, others = numbers[: len(sizes)], iter(numbers[len(sizes) :].tolist())
+        weights = [w if isinstance(w, float) else next(others) for w in self._weights]
         self._losses, self._sizes, self._weights = [], [], []
         self._fetched = time.perf_counter()
         finite = np.isfinite(losses)

@@ -231,11 +231,12 @@ class Trainer:
         ----------
         x, t : array
             Samples and targets, of one library and device, with equal first axes. Or instead of
-            `x`, without `t`, batches ``(x, t)``, or ``(x, t, sample_weight)``: an iterable that can
-            be iterated over in every epoch, as a list or a data loader, or a function
-            ``batches(epoch)``, from 0, that returns one.
+            `x`, without `t`, batches ``(x, t)``, or ``(x, t, sample_weight)``, of floating-point
+            numbers: an iterable that can be iterated over in every epoch, as a list or a data
+            loader, or a function ``batches(epoch)``, from 0, that returns one.
         validation : tuple of two arrays, or iterable of batches, optional
-            Data to evaluate on after each epoch. The weights of samples may be a third array.
+            Data to evaluate on after each epoch. A third array, of floating-point numbers, has the
+            weights of samples.
         sample_weight : array, optional
             The weight of each sample, 0 or more, as in `Loss.forward`. The losses of the history
             are means over their sums.
