@@ -113,8 +113,13 @@ def keep(shape: tuple[int, ...], rate: float, seed: int, count: int = 0) -> np.n
     return (np.asarray(bits) >= round(rate * 2**24)).reshape(shape)
 
 
+def kept(shape: tuple[int, ...], rate: float, seed: int) -> np.ndarray:
+    """What Dropout multiplies by."""
+    return keep(shape, rate, seed) / (1 - rate)
+
+
 def dropped(rate: float, seed: int) -> Callable[..., Any]:
-    return lambda x, p: x * keep(x.shape, rate, seed) / (1 - rate)
+    return lambda x, p: x * kept(x.shape, rate, seed)
 
 
 def torch_dropped(rate: float, seed: int) -> Callable[..., Any]:
@@ -271,31 +276,74 @@ def mean(rows: Any) -> Any:
     return np.sum(rows, axis=-1) / rows.shape[-1]
 
 
-def attention(x: Any, p: Arrays, heads: int, causal: bool) -> Any:
-    """Attention, sample by sample, head by head and query by query."""
+def attention(
+    x: Any, p: Arrays, heads: int, causal: bool, theta: float = 0.0, m: Any = None
+) -> Any:
+    """Attention, sample by sample, head by head and query by query; `m` is what drops weights."""
     n, time, features = x.shape
     size = features // heads
-    q, k, v = (x @ p["W" + s] + p["b" + s] for s in "qkv")
-    o: Any = np.zeros((n, time, features), (q + k + v).dtype)
+    q, k, v = (x @ p["W" + s] + p.get("b" + s, 0) for s in "qkv")
+    o: Any = np.zeros((n, time, features), np.result_type(q, k, v))
+    group = features // k.shape[2]
     for i in range(n):
         for j in range(heads):
-            f = slice(j * size, (j + 1) * size)
+            f, g = (slice(at * size, (at + 1) * size) for at in (j, j // group))
+            turned = [rotary(a, theta) if theta else a for a in (q[i, :, f], k[i, :, g])]
             for t in range(time):
                 seen = t + 1 if causal else time
-                scores = k[i, :seen, f] @ q[i, t, f] / math.sqrt(size)
-                o[i, t, f] = softmax(scores) @ v[i, :seen, f]
-    return o @ p["Wo"] + p["bo"]
+                a = softmax(turned[1][:seen] @ turned[0][t] / math.sqrt(size))
+                o[i, t, f] = (a if m is None else a * m[i, j, t, :seen]) @ v[i, :seen, g]
+    return o @ p["Wo"] + p.get("bo", 0)
 
 
-def torch_attention(heads: int, causal: bool) -> Any:
+def torch_attention(heads: int, causal: bool, theta: float = 0.0, m: Any = None) -> Any:
     def run(torch: Any, x: Any, p: Any) -> Any:
+        size = x.shape[-1] // heads
         q, k, v = (
-            (x @ p["W" + s] + p["b" + s]).unflatten(-1, (heads, -1)).transpose(1, 2) for s in "qkv"
+            (x @ p["W" + s] + p.get("b" + s, 0)).unflatten(-1, (-1, size)).transpose(1, 2)
+            for s in "qkv"
         )
-        o = functional(torch).scaled_dot_product_attention(q, k, v, is_causal=causal)
-        return o.transpose(1, 2).flatten(2) @ p["Wo"] + p["bo"]
+        if theta:
+            q, k = (torch_rotary(torch, a, theta) for a in (q, k))
+        attend = functional(torch).scaled_dot_product_attention
+        if m is None:
+            o = attend(q, k, v, is_causal=causal, enable_gqa=True)
+        else:  # the weights are what comes of one-hot values
+            o = attend(q, k, torch.eye(k.shape[2], dtype=x.dtype).expand(*k.shape[:3], -1))
+            o = (o * torch.tensor(m)) @ v
+        return o.transpose(1, 2).flatten(2) @ p["Wo"] + p.get("bo", 0)
 
     return run
+
+
+def rotary(x: Any, theta: float) -> Any:
+    """Turn each pair of features of each position of (..., time, size) by a matrix."""
+    y, half = np.zeros_like(x), x.shape[-1] // 2
+    for t in range(x.shape[-2]):
+        for i in range(half):
+            angle = t * theta ** (-i / half)
+            c, s = math.cos(angle), math.sin(angle)
+            turn = np.asarray([[c, s], [-s, c]])
+            y[..., t, i::half] = x[..., t, i::half] @ turn
+    return y
+
+
+def torch_rotary(torch: Any, x: Any, theta: float) -> Any:
+    """The same by a product of complex numbers."""
+    a, b = x.chunk(2, -1)
+    speeds = theta ** (-torch.arange(a.shape[-1], dtype=x.dtype) / a.shape[-1])
+    angles = torch.outer(torch.arange(x.shape[-2], dtype=x.dtype), speeds)
+    y = torch.complex(a, b) * torch.polar(torch.ones_like(angles), angles)
+    return torch.cat([y.real, y.imag], -1)
+
+
+def gated(x: Any, p: Arrays) -> Any:
+    g = x @ p["gate.W"]
+    return (g * sigmoid(g) * (x @ p["up.W"])) @ p["down.W"]
+
+
+def torch_gated(torch: Any, x: Any, p: Any) -> Any:
+    return (functional(torch).silu(x @ p["gate.W"]) * (x @ p["up.W"])) @ p["down.W"]
 
 
 def rows_of(x: Any, p: Arrays) -> Any:

@@ -107,6 +107,13 @@ def integer(
     return n
 
 
+def optional(
+    owner: object, name: str, value: Any, *, check: Callable[..., Any], **limits: Any
+) -> Any:
+    """Return None as it is, and any other `value` as a function of this file does."""
+    return None if value is None else check(owner, name, value, **limits)
+
+
 def flag(owner: object, name: str, value: Any) -> bool:
     """Return `value`, True or False."""
     if not isinstance(value, bool | np.bool_):

@@ -40,6 +40,8 @@ PACKAGE = _by_name(
         "Rnn": "simplernn rnncell timernn",
         "Lstm": "lstmcell timelstm",
         "Gru": "grucell timegru",
+        "GatedMlp": "swiglu geglu glu",
+        "RotaryEmbedding": "rope rotary",
         "MultiHeadAttention": "attention selfattention mha",
         "Map": "timedistributed vmap",
         "Silu": "swish",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ INITS = {
     "Lstm": lambda **o: xl.Lstm.init(4, 3, bidirectional=True, **o),
     "Gru": lambda **o: xl.Gru.init(4, 3, **o),
     "MultiHeadAttention": lambda **o: xl.MultiHeadAttention.init(4, 2, **o),
+    "MultiHeadAttention-groups": lambda **o: xl.MultiHeadAttention.init(4, 2, n_kv_heads=1, **o),
+    "GatedMlp": lambda **o: xl.GatedMlp.init(4, 6, **o),
     "Embedding": lambda **o: xl.Embedding.init(5, 3, **o),
     "PositionalEmbedding": lambda **o: xl.PositionalEmbedding.init(5, 3, **o),
     "mlp": lambda **o: xl.mlp([4, 3, 2], **o),
@@ -68,7 +71,7 @@ class TestInit:
             return np.full(shape, 7.0)
 
         layer = INITS[name](rng=3, initializer=sevens)
-        made = [a for k, a in layer.params.items() if k[0] == "W" and not k.startswith("Wh")]
+        made = [a for k, a in layer.params.items() if re.search(r"\bW(?!h)", k)]
         assert all((a == 7.0).all() for a in made)
         assert sum(map(np.prod, shapes)) == sum(a.size for a in made)
         for key, a in layer.params.items():

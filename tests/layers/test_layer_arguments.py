@@ -49,6 +49,21 @@ OPTIONS = {  # what makes a layer of one argument -> its name, what it is not, w
     "MultiHeadAttention ": (
         lambda v: xl.MultiHeadAttention.init(8, 2, causal=v), "causal", [0, "no"], "True or False"
     ),
+    "MultiHeadAttention  ": (
+        lambda v: xl.MultiHeadAttention.init(8, 2, n_kv_heads=v), "n_kv_heads", [2.0], "an integer"
+    ),
+    "MultiHeadAttention   ": (
+        lambda v: xl.MultiHeadAttention.init(8, 2, rope_theta=v),
+        "rope_theta", [0, -1.0, NAN, INF, "10000", True], "a positive number",
+    ),
+    "MultiHeadAttention    ": (
+        lambda v: xl.MultiHeadAttention.init(8, 2, dropout=v), "dropout", [-0.1, 1.1, NAN], "0 to 1"
+    ),
+    "MultiHeadAttention     ": (
+        lambda v: xl.MultiHeadAttention.init(8, 2, bias=v), "bias", [1, None], "True or False"
+    ),
+    "RotaryEmbedding": (xl.RotaryEmbedding, "theta", [0, -1.0, NAN, INF], "a positive number"),
+    "GatedMlp": (lambda v: xl.GatedMlp.init(4, 6, bias=v), "bias", [0], "True or False"),
     "Affine": (lambda v: xl.Affine.init(4, 3, flatten=v), "flatten", [1], "True or False"),
     "Affine ": (lambda v: xl.Affine.init(4, 3, bias=v), "bias", [0], "True or False"),
     "Convolution": (lambda v: xl.Convolution.init(1, 4, 3, bias=v), "bias", [0], "True or False"),
@@ -91,6 +106,7 @@ SIZES = {  # what is called, and the names of its sizes
     functools.partial(xl.Convolution.init, size=3): ("n_in", "n_out"),
     functools.partial(xl.ConvolutionTranspose.init, size=3): ("n_in", "n_out"),
     functools.partial(xl.MultiHeadAttention.init, n_heads=1): ("n_features",),
+    xl.GatedMlp.init: ("n_features", "n_hidden"),
     functools.partial(xl.GroupNormalization.init, groups=1): ("n_channels",),
 }  # fmt: skip
 
@@ -294,6 +310,9 @@ def test_dtypes_of_any_library(xpv):
 
 CONVOLUTION = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
 TRANSPOSE = {"stride": 1, "padding": 0, "output_padding": 0}
+ATTENTION = {
+    "causal": False, "n_kv_heads": None, "rope_theta": None, "dropout": 0.0, "seed": 0,
+}  # fmt: skip
 SOFTMAX = {"class_weights": None, "ignore_index": None, "label_smoothing": 0.0}
 DEFAULTS = [
     (xl.LeakyRelu, {"alpha": 0.01}),
@@ -321,8 +340,10 @@ DEFAULTS = [
     (lambda: xl.Rnn.init(1, 1), {"bidirectional": False}),
     (lambda: xl.Lstm.init(1, 1), {"bidirectional": False}),
     (lambda: xl.Gru.init(1, 1), {"bidirectional": False, "reset_after": True}),
-    (lambda: xl.MultiHeadAttention.init(1, 1), {"causal": False}),
-    (lambda: xl.MultiHeadAttention(*[ones(1, 1), ones(1)] * 4, n_heads=1), {"causal": False}),
+    (lambda: xl.MultiHeadAttention.init(1, 1), ATTENTION),
+    (lambda: xl.MultiHeadAttention(*[ones(1, 1), ones(1)] * 4, n_heads=1), ATTENTION),
+    (lambda: xl.MultiHeadAttention.init(1, 1), {"bq": np.zeros(1), "bo": np.zeros(1)}),
+    (xl.RotaryEmbedding, {"theta": 10000.0}),
     (xl.SoftmaxWithLoss, {**SOFTMAX, "reduction": "mean"}),
     (xl.SigmoidWithLoss, {"pos_weight": None, "reduction": "mean"}),
     (xl.MeanSquaredError, {"reduction": "mean"}),

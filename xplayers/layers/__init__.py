@@ -20,18 +20,20 @@ from xplayers.layers.containers import Container, Sequential, mlp
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
 from xplayers.layers.dropout import Dropout
 from xplayers.layers.embedding import Embedding, PositionalEmbedding
+from xplayers.layers.gated import GatedMlp
 from xplayers.layers.layer_normalization import LayerNormalization, RmsNormalization
 from xplayers.layers.pooling import AveragePooling, GlobalAveragePooling, MaxPooling
 from xplayers.layers.recurrent import Gru, Lstm, Rnn
+from xplayers.layers.rotary import RotaryEmbedding
 from xplayers.layers.shape import Flatten, Reshape, Transpose
 from xplayers.layers.variables import Buffer, Gradient, Parameter
 
 __all__ = [
     "Affine", "AveragePooling", "BatchNormalization", "Buffer", "Container", "Convolution",
-    "ConvolutionTranspose", "Dropout", "Elu", "Embedding", "Flatten", "Gelu",
+    "ConvolutionTranspose", "Dropout", "Elu", "Embedding", "Flatten", "GatedMlp", "Gelu",
     "GlobalAveragePooling", "Gradient", "GroupNormalization", "Gru", "Layer",
     "LayerNormalization", "LeakyRelu", "Lstm", "Map", "MaxPooling", "MultiHeadAttention",
     "Parallel", "Parameter", "PositionalEmbedding", "Recompute", "Relu", "Reshape", "Residual",
-    "RmsNormalization", "Rnn", "Sequential", "Sigmoid", "Silu", "Softmax", "Softplus", "Tanh",
-    "Transpose", "mlp",
+    "RmsNormalization", "Rnn", "RotaryEmbedding", "Sequential", "Sigmoid", "Silu", "Softmax",
+    "Softplus", "Tanh", "Transpose", "mlp",
 ]  # fmt: skip

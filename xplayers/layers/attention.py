@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from xplayers._checks import Option, flag, generator, integer
+from xplayers._checks import Option, flag, generator, integer, number, optional, positive
 from xplayers.arrays.checks import check_dtypes, check_parameter, check_same
 from xplayers.arrays.namespaces import (
     Array,
@@ -25,7 +25,9 @@ from xplayers.initializers import Initializer, Rng, documented, drawn, xavier_un
 from xplayers.layers.activations import softmax_gradient
 from xplayers.layers.affine import as_matrix
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.variables import Gradient, Parameter
+from xplayers.layers.dropout import drop, keep_scale, masked
+from xplayers.layers.rotary import rotated, turns
+from xplayers.layers.variables import Buffer, Gradient, Parameter
 
 # The score of a masked key: finite, because a row of infinite ones would be inf - inf = NaN.
 _MASKED = -1e30
@@ -47,18 +49,32 @@ class MultiHeadAttention(Layer):
         dWq = x.T @ dq;  dWk = s.T @ dk;  dWv = s.T @ dv;  dWo = o.T @ dy
         dbq = sum(dq);   dbk = 0;         dbv = sum(dv);   dbo = sum(dy)
 
-    `bk` adds a constant to all scores of a row, which the softmax cancels: its gradient is 0.
+    `bk` adds a constant to all scores of a row, which the softmax cancels: its gradient is 0,
+    unless `rope_theta` turns the keys.
 
     Parameters
     ----------
     Wq, Wk, Wv, Wo : array of shape (n_features, n_features)
         Weights of queries, keys, values and output; one row per input, the transpose of PyTorch's.
-    bq, bk, bv, bo : array of shape (n_features,)
-        Biases.
+        With `n_kv_heads`, `Wk` and `Wv` have ``n_kv_heads * d`` columns.
+    bq, bk, bv, bo : array of shape (n_features,), or None
+        Biases, one for each column of the weights; None: no bias, for all four.
     n_heads : int
         Number of heads; a divisor of `n_features`.
     causal : bool
         Whether position t attends only to positions 0 to t (also of a context).
+    n_kv_heads : int, optional
+        Number of heads that keys and values have, a divisor of `n_heads`: each is that of
+        ``n_heads / n_kv_heads`` heads of queries (grouped-query attention; with 1 multi-query
+        attention). Their gradients are sums over the group. By default `n_heads`.
+    rope_theta : float, optional
+        Turn queries and keys by their positions, as `RotaryEmbedding` with this `theta`, before
+        the product. By default they are not turned.
+    dropout : float
+        Probability in training of setting a weight of `a` to 0; the others are divided by
+        ``1 - dropout``. The masks are those of `Dropout`.
+    seed : int
+        Seed of the masks, as that of `Dropout`.
 
     Raises
     ------
@@ -76,12 +92,17 @@ class MultiHeadAttention(Layer):
     ``forward(x, key_mask=mask)``.
 
     A query whose keys are all masked gets ``o = 0`` and ``y = bo``, with gradient 0, where PyTorch
-    gives NaN. For 16-bit arrays scores and softmax are computed in float32. There is no dropout of
-    the attention weights.
+    gives NaN. For 16-bit arrays scores and softmax are computed in float32.
+
+    With `dropout` there is a buffer `count`, which every training forward increments. With a mask
+    ``m``, 0 or ``1 / (1 - dropout)``: ``o = (a * m) @ v``, ``dv = (a * m).T @ do``, and
+    ``da = (do @ v.T) * m``.
 
     References
     ----------
     Vaswani et al., "Attention Is All You Need", NeurIPS 2017, equation 1 and section 3.2.2.
+    Groups: Ainslie et al., "GQA: Training Generalized Multi-Query Transformer Models from
+    Multi-Head Checkpoints", EMNLP 2023, section 2.2.
 
     Examples
     --------
@@ -102,22 +123,38 @@ class MultiHeadAttention(Layer):
     bv, dbv = Parameter(), Gradient()
     Wo, dWo = Parameter(), Gradient()
     bo, dbo = Parameter(), Gradient()
+    count = Buffer()
     n_heads, causal = Option(integer, least=None), Option(flag)
+    n_kv_heads = Option(optional, check=integer, least=None)
+    rope_theta = Option(optional, check=positive)
+    dropout, seed = Option(number, least=0, most=1), Option(integer, least=None)
 
     def __init__(
-        self, Wq: Array, bq: Array, Wk: Array, bk: Array, Wv: Array, bv: Array, Wo: Array,
-        bo: Array, n_heads: int, causal: bool = False,
+        self, Wq: Array, bq: Array | None, Wk: Array, bk: Array | None, Wv: Array,
+        bv: Array | None, Wo: Array, bo: Array | None, n_heads: int, causal: bool = False,
+        n_kv_heads: int | None = None, rope_theta: float | None = None, dropout: float = 0.0,
+        seed: int = 0,
     ) -> None:  # fmt: skip
         self.Wq, self.bq, self.Wk, self.bk = Wq, bq, Wk, bk
         self.Wv, self.bv, self.Wo, self.bo = Wv, bv, Wo, bo
-        self.n_heads, self.causal = n_heads, causal
-        for name in ("Wq", "bq", "Wk", "bk", "Wv", "bv", "Wo", "bo"):
+        self.n_heads, self.causal, self.n_kv_heads = n_heads, causal, n_kv_heads
+        self.rope_theta, self.dropout, self.seed = rope_theta, dropout, seed
+        for name in ("Wq", "Wk", "Wv", "Wo"):
             namespace(getattr(self, name), "MultiHeadAttention", name)  # none is optional
+        if len(missing := [f"b{name}" for name in "qkvo" if f"b{name}" not in self.params]) % 4:
+            message = f"MultiHeadAttention: {' and '.join(missing)} missing; expected all or none."
+            raise ValueError(message)
         features = (*Wq.shape, 0)[0]
+        columns = _columns(features, self.n_heads, self.n_kv_heads)
         for name, a in self.params.items():
-            shape = (features, features) if name[0] == "W" else (features,)
+            shape = (features, columns[name[1]])[name[0] == "b" :]
             check_parameter("MultiHeadAttention", name, a, Wq, "Wq", shape)
-        _check_heads(features, self.n_heads)
+        if self.rope_theta is not None and features // self.n_heads % 2:
+            message = f"MultiHeadAttention: heads of size {features // self.n_heads} have no halves"
+            raise ValueError(message + ", which rope_theta turns; expected an even size.")
+        if self.dropout:
+            xp = namespace(Wq)
+            self.count = xp.zeros(1, dtype=xp.int32, device=device(Wq))
 
     @classmethod
     @documented
@@ -127,6 +164,11 @@ class MultiHeadAttention(Layer):
         n_heads: int,
         *,
         causal: bool = False,
+        n_kv_heads: int | None = None,
+        rope_theta: float | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+        bias: bool = True,
         initializer: Initializer = xavier_uniform,
         rng: Rng = None,
         dtype: str = "float32",
@@ -140,20 +182,26 @@ class MultiHeadAttention(Layer):
             Size of the last axis of `x`, of the context and of `y`.
         n_heads : int
             Number of heads; a divisor of `n_features`.
-        causal : bool
+        causal, n_kv_heads, rope_theta, dropout, seed
             As in `MultiHeadAttention`.
+        bias : bool
+            Whether there are biases.
         initializer, rng, dtype, like
             As in every `init`.
         """
         owner = "MultiHeadAttention"
         n_features = integer(owner, "n_features", n_features)
-        _check_heads(n_features, integer(owner, "n_heads", n_heads, least=None))
-        rng = generator(owner, "rng", rng)
-        params: dict[str, np.ndarray] = {}
-        for name in "qkvo":
-            W = drawn(owner, initializer, (n_features, n_features), rng, dtype)
-            params |= {f"W{name}": W, f"b{name}": np.zeros_like(W[0])}
-        return cls(**params, n_heads=n_heads, causal=causal)._materialize_at(like)
+        n_heads = integer(owner, "n_heads", n_heads, least=None)
+        n_kv_heads = optional(owner, "n_kv_heads", n_kv_heads, check=integer, least=None)
+        columns = _columns(n_features, n_heads, n_kv_heads)
+        rng, bias = generator(owner, "rng", rng), flag(owner, "bias", bias)
+        params: dict[str, Any] = {}
+        for name, n in columns.items():
+            W = drawn(owner, initializer, (n_features, n), rng, dtype)
+            params |= {f"W{name}": W, f"b{name}": np.zeros_like(W[0]) if bias else None}
+        layer = cls(**params, n_heads=n_heads, causal=causal, n_kv_heads=n_kv_heads,
+                    rope_theta=rope_theta, dropout=dropout, seed=seed)  # fmt: skip
+        return layer._materialize_at(like)
 
     def apply(
         self,
@@ -162,19 +210,47 @@ class MultiHeadAttention(Layer):
         context: Array | None = None,
         key_mask: Array | None = None,
     ) -> tuple[Array, Cache]:
+        q, k, v, turned = self._projected(arrays, x, context, key_mask)
+        if self.dropout:
+            o, *kept = self._dropped(q, k, v, key_mask, arrays["count"])
+        else:
+            o, *kept = attention(q, k, v, key_mask, self.causal)
+        o = self._merged(namespace(o), o)
+        y = self._affine(arrays, "o", o)
+        weights = tuple([arrays[f"W{name}"] for name in "qkvo"])
+        further = () if context is None else (context,)
+        return y, (x, further, q, k, v, o, tuple(kept), turned, weights)
+
+    def infer(
+        self,
+        arrays: Mapping[str, Array],
+        x: Array,
+        context: Array | None = None,
+        key_mask: Array | None = None,
+    ) -> Array:
+        q, k, v, _ = self._projected(arrays, x, context, key_mask)
+        o = attention(q, k, v, key_mask, self.causal)[0]
+        return self._affine(arrays, "o", self._merged(namespace(o), o))
+
+    def _projected(
+        self, arrays: Mapping[str, Array], x: Array, context: Array | None, key_mask: Array | None
+    ) -> tuple[Array, Array, Array, tuple[Array, ...]]:
+        """Return queries (scaled), keys and values of each head, and what they are turned by."""
         xp = namespace(x)
         self._check_shapes(x, context, key_mask)
         source = x if context is None else context
-        q, k, v = (
-            self._heads(xp, self._affine(xp, arrays, name, s))
+        q, k, v = [
+            self._heads(xp, self._affine(arrays, name, s))
             for name, s in (("q", x), ("k", source), ("v", source))
-        )
+        ]
+        turned = ()
+        if self.rope_theta is not None:
+            turned = turns(q if q.shape[2] >= k.shape[2] else k, self.rope_theta)
+            q, k = rotated(q, *turned), rotated(k, *turned)
         q = q * (1.0 / math.sqrt(q.shape[-1]))
-        o, a, statistics = attention(q, k, v, key_mask, self.causal)
-        o = self._merged(xp, o)
-        y = self._affine(xp, arrays, "o", o)
-        weights = tuple([arrays[f"W{name}"] for name in "qkvo"])
-        return y, (x, () if context is None else (context,), q, k, v, a, o, statistics, weights)
+        if k.shape[1] != self.n_heads:
+            k, v = self._repeated(xp, k), self._repeated(xp, v)
+        return q, k, v, turned
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
         context, (Wq, Wk, Wv, _) = cache[1], cache[-1]
@@ -189,28 +265,60 @@ class MultiHeadAttention(Layer):
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         return self._backward(cache, dy)[3]
 
+    def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
+        return {"count": arrays["count"] + 1} if self.dropout else {}
+
     def _backward(self, cache: Cache, dy: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
         """Return the gradients of queries, keys and values, and those of the parameters."""
-        x, context, q, k, v, a, o, statistics, (_, _, _, Wo) = cache
+        x, context, q, k, v, o, kept, turned, (_, Wk, _, Wo) = cache
         xp = namespace(dy)
         source = context[0] if context else x
         do = self._heads(xp, self._times(dy, Wo.mT))
-        heads = self._heads(xp, o)
-        dq, dk, dv = attention_gradient(do, q, k, v, a, heads, statistics, self.causal)
+        if self.dropout:
+            dq, dk, dv = self._dropped_gradient(do, q, k, v, *kept)
+        else:
+            a, statistics = kept
+            heads = self._heads(xp, o)
+            dq, dk, dv = attention_gradient(do, q, k, v, a, heads, statistics, self.causal)
         dq = dq * (1.0 / math.sqrt(q.shape[-1]))  # q is scaled already
+        if Wk.shape[1] != dy.shape[-1]:
+            dk, dv = self._summed(xp, dk), self._summed(xp, dv)
+        if turned:
+            cos, sin = turned
+            dq, dk = rotated(dq, cos, -sin), rotated(dk, cos, -sin)
         dq, dk, dv = (self._merged(xp, d) for d in (dq, dk, dv))
-        grads = {}
+        grads, has_bias = {}, self.bk is not None
         for name, s, d in (("q", x, dq), ("k", source, dk), ("v", source, dv), ("o", o, dy)):
             s, d = as_matrix(s).mT, as_matrix(d)
-            if name == "k":  # the sum would be rounding noise, which Adam turns into steps
-                grads["Wk"], grads["bk"] = product(s, d), xp.zeros_like(grads["bq"])
-                continue
-            grads[f"W{name}"], grads[f"b{name}"] = product_and_sums(s, d)
+            if not has_bias:
+                grads[f"W{name}"] = product(s, d)
+            elif (
+                name == "k" and self.rope_theta is None
+            ):  # its sum would be noise, which Adam turns into steps
+                grads["Wk"] = product(s, d)
+                grads["bk"] = xp.zeros_like(Wk[0, :])
+            else:
+                grads[f"W{name}"], grads[f"b{name}"] = product_and_sums(s, d)
         return dq, dk, dv, grads
 
-    def _affine(self, xp: Namespace, arrays: Mapping[str, Array], name: str, x: Array) -> Array:
+    def _dropped(
+        self, q: Array, k: Array, v: Array, key_mask: Array | None, count: Array
+    ) -> tuple[Array, Array, Array]:
+        """Return what `attention` does, with dropout: the output, the weights, and the mask."""
+        a = _weights(q, k, key_mask, self.causal)
+        left, keep = drop(a, count, self.seed, self.dropout, keep_scale(self.dropout))
+        return matmul(left, v), a, keep
+
+    def _dropped_gradient(
+        self, do: Array, q: Array, k: Array, v: Array, a: Array, keep: Array
+    ) -> tuple[Array, Array, Array]:
+        scale = keep_scale(self.dropout)
+        ds = softmax_gradient(masked(matmul(do, v.mT), keep, scale), a, -1)
+        return matmul(ds, k), matmul(ds.mT, q), matmul(masked(a, keep, scale).mT, do)
+
+    def _affine(self, arrays: Mapping[str, Array], name: str, x: Array) -> Array:
         """Return ``x @ W + b``."""
-        return self._times(x, arrays[f"W{name}"], arrays[f"b{name}"])
+        return self._times(x, arrays[f"W{name}"], arrays.get(f"b{name}"))
 
     def _times(self, x: Array, W: Array, b: Array | None = None) -> Array:
         """Return ``x @ W``, plus a bias, as one product of matrices."""
@@ -218,15 +326,29 @@ class MultiHeadAttention(Layer):
         return namespace(y).reshape(y, (*x.shape[:-1], y.shape[1]))
 
     def _heads(self, xp: Namespace, x: Array) -> Array:
-        """Return ``(n, time, features)`` as ``(n, heads, time, features / heads)``."""
-        n, time, features = x.shape
-        split = xp.reshape(x, (n, time, self.n_heads, features // self.n_heads))
+        """Return ``(n, time, heads * size)`` as ``(n, heads, time, size)``."""
+        n, time, columns = x.shape
+        size = self.Wq.shape[0] // self.n_heads
+        split = xp.reshape(x, (n, time, columns // size, size))
         return xp.permute_dims(split, (0, 2, 1, 3))
 
     def _merged(self, xp: Namespace, x: Array) -> Array:
         """Return the inverse of `_heads`."""
         n, heads, time, size = x.shape
         return xp.reshape(xp.permute_dims(x, (0, 2, 1, 3)), (n, time, heads * size))
+
+    def _repeated(self, xp: Namespace, x: Array) -> Array:
+        """Return each head of keys or values as often as there are queries' in its group."""
+        n, heads, time, size = x.shape
+        groups = xp.broadcast_to(x[:, :, None, ...], (n, heads, self.n_heads // heads, time, size))
+        return xp.reshape(groups, (n, self.n_heads, time, size))
+
+    def _summed(self, xp: Namespace, d: Array) -> Array:
+        """Return the gradient of what was `_repeated`, summed over each group."""
+        n, heads, time, size = d.shape
+        kv = self.Wk.shape[1] // size
+        group = xp.reshape(upcast(xp, d), (n, kv, heads // kv, time, size))
+        return downcast_like(xp.sum(group, axis=2), d)
 
     def _check_shapes(self, x: Array, context: Array | None, key_mask: Array | None) -> None:
         features = self.Wq.shape[0]
@@ -326,10 +448,21 @@ def _mask(scores: Array, key_mask: Array | None, causal: bool) -> Array | None:
     return mask
 
 
-def _check_heads(n_features: int, n_heads: int) -> None:
+def _columns(n_features: int, n_heads: int, n_kv_heads: int | None) -> dict[str, int]:
+    """Return the columns that the weights of queries, keys, values and output have."""
     if n_heads < 1 or n_features % n_heads:
         message = (
             f"MultiHeadAttention: {n_heads} heads do not divide {n_features} features; "
             "each head has n_features / n_heads of them."
         )
         raise ValueError(message)
+    if n_kv_heads is None:
+        n_kv_heads = n_heads
+    if n_kv_heads < 1 or n_heads % n_kv_heads:
+        message = (
+            f"MultiHeadAttention: n_kv_heads is {n_kv_heads}; expected a divisor of the {n_heads} "
+            "heads."
+        )
+        raise ValueError(message)
+    of_kv = n_features // n_heads * n_kv_heads
+    return {"q": n_features, "k": of_kv, "v": of_kv, "o": n_features}

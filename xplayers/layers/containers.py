@@ -376,7 +376,7 @@ def collect(grads: dict[str, Array], part: Part, part_grads: Mapping[str, Array]
         grads[name] = grads[name] + grad if name in grads else grad
 
 
-def _make_activation(owner: str, activation: Any) -> Layer:
+def make_activation(owner: str, activation: Any) -> Layer:
     """Call the factory `activation` and return its layer."""
     if isinstance(activation, type) and issubclass(activation, Layer):
         return activation()
@@ -452,7 +452,7 @@ def mlp(
     rng = generator("mlp", "rng", rng)
     layers: list[Layer] = []
     for n_in, n_out in itertools.pairwise(sizes):
-        layers.append(_make_activation("mlp", activation))
+        layers.append(make_activation("mlp", activation))
         initializer = (
             xavier_normal if isinstance(layers[-1], Sigmoid | Tanh | Softmax) else he_normal
         )

@@ -69,7 +69,12 @@ class Dropout(Layer):
 
     @property
     def _scale(self) -> float:
-        return 0.0 if self.rate == 1.0 else 1.0 / (1.0 - self.rate)
+        return keep_scale(self.rate)
+
+
+def keep_scale(rate: float) -> float:
+    """Return the factor of what is kept, so that the mean stays."""
+    return 0.0 if rate == 1.0 else 1.0 / (1.0 - rate)
 
 
 @operation

@@ -10,7 +10,7 @@ from typing import Any
 def init_call(layer: Any, sizes: Sequence[int]) -> str:
     """Return the call of `init` with these positional arguments, and what differs from defaults."""
     kind = type(layer)
-    values = {**vars(layer), "bias": getattr(layer, "b", None) is not None}
+    values = {**vars(layer), "bias": any(name[0] == "b" for name in layer.params)}
     named = [
         p for p in inspect.signature(kind.init).parameters.values() if p.kind is p.KEYWORD_ONLY
     ]

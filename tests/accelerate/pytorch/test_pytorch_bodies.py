@@ -275,6 +275,21 @@ def test_attention(time, keys, causal, dtype):
         assert_close(ours, right, 3 * tolerance)
 
 
+def test_attention_of_any_layout():
+    """PyTorch's kernel reads past the end of a tensor whose last axis is not dense."""
+    do, q, k, v = (tensor(values((2, 3, 6, 2), seed)) for seed in range(1, 5))
+    right = body_of(attention.attention, q)(q, k, v, None, True)
+    gradient = body_of(attention.attention_gradient, q)
+    expected = gradient(do, q, k, v, None, *right[::2], True)
+    for order in ([3, 0, 1, 2], [0, 2, 3, 1], [1, 3, 2, 0]):
+        back = np.argsort(order).tolist()
+        turned = [a.permute(order).contiguous().permute(back) for a in (do, q, k, v)]
+        o, _, log_sums = body_of(attention.attention, q)(*turned[1:], None, True)
+        assert_close(o, right[0], 1e-6)
+        for ours, theirs in zip(gradient(*turned, None, o, log_sums, True), expected, strict=True):
+            assert_close(ours, theirs, 1e-6)
+
+
 def test_attention_declines_masks_and_nothing():
     q = tensor(values((2, 3, 5, 4)))
     own = body_of(attention.attention, q)
