@@ -32,7 +32,9 @@ def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
     if n < 2 or is_traced() or not _fit(x, wide):
         return NotImplemented
     torch = _torch()
-    if is_plain(x):
+    if is_plain(x) and x.is_cpu and x.ndim > 2 and x.is_contiguous() and x.dtype == wide.dtype:
+        y, mean, r, var = _in_two_passes(x, wide, bias, eps)
+    elif is_plain(x):
         # The running statistics of a first batch with a momentum of 1 are its own, of which the
         # variance divides by n - 1.
         mean, var = wide.new_zeros(channels), wide.new_zeros(channels)
@@ -46,6 +48,27 @@ def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
         return y, None, *statistics
     column = (1, channels, *(1,) * (x.ndim - 2))
     return y, None, r.view(column), mean.view(column), var.view(column)
+
+
+def _in_two_passes(x: Array, gamma: Array, beta: Array, eps: float) -> tuple[Array, ...]:
+    """Return `y`, mean, ``r`` and variance of the channels of `x`, contiguous and with places.
+
+    PyTorch's own statistics take one value at a time there: these vectorized passes and its
+    inference take a third of the time. `y` is written where the squares were.
+    """
+    axes, column = (0, *range(2, x.ndim)), (-1, *(1,) * (x.ndim - 2))
+    mean = x.mean(axes)
+    squares = x - mean.view(column)
+    squares.square_()
+    var = squares.mean(axes)
+    empty = mean.new_empty(0)
+    y, _, _ = aten().native_batch_norm.out(
+        *(x, gamma, beta, mean, var, False, 0.0, eps),
+        out=squares,
+        save_mean=empty,
+        save_invstd=empty,
+    )
+    return y, mean, (var + eps).rsqrt(), var
 
 
 def batch_normalization_gradient(
