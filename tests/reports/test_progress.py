@@ -54,6 +54,51 @@ def test_progress_in_a_bar():
     assert "val_accuracy" in last
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(
+    ("width", "measures", "speed"),
+    [(200, 3, True), (100, 3, False), (80, 3, False), (60, 2, False)],
+)
+def test_a_bar_keeps_the_loss_and_the_last_metric(width, measures, speed, monkeypatch):
+    tqdm = pytest.importorskip("tqdm")
+    file = Terminal()
+    monkeypatch.setattr(tqdm.std, "_screen_shape_wrapper", lambda: lambda file: (width, 24))
+    history = trainer(epochs=2, callbacks=[Progress(file=file)]).fit(X, T, validation=(X, T))
+    *_, last = file.getvalue().rstrip().split("\r")
+    assert len(last) <= width
+    assert last.startswith("epoch 2/2: 100%")
+    row = history[-1]
+    names = ("loss", "val_loss", "val_accuracy") if measures == 3 else ("loss", "val_accuracy")
+    assert "  ".join(f"{name} {row[name]:.4g}" for name in names) in last
+    assert last.count("loss") == measures - 1
+    assert ("samples/s" in last) == speed
+
+
+def test_each_epoch_leaves_its_line_above_the_bar():
+    pytest.importorskip("tqdm")
+    file = Terminal()
+    history = trainer(epochs=3, callbacks=[Progress("bar", file)]).fit(X, T, validation=(X, T))
+    lines = [line for line in file.getvalue().replace("\r", "\n").split("\n") if "  loss" in line]
+    assert [line.split("  ")[0] for line in lines] == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert [f"loss {loss:.4g}" for loss in history["loss"]] == [s.split("  ")[1] for s in lines]
+
+
+@pytest.mark.parametrize("style", ["lines", "bar"])
+def test_stopping_early_is_said(style):
+    if style == "bar":
+        pytest.importorskip("tqdm")
+    file = Terminal()
+    options = {"epochs": 9, "patience": 2, "metrics": {"constant": lambda y, t: y[0, 0] * 0}}
+    fit = trainer(**options, monitor="val_constant", callbacks=[Progress(style, file)]).fit
+    assert fit(X, T, validation=(X, T)).stopped == "patience"
+    last = file.getvalue().splitlines()[-1]
+    assert last == "stopped early: no improvement for 2 epochs; epoch 1 is restored"
+
+
 def test_a_bar_needs_tqdm(monkeypatch):
     monkeypatch.setitem(sys.modules, "tqdm", None)
     with pytest.raises(ImportError, match="a bar needs tqdm: pip install tqdm"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import time
@@ -9,6 +10,7 @@ from typing import Any, TextIO
 
 from xplayers._checks import choice, shown
 from xplayers._terminal import Stream, in_notebook, is_interactive, is_writable
+from xplayers._text import columns
 from xplayers.reports.columns import MEASURES
 from xplayers.reports.events import Event
 from xplayers.reports.history import text
@@ -16,6 +18,13 @@ from xplayers.reports.history import text
 __all__ = ["Progress"]
 
 MOST_LINES = 20  # about; of a run of short epochs
+# Of a bar, from the most to the least; None is tqdm's own, with the speed.
+FORMATS = (
+    None,
+    "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+    "{desc}: {percentage:3.0f}%|{bar}| {remaining}{postfix}",
+    "{desc}: {percentage:3.0f}%{postfix}",
+)
 MOST_SECONDS = 60.0  # between two lines, in a long epoch
 
 
@@ -25,8 +34,10 @@ class Progress:
     Parameters
     ----------
     style : {"auto", "bar", "lines"}
-        A bar needs tqdm. ``"auto"``: a bar in a terminal or a notebook if tqdm is installed, else
-        lines, about 20 per run, and in long epochs one per minute.
+        A bar needs tqdm; it shows what the width allows, losses and metrics first, above it a line
+        for each epoch. ``"auto"``: a bar in a terminal or a notebook if tqdm is installed, else
+        lines, about 20 per run, and in long epochs one per minute. The loss is that of the last
+        step; at the end of an epoch its mean, as in the history.
     file : text file, optional
         The output; by default the ``sys.stderr`` of that time. If writing fails, because it is
         closed, missing or full, training continues without output.
@@ -57,21 +68,26 @@ class Progress:
             self._begin(event)
         elif event.kind in ("losses", "epoch"):
             if event.losses is not None:
-                self._loss = f"loss {text(float(event.losses[-1]))}"
+                self._loss = {"loss": float(event.losses[-1])}
             if self._bar is None:
                 self._line(event)
             else:
                 self._update_bar(event)
-        elif event.kind == "end" and self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        elif event.kind == "end":
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None
+            if event.history.stopped == "patience":
+                best, trainer = event.history.best_epoch, event.trainer
+                end = f"; epoch {best} is restored" if trainer.restore_best and best else ""
+                self._say(f"stopped early: no improvement for {trainer.patience} epochs{end}")
 
     def _begin(self, event: Event) -> None:
         file = sys.stderr if self.file is None else self.file
         self._file = Stream(file)
         self._start, self._initial_samples = time.perf_counter(), event.samples
         self._last_line = self._start
-        self._loss = self._row = ""
+        self._loss, self._row = {}, {}  # of the last step, and of the last epoch
         bar = None
         if self.style == "bar" or (self.style == "auto" and is_interactive(file)):
             bar = _tqdm()
@@ -88,12 +104,27 @@ class Progress:
 
     def _update_bar(self, event: Event) -> None:
         bar = self._bar
-        if event.kind == "epoch":
-            self._row = _format_row(event.row, skip=("loss",))
+        if event.row is not None:
+            self._row = _measures(event.row)
+            self._loss = {"loss": self._row["loss"]}
+            bar.clear()
+            self._say(f"epoch {_epoch(event)}  {_format(self._row)}")
         bar.total = event.total_samples
         bar.set_description_str(f"epoch {_epoch(event)}", refresh=False)
-        bar.set_postfix_str(f"{self._loss}  {self._row}".strip(), refresh=False)
+        self._fit_bar({**self._row, **self._loss})
         bar.update(event.samples - bar.n)
+        if event.row is not None:
+            bar.refresh()
+
+    def _fit_bar(self, measures: dict[str, Any]) -> None:
+        """Show what the width allows: of the measures at least the first and the last one."""
+        bar, ends = self._bar, dict([*measures.items()][:: max(len(measures) - 1, 1)])
+        for some, bar.bar_format in itertools.product((measures, ends), FORMATS):
+            bar.set_postfix_str(_format(some), refresh=False)
+            now = bar.format_dict
+            width, least = now["ncols"], bar.format_meter(**{**now, "ncols": None})
+            if not width or columns(least) <= width:
+                return
 
     def _line(self, event: Event) -> None:
         now, epochs = time.perf_counter(), event.trainer.epochs
@@ -101,16 +132,19 @@ class Progress:
         if event.kind == "epoch":
             if event.epoch % every and event.epoch != epochs:
                 return
-            measures = _format_row(event.row)
+            measures = _format(_measures(event.row))
         elif now - self._last_line < MOST_SECONDS:
             return
         else:
-            measures = self._loss
+            measures = _format(self._loss)
         self._last_line = now
         rate = (event.samples - self._initial_samples) / max(now - self._start, 1e-9)
         line = f"epoch {_epoch(event)}  {measures}  {text(rate)} samples/s"
         if event.total_samples is not None and rate > 0:
             line += f"  {clock((event.total_samples - event.samples) / rate)} left"
+        self._say(line)
+
+    def _say(self, line: str) -> None:
         self._file.write(line + "\n")
         self._file.flush()  # pipes are block-buffered
 
@@ -120,10 +154,13 @@ def _epoch(event: Event) -> str:
     return f"{event.epoch:{len(epochs)}}/{epochs}"
 
 
-def _format_row(row: Any, skip: tuple[str, ...] = ()) -> str:
-    """Return losses and metrics of a row as text."""
-    skip = (*skip, *MEASURES)
-    return "  ".join(f"{name} {text(value)}" for name, value in row.items() if name not in skip)
+def _measures(row: Any) -> dict[str, Any]:
+    """Return losses and metrics of a row."""
+    return {name: value for name, value in row.items() if name not in MEASURES}
+
+
+def _format(measures: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {text(value)}" for name, value in measures.items())
 
 
 def clock(seconds: float) -> str:
