@@ -149,3 +149,59 @@ def test_pairs_out_of_range_are_not_counted_where_values_are_not_looked_at(y, t,
     monkeypatch.setattr("xplayers.metrics.on_host", lambda a: False)
     counts = to_numpy(xl.confusion_matrix(xpv.asarray(y), xpv.asarray(t), 3))
     assert counts.tolist() == [[0, 0, 0], [1, 0, 0], [0, 0, 0]]
+
+
+class TestPrecisionRecall:
+    Y = np.asarray([0, 0, 1, 2, 2, 2, 0, 1])
+    T = np.asarray([0, 1, 1, 2, 0, 2, 0, 0])
+
+    def test_of_labels_and_of_scores(self, xpv):
+        t = xpv.asarray(self.T)
+        scores = xpv.asarray(np.eye(4)[self.Y], "float32")  # a class that nothing has
+        for got in (
+            xl.precision_recall(xpv.asarray(self.Y), t, 4),
+            xl.precision_recall(scores, t),
+        ):
+            assert to_numpy(got.precision).tolist() == pytest.approx([2 / 3, 1 / 2, 2 / 3, 0])
+            assert to_numpy(got.recall).tolist() == pytest.approx([2 / 4, 1 / 2, 1, 0])
+            assert to_numpy(got.f1).tolist() == pytest.approx([4 / 7, 1 / 2, 4 / 5, 0])
+            assert to_numpy(got.samples).tolist() == [4, 2, 2, 0]
+
+    def test_is_scikit_learns(self):
+        reference = pytest.importorskip("sklearn.metrics").precision_recall_fscore_support
+        rng = np.random.default_rng(0)
+        y, t = rng.integers(0, 7, (2, 500))
+        expected = reference(t, y, labels=range(8), zero_division=0)
+        for got, want in zip(xl.precision_recall(y, t, 8), expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=1e-15)
+
+    def test_mistakes(self, xpv):
+        t = xpv.asarray(self.T)
+        with pytest.raises(ValueError, match="For predicted labels pass the number of classes"):
+            xl.precision_recall(t, t)
+
+
+class TestBinaryAccuracy:
+    def test_of_scores_and_of_probabilities(self, xpv):
+        y, t = [[3.0, -1.0], [-2.0, 0.5], [0.25, 0.0]], [[1, 0], [1, 0], [1, 0]]
+        for dtype in ("float32", "int64", "bool"):
+            targets = xpv.asarray(np.asarray(t), dtype)
+            got = xl.binary_accuracy(xpv.asarray(np.asarray(y), "float32"), targets)
+            assert got.shape == ()
+            assert float(got) == pytest.approx(4 / 6)
+        sure = xl.binary_accuracy(xpv.asarray(np.asarray(y), "float32"), targets, threshold=0.5)
+        assert float(sure) == pytest.approx(4 / 6)
+        assert float(xl.binary_accuracy(targets, targets)) == 1.0
+
+    def test_nan_is_wrong_and_nothing_is_zero(self, xpv):
+        y = xpv.asarray(np.asarray([np.nan, np.nan, -1.0, 1.0]), "float32")
+        t = xpv.asarray(np.asarray([0, 1, 0, 0]))
+        assert float(xl.binary_accuracy(y, t)) == 0.25
+        assert float(xl.binary_accuracy(y[:0], t[:0])) == 0.0
+
+    def test_mistakes(self, xpv):
+        y, t = xpv.asarray(np.zeros((4, 1)), "float32"), xpv.asarray(np.zeros(4))
+        with pytest.raises(ValueError, match=r"expected \(4, 1\). A column of scores is y\[:, 0\]"):
+            xl.binary_accuracy(y, t)
+        with pytest.raises(TypeError, match="binary_accuracy: threshold is '0.5'"):
+            xl.binary_accuracy(t, t, "0.5")

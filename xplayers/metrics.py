@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from xplayers import _checks as checks
 from xplayers.arrays.checks import check_real, check_same, out_of_range
@@ -18,7 +19,7 @@ from xplayers.arrays.namespaces import (
 )
 from xplayers.losses.weights import check_weight_values, spread
 
-__all__ = ["accuracy", "confusion_matrix"]
+__all__ = ["accuracy", "binary_accuracy", "confusion_matrix", "precision_recall"]
 
 
 def accuracy(y: Array, t: Array, sample_weight: Array | None = None) -> Array:
@@ -146,6 +147,116 @@ def confusion_matrix(
     pairs = xp.where(valid, rows * classes + columns, xp.full_like(rows, -1))
     starts = xp.searchsorted(xp.sort(xp.reshape(pairs, (-1,))), edges)
     return xp.reshape(starts[1:] - starts[:-1], (classes, classes))
+
+
+def binary_accuracy(y: Array, t: Array, threshold: float = 0.0) -> Array:
+    """Return the fraction of scores that are on the side of the threshold of their target.
+
+    ``mean((y > threshold) == t)``: of one score for each sample, or of several labels for each
+    (then it counts labels, not samples).
+
+    Parameters
+    ----------
+    y : array
+        Scores of any shape, as they go into `SigmoidWithLoss`. A NaN counts as incorrect.
+    t : array
+        Targets of the shape of `y`: 1 or True for positive ones, else 0 or False.
+    threshold : float
+        Above it a score is positive. Scores of `SigmoidWithLoss` are compared with 0,
+        probabilities with 0.5 (as Keras' ``BinaryAccuracy`` does by default).
+
+    Returns
+    -------
+    array
+        0-d, of the dtype of the result of `accuracy`; 0 for no scores.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If shapes, libraries or devices differ, or the dtypes are not real.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> float(binary_accuracy(np.asarray([2.0, -1.0, 0.5, 3.0]), np.asarray([1, 0, 0, 1])))
+    0.75
+    """
+    owner = "binary_accuracy"
+    xp = namespace(y, owner, "y")
+    check_same(owner, "t", t, y, like_name="y")
+    for name, a in (("y", y), ("t", t)):
+        if a.dtype != xp.bool:
+            check_real(owner, name, a)
+    threshold = checks.number(owner, "threshold", threshold, least=None)
+    if tuple(t.shape) != tuple(y.shape):
+        hint = " A column of scores is y[:, 0]." if tuple(y.shape) == (*t.shape, 1) else ""
+        message = f"{owner}: t has shape {tuple(t.shape)}; expected {tuple(y.shape)}.{hint}"
+        raise ValueError(message)
+    positive = t if t.dtype == xp.bool else t != 0
+    scores = xp.astype(y, xp.int32) if y.dtype == xp.bool else y
+    correct = ((scores > threshold) == positive) & (scores == scores)
+    count = xp.sum(xp.astype(correct, xp.int32))
+    return xp.astype(count, widest_floating(y)) / max(math.prod(y.shape), 1)
+
+
+class ClassScores(NamedTuple):
+    """What `precision_recall` returns, each of shape ``(classes,)``.
+
+    Attributes
+    ----------
+    precision : array
+        Of the samples predicted as a class, the fraction that is of it; 0 where there are none.
+    recall : array
+        Of the samples of a class, the fraction predicted as it; 0 where there are none.
+    f1 : array
+        Their harmonic mean, ``2 * hits / (samples + predicted)``; 0 where both are 0.
+    samples : array
+        The numbers of samples, integers.
+    """
+
+    precision: Array
+    recall: Array
+    f1: Array
+    samples: Array
+
+
+def precision_recall(y: Array, t: Array, classes: int | None = None) -> ClassScores:
+    """Return precision, recall, F1 score and number of samples of each class.
+
+    The mean over the classes is the macro average, as ``float(xp.mean(scores.f1))``.
+
+    Parameters
+    ----------
+    y, t, classes
+        As in `confusion_matrix`: scores or predicted labels, targets, and the number of classes.
+
+    Returns
+    -------
+    ClassScores
+        Arrays ``precision``, ``recall``, ``f1`` and ``samples``, one value per class. Where
+        scikit-learn divides by 0 (and warns) they are 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `confusion_matrix`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> scores = precision_recall(np.asarray([0, 1, 1, 1]), np.asarray([0, 0, 1, 1]), 2)
+    >>> scores.recall.tolist(), scores.samples.tolist()
+    ([0.5, 1.0], [2, 2])
+    """
+    matrix = confusion_matrix(y, t, classes)
+    xp = namespace(matrix)
+    samples, predicted = xp.sum(matrix, axis=1), xp.sum(matrix, axis=0)
+    right = xp.astype(xp.linalg.diagonal(matrix), widest_floating(y))
+    precision, recall, f1 = (
+        right / xp.astype(xp.where(count > 0, count, 1), right.dtype)
+        for count in (predicted, samples, (samples + predicted))
+    )
+    return ClassScores(precision, recall, 2.0 * f1, samples)
 
 
 def _predicted(y: Array, owner: str) -> Array:

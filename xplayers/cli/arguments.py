@@ -47,6 +47,13 @@ def _number(kind: type, in_range: Callable[[Any], bool], expected: str) -> Calla
 positive_integer = _number(int, lambda n: n >= 1, "an integer of at least 1")
 natural_number = _number(int, lambda n: n >= 0, "an integer of at least 0")
 positive_number = _number(float, lambda x: 0 < x < math.inf, "a positive number")
+nonnegative_number = _number(float, lambda x: 0 <= x < math.inf, "a number of at least 0")
+fraction = _number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+
+
+def class_weight(text: str) -> Any:
+    """Return the weight of a class, or the word that asks for balanced ones."""
+    return text if text == "balanced" else nonnegative_number(text)
 
 
 def pattern(text: str) -> str:

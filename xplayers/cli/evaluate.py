@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 import xplayers as xl
-from xplayers._text import columns, right
-from xplayers.cli import datasets
+from xplayers._text import aligned, columns, right
+from xplayers.cli import datasets, optimization
 from xplayers.cli.arguments import add_device, add_model, choose_device, path
 from xplayers.cli.messages import UsageError, display_names, print_line, stdout
 from xplayers.cli.predict import scores
@@ -20,7 +20,7 @@ from xplayers.models import Model
 from xplayers.models.model import Classes
 
 NAME = "evaluate"
-SUMMARY = "evaluate a saved model on a data set: loss, accuracy, confusion matrix"
+SUMMARY = "evaluate a saved model on a data set: loss, accuracy, confusion matrix, recall"
 
 PARTS = ("held-out", "train", "all")
 MOST_CLASSES = 20  # up to which the confusion matrix is printed; else the most frequent errors
@@ -43,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the loss, the accuracy and the confusion matrix."""
+    """Print the loss, the accuracy, the confusion matrix, and precision and recall."""
     if args.plot is not None:
         stdout.required = False
         plot = Result(f"--plot {args.plot}", Path(args.plot), is_picture)
@@ -61,12 +61,15 @@ def run(args: argparse.Namespace) -> None:
     pairs["all"] = pairs["train"] + pairs["held-out"]
     x, t = (np.concatenate(arrays) for arrays in zip(*pairs[args.part], strict=True))
     y = np.concatenate(list(scores(model, x, f"x of {data.name}", args.batch_size, target)))
-    loss = float(xl.SoftmaxWithLoss()(y, t))
+    loss = float(optimization.loss_of(model.about.get("loss"), model.classes)(y, t))
     accuracy = float(xl.accuracy(y, t))
     matrix = xl.confusion_matrix(y, t)
     part = {"held-out": "held out", "train": "trained on", "all": "all"}[args.part]
     print_line(f"{data.name}, {part}: {len(t)} samples, loss {loss:.4f}, accuracy {accuracy:.4f}")
-    for line in _table(matrix, model.classes):
+    for line in [
+        *_table(matrix, model.classes),
+        *_scores(xl.precision_recall(y, t), model.classes),
+    ]:
         print_line(line)
     if args.plot is not None:
         xl.plot_confusion_matrix(matrix, args.plot, labels=list(map(str, model.classes)))
@@ -121,3 +124,14 @@ def _table(matrix: np.ndarray, classes: Classes) -> list[str]:
     width = max(columns(cell) for line in cells for cell in line)
     lines = ["  ".join(right(cell, width) for cell in line) for line in cells]
     return ["rows: target, columns: predicted", *lines]
+
+
+def _scores(scores: Any, classes: Classes) -> list[str]:
+    """Return precision, recall and F1 score as a table: of each class, if few, and their means."""
+    measures = scores.precision, scores.recall, scores.f1
+    cells = [["", "precision", "recall", "F1", "samples"]]
+    if len(classes) <= MOST_CLASSES:
+        rows = zip(display_names(classes), *measures, scores.samples, strict=True)
+        cells += [[name, *(f"{x:.4f}" for x in row), str(n)] for name, *row, n in rows]
+    means = [f"{np.mean(measure):.4f}" for measure in measures]
+    return aligned([*cells, ["mean", *means, str(int(np.sum(scores.samples)))]])

@@ -7,15 +7,19 @@ import importlib.util
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import xplayers as xl
-from xplayers.cli import config, datasets, models, processes
+from xplayers.cli import config, datasets, models, optimization, processes
 from xplayers.cli.arguments import (
     add_device,
     choose_device,
+    class_weight,
+    fraction,
     natural_number,
+    nonnegative_number,
     path,
     positive_integer,
     positive_number,
@@ -30,6 +34,7 @@ from xplayers.cli.messages import (
     print_warning,
     stdout,
 )
+from xplayers.cli.optimization import OPTIMIZERS, SCHEDULES
 from xplayers.cli.results import Result, check, is_log, is_model, is_picture
 from xplayers.models import Model
 from xplayers.models.architecture import KINDS
@@ -38,22 +43,13 @@ from xplayers.saving.checkpoint import FILE_NAME
 NAME = "train"
 SUMMARY = "train a network and measure it on held-out data"
 
-OPTIMIZERS: dict[str, type[xl.Optimizer]] = {
-    "sgd": xl.SGD,
-    "momentum": xl.Momentum,
-    "nesterov": xl.Nesterov,
-    "adagrad": xl.AdaGrad,
-    "rmsprop": xl.RMSprop,
-    "adam": xl.Adam,
-    "adamw": xl.AdamW,
-}
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_device(parser)
     _add_data(parser)
     _add_network(parser)
+    _add_optimization(parser)
     _add_results(parser)
 
 
@@ -91,11 +87,30 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     add("--channels", type=positive_integer, nargs="+", metavar="N",
         help="with --model cnn: channels of its convolutions, each followed by ReLU and pooling "
         f"(default: {' '.join(map(str, models.CHANNELS))})")
+
+
+def _add_optimization(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add("--optimizer", choices=tuple(OPTIMIZERS), default="adam",
         help="optimizer (default: %(default)s)")
     rates = ", ".join(f"{name} {make().lr:g}" for name, make in OPTIMIZERS.items())
     add("--lr", type=positive_number, metavar="RATE",
         help=f"learning rate (default: that of the optimizer: {rates})")
+    add("--schedule", choices=tuple(SCHEDULES), default="constant",
+        help="of the learning rate, over all steps: a cosine down to 0, or up to the rate and down "
+        "again (default: %(default)s)")
+    add("--weight-decay", type=nonnegative_number, metavar="RATE",
+        help="coefficient of the L2 penalty; of adamw, of the decoupled decay (default: that of "
+        "the optimizer: 0; adamw 0.01)")
+    # Label smoothing gains one percent on the digits, where 1,438 samples are easily overfitted.
+    add("--label-smoothing", type=fraction, default=0.1, metavar="FRACTION",
+        help="part of each target that is spread over all classes, in all losses that are shown "
+        "(default: %(default)s)")
+    add("--class-weights", type=class_weight, nargs="+", metavar="W",
+        help="factor of each class in the loss, in their order; or balanced: inversely "
+        "proportional to their numbers of samples (default: 1)")
+    add("--patience", type=positive_integer, metavar="EPOCHS",
+        help="stop after so many epochs without a smaller val_loss, and restore the best one")
     add("--seed", type=natural_number, default=0, metavar="N",
         help="seed of the initial values and of the shuffling (default: %(default)s)")
 
@@ -130,28 +145,24 @@ def run(args: argparse.Namespace) -> int:
     target, why = choose_device(args)
     several = f", {group.size} processes" if group.size > 1 else ""
     print_line(f"xplayers {xl.__version__}, {target}" + (f" ({why})" if why else "") + several)
-    if group.rank:  # the first one downloads
-        group.barrier()
-    data = datasets.read(args.dataset, args.data_dir)
-    if not group.rank:
-        group.barrier()
-    print_line(f"{data.name}: {len(data.x)} samples to train on, {len(data.x_test)} held out")
+    data = _data(args, group)
     model = _model(args, data)
     checkpoint, net = _checkpoint(args), model.net
     digest = data.digest() if options else ""
     if args.resume:
         config.check_same(args, digest)
-    about = {"data": {**data.source._asdict(), "sha256": digest}, "xplayers": xl.__version__}
+    loss, optimizer = optimization.loss(args, data), optimization.optimizer(args, len(data.x))
+    about = {
+        "data": {**data.source._asdict(), "sha256": digest},
+        "loss": optimization.metadata(loss),
+        "xplayers": xl.__version__,
+    }
     if args.save is not None:
         models.check_length(args.save, model, about)
-    make = OPTIMIZERS[args.optimizer]
-    optimizer = make() if args.lr is None else make(lr=args.lr)
-    # Label smoothing gains one percent on the digits, where 1,438 samples are easily overfitted.
-    loss = xl.SoftmaxWithLoss(label_smoothing=0.1)
     count = sum(math.prod(p.shape) for p in net.params.values())
+    rate = f"{optimizer.lr:g}" if isinstance(optimizer.lr, float) else repr(optimizer.lr)
     print_line(
-        f"network: {model.architecture}, {count} parameters; "
-        f"{args.optimizer}, lr {optimizer.lr:g}; {loss!r}"
+        f"network: {model.architecture}, {count} parameters; {args.optimizer}, lr {rate}; {loss!r}"
     )
 
     def begin(event: xl.Event) -> None:
@@ -161,10 +172,6 @@ def run(args: argparse.Namespace) -> int:
         if event.kind == "begin":
             _write_options(args, options, len(event.history), target.name, digest)
 
-    callbacks = [begin, _progress(), *([] if args.log is None else [Log(args.log)])]
-    callbacks = [] if group.rank else callbacks  # the first one writes
-    if args.stall_timeout is not None:
-        callbacks.append(processes.StallTimeout(args.stall_timeout))
     trainer = xl.Trainer(
         net,
         loss,
@@ -172,8 +179,9 @@ def run(args: argparse.Namespace) -> int:
         batch_size=args.batch_size,
         epochs=args.epochs,
         seed=args.seed,
+        patience=args.patience,
         checkpoint=checkpoint,
-        callbacks=callbacks,
+        callbacks=_callbacks(args, begin, first=not group.rank),
         progress=False,
         group=group,
     )
@@ -181,25 +189,56 @@ def run(args: argparse.Namespace) -> int:
     train, test = _on_target(args, model, data, target)
     history = trainer.fit(*train, validation=test, resume=args.resume)
     seconds = time.perf_counter() - start
-
-    measured = net, xl.SoftmaxWithLoss(), *test
-    results = xl.evaluate(*measured, batch_size=args.batch_size, group=group)
+    results = trainer.evaluate(*test)
     print_line(
         f"held out: loss {results['loss']:.4f}, accuracy {results['accuracy']:.4f}; "
         f"trained in {seconds:.1f} s"
     )
-    if args.save is not None and not group.rank:
-        model.about.update(about, results=results)
-        model.save(args.save)
-        print_line(f"saved in {args.save}")
-    if args.plot is not None and len(history) and not group.rank:
-        history.plot(args.plot)
-        print_line(f"drawn in {args.plot}")
+    if not group.rank:
+        _write_results(args, model, history, {**about, "results": results})
     if not history.interrupted:
         return 0
     hint = "" if checkpoint is None else "; continue by the same command with --resume"
     print_note(f"interrupted{hint}")
     return INTERRUPTED
+
+
+def _data(args: argparse.Namespace, group: xl.parallel.Group) -> datasets.Data:
+    """Return the data; the first process downloads them."""
+    if group.rank:
+        group.barrier()
+    data = datasets.read(args.dataset, args.data_dir)
+    if not group.rank:
+        group.barrier()
+    print_line(f"{data.name}: {len(data.x)} samples to train on, {len(data.x_test)} held out")
+    return data
+
+
+def _callbacks(
+    args: argparse.Namespace, begin: Callable[[xl.Event], None], *, first: bool
+) -> list[Callable[[xl.Event], None]]:
+    """Return the callbacks of a process; the first one writes."""
+    callbacks: list[Callable[[xl.Event], None]] = []
+    if first:
+        callbacks = [begin, _progress(), *([] if args.log is None else [Log(args.log)])]
+    if args.stall_timeout is not None:
+        callbacks.append(processes.StallTimeout(args.stall_timeout))
+    return callbacks
+
+
+def _write_results(
+    args: argparse.Namespace,
+    model: Model,
+    history: xl.History,
+    about: dict[str, Any],
+) -> None:
+    if args.save is not None:
+        model.about.update(about)
+        model.save(args.save)
+        print_line(f"saved in {args.save}")
+    if args.plot is not None and len(history):
+        history.plot(args.plot)
+        print_line(f"drawn in {args.plot}")
 
 
 def _model(args: argparse.Namespace, data: datasets.Data) -> Model:
