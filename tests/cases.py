@@ -152,6 +152,13 @@ LAYERS = [
         training=True,
     ),
     Case(
+        "Standardize",
+        ref.standardize,
+        (7, 5),
+        lambda x, p: (x - np.linspace(-1, 1, 5)) / np.linspace(0.5, 2, 5, dtype="float32"),
+        lambda t, x, p: (x - t.linspace(-1, 1, 5).to(x)) / t.linspace(0.5, 2, 5).to(x),
+    ),
+    Case(
         "LayerNormalization",
         lambda: ref.scaled(xl.LayerNormalization.init(6)),
         (3, 4, 6),

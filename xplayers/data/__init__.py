@@ -1,4 +1,4 @@
-"""Mini-batches, data sets and augmentation of images."""
+"""Mini-batches, data sets, their preparation and augmentation of images."""
 
 from xplayers.data.augmentation import random_flip, random_shift
 from xplayers.data.batches import minibatches
@@ -10,8 +10,10 @@ from xplayers.data.datasets import (
     spiral,
 )
 from xplayers.data.loading import Batches
+from xplayers.data.splitting import split
+from xplayers.layers.standardization import Standardize
 
 __all__ = [
-    "Batches", "load_digits", "load_fashion_mnist", "load_mnist", "minibatches", "random_flip",
-    "random_shift", "read_idx", "spiral",
+    "Batches", "Standardize", "load_digits", "load_fashion_mnist", "load_mnist", "minibatches",
+    "random_flip", "random_shift", "read_idx", "spiral", "split",
 ]  # fmt: skip

@@ -26,6 +26,7 @@ from xplayers.layers.pooling import AveragePooling, GlobalAveragePooling, MaxPoo
 from xplayers.layers.recurrent import Gru, Lstm, Rnn
 from xplayers.layers.rotary import RotaryEmbedding
 from xplayers.layers.shape import Flatten, Reshape, Transpose
+from xplayers.layers.standardization import Standardize
 from xplayers.layers.variables import Buffer, Gradient, Parameter
 
 __all__ = [
@@ -35,5 +36,5 @@ __all__ = [
     "LayerNormalization", "LeakyRelu", "Lstm", "Map", "MaxPooling", "MultiHeadAttention",
     "Parallel", "Parameter", "PositionalEmbedding", "Recompute", "Relu", "Reshape", "Residual",
     "RmsNormalization", "Rnn", "RotaryEmbedding", "Sequential", "Sigmoid", "Silu", "Softmax",
-    "Softplus", "Tanh", "Transpose", "mlp",
+    "Softplus", "Standardize", "Tanh", "Transpose", "mlp",
 ]  # fmt: skip
