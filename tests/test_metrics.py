@@ -167,6 +167,15 @@ class TestPrecisionRecall:
             assert to_numpy(got.f1).tolist() == pytest.approx([4 / 7, 1 / 2, 4 / 5, 0])
             assert to_numpy(got.samples).tolist() == [4, 2, 2, 0]
 
+    def test_weights_are_repetitions(self, xpv):
+        y, t, w = self.Y, self.T, np.asarray([1, 2, 0, 3, 1, 1, 2, 1])
+        got = xl.precision_recall(
+            xpv.asarray(y), xpv.asarray(t), 4, xpv.asarray(w.astype("float32"))
+        )
+        expected = xl.precision_recall(np.repeat(y, w), np.repeat(t, w), 4)
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_allclose(to_numpy(a), b, rtol=1e-6)
+
     def test_is_scikit_learns(self):
         reference = pytest.importorskip("sklearn.metrics").precision_recall_fscore_support
         rng = np.random.default_rng(0)
@@ -200,7 +209,7 @@ class TestBinaryAccuracy:
         assert float(xl.binary_accuracy(y[:0], t[:0])) == 0.0
 
     def test_mistakes(self, xpv):
-        y, t = xpv.asarray(np.zeros((4, 1)), "float32"), xpv.asarray(np.zeros(4))
+        y, t = xpv.asarray(np.zeros((4, 1)), "float32"), xpv.asarray(np.zeros(4), "float32")
         with pytest.raises(ValueError, match=r"expected \(4, 1\). A column of scores is y\[:, 0\]"):
             xl.binary_accuracy(y, t)
         with pytest.raises(TypeError, match="binary_accuracy: threshold is '0.5'"):

@@ -108,7 +108,12 @@ def confusion_matrix(
         compiled code are not checked; there a pair out of range, or of scores with NaN, is not
         counted.
     """
-    owner = "confusion_matrix"
+    return _matrix("confusion_matrix", y, t, classes, sample_weight)
+
+
+def _matrix(
+    owner: str, y: Array, t: Array, classes: int | None, sample_weight: Array | None
+) -> Array:
     xp = namespace(y, owner, "y")
     check_same(owner, "t", t, y, like_name="y")
     if classes is not None:
@@ -117,7 +122,7 @@ def confusion_matrix(
         if classes is None:
             message = (
                 f"{owner}: y has shape {tuple(y.shape)}; expected (n, c) scores. For predicted "
-                "labels pass the number of classes: confusion_matrix(y, t, classes)."
+                f"labels pass the number of classes: {owner}(y, t, classes)."
             )
             raise ValueError(message)
         predicted, target = _labels(y, "y", owner), _labels(t, "t", owner)
@@ -193,7 +198,7 @@ def binary_accuracy(y: Array, t: Array, threshold: float = 0.0) -> Array:
         message = f"{owner}: t has shape {tuple(t.shape)}; expected {tuple(y.shape)}.{hint}"
         raise ValueError(message)
     positive = t if t.dtype == xp.bool else t != 0
-    scores = xp.astype(y, xp.int32) if y.dtype == xp.bool else y
+    scores = y if is_floating(y) else xp.astype(y, widest_floating(y))
     correct = ((scores > threshold) == positive) & (scores == scores)
     count = xp.sum(xp.astype(correct, xp.int32))
     return xp.astype(count, widest_floating(y)) / max(math.prod(y.shape), 1)
@@ -211,7 +216,7 @@ class ClassScores(NamedTuple):
     f1 : array
         Their harmonic mean, ``2 * hits / (samples + predicted)``; 0 where both are 0.
     samples : array
-        The numbers of samples, integers.
+        The numbers of samples, integers; or the sums of their weights.
     """
 
     precision: Array
@@ -220,15 +225,18 @@ class ClassScores(NamedTuple):
     samples: Array
 
 
-def precision_recall(y: Array, t: Array, classes: int | None = None) -> ClassScores:
+def precision_recall(
+    y: Array, t: Array, classes: int | None = None, sample_weight: Array | None = None
+) -> ClassScores:
     """Return precision, recall, F1 score and number of samples of each class.
 
     The mean over the classes is the macro average, as ``float(xp.mean(scores.f1))``.
 
     Parameters
     ----------
-    y, t, classes
-        As in `confusion_matrix`: scores or predicted labels, targets, and the number of classes.
+    y, t, classes, sample_weight
+        As in `confusion_matrix`: scores or predicted labels, targets, the number of classes, and
+        the weights of the samples.
 
     Returns
     -------
@@ -248,12 +256,12 @@ def precision_recall(y: Array, t: Array, classes: int | None = None) -> ClassSco
     >>> scores.recall.tolist(), scores.samples.tolist()
     ([0.5, 1.0], [2, 2])
     """
-    matrix = confusion_matrix(y, t, classes)
+    matrix = _matrix("precision_recall", y, t, classes, sample_weight)
     xp = namespace(matrix)
     samples, predicted = xp.sum(matrix, axis=1), xp.sum(matrix, axis=0)
     right = xp.astype(xp.linalg.diagonal(matrix), widest_floating(y))
     precision, recall, f1 = (
-        right / xp.astype(xp.where(count > 0, count, 1), right.dtype)
+        right / xp.astype(xp.where(count > 0, count, xp.ones_like(count)), right.dtype)
         for count in (predicted, samples, (samples + predicted))
     )
     return ClassScores(precision, recall, 2.0 * f1, samples)

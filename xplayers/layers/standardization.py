@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
-from xplayers._checks import one_by_one
+from xplayers._checks import integer, one_by_one
 from xplayers.arrays.checks import check_floating, check_parameter, check_real
 from xplayers.arrays.namespaces import (
     Array,
@@ -102,8 +102,10 @@ class Standardize(Layer):
         """
         xp = namespace(x, "Standardize.fit", "x")
         check_real("Standardize.fit", "x", x)
-        axes, ndim = (axis,) if isinstance(axis, int) else tuple(axis), len(x.shape)
-        if 0 not in axes or not all(0 <= a < ndim for a in axes):
+        is_one = not isinstance(axis, tuple | list)
+        axes = (integer("Standardize.fit", "axis", axis, least=0),) if is_one else tuple(axis)
+        ndim = len(x.shape)
+        if 0 not in axes or not all(a in range(ndim) for a in axes):
             message = (
                 f"Standardize.fit: axis is {axis!r}, x has shape {tuple(x.shape)}; expected axes "
                 "of x, and 0 among them."

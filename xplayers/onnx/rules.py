@@ -116,6 +116,10 @@ def _rms_normalization(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:
     return g.node("Mul", g.node("Div", x, root), arrays["gamma"])
 
 
+def _standardize(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:
+    return g.node("Div", g.node("Sub", x, arrays["mean"]), arrays["scale"])
+
+
 # Sequences
 
 
@@ -239,6 +243,7 @@ RULES: dict[type, Rule] = {
     layers.GroupNormalization: _group_normalization,
     layers.LayerNormalization: _layer_normalization,
     layers.RmsNormalization: _rms_normalization,
+    layers.Standardize: _standardize,
     layers.Rnn: _recurrent("RNN", (0,)),
     layers.Lstm: _recurrent("LSTM", (0, 3, 1, 2)),  # i, o, f, c
     layers.Gru: _recurrent("GRU", (1, 0, 2)),  # z, r, h
