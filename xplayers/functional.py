@@ -30,6 +30,7 @@ from xplayers.arrays.namespaces import (
 )
 from xplayers.arrays.operation import operation
 from xplayers.arrays.values import host_values
+from xplayers.arrays.writing import writable
 
 __all__ = [
     "cross_entropy_error", "elu", "elu_derivative", "gelu", "gelu_derivative", "leaky_relu",
@@ -351,7 +352,7 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
 def softmax_along(x: Array, axis: int) -> Array:
     """Return the softmax of `x` along an axis, in the dtype of `x`."""
     xp, z = _below_largest(x, axis)
-    e = xp.exp(z)
+    e = writable(xp.exp(z))
     e /= xp.sum(e, axis=axis, keepdims=True)
     return downcast_like(e, x)
 
@@ -397,8 +398,7 @@ def _axis(owner: str, x: Array, axis: Any) -> int:
 
 def _below_largest(x: Array, axis: int) -> tuple[Namespace, Array]:
     """Return the namespace, and `x` minus its maximum, in at least float32."""
-    xp = namespace(x)
-    wide = upcast(xp, x)
+    xp, wide = namespace(x), upcast(namespace(x), x)
     most = xp.max(wide, axis=axis, keepdims=True)
     seen = host_values(most)  # without a transfer
     if seen is None or not seen.size or not seen.item(seen.argmax()) < math.inf:

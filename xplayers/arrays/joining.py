@@ -1,12 +1,12 @@
-"""Arrays put together from others, on CuPy without a transfer."""
+"""Arrays put together from others and taken apart; on CuPy without a transfer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xplayers.arrays.namespaces import Array, Namespace, library_name
+from xplayers.arrays.namespaces import Array, Namespace, device, library_name
 
-__all__ = ["concat", "stack"]
+__all__ = ["concat", "stack", "unstack", "zeros"]
 
 # CuPy joins more than eight small arrays by one kernel, for which it brings a table of their
 # addresses to the device. A CUDA graph has no such transfers, and they would be of old addresses.
@@ -29,3 +29,19 @@ def stack(xp: Namespace, arrays: Sequence[Array], axis: int = 0) -> Array:
     if len(arrays) <= _FEW or library_name(xp) != "cupy":
         return xp.stack(list(arrays), axis=axis)
     return concat(xp, [xp.expand_dims(a, axis=axis) for a in arrays], axis)
+
+
+# In a transformation of ``torch.func``, what is made of an array has its hidden axis, and a new one
+# has none: nothing could be added to it in place.
+
+
+def unstack(xp: Namespace, a: Array) -> Sequence[Array]:
+    """Return ``xp.unstack(a)``."""
+    return a.unbind(0) if hasattr(a, "unbind") else xp.unstack(a)
+
+
+def zeros(xp: Namespace, shape: tuple[int, ...], like: Array) -> Array:
+    """Return zeros of the dtype and on the device of an array."""
+    if hasattr(like, "new_zeros"):
+        return like.new_zeros(shape)
+    return xp.zeros(shape, dtype=like.dtype, device=device(like))

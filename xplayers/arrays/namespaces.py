@@ -221,12 +221,13 @@ def _replicated(sharding: Any) -> Any:
 
 
 def on_host(x: Array) -> bool:
-    """Whether the values of `x` can be looked at without a transfer: no GPU, no JAX tracer."""
+    """Whether the values of `x` can be looked at without a transfer: no GPU, no tracer."""
     if isinstance(x, np.ndarray):
         return True
     where = device(x)
     try:
-        return _ON_HOST[type(x), where]
+        host = _ON_HOST[type(x), where]
+        return host and not (hasattr(x, "untyped_storage") and is_traced())
     except KeyError:
         strict = namespace(x).__name__ == "array_api_strict"
         parts = [where]
@@ -234,15 +235,21 @@ def on_host(x: Array) -> bool:
             parts = where.device_set if where.is_fully_addressable else ["elsewhere"]
         host = strict or all("cpu" in str(part).lower() for part in parts)
         _ON_HOST[type(x), where] = host
-        return host
+        return on_host(x)
     except TypeError:  # CuPy's devices cannot be looked up
         return False
 
 
 def is_traced() -> bool:
-    """Whether PyTorch writes down what happens here, and would take a value for a constant."""
+    """Whether tensors of PyTorch have no values to look at here.
+
+    Where it writes down what happens, and would take a value for a constant; and in a
+    transformation of ``torch.func``.
+    """
     torch = sys.modules["torch"]
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return True
+    return torch._C._functorch.maybe_current_level() is not None
 
 
 def widest_floating(x: Array) -> DType:

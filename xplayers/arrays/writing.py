@@ -39,6 +39,11 @@ def apart(pairs: Iterable[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
     return [(old, _copied(new) if owner(new) in owners else new) for old, new in pairs]
 
 
+def writable(a: Array) -> Array:
+    """Return a temporary, or a copy of it where the autograd of PyTorch needs it as it is."""
+    return a.clone() if getattr(a, "requires_grad", False) else a
+
+
 def owner(a: Any) -> int:
     """Return what tells the memory of an array from that of others, while both are alive."""
     if hasattr(a, "untyped_storage"):

@@ -21,6 +21,7 @@ from xplayers.arrays.namespaces import (
 )
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import matmul, product, product_and_sums
+from xplayers.arrays.writing import writable
 from xplayers.initializers import Initializer, Rng, documented, drawn, xavier_uniform
 from xplayers.layers.activations import softmax_gradient
 from xplayers.layers.affine import as_matrix
@@ -421,11 +422,11 @@ def attention_weights(scores: Array, key_mask: Array | None, causal: bool) -> Ar
     xp = namespace(scores)
     mask = _mask(scores, key_mask, causal)
     if mask is None:
-        e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+        e = writable(xp.exp(scores - xp.max(scores, axis=-1, keepdims=True)))
         e /= xp.sum(e, axis=-1, keepdims=True)
     else:
         scores = xp.where(mask, scores, _MASKED)
-        e = xp.exp(scores - xp.max(scores, axis=-1, keepdims=True))
+        e = writable(xp.exp(scores - xp.max(scores, axis=-1, keepdims=True)))
         e *= xp.astype(mask, e.dtype)
         # The largest score adds 1 to the sum, which is below 1 only where all keys are masked.
         e /= xp.maximum(xp.sum(e, axis=-1, keepdims=True), 1.0)

@@ -91,8 +91,7 @@ def masked(x: Array, keep: Array, scale: float) -> Array:
     """Return ``x * keep * scale``, in the dtype of `x`."""
     y = namespace(x).astype(keep, x.dtype)
     y *= scale
-    y *= x
-    return y
+    return y * x
 
 
 @elementwise

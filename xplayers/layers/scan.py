@@ -9,8 +9,8 @@ import numpy as np
 
 from xplayers._checks import flag, generator, integer
 from xplayers.arrays.checks import check_dtypes, check_parameter, check_same
-from xplayers.arrays.joining import stack
-from xplayers.arrays.namespaces import Array, Namespace, device, namespace
+from xplayers.arrays.joining import stack, unstack, zeros
+from xplayers.arrays.namespaces import Array, Namespace, namespace
 from xplayers.arrays.operation import operation
 from xplayers.arrays.products import column_sums, matmul
 from xplayers.initializers import Initializer, Rng, documented, drawn, orthogonal, xavier_uniform
@@ -36,7 +36,7 @@ def scan(
     last state, and the results of all steps, in the order of time.
     """
     xp, results = namespace(state[0]), []
-    each = [a if isinstance(a, tuple) else xp.unstack(a) for a in inputs]
+    each = [a if isinstance(a, tuple) else unstack(xp, a) for a in inputs]
     in_order = list(zip(*each, strict=True))
     for of_step in reversed(in_order) if reverse else in_order:
         state, result = step(xp, of_step, state, weights)
@@ -228,7 +228,7 @@ class Recurrent(Layer):
         states = []
         for name, state in zip(("h0", "c0"), initial, strict=False):
             if state is None:
-                states.append(xp.zeros(shape, dtype=x.dtype, device=device(x)))
+                states.append(zeros(xp, shape, x))
                 continue
             check_same(self, name, state, x)
             if tuple(state.shape) != shape:

@@ -26,7 +26,7 @@ def attention_gradient(
     do: Array, q: Array, k: Array, v: Array, a: Array | None, o: Array, log_sums: Any, causal: bool
 ) -> Any:
     """Return the gradients of `q`, `k` and `v`."""
-    if a is not None or do.dtype != q.dtype:
+    if a is not None or do.dtype != q.dtype or is_traced():
         return NotImplemented
     backward = aten()._scaled_dot_product_flash_attention_for_cpu_backward.default
     do, q, k, v, o = _rows(do), _rows(q), _rows(k), _rows(v), _rows(o)
