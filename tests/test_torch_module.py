@@ -194,7 +194,9 @@ def test_a_further_input_without_a_gradient_says_so():
 
     x = torch.ones(3, requires_grad=True)
     y = Module(Shift())(x, torch.ones(3, requires_grad=True))
-    with pytest.raises(RuntimeError, match=says("Shift: an input requires grad, but has no")):
+    with pytest.raises(
+        RuntimeError, match=says("Shift: an input requires grad, but has no gradient in this layer")
+    ):
         y.sum().backward()
 
 
@@ -283,7 +285,7 @@ def test_what_the_module_is_given_the_layer_has():
     assert_one(module, layer)
     module.fc1.W = torch.nn.Parameter(torch.ones(4, 3))
     assert_one(module, layer)
-    torch.nn.utils.vector_to_parameters(torch.zeros(26), module.parameters())
+    torch.nn.utils.vector_to_parameters(torch.zeros(29), module.parameters())
     module(torch.ones(2, 4))
     assert not any(a.any() for a in layer.params.values())
     assert_one(module, layer)
@@ -342,7 +344,7 @@ def test_tied_parameters():
     module.float()
     assert_one(module, layer)
     out.W = torch.ones(3, 5)  # the tie ends
-    assert [name for name, _ in module.named_parameters()] == ["0.W", "2.W", "2.b"]
+    assert {name for name, _ in module.named_parameters()} == {"0.W", "2.W", "2.b"}
     module(x)
 
 
@@ -381,7 +383,7 @@ def test_names_that_pytorch_has():
         (
             lambda: Module(xl.mlp([4, 2], rng=0))(np.ones((3, 4), "float32")),
             TypeError,
-            "x is a numpy array on the CPU, 0.W is a torch array on the CPU",
+            "Sequential: x is a numpy array on the CPU; expected a tensor: torch.asarray(x).",
         ),
         (
             lambda: Module(xl.mlp([4, 2], rng=0)).to("meta")(torch.ones(3, 4)),

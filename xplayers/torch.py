@@ -11,8 +11,8 @@ from importlib import import_module
 from typing import Any
 
 from xplayers._checks import instance
-from xplayers.arrays.checks import check_input, check_same
-from xplayers.arrays.namespaces import Array, is_floating, is_half, library
+from xplayers.arrays.checks import check_input, check_same, described
+from xplayers.arrays.namespaces import Array, is_floating, is_half, library, namespace
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Sequential
 from xplayers.layers.variables import settings_changed
@@ -131,8 +131,9 @@ class Module(_Part):
         self._follow()
         layer: Any = self.layer
         tensors = {place.name: place.tensor for place in self._places}
-        self._check(x, tensors)
         try:
+            if isinstance(layer, Layer):
+                self._check(x, tensors)
             if self.training or isinstance(layer, Loss):
                 step = _Pass(layer, [*tensors], (x, inputs, named))
                 return _Applied.apply(step, *tensors.values(), *step.leaves)[0]
@@ -140,18 +141,22 @@ class Module(_Part):
                 tensors = {name: a.detach() for name, a in tensors.items()}
             return layer.infer(layer._ties.expanded(tensors), x, *inputs, **named)
         except TypeError:
-            layer._check_inputs(inputs, named)
+            if isinstance(layer, Layer):
+                layer._check_inputs(inputs, named)
             raise
 
     def _check(self, x: Any, tensors: Mapping[str, Any]) -> None:
         """Check that the input can meet the arrays of the layer."""
-        layer: Any = self.layer
-        plain = x.detach() if isinstance(x, torch.Tensor) else x
+        owner = self.layer._owner
+        namespace(x, owner)
+        if not isinstance(x, torch.Tensor):
+            message = f"{owner}: x is {described(x)}; expected a tensor: torch.asarray(x)."
+            raise TypeError(message)
         params = {p.name: tensors[p.name] for p in self._places if p.kind == "_parameters"}
-        check_input(layer._owner, plain, params, integers=getattr(layer, "integer_input", False))
+        check_input(owner, x.detach(), params, integers=self.layer.integer_input)
         for place in self._places:
             if place.kind == "_buffers":
-                check_same(layer._owner, place.name, tensors[place.name], plain, fix=_MOVE)
+                check_same(owner, place.name, tensors[place.name], x, fix=_MOVE)
 
     def _follow(self) -> None:
         """Let the module have the arrays that the layer has been given, and the other way round."""
@@ -338,8 +343,12 @@ class _Pass:
         layer, n = self.layer, len(self.names)
         arrays = layer._ties.expanded(dict(zip(self.names, arguments, strict=False)))
         x, inputs, named = _restored(self._inputs, arguments[n:])
-        y, cache = layer.apply(arrays, x, *inputs, **named)
-        updated = {} if isinstance(layer, Loss) else layer.updated_buffers(arrays, cache)
+        if isinstance(layer, Loss):
+            y, cache = layer._evaluate(x, *inputs, arrays=arrays, **named)
+            updated = {}
+        else:
+            y, cache = layer.apply(arrays, x, *inputs, **named)
+            updated = layer.updated_buffers(arrays, cache)
         places = {id(a): i for i, a in enumerate((*arguments, y))}
         for i, name in enumerate(self.names):
             if name in updated:

@@ -132,8 +132,13 @@ class Loss(Module):
         return self._evaluate(scores, target, sample_weight)[0]
 
     def _evaluate(
-        self, scores: Array, target: Array, sample_weight: Array | None
+        self,
+        scores: Array,
+        target: Array,
+        sample_weight: Array | None = None,
+        arrays: Mapping[str, Array] | None = None,
     ) -> tuple[Array, Cache]:
+        """Return `apply` of what has been checked, by default with the arrays of the loss."""
         scores, target = as_plain(scores), as_plain(target)
         try:
             check_input(self, scores, {}, name="scores")
@@ -149,13 +154,13 @@ class Loss(Module):
         check_same(self, "target", target, scores, like_name="scores")
         check_off_tape(self, "target", target)
         self.check(scores, target)
+        arrays = self._variables.buffers if arrays is None else arrays
         if sample_weight is None:
-            return self.apply(self._variables.buffers, scores, target)
+            return self.apply(arrays, scores, target)
         sample_weight = as_plain(sample_weight)
         check_takes_weights(self)
         self._check_weights(scores, sample_weight)
-        buffers = self._variables.buffers
-        return self.apply(buffers, scores, target, sample_weight=sample_weight)
+        return self.apply(arrays, scores, target, sample_weight=sample_weight)
 
     def _reduced(self, values: Array, norm: Any) -> Array:
         """Return the losses of the samples, their sum, or the sum divided by `norm`."""
