@@ -147,13 +147,14 @@ class Module(_Part):
 
     def _check(self, x: Any, tensors: Mapping[str, Any]) -> None:
         """Check that the input can meet the arrays of the layer."""
-        owner = self.layer._owner
+        layer: Any = self.layer
+        owner = layer._owner
         namespace(x, owner)
         if not isinstance(x, torch.Tensor):
             message = f"{owner}: x is {described(x)}; expected a tensor: torch.asarray(x)."
             raise TypeError(message)
         params = {p.name: tensors[p.name] for p in self._places if p.kind == "_parameters"}
-        check_input(owner, x.detach(), params, integers=self.layer.integer_input)
+        check_input(owner, x.detach(), params, integers=layer.integer_input)
         for place in self._places:
             if place.kind == "_buffers":
                 check_same(owner, place.name, tensors[place.name], x, fix=_MOVE)

@@ -12,6 +12,7 @@ import contextlib
 import operator
 import pickle
 import types
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,8 @@ class Device:
 
             self.library, self.kind, self._upload = cupy, cupy.ndarray, cupy.asarray
         elif library == "torch":
-            import torch
-            import torch._numpy as interface  # NumPy's, of tensors
+            torch: Any = import_module("torch")
+            interface = import_module("torch._numpy")  # NumPy's, of tensors
 
             self.library, self.kind = interface, interface.ndarray
             self._upload = lambda a: interface.ndarray(torch.tensor(a.copy(), device=where or None))
