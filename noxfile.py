@@ -78,6 +78,7 @@ def onnx(session: nox.Session) -> None:
         "pytest",
         libraries("numpy"),
         "--doctest-modules",
+        *IN_PARALLEL,
         "tests/onnx",
         "tests/cli/test_cli_export.py",
         "xplayers/onnx",

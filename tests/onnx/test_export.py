@@ -12,69 +12,19 @@ import xplayers as xl
 pytestmark = pytest.mark.host
 
 pytest.importorskip("onnx.checker")  # `onnx` alone may be this folder
-runtime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxruntime")
 
 import onnx  # noqa: E402
+from onnx_files import TOLERANCE, check_export, computed, sizes  # noqa: E402
 
 from xplayers.onnx import export  # noqa: E402
 
-TOLERANCE = 3e-6  # in float32
 rng = np.random.default_rng(0)
-
-
-def session(path):
-    options = runtime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    return runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-
-def computed(path, x):
-    """Return what onnxruntime makes of the input of a file."""
-    return session(path).run(None, {"x": x})[0]
-
-
-def sizes(value):
-    return [d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim]
-
-
-def example(case, shape):
-    if case.integers:
-        return rng.integers(0, case.integers, shape)
-    return rng.standard_normal(shape).astype(np.float32)
-
-
-def trained(case):
-    """Return the layer of a row, with buffers and parameters that are not those it begins with."""
-    net = case.make()
-    net.forward(example(case, case.shape))
-    for name, a in net.params.items():
-        net.params[name] = a + (0.1 * rng.standard_normal(a.shape)).astype(np.float32)
-    return net
 
 
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.id)
 def test_every_layer_for_inputs_of_all_sizes(case, home):
-    net = trained(case)
-    model = export(net, "net.onnx", example(case, case.shape))
-    named, out = sizes(model.graph.input[0]), sizes(model.graph.output[0])
-    assert named[0] == "N"
-    assert out[0] == "N"
-    run = session("net.onnx")
-    smaller = 1 if case.id == "PositionalEmbedding" else -3  # it has five positions
-    for more in (0, 1, -smaller):
-        shape = [
-            n + more if isinstance(name, str) else n
-            for n, name in zip(case.shape, named, strict=True)
-        ]
-        if case.id == "PositionalEmbedding":
-            shape[1] = min(shape[1], 5)
-        x = example(case, tuple(shape))
-        (y,) = run.run(None, {"x": x})
-        expected = net.predict(x)
-        assert y.shape == expected.shape
-        assert y.dtype == expected.dtype
-        np.testing.assert_allclose(y, expected, rtol=0, atol=TOLERANCE)
+    check_export(case)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ import onnx
 from xplayers.arrays.namespaces import Array, dtype_name, namespace
 from xplayers.layers import Layer
 from xplayers.models import Model
-from xplayers.onnx.graph import Graph, Rule, Value, arrays_of, inferred
+from xplayers.onnx.graph import Fixed, Graph, Rule, Value, arrays_of, inferred
 from xplayers.onnx.rules import RULES
 from xplayers.saving.files import AnyPath, in_full, replacing
 from xplayers.saving.network import check_layer
@@ -40,7 +41,8 @@ def export(
         An input, of any library, of which only shape and dtype are used. A `Model` needs none: by
         default its samples are float32.
     rules : mapping of type to function, optional
-        How layers of your own are written, by their classes; see `Graph`.
+        How layers of your own are written, by their classes; see `Graph`. Layers without a rule
+        are traced, where ``ndonnx`` is installed.
     metadata : mapping of str to str, optional
         What else to write into the file.
 
@@ -65,8 +67,9 @@ def export(
 
     Axes of the input along which the network takes other sizes are dynamic: the batch, ``N``; the
     time of recurrent layers and attention; height and width of convolutions without `Affine`
-    layers. Further inputs, as the context of `MultiHeadAttention`, are left out. Of a network
-    whose outputs are scores, ``Sequential(net, Softmax())`` gives probabilities.
+    layers. A traced layer that loops over an axis fixes it. Further inputs, as the context of
+    `MultiHeadAttention`, are left out. Of a network whose outputs are scores,
+    ``Sequential(net, Softmax())`` gives probabilities.
 
     Examples
     --------
@@ -84,15 +87,24 @@ def export(
     if not isinstance(net, Model) and example is None:
         message = "onnx.export: example is missing; pass an input, as x[:1]."
         raise TypeError(message)
-    graph = Graph({**RULES, **(rules or {})})
+    arrays = arrays_of(net.net if isinstance(net, Model) else net)
     if isinstance(net, Model):
-        x, y = _of_model(graph, net, example)
-        outputs = {"probabilities": y}
+        x = _sample(net, arrays, example)
         metadata = {"classes": json.dumps(net.classes), **(metadata or {})}
     else:
-        arrays = graph.take(arrays_of(net))
-        x = _input("x", example, lambda x: inferred(net, arrays, x))
-        outputs = {"y": graph.layer(net, arrays, x)}
+        x = _input(example, lambda x: inferred(net, arrays, x))
+    while True:
+        graph = Graph({**RULES, **(rules or {})})
+        graph.take(arrays)
+        try:
+            if isinstance(net, Model):
+                outputs = {"probabilities": _of_model(graph, net, arrays, x)}
+            else:
+                outputs = {"y": graph.layer(net, arrays, x)}
+        except Fixed as error:
+            del x.examples[error.args[0]]
+        else:
+            break
     model = graph.model({"x": x}, outputs, metadata or {})
     write(path, model)
     return model
@@ -109,34 +121,38 @@ def write(path: str, model: onnx.ModelProto) -> None:
         file.write(model.SerializeToString())
 
 
-def _of_model(g: Graph, model: Model, example: Array | None) -> tuple[Value, Value]:
-    """Write standardisation, network and softmax; return input and output."""
-    net, sample = model.net, model.architecture.sample
-    arrays = g.take(arrays_of(net))
+def _sample(model: Model, arrays: Mapping[str, np.ndarray], example: Array | None) -> Value:
+    """Return the input of a model."""
     if example is None:
-        example = np.zeros((1, *(model.shape or sample)), np.float32)
+        example = np.zeros((1, *(model.shape or model.architecture.sample)), np.float32)
+    return _input(example, lambda x: inferred(model.net, arrays, _prepared(model, x)), exact=True)
 
-    def prepared(x: np.ndarray) -> np.ndarray:
-        model.check(x, "onnx.export: example")
-        return np.zeros((len(x), *sample), np.float32)
 
-    x = _input("x", example, lambda x: inferred(net, arrays, prepared(x)), exact=True)
+def _prepared(model: Model, x: np.ndarray) -> np.ndarray:
+    """Return an example of what the network of a model gets for an example of samples."""
+    model.check(x, "onnx.export: example")
+    return np.zeros((len(x), *model.architecture.sample), np.float32)
+
+
+def _of_model(g: Graph, model: Model, arrays: Mapping[str, np.ndarray], x: Value) -> Value:
+    """Write standardisation, network and softmax."""
     mean, scale, _ = model.standard
     y = x
     if not (mean == 0.0 and scale == 1.0):  # in float64, as the command does
         y = g.node("Cast", y, to=onnx.TensorProto.DOUBLE)
         y = g.node("Sub", y, g.constant(np.asarray(mean, np.float64), "mean", exact=True))
         y = g.node("Div", y, g.constant(np.asarray(scale, np.float64), "scale", exact=True))
-    y = g.node("Reshape", g.node("Cast", y, to=onnx.TensorProto.FLOAT), [0, *sample])
-    y.examples = {name: prepared(a) for name, a in x.examples.items()}
-    scores = g.layer(net, arrays, y)
+    y = g.node("Cast", y, to=onnx.TensorProto.FLOAT)
+    y = g.node("Reshape", y, [0, *model.architecture.sample])
+    y.examples = {name: _prepared(model, a) for name, a in x.examples.items()}
+    scores = g.layer(model.net, arrays, y)
     y = g.node("Softmax", scores)
     y.examples = scores.examples
-    return x, y
+    return y
 
 
 def _input(
-    name: str, example: Array, infer: Callable[[np.ndarray], np.ndarray], *, exact: bool = False
+    example: Any, infer: Callable[[np.ndarray], np.ndarray], *, exact: bool = False
 ) -> Value:
     """Return the input, with an example for each axis along which `infer` takes other sizes."""
     namespace(example, "onnx.export", "example")
@@ -146,7 +162,7 @@ def _input(
     shape = tuple(example.shape)
     first = np.zeros(shape, dtype)
     infer(first)
-    others = {}
+    others: dict[int, np.ndarray] = {}
     for axis, n in enumerate(shape):
         for sizes in ((2 * n, n + 1), (n - 1, (n + 1) // 2)):  # one alone may fit by chance
             resized = [
@@ -154,11 +170,10 @@ def _input(
                 for m in sizes
                 if m not in (0, n)
             ]
-            if resized and all(_is_taken(infer, x) for x in resized):
+            if axis not in others and resized and all(_is_taken(infer, x) for x in resized):
                 others[axis] = resized[0]
-                break
     names = _axis_names(len(shape), dtype, [*others])
-    return Value(name, {"": first, **{names[axis]: x for axis, x in others.items()}})
+    return Value("x", {"": first, **{names[axis]: x for axis, x in others.items()}})
 
 
 def _is_taken(infer: Callable[[np.ndarray], np.ndarray], x: np.ndarray) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import compose, helper, numpy_helper
 
 from xplayers.arrays.transfer import to_numpy
 from xplayers.layers import Layer
@@ -18,6 +18,10 @@ OPSET, IR_VERSION = 21, 10  # which runtimes of 2024 read
 
 Examples = dict[str, np.ndarray]  # "", and under the name of a dynamic axis one of another size
 Rule = Callable[["Graph", Any, Mapping[str, np.ndarray], "Value"], "Value"]
+
+
+class Fixed(Exception):
+    """A dynamic axis of the input, by its name, cannot be one: its size is needed as a number."""
 
 
 class Value:
@@ -93,7 +97,7 @@ class Graph:
         self.rules = rules
         self.nodes: list[onnx.NodeProto] = []
         self.constants: list[onnx.TensorProto] = []
-        self.fixed: set[str] = set()  # dynamic axes whose size is a number after all
+        self.opsets = {"": OPSET}
         self._values: dict[int, tuple[np.ndarray, Value]] = {}  # of constants
         self._scopes: list[str] = []
         self._names = {"x", "y", "probabilities"}  # of inputs and outputs
@@ -154,21 +158,16 @@ class Graph:
             self._values[id(array)] = array, value
         return self._values[id(array)][1]
 
-    def take(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Let constants be called as the arrays of the network, and return these.
+    def take(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Let constants be called as the arrays of the network.
 
         Parameters
         ----------
-        arrays : dict of str to array
+        arrays : mapping of str to array
             Parameters and buffers by name.
-
-        Returns
-        -------
-        dict of str to array
         """
         for name, array in arrays.items():
             self._titles.setdefault(id(array), name)
-        return arrays
 
     def layer(self, layer: Layer, arrays: Mapping[str, np.ndarray], x: Value) -> Value:
         """Write the nodes of a layer.
@@ -199,11 +198,32 @@ class Graph:
             same = issubclass(base, Layer) and (base.apply, base.infer) == (kind.apply, kind.infer)
             if same and base in self.rules:
                 return self.rules[base]
-        message = (
-            f"onnx.export: there is no rule for {kind.__name__}. Pass one: "
-            f"rules={{{kind.__name__}: rule}}, see xplayers.onnx.Graph."
+        try:
+            from xplayers.onnx.tracing import trace
+        except ImportError as error:
+            message = (
+                f"onnx.export: there is no rule for {kind.__name__}. Install ndonnx, with which it "
+                f"is traced (pip install ndonnx), or pass rules={{{kind.__name__}: rule}}, see "
+                "xplayers.onnx.Graph."
+            )
+            raise TypeError(message) from error
+        return trace
+
+    def inline(self, model: onnx.ModelProto) -> None:
+        """Write the nodes of another model, whose inputs and outputs have names of this graph.
+
+        Parameters
+        ----------
+        model : onnx.ModelProto
+            The model.
+        """
+        prefix = f"{self.unique('traced')}/"
+        graph = compose.add_prefix_graph(
+            model.graph, prefix, rename_inputs=False, rename_outputs=False
         )
-        raise TypeError(message)
+        self.nodes += graph.node
+        self.constants += graph.initializer
+        self.opsets |= {each.domain: each.version for each in model.opset_import}
 
     @contextlib.contextmanager
     def scope(self, name: str) -> Iterator[None]:
@@ -250,7 +270,7 @@ class Graph:
         graph = helper.make_graph(self.nodes, "xplayers", *infos, initializer=self.constants)
         model = helper.make_model(
             graph,
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            opset_imports=[*map(helper.make_opsetid, self.opsets, self.opsets.values())],
             ir_version=IR_VERSION,
             producer_name="xplayers",
         )
