@@ -18,6 +18,7 @@ import onnx  # noqa: E402
 from onnx_files import TOLERANCE, check_export, computed, sizes  # noqa: E402
 
 from xplayers.onnx import export  # noqa: E402
+from xplayers.onnx.rules import RULES  # noqa: E402
 
 rng = np.random.default_rng(0)
 
@@ -25,6 +26,12 @@ rng = np.random.default_rng(0)
 @pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.id)
 def test_every_layer_for_inputs_of_all_sizes(case, home):
     check_export(case)
+
+
+def test_every_layer_has_a_rule():
+    kinds = (getattr(xl.layers, name) for name in xl.layers.__all__)
+    classes = {kind for kind in kinds if isinstance(kind, type) and issubclass(kind, xl.Layer)}
+    assert classes - {xl.Layer, xl.Container} == set(RULES)
 
 
 @pytest.mark.parametrize(

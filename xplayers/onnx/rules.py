@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import onnx
 
 from xplayers import layers
 from xplayers.onnx.graph import Graph, Rule, Value
@@ -52,13 +53,13 @@ def _transpose(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:
 def _affine(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:
     if layer.flatten and x.rank > 2:
         x = g.node("Flatten", x, axis=1)
-    return _times(g, x, arrays["W"], arrays.get("b"))
+    return _times(g, x, arrays, "")
 
 
-def _times(g: Graph, x: Value, W: np.ndarray, b: np.ndarray | None) -> Value:
-    """Write ``x @ W + b`` over the last axis."""
-    y = g.node("MatMul", x, W)
-    return y if b is None else g.node("Add", y, b)
+def _times(g: Graph, x: Value, arrays: Arrays, name: str) -> Value:
+    """Write ``x @ W + b`` over the last axis, with the arrays of that name."""
+    y = g.node("MatMul", x, arrays[f"W{name}"])
+    return g.node("Add", y, arrays[f"b{name}"]) if f"b{name}" in arrays else y
 
 
 def _convolution(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:
@@ -153,26 +154,55 @@ def _recurrent(name: str, order: tuple[int, ...]) -> Rule:
 
 
 def _attention(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:
-    features = arrays["Wq"].shape[0]
-    size = features // layer.n_heads
+    features, n_heads = arrays["Wq"].shape[0], layer.n_heads
+    size = features // n_heads
 
     def heads(name: str) -> Value:
-        y = _times(g, x, arrays[f"W{name}"], arrays.get(f"b{name}"))
-        return g.node("Reshape", y, [0, 0, layer.n_heads, size])
+        """Write projections as (n, time, heads, size)."""
+        y, columns = _times(g, x, arrays, name), arrays[f"W{name}"].shape[1]
+        y = g.node("Reshape", y, [0, 0, columns // size, size])
+        if layer.rope_theta is not None and name != "v":
+            turns = _turns(g, g.node("Shape", y, start=1, end=2), size, layer.rope_theta)
+            y = _turned(g, y, *(g.node("Unsqueeze", a, [1]) for a in turns))
+        if columns != features:  # each head of keys and values is that of a group
+            y = g.node("Unsqueeze", y, [3])
+            y = g.node("Expand", y, [1, 1, 1, features // columns, 1])
+            y = g.node("Reshape", y, [0, 0, n_heads, size])
+        return y
 
     q = g.node("Mul", heads("q"), np.float32(1.0 / math.sqrt(size)))
-    q = g.node("Transpose", q, perm=[0, 2, 1, 3])
-    k, v = (
-        g.node("Transpose", heads(n), perm=p) for n, p in (("k", [0, 2, 3, 1]), ("v", [0, 2, 1, 3]))
+    q, k, v = (
+        g.node("Transpose", a, perm=perm)
+        for a, perm in ((q, [0, 2, 1, 3]), (heads("k"), [0, 2, 3, 1]), (heads("v"), [0, 2, 1, 3]))
     )
     scores = g.node("MatMul", q, k)
     if layer.causal:
-        shape = g.node("Shape", scores, start=2)
-        masked = g.node("Expand", np.float32(-1e30), shape)
-        scores = g.node("Add", scores, g.node("Trilu", masked, np.int64(1)))
+        future = g.node("Expand", np.float32(-1e30), g.node("Shape", scores, start=2))
+        scores = g.node("Add", scores, g.node("Trilu", future, np.int64(1)))
     o = g.node("MatMul", g.node("Softmax", scores), v)
     o = g.node("Reshape", g.node("Transpose", o, perm=[0, 2, 1, 3]), [0, 0, features])
-    return _times(g, o, arrays["Wo"], arrays.get("bo"))
+    return _times(g, o, arrays, "o")
+
+
+def _turns(g: Graph, time: Value, size: int, theta: float) -> tuple[Value, Value]:
+    """Write the cosines and sines ``(time, size / 2)`` of rotary positions."""
+    speeds = np.exp(np.arange(size // 2, dtype=np.float32) * (-2.0 * math.log(theta) / size))
+    steps = g.node("Range", np.int64(0), g.node("Squeeze", time), np.int64(1))
+    steps = g.node("Unsqueeze", g.node("Cast", steps, to=onnx.TensorProto.FLOAT), [1])
+    angles = g.node("Mul", steps, speeds)
+    return g.node("Cos", angles), g.node("Sin", angles)
+
+
+def _turned(g: Graph, x: Value, cos: Value, sin: Value) -> Value:
+    a, b = g.node("Split", x, outputs=2, axis=-1, num_outputs=2)
+    first = g.node("Sub", g.node("Mul", a, cos), g.node("Mul", b, sin))
+    second = g.node("Add", g.node("Mul", b, cos), g.node("Mul", a, sin))
+    return g.node("Concat", first, second, axis=-1)
+
+
+def _rotary_embedding(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:
+    size = x.examples[""].shape[-1]
+    return _turned(g, x, *_turns(g, g.node("Shape", x, start=-2, end=-1), size, layer.theta))
 
 
 def _embedding(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:
@@ -200,6 +230,14 @@ def _part(g: Graph, part: Any, arrays: Arrays, x: Value) -> Value:
 
 def _residual(g: Graph, net: Any, arrays: Arrays, x: Value) -> Value:
     return g.node("Add", x, _sequential(g, net, arrays, x))
+
+
+def _gated_mlp(g: Graph, net: Any, arrays: Arrays, x: Value) -> Value:
+    gate, up, down, activation = net._parts
+    a, b = _part(g, activation, arrays, _part(g, gate, arrays, x)), _part(g, up, arrays, x)
+    h = g.node("Mul", a, b)
+    h.examples = {name: each * b.examples[name] for name, each in a.examples.items()}
+    return _part(g, down, arrays, h)
 
 
 def _mapped(g: Graph, net: Any, arrays: Arrays, x: Value) -> Value:
@@ -248,11 +286,13 @@ RULES: dict[type, Rule] = {
     layers.Lstm: _recurrent("LSTM", (0, 3, 1, 2)),  # i, o, f, c
     layers.Gru: _recurrent("GRU", (1, 0, 2)),  # z, r, h
     layers.MultiHeadAttention: _attention,
+    layers.RotaryEmbedding: _rotary_embedding,
     layers.Embedding: _embedding,
     layers.PositionalEmbedding: _positional_embedding,
     layers.Sequential: _sequential,
     layers.Recompute: _sequential,
     layers.Residual: _residual,
+    layers.GatedMlp: _gated_mlp,
     layers.Map: _mapped,
     layers.Parallel: _parallel,
 }
