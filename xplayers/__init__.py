@@ -28,7 +28,7 @@ if typing.TYPE_CHECKING:
 
 
 def __getattr__(name: str):  # only called for missing names
-    if name in ("cuda", "parallel", "schedules"):  # imported on first use
+    if name in ("cuda", "parallel", "schedules", "weights"):  # imported on first use
         return importlib.import_module(f"xplayers.{name}")
     raise _foreign.missing_in_package(name, __all__, functional.__all__)
 
