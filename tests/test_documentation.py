@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 
 import xplayers as xl
-from xplayers import cuda, data, functional, initializers, models, parallel, schedules
+from xplayers import cuda, data, functional, initializers, models, parallel, schedules, weights
 
 DOCS = ROOT / "docs"
 TABLES = sorted((DOCS / "coming-from").glob("*.md"))
@@ -24,7 +24,7 @@ def entries(page):
 def test_every_public_name_is_in_the_reference():
     documented = set().union(*(entries(p.name) for p in (DOCS / "reference").glob("*.md")))
     names = set(xl.__all__) - {"data", "functional", "initializers", "schedules"}
-    for module in (functional, initializers, schedules, data, models, parallel, cuda):
+    for module in (functional, initializers, schedules, data, models, parallel, cuda, weights):
         names |= set(module.__all__)
     assert documented == names | names_of_doors()
 

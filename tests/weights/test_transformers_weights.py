@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from helpers import assert_close, assert_same_arrays
+from helpers import ROOT, assert_close, assert_same_arrays, python
 
 import xplayers as xl
 from xplayers import weights
@@ -106,9 +106,27 @@ def test_back_and_forth_nothing_changes(row):
     model.load_state_dict(state)
 
 
+@pytest.mark.parametrize("row", ["gpt2", "llama"])
+def test_the_example_continues_a_text(row, tmp_path):
+    """From the files of a model, as they are downloaded."""
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {f"w{i}": i for i in range(60)}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="w0"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    model, _ = pair(row)
+    model.save_pretrained(tmp_path)
+    run = python(ROOT / "examples" / "generate_text.py", tmp_path, "w5 w7", cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    said = run.stdout.split()
+    assert said[:2] == ["w5", "w7"]
+    assert len(said) == 62
+    assert set(said) <= words.keys()
+
+
 @EACH
 def test_files_of_save_pretrained(row, tmp_path):
-    model, net = pair(row)
+    model, _ = pair(row)
     model.save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     net = getattr(weights, row.partition("-")[0])(config)

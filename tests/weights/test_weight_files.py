@@ -134,6 +134,7 @@ class TestStates:
             assert list(tied.params) == ["table.W"]
 
 
+@pytest.mark.host
 class TestFiles:
     def test_safetensors_and_npz(self, tmp_path):
         from safetensors.numpy import save_file
@@ -191,6 +192,7 @@ class TestFiles:
         refused(tmp_path / "a.npz", "unexpected: mean, components")
 
 
+@pytest.mark.host
 class TestTransformers:
     @pytest.mark.parametrize(
         ("options", "said"),
