@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -144,7 +145,7 @@ def to_torch(net: Layer, names: Mapping[str, str] | None = None) -> dict[str, An
 def tensors(owner: str, net: Layer, form: Form, names: Mapping[str, str] | None) -> dict[str, Any]:
     """Return the arrays of a network as tensors, by the keys of a form."""
     try:
-        import torch
+        torch: Any = importlib.import_module("torch")
     except ImportError as error:
         message = f"{owner}: PyTorch is not installed. Install it: pip install 'xplayers[torch]'."
         raise ImportError(message) from error
