@@ -1,4 +1,4 @@
-"""Networks as ONNX files, which many programs run: `export`.
+"""Networks as ONNX files, which many programs run: `export`; and training steps: `export_step`.
 
 The extra is ``xplayers[onnx]``. Layers of your own are written by rules of your own, or traced.
 """
@@ -11,5 +11,6 @@ except ImportError as error:
 
 from xplayers.onnx.exporting import export
 from xplayers.onnx.graph import Graph, Value
+from xplayers.onnx.training import export_step
 
-__all__ = ["Graph", "Value", "export"]
+__all__ = ["Graph", "Value", "export", "export_step"]

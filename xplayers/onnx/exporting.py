@@ -151,16 +151,21 @@ def _of_model(g: Graph, model: Model, arrays: Mapping[str, np.ndarray], x: Value
     return y
 
 
+def as_input(owner: str, example: Any, *, exact: bool = False) -> np.ndarray:
+    """Return zeros like an example, as integers (which are indices) or float32 if not `exact`."""
+    namespace(example, owner, "example")
+    dtype = dtype_name(example.dtype)
+    if not exact:
+        dtype = dtype if dtype in ("int32", "int64") else "int64" if "int" in dtype else "float32"
+    return np.zeros(tuple(example.shape), dtype)
+
+
 def _input(
     example: Any, infer: Callable[[np.ndarray], np.ndarray], *, exact: bool = False
 ) -> Value:
     """Return the input, with an example for each axis along which `infer` takes other sizes."""
-    namespace(example, "onnx.export", "example")
-    dtype = dtype_name(example.dtype)
-    if not exact:  # integers are indices
-        dtype = dtype if dtype in ("int32", "int64") else "int64" if "int" in dtype else "float32"
-    shape = tuple(example.shape)
-    first = np.zeros(shape, dtype)
+    first = as_input("onnx.export", example, exact=exact)
+    shape, dtype = first.shape, first.dtype
     infer(first)
     others: dict[int, np.ndarray] = {}
     for axis, n in enumerate(shape):
@@ -172,7 +177,7 @@ def _input(
             ]
             if axis not in others and resized and all(_is_taken(infer, x) for x in resized):
                 others[axis] = resized[0]
-    names = _axis_names(len(shape), dtype, [*others])
+    names = _axis_names(len(shape), str(dtype), [*others])
     return Value("x", {"": first, **{names[axis]: x for axis, x in others.items()}})
 
 

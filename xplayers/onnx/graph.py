@@ -262,7 +262,7 @@ class Graph:
                 self._rename(y.name, name)
             else:  # an input, or a constant
                 self.nodes.append(helper.make_node("Identity", [y.name], [name], name))
-        (x,) = inputs.values()
+        x = next(iter(inputs.values()))
         infos = [
             [helper.make_tensor_value_info(name, _kind(v), v.sizes(x)) for name, v in side.items()]
             for side in (inputs, outputs)

@@ -13,8 +13,13 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import ndonnx as ndx
 import numpy as np
+
+try:
+    import ndonnx as ndx
+except ImportError as error:
+    message = "onnx: tracing needs ndonnx: pip install ndonnx"
+    raise ImportError(message) from error
 
 from xplayers.arrays.namespaces import introduce
 from xplayers.layers import Layer
@@ -260,6 +265,11 @@ def argument(examples: Sequence[np.ndarray]) -> Traced:
     sizes = tuple([c[0] if len({*c}) == 1 else None for c in columns])
     dtype = ndx.from_numpy_dtype(examples[0].dtype)
     return Traced(tuple(examples), ndx.argument(shape=sizes, dtype=dtype))
+
+
+def constant(examples: Sequence[np.ndarray]) -> Traced:
+    """Return an array whose values are written."""
+    return Traced(tuple(examples), ndx.asarray(examples[0]))
 
 
 def trace(g: Graph, layer: Layer, arrays: Mapping[str, np.ndarray], x: Value) -> Value:
