@@ -193,7 +193,7 @@ class TestPrecisionRecall:
 class TestBinaryAccuracy:
     def test_of_scores_and_of_probabilities(self, xpv):
         y, t = [[3.0, -1.0], [-2.0, 0.5], [0.25, 0.0]], [[1, 0], [1, 0], [1, 0]]
-        for dtype in ("float32", "int64", "bool"):
+        for dtype in ("float32", "int32", "bool"):
             targets = xpv.asarray(np.asarray(t), dtype)
             got = xl.binary_accuracy(xpv.asarray(np.asarray(y), "float32"), targets)
             assert got.shape == ()
