@@ -252,3 +252,17 @@ def test_kinds():
     assert kind_of((2).to_bytes(8, "little") + b"{}") == "a safetensors file"
     assert kind_of("é".encode() * 300) == "a text file"
     assert kind_of("日本,".encode()[:5]) == "a text file"  # cut within a character
+
+
+def test_a_model_whose_header_has_a_length_as_other_files_begin(capsys, data):
+    train(capsys, *TINY, "--dataset", "own.npz", "--save", "m.safetensors")
+    model = xl.load_model("m.safetensors")
+    for beginning in (b"\x80\x04", b"\x80\x05", b"\x1f\x8b"):  # of pickle and gzip
+        model.about["note"] = ""
+        model.save("m.safetensors")
+        length = int.from_bytes(Path("m.safetensors").read_bytes()[:8], "little")
+        model.about["note"] = "a" * ((int.from_bytes(beginning, "little") - length) % 2**16)
+        model.save("m.safetensors")
+        assert Path("m.safetensors").read_bytes()[:2] == beginning
+        assert main(["evaluate", "m.safetensors", "--backend", "numpy"]) == 0
+        capsys.readouterr()

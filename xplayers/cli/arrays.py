@@ -18,7 +18,10 @@ from xplayers.saving.kinds import LFS, NPY, START, TABLE, ZIP, kind_of
 
 HOW = 'numpy.savez("data.npz", x=samples, t=labels) writes one'
 SAMPLES = 'numpy.save("x.npy", samples) writes one'
-TEXT = "numpy.genfromtxt(file, delimiter=',', skip_header=1) reads the numbers of a table, and "
+TEXT = (
+    "`xplayers train --target COLUMN` reads a table; in Python "
+    "numpy.genfromtxt(file, delimiter=',', skip_header=1) reads its numbers, and "
+)
 INFLATED = 1032  # maximum compression ratio of deflate
 
 

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import xplayers as xl
+from xplayers.cli import images, tables
 from xplayers.cli.arrays import digest, listed, npz
 from xplayers.cli.labels import classes_of, numbers
 from xplayers.cli.messages import UsageError
 from xplayers.data.samples import check_numbers
+from xplayers.models.columns import Columns
 from xplayers.models.model import Classes
 
 FROM_FILES: dict[str, Callable[..., Any]] = {
@@ -48,6 +50,7 @@ class Data(NamedTuple):
     classes: Classes  # the names of the classes
     source: Source
     own: bool = False  # whether they are the user's, to be standardised
+    columns: Columns | None = None  # of a table
 
     def digest(self) -> str:
         """Return the SHA-256 digest of samples, labels and names of classes."""
@@ -64,12 +67,30 @@ class Data(NamedTuple):
         return self._replace(t=t, t_test=t_test, classes=classes)
 
 
-def read(dataset: str, folder: str | None = None, classes: Classes | None = None) -> Data:
-    """Return a data set: one of `BUILT_IN`, or an ``.npz`` file.
+def read(
+    dataset: str,
+    folder: str | None = None,
+    classes: Classes | None = None,
+    columns: Columns | None = None,
+    *,
+    target: str | None = None,
+    categories: Sequence[str] | None = None,
+    image_size: Sequence[int] | None = None,
+    channels: int | None = None,
+) -> Data:
+    """Return a data set: one of `BUILT_IN`, an ``.npz`` file, a table, or a folder of images.
 
-    `folder` has the files of one of `FROM_FILES`. `classes` are those of a model; by default the
-    different labels of the file.
+    `folder` has the files of one of `FROM_FILES`. `classes` and `columns` are those of a model; by
+    default the different labels of the file, and what `target` and `categories` make of a table.
+    `image_size` and `channels` are those that images are brought to.
     """
+    if categories and target is None:
+        message = "--categories goes with --target, the column of the labels in a table (CSV)"
+        raise UsageError(message)
+    for option, value in (("--target", target), ("--image-size", image_size)):
+        if value is not None and dataset in BUILT_IN:
+            message = f"{option} goes with data of your own, not with {dataset}"
+            raise UsageError(message)
     if dataset in FROM_FILES:
         return _from_files(dataset, folder)
     if folder is not None:
@@ -88,7 +109,18 @@ def read(dataset: str, folder: str | None = None, classes: Classes | None = None
             ".npz file)"
         )
         raise UsageError(message)
-    return _own(dataset, classes)
+    if target is None and images.classes_in(dataset):
+        x, t = images.read_classes(dataset, image_size, channels)
+        return _own(dataset, classes, {"x": x, "t": t})
+    if image_size:
+        message = f"--image-size goes with a folder of images; {dataset} is none"
+        raise UsageError(message)
+    if target is None and (columns is None or not tables.is_table(dataset)):
+        return _own(dataset, classes, _arrays(dataset))
+    table = tables.read_table(dataset)
+    columns = columns or tables.columns_of(table, target or "", categories or ())
+    arrays = {"x": tables.samples(table, columns), "t": tables.labels(table, columns)}
+    return _own(dataset, classes, arrays)._replace(columns=columns)
 
 
 def _from_files(dataset: str, folder: str | None) -> Data:
@@ -110,19 +142,22 @@ def _from_files(dataset: str, folder: str | None) -> Data:
     return Data(dataset, x, t, x_test, t_test, tuple(range(10)), source)
 
 
-def _own(path: str, classes: Classes | None) -> Data:
+def _arrays(path: str) -> dict[str, np.ndarray]:
+    """Return the arrays of an ``.npz`` file: x and t, or those of two parts."""
     with npz(path) as archive:
-        names = archive.names
-        split = {"x_train", "t_train", "x_test", "t_test"} <= names
-        if not split and not {"x", "t"} <= names:
+        names, parts = archive.names, ("x_train", "t_train", "x_test", "t_test")
+        wanted = parts if set(parts) <= names else ("x", "t")
+        if not set(wanted) <= names:
             message = (
                 f"{path} has {listed(names)}; expected x and t, or x_train, t_train, x_test and "
                 "t_test"
             )
             raise UsageError(message)
-        wanted = ("x_train", "t_train", "x_test", "t_test") if split else ("x", "t")
-        arrays = {name: archive.read(name) for name in wanted}
-    if split:
+        return {name: archive.read(name) for name in wanted}
+
+
+def _own(path: str, classes: Classes | None, arrays: Mapping[str, np.ndarray]) -> Data:
+    if "x_train" in arrays:
         x, t, classes = _pair(arrays, path, "x_train", "t_train", classes)
         x_test, t_test, _ = _pair(arrays, path, "x_test", "t_test", classes)
         if x.shape[1:] != x_test.shape[1:]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add = parser.add_argument
     add_model(parser)
-    add("--dataset", type=path, metavar="{digits,mnist,fashion,spiral,FILE.npz}",
+    add("--dataset", type=path, metavar="NAME|FILE|FOLDER",
         help="as in `xplayers train` (default: the one it was trained on)")
     add("--data-dir", type=path, metavar="FOLDER", help="as in `xplayers train`")
     add("--part", choices=PARTS, default="held-out",
@@ -82,8 +83,14 @@ def _rows(x: np.ndarray) -> np.ndarray:
 
 def _data(args: argparse.Namespace, model: Model, known: Any) -> datasets.Data:
     """Return the data of --dataset, by default those that the model was trained on."""
+    image_size = (model.about.get("images") or {}).get("size")
+    channels = model.shape[0] if len(model.shape) == 3 else None
+    read = functools.partial(
+        datasets.read, classes=model.classes, columns=model.columns, channels=channels
+    )
     if args.dataset is not None:
-        return datasets.read(args.dataset, args.data_dir, model.classes)
+        is_folder = Path(args.dataset).is_dir()
+        return read(args.dataset, args.data_dir, image_size=image_size if is_folder else None)
     try:
         source = datasets.Source(str(known["dataset"]), known["folder"])
         folder = source.folder if args.data_dir is None else args.data_dir
@@ -93,7 +100,7 @@ def _data(args: argparse.Namespace, model: Model, known: Any) -> datasets.Data:
                 "--dataset"
             )
             raise UsageError(message)
-        data = datasets.read(source.dataset, folder, model.classes)
+        data = read(source.dataset, folder, image_size=image_size)
         changed = args.data_dir is None and data.digest() != known["sha256"]
     except (TypeError, KeyError) as error:
         message = f"{args.model} has no record of its training data; pass --dataset"

@@ -53,7 +53,8 @@ def make(
     except ValueError as error:  # array too large
         message = f"--hidden {' '.join(map(str, architecture.hidden))}: {error}"
         raise UsageError(message) from error
-    return Model(architecture, net, data.classes, scaling, data.x.shape[1:])
+    shape = data.x.shape[1:]
+    return Model(architecture, net, data.classes, scaling, shape, columns=data.columns)
 
 
 def _images(data: Data) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 
 import xplayers as xl
 from xplayers.arrays.devices import LibraryInfo
+from xplayers.cli import images, tables
 from xplayers.cli.arguments import add_device, add_model, choose_device, path
 from xplayers.cli.arrays import read_samples
 from xplayers.cli.messages import UsageError, stdout
@@ -29,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_model(parser)
     add("input", type=path, metavar="INPUT",
-        help="samples: an .npy file, of any size, or an .npz file with x or one array")
+        help="samples: an .npy file, of any size, an .npz file with x or one array; for a model of "
+        "a table another one with its columns, for one of images an image or a folder of them")
     add("--output", type=path, metavar="FILE.npy",
         help="write an array to this file, instead of CSV to the standard output")
     add("--probabilities", action="store_true",
@@ -50,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
         check([output], [args.model, args.input])
     target, _ = choose_device(args)
     model = xl.load_model(args.model)
-    x = read_samples(args.input)
+    files = _images(Path(args.input))
+    x = _samples(args.input, files, model)
     model.check(x, args.input)
     check_numbers(x, args.input)  # before the first prediction
     parts = scores(model, x, args.input, args.batch_size, target)
@@ -58,12 +61,34 @@ def run(args: argparse.Namespace) -> None:
         _write(args.output, parts, len(x), model, args.probabilities)
         return
     rows = csv.writer(stdout, lineterminator="\n")
-    rows.writerow(["class", *(model.classes if args.probabilities else ())])
+    names = iter(files)
+    file = ["file"] if files else []
+    rows.writerow([*file, "class", *(model.classes if args.probabilities else ())])
     for y in parts:
         predicted = [model.classes[i] for i in np.argmax(y, axis=1)]
         probabilities = _probabilities(y).tolist() if args.probabilities else [[]] * len(y)
         for name, row in zip(predicted, probabilities, strict=True):
-            rows.writerow([name, *(f"{p:.6g}" for p in row)])
+            file = [next(names).name] if files else []
+            rows.writerow([*file, name, *(f"{p:.6g}" for p in row)])
+
+
+def _images(path: Path) -> list[Path]:
+    """Return the images that are a path, or lie in it."""
+    return [path] if path.suffix.lower() in images.SUFFIXES else images.images_in(path)
+
+
+def _samples(path: str, files: list[Path], model: Model) -> np.ndarray:
+    """Return samples of the kind that the model was trained on."""
+    if files:
+        about = model.about.get("images")
+        if about is None:  # pixels may have been scaled before
+            message = f"{path} has images; {model.path} was not trained on a folder of images"
+            raise UsageError(message)
+        size = images.Size(*model.shape)
+        return images.read(files, size, scale=about["size"] is not None)
+    if model.columns is not None and tables.is_table(path):
+        return tables.samples(tables.read_table(path), model.columns)
+    return read_samples(path)
 
 
 def scores(

@@ -56,10 +56,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 # fmt: off
 def _add_data(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--dataset", type=path, default="digits", metavar="{digits,mnist,fashion,spiral,FILE.npz}",
-        help="digits is part of the package; mnist and fashion are downloaded once; spiral is "
-        "synthetic; a file has your own arrays: samples x and labels t, of which a fifth is held "
-        "out, or x_train, t_train, x_test and t_test (default: %(default)s)")
+    add("--dataset", type=path, default="digits", metavar="NAME|FILE|FOLDER",
+        help="digits, part of the package; mnist and fashion, which are downloaded once; spiral, "
+        "synthetic; an .npz file has your own arrays: samples x and labels t, of which a fifth is "
+        "held out, or x_train, t_train, x_test and t_test; a folder has a folder of images for "
+        "each class (default: %(default)s)")
+    add("--target", metavar="COLUMN",
+        help="--dataset is a table, as CSV, whose first line names the columns: this one has the "
+        "labels, the others are samples; a fifth of the rows is held out")
+    add("--categories", nargs="+", metavar="COLUMN",
+        help="columns of a table whose values are categories, as texts: a value of 0 or 1 for each")
+    add("--image-size", type=positive_integer, nargs=2, metavar=("HEIGHT", "WIDTH"),
+        help="scale the images of a folder to this size (default: all have to have one size)")
     add("--data-dir", type=path, metavar="FOLDER",
         help="folder with the four IDX files of mnist or fashion (default: the user's cache)")
     add("--epochs", type=positive_integer, default=30, metavar="N",
@@ -155,6 +163,7 @@ def run(args: argparse.Namespace) -> int:
     about = {
         "data": {**data.source._asdict(), "sha256": digest},
         "loss": optimization.metadata(loss),
+        "images": {"size": args.image_size} if Path(args.dataset).is_dir() else None,
         "xplayers": xl.__version__,
     }
     if args.save is not None:
@@ -207,7 +216,13 @@ def _data(args: argparse.Namespace, group: xl.parallel.Group) -> datasets.Data:
     """Return the data; the first process downloads them."""
     if group.rank:
         group.barrier()
-    data = datasets.read(args.dataset, args.data_dir)
+    data = datasets.read(
+        args.dataset,
+        args.data_dir,
+        target=args.target,
+        categories=args.categories,
+        image_size=args.image_size,
+    )
     if not group.rank:
         group.barrier()
     print_line(f"{data.name}: {len(data.x)} samples to train on, {len(data.x_test)} held out")

@@ -25,6 +25,7 @@ from xplayers.data.standardising import Standard
 from xplayers.functional import softmax
 from xplayers.layers import Sequential
 from xplayers.models.architecture import Architecture
+from xplayers.models.columns import Columns
 from xplayers.saving.files import AnyPath, in_full
 from xplayers.saving.kinds import kind_of_file
 from xplayers.saving.network import load, read_metadata, save
@@ -59,6 +60,8 @@ class Model:
         samples came from.
     path : str
         The file it was read from.
+    columns : Columns or None
+        Of a model of a table: the names of its columns, their categories, and the target.
 
     Examples
     --------
@@ -75,6 +78,7 @@ class Model:
     shape: tuple[int, ...]  # () in files of early versions
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
     path: str = ""
+    columns: Columns | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(truncate(str(name), 40) for name in self.classes[:10])
@@ -270,7 +274,9 @@ class Model:
             JSON values.
         """
         at, scaling = self.architecture, self.standard
+        table = {} if self.columns is None else {"columns": self.columns.metadata()}
         return {
+            **table,
             "kind": at.kind,
             "sample": at.sample,
             "classes": self.classes,
@@ -316,9 +322,14 @@ def from_metadata(metadata: dict[str, Any], path: str = "") -> Model:
     if not np.greater(scale, 0).all():
         message = "its scale is not positive"
         raise ValueError(message)
+    columns = Columns.from_metadata(own["columns"]) if "columns" in own else None
+    if columns is not None and len(columns.features) != features:
+        message = "its columns are inconsistent"
+        raise ValueError(message)
     standard = Standard(mean, scale, numbers("constant"))
     about = {name: value for name, value in metadata.items() if name != "model"}
-    return Model(architecture, architecture.build(0), classes, standard, shape, about, path)
+    net = architecture.build(0)
+    return Model(architecture, net, classes, standard, shape, about, path, columns)
 
 
 def load_model(path: AnyPath) -> Model:

@@ -38,13 +38,14 @@ def kind_of(start: bytes) -> str:
     """Return the type of a file from its first bytes, as part of a sentence; "" if unknown."""
     if not start:
         return "empty"
+    # Before all others: the length of its header may begin as they do.
+    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") < 2**40:
+        return "a safetensors file"
     for magic, description in _KINDS:
         if start.startswith(magic):
             return description
     if start[:1] == b"\x80" and 2 <= int.from_bytes(start[1:2], "little") <= 5:
         return "a pickle, which could execute arbitrary code"
-    if start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") < 2**40:
-        return "a safetensors file"
     return _of_text(start)
 
 
