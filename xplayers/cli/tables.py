@@ -59,19 +59,24 @@ def read_table(path: str) -> Table:
         try:
             first = file.readline()
             file.seek(0)
-            delimiter = max(DELIMITERS, key=first.count)
-            rows = csv.reader(file, delimiter=delimiter, strict=True)
-            header = [name.strip() for name in next(rows)]
-            _check_header(path, header)
-            values, lines = _values(path, rows, len(header))
+            rows = csv.reader(file, delimiter=max(DELIMITERS, key=first.count), strict=True)
+            header, values, lines = _parsed(path, rows)
         except UnicodeDecodeError as error:
             message = f"{path} is not UTF-8: byte {error.start} is {error.object[error.start]:#x}"
             raise UsageError(message) from error
-        except csv.Error as error:
-            message = f"{path}: line {rows.line_num}: {error}"
-            raise UsageError(message) from error
     columns = [list(column) for column in zip(*values, strict=True)]
     return Table(path, dict(zip(header, columns, strict=True)), lines)
+
+
+def _parsed(path: str, rows: Any) -> tuple[list[str], list[list[str]], list[int]]:
+    """Return the names of the columns, the rows, and the lines that these begin in."""
+    try:
+        header = [name.strip() for name in next(rows)]
+        _check_header(path, header)
+        return header, *_values(path, rows, len(header))
+    except csv.Error as error:
+        message = f"{path}: line {rows.line_num}: {error}"
+        raise UsageError(message) from error
 
 
 def _check_header(path: str, header: Sequence[str]) -> None:
