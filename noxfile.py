@@ -41,7 +41,7 @@ def tests(session: nox.Session, library: str) -> None:
     session.install("-e", ".", *group("test", library))
     doctests = ["--doctest-modules", "-o", "testpaths=tests xplayers"]
     # Doors: one has a session with its library, the examples of the others are in their tests.
-    doctests += [f"--ignore=xplayers/{door}" for door in ("onnx", "torch.py")]
+    doctests += [f"--ignore=xplayers/{door}" for door in ("onnx", "sklearn", "torch.py")]
     session.run(
         "pytest",
         libraries(library),
@@ -64,7 +64,7 @@ def examples(session: nox.Session) -> None:
 @nox.session(default=False)
 def docs(session: nox.Session) -> None:
     """Build the documentation into docs/_build, running its code; any warning fails."""
-    session.install("-e", ".", *group("docs", "numpy", "torch", "jax", "onnx"))
+    session.install("-e", ".", *group("docs", "numpy", "torch", "jax", "onnx", "sklearn"))
     session.run(
         "sphinx-build", "-W", "--keep-going", "-j", "2", "docs", "docs/_build", *session.posargs
     )
@@ -93,6 +93,22 @@ def weights(session: nox.Session) -> None:
     names = ["keras", "transformers"]
     files = [f"tests/weights/test_{name}_weights.py" for name in names]
     session.run("pytest", libraries("numpy", "torch"), *files, *session.posargs)
+
+
+@nox.session
+def sklearn(session: nox.Session) -> None:
+    """Run scikit-learn's checks of its estimators on ours, for arrays of three libraries."""
+    session.install("-e", ".", *group("test", "numpy", "strict", "torch", "sklearn"))
+    session.run(
+        "pytest",
+        libraries("numpy"),
+        "--doctest-modules",
+        "tests/sklearn",
+        "xplayers/sklearn",
+        *IN_PARALLEL,
+        *session.posargs,
+        env={"SCIPY_ARRAY_API": "1"},  # SciPy takes arrays of other libraries
+    )
 
 
 @nox.session

@@ -76,7 +76,7 @@ def module_name(path):
 
 FILES = {module_name(p): p for p in PACKAGE.rglob("*.py")}
 # Imported on demand, each the only module that imports these libraries.
-DOORS = {"onnx": {"onnx", "ndonnx"}}
+DOORS = {"onnx": {"onnx", "ndonnx"}, "sklearn": {"sklearn"}}
 
 
 def floors():
