@@ -119,6 +119,21 @@ def mpi(session: nox.Session, library: str) -> None:
     session.run("pytest", libraries("numpy"), "tests/parallel/test_mpi.py", *session.posargs)
 
 
+@nox.session(default=False)
+@nox.parametrize("library", ["dpnp", "ndonnx"], ids=["dpnp", "ndonnx"])
+def more(session: nox.Session, library: str) -> None:
+    """Run the tables of tests on a further library of the standard; ten minutes."""
+    session.install("-e", ".", *group("test", library))
+    only, env = [], {}
+    if library == "dpnp":  # which finds the CPU by Intel's runtime of OpenCL
+        env["OCL_ICD_FILENAMES"] = str(Path(session.virtualenv.location, "lib", "libintelocl.so"))
+    else:  # each operation is a graph of its own
+        only = ["-k", "forward_is_the_reference or gradients_are_those_of_the_reference"]
+    files = [f"tests/{name}/test_{name}.py" for name in ("layers", "losses", "optimizers")]
+    options = [libraries(library), *IN_PARALLEL, *only, *files]
+    session.run("pytest", *options, *session.posargs, env=env)
+
+
 @nox.session
 def lint(session: nox.Session) -> None:
     """Check style and layout of all code."""

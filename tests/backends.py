@@ -22,6 +22,7 @@ class Backend:
     module: str  # whose presence says that it is installed
     group: str  # dependency group in pyproject.toml, and nox session
     default: bool = True  # whether the default nox run has it
+    named: bool = False  # whether it is used only where it is named, as it takes long
 
 
 BACKENDS: tuple[Backend, ...] = (
@@ -31,6 +32,8 @@ BACKENDS: tuple[Backend, ...] = (
     Backend("torch", "torch", "torch"),
     Backend("jax", "jax", "jax"),
     Backend("cupy", "cupy", "cupy", default=False),
+    Backend("dpnp", "dpnp", "dpnp", default=False, named=True),
+    Backend("ndonnx", "ndonnx", "ndonnx", default=False, named=True),
 )
 
 
@@ -124,6 +127,14 @@ def _cupy(cupy: Any) -> Iterator[Variant]:
         floats = ("float16", "float32", "float64")
         # CuPy computes where the current device is, and may not reach the memory of another.
         yield Variant(f"cupy-{i}", "cupy", cupy, device, floats, context=_current(device))
+
+
+def _dpnp(dpnp: Any) -> Iterator[Variant]:
+    yield Variant("dpnp", "dpnp", dpnp, None, ("float32", "float64"))
+
+
+def _ndonnx(ndonnx: Any) -> Iterator[Variant]:
+    yield Variant("ndonnx", "ndonnx", ndonnx, None, ("float32", "float64"))
 
 
 def _current(device: Any) -> Callable[[], Any]:

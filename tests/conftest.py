@@ -46,7 +46,8 @@ def pytest_configure(config: pytest.Config) -> None:
         emulator.install(seed=seed)
     asked = config.getoption("--xp")
     by_name = {b.name: b for b in BACKENDS}
-    names = list(by_name) if asked in ("auto", "all") else asked.split(",")
+    usual = [b.name for b in BACKENDS if not b.named]
+    names = usual if asked in ("auto", "all") else asked.split(",")
     for name in names:
         if name not in by_name:
             message = f"--xp: there is no {name!r}; choose from {', '.join(by_name)}."

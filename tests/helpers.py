@@ -108,8 +108,10 @@ def share_memory(a: Any, b: Any) -> bool:
     name = namespace(a).__name__
     if "torch" in name:
         return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr() and a.numel() > 0
-    if "jax" in name:
+    if "jax" in name or name == "ndonnx":
         return False  # immutable: sharing cannot be seen
+    if name == "dpnp":
+        return a.get_array()._pointer == b.get_array()._pointer and a.size > 0
     if "strict" in name:
         return np.shares_memory(a._array, b._array)
     if "cupy" in name:
