@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state, column_or_1d, shuffle
+from sklearn.utils import check_random_state, column_or_1d
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
 from xplayers._terminal import notify
@@ -184,7 +184,9 @@ class Estimator(Options, BaseEstimator):
         try:
             for _ in range(1 if incremental else self.max_iter):
                 if order is not None:
-                    order = shuffle(order, random_state=rng)
+                    drawn = np.arange(data.n)
+                    rng.shuffle(drawn)
+                    order = order[drawn]  # as sklearn.utils.shuffle, which takes longer than a step
                 self._epoch(data, order, size)
                 if held is not None and self._improves(held, target):
                     best = copied(self.net_.arrays)
