@@ -55,7 +55,7 @@ def tests(session: nox.Session, library: str) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Run every example and the code in the README against the package as it is shipped."""
-    session.install(".", *group("test", "jax", "onnx"))
+    session.install(".", *group("test", "jax", "onnx", "sklearn"))
     session.run("pytest", "-s", "-v", "tests/test_examples.py", *session.posargs)
     with session.chdir(session.create_tmp()):  # away from the clone, which has the benchmarks too
         session.run("xplayers", "bench", "--list")
