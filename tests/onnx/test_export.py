@@ -184,6 +184,18 @@ def test_what_cannot_be_exported(home, arguments, error, words):
     assert not [*home.iterdir()]
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"rules": [clipped]}, "onnx.export: rules is [<function clipped"),
+        ({"metadata": {"epochs": 3}}, "metadata has what is no string; expected strings by name"),
+    ],
+)
+def test_options_that_are_something_else(home, options, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        export(xl.Relu(), "net.onnx", np.zeros((1, 3), np.float32), **options)
+
+
 def test_without_onnx_importing_it_says_what_to_install(monkeypatch):
     import sys
 

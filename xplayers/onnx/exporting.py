@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from xplayers._checks import instance
 from xplayers.arrays.namespaces import Array, dtype_name, namespace
 from xplayers.layers import Layer
 from xplayers.models import Model
@@ -87,14 +88,20 @@ def export(
     if not isinstance(net, Model) and example is None:
         message = "onnx.export: example is missing; pass an input, as x[:1]."
         raise TypeError(message)
+    instance("onnx.export", "rules", rules or {}, Mapping, "rules by the class of a layer")
+    table = {**RULES, **(rules or {})}
+    metadata = dict(metadata or {})
+    if not all(isinstance(text, str) for pair in metadata.items() for text in pair):
+        message = "onnx.export: metadata has what is no string; expected strings by name."
+        raise TypeError(message)
     arrays = arrays_of(net.net if isinstance(net, Model) else net)
     if isinstance(net, Model):
         x = _sample(net, arrays, example)
-        metadata = {"classes": json.dumps(net.classes), **(metadata or {})}
+        metadata = {"classes": json.dumps(net.classes), **metadata}
     else:
         x = _input(example, lambda x: inferred(net, arrays, x))
     while True:
-        graph = Graph({**RULES, **(rules or {})})
+        graph = Graph(table)
         graph.take(arrays)
         try:
             if isinstance(net, Model):
@@ -105,7 +112,7 @@ def export(
             del x.examples[error.args[0]]
         else:
             break
-    model = graph.model({"x": x}, outputs, metadata or {})
+    model = graph.model({"x": x}, outputs, metadata)
     write(path, model)
     return model
 
