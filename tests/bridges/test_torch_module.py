@@ -401,9 +401,9 @@ def test_what_does_not_fit_is_said(make, error, words):
 
 
 def test_its_example_runs():
-    import xplayers.torch
+    import xplayers.bridges.torch_module
 
-    assert doctest.testmod(xplayers.torch).failed == 0
+    assert doctest.testmod(xplayers.bridges.torch_module).failed == 0
 
 
 def test_the_library_missing():

@@ -1,0 +1,235 @@
+"""A pass through a layer as a function of PyTorch's autograd."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from xplayers.arrays.namespaces import is_floating
+from xplayers.bridges import imported
+from xplayers.layers.containers import Sequential
+from xplayers.losses import Loss
+
+torch = imported("torch", "PyTorch")
+
+
+class _Number(int):
+    """The number of a tensor, in a tree of which the tensors are a list."""
+
+
+def _numbered(tree: Any, number: Callable[[Any], int]) -> Any:
+    """Return a tree with numbers in the place of its tensors."""
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return tuple([_numbered(t, number) for t in tree])
+    if isinstance(tree, torch.Tensor):
+        return _Number(number(tree))
+    if isinstance(tree, Mapping):
+        return {k: _numbered(t, number) for k, t in tree.items()}
+    return tree
+
+
+def _restored(tree: Any, tensors: Sequence[Any]) -> Any:
+    """Return the tree with tensors in the place of their numbers."""
+    kind = type(tree)
+    if kind is _Number:
+        return tensors[tree]
+    if kind is tuple:
+        return tuple([_restored(t, tensors) for t in tree])
+    if kind is dict:
+        return {k: _restored(t, tensors) for k, t in tree.items()}
+    return tree
+
+
+class Pass:
+    """A pass through a layer, as functions of lists of tensors.
+
+    Parameters
+    ----------
+    layer : Layer or Loss
+        What is applied.
+    names : sequence of str
+        Its parameters, and then its buffers, which come first in the list.
+    has_buffers : bool
+        Whether there are buffers, which a pass may change.
+    """
+
+    def __init__(self, layer: Any, names: Sequence[str], has_buffers: bool) -> None:
+        self.layer, self.names, self._has_buffers = layer, names, has_buffers
+        # Trees of numbers: further inputs by place and by name, and which tensors are floating.
+        self._inputs: tuple[tuple, Mapping[str, Any], Sequence[bool]] = (), {}, ()
+
+    def flattened(self, inputs: tuple, named: Mapping[str, Any]) -> list[Any]:
+        """Return the tensors of further inputs, which come last, after ``x``."""
+        leaves: list[Any] = []
+
+        def number(a: Any) -> int:
+            leaves.append(a)
+            return len(leaves) - 1
+
+        trees = _numbered(inputs, number), _numbered(named, number)
+        self._inputs = *trees, [is_floating(a) for a in leaves]
+        return leaves
+
+    def apply(self, arguments: Sequence[Any]) -> list[Any]:
+        """Return the output, and the tensors of the cache that are no arguments."""
+        layer, names = self.layer, self.names
+        x, *leaves = arguments[len(names) :]
+        arrays: dict[str, Any] = dict(zip(names, arguments, strict=False))
+        if layer._ties.rows():
+            arrays = layer._ties.expanded(arrays)
+        inputs, named, _ = _restored(self._inputs, leaves) if leaves else self._inputs
+        if isinstance(layer, Loss):
+            y, cache = layer._evaluate(x, *inputs, arrays=arrays, **named)
+        else:
+            y, cache = layer.apply(arrays, x, *inputs, **named)
+        places = {id(a): i for i, a in enumerate(arguments)}
+        places[id(y)] = len(arguments)
+        updated: dict[str, Any] = {}
+        if self._has_buffers and not isinstance(layer, Loss):
+            updated = layer.updated_buffers(arrays, cache)
+            for name in updated:  # which is written to
+                places.pop(id(arrays[name]))
+        results, numbers = [y], {}
+        self.saved: list[int] = []  # tensors of the cache, by places in arguments and results
+
+        def number(a: Any) -> int:
+            known = numbers.get(id(a))
+            if known is None:
+                known = numbers[id(a)] = len(self.saved)
+                place = places.get(id(a))
+                if place is None:
+                    place = len(arguments) + len(results)
+                    results.append(a)
+                self.saved.append(place)
+            return known
+
+        self._cache = _numbered(cache, number)
+        for name, a in updated.items():
+            results = [r.clone() if r is arrays[name] else r for r in results]
+            if not torch._C._functorch.is_batchedtensor(a):
+                arrays[name].copy_(a)
+        return results
+
+    def gradients(self, needed: Sequence[bool], dy: Any, saved: Sequence[Any]) -> list[Any]:
+        """Return the gradients of the arguments; None where there is none."""
+        layer, n = self.layer, len(self.names)
+        cache = _restored(self._cache, [a.detach() for a in saved])
+        grads: Mapping[str, Any] = {}
+        dx, dy = None, dy.detach()
+        if isinstance(layer, Loss):
+            dx = layer.vjp(cache, dy)
+        elif any(needed[n:]):
+            dx, grads = layer.vjp(cache, dy)
+        else:
+            grads = layer.param_grads(cache, dy)
+        if layer._ties.rows():
+            grads = layer._ties.gathered(grads)
+        inputs, named, floating = self._inputs
+        of_leaves = [None] * len(floating)
+        if type(dx) is tuple:
+            dx, *others = dx
+            _share_out(layer, others, inputs, named, of_leaves, floating)
+        results = [*map(grads.get, self.names), dx, *of_leaves]
+        if any([need and d is None for need, d in zip(needed[n:], results[n:], strict=True)]):
+            message = (
+                f"{layer._owner}: an input requires grad, but has no gradient in this layer. "
+                "Pass it detached: a.detach()."
+            )
+            raise RuntimeError(message)
+        return results
+
+
+def _share_out(
+    layer: Any, grads: Sequence[Any], inputs: Sequence[Any], named: Mapping[str, Any],
+    places: list[Any], floating: Sequence[bool],
+) -> None:  # fmt: skip
+    """Put the gradients of further inputs, which are trees of numbers, in their places."""
+    if isinstance(layer, Sequential):
+        *grads, by_part = grads if grads and type(grads[-1]) is dict else (*grads, {})
+        parts = {part.name: part.layer for part in layer._parts}
+        for name, others in by_part.items():
+            _share_out(parts[name], others, (), named[name], places, floating)
+        first = layer._parts[0]
+        own = {k: tree for k, tree in named.items() if k not in parts}
+        named = {**own, **named.get(first.name, {})}
+        _share_out(first.layer, grads, inputs, named, places, floating)
+        return
+    bound = inspect.signature(layer.apply).bind({}, None, *inputs, **named)
+    bound.apply_defaults()
+    _, _, *others = bound.arguments.values()
+    slots = [i for i in others if i is None or (type(i) is _Number and floating[i])]
+    if len(grads) < len(slots):  # inputs that are None have none
+        slots = [i for i in slots if i is not None]
+    for i, d in zip(slots, grads, strict=False):
+        if i is not None:
+            places[i] = d
+
+
+class Applied(torch.autograd.Function):
+    """The output of a pass; and a tensor without elements, which requires grad as that does."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(step: Pass, *arguments: Any) -> Any:
+        y, *results = step.apply([a.detach() for a in arguments])
+        return y, y.new_empty(0), *results
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        step, *arguments = inputs
+        y, witness, *results = output
+        ctx.step = step
+        tensors = [*arguments, y, *results]
+        ctx.save_for_backward(witness, *[tensors[i] for i in step.saved])
+        ctx.mark_non_differentiable(*results)
+        ctx.set_materialize_grads(False)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Any, *_: Any) -> Any:
+        step, needed = ctx.step, ctx.needs_input_grad[1:]
+        if dy is None:
+            return (None,) * (1 + len(needed))
+        witness, *saved = ctx.saved_tensors
+        if torch.is_grad_enabled():  # somebody may ask for a second derivative
+            return None, *Gradients.apply(step, needed, dy, witness, *saved)
+        return None, *step.gradients(needed, dy, saved)
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        message = (
+            f"{ctx.step.layer._owner}: a derivative in forward mode; xplayers has those of reverse "
+            "mode alone: torch.func.vjp, grad or jacrev in the place of jvp, jacfwd or hessian."
+        )
+        raise RuntimeError(message)
+
+
+class Gradients(torch.autograd.Function):
+    """The gradients of a pass, which have none themselves.
+
+    They depend on the witness, which requires grad whatever the cache has: so a second derivative
+    always comes by here.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(step: Pass, needed: Sequence[bool], dy: Any, witness: Any, *saved: Any) -> Any:
+        return tuple(step.gradients(needed, dy, saved))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.step = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        message = (
+            f"{ctx.step.layer._owner}: a second derivative; PyTorch does not record what computes "
+            "its gradient, so it would be wrong. Second derivatives are in xplayers.jax, and in "
+            "evaluation mode: module.eval()."
+        )
+        raise RuntimeError(message)
+
+    jvp = backward
