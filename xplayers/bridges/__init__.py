@@ -1,4 +1,4 @@
-"""Layers in programs of other libraries, each imported on demand: ``xplayers.torch``."""
+"""Layers in programs of PyTorch and JAX, imported on demand by ``xplayers.torch`` and ``.jax``."""
 
 from __future__ import annotations
 

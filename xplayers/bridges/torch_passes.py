@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from xplayers.arrays.namespaces import is_floating
 from xplayers.bridges import imported
-from xplayers.layers.containers import Sequential
+from xplayers.bridges.inputs import Number, share_out, without_gradient
 from xplayers.losses import Loss
 
 torch = imported("torch", "PyTorch")
-
-
-class _Number(int):
-    """The number of a tensor, in a tree of which the tensors are a list."""
 
 
 def _numbered(tree: Any, number: Callable[[Any], int]) -> Any:
@@ -24,7 +19,7 @@ def _numbered(tree: Any, number: Callable[[Any], int]) -> Any:
     if kind is tuple or kind is list:
         return tuple([_numbered(t, number) for t in tree])
     if isinstance(tree, torch.Tensor):
-        return _Number(number(tree))
+        return Number(number(tree))
     if isinstance(tree, Mapping):
         return {k: _numbered(t, number) for k, t in tree.items()}
     return tree
@@ -33,7 +28,7 @@ def _numbered(tree: Any, number: Callable[[Any], int]) -> Any:
 def _restored(tree: Any, tensors: Sequence[Any]) -> Any:
     """Return the tree with tensors in the place of their numbers."""
     kind = type(tree)
-    if kind is _Number:
+    if kind is Number:
         return tensors[tree]
     if kind is tuple:
         return tuple([_restored(t, tensors) for t in tree])
@@ -130,41 +125,11 @@ class Pass:
         of_leaves = [None] * len(floating)
         if type(dx) is tuple:
             dx, *others = dx
-            _share_out(layer, others, inputs, named, of_leaves, floating)
+            share_out(layer, others, inputs, named, of_leaves, floating)
         results = [*map(grads.get, self.names), dx, *of_leaves]
         if any([need and d is None for need, d in zip(needed[n:], results[n:], strict=True)]):
-            message = (
-                f"{layer._owner}: an input requires grad, but has no gradient in this layer. "
-                "Pass it detached: a.detach()."
-            )
-            raise RuntimeError(message)
+            raise RuntimeError(without_gradient(layer._owner, "Pass it as a.detach()."))
         return results
-
-
-def _share_out(
-    layer: Any, grads: Sequence[Any], inputs: Sequence[Any], named: Mapping[str, Any],
-    places: list[Any], floating: Sequence[bool],
-) -> None:  # fmt: skip
-    """Put the gradients of further inputs, which are trees of numbers, in their places."""
-    if isinstance(layer, Sequential):
-        *grads, by_part = grads if grads and type(grads[-1]) is dict else (*grads, {})
-        parts = {part.name: part.layer for part in layer._parts}
-        for name, others in by_part.items():
-            _share_out(parts[name], others, (), named[name], places, floating)
-        first = layer._parts[0]
-        own = {k: tree for k, tree in named.items() if k not in parts}
-        named = {**own, **named.get(first.name, {})}
-        _share_out(first.layer, grads, inputs, named, places, floating)
-        return
-    bound = inspect.signature(layer.apply).bind({}, None, *inputs, **named)
-    bound.apply_defaults()
-    _, _, *others = bound.arguments.values()
-    slots = [i for i in others if i is None or (type(i) is _Number and floating[i])]
-    if len(grads) < len(slots):  # inputs that are None have none
-        slots = [i for i in slots if i is not None]
-    for i, d in zip(slots, grads, strict=False):
-        if i is not None:
-            places[i] = d
 
 
 class Applied(torch.autograd.Function):
