@@ -41,7 +41,8 @@ def tests(session: nox.Session, library: str) -> None:
     session.install("-e", ".", *group("test", library))
     doctests = ["--doctest-modules", "-o", "testpaths=tests xplayers"]
     # Doors: one has a session with its library, the examples of the others are in their tests.
-    doctests += [f"--ignore=xplayers/{door}" for door in ("bridges", "jax.py", "onnx", "sklearn", "torch.py")]
+    doors = ("bridges", "jax.py", "onnx", "sklearn", "torch.py")
+    doctests += [f"--ignore=xplayers/{door}" for door in doors]
     session.run(
         "pytest",
         libraries(library),

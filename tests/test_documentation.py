@@ -32,11 +32,7 @@ def test_every_public_name_is_in_the_reference():
 def names_of_doors():
     """Return the names of modules that import a library, which need not be here."""
     names = set()
-<<<<<<< HEAD
-    for door in ("onnx/__init__.py", "sklearn/__init__.py", "torch.py"):
-=======
-    for door in ("onnx/__init__.py", "torch.py", "jax.py"):
->>>>>>> 4ca4891 (Let layers be functions of JAX, with second derivatives)
+    for door in ("onnx/__init__.py", "sklearn/__init__.py", "torch.py", "jax.py"):
         code = (ROOT / "xplayers" / door).read_text(encoding="utf-8")
         names |= set(ast.literal_eval(re.search(r"^__all__ = (\[.+?\])", code, re.M | re.S)[1]))
     return names
