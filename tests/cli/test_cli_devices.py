@@ -1,5 +1,6 @@
 """The libraries and devices that the command finds, and what it says of those it cannot use."""
 
+import importlib.metadata
 import re
 import sys
 from types import SimpleNamespace
@@ -11,7 +12,7 @@ from commands import TINY, refusal, train
 import xplayers as xl
 from xplayers.arrays import devices
 from xplayers.arrays.devices import LibraryInfo
-from xplayers.cli import arguments, main
+from xplayers.cli import arguments, info, main
 
 WORKING = LibraryInfo("cupy", "14.2.0", xp=np, devices=("cuda:0 (NVIDIA H200)",))
 DRIVERLESS = LibraryInfo("cupy", "14.2.0", why="finds no NVIDIA driver", fix="install the driver")
@@ -78,6 +79,27 @@ def test_info(capsys):
     assert {"cupy", "torch", "jax"} <= rows.keys()
     columns = {re.match(r"\S+ +\S+  +", rows[name]).end() for name in ("numpy", "cupy", "torch")}
     assert len(columns) == 1
+
+
+def test_info_lists_packages_that_add_something(capsys, monkeypatch):
+    find = importlib.metadata.version
+
+    def version(name):
+        if name in ("tqdm", "numba"):
+            return "9.8.7"
+        if name in info.BESIDE:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return find(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines}
+    assert rows["tqdm"] == ["9.8.7", "progress bars"]
+    assert rows["numba"] == ["9.8.7", "machine code for NumPy"]
+    assert rows["matplotlib"] == ["-", 'plots: pip install "xplayers[train]"']
+    assert rows["mpi4py"] == ["-", 'many processes: pip install "xplayers[mpi]"']
+    assert rows["pillow"] == ["-", 'folders of images: pip install "xplayers[images]"']
 
 
 def test_info_without_any_library_but_numpy(capsys, monkeypatch):

@@ -25,7 +25,7 @@ from xplayers.arrays.checks import (
 )
 from xplayers.arrays.namespaces import Array, device, namespace
 from xplayers.arrays.transfer import as_plain
-from xplayers.layers.representation import init_call, options
+from xplayers.layers.representation import drawing, init_call, options
 from xplayers.layers.ties import Ties
 from xplayers.layers.variables import Variables, VariablesView, check_constructor, settings_changed
 
@@ -216,6 +216,9 @@ class Module(Observed):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_pending": []}  # a pickle has no caches
+
+    def _repr_html_(self) -> str:
+        return drawing(self)
 
     def __repr__(self) -> str:
         if self._sizes:

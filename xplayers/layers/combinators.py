@@ -175,6 +175,8 @@ class Parallel(Container):
 
     combine, axis = Option(choice, choices=("sum", "concatenate")), Option(integer, least=None)
 
+    _side_by_side = True  # in drawings
+
     def __init__(
         self, *layers: Layer, combine: str = "sum", axis: int = 1, **named_layers: Layer
     ) -> None:

@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
+
+from xplayers._drawing import Box, svg
+
+
+def drawing(layer: Any) -> str:
+    """Return a layer as SVG: its parts, and how many parameters they have."""
+    return svg(_box(layer, ""), f"{layer._owner}: {_count(layer)}")
+
+
+def _box(layer: Any, name: str) -> Box:
+    parts = tuple(_box(part.layer, part.name) for part in getattr(layer, "_parts", ()))
+    title = f"{name}: {layer._owner}" if name else layer._owner
+    count = (_count(layer),) if layer.params else ()
+    return Box((title, *count), parts, getattr(layer, "_side_by_side", False))
+
+
+def _count(layer: Any) -> str:
+    n = sum(math.prod(a.shape) for a in layer.params.values())
+    return f"{n:,} parameter{'s' * (n != 1)}"
 
 
 def init_call(layer: Any, sizes: Sequence[int]) -> str:

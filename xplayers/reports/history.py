@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
 
 from xplayers._checks import shown
+from xplayers._drawing import table
 from xplayers._text import aligned
 from xplayers.saving.files import AnyPath, in_full, write_text
 
@@ -239,18 +240,28 @@ class History:
             for row in self
         ]
 
-    def __repr__(self) -> str:
-        if not self._length:
-            return "History()"
+    def _table(self) -> list[Sequence[str]]:
+        """Return names and values as text; of a long table the first and the last rows."""
         half = MOST_ROWS // 2
         numbers = list(range(self._length))
         if self._length > MOST_ROWS:
             numbers = [*numbers[:half], *numbers[-half:]]
         values = self._columns.values()
-        rows = aligned([self.columns, *([text(column[i]) for column in values] for i in numbers)])
+        return [self.columns, *([text(column[i]) for column in values] for i in numbers)]
+
+    def __repr__(self) -> str:
+        if not self._length:
+            return "History()"
+        rows = aligned(self._table())
         if self._length > MOST_ROWS:
-            rows.insert(half + 1, f"... {self._length - MOST_ROWS} more rows ...")
+            rows.insert(MOST_ROWS // 2 + 1, f"... {self._length - MOST_ROWS} more rows ...")
         return "\n".join(rows)
+
+    def _repr_html_(self) -> str:
+        rows = self._table()
+        if self._length > MOST_ROWS:
+            rows.insert(MOST_ROWS // 2 + 1, ["\N{HORIZONTAL ELLIPSIS}"] * len(self.columns))
+        return table(rows)
 
 
 def text(value: Number | None) -> str:

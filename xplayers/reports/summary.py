@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers._checks import instance, integer, shown
+from xplayers._drawing import table
 from xplayers._text import aligned
 from xplayers.arrays.namespaces import dtype_name, itemsize, namespace, size
 from xplayers.arrays.transfer import asarray
@@ -45,16 +46,22 @@ class Summary:
     parameters: int
     bytes: int
 
-    def __str__(self) -> str:
-        table = [("name", "layer", "output", "parameters", "bytes")]
+    def _table(self) -> list[tuple[str, ...]]:
+        rows = [("name", "layer", "output", "parameters", "bytes")]
         for row in self.rows:
             first, *rest = row.shape or (1,)
             shape = ", ".join(("n" if first == 1 else f"{first}n", *map(str, rest)))
-            table.append(
+            rows.append(
                 (row.name, row.layer, f"({shape})", f"{row.parameters:,}", f"{row.bytes:,}")
             )
-        table.append(("", "", "total", f"{self.parameters:,}", f"{self.bytes:,}"))
-        return "\n".join(aligned(table, lefts=3))
+        rows.append(("", "", "total", f"{self.parameters:,}", f"{self.bytes:,}"))
+        return rows
+
+    def __str__(self) -> str:
+        return "\n".join(aligned(self._table(), lefts=3))
+
+    def _repr_html_(self) -> str:
+        return table(self._table(), lefts=3)
 
     __repr__ = __str__
 
