@@ -83,6 +83,32 @@ def test_every_sample_comes_once_an_epoch():
     assert seen[:N] != seen[N:]
 
 
+def test_a_fraction_is_held_out(xpv):
+    x, t = xpv.asarray(np.tile(X, (3, 1)), "float32"), xpv.asarray(np.tile(T, 3))
+    weights = xpv.asarray(np.linspace(0.5, 2, len(T) * 3), "float32")
+    rest, held_out = xl.data.split(x, t, 0.25, rng=5)
+    first, again = (trainer(epochs=2) for _ in range(2))
+    history = first.fit(x, t, 0.25)
+    assert history["val_loss"].tolist() == again.fit(*rest, held_out)["val_loss"].tolist()
+    assert history["loss"].tolist() == again.history["loss"].tolist()
+    with_weights = trainer(epochs=2).fit(x, t, 0.25, sample_weight=weights)
+    assert with_weights["val_loss"].tolist() != history["val_loss"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ((X, T, 0.0), ValueError, "Trainer.fit: validation is 0.0; expected"),
+        ((X, T, 1.0), ValueError, "Trainer.fit: validation is 1.0; expected"),
+        (([(X, T)], None, 0.2), TypeError, "validation=0.2 goes with arrays, not with batches"),
+        ((X, T[:3], 0.2), ValueError, r"Trainer.fit: x has shape \(22, 4\), t has shape \(3,\)"),
+    ],
+)
+def test_fractions_that_do_not_fit(arguments, error, words):
+    with pytest.raises(error, match=words):
+        trainer().fit(*arguments)
+
+
 def test_a_second_fit_goes_on_from_the_parameters():
     net, twice = network(), network()
     once = trainer(net, epochs=1)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 from xplayers._checks import flag, generator, number
@@ -57,27 +60,42 @@ def split(
     >>> t_train.tolist(), t_test.tolist()
     ([0, 0, 0, 1, 1, 1], [0, 0, 1, 1])
     """
-    xp = namespace(x, "split")
-    check_same("split", "t", t, x)
-    check_real("split", "x", x)
-    check_real("split", "t", t)
-    held_out = number("split", "held_out", held_out, above=0.0, below=1.0)
     rng, stratify = generator("split", "rng", rng), flag("split", "stratify", stratify)
+    rest, test = divided("split", (x, t), held_out, rng, stratify=stratify)
+    return (rest[0], rest[1]), (test[0], test[1])
+
+
+def divided(
+    owner: str,
+    arrays: Sequence[Array],
+    held_out: Any,
+    rng: np.random.Generator,
+    *,
+    name: str = "held_out",
+    stratify: bool = False,
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Return two parts of samples, targets, and what else has as many rows."""
+    x, t = arrays[:2]
+    xp = namespace(x, owner)
+    check_same(owner, "t", t, x)
+    check_real(owner, "x", x)
+    check_real(owner, "t", t)
+    held_out = number(owner, name, held_out, above=0.0, below=1.0)
     shapes = tuple(x.shape), tuple(t.shape)
     if not all(shapes) or shapes[0][0] != shapes[1][0]:
         message = (
-            f"split: x has shape {shapes[0]}, t has shape {shapes[1]}; expected samples along the "
-            "first axis, and as many targets."
+            f"{owner}: x has shape {shapes[0]}, t has shape {shapes[1]}; expected samples along "
+            "the first axis, and as many targets."
         )
         raise ValueError(message)
     n = shapes[0][0]
     if n < 2:
-        message = f"split: x has shape {shapes[0]}; expected two samples or more."
+        message = f"{owner}: x has shape {shapes[0]}; expected two samples or more."
         raise ValueError(message)
     order = asarray(rng.permutation(n), x, xp.arange(0).dtype)
     if stratify:
         if len(shapes[1]) != 1 or not is_integer(t):
-            message = f"split: t is {t.dtype} of shape {shapes[1]}; expected integer labels (n,)."
+            message = f"{owner}: t is {t.dtype} of shape {shapes[1]}; expected integer labels (n,)."
             raise TypeError(message)
         order = xp.take(order, xp.argsort(xp.take(t, order), stable=True))
     # Evenly spaced in the order, so that each class, which is a run in it, has its part of them.
@@ -85,8 +103,8 @@ def split(
     count[-1] = max(count[-1], 1)
     parts = np.diff(count) > 0
 
-    def taken(rows: np.ndarray) -> tuple[Array, Array]:
+    def taken(rows: np.ndarray) -> tuple[Array, ...]:
         index = xp.sort(xp.take(order, asarray(rows, x, order.dtype)))
-        return xp.take(x, index, axis=0), xp.take(t, index, axis=0)
+        return tuple([xp.take(a, index, axis=0) for a in arrays])
 
     return taken(np.flatnonzero(~parts)), taken(np.flatnonzero(parts))

@@ -12,6 +12,7 @@ import numpy as np
 
 from xplayers._checks import Option, constructor_call, flag, instance, shown
 from xplayers.arrays.namespaces import Array
+from xplayers.data.splitting import divided
 from xplayers.layers.base import Layer
 from xplayers.layers.representation import code
 from xplayers.losses import Loss
@@ -234,9 +235,10 @@ class Trainer:
             `x`, without `t`, batches ``(x, t)``, or ``(x, t, sample_weight)``, of floating-point
             numbers: an iterable that can be iterated over in every epoch, as a list or a data
             loader, or a function ``batches(epoch)``, from 0, that returns one.
-        validation : tuple of two arrays, or iterable of batches, optional
+        validation : tuple of two arrays, iterable of batches, or float, optional
             Data to evaluate on after each epoch. A third array, of floating-point numbers, has the
-            weights of samples.
+            weights of samples. A fraction, as 0.2, holds out so much of the arrays `x` and `t`, at
+            random by the seed of the trainer, as `xplayers.data.split`.
         sample_weight : array, optional
             The weight of each sample, 0 or more, as in `Loss.forward`. The losses of the history
             are means over their sums.
@@ -277,6 +279,8 @@ class Trainer:
         Another call trains for all epochs again, from the current parameters.
         """
         flag("Trainer.fit", "resume", resume)
+        if isinstance(validation, float):
+            x, t, sample_weight, validation = self._held_out(x, t, sample_weight, validation)
         several = self.epochs > 1
         check_data(
             x, t, validation, sample_weight, again=several or resume, again_validation=several
@@ -301,6 +305,16 @@ class Trainer:
             return self._run.go()
         finally:
             self._run = None  # frees the copies of the parameters
+
+    def _held_out(self, x: Any, t: Any, sample_weight: Any, fraction: float) -> tuple[Any, ...]:
+        """Return samples, targets and weights to train on, and those to evaluate on."""
+        if t is None:
+            message = f"Trainer.fit: validation={fraction} goes with arrays, not with batches."
+            raise TypeError(message)
+        weights = () if sample_weight is None else (sample_weight,)
+        rng = np.random.default_rng(self.seed)
+        rest, held_out = divided("Trainer.fit", (x, t, *weights), fraction, rng, name="validation")
+        return (*rest, *(() if weights else (None,)), held_out)
 
     def evaluate(
         self, x: Any, t: Array | None = None, sample_weight: Array | None = None
@@ -400,7 +414,7 @@ _HINTS = {
     "learning_rate": "The optimizer has it: Adam(lr=0.001).",
     "validation": "It goes to fit(x, t, validation=(x, t)).",
     "validation_data": "It goes to fit(x, t, validation=(x, t)).",
-    "validation_split": "Split before, and pass fit(x, t, validation=(x, t)).",
+    "validation_split": "It goes to fit(x, t, validation=0.2).",
     "resume": "It goes to fit(..., resume=True).",
     "verbose": "progress=False shows nothing.",
     "callback": "callbacks=[...] takes several.",
