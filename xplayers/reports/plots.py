@@ -89,6 +89,21 @@ def plot_curves(
     return finished(figure, path)
 
 
+def plot_rate_test(
+    rates: np.ndarray, losses: np.ndarray, suggestion: float, path: AnyPath | None
+) -> Figure:
+    """Plot a learning-rate range test, for `RateTest.plot`."""
+    figure, (axes,) = figure_of(path, 4.8, 3.6)
+    axes.plot(rates, losses, color=TRAINING)
+    at = int(np.argmin(np.abs(rates - suggestion)))
+    axes.plot(suggestion, losses[at], "o", color=VALIDATION, label=f"suggestion {suggestion:.2g}")
+    axes.set(xscale="log", xlabel="learning rate", ylabel="smoothed loss")
+    axes.set_title("learning-rate range test")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return finished(figure, path)
+
+
 def plot_confusion_matrix(
     matrix: Array, path: AnyPath | None = None, *, labels: Sequence[str] | None = None
 ) -> Figure:
