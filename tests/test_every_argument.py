@@ -79,8 +79,8 @@ NOT_CALLED = {  # with arguments, or checked in tests of their own
     "Buffer", "Gradient", "Parameter", "Layer", "Event", "NonFiniteLoss", "History", "Progress",
     "TensorBoard", "Checkpoint", "MixedPrecision", "TrainStep", "AccumulatedStep", "Trainer",
     "evaluate", "RateTest", "find_learning_rate", "layer_outputs", "plot_activations",
-    "plot_confusion_matrix", "plot_mistakes", "summary", "save", "load", "load_model", "read_metadata", "data", "functional", "initializers",
-    "schedules",
+    "plot_confusion_matrix", "plot_mistakes", "summary", "save", "load", "load_model",
+    "read_metadata", "data", "functional", "initializers", "schedules",
 }  # fmt: skip
 
 FREE = {  # what is asked later, or may be anything
