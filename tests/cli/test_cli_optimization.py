@@ -67,6 +67,21 @@ def test_weight_decay_makes_parameters_smaller(capsys, data):
     assert norms[1] < 0.95 * norms[0]
 
 
+def test_dropout(capsys, data):
+    options = ("--dataset", "own.npz", "--save", "m.safetensors", "--hidden", "8", "8")
+    plain = train(capsys, *TINY, *options)
+    out = train(capsys, *TINY, *options, "--dropout", "0.5")
+    assert "network: 36 -> 8 -> 8 -> 3, dropout 0.5," in out
+    assert out.splitlines()[3] != plain.splitlines()[3]
+    model = xl.load_model("m.safetensors")
+    seeds = [layer.seed for layer in model.net if isinstance(layer, xl.Dropout)]
+    assert len(set(seeds)) == 2
+    loss = re.search(r"held out: loss (\S+), accuracy", out)[1]
+    assert f"loss {loss}, accuracy" in evaluation(capsys, "m.safetensors")
+    x = np.load("own.npz")["x"]
+    assert np.array_equal(model.predict(x), model.predict(x))
+
+
 def test_balanced_weights_are_those_of_scikit_learn(capsys, home):
     rng = np.random.default_rng(0)
     x, t = rng.standard_normal((100, 6)).astype("float32"), np.repeat([0, 1, 2], [70, 20, 10])
@@ -103,6 +118,7 @@ def test_options_are_repeated_by_the_configuration_file(capsys, data):
     [
         ("--label-smoothing 1", "'1' is not a number of at least 0 and below 1"),
         ("--label-smoothing nan", "'nan' is not a number of at least 0 and below 1"),
+        ("--dropout 1", "'1' is not a number of at least 0 and below 1"),
         ("--patience 0", "'0' is not an integer of at least 1"),
         ("--weight-decay -1", "--weight-decay: "),
         ("--schedule step", "invalid choice: 'step' (choose from"),

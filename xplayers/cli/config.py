@@ -27,7 +27,7 @@ RESULTS = ("save", "plot", "log", "checkpoint_dir")
 # Options that have to be the same when a run is resumed; data are compared by digest.
 SAME = (
     "model", "hidden", "channels", "optimizer", "schedule", "weight_decay", "label_smoothing",
-    "class_weights", "patience", "seed", "batch_size", "shift", "flip",
+    "class_weights", "dropout", "patience", "seed", "batch_size", "shift", "flip",
 )  # fmt: skip
 OTHER = "that file belongs to another run, or was written or edited by hand"
 _OF = b"# Of: "

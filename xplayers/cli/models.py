@@ -21,7 +21,12 @@ LIMIT = 2 * 2**20  # maximum bytes of metadata in a file
 
 
 def make(
-    kind: str, data: Data, hidden: list[int] | None, channels: list[int] | None, rng: Rng = 0
+    kind: str,
+    data: Data,
+    hidden: list[int] | None,
+    channels: list[int] | None,
+    rng: Rng = 0,
+    dropout: float = 0.0,
 ) -> Model:
     """Return a new model for a data set."""
     shape = data.x.shape[1:]
@@ -41,6 +46,7 @@ def make(
         len(data.classes),
         tuple(HIDDEN[kind] if hidden is None else hidden),
         tuple(channels or CHANNELS) if kind == "cnn" else (),
+        dropout,
     )
     if not architecture.pixels:
         message = (

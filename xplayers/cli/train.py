@@ -117,6 +117,9 @@ def _add_optimization(parser: argparse.ArgumentParser) -> None:
     add("--class-weights", type=class_weight, nargs="+", metavar="W",
         help="factor of each class in the loss, in their order; or balanced: inversely "
         "proportional to their numbers of samples (default: 1)")
+    add("--dropout", type=fraction, default=0.0, metavar="RATE",
+        help="of values that are dropped after each hidden layer, in training (default: "
+        "%(default)s)")
     add("--patience", type=positive_integer, metavar="EPOCHS",
         help="stop after so many epochs without a smaller val_loss, and restore the best one")
     add("--seed", type=natural_number, default=0, metavar="N",
@@ -261,7 +264,7 @@ def _model(args: argparse.Namespace, data: datasets.Data) -> Model:
     if args.batch_size > (n := len(data.x)):
         message = f"--batch-size is {args.batch_size}; {data.name} has {n} samples"
         raise UsageError(message)
-    model = models.make(args.model, data, args.hidden, args.channels, args.seed)
+    model = models.make(args.model, data, args.hidden, args.channels, args.seed, args.dropout)
     if args.model != "cnn" and (args.shift or args.flip):
         message = "--shift and --flip go with --model cnn"
         raise UsageError(message)

@@ -11,6 +11,7 @@ import numpy as np
 from xplayers.initializers import Rng
 from xplayers.layers import (
     Convolution,
+    Dropout,
     Flatten,
     Layer,
     MaxPooling,
@@ -31,6 +32,7 @@ class Architecture:
     outputs: int
     hidden: tuple[int, ...]  # widths of hidden layers
     channels: tuple[int, ...] = ()  # of the convolutions, each of which halves height and width
+    dropout: float = 0.0  # rate after each hidden layer
 
     def build(self, rng: Rng) -> Sequential:
         """Make the network."""
@@ -43,7 +45,11 @@ class Architecture:
                 layers += [Relu(), MaxPooling(2)]
             layers.append(Flatten())
             features = (self.channels[-1] * self.pixels,)
-        return Sequential(*layers, *mlp([*features, *self.hidden, self.outputs], rng=rng))
+        for layer in mlp([*features, *self.hidden, self.outputs], rng=rng):
+            layers.append(layer)
+            if self.dropout and isinstance(layer, Relu):
+                layers.append(Dropout(self.dropout, seed=int(rng.integers(2**31))))
+        return Sequential(*layers)
 
     @property
     def pixels(self) -> int:
@@ -58,6 +64,7 @@ class Architecture:
             len(self.sample) != axes
             or min(sizes) < 1
             or (self.kind == "cnn") != bool(self.channels)
+            or not 0 <= self.dropout < 1
         ):
             message = "its sizes are inconsistent"
             raise ValueError(message)
@@ -65,4 +72,5 @@ class Architecture:
     def __str__(self) -> str:
         parts = ["x".join(map(str, self.sample))]
         parts += [f"convolution {n}" for n in self.channels]
-        return " -> ".join([*parts, *map(str, self.hidden), str(self.outputs)])
+        text = " -> ".join([*parts, *map(str, self.hidden), str(self.outputs)])
+        return f"{text}, dropout {self.dropout:g}" if self.dropout else text

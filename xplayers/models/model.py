@@ -282,6 +282,7 @@ class Model:
             "classes": self.classes,
             "hidden": at.hidden,
             "channels": at.channels,
+            "dropout": at.dropout,
             "mean": scaling.mean,
             "scale": scaling.scale,
             "shape": self.shape,
@@ -306,9 +307,10 @@ def from_metadata(metadata: dict[str, Any], path: str = "") -> Model:
         return tuple(map(float, value)) if isinstance(value, list) else float(value)
 
     classes = tuple(c if isinstance(c, int) else str(c) for c in own["classes"])
-    sizes = (tuple(map(int, own[name])) for name in ("hidden", "channels"))
+    hidden, channels = (tuple(map(int, own[name])) for name in ("hidden", "channels"))
     sample, shape = tuple(map(int, own["sample"])), numbers("shape")
-    architecture = Architecture(str(own["kind"]), sample, len(classes), *sizes)
+    dropout = float(own.get("dropout", 0.0))
+    architecture = Architecture(str(own["kind"]), sample, len(classes), hidden, channels, dropout)
     architecture.check()
     mean, scale, features = scaling("mean"), scaling("scale"), math.prod(sample)
     if math.prod(shape or sample) != features or any(

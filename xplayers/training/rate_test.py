@@ -16,7 +16,6 @@ from xplayers.layers.base import Layer
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.saving.files import AnyPath
-from xplayers.schedules import Exponential
 from xplayers.training.fetching import fetched
 from xplayers.training.stateful import check_parts
 from xplayers.training.step import TrainStep
@@ -128,6 +127,8 @@ def find_learning_rate(
     >>> 1e-3 < test.suggestion < 0.3
     True
     """
+    from xplayers.schedules import Exponential  # which few use
+
     owner = "find_learning_rate"
     check_parts(owner, net, loss, optimizer)
     least = number(owner, "least", least, above=0.0)
