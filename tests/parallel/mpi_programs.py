@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -25,9 +26,9 @@ def array_of(library: str, values: np.ndarray):
     return torch.from_numpy(values)
 
 
-def sums(group, library: str) -> None:
+def sums(group, *libraries: str) -> None:
     """Check what a group does."""
-    for dtype in ("float32", "float64", "int64"):
+    for library, dtype in itertools.product(libraries, ("float32", "float64", "int64")):
         flat = array_of(library, np.arange(5).astype(dtype) + group.rank)
         group.sum_(flat)
         assert flat.tolist() == [2 * i + 1 for i in range(5)]

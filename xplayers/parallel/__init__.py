@@ -27,12 +27,14 @@ An exception that nobody catches ends all processes of the job. ``sys.exit`` on 
 only under ``python -m mpi4py train.py``.
 
 A group needs `rank`, `size` and four methods, so engines other than MPI fit in: see `Group`. MPI
-comes with ``pip install "xplayers[mpi]"`` from a cluster, or ``pip install mpich``.
+comes with ``pip install "xplayers[mpi]"`` from a cluster, or ``pip install mpich``; with PyTorch
+``torchrun --nproc-per-node 4 train.py`` does it too.
 """
 
 from __future__ import annotations
 
 from xplayers.parallel.groups import Group, SelfGroup, group
 from xplayers.parallel.mpi import MPIGroup
+from xplayers.parallel.pytorch import TorchGroup
 
-__all__ = ["Group", "MPIGroup", "SelfGroup", "group"]
+__all__ = ["Group", "MPIGroup", "SelfGroup", "TorchGroup", "group"]

@@ -73,25 +73,34 @@ def group(kind: str = "auto") -> Group:
 
     Parameters
     ----------
-    kind : {"auto", "mpi", "self"}
-        ``"auto"``: MPI where ``mpiexec`` or ``srun`` has started several processes, which their
-        environment says; else a group of one, and MPI is not imported.
+    kind : {"auto", "mpi", "torch", "self"}
+        ``"auto"``: MPI where ``mpiexec`` or ``srun`` has started several processes, and PyTorch
+        where ``torchrun`` has, which their environment says; else a group of one, and neither is
+        imported.
 
     Returns
     -------
     Group
-        An `MPIGroup` or a `SelfGroup`.
+        An `MPIGroup`, a `TorchGroup` or a `SelfGroup`.
 
     Raises
     ------
     ImportError
-        If mpi4py or an MPI library is missing.
+        If mpi4py, an MPI library or PyTorch is missing.
     RuntimeError
-        If ``mpiexec`` and the library are of different MPIs.
+        If ``mpiexec`` and the library are of different MPIs, or ``"torch"`` is asked for without
+        ``torchrun``.
     """
-    choice("group", "kind", kind, ("auto", "mpi", "self"))
-    if kind == "self" or (kind == "auto" and launched() == 1):
+    choice("group", "kind", kind, ("auto", "mpi", "torch", "self"))
+    if kind == "auto":
+        by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
+        kind = "mpi" if launched() > 1 else "torch" if by_torchrun else "self"
+    if kind == "self":
         return SelfGroup()
+    if kind == "torch":
+        from xplayers.parallel.pytorch import TorchGroup
+
+        return TorchGroup()
     from xplayers.parallel.mpi import MPIGroup
 
     return MPIGroup()
