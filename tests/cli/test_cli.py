@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -274,3 +275,22 @@ def test_bench_without_the_benchmarks(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(xl, "__file__", str(tmp_path / "lib" / "xplayers" / "__init__.py"))
     monkeypatch.setattr(bench.metadata, "files", lambda package: None)
     assert "the benchmarks are not installed" in refusal(capsys, "bench")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell asks through a file descriptor")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("xplayers tr", {"train "}),
+        ("xplayers train --sched", {"--schedule "}),
+        ("xplayers train --optimizer ada", {"adagrad", "adam", "adamw"}),
+        ("xplayers evaluate --part ", {"held-out", "train", "all"}),
+    ],
+)
+def test_completion(line, expected, tmp_path):
+    pytest.importorskip("argcomplete")
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line))}
+    environment = {**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "out")}
+    line = [sys.executable, "-m", "xplayers"]
+    subprocess.run(line, env=environment, check=True, timeout=60)
+    assert set((tmp_path / "out").read_text().split("\x0b")) == expected

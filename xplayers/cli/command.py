@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import sys
 import traceback
 import warnings
@@ -98,6 +99,10 @@ def _parser() -> Parser:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     """Return the arguments; those of a file of ``train`` come first and are overridden."""
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what could follow
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     args = parser.parse_args(argv)
     path = config.to_read(args)
     if path is None:
