@@ -26,8 +26,9 @@ OF_THE_CALL = ("config", "debug", "help", "resume", "stall_timeout")
 RESULTS = ("save", "plot", "log", "checkpoint_dir")
 # Options that have to be the same when a run is resumed; data are compared by digest.
 SAME = (
-    "model", "hidden", "channels", "optimizer", "schedule", "weight_decay", "label_smoothing",
-    "class_weights", "dropout", "patience", "seed", "batch_size", "shift", "flip",
+    "task", "model", "hidden", "channels", "optimizer", "schedule", "weight_decay",
+    "label_smoothing", "class_weights", "dropout", "patience", "seed", "batch_size", "shift",
+    "flip",
 )  # fmt: skip
 OTHER = "that file belongs to another run, or was written or edited by hand"
 _OF = b"# Of: "

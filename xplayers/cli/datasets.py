@@ -44,10 +44,10 @@ class Data(NamedTuple):
 
     name: str
     x: np.ndarray
-    t: np.ndarray  # the numbers of their classes
+    t: np.ndarray  # the numbers of their classes; of a regression (n, values) of float64
     x_test: np.ndarray
     t_test: np.ndarray
-    classes: Classes  # the names of the classes
+    classes: Classes  # the names of the classes; () of a regression
     source: Source
     own: bool = False  # whether they are the user's, to be standardised
     columns: Columns | None = None  # of a table
@@ -77,6 +77,7 @@ def read(
     categories: Sequence[str] | None = None,
     image_size: Sequence[int] | None = None,
     channels: int | None = None,
+    regression: bool = False,
 ) -> Data:
     """Return a data set: one of `BUILT_IN`, an ``.npz`` file, a table, or a folder of images.
 
@@ -87,7 +88,8 @@ def read(
     if categories and target is None:
         message = "--categories goes with --target, the column of the labels in a table (CSV)"
         raise UsageError(message)
-    for option, value in (("--target", target), ("--image-size", image_size)):
+    options = ("--target", target), ("--image-size", image_size), ("--task", regression or None)
+    for option, value in options:
         if value is not None and dataset in BUILT_IN:
             message = f"{option} goes with data of your own, not with {dataset}"
             raise UsageError(message)
@@ -111,16 +113,20 @@ def read(
         raise UsageError(message)
     if target is None and images.classes_in(dataset):
         x, t = images.read_classes(dataset, image_size, channels)
+        if regression:
+            message = f"--task regression goes with numbers; {dataset} has images of classes"
+            raise UsageError(message)
         return _own(dataset, classes, {"x": x, "t": t})
     if image_size:
         message = f"--image-size goes with a folder of images; {dataset} is none"
         raise UsageError(message)
     if target is None and (columns is None or not tables.is_table(dataset)):
-        return _own(dataset, classes, _arrays(dataset))
+        return _own(dataset, classes, _arrays(dataset), regression)
     table = tables.read_table(dataset)
     columns = columns or tables.columns_of(table, target or "", categories or ())
-    arrays = {"x": tables.samples(table, columns), "t": tables.labels(table, columns)}
-    return _own(dataset, classes, arrays)._replace(columns=columns)
+    t = (tables.numbers if regression else tables.labels)(table, columns)
+    arrays = {"x": tables.samples(table, columns), "t": t}
+    return _own(dataset, classes, arrays, regression)._replace(columns=columns)
 
 
 def _from_files(dataset: str, folder: str | None) -> Data:
@@ -156,7 +162,10 @@ def _arrays(path: str) -> dict[str, np.ndarray]:
         return {name: archive.read(name) for name in wanted}
 
 
-def _own(path: str, classes: Classes | None, arrays: Mapping[str, np.ndarray]) -> Data:
+def _own(
+    path: str, classes: Classes | None, arrays: Mapping[str, np.ndarray], regression: bool = False
+) -> Data:
+    classes = () if regression else classes
     if "x_train" in arrays:
         x, t, classes = _pair(arrays, path, "x_train", "t_train", classes)
         x_test, t_test, _ = _pair(arrays, path, "x_test", "t_test", classes)
@@ -193,9 +202,23 @@ def _pair(
         message = f"{path}: {x} has shape {samples.shape}: there are no samples"
         raise UsageError(message)
     check_numbers(samples, f"{x} of {os.path.basename(path)}")
+    if classes == ():
+        return samples, _values(path, t, labels), ()
     with _naming(path):
         classes = classes or classes_of(t, labels)
         return samples, numbers(t, labels, classes), classes
+
+
+def _values(path: str, name: str, t: np.ndarray) -> np.ndarray:
+    """Check and return the targets of a regression, one row for each sample."""
+    if t.ndim > 2 or t.dtype.kind not in "iuf" or 0 in t.shape:
+        message = (
+            f"{path}: {name} is {t.dtype} of shape {t.shape}; expected the numbers of a "
+            "regression, (n,) or (n, values)"
+        )
+        raise UsageError(message)
+    check_numbers(t, f"{name} of {os.path.basename(path)}")
+    return t.reshape(len(t), -1).astype(np.float64)
 
 
 @contextlib.contextmanager

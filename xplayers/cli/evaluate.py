@@ -15,15 +15,18 @@ from xplayers.cli import datasets, optimization
 from xplayers.cli.arguments import add_device, add_model, choose_device, path
 from xplayers.cli.messages import UsageError, display_names, print_line, stdout
 from xplayers.cli.predict import scores
+from xplayers.cli.regression import described, errors_of
 from xplayers.cli.results import Result, check, is_picture
 from xplayers.cli.train import check_plot
 from xplayers.models import Model
 from xplayers.models.model import Classes
+from xplayers.reports.plots import plot_regression
 
 NAME = "evaluate"
 SUMMARY = "evaluate a saved model on a data set: loss, accuracy, confusion matrix, recall"
 
-PARTS = ("held-out", "train", "all")
+PART_NAMES = {"held-out": "held out", "train": "trained on", "all": "all"}
+PARTS = tuple(PART_NAMES)
 MOST_CLASSES = 20  # up to which the confusion matrix is printed; else the most frequent errors
 
 
@@ -38,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--part", choices=PARTS, default="held-out",
         help="the samples that `xplayers train` holds out, those that it trains on, or all, for "
         "new data (default: %(default)s)")
-    add("--plot", type=path, metavar="FILE.png", help="plot the confusion matrix; needs matplotlib")
+    add("--plot", type=path, metavar="FILE.png", 
+        help="plot the confusion matrix, or of a regression predictions and targets; needs "
+        "matplotlib")
     add_device(parser)
 # fmt: on
 
@@ -57,15 +62,19 @@ def run(args: argparse.Namespace) -> None:
         data = data._replace(x=_rows(data.x), x_test=_rows(data.x_test))
     for part in (data.x, data.x_test):
         model.check(part, f"x of {data.name}")
-    data = data.named(model.classes)
+    if model.targets is None:
+        data = data.named(model.classes)
     pairs = {"held-out": [(data.x_test, data.t_test)], "train": [(data.x, data.t)]}
     pairs["all"] = pairs["train"] + pairs["held-out"]
     x, t = (np.concatenate(arrays) for arrays in zip(*pairs[args.part], strict=True))
     y = np.concatenate(list(scores(model, x, f"x of {data.name}", args.batch_size, target)))
+    if model.targets is not None:
+        _regression(args, model, data.name, y, t)
+        return
     loss = float(optimization.loss_of(model.about.get("loss"), model.classes)(y, t))
     accuracy = float(xl.accuracy(y, t))
     matrix = xl.confusion_matrix(y, t)
-    part = {"held-out": "held out", "train": "trained on", "all": "all"}[args.part]
+    part = PART_NAMES[args.part]
     print_line(f"{data.name}, {part}: {len(t)} samples, loss {loss:.4f}, accuracy {accuracy:.4f}")
     for line in [
         *_table(matrix, model.classes),
@@ -74,6 +83,20 @@ def run(args: argparse.Namespace) -> None:
         print_line(line)
     if args.plot is not None:
         xl.plot_confusion_matrix(matrix, args.plot, labels=list(map(str, model.classes)))
+        print_line(f"drawn in {args.plot}")
+
+
+def _regression(
+    args: argparse.Namespace, model: Model, name: str, y: np.ndarray, t: np.ndarray
+) -> None:
+    """Print the errors of a regression, and plot its values."""
+    loss = float(xl.MeanSquaredError()(y, model.targets_of(t)))
+    values, targets = model.values(y), model.values(model.targets_of(t))
+    part = PART_NAMES[args.part]
+    errors = described(errors_of(values, targets))
+    print_line(f"{name}, {part}: {len(t)} samples, loss {loss:.4f}, {errors}")
+    if args.plot is not None:
+        plot_regression(values, targets, args.plot)
         print_line(f"drawn in {args.plot}")
 
 
@@ -86,7 +109,11 @@ def _data(args: argparse.Namespace, model: Model, known: Any) -> datasets.Data:
     image_size = (model.about.get("images") or {}).get("size")
     channels = model.shape[0] if len(model.shape) == 3 else None
     read = functools.partial(
-        datasets.read, classes=model.classes, columns=model.columns, channels=channels
+        datasets.read,
+        classes=model.classes or None,
+        columns=model.columns,
+        channels=channels,
+        regression=model.targets is not None,
     )
     if args.dataset is not None:
         is_folder = Path(args.dataset).is_dir()

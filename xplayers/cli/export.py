@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_model_file(parser)
     parser.add_argument("output", type=path, metavar="FILE.onnx",
-        help="takes samples as they are, gives the probability of each class; the names of the "
-        "classes are in its metadata")
+        help="takes samples as they are, gives the probability of each class, whose names are in "
+        "its metadata, or the values of a regression")
 # fmt: on
 
 
@@ -37,6 +37,6 @@ def run(args: argparse.Namespace) -> None:
     export(model, args.output)
     sample = ", ".join(map(str, model.shape or model.architecture.sample))
     print_line(
-        f"saved in {args.output}: x (N, {sample}), float32, to probabilities "
-        f"(N, {len(model.classes)})"
+        f"saved in {args.output}: x (N, {sample}), float32, to "
+        f"{'probabilities' if model.classes else 'values'} (N, {model.architecture.outputs})"
     )

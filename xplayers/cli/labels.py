@@ -8,7 +8,7 @@ from xplayers.models.model import Classes
 
 IN_PYTHON = (
     "The command supports one class per sample; in Python there are SigmoidWithLoss for several, "
-    "MeanSquaredError for regression"
+    "MeanSquaredError for regression, for which --task regression is"
 )
 
 

@@ -43,7 +43,7 @@ def make(
     architecture = Architecture(
         kind,
         shape if kind == "cnn" else (math.prod(shape),),
-        len(data.classes),
+        len(data.classes) or data.t.shape[1],
         tuple(HIDDEN[kind] if hidden is None else hidden),
         tuple(channels or CHANNELS) if kind == "cnn" else (),
         dropout,
@@ -60,7 +60,10 @@ def make(
         message = f"--hidden {' '.join(map(str, architecture.hidden))}: {error}"
         raise UsageError(message) from error
     shape = data.x.shape[1:]
-    return Model(architecture, net, data.classes, scaling, shape, columns=data.columns)
+    targets = None if data.classes else standard(data.t)
+    return Model(
+        architecture, net, data.classes, scaling, shape, columns=data.columns, targets=targets
+    )
 
 
 def _images(data: Data) -> tuple[int, ...]:

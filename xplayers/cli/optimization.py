@@ -36,9 +36,14 @@ def optimizer(args: argparse.Namespace, samples: int) -> xl.Optimizer:
     return make(**options)
 
 
-def loss(args: argparse.Namespace, data: Data) -> xl.SoftmaxWithLoss:
+def loss(args: argparse.Namespace, data: Data) -> xl.Loss:
     """Return the loss; balanced weights of classes are ``n / (c * n_samples_of_class)``."""
     weights = args.class_weights
+    if not data.classes:
+        if weights is not None:
+            message = "--class-weights goes with classes, not with --task regression"
+            raise UsageError(message)
+        return xl.MeanSquaredError()
     if weights is not None:
         count = np.bincount(data.t, minlength=len(data.classes))
         if weights == [BALANCED]:
@@ -55,8 +60,10 @@ def loss(args: argparse.Namespace, data: Data) -> xl.SoftmaxWithLoss:
     return xl.SoftmaxWithLoss(weights, label_smoothing=args.label_smoothing)
 
 
-def metadata(loss: xl.SoftmaxWithLoss) -> dict[str, Any]:
+def metadata(loss: xl.Loss) -> dict[str, Any]:
     """Return the options of a loss, for `loss_of`."""
+    if not isinstance(loss, xl.SoftmaxWithLoss):
+        return {}
     weights = loss.class_weights
     return {
         "label_smoothing": loss.label_smoothing,

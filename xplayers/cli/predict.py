@@ -21,7 +21,7 @@ from xplayers.models import Model
 from xplayers.saving.files import replacing
 
 NAME = "predict"
-SUMMARY = "predict the classes of samples by a saved model"
+SUMMARY = "predict the classes of samples, or their values, by a saved model"
 
 
 # fmt: off
@@ -52,6 +52,9 @@ def run(args: argparse.Namespace) -> None:
         check([output], [args.model, args.input])
     target, _ = choose_device(args)
     model = xl.load_model(args.model)
+    if model.targets is not None and args.probabilities:
+        message = f"--probabilities: {args.model} is a regression, it has no classes"
+        raise UsageError(message)
     files = _images(Path(args.input))
     x = _samples(args.input, files, model)
     model.check(x, args.input)
@@ -63,6 +66,13 @@ def run(args: argparse.Namespace) -> None:
     rows = csv.writer(stdout, lineterminator="\n")
     names = iter(files)
     file = ["file"] if files else []
+    if model.targets is not None:
+        rows.writerow([*file, *_value_names(model)])
+        for y in parts:
+            for row in model.values(y).reshape(len(y), -1).tolist():
+                file = [next(names).name] if files else []
+                rows.writerow([*file, *(f"{value:.7g}" for value in row)])
+        return
     rows.writerow([*file, "class", *(model.classes if args.probabilities else ())])
     for y in parts:
         predicted = [model.classes[i] for i in np.argmax(y, axis=1)]
@@ -70,6 +80,14 @@ def run(args: argparse.Namespace) -> None:
         for name, row in zip(predicted, probabilities, strict=True):
             file = [next(names).name] if files else []
             rows.writerow([*file, name, *(f"{p:.6g}" for p in row)])
+
+
+def _value_names(model: Model) -> list[str]:
+    """Return the names of the values of a regression."""
+    if model.columns is not None:
+        return [model.columns.target]
+    n = model.architecture.outputs
+    return ["value"] if n == 1 else [f"value {i}" for i in range(n)]
 
 
 def _images(path: Path) -> list[Path]:
@@ -103,15 +121,20 @@ def _write(
     path: str, parts: Iterator[np.ndarray], n: int, model: Model, probabilities: bool
 ) -> None:
     """Write an ``.npy`` file in blocks, atomically."""
-    classes = np.asarray(model.classes)
-    shape = (n, len(classes)) if probabilities else (n,)
-    dtype = np.dtype(np.float32) if probabilities else classes.dtype
+    classes, outputs = np.asarray(model.classes), model.architecture.outputs
+    is_values = model.targets is not None
+    several = probabilities or (is_values and outputs > 1)
+    shape = (n, outputs) if several else (n,)
+    dtype = np.dtype(np.float32) if probabilities or is_values else classes.dtype
     header = repr({"descr": dtype.str, "fortran_order": False, "shape": shape})
     with replacing(path) as file:
         file.write(b"\x93NUMPY\x01\x00" + (NPY_HEADER - 10).to_bytes(2, "little"))
         file.write(f"{header:{NPY_HEADER - 11}}\n".encode())
         for y in parts:
-            values = _probabilities(y) if probabilities else classes[np.argmax(y, axis=1)]
+            if is_values:
+                values = model.values(y)
+            else:
+                values = _probabilities(y) if probabilities else classes[np.argmax(y, axis=1)]
             file.write(np.ascontiguousarray(values, dtype).tobytes())
 
 

@@ -162,6 +162,12 @@ def labels(table: Table, columns: Columns) -> np.ndarray:
     return np.asarray(values)
 
 
+def numbers(table: Table, columns: Columns) -> np.ndarray:
+    """Return the target of a regression, numbers ``(n,)``."""
+    _check_names(table, [columns.target], "the model")
+    return _numbers(table, columns.target)
+
+
 def _present(table: Table, name: str) -> Iterator[str]:
     for row, value in enumerate(table.columns[name]):
         if value.lower() in MISSING:

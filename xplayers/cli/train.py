@@ -35,6 +35,7 @@ from xplayers.cli.messages import (
     stdout,
 )
 from xplayers.cli.optimization import OPTIMIZERS, SCHEDULES
+from xplayers.cli.regression import described, errors_of
 from xplayers.cli.results import Result, check, is_log, is_model, is_picture
 from xplayers.models import Model
 from xplayers.models.architecture import KINDS
@@ -61,6 +62,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         "synthetic; an .npz file has your own arrays: samples x and labels t, of which a fifth is "
         "held out, or x_train, t_train, x_test and t_test; a folder has a folder of images for "
         "each class (default: %(default)s)")
+    add("--task", choices=("classification", "regression"), default="classification",
+        help="whether labels are classes, or numbers to predict (default: %(default)s)")
     add("--target", metavar="COLUMN",
         help="--dataset is a table, as CSV, whose first line names the columns: this one has the "
         "labels, the others are samples; a fifth of the rows is held out")
@@ -202,10 +205,13 @@ def run(args: argparse.Namespace) -> int:
     history = trainer.fit(*train, validation=test, resume=args.resume)
     seconds = time.perf_counter() - start
     results = trainer.evaluate(*test)
-    print_line(
-        f"held out: loss {results['loss']:.4f}, accuracy {results['accuracy']:.4f}; "
-        f"trained in {seconds:.1f} s"
-    )
+    if model.targets is None:
+        measures = f"accuracy {results['accuracy']:.4f}"
+    else:
+        y = xl.to_numpy(net.predict(test[0]))
+        results |= errors_of(model.values(y), model.values(xl.to_numpy(test[1])))
+        measures = described(results)
+    print_line(f"held out: loss {results['loss']:.4f}, {measures}; trained in {seconds:.1f} s")
     if not group.rank:
         _write_results(args, model, history, {**about, "results": results})
     if not history.interrupted:
@@ -225,6 +231,7 @@ def _data(args: argparse.Namespace, group: xl.parallel.Group) -> datasets.Data:
         target=args.target,
         categories=args.categories,
         image_size=args.image_size,
+        regression=args.task == "regression",
     )
     if not group.rank:
         group.barrier()
@@ -292,11 +299,12 @@ def _on_target(
     """Return what `fit` takes, and the arrays that are held out, on the device."""
     x, x_test = model.prepared(data.x), model.prepared(data.x_test)
     where = dict(xp=target.xp, device=target.device)
-    test = xl.move(x_test, **where), xl.move(data.t_test, **where)
+    t, t_test = model.targets_of(data.t), model.targets_of(data.t_test)
+    test = xl.move(x_test, **where), xl.move(t_test, **where)
     if not (args.shift or args.flip):
-        return [xl.move(a, **where) for a in (x, data.t)], test
+        return [xl.move(a, **where) for a in (x, t)], test
     transform = _augmentation(args)
-    batches = xl.Batches(x, data.t, args.batch_size, args.seed, transform=transform, **where)
+    batches = xl.Batches(x, t, args.batch_size, args.seed, transform=transform, **where)
     return [batches], test
 
 

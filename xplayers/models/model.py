@@ -1,4 +1,4 @@
-"""A trained classifier: a network, the preprocessing of its samples, and the names of classes."""
+"""A trained network, the preprocessing of its samples, and what its outputs stand for."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ WRITTEN_BY = "a model written by `xplayers train --save`"
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Model:
-    """A trained classifier, with the scale of its samples and the names of its classes.
+    """A trained classifier or regression, with the scale of its samples and what it predicts.
 
     `load_model` returns one. Samples are standardised as those of the training were.
 
@@ -47,7 +47,7 @@ class Model:
         The network, from standardised samples to scores. It moves to library and device of the
         first samples; ``model.net.to(like=x)`` moves it later.
     classes : tuple of int or str
-        The names of the outputs.
+        The names of the outputs; () of a regression.
     standard : Standard
         ``mean`` and ``scale`` of the training samples, ``(x - mean) / scale``: a tuple with a value
         for each column, or a single one for all; and ``constant``, the columns not scaled.
@@ -62,6 +62,9 @@ class Model:
         The file it was read from.
     columns : Columns or None
         Of a model of a table: the names of its columns, their categories, and the target.
+    targets : Standard or None
+        Of a regression: ``mean`` and ``scale`` of the targets of the training, a tuple each; the
+        network predicts ``(t - mean) / scale``.
 
     Examples
     --------
@@ -79,15 +82,17 @@ class Model:
     about: dict[str, Any] = dataclasses.field(default_factory=dict)
     path: str = ""
     columns: Columns | None = None
+    targets: Standard | None = None
 
     def __repr__(self) -> str:
         names = ", ".join(truncate(str(name), 40) for name in self.classes[:10])
         more = f", ... ({len(self.classes)})" if len(self.classes) > 10 else ""
         path = f" of {self.path}" if self.path else ""
-        return f"<Model{path}: {self.architecture}; classes {names}{more}>"
+        what = f"classes {names}{more}" if self.targets is None else "a regression"
+        return f"<Model{path}: {self.architecture}; {what}>"
 
     def predict(self, x: Array, batch_size: int = 256) -> Array:
-        """Return the class of each sample.
+        """Return the class of each sample, or of a regression its values.
 
         Parameters
         ----------
@@ -101,9 +106,12 @@ class Model:
         -------
         array (n,)
             Names of classes: integers in an array of the library of `x`; strings, which other
-            libraries do not have, in a NumPy array.
+            libraries do not have, in a NumPy array. Of a regression float32, ``(n, values)`` if
+            there are several.
         """
         y = self._all_scores("predict", x, batch_size)
+        if self.targets is not None:
+            return self.values(y)
         numbers = namespace(y).argmax(y, axis=1)
         classes = np.asarray(self.classes)
         if classes.dtype.kind == "U":
@@ -124,8 +132,53 @@ class Model:
         -------
         array (n, classes)
             float32, of the library and on the device of `x`.
+
+        Raises
+        ------
+        ValueError
+            If the model is a regression.
         """
+        if self.targets is not None:
+            message = "Model.predict_proba: a regression has no classes; use predict."
+            raise ValueError(message)
         return softmax(self._all_scores("predict_proba", x, batch_size), axis=-1)
+
+    def targets_of(self, t: np.ndarray) -> np.ndarray:
+        """Return what the network learns for targets: their classes, or standardised values.
+
+        Parameters
+        ----------
+        t : numpy.ndarray
+            The numbers of classes ``(n,)``, or of a regression ``(n, values)``.
+
+        Returns
+        -------
+        numpy.ndarray
+            `t`, or ``(t - mean) / scale`` as float32.
+        """
+        if self.targets is None:
+            return t
+        mean, scale, _ = self.targets
+        return ((t - np.asarray(mean)) / np.asarray(scale)).astype(np.float32)
+
+    def values(self, y: Array) -> Array:
+        """Return what outputs of the network stand for in a regression: ``y * scale + mean``.
+
+        Parameters
+        ----------
+        y : array (n, values)
+            Outputs, as of `scores`.
+
+        Returns
+        -------
+        array (n,) or (n, values)
+            One axis if there is one value for each sample.
+        """
+        xp, (mean, scale, _) = namespace(y), self.targets or Standard(0.0, 1.0, ())
+        wide = xp.astype(y, widest_floating(y))
+        mean, scale = (asarray(np.asarray(a, np.float64), wide) for a in (mean, scale))
+        values = xp.astype(wide * scale + mean, y.dtype)
+        return values[:, 0] if y.shape[1] == 1 else values
 
     def save(self, path: AnyPath) -> None:
         """Write the model to a file, for `load_model` and the command; as `xplayers.save` does.
@@ -274,9 +327,13 @@ class Model:
             JSON values.
         """
         at, scaling = self.architecture, self.standard
-        table = {} if self.columns is None else {"columns": self.columns.metadata()}
+        more: dict[str, Any] = {}
+        if self.columns is not None:
+            more["columns"] = self.columns.metadata()
+        if self.targets is not None:
+            more["targets"] = {"mean": self.targets.mean, "scale": self.targets.scale}
         return {
-            **table,
+            **more,
             "kind": at.kind,
             "sample": at.sample,
             "classes": self.classes,
@@ -302,15 +359,23 @@ def from_metadata(metadata: dict[str, Any], path: str = "") -> Model:
     def numbers(name: str) -> tuple[int, ...]:
         return tuple(map(int, own.get(name, ())))
 
-    def scaling(name: str) -> float | tuple[float, ...]:
-        value = own[name]
+    def scaling(name: str, of: dict[str, Any] = own) -> float | tuple[float, ...]:
+        value = of[name]
         return tuple(map(float, value)) if isinstance(value, list) else float(value)
 
     classes = tuple(c if isinstance(c, int) else str(c) for c in own["classes"])
     hidden, channels = (tuple(map(int, own[name])) for name in ("hidden", "channels"))
     sample, shape = tuple(map(int, own["sample"])), numbers("shape")
     dropout = float(own.get("dropout", 0.0))
-    architecture = Architecture(str(own["kind"]), sample, len(classes), hidden, channels, dropout)
+    targets = None
+    if "targets" in own:
+        mean, scale = (np.atleast_1d(scaling(n, own["targets"])) for n in ("mean", "scale"))
+        if classes or mean.shape != scale.shape or not np.isfinite([*mean, *scale]).all():
+            message = "its targets are inconsistent"
+            raise ValueError(message)
+        targets = Standard(tuple(mean.tolist()), tuple(scale.tolist()), ())
+    outputs = len(classes) if targets is None else len(np.atleast_1d(targets.mean))
+    architecture = Architecture(str(own["kind"]), sample, outputs, hidden, channels, dropout)
     architecture.check()
     mean, scale, features = scaling("mean"), scaling("scale"), math.prod(sample)
     if math.prod(shape or sample) != features or any(
@@ -331,7 +396,7 @@ def from_metadata(metadata: dict[str, Any], path: str = "") -> Model:
     standard = Standard(mean, scale, numbers("constant"))
     about = {name: value for name, value in metadata.items() if name != "model"}
     net = architecture.build(0)
-    return Model(architecture, net, classes, standard, shape, about, path, columns)
+    return Model(architecture, net, classes, standard, shape, about, path, columns, targets)
 
 
 def load_model(path: AnyPath) -> Model:

@@ -97,7 +97,8 @@ def export(
     arrays = arrays_of(net.net if isinstance(net, Model) else net)
     if isinstance(net, Model):
         x = _sample(net, arrays, example)
-        metadata = {"classes": json.dumps(net.classes), **metadata}
+        if net.classes:
+            metadata = {"classes": json.dumps(net.classes), **metadata}
     else:
         x = _input(example, lambda x: inferred(net, arrays, x))
     while True:
@@ -105,7 +106,8 @@ def export(
         graph.take(arrays)
         try:
             if isinstance(net, Model):
-                outputs = {"probabilities": _of_model(graph, net, arrays, x)}
+                name = "probabilities" if net.classes else "values"
+                outputs = {name: _of_model(graph, net, arrays, x)}
             else:
                 outputs = {"y": graph.layer(net, arrays, x)}
         except Fixed as error:
@@ -142,7 +144,7 @@ def _prepared(model: Model, x: np.ndarray) -> np.ndarray:
 
 
 def _of_model(g: Graph, model: Model, arrays: Mapping[str, np.ndarray], x: Value) -> Value:
-    """Write standardisation, network and softmax."""
+    """Write standardisation, network and softmax, or of a regression the scale of its targets."""
     mean, scale, _ = model.standard
     y = x
     if not (mean == 0.0 and scale == 1.0):  # in float64, as the command does
@@ -153,7 +155,14 @@ def _of_model(g: Graph, model: Model, arrays: Mapping[str, np.ndarray], x: Value
     y = g.node("Reshape", y, [0, *model.architecture.sample])
     y.examples = {name: _prepared(model, a) for name, a in x.examples.items()}
     scores = g.layer(model.net, arrays, y)
-    y = g.node("Softmax", scores)
+    if model.targets is None:
+        y = g.node("Softmax", scores)
+    else:
+        mean, scale = (np.asarray(a, np.float64) for a in model.targets[:2])
+        y = g.node("Cast", scores, to=onnx.TensorProto.DOUBLE)
+        y = g.node("Mul", y, g.constant(scale, "target_scale", exact=True))
+        y = g.node("Add", y, g.constant(mean, "target_mean", exact=True))
+        y = g.node("Cast", y, to=onnx.TensorProto.FLOAT)
     y.examples = scores.examples
     return y
 

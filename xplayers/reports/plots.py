@@ -104,6 +104,24 @@ def plot_rate_test(
     return finished(figure, path)
 
 
+def plot_regression(y: np.ndarray, t: np.ndarray, path: AnyPath | None) -> Figure:
+    """Plot predictions against targets, a panel for each value of a sample."""
+    y, t = (a.reshape(len(a), -1) for a in (y, t))
+    n = y.shape[1]
+    figure, grid = figure_of(path, 4.2 * min(n, 4), 4.0 * -(-n // 4), -(-n // 4), min(n, 4))
+    for i, axes in enumerate(grid):
+        axes.set_visible(i < n)
+        if i < n:
+            ends = [min(y[:, i].min(), t[:, i].min()), max(y[:, i].max(), t[:, i].max())]
+            axes.plot(ends, ends, color="0.6", linewidth=1, label="exact")
+            axes.plot(t[:, i], y[:, i], ".", color=TRAINING, markersize=4, alpha=0.7)
+            axes.set(xlabel="target", ylabel="prediction", aspect="equal")
+            axes.set_title("predictions" if n == 1 else f"value {i} (from 0)")
+            axes.grid(alpha=0.3)
+            axes.legend()
+    return finished(figure, path)
+
+
 def plot_confusion_matrix(
     matrix: Array, path: AnyPath | None = None, *, labels: Sequence[str] | None = None
 ) -> Figure:
