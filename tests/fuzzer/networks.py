@@ -166,6 +166,13 @@ def scaled(layer: xl.Layer, rng: Any) -> xl.Layer:
     return layer
 
 
+def standardize(rng: Any, shape: Shape) -> xl.Layer:
+    layer = xl.Standardize.init(*shape)
+    for name, a in layer.buffers.items():
+        layer.buffers[name] = rng.uniform(0.5, 2.0, a.shape).astype(a.dtype)
+    return layer
+
+
 def recurrent(cls: Any) -> Any:
     def make(rng: Any, shape: Shape) -> xl.Layer:
         more = {"reset_after": rng.random() < 0.5} if cls is xl.Gru else {}
@@ -177,8 +184,24 @@ def recurrent(cls: Any) -> Any:
 
 def attention(rng: Any, shape: Shape) -> xl.Layer:
     heads = pick(rng, *[h for h in range(1, shape[1] + 1) if shape[1] % h == 0])
-    causal = rng.random() < 0.5
-    return xl.MultiHeadAttention.init(shape[1], heads, causal=causal, rng=seed_of(rng))
+    turned = rng.random() < 0.4 and shape[1] // heads % 2 == 0
+    return xl.MultiHeadAttention.init(
+        shape[1],
+        heads,
+        causal=rng.random() < 0.5,
+        n_kv_heads=pick(rng, None, None, *[h for h in range(1, heads + 1) if heads % h == 0]),
+        rope_theta=100.0 if turned else None,
+        dropout=pick(rng, 0.0, 0.0, 0.3),
+        seed=seed_of(rng),
+        bias=rng.random() < 0.6,
+        rng=seed_of(rng),
+    )
+
+
+def gated_mlp(rng: Any, shape: Shape) -> xl.Layer:
+    n, activation = int(rng.integers(1, 8)), pick(rng, xl.Silu, xl.Gelu, xl.Sigmoid)
+    bias = rng.random() < 0.5
+    return xl.GatedMlp.init(shape[-1], n, activation=activation, bias=bias, rng=seed_of(rng))
 
 
 def embedding(builder: Builder, rng: Any, shape: Shape, inside: Any) -> xl.Layer:
@@ -322,11 +345,14 @@ LAYERS: dict[str, Row] = {
     "RmsNormalization": Row(
         plain(lambda rng, shape: scaled(xl.RmsNormalization.init(shape[-1]), rng))
     ),
+    "Standardize": Row(plain(standardize), often=0.5),
     "Dropout": Row(plain(lambda rng, shape: xl.Dropout(pick(rng, 0.0, 0.3, 0.5), seed_of(rng)))),
     "Rnn": Row(recurrent(xl.Rnn), (2,)),
     "Lstm": Row(recurrent(xl.Lstm), (2,)),
     "Gru": Row(recurrent(xl.Gru), (2,)),
     "MultiHeadAttention": Row(plain(attention), (2,)),
+    "GatedMlp": Row(plain(gated_mlp)),
+    "RotaryEmbedding": Row(plain(lambda rng, shape: xl.RotaryEmbedding(50.0)), (2, 3)),
     "Embedding": Row(embedding, (1, 2), 0.0),
     "PositionalEmbedding": Row(plain(positions), (2,)),
     "Flatten": Row(plain(lambda rng, shape: xl.Flatten()), often=0.3),

@@ -11,6 +11,7 @@ from helpers import ROOT, assert_close, assert_same_arrays, python
 
 import xplayers as xl
 from xplayers import weights
+from xplayers.arrays.transfer import to_numpy
 
 torch = pytest.importorskip("torch")
 with warnings.catch_warnings():
@@ -71,7 +72,7 @@ def test_the_logits_are_the_same(row, xpv):
         net.to(like=xpv.asarray(np.zeros(1), "float32"))
     y = net.predict(x)
     assert_close(y, expected, 1e-5)
-    assert np.abs(np.asarray(y) - expected).max() < 1e-4
+    assert np.abs(to_numpy(y) - expected).max() < 1e-4
 
 
 @EACH
