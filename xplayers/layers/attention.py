@@ -211,12 +211,13 @@ class MultiHeadAttention(Layer):
         context: Array | None = None,
         key_mask: Array | None = None,
     ) -> tuple[Array, Cache]:
-        q, k, v, turned = self._projected(arrays, x, context, key_mask)
+        xp = namespace(x)
+        q, k, v, turned = self._projected(xp, arrays, x, context, key_mask)
         if self.dropout:
             o, *kept = self._dropped(q, k, v, key_mask, arrays["count"])
         else:
             o, *kept = attention(q, k, v, key_mask, self.causal)
-        o = self._merged(namespace(o), o)
+        o = self._merged(xp, o)
         y = self._affine(arrays, "o", o)
         weights = tuple([arrays[f"W{name}"] for name in "qkvo"])
         further = () if context is None else (context,)
@@ -229,27 +230,30 @@ class MultiHeadAttention(Layer):
         context: Array | None = None,
         key_mask: Array | None = None,
     ) -> Array:
-        q, k, v, _ = self._projected(arrays, x, context, key_mask)
+        xp = namespace(x)
+        q, k, v, _ = self._projected(xp, arrays, x, context, key_mask)
         o = attention(q, k, v, key_mask, self.causal)[0]
-        return self._affine(arrays, "o", self._merged(namespace(o), o))
+        return self._affine(arrays, "o", self._merged(xp, o))
 
     def _projected(
-        self, arrays: Mapping[str, Array], x: Array, context: Array | None, key_mask: Array | None
-    ) -> tuple[Array, Array, Array, tuple[Array, ...]]:
+        self, xp: Namespace, arrays: Mapping[str, Array], x: Array, context: Array | None,
+        key_mask: Array | None,
+    ) -> tuple[Array, Array, Array, tuple[Array, ...]]:  # fmt: skip
         """Return queries (scaled), keys and values of each head, and what they are turned by."""
-        xp = namespace(x)
         self._check_shapes(x, context, key_mask)
         source = x if context is None else context
+        heads = self.n_heads
+        kv_heads = heads if self.n_kv_heads is None else self.n_kv_heads
         q, k, v = [
-            self._heads(xp, self._affine(arrays, name, s))
-            for name, s in (("q", x), ("k", source), ("v", source))
+            self._heads(xp, self._affine(arrays, name, s), n)
+            for name, s, n in (("q", x, heads), ("k", source, kv_heads), ("v", source, kv_heads))
         ]
         turned = ()
         if self.rope_theta is not None:
             turned = turns(q if q.shape[2] >= k.shape[2] else k, self.rope_theta)
             q, k = rotated(q, *turned), rotated(k, *turned)
         q = q * (1.0 / math.sqrt(q.shape[-1]))
-        if k.shape[1] != self.n_heads:
+        if kv_heads != heads:
             k, v = self._repeated(xp, k), self._repeated(xp, v)
         return q, k, v, turned
 
@@ -274,21 +278,21 @@ class MultiHeadAttention(Layer):
         x, context, q, k, v, o, kept, turned, (_, Wk, _, Wo) = cache
         xp = namespace(dy)
         source = context[0] if context else x
-        do = self._heads(xp, self._times(dy, Wo.mT))
+        do = self._heads(xp, self._times(dy, Wo.mT), self.n_heads)
         if self.dropout:
             dq, dk, dv = self._dropped_gradient(do, q, k, v, *kept)
         else:
             a, statistics = kept
-            heads = self._heads(xp, o)
+            heads = self._heads(xp, o, self.n_heads)
             dq, dk, dv = attention_gradient(do, q, k, v, a, heads, statistics, self.causal)
         dq = dq * (1.0 / math.sqrt(q.shape[-1]))  # q is scaled already
-        if Wk.shape[1] != dy.shape[-1]:
+        if self.n_kv_heads is not None:
             dk, dv = self._summed(xp, dk), self._summed(xp, dv)
         if turned:
             cos, sin = turned
             dq, dk = rotated(dq, cos, -sin), rotated(dk, cos, -sin)
         dq, dk, dv = (self._merged(xp, d) for d in (dq, dk, dv))
-        grads, has_bias = {}, self.bk is not None
+        grads, has_bias = {}, "bk" in self._variables.params
         for name, s, d in (("q", x, dq), ("k", source, dk), ("v", source, dv), ("o", o, dy)):
             s, d = as_matrix(s).mT, as_matrix(d)
             if not has_bias:
@@ -296,8 +300,8 @@ class MultiHeadAttention(Layer):
             elif (
                 name == "k" and self.rope_theta is None
             ):  # its sum would be noise, which Adam turns into steps
-                grads["Wk"] = product(s, d)
-                grads["bk"] = xp.zeros_like(Wk[0, :])
+                bq = grads["bq"] if self.n_kv_heads is None else Wk[0, :]  # of its shape
+                grads["Wk"], grads["bk"] = product(s, d), xp.zeros_like(bq)
             else:
                 grads[f"W{name}"], grads[f"b{name}"] = product_and_sums(s, d)
         return dq, dk, dv, grads
@@ -326,11 +330,10 @@ class MultiHeadAttention(Layer):
         y = product(as_matrix(x), W, b)
         return namespace(y).reshape(y, (*x.shape[:-1], y.shape[1]))
 
-    def _heads(self, xp: Namespace, x: Array) -> Array:
+    def _heads(self, xp: Namespace, x: Array, heads: int) -> Array:
         """Return ``(n, time, heads * size)`` as ``(n, heads, time, size)``."""
         n, time, columns = x.shape
-        size = self.Wq.shape[0] // self.n_heads
-        split = xp.reshape(x, (n, time, columns // size, size))
+        split = xp.reshape(x, (n, time, heads, columns // heads))
         return xp.permute_dims(split, (0, 2, 1, 3))
 
     def _merged(self, xp: Namespace, x: Array) -> Array:
@@ -347,7 +350,7 @@ class MultiHeadAttention(Layer):
     def _summed(self, xp: Namespace, d: Array) -> Array:
         """Return the gradient of what was `_repeated`, summed over each group."""
         n, heads, time, size = d.shape
-        kv = self.Wk.shape[1] // size
+        kv = self.n_kv_heads or heads
         group = xp.reshape(upcast(xp, d), (n, kv, heads // kv, time, size))
         return downcast_like(xp.sum(group, axis=2), d)
 

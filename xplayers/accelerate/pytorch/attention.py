@@ -17,7 +17,8 @@ def attention(q: Array, k: Array, v: Array, key_mask: Array | None, causal: bool
     if key_mask is not None or not q.is_cpu or is_traced() or 0 in (q.numel(), k.numel()):
         return NotImplemented
     forward = aten()._scaled_dot_product_flash_attention_for_cpu.default
-    q, k, v = _rows(q), _rows(k), _rows(v)
+    if not q.stride(-1) == k.stride(-1) == v.stride(-1) == 1:
+        q, k, v = _dense(q, k, v)
     o, log_sums = forward(q, k, v, 0.0, causal, scale=1.0)
     return o, None, log_sums
 
@@ -29,10 +30,11 @@ def attention_gradient(
     if a is not None or do.dtype != q.dtype or is_traced():
         return NotImplemented
     backward = aten()._scaled_dot_product_flash_attention_for_cpu_backward.default
-    do, q, k, v, o = _rows(do), _rows(q), _rows(k), _rows(v), _rows(o)
+    if not do.stride(-1) == q.stride(-1) == k.stride(-1) == v.stride(-1) == o.stride(-1) == 1:
+        do, q, k, v, o = _dense(do, q, k, v, o)
     return backward(do, q, k, v, o, log_sums, 0.0, causal, scale=1.0)
 
 
-def _rows(a: Array) -> Array:
-    """Return `a` with the last axis dense in memory: the kernels read past its end else."""
-    return a if a.stride(-1) == 1 else a.contiguous()
+def _dense(*arrays: Array) -> list[Array]:
+    """Return arrays whose last axis is dense in memory: past the end of others kernels read on."""
+    return [a.contiguous() for a in arrays]
