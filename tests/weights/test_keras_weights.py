@@ -215,6 +215,17 @@ def test_files(tmp_path):
         assert_same_arrays(net.arrays, expected.arrays)
 
 
+def test_another_eps():
+    """As many layers have it in both, so they are compared before anything is set."""
+    model, net = their_images(), our_images()
+    net["4"].eps = 1e-5
+    before = dict(net.arrays)
+    with pytest.raises(ValueError, match=r"nothing is loaded: 4 has eps 1e-05, theirs 0.001\."):
+        weights.from_keras(net, model)
+    assert all(net.arrays[name] is a for name, a in before.items())
+    weights.from_keras(net, model.get_weights())
+
+
 def test_what_does_not_fit():
     model = their_images()
     net = our_images()

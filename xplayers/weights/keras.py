@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -79,6 +79,7 @@ def from_keras(
     ------
     ValueError
         If arrays are missing, unexpected or of another shape: all are listed, and nothing is set.
+        If the normalizations of a model have another eps.
     TypeError
         If an argument has the wrong type, or a layer has no counterpart in Keras.
     OSError
@@ -110,6 +111,7 @@ def from_keras(
     form, ordered = _form(net, channels_last), True
     variables = getattr(weights, "weights", None)
     if variables is not None:
+        _check_eps("from_keras", net, weights)
         weights = {v.path: np.asarray(v) for v in variables}
     elif isinstance(weights, str | os.PathLike | Mapping):
         weights, ordered = given("from_keras", weights)
@@ -151,6 +153,25 @@ def to_keras(net: Layer, *, channels_last: bool = True) -> list[np.ndarray]:
     check_layer("to_keras", net)
     form = _form(net, channels_last)
     return [np.array(a, order="C") for _, a, _ in collected("to_keras", net, form, None)]
+
+
+def _check_eps(owner: str, net: Layer, model: Any) -> None:
+    """Check that normalizations add to the variance what those of a model add, if all have one."""
+    theirs = [each.epsilon for each in _sublayers(model) if getattr(each, "epsilon", None)]
+    ours = [(n, layer) for n, layer in layers_of(net) if hasattr(layer, "eps")]
+    if len(theirs) != len(ours):
+        return
+    pairs = zip(ours, theirs, strict=True)
+    other = [f"{n} has eps {a.eps}, theirs {eps}" for (n, a), eps in pairs if a.eps != eps]
+    if other:
+        message = f"{owner}: the layers compute otherwise, and nothing is loaded: "
+        raise ValueError(message + f"{', '.join(other)}. Pass model.get_weights() to ignore that.")
+
+
+def _sublayers(model: Any) -> Iterator[Any]:
+    yield model
+    for layer in getattr(model, "layers", ()):
+        yield from _sublayers(layer)
 
 
 def _by_name(owner: str, net: Layer, form: Form, arrays: Any) -> dict[str, Any]:
