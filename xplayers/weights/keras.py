@@ -158,11 +158,11 @@ def to_keras(net: Layer, *, channels_last: bool = True) -> list[np.ndarray]:
 def _check_eps(owner: str, net: Layer, model: Any) -> None:
     """Check that normalizations add to the variance what those of a model add, if all have one."""
     theirs = [each.epsilon for each in _sublayers(model) if getattr(each, "epsilon", None)]
-    ours = [(n, layer) for n, layer in layers_of(net) if hasattr(layer, "eps")]
+    ours = [(n, eps) for n, a in layers_of(net) if (eps := getattr(a, "eps", None)) is not None]
     if len(theirs) != len(ours):
         return
     pairs = zip(ours, theirs, strict=True)
-    other = [f"{n} has eps {a.eps}, theirs {eps}" for (n, a), eps in pairs if a.eps != eps]
+    other = [f"{n} has eps {a}, theirs {b}" for (n, a), b in pairs if a != b]
     if other:
         message = f"{owner}: the layers compute otherwise, and nothing is loaded: "
         raise ValueError(message + f"{', '.join(other)}. Pass model.get_weights() to ignore that.")
