@@ -45,8 +45,8 @@ class Replayed(Compiled):
                 self._last = Last.of(replay, numbers, (x, t, *weights), self)
             lr = rate
         self.patience.uses += 1
-        rates = () if lr is None else (lr,)
-        arguments = (x, t, *rates, *weights, *numbers.values())
+        more = weights if lr is None else (lr, *weights)
+        arguments = (x, t, *more, *numbers.values())
         value = replay(*arguments) if step.precision is None else quietly(replay, *arguments)
         step._count()
         return value
