@@ -18,8 +18,8 @@ class AccumulatedStep(TrainStep):
     """A `TrainStep` that accumulates the gradients of micro-batches, and updates once.
 
     Loss and gradients are those of the whole batch, up to rounding: the sums over its parts, in at
-    least float32, each part weighted by its samples (or by the weights of its labels, where the
-    loss has such). The memory for a pass is that of one part. What depends on the batch as a whole
+    least float32, each part weighted by its samples, or by the weights that these or their labels
+    have. The memory for a pass is that of one part. What depends on the batch as a whole
     differs: `BatchNormalization` takes the statistics of each part, and `Dropout` draws for each.
 
     Parameters

@@ -153,6 +153,31 @@ def test_no_step_waits(case, how, xpv, emulated):
     assert all(np.isfinite(float(v)) for v in kept)
 
 
+@pytest.mark.parametrize("how", ["portable", "fused"])
+def test_weights_of_samples_in_a_graph(how, xpv, emulated):
+    rng = np.random.default_rng(0)
+    given = []
+    for i in range(4):
+        x, t = rng.standard_normal((4, 6)), rng.integers(0, 3, 4)
+        w = np.asarray([0.0, 1.0, 2.5, 0.5 * i])
+        given.append((xpv.asarray(x, "float32"), xpv.asarray(t), xpv.asarray(w, "float32")))
+    found = []
+    with fused(how == "fused"):
+        for options in ({"compile": False}, {"compile": "graph"}):
+            net = xl.mlp([6, 5, 3], rng=0)
+            step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01), gemm=fixed, **options)
+            losses = [step(*batch) for batch in given[:3]]
+            if options["compile"] == "graph":
+                with quiet() as counted:
+                    losses.append(step(*given[3]))
+                assert counted["launches"] < 3
+            else:
+                losses.append(step(*given[3]))
+            losses.append(step(*given[0][:2]))  # and without
+            found.append(results(step, losses))
+    assert_same(found[1], found[0])
+
+
 def mlp():
     return xl.Sequential(
         xl.Affine.init(20, 64, rng=0), xl.BatchNormalization.init(64), xl.Relu(), xl.Dropout(0.2),
