@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import warnings
 from typing import Any
@@ -17,6 +18,14 @@ def is_interactive(file: Any) -> bool:
     """Whether `file` is interactive: a terminal or a notebook."""
     with contextlib.suppress(Exception):  # closed, or not a stream
         return bool(file.isatty()) or in_notebook()
+    return False
+
+
+def has_colour(file: Any) -> bool:
+    """Whether `file` is a terminal that shows colours, and nobody has asked for none."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"  # no-color.org
+    with contextlib.suppress(Exception):
+        return not plain and bool(file.isatty())
     return False
 
 

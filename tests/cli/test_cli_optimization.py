@@ -144,12 +144,13 @@ def test_a_resumed_run_has_its_options(capsys, data, option):
 def test_precision_and_recall_of_an_evaluation(capsys, home):
     own("own.npz", 60)
     train(capsys, *TINY, "--dataset", "own.npz", "--save", "m.safetensors")
-    lines = evaluation(capsys, "m.safetensors").splitlines()
-    header = next(i for i, line in enumerate(lines) if "precision" in line)
-    assert lines[header].split() == ["precision", "recall", "F1", "samples"]
-    matrix = np.asarray([line.split()[1:] for line in lines[header - 3 : header]], int)
+    plain = evaluation(capsys, "m.safetensors").splitlines()
+    lines = evaluation(capsys, "m.safetensors", "--per-class").splitlines()
+    assert lines[: len(plain) + 1] == [*plain, ""]
+    header, *rows, means = (line.split() for line in lines[len(plain) + 1 :])
+    assert header == ["precision", "recall", "F1", "samples"]
+    matrix = np.asarray([line.split()[1:] for line in plain[-3:]], int)
     recall = np.diagonal(matrix) / np.maximum(matrix.sum(axis=1), 1)
-    assert [line.split()[2] for line in lines[header + 1 : -1]] == [f"{r:.4f}" for r in recall]
-    assert lines[-1].split()[0] == "mean"
-    assert lines[-1].split()[2] == f"{recall.mean():.4f}"
-    assert lines[-1].split()[4] == str(matrix.sum())
+    assert [row[2] for row in rows] == [f"{r:.4f}" for r in recall]
+    assert means[0] == "mean"
+    assert (means[2], means[4]) == (f"{recall.mean():.4f}", str(matrix.sum()))

@@ -287,3 +287,18 @@ def test_a_table_with_names_of_two_widths(capsys, data):
     assert lines.pop(0) == "rows: target, columns: predicted"
     assert lines[0].split() == ["$", "a", "日"]
     assert len({columns(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize(
+    ("no_colour", "start"), [("", "xplayers: \x1b[1;31merror:\x1b[0m "), ("1", "xplayers: error: ")]
+)
+def test_errors_are_red_on_a_terminal(monkeypatch, no_colour, start):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    assert main(["train", "--dataset", "nowhere.npz"]) == 2
+    assert sys.stderr.getvalue().startswith(start)

@@ -66,6 +66,7 @@ class Terminal(io.StringIO):
 def test_a_bar_keeps_the_loss_and_the_last_metric(width, measures, speed, monkeypatch):
     tqdm = pytest.importorskip("tqdm")
     file = Terminal()
+    monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setattr(tqdm.std, "_screen_shape_wrapper", lambda: lambda file: (width, 24))
     history = trainer(epochs=2, callbacks=[Progress(file=file)]).fit(X, T, validation=(X, T))
     *_, last = file.getvalue().rstrip().split("\r")
@@ -76,6 +77,21 @@ def test_a_bar_keeps_the_loss_and_the_last_metric(width, measures, speed, monkey
     assert "  ".join(f"{name} {row[name]:.4g}" for name in names) in last
     assert last.count("loss") == measures - 1
     assert ("samples/s" in last) == speed
+
+
+@pytest.mark.parametrize(
+    ("variables", "coloured"),
+    [({}, True), ({"NO_COLOR": "1"}, False), ({"NO_COLOR": ""}, True), ({"TERM": "dumb"}, False)],
+)
+def test_a_bar_has_colour_unless_nobody_wants_it(variables, coloured, monkeypatch):
+    pytest.importorskip("tqdm")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    file = Terminal()
+    trainer(epochs=1, callbacks=[Progress("bar", file)]).fit(X, T)
+    assert ("\x1b[32m" in file.getvalue()) == coloured
 
 
 def test_each_epoch_leaves_its_line_above_the_bar():

@@ -23,7 +23,7 @@ from xplayers.models.model import Classes
 from xplayers.reports.plots import plot_regression
 
 NAME = "evaluate"
-SUMMARY = "evaluate a saved model on a data set: loss, accuracy, confusion matrix, recall"
+SUMMARY = "evaluate a saved model on a data set: loss, accuracy, confusion matrix"
 
 PART_NAMES = {"held-out": "held out", "train": "trained on", "all": "all"}
 PARTS = tuple(PART_NAMES)
@@ -41,6 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--part", choices=PARTS, default="held-out",
         help="the samples that `xplayers train` holds out, those that it trains on, or all, for "
         "new data (default: %(default)s)")
+    add("--per-class", action="store_true",
+        help="also print precision, recall and F1 score of each class, and their means")
     add("--plot", type=path, metavar="FILE.png", 
         help="plot the confusion matrix, or of a regression predictions and targets; needs "
         "matplotlib")
@@ -49,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Print the loss, the accuracy, the confusion matrix, and precision and recall."""
+    """Print the loss, the accuracy and the confusion matrix."""
     if args.plot is not None:
         stdout.required = False
         plot = Result(f"--plot {args.plot}", Path(args.plot), is_picture)
@@ -76,10 +78,10 @@ def run(args: argparse.Namespace) -> None:
     matrix = xl.confusion_matrix(y, t)
     part = PART_NAMES[args.part]
     print_line(f"{data.name}, {part}: {len(t)} samples, loss {loss:.4f}, accuracy {accuracy:.4f}")
-    for line in [
-        *_table(matrix, model.classes),
-        *_scores(xl.precision_recall(y, t), model.classes),
-    ]:
+    lines = _table(matrix, model.classes)
+    if args.per_class:
+        lines += ["", *_scores(xl.precision_recall(y, t), model.classes)]
+    for line in lines:
         print_line(line)
     if args.plot is not None:
         xl.plot_confusion_matrix(matrix, args.plot, labels=list(map(str, model.classes)))
@@ -161,11 +163,10 @@ def _table(matrix: np.ndarray, classes: Classes) -> list[str]:
 
 
 def _scores(scores: Any, classes: Classes) -> list[str]:
-    """Return precision, recall and F1 score as a table: of each class, if few, and their means."""
+    """Return precision, recall and F1 score of each class and their means, as a table."""
     measures = scores.precision, scores.recall, scores.f1
     cells = [["", "precision", "recall", "F1", "samples"]]
-    if len(classes) <= MOST_CLASSES:
-        rows = zip(display_names(classes), *measures, scores.samples, strict=True)
-        cells += [[name, *(f"{x:.4f}" for x in row), str(n)] for name, *row, n in rows]
+    rows = zip(display_names(classes), *measures, scores.samples, strict=True)
+    cells += [[name, *(f"{x:.4f}" for x in row), str(n)] for name, *row, n in rows]
     means = [f"{np.mean(measure):.4f}" for measure in measures]
     return aligned([*cells, ["mean", *means, str(int(np.sum(scores.samples)))]])

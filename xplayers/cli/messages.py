@@ -12,12 +12,14 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from xplayers._terminal import has_colour
 from xplayers._text import truncate_uniquely
 from xplayers.training.failures import NonFiniteLoss, is_out_of_memory
 
 INTERRUPTED = 130  # exit code, as after SIGINT
 PIPE_CLOSED = 141  # and after SIGPIPE
 
+RED, YELLOW = 31, 33  # of terminals
 WIDEST = 40  # maximum width of the name of a class, in columns of a terminal
 
 
@@ -103,12 +105,16 @@ def print_line(line: str) -> None:
 
 def print_error(text: str) -> None:
     """Print an error in one line."""
-    write_stderr(f"xplayers: error: {_one_line(text)}")
+    write_stderr(f"xplayers: {_coloured('error:', RED)} {_one_line(text)}")
 
 
 def print_warning(text: str) -> None:
     """Print a warning in one line."""
-    print_note(f"warning: {_one_line(text)}")
+    print_note(f"{_coloured('warning:', YELLOW)} {_one_line(text)}")
+
+
+def _coloured(text: str, colour: int) -> str:
+    return f"\x1b[1;{colour}m{text}\x1b[0m" if has_colour(sys.stderr) else text
 
 
 def _one_line(text: str) -> str:

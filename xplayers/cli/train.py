@@ -225,14 +225,10 @@ def _data(args: argparse.Namespace, group: xl.parallel.Group) -> datasets.Data:
     """Return the data; the first process downloads them."""
     if group.rank:
         group.barrier()
-    data = datasets.read(
-        args.dataset,
-        args.data_dir,
-        target=args.target,
-        categories=args.categories,
-        image_size=args.image_size,
-        regression=args.task == "regression",
-    )
+    options = {name: getattr(args, name) for name in ("target", "categories", "image_size")}
+    options["regression"] = args.task == "regression"
+    options = {name: value for name, value in options.items() if value}
+    data = datasets.read(args.dataset, args.data_dir, **options)
     if not group.rank:
         group.barrier()
     print_line(f"{data.name}: {len(data.x)} samples to train on, {len(data.x_test)} held out")

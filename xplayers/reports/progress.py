@@ -9,7 +9,7 @@ import time
 from typing import Any, TextIO
 
 from xplayers._checks import choice, shown
-from xplayers._terminal import Stream, in_notebook, is_interactive, is_writable
+from xplayers._terminal import Stream, has_colour, in_notebook, is_interactive, is_writable
 from xplayers._text import columns
 from xplayers.reports.columns import MEASURES
 from xplayers.reports.events import Event
@@ -100,6 +100,7 @@ class Progress:
             self._bar = bar(
                 total=event.total_samples, initial=event.samples, unit=" samples",
                 unit_scale=True, dynamic_ncols=True, file=None if in_notebook() else self._file,
+                colour="green" if has_colour(file) else None,
             )  # fmt: skip
 
     def _update_bar(self, event: Event) -> None:
@@ -122,7 +123,7 @@ class Progress:
         for some, bar.bar_format in itertools.product((measures, ends), FORMATS):
             bar.set_postfix_str(_format(some), refresh=False)
             now = bar.format_dict
-            width, least = now["ncols"], bar.format_meter(**{**now, "ncols": None})
+            width, least = now["ncols"], bar.format_meter(**{**now, "ncols": None, "colour": None})
             if not width or columns(least) <= width:
                 return
 
