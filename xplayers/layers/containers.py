@@ -100,9 +100,9 @@ class Container(Layer):
         # The dict and key of each array and gradient, so that a call does not build names.
         all_variables = self._all_variables.items()
         self._trainable = [v for v in self._all_variables.values() if v.params]
-        self._params = [(f"{p}.{k}", v.params, k) for p, v in all_variables for k in v.params]
-        self._buffers = [(f"{p}.{k}", v.buffers, k) for p, v in all_variables for k in v.buffers]
-        self._grads = {f"{p}.{k}": (v.grads, k) for p, v in all_variables for k in v.params}
+        self._params = [(_dotted(p, k), v.params, k) for p, v in all_variables for k in v.params]
+        self._buffers = [(_dotted(p, k), v.buffers, k) for p, v in all_variables for k in v.buffers]
+        self._grads = {_dotted(p, k): (v.grads, k) for p, v in all_variables for k in v.params}
         # A layer with buffers that occurs twice: its second use needs the buffers of the first.
         used = [name for p in self._parts for name in p.names.values()]
         self._reuses_buffers = any(used.count(name) > 1 for name, _, _ in self._buffers)
@@ -175,6 +175,10 @@ class Container(Layer):
             if part.name == name:
                 return part.layer
         raise missing_attribute(self, name, NETWORK, "attribute or part")
+
+
+def _dotted(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key
 
 
 def _hint(owner: str, part: Any) -> str:
