@@ -111,7 +111,7 @@ def normalized_rows_gradient(
 
 def mean_over(xp: Namespace, x: Array, axes: Axes) -> Array:
     """Return the mean over `axes`, with ``keepdims=True``; 0 for an empty batch."""
-    n = math.prod(x.shape[a] for a in axes)
+    n = math.prod([x.shape[a] for a in axes])  # a list, which torch.compile can follow
     return xp.sum(x, axis=axes, keepdims=True) / max(n, 1)
 
 
