@@ -108,7 +108,7 @@ def test_its_plots(capsys, data):
 
 
 def test_exported(capsys, data):
-    pytest.importorskip("onnx")
+    pytest.importorskip("onnx.checker")
     runtime = pytest.importorskip("onnxruntime")
     x, _ = data
     train(capsys, *RUN)

@@ -175,7 +175,7 @@ WRONG = {
     "t a list": ((X, T.tolist()), TypeError, "validation t is a list"),
     "no t": ((X, None), TypeError, "validation t is a NoneType"),
     "a dict": ({"x": X, "t": T}, TypeError, "validation is a dict"),
-    "a part": (0.2, TypeError, r"validation is a float; .*validation=\(x\[:k\], t\[:k\]\)"),
+    "a part": (1.2, ValueError, r"validation is 1.2; expected a number above 0.0 and below 1.0"),
     "True": (True, TypeError, "validation is a bool"),
     "a name": ("test", TypeError, "validation is a str"),
     "a function": (lambda: [(X, T)], TypeError, "validation is a function"),

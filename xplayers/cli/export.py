@@ -31,9 +31,9 @@ def run(args: argparse.Namespace) -> None:
         message = f"{args.output}: expected a name that ends in .onnx"
         raise UsageError(message)
     check([Result(args.output, Path(args.output), is_onnx)], [args.model])
-    from xplayers.onnx import export
-
     model = xl.load_model(args.model)
+    from xplayers.onnx import export  # where its packages may be missing
+
     export(model, args.output)
     sample = ", ".join(map(str, model.shape or model.architecture.sample))
     print_line(

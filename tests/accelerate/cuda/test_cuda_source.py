@@ -102,7 +102,12 @@ def expected(case, operands, dtype=None):
 
 def test_every_elementwise_function_of_the_package_is_here():
     kind = type(functional.relu)
-    modules = [m.name for m in pkgutil.walk_packages(xl.__path__, "xplayers.")]
+
+    def is_door(name):  # into another library, which may not be here
+        return name.split(".")[1] in ("bridges", "jax", "onnx", "sklearn", "torch")
+
+    walk = pkgutil.walk_packages(xl.__path__, "xplayers.", onerror=lambda name: None)
+    modules = [m.name for m in walk if not is_door(m.name)]
     there = {
         f
         for name in modules
