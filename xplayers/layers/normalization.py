@@ -33,7 +33,9 @@ def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Arra
 
     def scaled(x: Array) -> Array:  # from x: a compiled step need not materialize xh
         xu = (x - mean) * down
-        return xp.where(fits, r, down / xp.sqrt(mean_over(xp, xu * xu, axes)))
+        square = mean_over(xp, xu * xu, axes)
+        # 0 only where `fits`, and then a library that differentiates this would get NaN.
+        return xp.where(fits, r, down / xp.sqrt(xp.where(square > 0, square, 1.0)))
 
     with np.errstate(all="ignore"):  # for libraries that compute with NumPy
         mean = mean_over(xp, x, axes)
