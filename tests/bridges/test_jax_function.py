@@ -16,7 +16,10 @@ import jax.numpy as jnp  # noqa: E402
 
 from xplayers.jax import as_function  # noqa: E402
 
-ROWS = pytest.mark.parametrize("case", LAYERS, ids=lambda case: case.id)
+# A row of each layer; `pytest -m slow` has the others.
+FIRST = {case.id.partition("-")[0]: case for case in reversed(LAYERS)}.values()
+OTHERS = [pytest.param(c, marks=pytest.mark.slow) for c in LAYERS if c not in FIRST]
+ROWS = pytest.mark.parametrize("case", [*FIRST, *OTHERS], ids=lambda case: case.id)
 
 
 @pytest.fixture(autouse=True)
