@@ -87,7 +87,7 @@ def onnx(session: nox.Session) -> None:
     )
 
 
-@nox.session
+@nox.session(default=False)  # Keras and transformers are large, and weights of PyTorch are tested
 def weights(session: nox.Session) -> None:
     """Take weights of models of Keras and transformers, and compare what comes out."""
     session.install("-e", ".", *group("test", "numpy", "torch", "weights"))
