@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from helpers import ROOT, assert_same_bits, python
 
+import xplayers as xl
 from benchmarks import parallel
-from xplayers.cli import main, models
+from xplayers.cli import main
 from xplayers.parallel import SelfGroup
 
 # The mpiexec of this environment: another may be of another MPI.
@@ -145,7 +146,7 @@ def test_the_command_trains_as_one_process(tmp_path):
     again = command(*options[:-1], "3", *results[2:], "--resume")
     assert "epoch 3/3" in again.stdout, again.stderr
     assert main([*options, "--save", str(tmp_path / "one.safetensors")]) == 0
-    one, two = (models.load(str(tmp_path / f"{name}.safetensors"))[1] for name in ("one", "two"))
+    one, two = (xl.load_model(tmp_path / f"{name}.safetensors").net for name in ("one", "two"))
     for name, a in one.arrays.items():
         np.testing.assert_allclose(two.arrays[name], a, rtol=0, atol=1e-4, err_msg=name)
 
