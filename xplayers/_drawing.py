@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
 from xplayers._text import columns, truncate
@@ -40,6 +39,13 @@ class Box(NamedTuple):
         else:
             inner = max(widths), sum(heights) + between
         return max(width, inner[0]) + 2 * PAD, self.head + inner[1] + PAD
+
+
+def escape(text: str) -> str:
+    """Return a text in which XML has nothing to read."""
+    import html  # of notebooks alone, and slow to import
+
+    return html.escape(text)
 
 
 def svg(box: Box, title: str) -> str:

@@ -204,13 +204,7 @@ def run(args: argparse.Namespace) -> int:
     train, test = _on_target(args, model, data, target)
     history = trainer.fit(*train, validation=test, resume=args.resume)
     seconds = time.perf_counter() - start
-    results = trainer.evaluate(*test)
-    if model.targets is None:
-        measures = f"accuracy {results['accuracy']:.4f}"
-    else:
-        y = xl.to_numpy(net.predict(test[0]))
-        results |= errors_of(model.values(y), model.values(xl.to_numpy(test[1])))
-        measures = described(results)
+    results, measures = _measured(trainer, model, test)
     print_line(f"held out: loss {results['loss']:.4f}, {measures}; trained in {seconds:.1f} s")
     if not group.rank:
         _write_results(args, model, history, {**about, "results": results})
@@ -245,6 +239,16 @@ def _callbacks(
     if args.stall_timeout is not None:
         callbacks.append(processes.StallTimeout(args.stall_timeout))
     return callbacks
+
+
+def _measured(trainer: xl.Trainer, model: Model, test: tuple[Any, Any]) -> tuple[dict, str]:
+    """Return the results on held-out samples, and in words those beside the loss."""
+    results = trainer.evaluate(*test)
+    if model.targets is None:
+        return results, f"accuracy {results['accuracy']:.4f}"
+    y, t = (xl.to_numpy(a) for a in (model.net.predict(test[0]), test[1]))
+    results |= errors_of(model.values(y), model.values(t))
+    return results, described(results)
 
 
 def _write_results(

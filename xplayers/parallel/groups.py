@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from xplayers._checks import choice
-from xplayers.arrays.namespaces import Array
+from xplayers.arrays.namespaces import Array, dtype_name
 
 # By these a launcher says how many processes it has started: Open MPI; MPICH and its kin; Slurm.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+# bfloat16 is summed by MPI as something else, without an error.
+DTYPES = ("float32", "float64", "int32", "int64", "uint8")
 
 
 class Group(Protocol):
@@ -60,6 +64,13 @@ class SelfGroup:
     def abort(self, code: int = 1) -> None:
         """End this process."""
         raise SystemExit(code)
+
+
+def check_dtype(owner: str, flat: Array) -> None:
+    """Check that engines sum the dtype of an array."""
+    if (name := dtype_name(flat.dtype)) not in DTYPES:
+        message = f"{owner}: got {name}; expected one of {', '.join(DTYPES)}."
+        raise TypeError(message)
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> int:

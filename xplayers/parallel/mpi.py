@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, device, dtype_name, library, on_host
-from xplayers.parallel.groups import launched
+from xplayers.arrays.namespaces import Array, device, library, on_host
+from xplayers.parallel.groups import check_dtype, launched
 
 _INSTALL = 'pip install "xplayers[mpi]", and load the MPI of your cluster or pip install mpich'
-# bfloat16 is summed as something else, without an error.
-_DTYPES = ("float32", "float64", "int32", "int64", "uint8")
 _LAST_WORDS = 0.2  # seconds that a launcher gets to print them
 
 
@@ -111,9 +109,7 @@ def _buffer(flat: Array) -> Array:
                 "of PyTorch on the CPU."
             )
             raise TypeError(message)
-    if dtype_name(flat.dtype) not in _DTYPES:
-        message = f"MPIGroup: got {dtype_name(flat.dtype)}; expected one of {', '.join(_DTYPES)}."
-        raise TypeError(message)
+    check_dtype("MPIGroup", flat)
     return flat
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, dtype_name, library
+from xplayers.arrays.namespaces import Array, library
+from xplayers.parallel.groups import check_dtype
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # of torchrun
-_DTYPES = ("float32", "float64", "int32", "int64", "uint8")
 
 
 class TorchGroup:
@@ -108,9 +108,7 @@ def _destroy(distributed: Any) -> None:
 def _tensor(flat: Array) -> Any:
     """Return an array as a tensor on its memory."""
     torch = importlib.import_module("torch")
-    if dtype_name(flat.dtype) not in _DTYPES:
-        message = f"TorchGroup: got {dtype_name(flat.dtype)}; expected one of {', '.join(_DTYPES)}."
-        raise TypeError(message)
+    check_dtype("TorchGroup", flat)
     if isinstance(flat, np.ndarray):
         return torch.from_numpy(flat)
     if not isinstance(flat, torch.Tensor):
