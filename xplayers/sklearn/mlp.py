@@ -9,7 +9,7 @@ from typing import Any
 from xplayers.arrays.namespaces import Array
 from xplayers.layers import Affine, Sequential
 from xplayers.layers.base import Layer
-from xplayers.sklearn.options import ACTIVATIONS, integers
+from xplayers.sklearn.options import ACTIVATIONS, documented, integers, store
 from xplayers.sklearn.targets import Classifier, Regressor
 
 
@@ -42,6 +42,7 @@ class Perceptron:
         return [a for name, a in self.net_.params.items() if name.endswith("b")]
 
 
+@documented
 class MLPClassifier(Perceptron, Classifier):
     """Multilayer perceptron for classes, as `sklearn.neural_network.MLPClassifier`.
 
@@ -58,35 +59,8 @@ class MLPClassifier(Perceptron, Classifier):
         The optimizer. There is no "lbfgs", which does not take batches.
     alpha : float
         Coefficient of the L2 penalty of the weights, over the samples of a batch.
-    batch_size : int or "auto"
-        Samples per step; "auto": at most 200.
-    learning_rate : {"constant", "invscaling", "adaptive"}
-        Of "sgd": constant, over ``t ** power_t`` after ``t`` samples, or divided by 5 whenever
-        there is no improvement.
-    learning_rate_init, power_t : float
-        The learning rate, and the exponent of "invscaling".
-    max_iter : int
-        Maximum number of epochs.
-    shuffle : bool
-        Whether the samples come in another order in each epoch.
-    random_state : int, RandomState or None
-        Of the initial values, the order of samples, and what is held out.
-    tol : float
-        By how much the loss, or the score of what is held out, has to improve.
-    verbose : bool
-        Whether to show the losses, on stderr.
-    warm_start : bool
-        Whether `fit` continues with the network of the last one.
-    momentum, nesterovs_momentum : float, bool
-        Of "sgd".
-    early_stopping : bool
-        Hold out samples, stop when their score does not improve, and keep the best network.
-    validation_fraction : float
-        The fraction of the samples that is held out.
-    beta_1, beta_2, epsilon : float
-        Of "adam".
-    n_iter_no_change : int
-        Epochs without improvement after which training stops.
+    batch_size, n_iter_no_change
+        As in every estimator.
     max_fun : int
         Of "lbfgs": without use here, so that the arguments are those of scikit-learn.
     class_weight : dict, "balanced" or None
@@ -98,16 +72,8 @@ class MLPClassifier(Perceptron, Classifier):
         The classes.
     coefs_, intercepts_ : list of array
         Weights and biases of the layers.
-    net_ : Layer
-        The network, for whatever this package does with networks.
-    loss_curve_, loss_, best_loss_ : list of float, float
-        The loss of each epoch, the last one, and the best one.
-    validation_scores_, best_validation_score_ : list of float, float
-        With `early_stopping`, the scores of what was held out.
-    n_iter_, t_ : int
-        Epochs and samples so far.
-    n_outputs_, n_features_in_ : int
-        Scores and features of a sample.
+    net_, n_features_in_
+        As in every estimator.
     n_layers_, out_activation_ : int, str
         The number of layers, input and output among them, and the function of the last.
 
@@ -154,30 +120,7 @@ class MLPClassifier(Perceptron, Classifier):
         max_fun=15000,
         class_weight=None,
     ):
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
-        self.class_weight = class_weight
+        store(self, locals())
 
     @property
     def out_activation_(self) -> str:
@@ -185,6 +128,7 @@ class MLPClassifier(Perceptron, Classifier):
         return "logistic" if self._multilabel or self.n_outputs_ == 1 else "softmax"
 
 
+@documented
 class MLPRegressor(Perceptron, Regressor):
     """Multilayer perceptron for numbers, as `sklearn.neural_network.MLPRegressor`.
 
@@ -201,35 +145,8 @@ class MLPRegressor(Perceptron, Regressor):
         The optimizer. There is no "lbfgs", which does not take batches.
     alpha : float
         Coefficient of the L2 penalty of the weights, over the samples of a batch.
-    batch_size : int or "auto"
-        Samples per step; "auto": at most 200.
-    learning_rate : {"constant", "invscaling", "adaptive"}
-        Of "sgd": constant, over ``t ** power_t`` after ``t`` samples, or divided by 5 whenever
-        there is no improvement.
-    learning_rate_init, power_t : float
-        The learning rate, and the exponent of "invscaling".
-    max_iter : int
-        Maximum number of epochs.
-    shuffle : bool
-        Whether the samples come in another order in each epoch.
-    random_state : int, RandomState or None
-        Of the initial values, the order of samples, and what is held out.
-    tol : float
-        By how much the loss, or the score of what is held out, has to improve.
-    verbose : bool
-        Whether to show the losses, on stderr.
-    warm_start : bool
-        Whether `fit` continues with the network of the last one.
-    momentum, nesterovs_momentum : float, bool
-        Of "sgd".
-    early_stopping : bool
-        Hold out samples, stop when their score does not improve, and keep the best network.
-    validation_fraction : float
-        The fraction of the samples that is held out.
-    beta_1, beta_2, epsilon : float
-        Of "adam".
-    n_iter_no_change : int
-        Epochs without improvement after which training stops.
+    batch_size, n_iter_no_change
+        As in every estimator.
     max_fun : int
         Of "lbfgs": without use here, so that the arguments are those of scikit-learn.
 
@@ -237,16 +154,8 @@ class MLPRegressor(Perceptron, Regressor):
     ----------
     coefs_, intercepts_ : list of array
         Weights and biases of the layers.
-    net_ : Layer
-        The network, for whatever this package does with networks.
-    loss_curve_, loss_, best_loss_ : list of float, float
-        The loss of each epoch, the last one, and the best one.
-    validation_scores_, best_validation_score_ : list of float, float
-        With `early_stopping`, the scores of what was held out.
-    n_iter_, t_ : int
-        Epochs and samples so far.
-    n_outputs_, n_features_in_ : int
-        Scores and features of a sample.
+    net_, n_features_in_
+        As in every estimator.
     n_layers_, out_activation_ : int, str
         The number of layers, input and output among them, and the function of the last.
 
@@ -293,30 +202,7 @@ class MLPRegressor(Perceptron, Regressor):
         n_iter_no_change=10,
         max_fun=15000,
     ):
-        self.loss = loss
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.max_fun = max_fun
+        store(self, locals())
 
     @property
     def out_activation_(self) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from xplayers._checks import function, instance
 from xplayers.layers.base import Layer
+from xplayers.sklearn.options import documented, store
 from xplayers.sklearn.targets import Classifier, Regressor
 
 
@@ -32,6 +33,7 @@ class Built:
         return tags
 
 
+@documented
 class NetClassifier(Built, Classifier):
     """Any network for classes, trained as `MLPClassifier` trains its own.
 
@@ -46,35 +48,8 @@ class NetClassifier(Built, Classifier):
         its own.
     alpha : float
         Coefficient of the L2 penalty, over the samples of a batch, of parameters with two axes.
-    batch_size : int or "auto"
-        Samples per step; "auto": at most 200.
-    learning_rate : {"constant", "invscaling", "adaptive"}
-        Of "sgd": constant, over ``t ** power_t`` after ``t`` samples, or divided by 5 whenever
-        there is no improvement.
-    learning_rate_init, power_t : float
-        The learning rate, and the exponent of "invscaling".
-    max_iter : int
-        Maximum number of epochs.
-    shuffle : bool
-        Whether the samples come in another order in each epoch.
-    random_state : int, RandomState or None
-        Of the initial values, the order of samples, and what is held out.
-    tol : float
-        By how much the loss, or the score of what is held out, has to improve.
-    verbose : bool
-        Whether to show the losses, on stderr.
-    warm_start : bool
-        Whether `fit` continues with the network of the last one.
-    momentum, nesterovs_momentum : float, bool
-        Of "sgd".
-    early_stopping : bool
-        Hold out samples, stop when their score does not improve, and keep the best network.
-    validation_fraction : float
-        The fraction of the samples that is held out.
-    beta_1, beta_2, epsilon : float
-        Of "adam".
-    n_iter_no_change : int
-        Epochs without improvement after which training stops.
+    batch_size, n_iter_no_change
+        As in every estimator.
     class_weight : dict, "balanced" or None
         Weights of the classes, which multiply those of the samples.
 
@@ -82,16 +57,8 @@ class NetClassifier(Built, Classifier):
     ----------
     classes_ : numpy.ndarray
         The classes.
-    net_ : Layer
-        The network, for whatever this package does with networks.
-    loss_curve_, loss_, best_loss_ : list of float, float
-        The loss of each epoch, the last one, and the best one.
-    validation_scores_, best_validation_score_ : list of float, float
-        With `early_stopping`, the scores of what was held out.
-    n_iter_, t_ : int
-        Epochs and samples so far.
-    n_outputs_, n_features_in_ : int
-        Scores and features of a sample.
+    net_, n_features_in_
+        As in every estimator.
 
     Raises
     ------
@@ -142,30 +109,10 @@ class NetClassifier(Built, Classifier):
         n_iter_no_change=10,
         class_weight=None,
     ):
-        self.build = build
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.class_weight = class_weight
+        store(self, locals())
 
 
+@documented
 class NetRegressor(Built, Regressor):
     """Any network for numbers, trained as `MLPRegressor` trains its own.
 
@@ -181,48 +128,13 @@ class NetRegressor(Built, Regressor):
         its own.
     alpha : float
         Coefficient of the L2 penalty, over the samples of a batch, of parameters with two axes.
-    batch_size : int or "auto"
-        Samples per step; "auto": at most 200.
-    learning_rate : {"constant", "invscaling", "adaptive"}
-        Of "sgd": constant, over ``t ** power_t`` after ``t`` samples, or divided by 5 whenever
-        there is no improvement.
-    learning_rate_init, power_t : float
-        The learning rate, and the exponent of "invscaling".
-    max_iter : int
-        Maximum number of epochs.
-    shuffle : bool
-        Whether the samples come in another order in each epoch.
-    random_state : int, RandomState or None
-        Of the initial values, the order of samples, and what is held out.
-    tol : float
-        By how much the loss, or the score of what is held out, has to improve.
-    verbose : bool
-        Whether to show the losses, on stderr.
-    warm_start : bool
-        Whether `fit` continues with the network of the last one.
-    momentum, nesterovs_momentum : float, bool
-        Of "sgd".
-    early_stopping : bool
-        Hold out samples, stop when their score does not improve, and keep the best network.
-    validation_fraction : float
-        The fraction of the samples that is held out.
-    beta_1, beta_2, epsilon : float
-        Of "adam".
-    n_iter_no_change : int
-        Epochs without improvement after which training stops.
+    batch_size, n_iter_no_change
+        As in every estimator.
 
     Attributes
     ----------
-    net_ : Layer
-        The network, for whatever this package does with networks.
-    loss_curve_, loss_, best_loss_ : list of float, float
-        The loss of each epoch, the last one, and the best one.
-    validation_scores_, best_validation_score_ : list of float, float
-        With `early_stopping`, the scores of what was held out.
-    n_iter_, t_ : int
-        Epochs and samples so far.
-    n_outputs_, n_features_in_ : int
-        Scores and features of a sample.
+    net_, n_features_in_
+        As in every estimator.
 
     Raises
     ------
@@ -269,25 +181,4 @@ class NetRegressor(Built, Regressor):
         epsilon=1e-8,
         n_iter_no_change=10,
     ):
-        self.build = build
-        self.loss = loss
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
+        store(self, locals())

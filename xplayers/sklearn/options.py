@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
+import textwrap
+from collections.abc import Mapping
 from numbers import Integral
-from typing import Any
+from typing import Any, TypeVar
 
 import array_api_compat
 import numpy as np
@@ -16,7 +19,76 @@ from xplayers.layers import Relu, Sigmoid, Tanh
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 
+_Estimator = TypeVar("_Estimator")
+
 ACTIVATIONS = {"identity": None, "logistic": Sigmoid, "tanh": Tanh, "relu": Relu}
+
+
+# What the docstring of every estimator has for "As in every estimator."
+_COMMON = (
+    """\
+batch_size : int or "auto"
+    Samples per step; "auto": at most 200.
+learning_rate : {"constant", "invscaling", "adaptive"}
+    Of "sgd": constant, over ``t ** power_t`` after ``t`` samples, or divided by 5 whenever
+    there is no improvement.
+learning_rate_init, power_t : float
+    The learning rate, and the exponent of "invscaling".
+max_iter : int
+    Maximum number of epochs.
+shuffle : bool
+    Whether the samples come in another order in each epoch.
+random_state : int, RandomState or None
+    Of the initial values, the order of samples, and what is held out.
+tol : float
+    By how much the loss, or the score of what is held out, has to improve.
+verbose : bool
+    Whether to show the losses, on stderr.
+warm_start : bool
+    Whether `fit` continues with the network of the last one.
+momentum, nesterovs_momentum : float, bool
+    Of "sgd".
+early_stopping : bool
+    Hold out samples, stop when their score does not improve, and keep the best network.
+validation_fraction : float
+    The fraction of the samples that is held out.
+beta_1, beta_2, epsilon : float
+    Of "adam".
+n_iter_no_change : int
+    Epochs without improvement after which training stops.
+""",
+    """\
+net_ : Layer
+    The network, for whatever this package does with networks.
+loss_curve_, loss_, best_loss_ : list of float, float
+    The loss of each epoch, the last one, and the best one.
+validation_scores_, best_validation_score_ : list of float, float
+    With `early_stopping`, the scores of what was held out.
+n_iter_, t_ : int
+    Epochs and samples so far.
+n_outputs_, n_features_in_ : int
+    Scores and features of a sample.
+""",
+)
+
+
+def documented(estimator: type[_Estimator]) -> type[_Estimator]:
+    """Complete the docstring of an estimator: its options of training, and its attributes."""
+    text = estimator.__doc__ or ""
+    for common in _COMMON:
+        names = re.findall(r"^([\w, ]+) :", common, re.M)
+        first, last = names[0], names[-1].rpartition(" ")[2]
+        reference = f"    {first}, {last}\n        As in every estimator.\n"
+        text = text.replace(reference, textwrap.indent(common, "    "))
+    estimator.__doc__ = text
+    return estimator
+
+
+def store(estimator: Any, arguments: Mapping[str, Any]) -> None:
+    """Set the arguments of a constructor as they are, which is all that scikit-learn lets it do."""
+    for name, value in arguments.items():
+        if name not in ("self", "__class__"):
+            setattr(estimator, name, value)
 
 
 class Options:
