@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,14 +49,15 @@ def read_classes(
     t = np.repeat(np.asarray([*by_class]), [len(part) for part in by_class.values()])
     if channels is None:
         channels = 1 if all(image.mode in ("1", "L", "LA") for _, image in opened(files)) else 3
-    height, width = size or next(image.size[::-1] for _, image in opened(files))
+    height, width = size or next(upright(*pair).size[::-1] for pair in opened(files))
     return read(files, Size(channels, height, width), scale=size is not None), t
 
 
 def read(files: Sequence[Path], size: Size, *, scale: bool) -> np.ndarray:
     """Return images as bytes of shape ``(n, *size)``; with `scale` they may have other sizes."""
     x = np.empty((len(files), *size), np.uint8)
-    for i, (file, image) in enumerate(opened(files)):
+    for i, (file, header) in enumerate(opened(files)):
+        image = upright(file, header)
         if image.size != (size.width, size.height):
             if not scale:
                 (width, height), n = image.size, f"{size.height} x {size.width}"
@@ -71,21 +73,36 @@ def read(files: Sequence[Path], size: Size, *, scale: bool) -> np.ndarray:
 
 
 def opened(files: Sequence[Path]) -> Iterator[tuple[Path, Any]]:
-    """Yield each file and its open image, upright as the camera was held."""
+    """Yield each file and its image, of which the header is read."""
     try:
-        from PIL import Image, ImageOps
+        from PIL import Image
     except ImportError as error:
         message = 'images need Pillow: pip install "xplayers[images]"'
         raise UsageError(message) from error
     for file in files:
-        try:
-            with Image.open(file) as image:
-                upright = ImageOps.exif_transpose(image)
-                upright.load()
-        except Exception as error:  # its plugins raise anything
-            message = f"{file} is no image that Pillow reads: {error}"
-            raise UsageError(message) from error
-        if upright.mode.startswith(("I", "F")):
-            message = f"{file} has more than 8 bits for a pixel; save images of 8 bits"
-            raise UsageError(message)
-        yield file, upright
+        with _reading(file):
+            image = Image.open(file)
+        with image:
+            if image.mode.startswith(("I", "F")):
+                message = f"{file} has more than 8 bits for a pixel; save images of 8 bits"
+                raise UsageError(message)
+            yield file, image
+
+
+def upright(file: Path, image: Any) -> Any:
+    """Return the pixels of an image, upright as the camera was held."""
+    from PIL import ImageOps
+
+    with _reading(file):
+        turned = ImageOps.exif_transpose(image)
+        turned.load()
+        return turned
+
+
+@contextlib.contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Pillow's plugins raise anything
+        message = f"{file} is no image that Pillow reads: {error}"
+        raise UsageError(message) from error
