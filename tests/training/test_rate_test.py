@@ -82,3 +82,11 @@ def test_mistakes(options, words):
         xl.find_learning_rate(net, xl.SoftmaxWithLoss(), xl.SGD(), X, T, **options)
     with pytest.raises(TypeError, match="find_learning_rate"):
         xl.find_learning_rate(net, xl.Adam(), xl.SGD(), X, T)
+
+
+def test_no_samples_and_no_arrays():
+    net, loss = xl.mlp([64, 10], rng=0), xl.SoftmaxWithLoss()
+    with pytest.raises(ValueError, match=r"x has shape \(0, 64\); there are no samples"):
+        xl.find_learning_rate(net, loss, xl.SGD(), X[:0], T[:0])
+    with pytest.raises(TypeError, match="find_learning_rate: x is a list"):
+        xl.find_learning_rate(net, loss, xl.SGD(), X.tolist(), T)

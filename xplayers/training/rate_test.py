@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from xplayers._checks import integer, number
-from xplayers.arrays.namespaces import Array
+from xplayers.arrays.namespaces import Array, namespace
 from xplayers.data.batches import minibatches
 from xplayers.layers.base import Layer
 from xplayers.losses import Loss
@@ -160,6 +161,11 @@ def find_learning_rate(
     return RateTest(rates[: len(smoothed)], smoothed, float(rates[steepest]))
 
 
-def _batches(x: Array, t: Array, batch_size: int, seed: int):
+def _batches(x: Array, t: Array, batch_size: int, seed: int) -> Iterator[tuple[Array, Array]]:
+    """Yield batches without end, each epoch in an order of its own."""
+    namespace(x, "find_learning_rate", "x")
+    if 0 in x.shape[:1]:  # of these there is no end
+        message = f"find_learning_rate: x has shape {tuple(x.shape)}; there are no samples."
+        raise ValueError(message)
     for epoch in itertools.count():
         yield from minibatches(x, t, batch_size, np.random.default_rng([seed, epoch]))
