@@ -23,6 +23,14 @@ NO_HOST = ["-m", "not slow and not host"]  # which the session of NumPy has test
 IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup"]
 DEFAULT = list(dict.fromkeys(b.group for b in BACKENDS if b.default))
 
+# Where examples in docstrings run: those that need another library, where that is.
+ELSEWHERE = ("bridges", "jax.py", "onnx", "sklearn", "torch.py", "weights")
+EXAMPLES = {
+    "numpy": "xplayers",
+    "torch": "xplayers/bridges/torch_layer.py xplayers/bridges/torch_module.py xplayers/weights",
+    "jax": "xplayers/bridges/jax_function.py",
+}
+
 
 def group(*names: str) -> list[str]:
     """Return the requirements of dependency groups of pyproject.toml."""
@@ -37,17 +45,19 @@ def libraries(*groups: str) -> str:
 @nox.session
 @nox.parametrize("library", DEFAULT, ids=DEFAULT)
 def tests(session: nox.Session, library: str) -> None:
-    """Run the tests on one library; with NumPy also the examples in the docstrings."""
+    """Run the tests on one library, and the examples in docstrings that it can run."""
     session.install("-e", ".", *group("test", library))
-    doctests = ["--doctest-modules", "-o", "testpaths=tests xplayers"]
-    # Doors: one has a session with its library, the examples of the others are in their tests.
-    doors = ("bridges", "jax.py", "onnx", "sklearn", "torch.py")
-    doctests += [f"--ignore=xplayers/{door}" for door in doors]
+    doctests = []
+    if library in EXAMPLES:
+        doctests = ["--doctest-modules", "-o", f"testpaths=tests {EXAMPLES[library]}"]
+    if library == "numpy":
+        doctests += [f"--ignore=xplayers/{path}" for path in ELSEWHERE]
     session.run(
         "pytest",
         libraries(library),
         "--ignore=tests/test_examples.py",  # the session `examples`
-        *(doctests if library == "numpy" else NO_HOST),
+        *doctests,
+        *([] if library == "numpy" else NO_HOST),
         *IN_PARALLEL,
         *session.posargs,
     )

@@ -9,9 +9,10 @@ import pytest
 from helpers import ROOT
 
 import xplayers as xl
-from xplayers import cuda, data, functional, initializers, models, parallel, schedules, weights
+from xplayers import cli, cuda, data, functional, initializers, models, parallel, schedules, weights
 
 DOCS = ROOT / "docs"
+DOORS = ("onnx/__init__.py", "sklearn/__init__.py", "torch.py", "jax.py")
 TABLES = sorted((DOCS / "coming-from").glob("*.md"))
 
 
@@ -32,10 +33,38 @@ def test_every_public_name_is_in_the_reference():
 def names_of_doors():
     """Return the names of modules that import a library, which need not be here."""
     names = set()
-    for door in ("onnx/__init__.py", "sklearn/__init__.py", "torch.py", "jax.py"):
+    for door in DOORS:
         code = (ROOT / "xplayers" / door).read_text(encoding="utf-8")
         names |= set(ast.literal_eval(re.search(r"^__all__ = (\[.+?\])", code, re.M | re.S)[1]))
     return names
+
+
+WITHOUT_EXAMPLES = {
+    "MPIGroup": "mpiexec has to start the processes",
+    "TorchGroup": "torchrun has to start the processes",
+}
+
+
+def with_examples():
+    """Return module and name of all classes and functions that have examples for doctest."""
+    for path in (ROOT / "xplayers").rglob("*.py"):
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                inits = [n for n in node.body if getattr(n, "name", "") == "init"]
+                if any(">>> " in (ast.get_docstring(n) or "") for n in (node, *inits)):
+                    yield module, node.name
+
+
+def test_every_public_name_has_examples_that_run():
+    modules = (xl, cli, cuda, data, functional, initializers, models, parallel, schedules, weights)
+    public = {getattr(m, name) for m in modules for name in m.__all__} - {*modules}
+    names = {(of.__module__, of.__name__) for of in public}
+    for door in DOORS:
+        for node in ast.parse((ROOT / "xplayers" / door).read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ImportFrom) and node.module != "__future__":
+                names |= {(node.module, alias.name) for alias in node.names}
+    assert {name for _, name in names - {*with_examples()}} == {*WITHOUT_EXAMPLES}
 
 
 def test_every_example_has_a_page_and_a_record():

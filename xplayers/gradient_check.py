@@ -115,6 +115,13 @@ def check_gradients(
     ------
     AssertionError
         With the name of the gradient and both values.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> net = xl.Sequential(xl.Affine.init(3, 4, rng=0), xl.Tanh(), xl.Affine.init(4, 2, rng=1))
+    >>> x = np.random.default_rng(0).standard_normal((5, 3))
+    >>> xl.check_gradients(net, x)
     """
     owner = "check_gradients"
     instance(owner, "layer", layer, (Layer, Loss), "a layer or a loss")

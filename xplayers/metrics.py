@@ -48,6 +48,13 @@ def accuracy(y: Array, t: Array, sample_weight: Array | None = None) -> Array:
     ValueError, TypeError
         If the shapes, the dtype of the labels or their values are wrong. Values on a GPU and in
         compiled code are not checked; there a label out of range counts as incorrect.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> y = np.asarray([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
+    >>> float(xl.accuracy(y, np.asarray([1, 0, 0, 1])))
+    0.75
     """
     xp = namespace(y, "accuracy", "y")
     if sample_weight is not None:
@@ -107,6 +114,14 @@ def confusion_matrix(
         If the shapes, the dtype of the labels or their values are wrong. Values on a GPU and in
         compiled code are not checked; there a pair out of range, or of scores with NaN, is not
         counted.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> y = np.asarray([[0.1, 0.9], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
+    >>> xl.confusion_matrix(y, np.asarray([1, 0, 0, 1]))
+    array([[1, 1],
+           [0, 2]])
     """
     return _matrix("confusion_matrix", y, t, classes, sample_weight)
 

@@ -22,7 +22,22 @@ __all__ = ["Constant", "Cosine", "Exponential", "OneCycle", "Schedule", "Step", 
 
 @dataclasses.dataclass(frozen=True, eq=False)  # eq: instances without fields would all be equal
 class Schedule:
-    """Base of all schedules. A subclass implements `rate`, a formula in the step number ``t``."""
+    """Base of all schedules. A subclass implements `rate`, a formula in the step number ``t``.
+
+    Examples
+    --------
+    >>> import dataclasses
+    >>> from xplayers import schedules
+    >>> @dataclasses.dataclass(frozen=True)
+    ... class Inverse(schedules.Schedule):
+    ...     lr: float
+    ...
+    ...     def rate(self, xp, t):
+    ...         return self.lr / (1.0 + t)
+    >>> lr = Inverse(0.1)
+    >>> lr(0), lr(9)
+    (0.1, 0.01)
+    """
 
     def rate(self, xp: Namespace, t: Any) -> Any:
         """Return the learning rate of step `t`, a floating-point scalar of `xp`."""
@@ -77,6 +92,13 @@ class Constant(Schedule):
     ----------
     lr : float
         Learning rate.
+
+    Examples
+    --------
+    >>> from xplayers.schedules import Constant
+    >>> lr = Constant(0.1)
+    >>> [round(lr(t), 4) for t in (0, 1, 1000)]
+    [0.1, 0.1, 0.1]
     """
 
     lr: float
@@ -100,6 +122,13 @@ class Exponential(Schedule):
         Steps of a decay by `factor`.
     factor : float
         Factor of the decay.
+
+    Examples
+    --------
+    >>> from xplayers.schedules import Exponential
+    >>> lr = Exponential(0.1, every=100)
+    >>> [round(lr(t), 4) for t in (0, 50, 100, 200)]
+    [0.1, 0.0316, 0.01, 0.001]
     """
 
     lr: float
@@ -126,6 +155,13 @@ class Step(Exponential):
         Steps between two drops.
     factor : float
         Factor of each drop.
+
+    Examples
+    --------
+    >>> from xplayers.schedules import Step
+    >>> lr = Step(0.1, every=100)
+    >>> [round(lr(t), 4) for t in (0, 99, 100, 200)]
+    [0.1, 0.1, 0.01, 0.001]
     """
 
     def rate(self, xp: Namespace, t: Any) -> Any:
@@ -148,6 +184,13 @@ class Cosine(Schedule):
     References
     ----------
     Loshchilov, Hutter, "SGDR", ICLR 2017, equation 5, without restarts.
+
+    Examples
+    --------
+    >>> from xplayers.schedules import Cosine
+    >>> lr = Cosine(0.1, steps=100)
+    >>> [round(lr(t), 4) for t in (0, 50, 100, 200)]
+    [0.1, 0.05, 0.0, 0.0]
     """
 
     lr: float
@@ -184,6 +227,13 @@ class OneCycle(Schedule):
     ----------
     Smith, Topin, "Super-Convergence", 2018, section 3; the two cosines are PyTorch's
     (whose final rate is ``lr / (start_factor * final_div_factor)``).
+
+    Examples
+    --------
+    >>> from xplayers.schedules import OneCycle
+    >>> lr = OneCycle(0.1, steps=100)
+    >>> [round(lr(t), 4) for t in (0, 15, 30, 65, 100)]
+    [0.004, 0.052, 0.1, 0.05, 0.0]
     """
 
     lr: float
@@ -222,6 +272,13 @@ class WarmUp(Schedule):
         Number of steps of the warm-up.
     then : Schedule
         The schedule after the warm-up; its steps are counted from there.
+
+    Examples
+    --------
+    >>> from xplayers.schedules import Cosine, WarmUp
+    >>> lr = WarmUp(10, then=Cosine(0.1, steps=90))
+    >>> [round(lr(t), 4) for t in (0, 4, 9, 10, 55, 100)]
+    [0.01, 0.05, 0.1, 0.1, 0.05, 0.0]
     """
 
     steps: int

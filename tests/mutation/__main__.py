@@ -63,7 +63,7 @@ PARTS = {
         ("layers/*.py", "losses/*.py"),
         (
             "layers/test_*.py", "losses/test_*.py", "training/test_training.py",
-            "test_bad_input.py", "test_functional.py", "test_gradient_check.py",
+            "functional/test_functional.py", "test_bad_input.py", "test_gradient_check.py",
         ),
         "numpy",
     ),

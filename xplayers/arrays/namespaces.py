@@ -52,7 +52,17 @@ _NUMPY_IS_STANDARD = _numpy_is_standard()
 
 
 def namespace(x: Array, owner: object = "xplayers", name: str = "x") -> Namespace:
-    """Return the Array API namespace of `x`, or raise the TypeError that says what to pass."""
+    """Return the Array API namespace of `x`, or raise the TypeError that says what to pass.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> def hinge(y, t):
+    ...     xp = xl.namespace(y)
+    ...     return xp.mean(xp.maximum(1.0 - y * t, xp.zeros_like(y)))
+    >>> float(hinge(np.asarray([0.5, 2.0]), np.asarray([1.0, 1.0])))
+    0.25
+    """
     try:
         return _NAMESPACES[type(x)]
     except KeyError:

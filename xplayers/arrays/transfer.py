@@ -40,6 +40,13 @@ def to_numpy(x: Array) -> np.ndarray:
     """Return the values of `x`, of any library, as a NumPy array on the host (a transfer).
 
     bfloat16, which NumPy does not have, comes as float32.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> x = np.asarray([1.0, 2.0])  # or a tensor of PyTorch, an array of JAX or CuPy
+    >>> xl.to_numpy(x)
+    array([1., 2.])
     """
     if type(x) is np.ndarray:
         return x
@@ -95,6 +102,14 @@ def move(
     The values go through the host, which is right for every pair of libraries. DLPack would save
     a copy, but it shares memory where a copy was asked for (``jnp.from_dlpack(copy=True)``) and
     aborts the process on negative strides (``torch.from_dlpack``).
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> x = np.asarray([1, 2, 3])
+    >>> y = xl.move(x, dtype="float32")
+    >>> y, np.shares_memory(x, y)
+    (array([1., 2., 3.], dtype=float32), False)
     """
     namespace(x, "move")
     if dtype_name(x.dtype) not in DTYPES:

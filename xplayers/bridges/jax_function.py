@@ -83,6 +83,15 @@ class Function:
 
     With ``state=`` it returns the output and the state after it, which has no gradient. Without
     it, it computes with `state` each time: a dropout then drops the same elements again.
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp, xplayers as xl
+    >>> from xplayers.jax import as_function
+    >>> f, params = as_function(xl.Affine(jnp.asarray([[2.0], [3.0]])))
+    >>> x = jnp.asarray([[1.0, 10.0]])
+    >>> jax.grad(lambda params: f(params, x)[0, 0])(params)["W"].tolist()
+    [[1.0], [10.0]]
     """
 
     def __init__(self, layer: Layer | Loss) -> None:

@@ -84,6 +84,19 @@ class ModuleLayer(Container):
 
     Training passes compute in training mode, others in evaluation mode, whatever the mode of the
     module. The cache of a pass is what autograd has recorded.
+
+    Examples
+    --------
+    >>> import torch, xplayers as xl
+    >>> from xplayers.torch import as_layer
+    >>> layer = as_layer(torch.nn.Linear(2, 1))
+    >>> x = torch.ones(3, 2)
+    >>> y = layer.forward(x)
+    >>> dx = layer.backward(torch.ones(3, 1))
+    >>> layer.grads["weight"]
+    tensor([[3., 3.]])
+    >>> layer.module.weight.data_ptr() == layer.params["weight"].data_ptr()
+    True
     """
 
     def __init__(self, module: Any) -> None:

@@ -42,6 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code: 0; 2 after an error, which is one line on stderr (with ``--debug`` after a
         traceback); 130 after Ctrl-C; 141 after a broken pipe.
+
+    Examples
+    --------
+    >>> from xplayers.cli import main
+    >>> main(["train", "--epochs", "many"])  # says on stderr what --epochs has to be
+    2
     """
     if argv is None:
         processes.divide_threads()

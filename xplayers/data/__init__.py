@@ -6,9 +6,9 @@ from xplayers.data.datasets import (
     load_digits,
     load_fashion_mnist,
     load_mnist,
-    read_idx,
     spiral,
 )
+from xplayers.data.idx import read_idx
 from xplayers.data.loading import Batches
 from xplayers.data.splitting import split
 from xplayers.layers.standardization import Standardize

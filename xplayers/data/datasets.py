@@ -6,7 +6,6 @@ Every function returns host arrays. Move them to a device once, before training
 
 import math
 import os
-import struct
 import sys
 from numbers import Integral, Real
 from pathlib import Path
@@ -14,10 +13,10 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from xplayers.saving.files import AnyPath, in_full, opened, replacing
-from xplayers.saving.kinds import START, kind_of
+from xplayers.data.idx import read_idx
+from xplayers.saving.files import AnyPath, in_full, replacing
 
-__all__ = ["load_digits", "load_fashion_mnist", "load_mnist", "read_idx", "spiral"]
+__all__ = ["load_digits", "load_fashion_mnist", "load_mnist", "spiral"]
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -48,6 +47,15 @@ def load_digits(
     ----------
     E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning
     Repository, 1998 (the test part). https://doi.org/10.24432/C50P49. Licence: CC BY 4.0.
+
+    Examples
+    --------
+    >>> import xplayers as xl
+    >>> (x, t), (x_test, t_test) = xl.data.load_digits()
+    >>> x.shape, str(x.dtype), x_test.shape
+    ((1438, 64), 'float32', (359, 64))
+    >>> t[:10]
+    array([0, 1, 2, 3, 5, 6, 7, 8, 0, 1])
     """
     with np.load(Path(__file__).with_name("digits.npz")) as file:
         images, labels = file["images"], file["labels"]
@@ -109,6 +117,20 @@ def load_mnist(
     ----------
     Y. LeCun, L. Bottou, Y. Bengio and P. Haffner, "Gradient-Based Learning Applied to Document
     Recognition", Proceedings of the IEEE 86(11), 1998.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np, xplayers as xl
+    >>> def idx(a):
+    ...     sizes = b"".join(n.to_bytes(4, "big") for n in a.shape)
+    ...     return bytes([0, 0, 8, a.ndim]) + sizes + a.astype("uint8").tobytes()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     for name, a in [("images-idx3", np.zeros((5, 28, 28))), ("labels-idx1", np.arange(5))]:
+    ...         _ = pathlib.Path(folder, f"t10k-{name}-ubyte").write_bytes(idx(a))
+    ...     x, t = xl.data.load_mnist(folder, subset="test")
+    >>> x.shape, t
+    ((5, 784), array([0, 1, 2, 3, 4]))
     """
     return _load(_MNIST, path, subset, normalize, flatten, one_hot_label)
 
@@ -137,6 +159,19 @@ def load_fashion_mnist(
     ----------
     H. Xiao, K. Rasul and R. Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking
     Machine Learning Algorithms", 2017. https://arxiv.org/abs/1708.07747. Licence: MIT.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np, xplayers as xl
+    >>> images = bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28]) + bytes(2 * 28 * 28)
+    >>> labels = bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 1])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = pathlib.Path(folder, "t10k-images-idx3-ubyte").write_bytes(images)
+    ...     _ = pathlib.Path(folder, "t10k-labels-idx1-ubyte").write_bytes(labels)
+    ...     x, t = xl.data.load_fashion_mnist(folder, flatten=False, subset="test")
+    >>> x.shape, t
+    ((2, 1, 28, 28), array([7, 1]))
     """
     return _load(_FASHION_MNIST, path, subset, normalize, flatten, one_hot_label)
 
@@ -169,6 +204,15 @@ def spiral(
         The points, ordered by arm: shuffle them before splitting.
     t : ndarray of int64, shape (n_per_class * n_classes,)
         The number of the arm.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> x, t = xl.data.spiral(n_per_class=100, n_classes=3)
+    >>> x.shape, t.shape
+    ((300, 2), (300,))
+    >>> bool(np.hypot(*x.T).max() <= 1.0)
+    True
     """
     for name, value in (("n_per_class", n_per_class), ("n_classes", n_classes)):
         if not isinstance(value, Integral) or value < 1:
@@ -187,84 +231,6 @@ def spiral(
     x = np.stack([radius * np.sin(angle), radius * np.cos(angle)], axis=-1)
     t = np.repeat(np.arange(n_classes, dtype=np.int64), n_per_class)
     return x.reshape(-1, 2).astype(np.float32), t
-
-
-# The IDX format -------------------------------------------------------------------------------
-
-_IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_MAX_AXES = 32  # the limit of all versions of NumPy
-_MAX_BYTES = 2**30  # twenty times the largest file of MNIST
-
-
-def read_idx(path: AnyPath) -> np.ndarray:
-    """Read an IDX file, the format of MNIST, gzipped or not.
-
-    Two zero bytes, the type of the elements, the number of axes, their sizes as big-endian uint32,
-    then the elements, big-endian, in C order. The header is checked: no more bytes than it states
-    are decompressed, and at most 1 GiB.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file; ``~`` is the home directory. Compression is detected from the first bytes, not
-        from the name.
-
-    Returns
-    -------
-    ndarray
-        uint8, int8, int16, int32, float32 or float64, in the byte order of the machine.
-
-    Raises
-    ------
-    ValueError
-        If the file is not an IDX file, or is shorter or longer than its header states.
-    TypeError
-        If `path` is not a path.
-    """
-    import gzip  # on demand, to keep the import of the package fast
-    import zlib
-
-    path = in_full(path, "read_idx")
-    try:
-        with opened(path) as file:
-            gzipped = file.read(2) == b"\x1f\x8b"
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    try:
-        with gzip.open(path, "rb") if gzipped else open(path, "rb") as file:
-            return _parse_idx(file, path)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise ValueError(f"{path}: damaged gzip file ({error}).") from error
-
-
-def _parse_idx(file, name):
-    start = file.read(4)
-    if start[:2] != b"\0\0" or len(start) < 4 or start[2] not in _IDX_TYPES or start[3] > _MAX_AXES:
-        kind = kind_of(start + file.read(START))
-        raise ValueError(
-            f"{name}: not an IDX file; it starts with the bytes '{start.hex(' ')}', "
-            f"expected '00 00', a type (08 to 0e) and the number of axes (at most {_MAX_AXES})."
-            + (f" It is {kind}." if kind else "")
-        )
-    dtype, ndim = np.dtype(_IDX_TYPES[start[2]]), start[3]
-    sizes = file.read(4 * ndim)
-    if len(sizes) < 4 * ndim:
-        raise ValueError(f"{name}: header says {ndim} axes; file ends before their sizes do.")
-    shape = struct.unpack(f">{ndim}I", sizes)
-    # Without axes of size 0: NumPy refuses such a shape if the others are too large.
-    if dtype.itemsize * math.prod(filter(None, shape)) > _MAX_BYTES:
-        raise ValueError(f"{name}: header says {shape}; expected at most {_MAX_BYTES} bytes.")
-    expected = dtype.itemsize * math.prod(shape)
-
-    # In chunks, so that a wrong header does not allocate memory; one byte more than expected, to
-    # detect a longer file.
-    data = bytearray()
-    while chunk := file.read(min(2**20, expected + 1 - len(data))):
-        data += chunk
-    if len(data) != expected:
-        size = f"{len(data)}" if len(data) < expected else "more"
-        raise ValueError(f"{name}: header says {shape}, {expected} bytes; file holds {size}.")
-    return np.frombuffer(data, dtype).reshape(shape).astype(dtype.newbyteorder("="), copy=False)
 
 
 # MNIST and Fashion-MNIST ----------------------------------------------------------------------

@@ -27,6 +27,15 @@ class Relu(Layer):
     """Rectified linear unit, ``y = max(x, 0)``.
 
     Backward: ``dx = dy * (y > 0)``; the gradient at 0 is 0.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Relu()
+    >>> layer.forward(np.asarray([[-1.0, 0.0, 2.0]]))
+    array([[0., 0., 2.]])
+    >>> layer.backward(np.ones((1, 3)))
+    array([[0., 0., 1.]])
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -58,6 +67,15 @@ class LeakyRelu(Layer):
     ----------
     Maas, Hannun, Ng, "Rectifier Nonlinearities Improve Neural Network Acoustic Models", 2013,
     equation 3.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.LeakyRelu(alpha=0.1)
+    >>> layer.forward(np.asarray([[-1.0, 0.0, 2.0]]))
+    array([[-0.1,  0. ,  2. ]])
+    >>> layer.backward(np.ones((1, 3)))
+    array([[0.1, 0.1, 1. ]])
     """
 
     alpha = Option(number)
@@ -87,6 +105,15 @@ class Elu(Layer):
     ----------
     Clevert, Unterthiner, Hochreiter, "Fast and Accurate Deep Network Learning by Exponential
     Linear Units", ICLR 2016, equation 15.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Elu()
+    >>> layer.forward(np.asarray([[-1.0, 0.0, 2.0]])).round(4)
+    array([[-0.6321,  0.    ,  2.    ]])
+    >>> layer.backward(np.ones((1, 3))).round(4)
+    array([[0.3679, 1.    , 1.    ]])
     """
 
     alpha = Option(number)
@@ -106,6 +133,15 @@ class Sigmoid(Layer):
     """Logistic sigmoid, ``y = 1 / (1 + exp(-x))``.
 
     Backward: ``dx = dy * y * (1 - y)``.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Sigmoid()
+    >>> layer.forward(np.asarray([[-1.0, 0.0, 2.0]])).round(4)
+    array([[0.2689, 0.5   , 0.8808]])
+    >>> layer.backward(np.ones((1, 3))).round(4)
+    array([[0.1966, 0.25  , 0.105 ]])
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -127,6 +163,15 @@ class Tanh(Layer):
     """Hyperbolic tangent, ``y = tanh(x)``.
 
     Backward: ``dx = dy * (1 - y**2)``.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Tanh()
+    >>> layer.forward(np.asarray([[-1.0, 0.0, 2.0]])).round(4)
+    array([[-0.7616,  0.    ,  0.964 ]])
+    >>> layer.backward(np.ones((1, 3))).round(4)
+    array([[0.42  , 1.    , 0.0707]])
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -148,6 +193,15 @@ class Softplus(Layer):
     """Smooth rectifier, ``y = log(1 + exp(x))``.
 
     Backward: ``dx = dy * sigmoid(x)``. PyTorch's has a `beta`, 1 by default, and is ``x`` above 20.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Softplus()
+    >>> layer.forward(np.asarray([[-1.0, 0.0, 2.0]])).round(4)
+    array([[0.3133, 0.6931, 2.1269]])
+    >>> layer.backward(np.ones((1, 3))).round(4)
+    array([[0.2689, 0.5   , 0.8808]])
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -167,6 +221,15 @@ class Silu(Layer):
     ----------
     Elfwing, Uchibe, Doya, "Sigmoid-weighted linear units for neural network function
     approximation in reinforcement learning", Neural Networks 107, 2018, equations 1 and 3.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Silu()
+    >>> layer.forward(np.asarray([[-1.0, 0.0, 2.0]])).round(4)
+    array([[-0.2689,  0.    ,  1.7616]])
+    >>> layer.backward(np.ones((1, 3))).round(4)
+    array([[0.0723, 0.5   , 1.0908]])
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -197,6 +260,15 @@ class Gelu(Layer):
     References
     ----------
     Hendrycks, Gimpel, "Gaussian Error Linear Units (GELUs)", arXiv:1606.08415, equation 2.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Gelu()
+    >>> layer.forward(np.asarray([[-1.0, 0.0, 2.0]])).round(4)
+    array([[-0.1588,  0.    ,  1.9546]])
+    >>> layer.backward(np.ones((1, 3))).round(4)
+    array([[-0.083 ,  0.5   ,  1.0861]])
     """
 
     approximate = Option(choice, choices=("tanh", "none"))
@@ -225,6 +297,15 @@ class Softmax(Layer):
     ----------
     axis : int
         The axis along which the results add up to 1.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Softmax()
+    >>> layer.forward(np.asarray([[0.3, 2.9, 4.0]])).round(4)
+    array([[0.0182, 0.2452, 0.7366]])
+    >>> layer.backward(np.asarray([[0.0, 0.0, 1.0]])).round(4)
+    array([[-0.0134, -0.1806,  0.194 ]])
     """
 
     axis = Option(integer, least=None)

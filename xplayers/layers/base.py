@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any, Self, final
 
 import numpy as np
 
-from xplayers._checks import shown
 from xplayers._foreign import ARGUMENTS, NETWORK, Foreign, with_checked_arguments
 from xplayers.arrays.checks import (
     check_dtype,
     check_input,
-    check_off_tape,
     check_same,
-    described,
-    elsewhere,
 )
-from xplayers.arrays.namespaces import Array, device, namespace
+from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.transfer import as_plain
+from xplayers.layers.refusals import check_gradient, positional
 from xplayers.layers.representation import drawing, init_call, options
 from xplayers.layers.ties import Ties
 from xplayers.layers.variables import Variables, VariablesView, check_constructor, settings_changed
@@ -127,7 +123,7 @@ class Module(Observed):
         """
         owner = f"{type(self).__name__}.to"
         if args:
-            raise TypeError(_positional(owner, args[0]))
+            raise TypeError(positional(owner, args[0]))
         if like is not None:
             namespace(like, owner, "like")
         if dtype is not None:
@@ -226,44 +222,39 @@ class Module(Observed):
         return f"{type(self).__name__}({', '.join(options(self))})"
 
 
-def _positional(owner: str, value: Any) -> str:
-    """Return the error message for ``net.to("cuda")``."""
-    if isinstance(value, ModuleType):
-        hint = f"xp={value.__name__}"
-    elif not isinstance(value, type | np.dtype) and hasattr(value, "dtype"):
-        hint = "like=x"
-    elif "float" in str(value):
-        hint = f"dtype={value.__name__!r}" if isinstance(value, type) else f"dtype={value!r}"
-    else:
-        hint = f"xp=torch, device={str(value)!r}"
-    alternative = "To the device of an array: to(like=x)." if hint != "like=x" else ""
-    message = (
-        f"{owner}: {shown(value)} is positional; expected a keyword argument. "
-        f"Write to({hint}). {alternative}"
-    )
-    return message.strip()
-
-
 class Layer(Module):
     """Base of all layers: a pair of pure functions, and a shell that holds the state.
 
-    A subclass implements `apply` and `vjp`, and declares its parameters in the class body::
+    A subclass implements `apply` and `vjp`, and declares its parameters in the class body. It may
+    override `infer`, `param_grads` and `updated_buffers`; `forward`, `backward`, `predict`, `to`
+    and `zero_grads` are final. Constructor arguments never change.
 
-        class Scale(Layer):
-            s, ds = Parameter(), Gradient()
-
-            def __init__(self, s):
-                self.s = s
-
-            def apply(self, arrays, x):
-                return x * arrays["s"], (x, arrays["s"])
-
-            def vjp(self, cache, dy):
-                x, s = cache
-                return dy * s, {"s": namespace(x).sum(dy * x, axis=0)}
-
-    It may override `infer`, `param_grads` and `updated_buffers`; `forward`, `backward`, `predict`,
-    `to` and `zero_grads` are final. Constructor arguments never change.
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> class Scale(xl.Layer):
+    ...     s, ds = xl.Parameter(), xl.Gradient()
+    ...
+    ...     def __init__(self, s):
+    ...         self.s = s
+    ...
+    ...     def apply(self, arrays, x):
+    ...         return x * arrays["s"], (x, arrays["s"])
+    ...
+    ...     def vjp(self, cache, dy):
+    ...         x, s = cache
+    ...         return dy * s, {"s": xl.namespace(x).sum(dy * x, axis=0)}
+    >>> layer = Scale(np.asarray([2.0, 3.0]))
+    >>> x = np.asarray([[1.0, 10.0], [2.0, 20.0]])
+    >>> layer.forward(x)
+    array([[ 2., 30.],
+           [ 4., 60.]])
+    >>> layer.backward(np.ones((2, 2)))
+    array([[2., 3.],
+           [2., 3.]])
+    >>> layer.ds
+    array([ 3., 30.])
+    >>> xl.check_gradients(layer, x)
     """
 
     integer_input = False  # whether x holds integers, as for an embedding
@@ -388,7 +379,7 @@ class Layer(Module):
         if not plain:
             dy = as_plain(dy)
         if not plain or type(y) is not np.ndarray or dy.shape != y.shape or dy.dtype is not y.dtype:
-            _check_gradient(f"{self._owner}.backward", dy, y)
+            check_gradient(f"{self._owner}.backward", dy, y)
         self._pending.pop()
         if input_grad:
             dx, grads = self.vjp(cache, dy)
@@ -478,20 +469,3 @@ for _name in NETWORK:
     setattr(Layer, _name, Foreign(_name))
 for _name in ("x", "y", "t", "loss"):  # of losses
     setattr(Module, _name, Foreign(_name))
-
-
-def _check_gradient(owner: str, dy: Array, y: Array) -> None:
-    """Check that the gradient `dy` fits the output `y`."""
-    if namespace(dy, owner, "dy") is not namespace(y) or elsewhere(device(dy), device(y)):
-        message = f"{owner}: dy is {described(dy)}; the output of forward was {described(y)}."
-        raise TypeError(message)
-    if dy.shape != y.shape:
-        message = f"{owner}: dy has shape {tuple(dy.shape)}; expected {tuple(y.shape)}."
-        raise ValueError(message)
-    if dy.dtype != y.dtype:
-        message = (
-            f"{owner}: dy is {dy.dtype}; the output of forward was {y.dtype}. "
-            "Convert it: xp.astype(dy, y.dtype)."
-        )
-        raise TypeError(message)
-    check_off_tape(owner, "dy", dy)

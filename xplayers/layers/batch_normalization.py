@@ -57,6 +57,20 @@ class BatchNormalization(Layer):
     References
     ----------
     Ioffe, Szegedy, "Batch Normalization", ICML 2015, algorithms 1 and 2.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.BatchNormalization.init(2, dtype="float64")
+    >>> x = np.asarray([[1.0, 10.0], [3.0, 30.0]])
+    >>> layer.forward(x).round(3)
+    array([[-1., -1.],
+           [ 1.,  1.]])
+    >>> layer.running_mean
+    array([0.2, 2. ])
+    >>> layer.predict(x).round(3)
+    array([[0.8  , 2.423],
+           [2.8  , 8.481]])
     """
 
     gamma, dgamma = Parameter(), Gradient()
@@ -205,6 +219,14 @@ class GroupNormalization(Layer):
     References
     ----------
     Wu, He, "Group Normalization", ECCV 2018, equations 1, 2 and 7.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.GroupNormalization.init(4, groups=2, dtype="float64")
+    >>> x = np.asarray([[1.0, 3.0, 10.0, 30.0]])
+    >>> layer.forward(x.reshape(1, 4, 1)).reshape(1, 4).round(3)
+    array([[-1.,  1., -1.,  1.]])
     """
 
     gamma, dgamma = Parameter(), Gradient()

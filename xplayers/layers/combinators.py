@@ -36,6 +36,15 @@ class Residual(Sequential):
     References
     ----------
     He, Zhang, Ren, Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, equation 1.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Residual(xl.Affine(np.asarray([[0.0, 1.0], [1.0, 0.0]])))
+    >>> layer.forward(np.asarray([[1.0, 10.0]]))
+    array([[11., 11.]])
+    >>> layer.backward(np.asarray([[1.0, 0.0]]))
+    array([[1., 1.]])
     """
 
     def apply(
@@ -77,6 +86,15 @@ class Recompute(Sequential):
     References
     ----------
     Chen, Xu, Zhang, Guestrin, "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> block = xl.Recompute(xl.Affine.init(4, 3, rng=0), xl.Relu())
+    >>> same = xl.Sequential(*block)
+    >>> x = np.ones((2, 4), "float32")
+    >>> bool((block.forward(x) == same.forward(x)).all())
+    True
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -119,6 +137,13 @@ class Map(Sequential):
     ------
     ValueError
         If the input has fewer than three axes.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Map(xl.Affine.init(4, 3, rng=0), xl.Relu())
+    >>> layer.forward(np.ones((2, 10, 4), "float32")).shape
+    (2, 10, 3)
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -171,6 +196,15 @@ class Parallel(Container):
     ------
     ValueError
         If there is no layer, or the outputs do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Parallel(xl.Relu(), xl.Tanh(), combine="concatenate")
+    >>> layer.forward(np.asarray([[-1.0, 2.0]])).round(3)
+    array([[ 0.   ,  2.   , -0.762,  0.964]])
+    >>> layer.backward(np.ones((1, 4))).round(3)
+    array([[0.42 , 1.071]])
     """
 
     combine, axis = Option(choice, choices=("sum", "concatenate")), Option(integer, least=None)

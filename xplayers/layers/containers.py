@@ -68,6 +68,15 @@ class Container(Layer):
     ----------
     parts : mapping of str to Layer
         The layers by name.
+
+    Examples
+    --------
+    >>> import xplayers as xl
+    >>> net = xl.Sequential(xl.Affine.init(3, 4), head=xl.Affine.init(4, 2))
+    >>> isinstance(net, xl.Container), list(net.params)
+    (True, ['0.W', '0.b', 'head.W', 'head.b'])
+    >>> net["head"] is net.head is net[1]
+    True
     """
 
     _has_parts = True

@@ -43,6 +43,19 @@ class Dropout(Layer):
     ----------
     Srivastava, Hinton, Krizhevsky, Sutskever, Salakhutdinov, "Dropout", JMLR 15, 2014, section 4.
     The mixing function is the finalizer of MurmurHash3 (Appleby, public domain).
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Dropout(rate=0.5, seed=1)
+    >>> layer.forward(np.ones((2, 6)))
+    array([[2., 0., 0., 2., 0., 0.],
+           [2., 2., 2., 2., 0., 2.]])
+    >>> layer.backward(np.ones((2, 6)))
+    array([[2., 0., 0., 2., 0., 0.],
+           [2., 2., 2., 2., 0., 2.]])
+    >>> layer.predict(np.ones((1, 6)))
+    array([[1., 1., 1., 1., 1., 1.]])
     """
 
     count = Buffer()

@@ -45,6 +45,14 @@ class LayerNormalization(Layer):
     References
     ----------
     Ba, Kiros, Hinton, "Layer Normalization", arXiv:1607.06450, equation 3.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.LayerNormalization.init(3, dtype="float64")
+    >>> layer.forward(np.asarray([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])).round(3)
+    array([[-1.225,  0.   ,  1.225],
+           [-1.225,  0.   ,  1.225]])
     """
 
     gamma, dgamma = Parameter(), Gradient()
@@ -130,6 +138,14 @@ class RmsNormalization(Layer):
     References
     ----------
     Zhang, Sennrich, "Root Mean Square Layer Normalization", NeurIPS 2019, equation 4.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.RmsNormalization.init(2, dtype="float64")
+    >>> layer.forward(np.asarray([[3.0, 4.0], [30.0, 40.0]])).round(3)
+    array([[0.849, 1.131],
+           [0.849, 1.131]])
     """
 
     gamma, dgamma = Parameter(), Gradient()

@@ -179,6 +179,17 @@ class AveragePooling(_Pooling):
     ------
     ValueError
         If the options, or later the shape of `x`, do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> x = np.arange(16.0).reshape(1, 1, 4, 4)
+    >>> layer = xl.AveragePooling(2)
+    >>> layer.forward(x)
+    array([[[[ 2.5,  4.5],
+             [10.5, 12.5]]]])
+    >>> layer.backward(np.ones((1, 1, 2, 2)))[0, 0, 0]
+    array([0.25, 0.25, 0.25, 0.25])
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:

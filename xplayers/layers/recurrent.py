@@ -260,6 +260,19 @@ class Gru(Recurrent):
     ----------
     Cho et al., "Learning Phrase Representations using RNN Encoder-Decoder for Statistical Machine
     Translation", EMNLP 2014, equations 5 to 8.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Gru.init(4, 3, rng=0)
+    >>> y = layer.forward(np.ones((2, 10, 4), "float32"))
+    >>> y.shape
+    (2, 10, 3)
+    >>> (state,) = layer.final_state()
+    >>> bool((state == y[:, -1]).all())
+    True
+    >>> layer.backward(np.ones_like(y)).shape
+    (2, 10, 4)
     """
 
     bh, dbh = Parameter(), Gradient()

@@ -14,6 +14,15 @@ class Flatten(Layer):
     """Flatten all axes but the first, ``(n, ...)`` to ``(n, m)``.
 
     Backward restores the shape. Both may be views of their input, as the name says.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Flatten()
+    >>> layer.forward(np.ones((2, 3, 4, 4))).shape
+    (2, 48)
+    >>> layer.backward(np.ones((2, 48))).shape
+    (2, 3, 4, 4)
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
@@ -41,6 +50,15 @@ class Reshape(Layer):
     ------
     ValueError
         If the sizes do not agree.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Reshape(1, 8, -1)
+    >>> layer.forward(np.ones((5, 64))).shape
+    (5, 1, 8, 8)
+    >>> layer.backward(np.ones((5, 1, 8, 8))).shape
+    (5, 64)
     """
 
     def __init__(self, *shape: int) -> None:
@@ -84,6 +102,15 @@ class Transpose(Layer):
     ------
     ValueError
         If `axes` is no permutation of 1, 2, ..., or the input has another number of axes.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Transpose(2, 1)
+    >>> layer.forward(np.ones((5, 3, 7))).shape
+    (5, 7, 3)
+    >>> layer.backward(np.ones((5, 7, 3))).shape
+    (5, 3, 7)
     """
 
     def __init__(self, *axes: int) -> None:

@@ -102,7 +102,28 @@ class Variables:
 
 
 class Parameter:
-    """Descriptor of a parameter of a layer, declared in its class: ``W = Parameter()``."""
+    """Descriptor of a parameter of a layer, declared in its class: ``W = Parameter()``.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> class Shift(xl.Layer):
+    ...     b, db = xl.Parameter(), xl.Gradient()
+    ...
+    ...     def __init__(self, b):
+    ...         self.b = b
+    ...
+    ...     def apply(self, arrays, x):
+    ...         return x + arrays["b"], ()
+    ...
+    ...     def vjp(self, cache, dy):
+    ...         return dy, {"b": xl.namespace(dy).sum(dy, axis=0)}
+    >>> layer = Shift(np.asarray([2.0, 3.0]))
+    >>> layer.forward(np.asarray([[1.0, 10.0]]))
+    array([[ 3., 13.]])
+    >>> layer.params["b"] is layer.b
+    True
+    """
 
     kind = "params"
 
@@ -127,13 +148,47 @@ class Parameter:
 
 
 class Buffer(Parameter):
-    """Descriptor of an array that is kept but not trained, as running statistics."""
+    """Descriptor of an array that is kept but not trained, as running statistics.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> class Centre(xl.Layer):
+    ...     mean = xl.Buffer()
+    ...
+    ...     def __init__(self, mean):
+    ...         self.mean = mean
+    ...
+    ...     def apply(self, arrays, x):
+    ...         return x - arrays["mean"], ()
+    ...
+    ...     def vjp(self, cache, dy):
+    ...         return dy, {}
+    >>> layer = Centre(np.asarray([1.0, 10.0]))
+    >>> list(layer.buffers), list(layer.params)
+    (['mean'], [])
+    >>> layer.predict(np.asarray([[1.0, 11.0]]))
+    array([[0., 1.]])
+    """
 
     kind = "buffers"
 
 
 class Gradient:
-    """Descriptor of the gradient of a parameter, declared in its class: ``dW = Gradient()``."""
+    """Descriptor of the gradient of a parameter, declared in its class: ``dW = Gradient()``.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> layer = xl.Affine(np.asarray([[2.0], [3.0]]))
+    >>> layer.dW is None
+    True
+    >>> y = layer.forward(np.asarray([[1.0, 10.0]]))
+    >>> dx = layer.backward(np.ones_like(y))
+    >>> layer.dW
+    array([[ 1.],
+           [10.]])
+    """
 
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name.removeprefix("d")

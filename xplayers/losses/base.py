@@ -52,6 +52,25 @@ class Loss(Module):
     A sample of weight 0 contributes exactly 0 to loss and gradient, whatever its scores are, NaN
     too. Where a check of the values would synchronize (on a GPU, and inside ``jax.jit``), a weight
     that is negative or NaN makes the loss NaN.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> class LogCosh(xl.Loss):
+    ...     def apply(self, arrays, scores, target):
+    ...         xp, r = xl.namespace(scores), scores - target
+    ...         return xp.mean(xp.log(xp.cosh(r))), (r,)
+    ...
+    ...     def vjp(self, cache, dout):
+    ...         (r,) = cache
+    ...         return xl.namespace(r).tanh(r) * (dout / r.size)
+    >>> loss = LogCosh()
+    >>> x, t = np.asarray([1.5, 5.0]), np.asarray([2.0, 3.0])
+    >>> round(float(loss.forward(x, t)), 4)
+    0.7226
+    >>> loss.backward().round(4)
+    array([-0.2311,  0.482 ])
+    >>> xl.check_gradients(loss, x, t)
     """
 
     _evaluation = "call the loss itself, loss(scores, target)"

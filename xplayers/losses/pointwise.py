@@ -83,6 +83,15 @@ class SigmoidWithLoss(Pointwise):
     ------
     ValueError
         If shapes, targets or options do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> loss = xl.SigmoidWithLoss()
+    >>> float(loss.forward(np.asarray([0.0, 1000.0]), np.asarray([1.0, 1.0])).round(4))
+    0.3466
+    >>> loss.backward()
+    array([-0.25,  0.  ])
     """
 
     pos_weight = Buffer()
@@ -141,6 +150,15 @@ class MeanSquaredError(Pointwise):
     ----------
     reduction : {"mean", "sum", "none"}
         As in `Loss`.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> loss = xl.MeanSquaredError()
+    >>> float(loss.forward(np.asarray([1.0, 5.0]), np.asarray([2.0, 3.0])))
+    2.5
+    >>> loss.backward()
+    array([-1.,  2.])
     """
 
     def value_and_derivative(
@@ -159,6 +177,15 @@ class MeanAbsoluteError(Pointwise):
     ----------
     reduction : {"mean", "sum", "none"}
         As in `Loss`.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> loss = xl.MeanAbsoluteError()
+    >>> float(loss.forward(np.asarray([1.0, 5.0]), np.asarray([2.0, 3.0])))
+    1.5
+    >>> loss.backward()
+    array([-0.5,  0.5])
     """
 
     def value_and_derivative(
@@ -188,6 +215,15 @@ class Huber(Pointwise):
     References
     ----------
     Huber, "Robust Estimation of a Location Parameter", Annals of Mathematical Statistics 35, 1964.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> loss = xl.Huber(delta=1.0)
+    >>> float(loss.forward(np.asarray([1.5, 5.0]), np.asarray([2.0, 3.0])))
+    0.8125
+    >>> loss.backward()
+    array([-0.25,  0.5 ])
     """
 
     def __init__(self, delta: float = 1.0, reduction: str = "mean") -> None:

@@ -409,6 +409,15 @@ def check_labels(labels: Array, classes: int, *, ignore_index: int | None = None
         If a label is out of range.
     TypeError
         If labels are not integers.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> xl.check_labels(np.asarray([0, 3, 1]), classes=4)
+    >>> xl.check_labels(np.asarray([0, 4, 1]), classes=4)
+    Traceback (most recent call last):
+        ...
+    ValueError: SoftmaxWithLoss: label 4 is out of range; expected 0 to 3 for 4 classes.
     """
     namespace(labels, "check_labels", "labels")
     classes = checks.integer("check_labels", "classes", classes)

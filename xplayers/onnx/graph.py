@@ -34,6 +34,23 @@ class Value:
     examples : dict of str to array
         The array for the example under ``""``; for each dynamic axis of the input, under its name,
         the array for an input of another size there.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, xplayers as xl
+    >>> from xplayers.onnx import Value, export
+    >>> class Doubled(xl.Layer):
+    ...     def apply(self, arrays, x):
+    ...         return 2 * x, ()
+    >>> def doubled(graph, layer, arrays, x: Value) -> Value:
+    ...     print(x.name, x.rank)
+    ...     return graph.node("Mul", x, np.float32(2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     x = np.ones((1, 4), "float32")
+    ...     model = export(Doubled(), f"{folder}/net.onnx", x, rules={Doubled: doubled})
+    x 2
+    >>> [node.op_type for node in model.graph.node]
+    ['Mul']
     """
 
     def __init__(self, name: str, examples: Examples | None = None) -> None:

@@ -30,6 +30,16 @@ class AdaGrad(Optimizer):
     References
     ----------
     Duchi, Hazan, Singer, "Adaptive Subgradient Methods", JMLR 12, 2011.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> params, grads = {"W": np.asarray([1.0, 2.0])}, {"W": np.asarray([0.5, -4.0])}
+    >>> optimizer = xl.AdaGrad(lr=0.1)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, grads)
+    >>> params["W"].round(4)
+    array([0.8293, 2.1707])
     """
 
     moments = ("h",)
@@ -67,6 +77,16 @@ class RMSprop(Optimizer):
     References
     ----------
     Tieleman, Hinton, Coursera "Neural Networks for Machine Learning", lecture 6.5, 2012.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> params, grads = {"W": np.asarray([1.0, 2.0])}, {"W": np.asarray([0.5, -4.0])}
+    >>> optimizer = xl.RMSprop(lr=0.1)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, grads)
+    >>> params["W"].round(4)
+    array([-0.7089,  3.7089])
     """
 
     moments = ("h",)
@@ -148,6 +168,16 @@ class Adam(Optimizer):
     References
     ----------
     Kingma, Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> params, grads = {"W": np.asarray([1.0, 2.0])}, {"W": np.asarray([0.5, -4.0])}
+    >>> optimizer = xl.Adam(lr=0.1)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, grads)
+    >>> params["W"].round(4)
+    array([0.8, 2.2])
     """
 
     moments = ("m", "v")
@@ -220,6 +250,16 @@ class AdamW(Adam):
     References
     ----------
     Loshchilov, Hutter, "Decoupled Weight Decay Regularization", ICLR 2019, algorithm 2.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> params, grads = {"W": np.asarray([1.0, 2.0])}, {"W": np.asarray([0.5, -4.0])}
+    >>> optimizer = xl.AdamW(lr=0.1, weight_decay=0.1)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, grads)
+    >>> params["W"].round(4)
+    array([0.7811, 2.1592])
     """
 
     decoupled = True

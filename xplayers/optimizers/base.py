@@ -68,6 +68,18 @@ class Optimizer:
     weight_decay : float
         Adds ``weight_decay * p`` to each gradient ``g``: the gradient of an L2 penalty
         ``weight_decay / 2 * sum(p**2)``.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> class SignDescent(xl.Optimizer):
+    ...     @staticmethod
+    ...     def rule(xp, p, g, lr):
+    ...         return (p - lr * xp.sign(g),)
+    >>> params = {"W": np.asarray([1.0, 2.0])}
+    >>> SignDescent(lr=0.25).update(params, {"W": np.asarray([0.5, -4.0])})
+    >>> params["W"]
+    array([0.75, 2.25])
     """
 
     rule: ClassVar[Callable[..., tuple[Array, ...]]]  # (xp, p, g, *moments, lr, *constants)

@@ -62,6 +62,13 @@ def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     ----------
     Pascanu, Mikolov, Bengio, "On the difficulty of training recurrent neural networks", ICML 2013,
     algorithm 1.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> grads = {"W": np.asarray([[3.0]]), "b": np.asarray([4.0])}
+    >>> xl.clip_by_norm(grads, 1.0)
+    {'W': array([[0.6]]), 'b': array([0.8])}
     """
     owner = "clip_by_norm"
     limit = positive(owner, "limit", limit, finite=False)

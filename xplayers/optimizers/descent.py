@@ -18,6 +18,16 @@ class SGD(Optimizer):
         Learning rate.
     weight_decay : float
         Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> params, grads = {"W": np.asarray([1.0, 2.0])}, {"W": np.asarray([0.5, -4.0])}
+    >>> optimizer = xl.SGD(lr=0.1)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, grads)
+    >>> params["W"].round(4)
+    array([0.9, 2.8])
     """
 
     @staticmethod
@@ -43,6 +53,16 @@ class Momentum(Optimizer):
     References
     ----------
     Polyak, "Some methods of speeding up the convergence of iteration methods", 1964.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> params, grads = {"W": np.asarray([1.0, 2.0])}, {"W": np.asarray([0.5, -4.0])}
+    >>> optimizer = xl.Momentum(lr=0.1, momentum=0.9)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, grads)
+    >>> params["W"].round(4)
+    array([0.855, 3.16 ])
     """
 
     moments = ("v",)
@@ -76,6 +96,16 @@ class Nesterov(Momentum):
         Factor of the velocity.
     weight_decay : float
         Coefficient of the L2 penalty: adds ``weight_decay * p`` to ``g``.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> params, grads = {"W": np.asarray([1.0, 2.0])}, {"W": np.asarray([0.5, -4.0])}
+    >>> optimizer = xl.Nesterov(lr=0.1, momentum=0.9)
+    >>> for _ in range(2):
+    ...     optimizer.update(params, grads)
+    >>> params["W"].round(4)
+    array([0.7695, 3.844 ])
     """
 
     @staticmethod

@@ -26,6 +26,17 @@ class Group(Protocol):
         The number of this process, from 0. Rank 0 writes checkpoints and shows progress.
     size : int
         The number of processes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xplayers import parallel
+    >>> def mean_of_all(group: parallel.Group, value):
+    ...     total = np.asarray([value, 1.0])
+    ...     group.sum_(total)  # in place, over the ranks
+    ...     return float(total[0] / total[1])
+    >>> mean_of_all(parallel.SelfGroup(), 0.5)
+    0.5
     """
 
     rank: int
@@ -45,7 +56,18 @@ class Group(Protocol):
 
 
 class SelfGroup:
-    """A group of one process, which needs nothing."""
+    """A group of one process, which needs nothing.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> from xplayers import parallel
+    >>> step = xl.TrainStep(
+    ...     xl.mlp([4, 3], rng=0), xl.SoftmaxWithLoss(), xl.SGD(), group=parallel.SelfGroup()
+    ... )
+    >>> round(float(step(np.ones((2, 4), "float32"), np.asarray([0, 2]))), 4)
+    0.9681
+    """
 
     rank, size = 0, 1
 
@@ -101,6 +123,13 @@ def group(kind: str = "auto") -> Group:
     RuntimeError
         If ``mpiexec`` and the library are of different MPIs, or ``"torch"`` is asked for without
         ``torchrun``.
+
+    Examples
+    --------
+    >>> from xplayers import parallel
+    >>> group = parallel.group()  # of one process, where no launcher has started more
+    >>> group.rank, group.size
+    (0, 1)
     """
     choice("group", "kind", kind, ("auto", "mpi", "torch", "self"))
     if kind == "auto":

@@ -36,6 +36,14 @@ class MPIGroup:
     -----
     An exception that nobody catches ends all processes, after its traceback: the others would wait
     for this one for ever.
+
+    Examples
+    --------
+    In a script that ``mpiexec -n 4 python train.py`` starts::
+
+        group = xl.parallel.MPIGroup()
+        trainer = xl.Trainer(net, loss, optimizer, batch_size=512, group=group)
+        trainer.fit(x, t)
     """
 
     def __init__(self, comm: Any = None) -> None:

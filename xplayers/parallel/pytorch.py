@@ -40,6 +40,14 @@ class TorchGroup:
     Notes
     -----
     No GPU has run this yet: NCCL is untried. ``torchrun`` ends all processes when one fails.
+
+    Examples
+    --------
+    In a script that ``torchrun --nproc-per-node 4 train.py`` starts::
+
+        group = xl.parallel.TorchGroup()
+        trainer = xl.Trainer(net, loss, optimizer, batch_size=512, group=group)
+        trainer.fit(x, t)
     """
 
     def __init__(self, process_group: Any = None, backend: str | None = None) -> None:

@@ -45,6 +45,19 @@ class Event(NamedTuple):
         The ``"losses"``, float64 on the host; the last one is that of `step`.
     row : dict or None
         The row of an ``"epoch"`` in `history`.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> def show(event):
+    ...     if event.kind == "epoch":
+    ...         print(event.epoch, event.step, list(event.row)[:3])
+    >>> x, t = np.eye(4, dtype="float32"), np.arange(4)
+    >>> net, loss = xl.mlp([4, 4], rng=0), xl.SoftmaxWithLoss()
+    >>> trainer = xl.Trainer(net, loss, xl.SGD(), epochs=2, callbacks=[show], progress=False)
+    >>> history = trainer.fit(x, t)
+    1 1 ['epoch', 'step', 'loss']
+    2 2 ['epoch', 'step', 'loss']
     """
 
     kind: str

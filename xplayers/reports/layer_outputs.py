@@ -50,6 +50,17 @@ def layer_outputs(
     ------
     TypeError
         If `net` is not a layer.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> net = xl.mlp([4, 8, 3], rng=0)
+    >>> for name, layer, y in xl.layer_outputs(net, np.ones((2, 4), "float32")):
+    ...     print(repr(name), type(layer).__name__, y.shape)
+    '0' Affine (2, 8)
+    '1' Relu (2, 8)
+    '2' Affine (2, 3)
+    '' Sequential (2, 3)
     """
     instance("layer_outputs", "net", net, Layer, "a network: layer_outputs(net, x)")
     outputs: list[Output] = []

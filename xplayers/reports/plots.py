@@ -150,6 +150,14 @@ def plot_confusion_matrix(
         If matplotlib is not installed.
     ValueError
         If the matrix is not square, or the number of labels is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> matrix = np.asarray([[8, 2], [1, 9]])
+    >>> figure = xl.plot_confusion_matrix(matrix, labels=["cat", "dog"])
+    >>> figure.get_suptitle().splitlines()[0]
+    '17 of 20 right (85.00%)'
     """
     namespace(matrix, "plot_confusion_matrix", "matrix")
     counts = to_numpy(matrix)
@@ -230,6 +238,15 @@ def plot_mistakes(
         If matplotlib is not installed.
     ValueError
         If the shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> _, (x, t) = xl.data.load_digits()
+    >>> y = np.eye(10)[(t + (t == 3)) % 10]  # takes each 3 for a 4
+    >>> figure = xl.plot_mistakes(x, y, t, most=2)
+    >>> [axes.get_title().splitlines() for axes in figure.axes]
+    [['3 → 4', '100%'], ['3 → 4', '100%']]
     """
     for name, a in (("x", x), ("y", y), ("t", t)):
         namespace(a, "plot_mistakes", name)
@@ -312,6 +329,14 @@ def plot_activations(
     References
     ----------
     Saitoh, *Deep Learning from Scratch*, section 6.2.
+
+    Examples
+    --------
+    >>> import xplayers as xl
+    >>> x = xl.data.load_digits()[0][0]
+    >>> figure = xl.plot_activations(xl.mlp([64, 50, 10], rng=0), x)
+    >>> [axes.get_title().splitlines()[0] for axes in figure.axes]
+    ['0 Affine', '1 Relu', '2 Affine']
     """
     instance("plot_activations", "net", net, Layer, "a network: plot_activations(net, x)")
     bins = integer("plot_activations", "bins", bins)

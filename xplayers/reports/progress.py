@@ -50,6 +50,21 @@ class Progress:
         If `file` has no method `write`.
     ImportError
         At the start of training, if a bar is requested and tqdm is not installed.
+
+    Examples
+    --------
+    >>> import io
+    >>> import numpy as np, xplayers as xl
+    >>> x, t = np.eye(4, dtype="float32"), np.arange(4)
+    >>> net, loss, file = xl.mlp([4, 4], rng=0), xl.SoftmaxWithLoss(), io.StringIO()
+    >>> show = xl.Progress("lines", file=file)
+    >>> trainer = xl.Trainer(net, loss, xl.SGD(), epochs=3, callbacks=[show], progress=False)
+    >>> history = trainer.fit(x, t)
+    >>> for line in file.getvalue().splitlines():
+    ...     print(line[:21].rstrip())
+    epoch 1/3  loss 1.432
+    epoch 2/3  loss 1.43
+    epoch 3/3  loss 1.427
     """
 
     def __init__(self, style: str = "auto", file: TextIO | None = None) -> None:

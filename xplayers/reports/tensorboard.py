@@ -26,6 +26,16 @@ class TensorBoard:
     ------
     ImportError
         At the start of training, if neither tensorboardX nor PyTorch's writer is installed.
+
+    Examples
+    --------
+    >>> import os
+    >>> import xplayers as xl
+    >>> board = xl.TensorBoard("runs/first")  # a writer is needed when training begins
+    >>> os.path.basename(board.folder)
+    'first'
+    >>> net, loss = xl.mlp([64, 50, 10], rng=0), xl.SoftmaxWithLoss()
+    >>> trainer = xl.Trainer(net, loss, xl.Adam(), callbacks=[board])
     """
 
     def __init__(self, folder: AnyPath) -> None:

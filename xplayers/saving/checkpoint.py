@@ -110,18 +110,30 @@ class Checkpoint:
 
     Examples
     --------
-    A loop that can be killed at any time and restarted::
+    A loop that can be killed at any time and restarted:
 
-        checkpoint = xl.Checkpoint("run", every_steps=100)
-        saved = checkpoint.restore(net)
-        if saved is not None:
-            step.state, done = saved.state, saved.step
-            rng.bit_generator.state = saved.rng_state
-        while done < steps:
-            step(*batch(rng))
-            done += 1
-            if checkpoint.due(done):
-                checkpoint.save(done, net, step.state, rng=rng)
+    >>> import tempfile, numpy as np, xplayers as xl
+    >>> (x, t), _ = xl.data.load_digits()
+    >>> def train(folder, steps):
+    ...     net, rng = xl.mlp([64, 50, 10], rng=0), np.random.default_rng(0)
+    ...     step, done = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam()), 0
+    ...     checkpoint = xl.Checkpoint(folder, every_steps=10)
+    ...     saved = checkpoint.restore(net)
+    ...     if saved is not None:
+    ...         step.state, done = saved.state, saved.step
+    ...         rng.bit_generator.state = saved.rng_state
+    ...     print("begins after", done)
+    ...     while done < steps:
+    ...         batch = rng.integers(0, len(x), 100)
+    ...         step(x[batch], t[batch])
+    ...         done += 1
+    ...         if checkpoint.due(done):
+    ...             checkpoint.save(done, net, step.state, rng=rng)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     train(folder, steps=15)
+    ...     train(folder, steps=20)
+    begins after 0
+    begins after 10
     """
 
     def __init__(

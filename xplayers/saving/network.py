@@ -127,6 +127,19 @@ def load(
 
     Loading executes no code, unlike ``torch.load`` or ``pickle``. PyTorch's ``load_state_dict``
     copies into the tensors of the module; here the network gets new arrays.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import xplayers as xl
+    >>> net, other = xl.mlp([4, 3], rng=0), xl.mlp([4, 3], rng=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "net.safetensors")
+    ...     xl.save(path, net, metadata={"epochs": 20})
+    ...     xl.load(path, other)
+    {'epochs': 20}
+    >>> bool((net.params["0.W"] == other.params["0.W"]).all())
+    True
     """
     if net is None:
         message = (
@@ -166,6 +179,16 @@ def read_metadata(path: AnyPath, *, verify: bool = True) -> dict[str, Any]:
     ------
     ValueError, OSError
         As from `load`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> import xplayers as xl
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "net.safetensors")
+    ...     xl.save(path, xl.mlp([4, 3], rng=0), metadata={"epochs": 20})
+    ...     xl.read_metadata(path)
+    {'epochs': 20}
     """
     path = in_full(path, "read_metadata")
     flag("read_metadata", "verify", verify)

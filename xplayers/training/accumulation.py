@@ -34,6 +34,18 @@ class AccumulatedStep(TrainStep):
     Other libraries count the other way: with ``gradient_accumulation_steps=k`` of Keras or
     ``accumulate_grad_batches=k`` of Lightning, `k` whole batches make one update, and each counts
     the same.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> x, t = np.eye(6, dtype="float32"), np.arange(6)
+    >>> net, same = xl.mlp([6, 6], rng=0), xl.mlp([6, 6], rng=0)
+    >>> step = xl.AccumulatedStep(net, xl.SoftmaxWithLoss(), xl.SGD(), parts=3)
+    >>> whole = xl.TrainStep(same, xl.SoftmaxWithLoss(), xl.SGD())
+    >>> bool(np.allclose(step(x, t), whole(x, t)))
+    True
+    >>> bool(np.allclose(net.params["0.W"], same.params["0.W"]))
+    True
     """
 
     parts = Option(integer)

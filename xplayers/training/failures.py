@@ -28,6 +28,17 @@ class NonFiniteLoss(FloatingPointError):
     where : str
         The first non-finite array: the name of a layer as in ``layer_outputs``, of a parameter, or
         ``"x"``, ``"t"``, ``"loss"``; ``""`` if the step could not be reproduced.
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> x, t = np.eye(4, dtype="float32"), np.ones((4, 1), "float32")
+    >>> net, loss, optimizer = xl.mlp([4, 1], rng=0), xl.MeanSquaredError(), xl.SGD(lr=1e38)
+    >>> try:
+    ...     xl.Trainer(net, loss, optimizer, progress=False).fit(x, t)
+    ... except xl.NonFiniteLoss as error:
+    ...     print(error.step, error.where, str(error)[:42])
+    2 loss Trainer: the loss of step 2 is not finite.
     """
 
     def __init__(self, message: str, step: int = 0, where: str = "") -> None:

@@ -40,6 +40,17 @@ class RateTest:
     suggestion : float
         The rate at which the loss falls fastest by the logarithm of the rate: after a tenth of the
         steps, before its minimum.
+
+    Examples
+    --------
+    >>> import xplayers as xl
+    >>> (x, t), _ = xl.data.load_digits()
+    >>> net = xl.mlp([64, 50, 10], rng=0)
+    >>> found = xl.find_learning_rate(net, xl.SoftmaxWithLoss(), xl.Adam(), x, t)
+    >>> found.rates.shape == found.losses.shape
+    True
+    >>> bool(found.rates[0] < found.suggestion < found.rates[-1])
+    True
     """
 
     rates: np.ndarray

@@ -86,6 +86,17 @@ class TrainStep(StatefulStep):
     ``compile=False`` everything is called in every step.
 
     A step that has been used can be copied and pickled; what is compiled is left out.
+
+    Examples
+    --------
+    >>> import xplayers as xl
+    >>> (x, t), (x_test, t_test) = xl.data.load_digits()
+    >>> net = xl.mlp([64, 50, 10], rng=0)
+    >>> step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(lr=0.01))
+    >>> for x_batch, t_batch in xl.minibatches(x, t, 100, rng=0):
+    ...     loss = step(x_batch, t_batch)
+    >>> float(xl.accuracy(net(x_test), t_test)) > 0.8
+    True
     """
 
     def __init__(

@@ -149,6 +149,19 @@ def to_keras(net: Layer, *, channels_last: bool = True) -> list[np.ndarray]:
     See Also
     --------
     from_keras
+
+    Examples
+    --------
+    >>> import numpy as np, xplayers as xl
+    >>> from xplayers import weights
+    >>> net = xl.Sequential(xl.Affine.init(4, 8, rng=0), xl.Relu(), xl.Affine.init(8, 3, rng=1))
+    >>> arrays = weights.to_keras(net)
+    >>> [a.shape for a in arrays]
+    [(4, 8), (8,), (8, 3), (3,)]
+    >>> same = xl.Sequential(xl.Affine.init(4, 8), xl.Relu(), xl.Affine.init(8, 3))
+    >>> x = np.ones((2, 4), "float32")
+    >>> bool((weights.from_keras(same, arrays)(x) == net(x)).all())
+    True
     """
     check_layer("to_keras", net)
     form = _form(net, channels_last)

@@ -138,6 +138,18 @@ def to_torch(net: Layer, names: Mapping[str, str] | None = None) -> dict[str, An
     Notes
     -----
     The bias of an `Lstm` or `Rnn` is ``bias_ih``, and ``bias_hh`` is 0.
+
+    Examples
+    --------
+    >>> import torch, xplayers as xl
+    >>> from xplayers import weights
+    >>> net = xl.Sequential(xl.Affine.init(3, 2, rng=0))
+    >>> module = torch.nn.Sequential(torch.nn.Linear(3, 2))
+    >>> module.load_state_dict(weights.to_torch(net))
+    <All keys matched successfully>
+    >>> x = torch.ones(1, 3)
+    >>> torch.allclose(module(x), net.to(like=x)(x))
+    True
     """
     return tensors("to_torch", net, TORCH, names)
 

@@ -225,6 +225,16 @@ def from_transformers(net: Layer, weights: Mapping[str, Any] | AnyPath | Any) ->
     -----
     Masks and frequencies that old files contain have no meaning here, and are passed over. Where
     the last map is tied to the embedding, it may be missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from xplayers import weights
+    >>> sizes = {"vocab_size": 50, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}
+    >>> trained, net = weights.gpt2(sizes, rng=0), weights.gpt2(sizes, rng=1)
+    >>> net = weights.from_transformers(net, weights.to_transformers(trained))
+    >>> bool((net(np.asarray([[1, 2, 3]])) == trained(np.asarray([[1, 2, 3]]))).all())
+    True
     """
     form, names = _of(net, "from_transformers")
     weights = getattr(weights, "state_dict", lambda: weights)()
@@ -256,6 +266,14 @@ def to_transformers(net: Layer) -> dict[str, Any]:
     See Also
     --------
     from_transformers
+
+    Examples
+    --------
+    >>> from xplayers import weights
+    >>> sizes = {"vocab_size": 50, "n_positions": 16, "n_embd": 8, "n_layer": 2, "n_head": 2}
+    >>> state = weights.to_transformers(weights.gpt2(sizes, rng=0))
+    >>> state["transformer.wte.weight"].shape
+    torch.Size([50, 8])
     """
     form, names = _of(net, "to_transformers")
     return tensors("to_transformers", net, form, names)

@@ -95,6 +95,13 @@ class Gemm(Planner):
     References
     ----------
     NVIDIA, "cuBLAS", chapter "Using the cuBLASLt API".
+
+    Examples
+    --------
+    >>> import xplayers as xl
+    >>> from xplayers.cuda import Gemm
+    >>> net, loss, optimizer = xl.mlp([64, 50, 10], rng=0), xl.SoftmaxWithLoss(), xl.Adam()
+    >>> step = xl.TrainStep(net, loss, optimizer, gemm=lambda: Gemm("tf32"))
     """
 
     def __init__(

@@ -63,6 +63,12 @@ class CapturedStep:
     -----
     The arrays of the first call are those that all graphs read and write: later values that are
     given in other arrays are copied into them. Close the step, or drop it, to give its memory back.
+
+    Examples
+    --------
+    >>> import xplayers as xl
+    >>> net, loss, optimizer = xl.mlp([64, 50, 10], rng=0), xl.SoftmaxWithLoss(), xl.Adam()
+    >>> step = xl.TrainStep(net, loss, optimizer, compile="graph")  # makes one of CuPy arrays
     """
 
     def __init__(

@@ -17,6 +17,7 @@ from xplayers import functional
 from xplayers.accelerate.pytorch.plain import aten
 from xplayers.accelerate.replay.recording import over_operands
 from xplayers.arrays.namespaces import is_half, is_traced
+from xplayers.functional.activations import GELU_END, NORMAL_END, SIGMOID_END, gelu_by_tanh
 from xplayers.layers import activations
 
 Kernel = Callable[..., Any]
@@ -103,19 +104,19 @@ def _elu_gradient(alpha: float = 1.0) -> Kernel | None:
 
 
 def _silu() -> Kernel:
-    return _forward("silu", least=-functional.SIGMOID_END)
+    return _forward("silu", least=-SIGMOID_END)
 
 
 def _silu_gradient() -> Kernel:
-    return _gradient("silu_backward", clip=(-functional.SIGMOID_END, functional.SIGMOID_END))
+    return _gradient("silu_backward", clip=(-SIGMOID_END, SIGMOID_END))
 
 
 def _gelu(approximate: str = "tanh") -> Kernel:
-    if functional.gelu_by_tanh(approximate):
-        return _forward("gelu", least=-functional.GELU_END, approximate="tanh")
+    if gelu_by_tanh(approximate):
+        return _forward("gelu", least=-GELU_END, approximate="tanh")
 
     def gelu(x: Any, out: Any = None) -> Any:
-        wide = _wide(x).clamp_min(-functional.NORMAL_END)
+        wide = _wide(x).clamp_min(-NORMAL_END)
         y = _upper_tail(-wide).mul_(wide)
         return y.to(x.dtype) if out is None else out.copy_(y)
 
@@ -123,12 +124,12 @@ def _gelu(approximate: str = "tanh") -> Kernel:
 
 
 def _gelu_gradient(approximate: str = "tanh") -> Kernel:
-    if functional.gelu_by_tanh(approximate):
-        clip = (-functional.GELU_END, functional.GELU_END)
+    if gelu_by_tanh(approximate):
+        clip = (-GELU_END, GELU_END)
         return _gradient("gelu_backward", clip=clip, approximate="tanh")
 
     def gelu_backward(dy: Any, x: Any, out: Any = None) -> Any:
-        wide = _wide(x).clamp(-functional.NORMAL_END, functional.NORMAL_END)
+        wide = _wide(x).clamp(-NORMAL_END, NORMAL_END)
         density = wide.square().mul_(-0.5).exp_().mul_(1.0 / math.sqrt(2.0 * math.pi))
         dx = density.mul_(wide).add_(_upper_tail(-wide)).mul_(dy)
         return dx.to(dy.dtype) if out is None else out.copy_(dx)

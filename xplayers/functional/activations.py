@@ -1,44 +1,12 @@
-"""Pure functions of arrays: the result is a new array of the same dtype.
-
-Every function takes arrays of any shape and any library. The layers of the same names name sources.
-"""
+"""Activations and their derivatives, each one pass over memory."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
-from xplayers._checks import choice, integer
-from xplayers._foreign import missing_function
-from xplayers.arrays.checks import (
-    check_floating,
-    check_real,
-    check_same,
-    check_values,
-    out_of_range,
-)
+from xplayers._checks import choice
 from xplayers.arrays.elementwise import elementwise
-from xplayers.arrays.namespaces import (
-    Array,
-    Namespace,
-    downcast_like,
-    dtype_name,
-    is_integer,
-    namespace,
-    on_host,
-    upcast,
-)
-from xplayers.arrays.operation import operation
-from xplayers.arrays.values import host_values
-from xplayers.arrays.writing import writable
-
-__all__ = [
-    "cross_entropy_error", "elu", "elu_derivative", "gelu", "gelu_derivative", "leaky_relu",
-    "leaky_relu_derivative", "log_softmax", "relu", "relu_derivative", "sigmoid",
-    "sigmoid_derivative", "silu", "silu_derivative", "softmax", "softplus", "softplus_derivative",
-    "tanh", "tanh_derivative",
-]  # fmt: skip
-__getattr__ = missing_function  # which raises
+from xplayers.arrays.namespaces import dtype_name
 
 # The largest arguments of exp: exp(x) overflows in float16 above 11.09, in float32 (and bfloat16,
 # with the same range) above 88.72, in float64 above 709.78. There a sigmoid rounds to 1.
@@ -115,6 +83,12 @@ def leaky_relu(xp, x, *, alpha=0.01):
     -------
     array
         Shape and dtype of `x`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> leaky_relu(np.asarray([-2.0, 0.0, 3.0]), alpha=0.1)
+    array([-0.2,  0. ,  3. ])
     """
     if alpha == 0.0:
         return xp.maximum(x, 0.0)  # 0 times minus infinity would be NaN
@@ -123,7 +97,14 @@ def leaky_relu(xp, x, *, alpha=0.01):
 
 @elementwise
 def leaky_relu_derivative(xp, x, *, alpha=0.01):
-    """Derivative of `leaky_relu`, ``1 where x > 0 else alpha``."""
+    """Derivative of `leaky_relu`, ``1 where x > 0 else alpha``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> leaky_relu_derivative(np.asarray([-2.0, 0.0, 3.0]), alpha=0.1)
+    array([0.1, 0.1, 1. ])
+    """
     return alpha + (1.0 - alpha) * xp.astype(x > 0, x.dtype)
 
 
@@ -144,13 +125,26 @@ def elu(xp, x, *, alpha=1.0):
     -------
     array
         Shape and dtype of `x`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> elu(np.asarray([-1.0, 0.0, 2.0])).round(4)
+    array([-0.6321,  0.    ,  2.    ])
     """
     return xp.maximum(x, 0.0) + alpha * xp.expm1(xp.minimum(x, 0.0))
 
 
 @elementwise
 def elu_derivative(xp, x, *, alpha=1.0):
-    """Derivative of `elu`, ``1 where x > 0 else alpha * exp(x)``."""
+    """Derivative of `elu`, ``1 where x > 0 else alpha * exp(x)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> elu_derivative(np.asarray([-1.0, 0.0, 2.0])).round(4)
+    array([0.3679, 1.    , 1.    ])
+    """
     positive = xp.astype(x > 0, x.dtype)
     return positive + (1.0 - positive) * (alpha * xp.exp(xp.minimum(x, 0.0)))
 
@@ -175,6 +169,12 @@ def sigmoid(xp, x):
     overflow. So no `x` causes a warning, and the relative error is that of ``exp`` wherever the
     result is a normal number. The form ``tanh(x / 2) / 2 + 1 / 2``, which some libraries use, has
     no correct digit below x = -17 in float32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sigmoid(np.asarray([-1000.0, 0.0, 2.0])).round(4)
+    array([0.    , 0.5   , 0.8808])
     """
     e = xp.exp(xp.minimum(x, _largest_exponent(x)))
     return e / (1.0 + e)
@@ -190,6 +190,12 @@ def sigmoid_derivative(xp, x):
 
     Takes the input of the sigmoid. If its output ``y`` is known, ``y * (1 - y)`` is the same and
     needs no exponential, as in the layer `Sigmoid`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> sigmoid_derivative(np.asarray([-1000.0, 0.0, 2.0])).round(4)
+    array([0.   , 0.25 , 0.105])
     """
     # The function is even, and e / (1 + e)^2 with e = exp(-|x|) does not cancel for large x.
     e = xp.exp(-xp.abs(x))
@@ -199,13 +205,27 @@ def sigmoid_derivative(xp, x):
 
 @elementwise
 def tanh(xp, x):
-    """Hyperbolic tangent, ``y = tanh(x)``."""
+    """Hyperbolic tangent, ``y = tanh(x)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> tanh(np.asarray([-1.0, 0.0, 1000.0])).round(4)
+    array([-0.7616,  0.    ,  1.    ])
+    """
     return xp.tanh(x)
 
 
 @elementwise
 def tanh_derivative(xp, x):
-    """Derivative of `tanh` at `x`, ``1 - tanh(x) ** 2``."""
+    """Derivative of `tanh` at `x`, ``1 - tanh(x) ** 2``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> tanh_derivative(np.asarray([-1.0, 0.0, 1000.0])).round(4)
+    array([0.42, 1.  , 0.  ])
+    """
     y = xp.tanh(x)
     return 1.0 - y * y
 
@@ -215,25 +235,52 @@ def softplus(xp, x):
     """Smooth rectifier, ``y = log(1 + exp(x))``, computed as ``max(x, 0) + log1p(exp(-abs(x)))``.
 
     The same as in PyTorch with ``beta=1``, which returns ``x`` above a threshold of 20.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softplus(np.asarray([-1000.0, 0.0, 20.0])).round(4)
+    array([ 0.    ,  0.6931, 20.    ])
     """
     return xp.maximum(x, 0.0) + xp.log1p(xp.exp(-xp.abs(x)))
 
 
 @elementwise
 def softplus_derivative(xp, x):
-    """Derivative of `softplus`: the logistic sigmoid of `x`."""
+    """Derivative of `softplus`: the logistic sigmoid of `x`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> softplus_derivative(np.asarray([-1000.0, 0.0, 2.0])).round(4)
+    array([0.    , 0.5   , 0.8808])
+    """
     return sigmoid.function(xp, x)
 
 
 @elementwise
 def silu(xp, x):
-    """Sigmoid-weighted linear unit, swish (Elfwing et al. 2018, eq. 1), ``y = x * sigmoid(x)``."""
+    """Sigmoid-weighted linear unit, swish (Elfwing et al. 2018, eq. 1), ``y = x * sigmoid(x)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> silu(np.asarray([-1.0, 0.0, 2.0])).round(4)
+    array([-0.2689,  0.    ,  1.7616])
+    """
     return xp.maximum(x, -SIGMOID_END) * sigmoid.function(xp, x)
 
 
 @elementwise
 def silu_derivative(xp, x):
-    """Derivative of `silu`, ``s * (1 + x * (1 - s))`` with ``s = sigmoid(x)``."""
+    """Derivative of `silu`, ``s * (1 + x * (1 - s))`` with ``s = sigmoid(x)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> silu_derivative(np.asarray([-1.0, 0.0, 2.0])).round(4)
+    array([0.0723, 0.5   , 1.0908])
+    """
     largest = _largest_exponent(x)
     e = xp.exp(xp.minimum(x, largest))
     root = 1.0 + e  # 1 - s = 1 / root
@@ -263,6 +310,15 @@ def gelu(xp, x, *, approximate="tanh"):
     ------
     ValueError
         If `approximate` is neither of the two.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x = np.asarray([-1.0, 0.0, 2.0])
+    >>> gelu(x).round(4)
+    array([-0.1588,  0.    ,  1.9546])
+    >>> gelu(x, approximate="none").round(4)
+    array([-0.1587,  0.    ,  1.9545])
     """
     if gelu_by_tanh(approximate):
         x = xp.maximum(x, -GELU_END)  # minus infinity times 0 would be NaN
@@ -275,7 +331,14 @@ def gelu(xp, x, *, approximate="tanh"):
 
 @elementwise
 def gelu_derivative(xp, x, *, approximate="tanh"):
-    """Derivative of `gelu`: exactly ``P(Z <= x) + x * exp(-x**2 / 2) / sqrt(2 * pi)``."""
+    """Derivative of `gelu`: exactly ``P(Z <= x) + x * exp(-x**2 / 2) / sqrt(2 * pi)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gelu_derivative(np.asarray([-1.0, 0.0, 2.0])).round(4)
+    array([-0.083 ,  0.5   ,  1.0861])
+    """
     if gelu_by_tanh(approximate):
         x = xp.minimum(xp.maximum(x, -GELU_END), GELU_END)  # 0 or 1 outside; avoids overflow
         square = x * x
@@ -326,175 +389,3 @@ def _upper_tail(xp, a):
     for c in reversed(coefficients[1:]):
         b, after = u * b - after + c, b
     return 0.5 * t * xp.exp(coefficients[0] + 0.5 * u * b - after - z * z)
-
-
-def softmax(x: Array, *, axis: int = -1) -> Array:
-    """Softmax, ``y = exp(x) / sum(exp(x))`` along `axis`.
-
-    Parameters
-    ----------
-    x : array
-        Any shape of at least one axis, floating-point.
-    axis : int
-        The axis along which the results sum to 1.
-
-    Returns
-    -------
-    array
-        Shape and dtype of `x`. The maximum along the axis is subtracted first to avoid overflow;
-        16-bit values are summed in float32. Values of plus infinity share the probability equally;
-        where all are minus infinity, it is NaN.
-    """
-    return softmax_along(x, _axis("softmax", x, axis))
-
-
-@operation
-def softmax_along(x: Array, axis: int) -> Array:
-    """Return the softmax of `x` along an axis, in the dtype of `x`."""
-    xp, z = _below_largest(x, axis)
-    e = writable(xp.exp(z))
-    e /= xp.sum(e, axis=axis, keepdims=True)
-    return downcast_like(e, x)
-
-
-def log_softmax(x: Array, *, axis: int = -1) -> Array:
-    """Logarithm of `softmax`, ``y = x - log(sum(exp(x)))`` along `axis`; finite where `x` is.
-
-    Parameters
-    ----------
-    x : array
-        Any shape of at least one axis, floating-point.
-    axis : int
-        The axis of the sum.
-
-    Returns
-    -------
-    array
-        Shape and dtype of `x`.
-    """
-    axis = _axis("log_softmax", x, axis)
-    xp, z = _below_largest(x, axis)
-    # The exponential of the largest is 1, and adding it would round off the others: one 1 is left
-    # out of the sum.
-    largest = xp.astype(z == 0, z.dtype)
-    rest = xp.sum(xp.exp(z) - largest, axis=axis, keepdims=True)
-    rest += xp.sum(largest, axis=axis, keepdims=True) - 1.0
-    z -= xp.log1p(rest)
-    return downcast_like(z, x)
-
-
-def _axis(owner: str, x: Array, axis: Any) -> int:
-    """Check that `x` has the axis, and floating-point values; return it as an int."""
-    namespace(x, owner)
-    check_floating(owner, "x", x)
-    n = len(x.shape)
-    if type(axis) is not int:
-        axis = integer(owner, "axis", axis, least=None)
-    if not -n <= axis < n:
-        message = f"{owner}: axis is {axis}, and x has shape {tuple(x.shape)}."
-        raise ValueError(message)
-    return axis
-
-
-def _below_largest(x: Array, axis: int) -> tuple[Namespace, Array]:
-    """Return the namespace, and `x` minus its maximum, in at least float32."""
-    xp, wide = namespace(x), upcast(namespace(x), x)
-    most = xp.max(wide, axis=axis, keepdims=True)
-    seen = host_values(most)  # without a transfer
-    if seen is None or not seen.size or not seen.item(seen.argmax()) < math.inf:
-        # Infinite scores become the largest finite number: infinity minus infinity would be NaN.
-        end = _LARGEST.get(dtype_name(x.dtype), _LARGEST["float32"])
-        wide, most = xp.minimum(wide, end), xp.minimum(most, end)
-    return xp, wide - most
-
-
-_LARGEST = {
-    "float16": 65504.0,
-    "float32": (2.0 - 2.0**-23) * 2.0**127,  # bfloat16 is computed in it
-    "float64": (2.0 - 2.0**-52) * 2.0**1023,
-}
-
-
-def cross_entropy_error(y: Array, t: Array) -> Array:
-    """Mean cross entropy of the probabilities `y` and the targets `t`, ``-mean(sum(t * log(y)))``.
-
-    For scores before the softmax use `xplayers.SoftmaxWithLoss`, which is exact: the logarithm of a
-    probability that was rounded to 0 is lost.
-
-    Parameters
-    ----------
-    y : array
-        Probabilities of shape ``(n, c)``, or ``(c,)`` for one sample.
-    t : array
-        Integer labels of shape ``(n,)`` (or ``()``), or probabilities of the shape of `y`.
-
-    Returns
-    -------
-    array
-        A 0-d array of the dtype of `y`.
-
-    Raises
-    ------
-    ValueError
-        If the shapes do not match, a label is out of range, or a value is not a probability. Values
-        on a GPU and in compiled code are not checked; there a label out of range makes the result
-        NaN.
-    TypeError
-        If labels are not integers, or `y` is not floating-point.
-
-    Notes
-    -----
-    *Deep Learning from Scratch* adds 1e-7 inside the logarithm, which makes the loss of a perfect
-    prediction negative and limits every loss to 16.1. Here probabilities are clipped to the
-    smallest normal number, so the loss of a perfect prediction is 0 and no loss is infinite.
-    """
-    owner = "cross_entropy_error"
-    xp = namespace(y, owner, "y")
-    check_same(owner, "t", t, y, like_name="y")
-    check_floating(owner, "y", y)
-    check_real(owner, "t", t)
-    if not y.shape:
-        message = f"{owner}: y has shape (); expected (n, c), or (c,) for one sample."
-        raise ValueError(message)
-    shape, t_shape = tuple(y.shape), tuple(t.shape)
-    labels = t_shape != shape
-    if t_shape not in (shape, shape[:-1]):
-        message = (
-            f"{owner}: t has shape {t_shape}; expected {shape[:-1]} integer labels "
-            f"or {shape} probabilities."
-        )
-        raise ValueError(message)
-    if labels and not is_integer(t):
-        message = f"{owner}: t is {t.dtype}; labels are integers."
-        raise TypeError(message)
-    if on_host(t):
-        _check_probabilities(owner, y, t, labels)
-    smallest = 2.3e-308 if dtype_name(y.dtype) == "float64" else 1.2e-38
-    logs = xp.log(xp.maximum(upcast(xp, y), smallest))
-    if labels:
-        index = xp.expand_dims(xp.astype(t, xp.arange(0).dtype), axis=-1)
-        valid = (index >= 0) & (index < shape[-1])
-        picked = xp.take_along_axis(logs, xp.where(valid, index, 0), axis=-1)
-        total = xp.sum(xp.where(valid, picked, math.nan))
-    else:
-        total = xp.sum(logs * xp.astype(t, logs.dtype))
-    samples = math.prod(y.shape[:-1])
-    return xp.astype(-total / max(samples, 1), y.dtype)
-
-
-def _check_probabilities(owner: str, y: Array, t: Array, labels: bool) -> None:
-    """Check the values of arrays on the host. NaN in `y` is allowed."""
-    if labels:
-        bad = out_of_range(t, int(y.shape[-1]))
-        if bad is not None:
-            message = f"{owner}: label {bad} is out of range; expected 0 to {y.shape[-1] - 1}."
-            raise ValueError(message)
-    else:
-        check_values(owner, "t", t, 0.0, math.inf, "probabilities of the classes, none negative")
-    # 16-bit probabilities are rounded to at most 1.004
-    if bool(namespace(y).any((y < 0) | (y > 1.01))):
-        message = (
-            f"{owner}: y has values that are not probabilities, from 0 to 1. For scores use "
-            "xplayers.SoftmaxWithLoss()(y, t)."
-        )
-        raise ValueError(message)

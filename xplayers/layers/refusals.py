@@ -1,0 +1,47 @@
+"""What layers say of arguments that are not what they should be."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from xplayers._checks import shown
+from xplayers.arrays.checks import check_off_tape, described, elsewhere
+from xplayers.arrays.namespaces import Array, device, namespace
+
+
+def positional(owner: str, value: Any) -> str:
+    """Return the error message for ``net.to("cuda")``."""
+    if isinstance(value, ModuleType):
+        hint = f"xp={value.__name__}"
+    elif not isinstance(value, type | np.dtype) and hasattr(value, "dtype"):
+        hint = "like=x"
+    elif "float" in str(value):
+        hint = f"dtype={value.__name__!r}" if isinstance(value, type) else f"dtype={value!r}"
+    else:
+        hint = f"xp=torch, device={str(value)!r}"
+    alternative = "To the device of an array: to(like=x)." if hint != "like=x" else ""
+    message = (
+        f"{owner}: {shown(value)} is positional; expected a keyword argument. "
+        f"Write to({hint}). {alternative}"
+    )
+    return message.strip()
+
+
+def check_gradient(owner: str, dy: Array, y: Array) -> None:
+    """Check that the gradient `dy` fits the output `y`."""
+    if namespace(dy, owner, "dy") is not namespace(y) or elsewhere(device(dy), device(y)):
+        message = f"{owner}: dy is {described(dy)}; the output of forward was {described(y)}."
+        raise TypeError(message)
+    if dy.shape != y.shape:
+        message = f"{owner}: dy has shape {tuple(dy.shape)}; expected {tuple(y.shape)}."
+        raise ValueError(message)
+    if dy.dtype != y.dtype:
+        message = (
+            f"{owner}: dy is {dy.dtype}; the output of forward was {y.dtype}. "
+            "Convert it: xp.astype(dy, y.dtype)."
+        )
+        raise TypeError(message)
+    check_off_tape(owner, "dy", dy)
