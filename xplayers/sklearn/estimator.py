@@ -74,6 +74,14 @@ def _index(rows: np.ndarray, like: Array) -> Array:
 class Estimator(Options, BaseEstimator):
     """Trains a network, which `_network` makes, on samples and targets."""
 
+    # Of classifiers and regressors, of layers by sizes and of networks of one's own.
+    _encoded: Any
+    _own_weights: Any
+    _loss: Any
+    _outputs: Any
+    _network: Any
+    _score_of: Any
+
     net_: Layer
     best_loss_: Any
     best_validation_score_: Any
@@ -229,10 +237,11 @@ class Estimator(Options, BaseEstimator):
     def _split(self, data: Samples, target: np.ndarray) -> tuple[Samples, Samples, np.ndarray]:
         """Hold out samples, whose score says when to stop."""
         binary = hasattr(self, "classes_") and self.n_outputs_ == 1
-        train, held = train_test_split(
+        parts: Any = train_test_split(
             np.arange(data.n), random_state=self._random_state, test_size=self.validation_fraction,
             stratify=target if binary else None,
         )  # fmt: skip
+        train, held = parts
         if len(held) < 2:
             message = (
                 f"{type(self).__name__}: The validation set is too small, of {len(held)} samples. "
