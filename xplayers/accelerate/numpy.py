@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from xplayers.accelerate.host import (
+    activations,
     convolution,
     dropout,
     elementwise,
@@ -29,6 +30,7 @@ BODIES = {
     "compiled": compiled,
     "evaluate": elementwise.evaluate,
     "zero_unless": elementwise.zero_unless,
+    "relu_and_sign": activations.relu_and_sign,
     "product": sums.product,
     "column_sums": sums.column_sums,
     "channel_sums": sums.channel_sums,

@@ -39,18 +39,28 @@ class Relu(Layer):
     """
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        y = functional.relu(x)
-        return y, (y,)
+        y, sign = relu_and_sign(x)
+        return y, (sign,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        (y,) = cache
-        return relu_vjp(dy, y), {}
+        (sign,) = cache
+        return relu_vjp(dy, sign), {}
+
+
+@operation
+def relu_and_sign(x: Array) -> tuple[Array, Array]:
+    """Return ``y = max(x, 0)``, and what tells where it is positive.
+
+    That is `y` itself, which the next layer keeps too. A body may return ``y > 0`` instead.
+    """
+    y = functional.relu(x)
+    return y, y
 
 
 @elementwise
-def relu_vjp(xp, dy, y):
+def relu_vjp(xp, dy, sign):
     """The gradient of `Relu`."""
-    return zero_unless(dy, y > 0, xp)
+    return zero_unless(dy, sign if sign.dtype == xp.bool else sign > 0, xp)
 
 
 class LeakyRelu(Layer):

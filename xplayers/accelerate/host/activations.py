@@ -1,4 +1,4 @@
-"""Elementwise functions of NumPy arrays for which there is a kernel."""
+"""Activations of NumPy arrays: by a kernel where there is one, and ReLU with a mask."""
 
 from __future__ import annotations
 
@@ -10,8 +10,21 @@ import numpy as np
 from xplayers import functional
 from xplayers.accelerate.host.kernels import exponentials as kernels
 from xplayers.accelerate.host.kernels.kernel import laid
-from xplayers.accelerate.host.memory import empty
+from xplayers.accelerate.host.memory import SMALLEST, empty
 from xplayers.accelerate.host.softmax import is_for_kernels
+from xplayers.arrays.elementwise import elementwise
+
+
+def relu_and_sign(x: np.ndarray) -> Any:
+    """Return ReLU of a large array, and where it is positive: backward reads a byte of each."""
+    return NotImplemented if x.nbytes < SMALLEST else relu_and_mask(x)
+
+
+@elementwise
+def relu_and_mask(xp, x):
+    """ReLU, and where it is positive."""
+    y = xp.maximum(x, 0)
+    return y, y > 0
 
 
 def sigmoid(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

@@ -133,6 +133,7 @@ BODIES = _Bodies(
     evaluate=evaluate,
     evaluate_rows=_portable,
     zero_unless=_portable,
+    relu_and_sign=_portable,  # ReLU is written over what comes in
     scaled=_portable,
     examine=examine,
     host_values=lambda a: None,  # they differ in every replay
