@@ -20,8 +20,8 @@ from xplayers.accelerate.replay.flat import flattened
 from xplayers.accelerate.replay.foreach import StepProgram
 from xplayers.accelerate.replay.recording import Recording, Tracer, instances
 
-NUMPYS = {"mul": "multiply", "sub": "subtract", "mm": "matmul", "gt": "greater", "_copied": "_cast",
-         "concat": "concatenate"}  # fmt: skip
+NUMPYS = {"mul": "multiply", "sub": "subtract", "mm": "matmul", "dot": "matmul", "gt": "greater",
+         "_copied": "_cast", "concat": "concatenate"}  # fmt: skip
 
 
 def case(*numpy, torch=None):
@@ -63,8 +63,8 @@ def code(replay, state, places):
             return NUMPYS.get(value.__name__, value.__name__)
         if not hasattr(value, "shape"):
             return repr(value)
-        if not isinstance(value, np.ndarray) and not value.shape and start(value) not in own:
-            return repr(value.item())  # a number, see `with_tensors`
+        if not value.shape and start(value) not in own:  # a number: `with_array`, `with_tensors`
+            return str(value) if isinstance(value, np.ndarray) else repr(value.item())
         memory = f"m{sum(w[0] == 'm' for w in words.values())}"
         return words.setdefault(start(value), memory)
 

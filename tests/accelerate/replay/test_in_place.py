@@ -151,6 +151,39 @@ def test_the_largest_values_of_short_rows_are_found_by_columns(shape, axis, shor
             assert_same_bits(out, getattr(x, name)(axis))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(2, 2, 2), (8, 16, 4), (33, 5, 7), (128, 784, 50), (7, 300, 2)])
+def test_products_of_matrices_have_one_call_of_blas(shape, dtype):
+    """`numpy.dot`, which costs less than `numpy.matmul`, and gives the same bits."""
+    n, k, m = shape
+    for a in (values((n, k), 1), values((k, n), 1).T):
+        for b in (values((k, m), 2), values((m, k), 2).T):
+            a, b = a.astype(dtype, copy=False), b.astype(dtype, copy=False)
+            assert _written(a, b) is np.dot
+            out = np.empty((n, m), dtype)
+            np.dot(a, b, out)
+            assert_same_bits(out, a @ b)
+    assert_same_bits(np.dot(a, a.T), a @ a.T)
+
+
+@pytest.mark.parametrize("name", ["one row", "one column", "gaps", "half", "two dtypes", "vector"])
+def test_other_products_have_the_call_of_numpy(name):
+    a, b = values((8, 6)), values((6, 5))
+    a, b = {
+        "one row": (a[:1], b), "one column": (a, b[:, :1].copy()),
+        "gaps": (a, values((6, 10))[:, ::2]),
+        "half": (a.astype("float16"), b.astype("float16")), "two dtypes": (a, b.astype("float32")),
+        "vector": (a, b[:, 0].copy()),
+    }[name]  # fmt: skip
+    assert _written(a, b) is np.matmul
+
+
+def _written(a, b):
+    recording = Recording()
+    recording.input(a) @ recording.input(b)
+    return into(recording.operations[0], recording.infos, a)[0]
+
+
 NUMBERS = {
     "add": (lambda x: x + 0.1, "float32"),
     "subtract": (lambda x: x - 0.1, "float64"),

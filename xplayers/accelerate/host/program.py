@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers.accelerate.operators import COMPARISON_UFUNCS
+from xplayers.accelerate.operators import COMPARISON_UFUNCS, WITH_NUMBERS, array_of_number
 from xplayers.accelerate.tape import (
     BITS,
     Cast,
@@ -135,9 +135,12 @@ class _Source:
             (y0,) = outs
             row0 = r2(y0.shape)
 
+            s1f = c5()
+
             def run(s1):
+                s1f[()] = s1
                 f3(x0, row0, out=y0)
-                f4(y0, s1, y0)
+                f4(y0, s1f, y0)
 
             return run
 
@@ -163,12 +166,13 @@ class _Source:
         # What the source speaks of beside its variables.
         self.defined: dict[str, Any] = {"empty": np.empty, "full": np.full}
         self.defined |= {f"d{i}": dtype for i, dtype in enumerate(dtypes)}
-        self.defined |= {names[r]: value for r, value in tape.constants.items()}
+        self.defined |= {names[r]: value for r, value in _constants(tape).items()}
         self.once: list[str] = []
         self.constant_rows: list[tuple[str, str]] = []  # their names, and that of what makes them
         self.rows: list[tuple[str, str, str]] = []  # names of row, scalar and dtype
         self.views: dict[str, str] = {}  # by name, what makes them
-        self.calls: list[str] = []
+        self.calls: list[tuple[str, list[str], str]] = []  # functions, operands, where they write
+        self.boxes: dict[str, tuple[str, str]] = {}  # 0-d arrays: their scalars, what makes them
         for operation, inputs, output in tape.once:
             operands = ", ".join(names[r] for r in inputs)
             self.once.append(f"{names[output]} = {self._define('f', operation)}({operands})")
@@ -182,11 +186,27 @@ class _Source:
             operands = [self._view(operands[1], bits), operands[0]]
             self.call(np.multiply, operands, self._view(self.names[output], bits))
             return
+        beside = _dtype_beside(tape, step)
+        if beside is not None:
+            operands = [self._box(tape, r, beside) for r in inputs]
         if operation in (np.maximum, np.minimum):
             for i, r in enumerate(inputs):
                 if not isinstance(tape.registers[r], np.ndarray):
                     operands[i] = self._row(tape, r, tape.registers[output].dtype)
         self.call(operation, operands, self.names[output])
+
+    def _box(self, tape: Tape, r: int, dtype: Any) -> str:
+        """Return the name of an input; of a number that changes that of its 0-d array.
+
+        Where the memory is bound, it is put into that in each call.
+        """
+        name = self.names[r]
+        if r in tape.constants or type(tape.registers[r]) is not float or dtype.kind != "f":
+            return name
+        box = f"{name}{dtype.char}"
+        if box not in self.boxes:
+            self.boxes[box] = name, self._define("c", functools.partial(np.zeros, (), dtype))
+        return box
 
     def _view(self, name: str, dtype: Any) -> str:
         """Return the name of an array seen as another dtype."""
@@ -209,7 +229,15 @@ class _Source:
         """Add the call of `operation`, by the names of its inputs and of what it makes."""
         # NumPy reads `out` faster by position, but has deprecated that for these two.
         out = f"out={output}" if operation in (np.maximum, np.minimum) else output
-        self.calls.append(f"{self._define('f', operation)}({', '.join([*operands, out])})")
+        self.calls.append((self._define("f", operation), operands, out))
+
+    def _lines(self, boxed: bool) -> list[str]:
+        """Return the calls, with the numbers that change in their 0-d arrays or as they come."""
+        names = {} if boxed else {box: scalar for box, (scalar, _) in self.boxes.items()}
+        return [
+            f"{function}({', '.join([*(names.get(o, o) for o in operands), out])})"
+            for function, operands, out in self.calls
+        ]
 
     def compiled(self) -> tuple[Any, Any, Any]:
         """Return the three functions."""
@@ -221,17 +249,20 @@ class _Source:
             *[f"{w} = empty(y0.shape, d{i})" for i, w in enumerate(self.scratch)],
             *scratch,
             *[f"{row} = full(y0.shape, {s}, {d})" for row, s, d in self.rows],
-            *self.calls,
         ]
+        boxes = [f"{box} = {make}()" for box, (_, make) in self.boxes.items()]
+        filled = [f"{box}[()] = {scalar}" for box, (scalar, _) in self.boxes.items()]
+        calls = self._lines(boxed=False)
         arrays = [x for x in self.operands if x[0] == "x"]
         scalars = [x for x in self.operands if x[0] != "x"]
-        straight = [*_unpacked(self.operands, self.outs), *views, *constant, *changing]
+        straight = [*_unpacked(self.operands, self.outs), *views, *constant, *changing, *calls]
         bound = [
             *_unpacked(arrays, self.outs, "arrays"),
             *views,
             *constant,
+            *boxes,
             f"def run({', '.join(scalars)}):",
-            *[f"    {line}" for line in changing],
+            *[f"    {line}" for line in (*changing, *filled, *self._lines(boxed=True))],
             "return run",
         ]
         blocks = arrays + self.outs
@@ -249,7 +280,7 @@ class _Source:
             *[f"    {x} = {x.upper()}[lo:hi]" for x in blocks],
             *[f"    {w} = {w.upper()}[: n - lo]" for w in self.scratch],
             *[f"    {line}" for line in (*views, *scratch)],
-            *[f"    {call}" for call in self.calls],
+            *[f"    {call}" for call in calls],
         ]  # fmt: skip
         self._define_function("straight(operands, outs)", straight)
         self._define_function("bound(arrays, outs)", bound)
@@ -263,6 +294,30 @@ class _Source:
         name = f"{letter}{len(self.defined)}"
         self.defined[name] = value
         return name
+
+
+_TAKE_NUMBERS = tuple([getattr(np, name) for name in WITH_NUMBERS])
+
+
+def _dtype_beside(tape: Tape, step: Step) -> Any:
+    """Return the dtype that a number takes in a step; None where there is no or another rule."""
+    operation, inputs, _ = step
+    samples = [tape.registers[r] for r in inputs]
+    dtypes = {sample.dtype for sample in samples if isinstance(sample, np.ndarray)}
+    return dtypes.pop() if operation in _TAKE_NUMBERS and len(dtypes) == 1 else None
+
+
+def _constants(tape: Tape) -> dict[int, Any]:
+    """Return the constants, those that stand only beside arrays of one dtype as 0-d arrays."""
+    dtypes: dict[int, set[Any]] = {r: set() for r in tape.constants}
+    for step in (*tape.once, *tape.steps):
+        for r in dtypes.keys() & set(step[1]):
+            dtypes[r].add(_dtype_beside(tape, step))
+    return {
+        r: value if None in beside or len(beside) != 1 else array_of_number(value, *beside)
+        for r, value in tape.constants.items()
+        for beside in [dtypes[r]]
+    }  # fmt: skip
 
 
 def _unpacked(operands: list[str], outs: list[str], name: str = "operands") -> list[str]:

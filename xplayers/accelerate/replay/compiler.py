@@ -30,6 +30,7 @@ from xplayers.accelerate.replay.in_place import (
     copied_array,
     into,
     takes_out,
+    with_array,
     with_tensors,
 )
 from xplayers.accelerate.replay.recording import (
@@ -164,8 +165,8 @@ class _Compiler:
             self.lines.append(f"del {', '.join(map(self.names.pop, over))}")
 
     def _emit(self, at: int, operation: Operation, free: list[Array]) -> None:
-        if not isinstance(self.like, np.ndarray):
-            operation = with_tensors(operation, self.infos)
+        with_it = with_array if isinstance(self.like, np.ndarray) else with_tensors
+        operation = with_it(operation, self.infos)
         if operation.writes:
             self._emit_in_place(operation)
             return
@@ -234,7 +235,8 @@ class _Compiler:
 
     def _call_into(self, function: Callable[..., Any], arguments: list[str], out: str) -> None:
         # NumPy reads `out` faster by position, but has deprecated that for two.
-        position = isinstance(function, np.ufunc) and function not in (np.maximum, np.minimum)
+        by_name = function in (np.maximum, np.minimum)
+        position = function is np.dot or (isinstance(function, np.ufunc) and not by_name)
         inner = ", ".join([*arguments, out if position else f"out={out}"])
         self.lines.append(f"{self._define(function)}({inner})")
 

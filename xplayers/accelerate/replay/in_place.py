@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from xplayers.accelerate.host.machine_code import LARGEST
-from xplayers.accelerate.operators import COMPARISONS, OPERATORS
+from xplayers.accelerate.operators import OPERATORS, WITH_NUMBERS, array_of_number
 from xplayers.accelerate.replay.recording import Operation, Register, ValueInfo
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import body_of, portable_body
@@ -40,12 +40,23 @@ def into(operation: Operation, infos: list[ValueInfo], like: Array) -> Any:
     if operation.function is operator.pow:
         return None  # it takes a square root where `numpy.power` does not
     if isinstance(function, np.ufunc) and not kwargs:
+        if function is np.matmul and _are_matrices([infos[a] for a in args]):
+            return np.dot, args, False  # the same call of BLAS, in half the time if they are small
         return function, args, function.signature is None
     if name in REDUCTIONS and len(args) == 1 and kwargs.keys() <= {"axis", "keepdims"}:
         return _reduction(REDUCTIONS[name], infos[args[0]], **kwargs), args, False
     if name == "astype":
         return _cast, args[:1], False
     return None
+
+
+def _are_matrices(kinds: list[ValueInfo]) -> bool:
+    """Whether BLAS takes both as they lie, and none is a vector, which has a call of its own."""
+    return all(
+        len(kind.shape) == 2 and min(kind.shape) > 1 and (kind.ordered or kind.turned)
+        and kind.dtype.char in "fd" and kind.dtype == kinds[0].dtype
+        for kind in kinds
+    )  # fmt: skip
 
 
 def takes_out(function: Callable[..., Any], like: Array) -> bool:
@@ -64,6 +75,20 @@ _TORCH = {
 }  # fmt: skip
 
 
+def with_array(operation: Operation, infos: list[ValueInfo]) -> Operation:
+    """Return an operation of NumPy with a number as a 0-d array: half the time, the same bits.
+
+    NumPy makes such an array of it in each call, and casts that to the dtype of the other one.
+    """
+    args = operation.args
+    if operation.name not in WITH_NUMBERS or len(args) != 2 or operation.kwargs:
+        return operation
+    a, b = args
+    if not isinstance(a, Register) or infos[a].number or not infos[a].shape:
+        return operation
+    return operation._replace(args=(a, array_of_number(b, infos[a].dtype)))
+
+
 def with_tensors(operation: Operation, infos: list[ValueInfo]) -> Operation:
     """Return an operation of PyTorch with a number as a 0-d tensor: a third of the time, same bits.
 
@@ -71,7 +96,7 @@ def with_tensors(operation: Operation, infos: list[ValueInfo]) -> Operation:
     """
     torch: Any = sys.modules["torch"]
     args = operation.args
-    if operation.name not in _ARITHMETIC or len(args) != 2 or operation.kwargs:
+    if operation.name not in WITH_NUMBERS or len(args) != 2 or operation.kwargs:
         return operation
     a, b = args
     if not isinstance(a, Register) or type(b) not in (int, float):
@@ -83,9 +108,6 @@ def with_tensors(operation: Operation, infos: list[ValueInfo]) -> Operation:
         integers = dtype in (torch.int32, torch.int64) and operation.name != "divide"
         fit = integers and type(b) is int and abs(b) <= torch.iinfo(dtype).max
     return operation._replace(args=(a, torch.tensor(b, dtype=dtype))) if fit else operation
-
-
-_ARITHMETIC = {"add", "subtract", "multiply", "divide", *COMPARISONS}
 
 
 def _into_torch(operation: Operation, infos: list[ValueInfo]) -> Any:

@@ -56,6 +56,7 @@ class ValueInfo(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any  # of a number its type
     ordered: bool  # whether its elements lie in row-major order without gaps
+    turned: bool = False  # whether those of its transpose do
 
 
 class Recording:
@@ -142,8 +143,8 @@ class Recording:
         if _is_number(value) or value is None:
             self.infos.append(ValueInfo(root, True, (), type(value), True))
             return _class_of(_NUMPY)(self, register, value)
-        shape = tuple(value.shape)
-        self.infos.append(ValueInfo(root, False, shape, value.dtype, is_ordered(value)))
+        shape, turned = tuple(value.shape), isinstance(value, np.ndarray) and value.flags.fnc
+        self.infos.append(ValueInfo(root, False, shape, value.dtype, is_ordered(value), turned))
         return _class_of(namespace(value))(self, register, value)
 
     def _reference(self, arg: Any) -> Any:
