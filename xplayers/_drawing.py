@@ -11,7 +11,7 @@ from xplayers._text import columns, truncate
 LINE, ADVANCE = 18, 7.3  # height of a line of text, and width of a character, in pixels
 PAD, GAP = 10, 22  # around a text, and between boxes
 MOST = 48  # characters of a line
-FILL, EDGE, INK, DIM = "#eef3fa", "#5a7ba6", "#1f2933", "#5f6b7a"
+FILL, EDGE, INK, DIM, RED = "#eef3fa", "#5a7ba6", "#1f2933", "#5f6b7a", "#b3261e"
 
 
 class Box(NamedTuple):
@@ -20,15 +20,16 @@ class Box(NamedTuple):
     lines: tuple[str, ...]
     parts: tuple[Box, ...] = ()
     side_by_side: bool = False
+    mark: str = ""  # what is written in it in red, if anything
 
     @property
     def head(self) -> float:
         """The height of the lines."""
-        return len(self.lines) * LINE + PAD
+        return (len(self.lines) + bool(self.mark)) * LINE + PAD
 
     def size(self) -> tuple[float, float]:
         """Return width and height."""
-        width = max((columns(truncate(line, MOST)) for line in self.lines), default=0) * ADVANCE
+        width = max(columns(truncate(line, MOST)) for line in (*self.lines, self.mark)) * ADVANCE
         if not self.parts:
             return width + 2 * PAD, self.head + PAD / 2
         sizes = [part.size() for part in self.parts]
@@ -62,13 +63,14 @@ def svg(box: Box, title: str) -> str:
 
 def _marks(box: Box, x: float, y: float):
     width, height = box.size()
-    fill = "none" if box.parts else FILL
+    fill, edge = "none" if box.parts else FILL, RED if box.mark else EDGE
     yield (
         f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" rx="5" '
-        f'fill="{fill}" stroke="{EDGE}"/>'
+        f'fill="{fill}" stroke="{edge}" stroke-width="{2 if box.mark else 1}"/>'
     )
-    for i, line in enumerate(box.lines):
-        ink, at = (DIM if i else INK), y + PAD / 2 + LINE * (i + 0.75)
+    for i, line in enumerate((*box.lines, box.mark) if box.mark else box.lines):
+        ink = RED if i == len(box.lines) else DIM if i else INK
+        at = y + PAD / 2 + LINE * (i + 0.75)
         text = escape(truncate(line, MOST))
         yield f'<text x="{x + PAD:.1f}" y="{at:.1f}" fill="{ink}">{text}</text>'
     top = y + box.head

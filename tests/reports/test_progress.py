@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import sys
+import types
 
 import pytest
 from trainers import T, X, trainer
@@ -120,6 +122,16 @@ def test_a_bar_needs_tqdm(monkeypatch):
     with pytest.raises(ImportError, match="a bar needs tqdm: pip install tqdm"):
         trainer(callbacks=[Progress("bar", io.StringIO())]).fit(X, T)
     trainer(progress="auto").fit(X, T)  # goes without
+
+
+def test_a_bar_in_a_notebook_without_widgets_is_that_of_terminals(monkeypatch, capsys):
+    """That of tqdm's notebooks would warn, which fails a test."""
+    pytest.importorskip("tqdm")
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    trainer(callbacks=[Progress("bar")]).fit(X, T)
+    assert "100%" in capsys.readouterr().err
 
 
 def test_clock():

@@ -16,12 +16,13 @@ from xplayers.layers.attention import MultiHeadAttention
 from xplayers.layers.base import Layer
 from xplayers.layers.batch_normalization import BatchNormalization, GroupNormalization
 from xplayers.layers.combinators import Map, Parallel, Recompute, Residual
-from xplayers.layers.containers import Container, Sequential, mlp
+from xplayers.layers.containers import Container, Sequential
 from xplayers.layers.convolution import Convolution, ConvolutionTranspose
 from xplayers.layers.dropout import Dropout
 from xplayers.layers.embedding import Embedding, PositionalEmbedding
 from xplayers.layers.gated import GatedMlp
 from xplayers.layers.layer_normalization import LayerNormalization, RmsNormalization
+from xplayers.layers.perceptrons import mlp
 from xplayers.layers.pooling import AveragePooling, GlobalAveragePooling, MaxPooling
 from xplayers.layers.recurrent import Gru, Lstm, Rnn
 from xplayers.layers.rotary import RotaryEmbedding

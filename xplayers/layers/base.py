@@ -20,6 +20,7 @@ from xplayers.arrays.checks import (
 )
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.transfer import as_plain
+from xplayers.layers.places import check_grads, check_pair, explain
 from xplayers.layers.refusals import check_gradient, positional
 from xplayers.layers.representation import drawing, init_call, options
 from xplayers.layers.ties import Ties
@@ -291,7 +292,10 @@ class Layer(Module):
 
     def infer(self, arrays: Mapping[str, Array], x: Array, *inputs: Any, **options: Any) -> Array:
         """Return the output for inference."""
-        return self.apply(arrays, x, *inputs, **options)[0]
+        result = self.apply(arrays, x, *inputs, **options)
+        if type(result) is not tuple:
+            check_pair(self, "apply", result)
+        return result[0]
 
     def param_grads(self, cache: Cache, dy: Array) -> dict[str, Array]:
         """Return only the gradients of the parameters, for the first layer of a network."""
@@ -338,12 +342,18 @@ class Layer(Module):
         arrays = self._ready(x)
         try:
             if inputs or named:
-                y, cache = self.apply(arrays, x, *inputs, **named)
+                result = self.apply(arrays, x, *inputs, **named)
             else:  # the common case, as a faster call
-                y, cache = self.apply(arrays, x)
+                result = self.apply(arrays, x)
         except TypeError:
             self._check_inputs(inputs, named)
             raise
+        except KeyError as error:
+            explain(error, self)
+            raise
+        if type(result) is not tuple:
+            check_pair(self, "apply", result)
+        y, cache = result
         self._record(cache, y)
         self._begin(arrays, cache)
         return y
@@ -382,7 +392,10 @@ class Layer(Module):
             check_gradient(f"{self._owner}.backward", dy, y)
         self._pending.pop()
         if input_grad:
-            dx, grads = self.vjp(cache, dy)
+            result = self.vjp(cache, dy)
+            if type(result) is not tuple:
+                check_pair(self, "vjp", result)
+            dx, grads = result
         else:
             dx, grads = None, self.param_grads(cache, dy)
         self._collect(grads)
@@ -397,6 +410,9 @@ class Layer(Module):
             return self.infer(self._ready(x), x, *inputs, **named)
         except TypeError:
             self._check_inputs(inputs, named)
+            raise
+        except KeyError as error:
+            explain(error, self)
             raise
 
     @final
@@ -446,6 +462,8 @@ class Layer(Module):
         """Set or accumulate the gradients of a backward."""
         variables = self._variables
         own = variables.grads
+        if type(grads) is not dict:
+            check_grads(self, grads)
         if not grads:
             if variables.fresh:
                 variables.fresh = False

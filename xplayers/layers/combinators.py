@@ -222,18 +222,19 @@ class Parallel(Container):
         self.integer_input = all(part.layer.integer_input for part in self._parts)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        ys, caches = zip(*(p.layer.apply(p.pick(arrays), x) for p in self._parts), strict=True)
+        pairs = [self._in(p, "apply", p.pick(arrays), x) for p in self._parts]
+        ys, caches = zip(*pairs, strict=True)
         return self._combined(ys), (caches, ys if self.combine == "concatenate" else ())
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
-        return self._combined([p.layer.infer(p.pick(arrays), x) for p in self._parts])
+        return self._combined([self._in(p, "infer", p.pick(arrays), x) for p in self._parts])
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         caches, ys = cache
         grads: dict[str, Array] = {}
         dx: Any = None
         for part, part_cache, dy_part in zip(self._parts, caches, self._split(dy, ys), strict=True):
-            dx_part, part_grads = part.layer.vjp(part_cache, dy_part)
+            dx_part, part_grads = self._in(part, "vjp", part_cache, dy_part)
             dx = dx_part if dx is None else dx + dx_part
             collect(grads, part, part_grads)
         return dx, grads

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import keyword
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers._checks import generator, instance, shown
-from xplayers._checks import sizes as checked_sizes
+from xplayers._checks import instance
 from xplayers._foreign import NETWORK, missing_attribute
 from xplayers.arrays.checks import check_input, check_same
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import operation
-from xplayers.initializers import Rng, he_normal, xavier_normal
-from xplayers.layers.activations import Relu, Sigmoid, Softmax, Tanh, activation_named
-from xplayers.layers.affine import Affine
+from xplayers.layers.activations import activation_named
 from xplayers.layers.base import Cache, Layer, Module
+from xplayers.layers.places import check_grads, check_pair, locate, unknown_gradient
 from xplayers.layers.ties import Ties
 from xplayers.layers.variables import Variables
 
@@ -123,6 +119,17 @@ class Container(Layer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._find_arrays()
+
+    def _in(self, part: Part, method: str, *arguments: Any) -> Any:
+        """Call a pure function of a part; an error names the part."""
+        try:
+            result = getattr(part.layer, method)(*arguments)
+            if method != "infer" and type(result) is not tuple:
+                check_pair(part.layer, method, result)
+        except Exception as error:
+            locate(error, self, part)
+            raise
+        return result
 
     def _ready(self, x: Array) -> dict[str, Array]:
         if not all([v.materialized for v in self._all_variables.values()]):
@@ -263,10 +270,13 @@ class Sequential(Container):
             try:
                 if further:
                     args, kwargs = further.get(part.name, _NO_INPUTS)
-                    x, cache = part.layer.apply(part.pick(arrays), x, *args, **kwargs)
+                    result = part.layer.apply(part.pick(arrays), x, *args, **kwargs)
                 else:  # the common case, as a faster call
-                    x, cache = part.layer.apply(part.pick(arrays), x)
-            except (RuntimeError, TypeError, ValueError) as error:
+                    result = part.layer.apply(part.pick(arrays), x)
+                if type(result) is not tuple:
+                    check_pair(part.layer, "apply", result)
+                x, cache = result
+            except Exception as error:
                 self._locate(error, part, *further.get(part.name, _NO_INPUTS))
                 raise
             caches.append(cache)
@@ -287,7 +297,7 @@ class Sequential(Container):
                     x = part.layer.infer(part.pick(arrays), x, *args, **kwargs)
                 else:
                     x = part.layer.infer(part.pick(arrays), x)
-            except (RuntimeError, TypeError, ValueError) as error:
+            except Exception as error:
                 self._locate(error, part, *further.get(part.name, _NO_INPUTS))
                 raise
         return x
@@ -310,7 +320,7 @@ class Sequential(Container):
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
         grads: dict[str, Array] = {}
-        dx, further = _backward(self._parts_of(cache), cache, dy, grads, down_to=0)
+        dx, further = self._back_through(cache, dy, grads, down_to=0)
         if further:
             dx = *(dx if type(dx) is tuple else (dx,)), further
         return dx, grads
@@ -319,9 +329,35 @@ class Sequential(Container):
         grads: dict[str, Array] = {}
         parts, i = self._parts_of(cache), self._lowest  # valid for fused parts, all with parameters
         if i < len(parts):
-            dy, _ = _backward(parts, cache, dy, grads, down_to=i + 1)
-            collect(grads, parts[i], parts[i].layer.param_grads(cache[i], dy))
+            dy, _ = self._back_through(cache, dy, grads, down_to=i + 1)
+            try:
+                collect(grads, parts[i], parts[i].layer.param_grads(cache[i], dy))
+            except Exception as error:
+                locate(error, self, parts[i])
+                raise
         return grads
+
+    def _back_through(
+        self, cache: Cache, dy: Any, grads: dict[str, Array], *, down_to: int
+    ) -> tuple[Any, dict[str, tuple[Any, ...]]]:
+        """Return the gradient of the input, and those of further inputs of parts after the first.
+
+        The gradients of parameters are added to `grads`.
+        """
+        parts, further = self._parts_of(cache), {}
+        for i in reversed(range(down_to, len(parts))):
+            try:
+                result = parts[i].layer.vjp(cache[i], dy)
+                if type(result) is not tuple:
+                    check_pair(parts[i].layer, "vjp", result)
+                dy, part_grads = result
+                collect(grads, parts[i], part_grads)
+            except Exception as error:
+                locate(error, self, parts[i])
+                raise
+            if i and type(dy) is tuple:
+                further[parts[i].name], dy = dy[1:], dy[0]
+        return dy, further
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
         updated: dict[str, Array] = {}
@@ -338,7 +374,7 @@ class Sequential(Container):
     ) -> None:
         if isinstance(error, TypeError):
             part.layer._check_inputs(args, kwargs)
-        error.add_note(f"In part {part.name!r} of {type(self).__name__}.")
+        locate(error, self, part)
 
     def __len__(self) -> int:
         return len(self._parts)
@@ -363,19 +399,6 @@ class Sequential(Container):
         return f"{name}(\n{self._rows()})" if self._parts else f"{name}()"
 
 
-def _backward(
-    parts: Sequence[Part], cache: Cache, dy: Any, grads: dict[str, Array], *, down_to: int
-) -> tuple[Any, dict[str, tuple[Any, ...]]]:
-    """Return the gradient of the input, and those of further inputs of parts after the first."""
-    further: dict[str, tuple[Any, ...]] = {}
-    for i in reversed(range(down_to, len(parts))):
-        dy, part_grads = parts[i].layer.vjp(cache[i], dy)
-        collect(grads, parts[i], part_grads)
-        if i and type(dy) is tuple:
-            further[parts[i].name], dy = dy[1:], dy[0]
-    return dy, further
-
-
 def updated_part_buffers(part: Part, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:
     """Return the buffers that one use of a part changes, by their names in the container."""
     updated = part.layer.updated_buffers(part.pick(arrays), cache) if part.names else {}
@@ -384,92 +407,11 @@ def updated_part_buffers(part: Part, arrays: Mapping[str, Array], cache: Cache) 
 
 def collect(grads: dict[str, Array], part: Part, part_grads: Mapping[str, Array]) -> None:
     """Accumulate the gradients of one use of a part, by their names in the container."""
+    if type(part_grads) is not dict:
+        check_grads(part.layer, part_grads)
     for inner, grad in part_grads.items():
-        name = part.names[inner]
+        try:
+            name = part.names[inner]
+        except KeyError:
+            raise unknown_gradient(part.layer, inner) from None
         grads[name] = grads[name] + grad if name in grads else grad
-
-
-def make_activation(owner: str, activation: Any) -> Layer:
-    """Call the factory `activation` and return its layer."""
-    if isinstance(activation, type) and issubclass(activation, Layer):
-        return activation()
-    layer, hint = None, ""
-    if isinstance(activation, Layer):
-        hint = f" Pass the class, {type(activation).__name__}, or lambda: {activation!r}."
-    elif callable(activation):
-        with contextlib.suppress(IndexError, TypeError):  # a function of arrays
-            layer = activation()
-    if isinstance(layer, Layer):
-        return layer
-    name = activation if isinstance(activation, str) else getattr(activation, "__name__", "")
-    if not hint and activation_named(name):
-        hint = f" Pass activation={activation_named(name)}."
-    expected = "a callable that returns a layer, as the class Relu"
-    message = f"{owner}: activation is {shown(activation)}; expected {expected}.{hint}"
-    raise TypeError(message)
-
-
-def mlp(
-    sizes: Sequence[int],
-    activation: Callable[[], Layer] = Relu,
-    rng: Rng = None,
-    *,
-    dtype: str = "float32",
-    like: Array = None,
-) -> Sequential:
-    """Make a multilayer perceptron: affine maps with an activation between them.
-
-    Parameters
-    ----------
-    sizes : sequence of int
-        Width of the input, of each hidden layer, and of the output.
-    activation : callable
-        A factory of activations: a class as `Relu`, or ``lambda: LeakyRelu(0.1)``.
-    rng : int, numpy.random.Generator or None
-        The source of the initial values; an int is a seed.
-    dtype : str
-        Floating dtype of the parameters.
-    like : array, optional
-        Library and device of the parameters, as in `Affine.init`.
-
-    Returns
-    -------
-    Sequential
-        The initial values are `xavier_normal` before `Sigmoid`, `Tanh` and `Softmax`, else
-        `he_normal`.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer than two sizes, or one is not positive.
-
-    Examples
-    --------
-    >>> from xplayers import mlp
-    >>> mlp([784, 50, 10], rng=0)
-    Sequential(
-        Affine.init(784, 50),
-        Relu(),
-        Affine.init(50, 10),
-    )
-    """
-    if not isinstance(sizes, Sequence) or isinstance(sizes, str):
-        widths = [sizes, *([activation] if isinstance(activation, int) else [])]
-        hint = f" Write mlp({widths})." if len(widths) > 1 else ""
-        message = f"mlp: sizes is {shown(sizes)}; expected a list of widths, as [784, 100, 10]."
-        raise TypeError(message + hint)
-    sizes = checked_sizes("mlp", "sizes", sizes, least=None)
-    if len(sizes) < 2 or min(sizes) < 1:
-        message = f"mlp: sizes is {list(sizes)}; expected two positive widths or more."
-        raise ValueError(message)
-    rng = generator("mlp", "rng", rng)
-    layers: list[Layer] = []
-    for n_in, n_out in itertools.pairwise(sizes):
-        layers.append(make_activation("mlp", activation))
-        initializer = (
-            xavier_normal if isinstance(layers[-1], Sigmoid | Tanh | Softmax) else he_normal
-        )
-        layers.append(
-            Affine.init(n_in, n_out, initializer=initializer, rng=rng, dtype=dtype, like=like)
-        )
-    return Sequential(*layers[1:])

@@ -13,7 +13,8 @@ from xplayers.initializers import Initializer, Rng, documented, drawn, xavier_un
 from xplayers.layers.activations import Silu
 from xplayers.layers.affine import Affine
 from xplayers.layers.base import Cache, Layer
-from xplayers.layers.containers import Container, collect, make_activation, updated_part_buffers
+from xplayers.layers.containers import Container, collect, updated_part_buffers
+from xplayers.layers.perceptrons import make_activation
 
 
 class GatedMlp(Container):
@@ -106,29 +107,30 @@ class GatedMlp(Container):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         gate, up, down, activation = self._parts
-        g, of_gate = gate.layer.apply(gate.pick(arrays), x)
-        g, of_activation = activation.layer.apply(activation.pick(arrays), g)
-        u, of_up = up.layer.apply(up.pick(arrays), x)
-        y, of_down = down.layer.apply(down.pick(arrays), self._gated(g, u))
+        g, of_gate = self._in(gate, "apply", gate.pick(arrays), x)
+        g, of_activation = self._in(activation, "apply", activation.pick(arrays), g)
+        u, of_up = self._in(up, "apply", up.pick(arrays), x)
+        y, of_down = self._in(down, "apply", down.pick(arrays), self._gated(g, u))
         return y, ((of_gate, of_up, of_down, of_activation), g, u)
 
     def infer(self, arrays: Mapping[str, Array], x: Array) -> Array:
         gate, up, down, activation = self._parts
-        g = activation.layer.infer(activation.pick(arrays), gate.layer.infer(gate.pick(arrays), x))
-        u = up.layer.infer(up.pick(arrays), x)
-        return down.layer.infer(down.pick(arrays), self._gated(g, u))
+        g = self._in(gate, "infer", gate.pick(arrays), x)
+        g = self._in(activation, "infer", activation.pick(arrays), g)
+        u = self._in(up, "infer", up.pick(arrays), x)
+        return self._in(down, "infer", down.pick(arrays), self._gated(g, u))
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
         (gate, up, down, activation), (caches, g, u) = self._parts, cache
         of_gate, of_up, of_down, of_activation = caches
         grads: dict[str, Array] = {}
-        dh, of_part = down.layer.vjp(of_down, dy)
+        dh, of_part = self._in(down, "vjp", of_down, dy)
         collect(grads, down, of_part)
-        dx, of_part = up.layer.vjp(of_up, dh * g)
+        dx, of_part = self._in(up, "vjp", of_up, dh * g)
         collect(grads, up, of_part)
-        dg, of_part = activation.layer.vjp(of_activation, dh * u)
+        dg, of_part = self._in(activation, "vjp", of_activation, dh * u)
         collect(grads, activation, of_part)
-        dx_of_gate, of_part = gate.layer.vjp(of_gate, dg)
+        dx_of_gate, of_part = self._in(gate, "vjp", of_gate, dg)
         collect(grads, gate, of_part)
         return dx + dx_of_gate, grads
 

@@ -10,16 +10,23 @@ from typing import Any
 from xplayers._drawing import Box, svg
 
 
-def drawing(layer: Any) -> str:
-    """Return a layer as SVG: its parts, and how many parameters they have."""
-    return svg(_box(layer, ""), f"{layer._owner}: {_count(layer)}")
+def drawing(layer: Any, place: Sequence[str] = (), mark: str = "") -> str:
+    """Return a layer as SVG: its parts, and how many parameters they have.
+
+    `place` has the names of a part, from the outside to the inside, at which `mark` is written.
+    """
+    return svg(_box(layer, "", place, mark), f"{layer._owner}: {_count(layer)}")
 
 
-def _box(layer: Any, name: str) -> Box:
-    parts = tuple(_box(part.layer, part.name) for part in getattr(layer, "_parts", ()))
+def _box(layer: Any, name: str, place: Sequence[str], mark: str) -> Box:
+    parts = tuple(
+        _box(p.layer, p.name, place[1:], mark if place[:1] == (p.name,) else "")
+        for p in getattr(layer, "_parts", ())
+    )
     title = f"{name}: {layer._owner}" if name else layer._owner
     count = (_count(layer),) if layer.params else ()
-    return Box((title, *count), parts, getattr(layer, "_side_by_side", False))
+    side_by_side = getattr(layer, "_side_by_side", False)
+    return Box((title, *count), parts, side_by_side, "" if place else mark)
 
 
 def _count(layer: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 import sys
@@ -189,7 +190,8 @@ def clock(seconds: float) -> str:
 def _tqdm() -> Any:
     """Return the class of bars for terminals or notebooks; None without tqdm."""
     try:
-        if in_notebook():
+        # Without ipywidgets, tqdm's bar of notebooks would be a warning, and that of terminals.
+        if in_notebook() and importlib.util.find_spec("ipywidgets"):
             from tqdm.auto import tqdm
         else:
             from tqdm import tqdm
