@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import emulator
 import pytest
 from backends import BACKENDS, Variant, installed, variants
+from selection import concerns_no_library, sample
 
 collect_ignore = ["mutation", "book/volume1", "book/volume2"]  # no tests
 collect_ignore_glob = ["*conftest.py"]  # by doctests, which want modules of names of their own
@@ -37,6 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SEED",
         help="let CuPy find emulated GPUs (tests/accelerate/cuda/emulator), slowly; "
         "--emulated-gpu=SEED: their streams get on with their work at random",
+    )
+    parser.addoption(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="run at most N rows of each test on each library, but all rows of the tables "
+        "of layers, losses and optimizers: where every shape is compiled anew",
     )
 
 
@@ -86,12 +94,25 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("xpv", chosen, ids=[v.name for v in chosen], indirect=True)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a row in one process when they are distributed: JAX compiles per shape."""
-    for item in items:
+@pytest.hookimpl(tryfirst=True)  # before `-m` asks for marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is of no library, and choose a sample.
+
+    The tests of a row are kept in one process when they are distributed: JAX compiles per shape.
+    """
+    functions = [item for item in items if isinstance(item, pytest.Function)]
+    for item in functions:
+        if concerns_no_library(item):
+            item.add_marker("host")
         case = item.callspec.params.get("case") if hasattr(item, "callspec") else None
         if case is not None:
             item.add_marker(pytest.mark.xdist_group(case.id))
+    most = config.getoption("--sample")
+    if most is not None:
+        chosen = {id(item) for item in sample(functions, most)}
+        left = [item for item in functions if id(item) not in chosen]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [i for i in items if id(i) in chosen or not isinstance(i, pytest.Function)]
 
 
 def pytest_collection_finish() -> None:

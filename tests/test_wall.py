@@ -38,6 +38,8 @@ def without_accelerate(folder):
 def test_a_sample_of_the_table_passes_without_accelerate(xpv, tmp_path):
     run = without_accelerate(tmp_path)
     every = "Affine or Convolution or BatchNormalization or MaxPooling or Embedding or Dropout"
+    if xpv.backend == "jax":  # which compiles each anew
+        every = "Affine or BatchNormalization or MaxPooling"
     chosen = f"({every}) and ({' or '.join(SAMPLE)})"
     ran = run(f"--xp={xpv.backend}", "tests/layers/test_layers.py", "-k", chosen)
     assert ran.returncode == 0, ran.stdout[-5000:]

@@ -27,17 +27,27 @@ FEWEST, MOST = 16, 1024
 # Elements in one product of BLAS. That has no temporary array, but adds up long sums, which round
 # more than NumPy's by halves; so it gets parts of the arrays.
 SQUARES = 1 << 17
+SMALL = 1 << 16  # values of a product whose memory the C library keeps itself
 
 
 def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> Any:
     """Return ``a @ b`` of two matrices, plus a bias for each column, in memory that is kept."""
     if type(a) is not np.ndarray or a.dtype != b.dtype:
         return NotImplemented
-    multiply: Any = np.multiply if a.shape[1] == 1 else np.matmul
-    y = multiply(a, b, out=empty((a.shape[0], b.shape[1]), a.dtype))
+    (n, k), m = a.shape, b.shape[1]
+    if n * m <= SMALL and min(n, k, m) > 1 and _by_blas(a) and _by_blas(b):
+        y = np.dot(a, b)  # the same call of BLAS as of `numpy.matmul`, in half the time
+    else:
+        multiply: Any = np.multiply if k == 1 else np.matmul
+        y = multiply(a, b, out=empty((n, m), a.dtype))
     if bias is not None:
         y += bias
     return y
+
+
+def _by_blas(a: np.ndarray) -> bool:
+    """Whether BLAS takes a matrix as it lies."""
+    return a.flags.forc and a.dtype.char in "fd"
 
 
 def column_sums(a: np.ndarray, out: np.ndarray | None = None) -> Any:
