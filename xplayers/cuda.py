@@ -3,9 +3,12 @@
 For CuPy arrays there are kernels of our own (`fused`), matrix products through cuBLASLt (`Gemm`),
 layers through cuDNN (`Cudnn`) and training steps as CUDA graphs (`CapturedStep`).
 
-Nothing here has been run on a GPU yet. Generated and hand-written kernels compile for sm_75, sm_80,
-sm_90 and sm_100, and their source, run through a host compiler, gives what NumPy gives. So they are
-asked for by name, and CuPy arrays are otherwise computed by the portable functions.
+Several GPUs sum by NCCL: `xplayers.parallel.NcclGroup`.
+
+Nothing of this has been run on a GPU yet. Generated and hand-written kernels compile for sm_75,
+sm_80, sm_90 and sm_100, and their source, run through a host compiler, gives what NumPy gives; for
+NCCL the tests have a stand-in. So they are asked for by name, and CuPy arrays are otherwise
+computed by the portable functions.
 """
 
 import sys

@@ -84,6 +84,21 @@ def test_several_processes_are_found_by_mpi(mpi):
         sys.excepthook = hook
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_processes_that_have_imported_cupy_sum_by_nccl(mpi, gpu):
+    """Where it finds a GPU."""
+    from xplayers.parallel import nccl
+
+    cupy = types.ModuleType("cupy")
+    cupy.is_available = lambda: gpu
+    mpi.setitem(sys.modules, "cupy", cupy)
+    mpi.setattr(nccl, "NcclGroup", lambda: "by NCCL")
+    mpi.setattr("xplayers.parallel.mpi.MPIGroup", lambda: "by MPI")
+    assert isinstance(group(), SelfGroup)
+    mpi.setenv("PMI_SIZE", "2")
+    assert group() == ("by NCCL" if gpu else "by MPI")
+
+
 def test_mpi_asked_for_by_name_may_have_one_process(mpi):
     hook = sys.excepthook
     assert group("mpi").size == 1
@@ -104,6 +119,19 @@ def test_what_to_install(alone):
         group("mpi")
 
 
+def test_nccl_without_cupy(alone):
+    alone.setitem(sys.modules, "cupy", None)
+    with pytest.raises(
+        ImportError, match=r"NcclGroup: CuPy is not installed: pip install .xplayer"
+    ):
+        group("nccl")
+    cupy = types.ModuleType("cupy")
+    cupy.is_available = lambda: False
+    alone.setitem(sys.modules, "cupy", cupy)
+    with pytest.raises(ValueError, match="NcclGroup: CuPy finds no GPU"):
+        group("nccl")
+
+
 def test_no_mpi_library(alone):
     class Broken(types.ModuleType):
         __path__ = ()
@@ -116,7 +144,7 @@ def test_no_mpi_library(alone):
         group("mpi")
 
 
-@pytest.mark.parametrize("kind", ["nccl", "MPI", None, 2])
+@pytest.mark.parametrize("kind", ["NCCL", "MPI", None, 2])
 def test_groups_of_other_kinds(kind):
     with pytest.raises((ValueError, TypeError), match="group: kind is"):
         group(kind)

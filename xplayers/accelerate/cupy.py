@@ -92,7 +92,9 @@ def _captured(step: Any) -> Any:
     from xplayers.accelerate.cuda.fused import fused
     from xplayers.accelerate.cuda.graph import CapturedStep
 
-    return CapturedStep(fused()(functools.partial(step.pure, donate=True)), gemm=_gemm(step))
+    pure = fused()(functools.partial(step.pure, donate=True))
+    together = None if step._exchange is None else step._exchange.together
+    return CapturedStep(pure, gemm=_gemm(step), together=together)
 
 
 def _multiplied(step: Any) -> Any:

@@ -53,9 +53,10 @@ def thread_variables(processes: int) -> dict[str, str]:
     return dict.fromkeys(_THREADS, str(max(cores // processes, 1)))
 
 
-def begin() -> Any:
-    """Return the group of the processes. Only the first one prints."""
-    group = xl.parallel.group()
+def begin(library: str) -> Any:
+    """Return the group of the processes, for arrays of a library. Only the first one prints."""
+    several = launched() > 1
+    group = xl.parallel.group("nccl" if several and library == "cupy" else _host_kind())
     stdout.silent = group.rank > 0
     return group
 
@@ -76,7 +77,7 @@ def wait_for_first() -> None:
     """Let the first process speak before, which may say the same and end this one."""
     if rank():
         with contextlib.suppress(ImportError, RuntimeError):
-            xl.parallel.group()  # which has to be there before the first one can end it
+            xl.parallel.group(_host_kind())  # which has to be there before the first can end it
         time.sleep(_FIRST)
 
 
@@ -84,7 +85,12 @@ def end_all(code: int) -> None:
     """End the other processes, which would wait for this one."""
     if rank() is not None:
         with contextlib.suppress(ImportError, RuntimeError):  # there is no MPI
-            xl.parallel.group().abort(code)
+            xl.parallel.group(_host_kind()).abort(code)
+
+
+def _host_kind() -> str:
+    """Return the kind of a group that one process alone can ask for: GPUs connect together."""
+    return "mpi" if launched() > 1 else "auto"
 
 
 class StallTimeout:

@@ -153,10 +153,10 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, and write the results."""
-    group = processes.begin()
+    target, why = choose_device(args)
+    group = processes.begin(target.name)
     stdout.required = not (args.save or args.log or args.plot or args.checkpoint_dir)
     options = _check_results(args)
-    target, why = choose_device(args)
     several = f", {group.size} processes" if group.size > 1 else ""
     print_line(f"xplayers {xl.__version__}, {target}" + (f" ({why})" if why else "") + several)
     data = _data(args, group)

@@ -27,7 +27,8 @@ An exception that nobody catches ends all processes of the job. ``sys.exit`` on 
 only under ``python -m mpi4py train.py``.
 
 A group needs `rank`, `size` and four methods, so engines other than MPI fit in: see `Group`. MPI
-comes with ``pip install "xplayers[mpi]"`` from a cluster, or ``pip install mpich``; with PyTorch
+comes with ``pip install "xplayers[mpi]"`` from a cluster, or ``pip install mpich``; it starts
+processes for CuPy arrays too, which are summed by NCCL. With PyTorch
 ``torchrun --nproc-per-node 4 train.py`` does it too.
 """
 
@@ -35,6 +36,7 @@ from __future__ import annotations
 
 from xplayers.parallel.groups import Group, SelfGroup, group
 from xplayers.parallel.mpi import MPIGroup
+from xplayers.parallel.nccl import NcclGroup
 from xplayers.parallel.pytorch import TorchGroup
 
-__all__ = ["Group", "MPIGroup", "SelfGroup", "TorchGroup", "group"]
+__all__ = ["Group", "MPIGroup", "NcclGroup", "SelfGroup", "TorchGroup", "group"]

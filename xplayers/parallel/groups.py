@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -101,28 +102,34 @@ def launched(environment: Mapping[str, str] = os.environ) -> int:
     return max([int(size) for size in sizes if size.isdecimal()], default=1)
 
 
+def _has_gpu() -> bool:
+    """Return whether the script has imported CuPy, and that finds a GPU."""
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and bool(cupy.is_available())
+
+
 def group(kind: str = "auto") -> Group:
     """Return the group of all processes that were started together.
 
     Parameters
     ----------
-    kind : {"auto", "mpi", "torch", "self"}
-        ``"auto"``: MPI where ``mpiexec`` or ``srun`` has started several processes, and PyTorch
-        where ``torchrun`` has, which their environment says; else a group of one, and neither is
-        imported.
+    kind : {"auto", "mpi", "nccl", "torch", "self"}
+        ``"auto"``: MPI where ``mpiexec`` or ``srun`` has started several processes, with NCCL if
+        the script has imported CuPy and there is a GPU, and PyTorch where ``torchrun`` has, which
+        their environment says; else a group of one, and none of these is imported.
 
     Returns
     -------
     Group
-        An `MPIGroup`, a `TorchGroup` or a `SelfGroup`.
+        An `MPIGroup`, an `NcclGroup`, a `TorchGroup` or a `SelfGroup`.
 
     Raises
     ------
     ImportError
-        If mpi4py, an MPI library or PyTorch is missing.
+        If mpi4py, an MPI library, CuPy, NCCL or PyTorch is missing.
     RuntimeError
-        If ``mpiexec`` and the library are of different MPIs, or ``"torch"`` is asked for without
-        ``torchrun``.
+        If ``mpiexec`` and the library are of different MPIs, NCCL cannot connect the GPUs, or
+        ``"torch"`` is asked for without ``torchrun``.
 
     Examples
     --------
@@ -131,12 +138,17 @@ def group(kind: str = "auto") -> Group:
     >>> group.rank, group.size
     (0, 1)
     """
-    choice("group", "kind", kind, ("auto", "mpi", "torch", "self"))
+    choice("group", "kind", kind, ("auto", "mpi", "nccl", "torch", "self"))
     if kind == "auto":
         by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
-        kind = "mpi" if launched() > 1 else "torch" if by_torchrun else "self"
+        by_mpi = "nccl" if _has_gpu() else "mpi"
+        kind = by_mpi if launched() > 1 else "torch" if by_torchrun else "self"
     if kind == "self":
         return SelfGroup()
+    if kind == "nccl":
+        from xplayers.parallel.nccl import NcclGroup
+
+        return NcclGroup()
     if kind == "torch":
         from xplayers.parallel.pytorch import TorchGroup
 

@@ -114,7 +114,7 @@ def _buffer(flat: Array) -> Array:
         if not on_host(flat) or hasattr(flat, "at"):  # JAX's arrays cannot be written to
             message = (
                 f"MPIGroup: got an array of {name} on {device(flat)}; expected NumPy, or tensors "
-                "of PyTorch on the CPU."
+                "of PyTorch on the CPU. For CuPy use xplayers.parallel.group('nccl')."
             )
             raise TypeError(message)
     check_dtype("MPIGroup", flat)

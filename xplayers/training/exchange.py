@@ -15,6 +15,7 @@ from xplayers.arrays.namespaces import (
     dtype_name,
     is_floating,
     namespace,
+    on_host,
     size,
     upcast,
 )
@@ -38,6 +39,9 @@ class Exchange:
 
     An update takes one sum. Where it is computed twice, because it could not be recorded, that sum
     is taken again: other ranks may have computed it once.
+
+    On a GPU, where a graph holds the addresses of a step, what a rank asks for and what is known of
+    the last batch have places of their own.
     """
 
     def __init__(self, group: Any) -> None:
@@ -47,6 +51,9 @@ class Exchange:
         self._last: Array | None = None  # weight, samples and requests of the last batch
         self._computing = False  # whether an update is computed, not replayed
         self._sums: Array | None = None  # those of the update that is computed
+        # On a GPU: what this rank asks for, and where `_last` is.
+        self._places: tuple[Array, Array] | None = None
+        self._told: set[str] = set()  # what is in the first of them
 
     @property
     def last(self) -> tuple[float, int, set[str]]:
@@ -68,9 +75,26 @@ class Exchange:
         self.asked -= requests
         return requests
 
-    def begin(self) -> None:
-        """Begin to compute an update."""
-        self._computing, self._sums = True, None
+    def begin(self, params: Arrays) -> None:
+        """Begin to compute an update of these parameters."""
+        first = next(iter(params.values()))
+        self._computing, self._sums = on_host(first), None
+        if self._computing:
+            self._places = None
+        else:
+            self._tell(first)
+
+    def _tell(self, like: Array) -> None:
+        """Bring to the device of an array what this rank asks for, if it is something else."""
+        xp, where, n = namespace(like), device(like), len(REQUESTS)
+        if self._places is None or device(self._places[0]) != where:
+            wide = upcast(xp, like).dtype
+            made = (xp.zeros((k,), dtype=wide, device=where) for k in (n, n + 2))
+            self._places, self._told = (next(made), next(made)), set()
+        if self._told != self.asked:
+            flags = self._places[0]
+            flags[...] = xp.asarray(self._flags(), dtype=flags.dtype, device=where)
+            self._told = set(self.asked)
 
     def end(self) -> None:
         """End it, also after an error."""
@@ -107,7 +131,7 @@ class Exchange:
             (changed[k] - own[k]) * shares[k] if k in changed else xp.zeros_like(a)
             for k, a in buffers.items()
         ]
-        counts = [xp.asarray(n, dtype=dtype, device=where) for n in (weight, samples)]
+        counts = [_number(xp, n, dtype, where) for n in (weight, samples)]
         parts, mean = [*grads.values(), value], loss.reduction == "mean"
         parts, moves = ([xp.astype(a, dtype, copy=False) for a in some] for some in (parts, moves))
         sums = summed(parts, weight if mean else 1, [*moves, *counts], self)
@@ -137,6 +161,13 @@ class Exchange:
             flat[...] = self._sums
             return
         n = len(REQUESTS)
+        if self._places is not None:
+            flags, last = self._places
+            flat[-n:] = flags
+            self.group.sum_(flat)
+            last[...] = flat[-n - 2 :]
+            self._last = last
+            return
         flat[-n:] = 0.0
         for i, flag in enumerate(self._flags() if self.asked else ()):
             flat[i - n] = flag
@@ -144,6 +175,14 @@ class Exchange:
         self._last = flat[-n - 2 :] + 0.0  # in memory of its own
         if self._computing:
             self._sums = flat
+
+    def together(self, kind: int, history: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Return the kinds and the histories of all ranks, which this one adds its own to."""
+        table = np.zeros((2, self.group.size), "int64")
+        table[:, self.group.rank] = kind, history
+        self.group.sum_(table.reshape(-1))
+        kinds, histories = table.tolist()
+        return tuple(kinds), tuple(histories)
 
     def share(self, step: Any) -> None:
         """Check that the ranks train the same, and let all begin with the arrays of rank 0."""
@@ -204,6 +243,13 @@ def summed(parts: list[Array], weight: Any, rest: list[Array], exchange: Exchang
     weighted *= weight
     exchange.sum_(out)
     return out
+
+
+def _number(xp: Any, value: Any, dtype: Any, where: Any) -> Array:
+    """Return a number, or a 0-d array, as a 0-d array of `dtype`."""
+    if hasattr(value, "shape") or "cpu" in str(where).lower():
+        return xp.asarray(value, dtype=dtype, device=where)
+    return xp.full((), value, dtype=dtype, device=where)  # nothing is brought to a GPU
 
 
 def _split(xp: Any, flat: Array, like: list[Array]) -> list[Array]:

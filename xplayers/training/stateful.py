@@ -144,12 +144,12 @@ class StatefulStep(Observed):
         if kind not in self._checked or not unchanged:  # or arrays have been replaced since
             self._check(*batch)
             arrays = ()
-        if self._exchange is not None:
-            self._exchange.begin()
-            if not self._exchange.shared:
-                self._exchange.share(self)
-                arrays = ()
+        if self._exchange is not None and not self._exchange.shared:
+            self._exchange.share(self)
+            arrays = ()
         params, buffers = arrays or (self._params.copy(), self._buffers.copy())
+        if self._exchange is not None:
+            self._exchange.begin(params)
         state: State = {"optimizer": optimizer.state}
         if self.precision is not None:
             state["precision"] = self._scaling

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import hashlib
 import importlib
 import traceback
 import weakref
@@ -58,9 +59,16 @@ class CapturedStep:
         How often a step runs before it is captured, at least once.
     cuda : module, optional
         Where streams, pools and graphs come from, for tests; by default ``cupy.cuda``.
+    together : callable, optional
+        ``together(kind, history) -> kinds, histories``, the numbers that all processes pass, where
+        `pure` has a sum over them.
 
     Notes
     -----
+    A sum over processes is captured by all or by none, and a graph that has one is launched with
+    those that were captured with it. So a graph is kept for each shape of the batches of all
+    processes, and where one of them has closed its graphs all do.
+
     The arrays of the first call are those that all graphs read and write: later values that are
     given in other arrays are copied into them. Close the step, or drop it, to give its memory back.
 
@@ -79,6 +87,7 @@ class CapturedStep:
         limit: int = 4,
         warmup: int = 2,
         cuda: Any = None,
+        together: Callable[[int, int], tuple[tuple[int, ...], tuple[int, ...]]] | None = None,
     ) -> None:
         if warmup < 1 or limit < 1:
             message = f"CapturedStep: warmup is {warmup}, limit is {limit}; expected at least 1."
@@ -88,7 +97,8 @@ class CapturedStep:
 
             cuda = cupy.cuda
         self.pure, self.gemm, self.limit, self.warmup = pure, gemm, limit, warmup
-        self._cuda = cuda
+        self._cuda, self._together = cuda, together
+        self._history = 0  # captures, and when graphs were closed: of all processes as many
         self._graphs: OrderedDict[Any, Graph] = OrderedDict()  # the one used last is the last
         self._own_copies: Trees | None = None
         self._rate: Any = None  # 0-d array
@@ -187,6 +197,7 @@ class CapturedStep:
 
         Waits for the steps that have been launched. Parameters, buffers and state are kept.
         """
+        self._history += 1
         _close(self._graphs)
 
     def _step(
@@ -208,6 +219,8 @@ class CapturedStep:
         for name, old, new in zip(("params", "buffers", "loss", "state"), own, trees, strict=True):
             _refresh(name, old, new)
         rate = self._filled(lr, own[0])
+        if self._together is not None:
+            key = key, self._kinds(self._together, key)
         graph = self._graphs.get(key)
         if graph is None:
             one = _writing(self.pure, own, rate)
@@ -216,10 +229,20 @@ class CapturedStep:
                 cuda=self._cuda, gemm=self.gemm, warmup=self.warmup, held=held,
             ))  # fmt: skip
             self._graphs[key] = graph
+            self._history += 1
         self._graphs.move_to_end(key)
         value = graph.launch(inputs)
         params, buffers, _, state = _copied_dicts(own)
         return value, params, buffers, state
+
+    def _kinds(self, together: Callable[..., Any], key: Any) -> tuple[int, ...]:
+        """Return what all processes compute now, after all have closed their graphs if one has."""
+        digest = hashlib.blake2b(repr(key).encode(), digest_size=7).digest()
+        kinds, histories = together(int.from_bytes(digest), self._history)
+        if len(set(histories)) > 1:
+            self.close()
+            self._history = max(histories) + 1
+        return kinds
 
     def _captured(self, make: Callable[[], Graph]) -> Graph:
         while len(self._graphs) >= self.limit:
@@ -227,7 +250,8 @@ class CapturedStep:
         try:
             return make()
         except Exception as error:
-            if not self._graphs or not is_out_of_memory(error):
+            alone = self._together is None  # else the others would not capture again
+            if not (alone and self._graphs and is_out_of_memory(error)):
                 raise
         self.close()  # graphs of other shapes can be made again
         return make()

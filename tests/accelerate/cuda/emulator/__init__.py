@@ -80,7 +80,7 @@ def install(devices: int = 2, megabytes: int = 4096, seed: int = 0) -> None:
 
     planner.CALLS, planner.ROUNDS, planner.WARM = 2, 1, 0.0  # there is no time to be measured
 
-    sys.modules["cudnn"] = EmulatedCudnn(times=(1.0, 1.0), line=16, put=_put)  # type: ignore[assignment]
+    sys.modules["cudnn"] = EmulatedCudnn(times=(1.0, 1.0), line=16, put=put)  # type: ignore[assignment]
 
 
 def _poison_pools() -> None:
@@ -170,7 +170,7 @@ def _run(number: int) -> None:
         _operations[ctypes.c_long.from_address(number).value]()
 
 
-def _put(operation: Callable[[], None], stream: int | None = None) -> None:
+def put(operation: Callable[[], None], stream: int | None = None) -> None:
     """Let a stream, by default the current one, run a function when its turn comes."""
     if stream is None:
         import cupy
@@ -183,7 +183,7 @@ def _put(operation: Callable[[], None], stream: int | None = None) -> None:
 
 
 def _sort(dtype: Any, data: int, keys: int, shape: Any) -> None:
-    _put(lambda: view(data, dtype, shape).sort(axis=-1, kind="stable"))
+    put(lambda: view(data, dtype, shape).sort(axis=-1, kind="stable"))
 
 
 def _argsort(dtype: Any, index: int, data: int, keys: int, shape: Any) -> None:
@@ -193,4 +193,4 @@ def _argsort(dtype: Any, index: int, data: int, keys: int, shape: Any) -> None:
         view(index, "int64", shape)[...] = order
         a.sort(axis=-1, kind="stable")
 
-    _put(run)
+    put(run)
