@@ -41,6 +41,7 @@ def names_of_doors():
 
 WITHOUT_EXAMPLES = {
     "MPIGroup": "mpiexec has to start the processes",
+    "NcclGroup": "mpiexec has to start the processes, and each has a GPU",
     "TorchGroup": "torchrun has to start the processes",
 }
 

@@ -15,6 +15,8 @@ TIMEOUT = 20.0  # seconds after which the others are gone
 class ThreadGroup:
     """One thread of several as a group, with shared memory for messages."""
 
+    synchronized = False
+
     def __init__(self, rank: int, size: int, barrier: Any, board: list[Any]) -> None:
         self.rank, self.size = rank, size
         self._barrier, self._board = barrier, board
@@ -48,11 +50,12 @@ class ThreadGroup:
         raise SystemExit(code)
 
 
-def together(size: int, work: Callable[[Any], Any]) -> list[Any]:
+def together(size: int, work: Callable[[Any], Any], synchronized: bool = False) -> list[Any]:
     """Return ``work(group)`` of all ranks, each in a thread of its own."""
     barrier, board = threading.Barrier(size), [None] * size
 
     def rank(group: ThreadGroup) -> Any:
+        group.synchronized = synchronized
         try:
             return work(group)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import signal
@@ -15,6 +16,7 @@ import xplayers as xl
 from xplayers.arrays.transfer import to_numpy
 
 STEPS, BATCH = 100, 59  # 30 samples, and 29
+PIECE = 8  # characters of a text
 
 
 def array_of(library: str, values: np.ndarray):
@@ -38,20 +40,89 @@ def sums(group, *libraries: str) -> None:
     group.barrier()
 
 
-def train(group, library: str, folder: str) -> None:
-    """Take steps on parts of batches of digits, and save the parameters of each rank."""
-    (images, labels), _ = xl.data.load_digits()
+def perceptron(rng, dtype):
+    """Return a network for digits."""
+    return xl.mlp([64, 50, 10], rng=rng, dtype=dtype)
+
+
+def convolutional(rng, dtype, *, normalized=False):
+    """Return a network for images of digits."""
+
+    def convolution(n_in, n_out):
+        options = {"padding": "same", "bias": not normalized, "rng": rng, "dtype": dtype}
+        more = [xl.BatchNormalization.init(n_out, dtype=dtype)] if normalized else []
+        return xl.Convolution.init(n_in, n_out, 3, **options), *more, xl.Relu(), xl.MaxPooling(2)
+
+    return xl.Sequential(
+        xl.Reshape(1, 8, 8),
+        *convolution(1, 8),
+        *convolution(8, 16),
+        xl.Flatten(),
+        xl.Affine.init(64, 10, rng=rng, dtype=dtype),
+    )
+
+
+def transformer(rng, dtype):
+    """Return a small GPT."""
+    width, context, n = 16, PIECE, 27
+    normal = functools.partial(xl.initializers.normal, std=0.5)
+
+    def block():
+        attention = xl.MultiHeadAttention.init(width, 4, causal=True, rng=rng, dtype=dtype)
+        up = xl.Affine.init(width, 4 * width, flatten=False, rng=rng, dtype=dtype)
+        down = xl.Affine.init(4 * width, width, flatten=False, rng=rng, dtype=dtype)
+        return (
+            xl.Residual(xl.LayerNormalization.init(width, dtype=dtype), attention),
+            xl.Residual(xl.LayerNormalization.init(width, dtype=dtype), up, xl.Gelu(), down),
+        )
+
+    return xl.Sequential(
+        xl.Embedding.init(n, width, initializer=normal, rng=rng, dtype=dtype),
+        xl.PositionalEmbedding.init(context, width, initializer=normal, rng=rng, dtype=dtype),
+        *block(),
+        *block(),
+        xl.LayerNormalization.init(width, dtype=dtype),
+        xl.Affine.init(width, n, flatten=False, rng=rng, dtype=dtype),
+    )
+
+
+# The networks, and the rate of each.
+NETWORKS = {
+    "perceptron": (perceptron, 0.1),
+    "convolutional": (convolutional, 0.05),
+    "normalized": (functools.partial(convolutional, normalized=True), 0.05),
+    "transformer": (transformer, 0.05),
+}
+
+
+def samples(name: str):
+    """Return what a network learns: images of digits, or pieces of a text and what comes next."""
+    if name != "transformer":
+        (images, labels), _ = xl.data.load_digits()
+        return images, labels
+    words = "the quick brown fox jumps over the lazy dog and runs into the deep dark wood"
+    codes = np.asarray([max(ord(c) - 96, 0) for c in (words + " ") * 20])
+    pieces = codes[np.arange(len(codes) - PIECE)[:, None] + np.arange(PIECE + 1)]
+    return pieces[:, :-1].copy(), pieces[:, 1:].copy()
+
+
+def train(group, library: str, name: str, folder: str) -> None:
+    """Take steps on parts of batches, and save the parameters of each rank."""
+    x, t = (a if a.dtype.kind == "f" else a.astype("int64") for a in samples(name))
+    make, rate = NETWORKS[name]
     for dtype in ("float32", "float64"):
-        x, t = array_of(library, images.astype(dtype)), array_of(library, labels.astype("int64"))
-        net = xl.mlp([64, 50, 10], rng=group.rank, dtype=dtype)  # rank 0 has that of one process
-        step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Momentum(0.1), group=group)
+        x_there = array_of(library, x.astype(dtype) if x.dtype.kind == "f" else x)
+        t_there = array_of(library, t)
+        rng = np.random.default_rng(group.rank)  # rank 0 has that of one process
+        net = make(rng, dtype)
+        step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.Momentum(rate), group=group)
         for i in range(STEPS):
             rows = np.random.default_rng([0, i]).permutation(len(x))[:BATCH]
             mine = rows[group.rank :: group.size]
-            loss = step(x[mine, ...], t[mine])
+            loss = step(x_there[mine, ...], t_there[mine, ...])
         (taker,) = step._compiled.values()
         assert taker.replays.replays
-        arrays = {name: to_numpy(a) for name, a in net.params.items()}
+        arrays = {k: to_numpy(a) for k, a in net.arrays.items()}
         file = Path(folder) / f"{dtype} {group.rank} of {group.size}.npz"
         np.savez(file, loss=to_numpy(loss), **arrays)
 
@@ -114,7 +185,7 @@ def differ(group) -> None:
 
 if __name__ == "__main__":
     name, *arguments = sys.argv[1:]
-    group = xl.parallel.group()
+    group = xl.parallel.group(synchronized="normalized" in arguments)
     {f.__name__: f for f in (sums, train, fit, one_ends, differ)}[name](group, *arguments)
     if group.rank == 0:
         print("finished")  # noqa: T201

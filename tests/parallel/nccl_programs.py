@@ -208,13 +208,13 @@ def train(group, folder: Path, compile: str, what: str) -> None:
     from xplayers.accelerate.cuda.gemm import Gemm
     from xplayers.cuda import fused
 
-    net = network(what == "normalized").to(like=cp.zeros(1, "float32"))
+    net = network(what in ("normalized", "synchronized")).to(like=cp.zeros(1, "float32"))
     if group is not None and group.rank:
         for name, a in net.params.items():
             net.params[name] = a + 1  # those of rank 0 go
     step = xl.TrainStep(
-        net, xl.SoftmaxWithLoss(), xl.Adam(0.01), compile=compile if compile == "graph" else False,
-        group=group, gemm=lambda: Gemm(autotune=False),
+        net, xl.SoftmaxWithLoss(), xl.Momentum(0.05), compile=how(compile), group=group,
+        gemm=lambda: Gemm(autotune=False),
     )  # fmt: skip
     losses = []
     with fused():
@@ -228,12 +228,18 @@ def train(group, folder: Path, compile: str, what: str) -> None:
         # A sum in each of two runs before a capture, and in that: of batches of 29, 30 and 7, which
         # come again after the graphs are closed.
         calls = sys.modules["cupy.cuda.nccl"].NcclCommunicator.calls - shared(step)
-        assert calls == 3 * (6 if what == "closed" else 3), calls
+        captures, sums = 6 if what == "closed" else 3, 5 if what == "synchronized" else 1
+        assert calls == 3 * captures * sums, calls
         assert len(captured_by(step)._graphs) == 3
     arrays = {name: a.get() for name, a in net.arrays.items()}
     rank, size = (0, 1) if group is None else (group.rank, group.size)
     np.savez(folder / f"{compile} {what} {rank} of {size}.npz", losses=losses, **arrays)
     step.close()
+
+
+def how(compile: str):
+    """Return the argument of a step: a graph, or none of it."""
+    return compile if compile == "graph" else False
 
 
 def captured_by(step):
@@ -262,8 +268,7 @@ def stop(group, folder: Path, compile: str) -> None:
     x, t = batch(0, 45, cp)
     trainer = xl.Trainer(
         network(False), xl.SoftmaxWithLoss(), xl.Adam(0.01), batch_size=15, epochs=4, seed=0,
-        compile=compile if compile == "graph" else False, group=group, callbacks=[ask],
-        progress=False,
+        compile=how(compile), group=group, callbacks=[ask], progress=False,
     )  # fmt: skip
     history = trainer.fit(x, t, validation=batch(1, 7, cp))
     assert history.stopped == "callback"
@@ -281,7 +286,8 @@ if __name__ == "__main__":
 
     import xplayers as xl
 
-    group = xl.parallel.group() if int(size) > 1 else None
+    options = {"synchronized": "synchronized" in arguments}
+    group = xl.parallel.group(**options) if int(size) > 1 else None
     programs = {f.__name__: f for f in (sums, train, stop)}
     programs[name](group, Path(folder), *arguments)
     print("finished")  # noqa: T201

@@ -92,11 +92,22 @@ def test_processes_that_have_imported_cupy_sum_by_nccl(mpi, gpu):
     cupy = types.ModuleType("cupy")
     cupy.is_available = lambda: gpu
     mpi.setitem(sys.modules, "cupy", cupy)
-    mpi.setattr(nccl, "NcclGroup", lambda: "by NCCL")
-    mpi.setattr("xplayers.parallel.mpi.MPIGroup", lambda: "by MPI")
+    mpi.setattr(nccl, "NcclGroup", lambda **options: "by NCCL")
+    mpi.setattr("xplayers.parallel.mpi.MPIGroup", lambda **options: "by MPI")
     assert isinstance(group(), SelfGroup)
     mpi.setenv("PMI_SIZE", "2")
     assert group() == ("by NCCL" if gpu else "by MPI")
+
+
+def test_batches_are_synchronized_on_request(mpi):
+    assert not group("mpi").synchronized
+    own = group("mpi", synchronized=True)
+    assert own.synchronized
+    make, arguments = own.__reduce__()
+    assert make(*arguments).synchronized
+    assert not group("self", synchronized=True).synchronized  # all of a batch is here
+    with pytest.raises(TypeError, match=says("group: synchronized is 1; expected True or False")):
+        group("self", synchronized=1)
 
 
 def test_mpi_asked_for_by_name_may_have_one_process(mpi):

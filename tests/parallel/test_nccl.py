@@ -62,17 +62,17 @@ def test_sums_and_broadcasts(tmp_path):
 
 
 def test_two_processes_train_as_one(tmp_path):
-    """With parts of 15 and 14 samples."""
-    run(tmp_path, "train", "stands", "plain")
-    run(tmp_path / "one", "train", "stands", "plain", size=1)
-    one = saved(tmp_path / "one", "stands plain 0 of 1")
-    first, second = (saved(tmp_path, f"stands plain {rank} of 2") for rank in (0, 1))
+    """With parts of 15 and 14 samples, and statistics of all."""
+    run(tmp_path, "train", "stands", "synchronized")
+    run(tmp_path / "one", "train", "stands", "synchronized", size=1)
+    one = saved(tmp_path / "one", "stands synchronized 0 of 1")
+    first, second = (saved(tmp_path, f"stands synchronized {rank} of 2") for rank in (0, 1))
     for name, a in one.items():
         assert_same_bits(first[name], second[name], name)
         np.testing.assert_allclose(first[name], a, rtol=0, atol=2e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("what", ["plain", "normalized", "closed"])
+@pytest.mark.parametrize("what", ["plain", "normalized", "synchronized", "closed"])
 def test_graphs_have_the_bits_of_steps_that_stand(what, tmp_path):
     """Also with running statistics, and where one process has closed its graphs between steps."""
     run(tmp_path, "train", "stands", what)

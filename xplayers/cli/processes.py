@@ -56,7 +56,7 @@ def thread_variables(processes: int) -> dict[str, str]:
 def begin(library: str) -> Any:
     """Return the group of the processes, for arrays of a library. Only the first one prints."""
     several = launched() > 1
-    group = xl.parallel.group("nccl" if several and library == "cupy" else _host_kind())
+    group = xl.parallel.group("nccl") if several and library == "cupy" else _own()
     stdout.silent = group.rank > 0
     return group
 
@@ -77,7 +77,7 @@ def wait_for_first() -> None:
     """Let the first process speak before, which may say the same and end this one."""
     if rank():
         with contextlib.suppress(ImportError, RuntimeError):
-            xl.parallel.group(_host_kind())  # which has to be there before the first can end it
+            _own()  # which has to be there before the first can end it
         time.sleep(_FIRST)
 
 
@@ -85,12 +85,13 @@ def end_all(code: int) -> None:
     """End the other processes, which would wait for this one."""
     if rank() is not None:
         with contextlib.suppress(ImportError, RuntimeError):  # there is no MPI
-            xl.parallel.group(_host_kind()).abort(code)
+            _own().abort(code)
 
 
-def _host_kind() -> str:
-    """Return the kind of a group that one process alone can ask for: GPUs connect together."""
-    return "mpi" if launched() > 1 else "auto"
+def _own() -> Any:
+    """Return a group that a process can make alone: those with GPUs are made by all together."""
+    several = launched() > 1 and "cupy" in sys.modules
+    return xl.parallel.group("mpi") if several else xl.parallel.group()
 
 
 class StallTimeout:

@@ -15,9 +15,14 @@ one sum over the ranks is made of one flat array: gradients and loss, times the 
 samples, running statistics, and the weights. Divided by the sum of the weights these are the
 gradients and the loss of the whole batch, whatever the sizes of the parts, class weights and
 ignored labels. So all ranks take the same step, bit by bit, which is that of one process up to
-rounding. Clipping and ``reduce_grads`` see the gradients of the whole batch. `BatchNormalization`
-normalizes by the statistics of its part; the running ones are averaged. `Dropout` draws other masks
-on each rank. Evaluations are shared out too, and exact.
+rounding. Clipping and ``reduce_grads`` see the gradients of the whole batch. `Dropout` draws other
+masks on each rank. Evaluations are shared out too, and exact.
+
+`BatchNormalization` normalizes by the statistics of its part, as in PyTorch, and the running ones
+are averaged. With ``group(synchronized=True)`` these are sums over the ranks too, two in a forward
+pass of each layer and one in its backward, and the step is that of one process there also: for
+parts of few samples. That is PyTorch's ``SyncBatchNorm``, ``BatchNormalization(synchronized=True)``
+of Keras and ``sync_batchnorm`` of Lightning.
 
 Stopping early, the best epoch, Ctrl-C and a loss that is not finite are decided on all ranks at the
 same step. Rank 0 writes checkpoints, which all read, and shows progress. A run resumes with the

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from typing import Protocol
 
-from xplayers._checks import choice
+from xplayers._checks import choice, flag
 from xplayers.arrays.namespaces import Array, dtype_name
 
 # By these a launcher says how many processes it has started: Open MPI; MPICH and its kin; Slurm.
@@ -70,7 +70,7 @@ class SelfGroup:
     0.9681
     """
 
-    rank, size = 0, 1
+    rank, size, synchronized = 0, 1, False  # all of a batch is here
 
     def __repr__(self) -> str:
         return "SelfGroup()"
@@ -108,7 +108,7 @@ def _has_gpu() -> bool:
     return cupy is not None and bool(cupy.is_available())
 
 
-def group(kind: str = "auto") -> Group:
+def group(kind: str = "auto", *, synchronized: bool = False) -> Group:
     """Return the group of all processes that were started together.
 
     Parameters
@@ -117,6 +117,9 @@ def group(kind: str = "auto") -> Group:
         ``"auto"``: MPI where ``mpiexec`` or ``srun`` has started several processes, with NCCL if
         the script has imported CuPy and there is a GPU, and PyTorch where ``torchrun`` has, which
         their environment says; else a group of one, and none of these is imported.
+    synchronized : bool
+        Whether `BatchNormalization` takes the statistics of the whole batch, and not those of the
+        part of its process; see `xplayers.parallel`.
 
     Returns
     -------
@@ -138,6 +141,7 @@ def group(kind: str = "auto") -> Group:
     >>> group.rank, group.size
     (0, 1)
     """
+    flag("group", "synchronized", synchronized)
     choice("group", "kind", kind, ("auto", "mpi", "nccl", "torch", "self"))
     if kind == "auto":
         by_torchrun = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") != "1"
@@ -148,11 +152,11 @@ def group(kind: str = "auto") -> Group:
     if kind == "nccl":
         from xplayers.parallel.nccl import NcclGroup
 
-        return NcclGroup()
+        return NcclGroup(synchronized=synchronized)
     if kind == "torch":
         from xplayers.parallel.pytorch import TorchGroup
 
-        return TorchGroup()
+        return TorchGroup(synchronized=synchronized)
     from xplayers.parallel.mpi import MPIGroup
 
-    return MPIGroup()
+    return MPIGroup(synchronized=synchronized)

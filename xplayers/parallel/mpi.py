@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from typing import Any
 
 import numpy as np
 
+from xplayers._checks import flag
 from xplayers.arrays.namespaces import Array, device, library, on_host
 from xplayers.parallel.groups import check_dtype, launched
 
@@ -24,6 +26,9 @@ class MPIGroup:
     ----------
     comm : mpi4py.MPI.Comm, optional
         The communicator; by default that of all processes, ``MPI.COMM_WORLD``.
+    synchronized : bool
+        Whether `BatchNormalization` takes the statistics of the whole batch, and not those of the
+        part of its process; see `xplayers.parallel`.
 
     Raises
     ------
@@ -46,13 +51,14 @@ class MPIGroup:
         trainer.fit(x, t)
     """
 
-    def __init__(self, comm: Any = None) -> None:
+    def __init__(self, comm: Any = None, *, synchronized: bool = False) -> None:
         mpi = _imported()
         if comm is None:
             comm = mpi.COMM_WORLD
             _check_launch(comm.size, mpi.Get_library_version())
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
         self._in_place = mpi.IN_PLACE
+        self.synchronized = flag("MPIGroup", "synchronized", synchronized)
         if self.size > 1:
             _end_all_on_exception(self)
 
@@ -60,7 +66,8 @@ class MPIGroup:
         return f"MPIGroup(rank={self.rank}, size={self.size})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MPIGroup, (self.comm,)  # mpi4py knows how to pickle those that all have
+        # mpi4py knows how to pickle the communicators that all have.
+        return functools.partial(MPIGroup, synchronized=self.synchronized), (self.comm,)
 
     def sum_(self, flat: Array) -> None:
         """Write the sum over the ranks into an array of one axis, with the same bits on all."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import warnings
 from typing import Any
 
 import numpy as np
 
+from xplayers._checks import flag
 from xplayers.arrays.namespaces import Array, device, library
 from xplayers.parallel.groups import check_dtype
 from xplayers.parallel.mpi import MPIGroup
@@ -27,6 +29,9 @@ class NcclGroup:
     device : int, optional
         The GPU of this process; by default the processes of a node take them in turn. It becomes
         the current one.
+    synchronized : bool
+        Whether `BatchNormalization` takes the statistics of the whole batch, and not those of the
+        part of its process; see `xplayers.parallel`.
 
     Raises
     ------
@@ -59,10 +64,13 @@ class NcclGroup:
             step(x, t)
     """
 
-    def __init__(self, comm: Any = None, device: int | None = None) -> None:
+    def __init__(
+        self, comm: Any = None, device: int | None = None, *, synchronized: bool = False
+    ) -> None:
         cupy, self._library = _imported()
         self._host = MPIGroup(comm)
         self.rank, self.size = self._host.rank, self._host.size
+        self.synchronized = flag("NcclGroup", "synchronized", synchronized)
         self._cuda = cupy.cuda
         self.device = self._chosen(device)
         self._cuda.Device(self.device).use()
@@ -82,7 +90,8 @@ class NcclGroup:
         return f"NcclGroup(rank={self.rank}, size={self.size}, device={self.device})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return NcclGroup, (self._host.comm, self.device)
+        make = functools.partial(NcclGroup, synchronized=self.synchronized)
+        return make, (self._host.comm, self.device)
 
     def sum_(self, flat: Array) -> None:
         """Write the sum over the ranks into an array of one axis, with the same bits on all."""

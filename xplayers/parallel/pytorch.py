@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import functools
 import importlib
 import os
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._checks import flag
 from xplayers.arrays.namespaces import Array, library
 from xplayers.parallel.groups import check_dtype
 
@@ -29,6 +31,9 @@ class TorchGroup:
     backend : str, optional
         That of ``torch.distributed.init_process_group``; by default gloo for arrays on the CPU and
         NCCL for those on CUDA.
+    synchronized : bool
+        Whether `BatchNormalization` takes the statistics of the whole batch, and not those of the
+        part of its process; see `xplayers.parallel`.
 
     Raises
     ------
@@ -50,7 +55,13 @@ class TorchGroup:
         trainer.fit(x, t)
     """
 
-    def __init__(self, process_group: Any = None, backend: str | None = None) -> None:
+    def __init__(
+        self,
+        process_group: Any = None,
+        backend: str | None = None,
+        *,
+        synchronized: bool = False,
+    ) -> None:
         distributed = _imported()
         if not distributed.is_initialized():
             missing = [name for name in _VARIABLES if name not in os.environ]
@@ -64,6 +75,7 @@ class TorchGroup:
             distributed.init_process_group(backend)
             atexit.register(_destroy, distributed)
         self._process_group, self._distributed = process_group, distributed
+        self.synchronized = flag("TorchGroup", "synchronized", synchronized)
         self.rank = distributed.get_rank(process_group)
         self.size = distributed.get_world_size(process_group)
         self._first = distributed.get_global_rank(process_group, 0) if process_group else 0
@@ -75,7 +87,7 @@ class TorchGroup:
         if self._process_group is not None:
             message = "TorchGroup: only the group of all processes can be pickled."
             raise TypeError(message)
-        return TorchGroup, ()
+        return functools.partial(TorchGroup, synchronized=self.synchronized), ()
 
     def sum_(self, flat: Array) -> None:
         """Write the sum over the ranks into an array of one axis, with the same bits on all."""

@@ -25,7 +25,7 @@ class AccumulatedStep(TrainStep):
     Parameters
     ----------
     net, loss, optimizer, **options
-        As in `TrainStep`.
+        As in `TrainStep`; a `group` is not ``synchronized``.
     parts : int
         Number of micro-batches of equal size per batch; the last one may be smaller.
 
@@ -55,6 +55,17 @@ class AccumulatedStep(TrainStep):
     ) -> None:
         super().__init__(net, loss, optimizer, **options)
         self.parts = parts
+        self._check_group()
+
+    def _check_group(self) -> None:
+        """Check that processes need not take their micro-batches together."""
+        if getattr(self.group, "synchronized", False):
+            message = (
+                "AccumulatedStep: group has synchronized=True; expected False: there is a batch "
+                "for each process and micro-batch, and these are not as many on all. Use a "
+                "TrainStep, or GroupNormalization, which needs no batch."
+            )
+            raise ValueError(message)
 
     def _gradients(
         self,
@@ -66,6 +77,7 @@ class AccumulatedStep(TrainStep):
         scale: Any,
         check: bool,
     ) -> tuple[Array, Arrays, Arrays, Any]:
+        self._check_group()
         xp, loss = namespace(x), self.loss
         value: Any = 0.0
         whole: Any = None

@@ -37,8 +37,9 @@ _APART = 0x9E3779B9
 class Exchange:
     """Makes the results of the whole batch of those that the ranks have for their parts.
 
-    An update takes one sum. Where it is computed twice, because it could not be recorded, that sum
-    is taken again: other ranks may have computed it once.
+    An update takes one sum, and synchronized batch normalization more. Where it is computed twice,
+    because it could not be recorded, those sums are taken again: other ranks may have computed it
+    once.
 
     On a GPU, where a graph holds the addresses of a step, what a rank asks for and what is known of
     the last batch have places of their own.
@@ -46,11 +47,14 @@ class Exchange:
 
     def __init__(self, group: Any) -> None:
         self.group = group  # a `xplayers.parallel.Group` of several processes
+        # Whether batch normalization takes the statistics of the batches of all.
+        self.synchronized = bool(getattr(group, "synchronized", False))
         self.shared = False  # whether all ranks have begun with the same arrays
         self.asked: set[str] = set()  # of `REQUESTS`, by this rank
         self._last: Array | None = None  # weight, samples and requests of the last batch
         self._computing = False  # whether an update is computed, not replayed
-        self._sums: Array | None = None  # those of the update that is computed
+        self._sums: list[Array] = []  # those of the update that is computed
+        self._next = 0  # the number of the next one
         # On a GPU: what this rank asks for, and where `_last` is.
         self._places: tuple[Array, Array] | None = None
         self._told: set[str] = set()  # what is in the first of them
@@ -78,7 +82,7 @@ class Exchange:
     def begin(self, params: Arrays) -> None:
         """Begin to compute an update of these parameters."""
         first = next(iter(params.values()))
-        self._computing, self._sums = on_host(first), None
+        self._computing, self._sums, self._next = on_host(first), [], 0
         if self._computing:
             self._places = None
         else:
@@ -98,7 +102,11 @@ class Exchange:
 
     def end(self) -> None:
         """End it, also after an error."""
-        self._computing, self._sums = False, None
+        self._computing, self._sums = False, []
+
+    def restart(self) -> None:
+        """Begin to compute it, perhaps once more."""
+        self._next = 0
 
     def own(self, net: Layer, buffers: Arrays) -> dict[str, Array]:
         """Return `buffers` with the counters of random numbers of this rank."""
@@ -131,8 +139,10 @@ class Exchange:
             (changed[k] - own[k]) * shares[k] if k in changed else xp.zeros_like(a)
             for k, a in buffers.items()
         ]
-        counts = [_number(xp, n, dtype, where) for n in (weight, samples)]
-        parts, mean = [*grads.values(), value], loss.reduction == "mean"
+        counts = [number(xp, n, dtype, where) for n in (weight, samples)]
+        # Where it is synchronized these are shares of the whole already.
+        parts = [*grads.values(), value]
+        mean = loss.reduction == "mean" and not self.synchronized
         parts, moves = ([xp.astype(a, dtype, copy=False) for a in some] for some in (parts, moves))
         sums = summed(parts, weight if mean else 1, [*moves, *counts], self)
         *parts, total, n = _split(xp, sums, [*parts, *moves, *counts])
@@ -155,26 +165,44 @@ class Exchange:
         xp = namespace(first)
         return xp.sum(upcast(xp, first)), grads, {}, 0
 
+    def share_of(self, loss: Loss, weight: Any, like: Array) -> Any:
+        """Return which part of the mean over all ranks is that of this rank, of this weight.
+
+        `like` is the loss, or another 0-d array of its dtype.
+        """
+        if loss.reduction != "mean":
+            return 1.0
+        xp = namespace(like)
+        # Made of `like`: a number of its own would be a constant of a replay, and its sum too.
+        own = xp.zeros_like(like) + number(xp, weight, like.dtype, device(like))
+        total = over_ranks([own], self)[0, ...]
+        return own / xp.where(total == 0, xp.ones_like(total), total)
+
     def sum_(self, flat: Array) -> None:
         """Write the sums over the ranks into `flat`, and behind them what the ranks ask for."""
-        if self._sums is not None:
-            flat[...] = self._sums
-            return
         n = len(REQUESTS)
         if self._places is not None:
             flags, last = self._places
             flat[-n:] = flags
-            self.group.sum_(flat)
+            self.add_(flat)
             last[...] = flat[-n - 2 :]
             self._last = last
             return
         flat[-n:] = 0.0
         for i, flag in enumerate(self._flags() if self.asked else ()):
             flat[i - n] = flag
-        self.group.sum_(flat)
+        self.add_(flat)
         self._last = flat[-n - 2 :] + 0.0  # in memory of its own
-        if self._computing:
-            self._sums = flat
+
+    def add_(self, flat: Array) -> None:
+        """Write the sums over the ranks into `flat`."""
+        if self._next < len(self._sums):
+            flat[...] = self._sums[self._next]
+        else:
+            self.group.sum_(flat)
+            if self._computing:
+                self._sums.append(flat)
+        self._next += 1
 
     def together(self, kind: int, history: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Return the kinds and the histories of all ranks, which this one adds its own to."""
@@ -192,7 +220,8 @@ class Exchange:
         net, arrays = step.net, step.net.arrays
         kinds = [f"{k} {dtype_name(a.dtype)} {tuple(a.shape)}" for k, a in arrays.items()]
         state = {k: list(part) for k, part in step.state.items()}
-        self.compare(type(step).__name__, {"arrays": kinds, "state": state, **step_identity(step)})
+        identity = {"arrays": kinds, "state": state, **step_identity(step)}
+        self.compare(type(step).__name__, {**identity, "synchronized": self.synchronized})
         shared = self._of_first({"net": arrays, "state": step.state})
         put(net, shared["net"])
         step.state = shared["state"]
@@ -235,17 +264,32 @@ def summed(parts: list[Array], weight: Any, rest: list[Array], exchange: Exchang
     n, m = sum(map(size, parts)), sum(map(size, rest))
     if out is None:
         out = xp.empty((n + m + len(REQUESTS),), dtype=first.dtype, device=device(first))
-    at = 0
-    for a in (*parts, *rest):
-        out[at : at + size(a)] = xp.reshape(a, (-1,))
-        at += size(a)
+    _join(xp, [*parts, *rest], out)
     weighted = out[:n]
     weighted *= weight
     exchange.sum_(out)
     return out
 
 
-def _number(xp: Any, value: Any, dtype: Any, where: Any) -> Array:
+@operation
+def over_ranks(parts: list[Array], exchange: Exchange, out: Any = None) -> Array:
+    """Return one flat array, the sums over the ranks of `parts`, of one dtype. Do not change it."""
+    xp, first = namespace(parts[0]), parts[0]
+    if out is None:
+        out = xp.empty((sum(map(size, parts)),), dtype=first.dtype, device=device(first))
+    _join(xp, parts, out)
+    exchange.add_(out)
+    return out
+
+
+def _join(xp: Any, arrays: list[Array], out: Array) -> None:
+    at = 0
+    for a in arrays:
+        out[at : at + size(a)] = xp.reshape(a, (-1,))
+        at += size(a)
+
+
+def number(xp: Any, value: Any, dtype: Any, where: Any) -> Array:
     """Return a number, or a 0-d array, as a 0-d array of `dtype`."""
     if hasattr(value, "shape") or "cpu" in str(where).lower():
         return xp.asarray(value, dtype=dtype, device=where)

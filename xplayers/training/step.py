@@ -9,9 +9,10 @@ from typing import Any
 from xplayers._checks import choice, function, instance, processes, shown
 from xplayers.arrays.checks import check_same
 from xplayers.arrays.joining import stack
-from xplayers.arrays.namespaces import Array, is_integer, namespace
+from xplayers.arrays.namespaces import Array, is_integer, namespace, upcast
 from xplayers.arrays.transfer import as_plain
 from xplayers.arrays.values import examine
+from xplayers.data.batches import samples
 from xplayers.layers.base import Layer
 from xplayers.layers.representation import code, options
 from xplayers.losses import Loss
@@ -19,6 +20,7 @@ from xplayers.optimizers import Optimizer
 from xplayers.training.evaluation import batch_weight
 from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.stateful import Arrays, State, StatefulStep, check_parts
+from xplayers.training.synchronizing import synchronized
 
 __all__ = ["TrainStep"]
 
@@ -178,7 +180,8 @@ class TrainStep(StatefulStep):
         """Take several steps, on batches of a data set that is where the parameters are.
 
         The same as a loop of ``step(xp.take(x, rows, axis=0), xp.take(t, rows, axis=0))`` over the
-        rows of `index`. With ``compile="graph"`` it is one launch, which gathers its batches.
+        rows of `index`. With ``compile="graph"`` it is one launch, which gathers its batches. Of
+        arrays of JAX that are sharded over a mesh the batches are sharded as they are.
 
         Parameters
         ----------
@@ -219,7 +222,7 @@ class TrainStep(StatefulStep):
             return many(x, t, index, lr)
         arrays = (x, t) if sample_weight is None else (x, t, sample_weight)
         rows = [index[i, ...] for i in range(index.shape[0])]
-        batches = ([xp.take(a, r, axis=0) for a in arrays] for r in rows)
+        batches = ([samples(a, r) for a in arrays] for r in rows)
         return stack(xp, [self(*batch, lr=lr) for batch in batches])
 
     def pure(
@@ -250,10 +253,17 @@ class TrainStep(StatefulStep):
         exchange = self._exchange
         own = buffers if exchange is None else exchange.own(self.net, buffers)
         arrays = {**(ties.expanded(rounded) if ties.rows() else rounded), **own}
-        if exchange is not None and x.shape[0] == 0:
-            results = exchange.nothing(params)
+        batch = x, t, sample_weight
+        if exchange is None:
+            results = self._gradients(arrays, loss_arrays, *batch, scale, check)
         else:
-            results = self._gradients(arrays, loss_arrays, x, t, sample_weight, scale, check)
+            exchange.restart()
+            with synchronized(exchange, x):
+                if x.shape[0] > 0:
+                    results = self._gradients(arrays, loss_arrays, *batch, scale, check)
+                else:
+                    self._accompany(arrays, x)
+                    results = exchange.nothing(params)
         value, grads, changed, weight = results
         grads = ties.gathered(grads) if ties.rows() else grads
         # The optimizer takes 16-bit gradients too, and computes with them in the dtype of `params`.
@@ -294,9 +304,21 @@ class TrainStep(StatefulStep):
         """
         y, cache = self.net.apply(arrays, x)
         value, loss_cache = self._loss(loss_arrays, y, t, w, check)
-        grads = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
         weight = None if self._exchange is None else self._weight(loss_arrays, y, t, w)
+        if self._exchange is not None and self._exchange.synchronized:
+            share = self._exchange.share_of(self.loss, weight, value)
+            value, scale = value * share, scale * share
+        grads = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
         return value, grads, self.net.updated_buffers(arrays, cache), weight
+
+    def _accompany(self, arrays: Arrays, x: Array) -> None:
+        """Take part, without samples, in the sums of the passes of the other processes."""
+        exchange = self._exchange
+        if exchange is not None and exchange.synchronized:
+            y, cache = self.net.apply(arrays, x)
+            xp = namespace(y)
+            exchange.share_of(self.loss, 0, xp.sum(upcast(xp, y)))
+            self.net.param_grads(cache, xp.zeros_like(y))
 
     def _loss(self, arrays: Arrays, y: Array, t: Array, w: Array | None, check: bool) -> Any:
         """Return the loss of the scores and its cache."""

@@ -76,6 +76,33 @@ def test_steps_and_predictions():
     assert result == "equal"
 
 
+def test_several_steps():
+    """On rows of a data set that is sharded: so are its batches, if the mesh divides them."""
+    specs = on_two_devices("""
+        x, t = rng.normal(size=(46, 8)).astype("float32"), rng.integers(0, 3, 46)
+        on_mesh, seen, specs = NamedSharding(mesh, PartitionSpec()), [], []
+        call = xl.TrainStep.__call__
+
+        def watched(step, *batch, lr=None):
+            seen.append([tuple(a.sharding.spec) for a in batch if hasattr(a.sharding, "spec")])
+            return call(step, *batch, lr=lr)
+
+        xl.TrainStep.__call__ = watched
+        for size, weights in [(16, ()), (16, (rng.uniform(size=46).astype("float32"),)), (15, ())]:
+            rows, results = rng.permutation(46)[: 2 * size].reshape(2, size), []
+            for where, place in ((one, one), (by_rows, on_mesh)):
+                arrays, index = jax.device_put((x, t, *weights), where), jax.device_put(rows, place)
+                net = xl.mlp([8, 6, 3], rng=0)
+                step = xl.TrainStep(net, loss, xl.Momentum(0.1))
+                values = [step.many(*arrays[:2], index, *arrays[2:], lr=0.1 * i) for i in (1, 2)]
+                results.append((values, dict(net.params)))
+            assert largest_difference(results) < 1e-6, largest_difference(results)
+            specs.append(seen[-1])
+        print(json.dumps(specs))
+    """)
+    assert specs == [[["batch"]] * 2, [["batch"]] * 3, [[]] * 2]
+
+
 def test_trainer_and_evaluation():
     result = on_two_devices("""
         x, t = rng.normal(size=(46, 8)).astype("float32"), rng.integers(0, 3, 46)

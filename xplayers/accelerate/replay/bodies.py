@@ -140,6 +140,7 @@ BODIES = _Bodies(
     host_number=lambda a: a.item(),
     corrections=_one_call("corrections"),  # of a number, which takes Python's functions
     summed=_one_call("summed"),  # with other processes
+    over_ranks=_one_call("over_ranks"),
 )
 _IN_PARTS = {"product", "cross_entropy_of_labels"}
 
