@@ -16,6 +16,7 @@ from xplayers import functional, schedules
 from xplayers.accelerate.cuda import cudnn_plans, pooling, softmax_cross_entropy
 from xplayers.accelerate.cuda.source import INDEX, Kernel, Operand, inside, translate
 from xplayers.accelerate.cupy import _counted as counted
+from xplayers.accelerate.host import activations as host_activations
 from xplayers.accelerate.host.machine_code import exact_source
 from xplayers.accelerate.host.program import trace
 from xplayers.layers import activations, dropout, recurrent
@@ -109,6 +110,7 @@ def cases() -> Iterator[Case]:
         derivative = getattr(functional, f"{name}_derivative")
         yield Case(activations.chain, ("x", "x"), {"derivative": derivative})
     yield Case(activations.relu_vjp, ("x", "x"))
+    yield Case(host_activations.relu_and_mask, ("x",))
     yield Case(activations.sigmoid_vjp, ("x", "x"))
     yield Case(activations.tanh_vjp, ("x", "x"))
     for function in elementwise_functions(recurrent):
@@ -165,10 +167,12 @@ def array(dtype: Any) -> Operand:
 
 
 def elementwise_functions(module: Any) -> list[Any]:
-    """Return the elementwise functions that a module defines."""
+    """Return the elementwise functions that a module or the modules of a package define."""
     kind = type(functional.relu)
     return [
-        f for f in vars(module).values() if isinstance(f, kind) and f.__module__ == module.__name__
+        f
+        for f in vars(module).values()
+        if isinstance(f, kind) and f.__module__.startswith(module.__name__)
     ]
 
 

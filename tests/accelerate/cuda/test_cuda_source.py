@@ -19,9 +19,12 @@ from xplayers.accelerate.cuda import softmax_cross_entropy
 from xplayers.accelerate.cuda.source import ANY, BOOL, FLOATING, INDEX, INTEGER, Operand, translate
 from xplayers.accelerate.tape import Untraceable
 
-pytestmark = pytest.mark.skipif(
-    building.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
-)
+pytestmark = [
+    pytest.mark.host,
+    pytest.mark.skipif(
+        building.compiler() is None, reason="no C++ compiler with _Float16 and ucontext.h"
+    ),
+]
 
 DTYPES = [
     pytest.param(
