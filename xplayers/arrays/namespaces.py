@@ -74,6 +74,20 @@ def introduce(kind: type, xp: Namespace) -> None:
     _NAMESPACES[kind] = xp
 
 
+def introduce_tensors(kind: type, xp: Namespace) -> None:
+    """Let all be known that is asked of a type of tensors of PyTorch.
+
+    Its compiler would write down a first look at a dtype, and look again in the next call.
+    """
+    introduce(kind, xp)
+    _WITH_DEVICE.add(kind)
+    for name in DTYPES:
+        dtype = getattr(xp, name)
+        dtype_name(dtype)
+        _HALF[type(dtype), dtype] = dtype_is_half(dtype)
+        _KINDS[kind, dtype] = _kind_of(name)
+
+
 def has_other_arithmetic(x: object) -> bool:
     """Whether `*` and sums of `x` mean something else; NumPy imports `ma`, slowly, when asked."""
     subclass = isinstance(x, np.ndarray) and type(x) is not np.ndarray
@@ -81,6 +95,13 @@ def has_other_arithmetic(x: object) -> bool:
 
 
 def _first_sight(x: Array, owner: object, name: str) -> Namespace:
+    torch = sys.modules.get("torch")
+    if isinstance(x, getattr(torch, "Tensor", ())):  # without what its compiler cannot follow
+        from xplayers.arrays.pytorch import NAMESPACE
+
+        if type(x) not in _NAMESPACES:  # a subclass
+            introduce_tensors(type(x), NAMESPACE)
+        return NAMESPACE
     if has_other_arithmetic(x):
         message = (
             f"{owner}: {name} is a {type(x).__name__}; pass a plain array: np.asarray({name})."
@@ -149,13 +170,16 @@ def _kind(x: Array) -> str:
     Others are told by name: 8 bits, 80 and 128 bits, and another order of the bytes do not count.
     """
     name = dtype_name(x.dtype) if getattr(x.dtype, "isnative", True) else ""
-    kind = (
+    kind = _KINDS[type(x), x.dtype] = _kind_of(name)
+    return kind
+
+
+def _kind_of(name: str) -> str:
+    return (
         "floating" if name in FLOATS
         else "integer" if name in _INTEGERS
         else "bool" if name == "bool" else "other"
     )  # fmt: skip
-    _KINDS[type(x), x.dtype] = kind
-    return kind
 
 
 def signed(x: Array) -> Array:
@@ -212,8 +236,6 @@ def device(x: Array) -> Any:
     if kind.__name__ == "ArrayImpl":  # of JAX, whose tracers are others
         where = x.device
         return _replicated(where) if hasattr(where, "mesh") else where
-    if kind.__name__ == "Tensor":
-        _WITH_DEVICE.add(kind)
     return array_api_compat.device(x)
 
 
@@ -234,10 +256,11 @@ def on_host(x: Array) -> bool:
     """Whether the values of `x` can be looked at without a transfer: no GPU, no tracer."""
     if isinstance(x, np.ndarray):
         return True
+    if hasattr(x, "untyped_storage"):  # of PyTorch
+        return x.is_cpu and not is_traced()
     where = device(x)
     try:
-        host = _ON_HOST[type(x), where]
-        return host and not (hasattr(x, "untyped_storage") and is_traced())
+        return _ON_HOST[type(x), where]
     except KeyError:
         strict = namespace(x).__name__ == "array_api_strict"
         parts = [where]

@@ -12,6 +12,7 @@ import contextlib
 import contextvars
 import functools
 import importlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any, TypeVar
@@ -34,6 +35,8 @@ _laid: contextvars.ContextVar[_Laid] = contextvars.ContextVar("xplayers.using", 
 # What has ever been laid for: of other arrays nobody asks a context, of which `torch.compile` does
 # not know.
 _LAID_FOR: set[Any] = set()
+
+_ACCELERATE = "xplayers.accelerate"
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 
@@ -118,10 +121,23 @@ def _by_what_is_laid(name: str, x: Any, args: tuple, options: dict[str, Any]) ->
 
 def table(library: str, name: str) -> Bodies:
     """Return a table of ``accelerate/<library>.py``, which is empty where there is none."""
-    names = "xplayers.accelerate", f"xplayers.accelerate.{library}"
-    return (
-        getattr(importlib.import_module(names[1]), name, {}) if all(map(find_spec, names)) else {}
-    )
+    if not _is_imported(f"{_ACCELERATE}.{library}"):
+        return {}
+    folder: Any = sys.modules["xplayers"]
+    return getattr(getattr(folder.accelerate, library), name, {})
+
+
+def _is_imported(module: str) -> bool:
+    """Import a module of tables; return whether there is one."""
+    there = all(map(find_spec, (_ACCELERATE, module)))
+    if there:
+        importlib.import_module(module)
+    return there
+
+
+# Where `torch.compile` meets a type at first sight it calls this, and does not follow it into the
+# machinery of imports: the mark of `torch.compiler.assume_constant_result`.
+vars(_is_imported)["_dynamo_marked_constant"] = True
 
 
 def tabulate(kind: type, bodies: Bodies) -> None:

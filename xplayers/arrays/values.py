@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array
+from xplayers.arrays.namespaces import Array, library
 from xplayers.arrays.operation import operation
 
 
@@ -27,3 +28,11 @@ def host_number(a: Array) -> Any:
 def examine(x: Array, check: Callable[..., None], *args: Any) -> None:
     """Call ``check(x, *args)``, which raises if a value is wrong, now and in every replay."""
     check(x, *args)
+
+
+def quiet(x: Array) -> contextlib.AbstractContextManager[Any]:
+    """Return a context without warnings of NumPy, with which some libraries compute.
+
+    PyTorch does not, and its compiler cannot follow what sets them.
+    """
+    return contextlib.nullcontext() if library(x) == "torch" else np.errstate(all="ignore")

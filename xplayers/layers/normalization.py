@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from xplayers.arrays.checks import check_same
 from xplayers.arrays.namespaces import Array, Namespace, dtype_name, either, namespace
 from xplayers.arrays.operation import operation
 from xplayers.arrays.units import UNITS
+from xplayers.arrays.values import quiet
 
 Axes = tuple[int, ...]
 
@@ -37,7 +36,7 @@ def normalized_channels(x: Array, eps: float) -> tuple[Array, Array, Array, Arra
         # 0 only where `fits`, and then a library that differentiates this would get NaN.
         return xp.where(fits, r, down / xp.sqrt(xp.where(square > 0, square, 1.0)))
 
-    with np.errstate(all="ignore"):  # for libraries that compute with NumPy
+    with quiet(x):
         mean = mean_over(xp, x, axes)
         xh = x - mean
         var = mean_over(xp, xh * xh, axes)

@@ -68,12 +68,13 @@ class Reshape(Layer):
             raise ValueError(message)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        values, known = math.prod(x.shape[1:]), math.prod(s for s in self.shape if s != -1)
+        # lists, which torch.compile can follow
+        values, known = math.prod(x.shape[1:]), math.prod([s for s in self.shape if s != -1])
         fits = values == known if -1 not in self.shape else known and values % known == 0
         if len(x.shape) < 1 or not fits:
             message = f"{self}: x has shape {tuple(x.shape)}; a sample is {values} values."
             raise ValueError(message)
-        shape = tuple(values // known if s == -1 else s for s in self.shape)
+        shape = tuple([values // known if s == -1 else s for s in self.shape])
         return namespace(x).reshape(x, (x.shape[0], *shape)), (x,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:

@@ -59,14 +59,15 @@ class Ties:
             self._find()
         return self._rows
 
-    def expanded(self, arrays: Arrays) -> Arrays:
+    def expanded(self, arrays: Arrays, rows: list[Tie] | None = None) -> Arrays:
         """Return `arrays` with tied ones under all of their names."""
-        return {**arrays, **{row.name: row.of(arrays[row.first]) for row in self.rows()}}
+        rows = self.rows() if rows is None else rows
+        return {**arrays, **{row.name: row.of(arrays[row.first]) for row in rows}}
 
-    def gathered(self, grads: Mapping[str, Array]) -> Arrays:
+    def gathered(self, grads: Mapping[str, Array], rows: list[Tie] | None = None) -> Arrays:
         """Return the gradients, summed over the uses of each tied parameter."""
         total = dict(grads)
-        for row in self.rows():
+        for row in self.rows() if rows is None else rows:
             if row.name in total:
                 g = row.of(total.pop(row.name))
                 total[row.first] = total[row.first] + g if row.first in total else g

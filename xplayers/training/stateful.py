@@ -14,7 +14,7 @@ from xplayers.arrays.namespaces import Array, device, dtype_name, namespace
 from xplayers.arrays.transfer import as_plain, move
 from xplayers.arrays.writing import written
 from xplayers.layers.base import Layer, Observed
-from xplayers.layers.ties import overlap
+from xplayers.layers.ties import Tie, overlap
 from xplayers.layers.variables import Slots, epoch, same
 from xplayers.losses import Loss
 from xplayers.losses.weights import check_takes_weights
@@ -56,6 +56,8 @@ class StatefulStep(Observed):
     pure: Callable[..., Any]
     _scaling: Arrays | None  # the state of `precision`
     _exchange: Exchange | None  # with the other processes of `group`
+    # The ties of parameters, where they are known to stay: who asks for them looks at all settings.
+    _tied: list[Tie] | None = None
     _unplaced: bool  # whether the state moves to the device of the first input, as parameters do
 
     @property

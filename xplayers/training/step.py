@@ -246,13 +246,14 @@ class TrainStep(StatefulStep):
         checked.
         """
         ties = self.net._ties
+        rows = ties.rows() if self._tied is None else self._tied
         precision, scale, rounded = self.precision, 1.0, params
         if precision is not None:
             scale = precision.scale(state["precision"])
             rounded, x = precision.cast(params, x)
         exchange = self._exchange
         own = buffers if exchange is None else exchange.own(self.net, buffers)
-        arrays = {**(ties.expanded(rounded) if ties.rows() else rounded), **own}
+        arrays = {**(ties.expanded(rounded, rows) if rows else rounded), **own}
         batch = x, t, sample_weight
         if exchange is None:
             results = self._gradients(arrays, loss_arrays, *batch, scale, check)
@@ -265,7 +266,7 @@ class TrainStep(StatefulStep):
                     self._accompany(arrays, x)
                     results = exchange.nothing(params)
         value, grads, changed, weight = results
-        grads = ties.gathered(grads) if ties.rows() else grads
+        grads = ties.gathered(grads, rows) if rows else grads
         # The optimizer takes 16-bit gradients too, and computes with them in the dtype of `params`.
         as_is = isinstance(scale, float) and self.reduce_grads is None and exchange is None
         if precision is not None and not as_is:

@@ -22,7 +22,6 @@ def with_exact_root(xp: Namespace) -> Namespace:
     """Return the namespace of PyTorch with this ``sqrt``, for functions of tensors on the CPU."""
     exact: Any = types.ModuleType(xp.__name__)
     vars(exact).update(vars(xp))
-    exact.maximum, exact.minimum = _of_number("maximum", xp), _of_number("minimum", xp)
     exact.sqrt = root
     return exact
 
@@ -40,22 +39,3 @@ def root(x: Any) -> Any:
     with np.errstate(invalid="ignore"):  # PyTorch does not warn
         np.sqrt(seen, out=result.numpy())
     return result
-
-
-def _of_number(name: str, xp: Namespace) -> Any:
-    """Return ``maximum`` or ``minimum``, where the tensor of a number is made once."""
-    function, of_tensors = getattr(xp, name), getattr(sys.modules["torch"], name)
-
-    def of_number(a: Any, b: Any) -> Any:
-        if type(b) not in (float, int) or not a.is_floating_point() or is_traced():
-            return function(a, b)
-        return of_tensors(a, _number(b, str(b), a.dtype))
-
-    return of_number
-
-
-@functools.lru_cache(maxsize=64)
-def _number(value: float, text: str, dtype: Any) -> Any:
-    torch = sys.modules["torch"]  # `text` tells -0.0 from 0.0
-    with torch.inference_mode(False):
-        return torch.tensor(value, dtype=dtype, device="cpu")
