@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from xplayers.arrays.namespaces import Array, library
+from xplayers.arrays.namespaces import Array, library, namespace
 
 # By the names of operations. A body has the signature of its operation, and returns NotImplemented
 # for what it does not compute. Whether it does depends on types, shapes, dtypes, layouts and
@@ -29,14 +29,13 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _TABLES: dict[type, Bodies] = {float: {}, int: {}}  # numbers of Python have no bodies
 _LIBRARIES: dict[type, str] = {}
+_MET: set[str] = set()
 # Kinds (a type of array, or the name of a library) and their bodies, the innermost first.
 _Laid = tuple[tuple[Any, Bodies], ...]
 _laid: contextvars.ContextVar[_Laid] = contextvars.ContextVar("xplayers.using", default=())
 # What has ever been laid for: of other arrays nobody asks a context, of which `torch.compile` does
 # not know.
 _LAID_FOR: set[Any] = set()
-
-_ACCELERATE = "xplayers.accelerate"
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 
@@ -121,23 +120,10 @@ def _by_what_is_laid(name: str, x: Any, args: tuple, options: dict[str, Any]) ->
 
 def table(library: str, name: str) -> Bodies:
     """Return a table of ``accelerate/<library>.py``, which is empty where there is none."""
-    if not _is_imported(f"{_ACCELERATE}.{library}"):
-        return {}
-    folder: Any = sys.modules["xplayers"]
-    return getattr(getattr(folder.accelerate, library), name, {})
-
-
-def _is_imported(module: str) -> bool:
-    """Import a module of tables; return whether there is one."""
-    there = all(map(find_spec, (_ACCELERATE, module)))
-    if there:
-        importlib.import_module(module)
-    return there
-
-
-# Where `torch.compile` meets a type at first sight it calls this, and does not follow it into the
-# machinery of imports: the mark of `torch.compiler.assume_constant_result`.
-vars(_is_imported)["_dynamo_marked_constant"] = True
+    names = "xplayers.accelerate", f"xplayers.accelerate.{library}"
+    return (
+        getattr(importlib.import_module(names[1]), name, {}) if all(map(find_spec, names)) else {}
+    )
 
 
 def tabulate(kind: type, bodies: Bodies) -> None:
@@ -149,8 +135,27 @@ def _bodies(x: Any) -> Bodies:
     """Return the table of an array, or of the first of a list, which is found at first sight."""
     x = x[0] if type(x) is list else x
     if type(x) not in _TABLES:
+        meet_tensors()
+    if type(x) not in _TABLES:
         _LIBRARIES[type(x)] = library(x)
         # A subclass of NumPy's array may compute otherwise.
         known = not isinstance(x, np.ndarray) or type(x) is np.ndarray
         _TABLES[type(x)] = table(library(x), "BODIES") if known else {}
     return _TABLES[type(x)]
+
+
+def meet_tensors() -> None:
+    """Let PyTorch's tensors have their bodies, where it has been imported.
+
+    `torch.compile` cannot follow a first look into what it writes down, so it must not be the first
+    to see them.
+    """
+    torch: Any = sys.modules.get("torch")
+    if "torch" in _MET or not hasattr(torch, "nn"):  # or it is being imported
+        return
+    _MET.add("torch")
+    bodies = table("torch", "BODIES")
+    namespace(torch.empty(0, device="cpu"))
+    for kind in (torch.Tensor, torch.nn.Parameter):
+        _LIBRARIES[kind] = "torch"
+        _TABLES.setdefault(kind, bodies)

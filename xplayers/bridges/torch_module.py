@@ -10,8 +10,10 @@ from typing import Any
 
 from xplayers._checks import instance
 from xplayers.arrays.checks import check_input, check_same, described
-from xplayers.arrays.namespaces import Array, is_half, library, namespace
+from xplayers.arrays.namespaces import Array, is_half, is_traced, library, namespace
 from xplayers.bridges import imported
+from xplayers.bridges.torch_again import Counts
+from xplayers.bridges.torch_direct import Way, passed
 from xplayers.bridges.torch_passes import Applied, Pass
 from xplayers.layers.base import Layer
 from xplayers.layers.variables import epoch, settings_changed
@@ -60,6 +62,11 @@ class Module(_Part):
     autograd records as any function. ``torch.func.grad`` and ``torch.func.vmap`` go through both;
     under ``vmap`` a dropout drops the same elements in all samples, and statistics that would
     differ between the samples are not updated.
+
+    Under ``torch.autocast`` the layer computes in the dtype of its parameters, to which a
+    floating-point input is converted. Where ``torch.utils.checkpoint`` computes a pass again, a
+    dropout drops the same elements: each of its passes draws a number from PyTorch's generator,
+    which ``checkpoint`` sets back. Running statistics do not change a second time.
 
     In training mode a gradient has no gradient: PyTorch does not record what computes ``vjp``, so
     a second derivative raises an error, as a derivative in forward mode does.
@@ -116,6 +123,8 @@ class Module(_Part):
                 part._buffers[key] = a
                 buffers.append(_Place(path + key, part, "_buffers", key, variables.buffers))
         self._places, self._n_params = [*params, *buffers], len(params)
+        self._way: Way | None = None
+        self._counts = Counts()
         self._names = [place.name for place in self._places]
 
     def _tied(self) -> list[str]:
@@ -123,7 +132,30 @@ class Module(_Part):
 
     def forward(self, x: Any, *inputs: Any, **named: Any) -> Any:
         """Return the output of the layer, which takes these inputs; of a loss its value."""
-        self._follow()
+        if torch._C._is_any_autocast_enabled() and isinstance(x, torch.Tensor):
+            return self._in_their_dtype(x, inputs, named)
+        plain = self._follow()
+        layer: Any = self.layer
+        is_loss = isinstance(layer, Loss)
+        if plain and type(x) in _PLAIN and not self._aliases and not is_traced():
+            way = self._way or self._made_way()
+            try:
+                if not is_loss and way.met != (x.dtype, x.device):
+                    self._check(x, [*way.arrays.values()])
+                    way.met = x.dtype, x.device
+                if not (self.training or is_loss):
+                    arrays = way.recorded if torch.is_grad_enabled() else way.arrays
+                    return layer.infer(arrays, x, *inputs, **named)
+                if not (inputs or named) or not _recorded(inputs, named):
+                    return passed(way, x, inputs, named)
+            except TypeError:
+                if not is_loss:
+                    layer._check_inputs(inputs, named)
+                raise
+        return self._general(x, inputs, named)
+
+    def _general(self, x: Any, inputs: tuple, named: dict[str, Any]) -> Any:
+        """Compute the output where tensors of others take the place of those of the layer."""
         layer: Any = self.layer
         tensors = [place.tensor for place in self._places]
         is_loss = isinstance(layer, Loss)
@@ -131,7 +163,8 @@ class Module(_Part):
             if not is_loss:
                 self._check(x, tensors)
             if self.training or is_loss:
-                step = Pass(layer, self._names, len(tensors) > self._n_params)
+                counts = None if is_traced() else self._counts
+                step = Pass(layer, self._names, len(tensors) > self._n_params, counts)
                 leaves = step.flattened(inputs, named) if inputs or named else ()
                 return Applied.apply(step, *tensors, x, *leaves)[0]
             if not torch.is_grad_enabled():
@@ -142,6 +175,27 @@ class Module(_Part):
             if not is_loss:
                 layer._check_inputs(inputs, named)
             raise
+
+    def _in_their_dtype(self, x: Any, inputs: tuple, named: dict[str, Any]) -> Any:
+        """Compute the output in the dtype of the parameters, whatever ``torch.autocast`` says."""
+        dtype = next((p.dtype for p in self.parameters()), x.dtype)
+        given = [
+            a.to(dtype) if isinstance(a, torch.Tensor) and a.is_floating_point() else a
+            for a in (x, *inputs)
+        ]
+        with torch.autocast(x.device.type, enabled=False):
+            return self.forward(*given, **named)
+
+    def _made_way(self) -> Way:
+        """Return how the layer is passed with the tensors that it has now."""
+        params, buffers = self._places[: self._n_params], self._places[self._n_params :]
+        self.__dict__["_way"] = way = Way(
+            self.layer,
+            {place.name: place.own for place in params},
+            {place.name: place.own for place in buffers},
+            self._counts,
+        )
+        return way
 
     def _check(self, x: Any, tensors: list[Any]) -> None:
         """Check that the input can meet the arrays of the layer."""
@@ -163,14 +217,24 @@ class Module(_Part):
         for name, a in zip(self._names, tensors, strict=True):
             check_same(owner, name, a, x, fix="Call module.to(x.device).")
 
-    def _follow(self) -> None:
-        """Let the module have the arrays that the layer has been given, and the other way round."""
+    def _follow(self) -> bool:
+        """Let the module have the arrays that the layer has been given, and the other way round.
+
+        Return whether the module computes with its own tensors, as is common.
+        """
         if self._epoch != epoch():
             self._epoch = epoch()
             if self._tied() != self._aliases:
                 self._find_places()
+        plain = True
         for place in self._places:
-            place.follow()
+            own, key = place.own, place.key
+            if place.held.get(key) is not own:
+                plain = False
+            elif place.arrays[key] is not place.array or own.data_ptr() != place.address:
+                place.follow()
+                self.__dict__["_way"] = None
+        return plain
 
     def _take(self) -> None:
         """Let the layer have the tensors that the module has been given."""
@@ -178,6 +242,7 @@ class Module(_Part):
         tied = layer._ties.rows()
         for place in self._places:
             place.take()
+        self.__dict__["_way"] = None
         if tied:
             layer._ties.synchronize()
         settings_changed()
@@ -216,7 +281,8 @@ class Module(_Part):
         return super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_places"}
+        made = "_places", "_way", "_counts"
+        return {k: v for k, v in self.__dict__.items() if k not in made}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -224,6 +290,19 @@ class Module(_Part):
 
     def __repr__(self) -> str:
         return f"Module({self.layer!r})"
+
+
+_PLAIN = torch.Tensor, torch.nn.Parameter
+
+
+def _recorded(inputs: tuple, named: dict[str, Any]) -> bool:
+    """Whether further inputs may be differentiated, or are trees."""
+    return any(
+        [
+            a.requires_grad if isinstance(a, torch.Tensor) else isinstance(a, tuple | list | dict)
+            for a in (*inputs, *named.values())
+        ]
+    )
 
 
 class _Place:

@@ -8,6 +8,7 @@ from typing import Any
 from xplayers.arrays.namespaces import is_floating
 from xplayers.bridges import imported
 from xplayers.bridges.inputs import Number, share_out, without_gradient
+from xplayers.bridges.torch_again import Counts, is_again
 from xplayers.losses import Loss
 
 torch = imported("torch", "PyTorch")
@@ -37,6 +38,22 @@ def _restored(tree: Any, tensors: Sequence[Any]) -> Any:
     return tree
 
 
+def as_they_are(function: Callable[..., Any], like: Any, *arguments: Any) -> Any:
+    """Call a function of tensors that are on the device of `like`, without ``torch.autocast``."""
+    if not torch.is_autocast_enabled(like.device.type):
+        return function(*arguments)
+    with torch.autocast(like.device.type, enabled=False):
+        return function(*arguments)
+
+
+def forward_mode(layer: Any) -> str:
+    """Return what is said of a derivative in forward mode."""
+    return (
+        f"{layer._owner}: a derivative in forward mode; xplayers has those of reverse "
+        "mode alone: torch.func.vjp, grad or jacrev in the place of jvp, jacfwd or hessian."
+    )
+
+
 class Pass:
     """A pass through a layer, as functions of lists of tensors.
 
@@ -48,10 +65,15 @@ class Pass:
         Its parameters, and then its buffers, which come first in the list.
     has_buffers : bool
         Whether there are buffers, which a pass may change.
+    counts : Counts, optional
+        The counters of earlier passes; without it none is computed again.
     """
 
-    def __init__(self, layer: Any, names: Sequence[str], has_buffers: bool) -> None:
+    def __init__(
+        self, layer: Any, names: Sequence[str], has_buffers: bool, counts: Counts | None = None
+    ) -> None:
         self.layer, self.names, self._has_buffers = layer, names, has_buffers
+        self._counts = counts
         # Trees of numbers: further inputs by place and by name, and which tensors are floating.
         self._inputs: tuple[tuple, Mapping[str, Any], Sequence[bool]] = (), {}, ()
 
@@ -72,6 +94,11 @@ class Pass:
         layer, names = self.layer, self.names
         x, *leaves = arguments[len(names) :]
         arrays: dict[str, Any] = dict(zip(names, arguments, strict=False))
+        again = self._counts is not None and is_again()
+        if self._counts is not None and self._has_buffers and not isinstance(layer, Loss):
+            buffers = {k: a for k in layer.buffers if not (a := arrays[k]).is_floating_point()}
+            if buffers:
+                arrays.update(self._counts.of_pass(layer._owner, buffers))
         if layer._ties.rows():
             arrays = layer._ties.expanded(arrays)
         inputs, named, _ = _restored(self._inputs, leaves) if leaves else self._inputs
@@ -82,7 +109,7 @@ class Pass:
         places = {id(a): i for i, a in enumerate(arguments)}
         places[id(y)] = len(arguments)
         updated: dict[str, Any] = {}
-        if self._has_buffers and not isinstance(layer, Loss):
+        if self._has_buffers and not again and not isinstance(layer, Loss):
             updated = layer.updated_buffers(arrays, cache)
             for name in updated:  # which is written to
                 places.pop(id(arrays[name]))
@@ -160,15 +187,11 @@ class Applied(torch.autograd.Function):
         witness, *saved = ctx.saved_tensors
         if torch.is_grad_enabled():  # somebody may ask for a second derivative
             return None, *Gradients.apply(step, needed, dy, witness, *saved)
-        return None, *step.gradients(needed, dy, saved)
+        return None, *as_they_are(step.gradients, dy, needed, dy, saved)
 
     @staticmethod
     def jvp(ctx: Any, *_: Any) -> Any:
-        message = (
-            f"{ctx.step.layer._owner}: a derivative in forward mode; xplayers has those of reverse "
-            "mode alone: torch.func.vjp, grad or jacrev in the place of jvp, jacfwd or hessian."
-        )
-        raise RuntimeError(message)
+        raise RuntimeError(forward_mode(ctx.step.layer))
 
 
 class Gradients(torch.autograd.Function):

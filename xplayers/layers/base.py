@@ -19,6 +19,7 @@ from xplayers.arrays.checks import (
     check_same,
 )
 from xplayers.arrays.namespaces import Array, namespace
+from xplayers.arrays.operation import meet_tensors
 from xplayers.arrays.transfer import as_plain
 from xplayers.layers.places import check_grads, check_pair, explain
 from xplayers.layers.refusals import check_gradient, positional
@@ -61,6 +62,7 @@ class Module(Observed):
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         if args or kwargs:
             check_constructor(cls, args, kwargs)
+        meet_tensors()  # before a compiler can, of a layer without arrays
         # Here rather than in __init__, so that a subclass may leave out super().__init__().
         self = super().__new__(cls)
         variables = Variables()
