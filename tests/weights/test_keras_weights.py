@@ -128,7 +128,7 @@ def test_the_outputs_are_the_same(row, train):
     expected = keras.ops.convert_to_numpy(layer(channels_last(x, row), training=train))
     if expected.ndim > 2 and row.startswith(IMAGES) and "Query" not in row:
         expected = np.moveaxis(expected, -1, 1)
-    assert_close(net.forward(x, train=train), expected, 2e-6)
+    assert_close(net.forward(x, train=train), expected, 1e-6)
     if train and row == "BatchNormalization":  # the momentum, and the biased variance
         for ours, theirs in zip(
             (net.running_mean, net.running_var), layer.get_weights()[2:], strict=True
@@ -176,7 +176,7 @@ def test_flattened_images_are_put_in_our_order(names, xpv):
     net = our_images().to(like=xpv.asarray(x))
     weights.from_keras(net, model)
     expected = keras.ops.convert_to_numpy(model(np.moveaxis(x, 1, -1), training=False))
-    assert_close(net.predict(xpv.asarray(x)), expected, 2e-6)
+    assert_close(net.predict(xpv.asarray(x)), expected, 1e-6)
     for ours, theirs in zip(weights.to_keras(net), model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -189,7 +189,7 @@ def test_channels_that_come_first_stay():
     by_torch = keras.backend.backend() == "torch"  # others have no such images on the CPU
     if by_torch:
         expected = keras.ops.convert_to_numpy(model(x, training=False))
-        assert_close(net.predict(x), expected, 2e-6)
+        assert_close(net.predict(x), expected, 1e-6)
     for ours, theirs in zip(
         weights.to_keras(net, channels_last=False), model.get_weights(), strict=True
     ):

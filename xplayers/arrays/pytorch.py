@@ -7,13 +7,15 @@ way that `torch.compile` cannot follow. A floating-point tensor gives the number
 from __future__ import annotations
 
 import functools
+import sys
 import types
 from typing import Any
 
-import torch
 from array_api_compat import torch as compat
 
 from xplayers.arrays.namespaces import introduce_tensors, is_traced
+
+torch: Any = sys.modules["torch"]
 
 
 def maximum(a: Any, b: Any, /, **options: Any) -> Any:

@@ -40,7 +40,7 @@ def _restored(tree: Any, tensors: Sequence[Any]) -> Any:
 
 def as_they_are(function: Callable[..., Any], like: Any, *arguments: Any) -> Any:
     """Call a function of tensors that are on the device of `like`, without ``torch.autocast``."""
-    if not torch.is_autocast_enabled(like.device.type):
+    if not torch._C._is_any_autocast_enabled():
         return function(*arguments)
     with torch.autocast(like.device.type, enabled=False):
         return function(*arguments)
