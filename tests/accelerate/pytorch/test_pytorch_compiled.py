@@ -238,7 +238,6 @@ def test_the_first_tensor_may_be_seen_by_a_compiler():
 def test_a_step_is_compiled_once_whatever_others_do(monkeypatch):
     """Three steps, each of them in one graph that it keeps, where PyTorch gives up after two."""
     graphs, compile = [], torch.compile
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
 
     def backend(graph, _):
         graphs.append(graph)
@@ -246,7 +245,8 @@ def test_a_step_is_compiled_once_whatever_others_do(monkeypatch):
 
     monkeypatch.setattr(torch, "compile", lambda f: compile(f, backend=backend, fullgraph=True))
     steps = [step_of(xl.mlp([5, 3], rng=i), xl.SGD(), compile=True) for i in range(3)]
-    for _ in range(2):
-        for step in steps:
-            step(ROWS, labels(7))
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for _ in range(2):
+            for step in steps:
+                step(ROWS, labels(7))
     assert len(graphs) == 3
