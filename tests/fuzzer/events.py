@@ -78,6 +78,7 @@ from fuzzer.steps import (
     rate_given,
     same_batch,
     steps,
+    weighted,
 )
 from fuzzer.worlds import World
 
@@ -99,6 +100,7 @@ EVENTS: dict[str, Row] = {
     "all sizes": Row(all_sizes, 1),
     "many": Row(many, 1),
     "rate given": Row(rate_given, 1, still=True),
+    "weighted": Row(weighted, 3, still=True),
     "in a thread": Row(in_a_thread, 0.5, still=True),
     "decay anew": Row(decay_anew, 1, still=True),
     "assign": Row(assign, 2),

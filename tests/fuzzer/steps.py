@@ -93,6 +93,21 @@ def rate_given(world: World, rng: Generator) -> Any:
     return steps(world, rng, lr=pick(rng, lr, np.float64(lr), np.float32(lr), array, 0, 0.0))
 
 
+def weighted(world: World, rng: Generator) -> Any:
+    """Weights of samples: others in each step, of which some are 0; now and then none, or wrong."""
+    kind, losses = pick(rng, *world.kinds), []
+    dtype, wrong = pick(rng, world.dtype, world.dtype, "float32"), rng.random() < 0.1
+    shape = (kind.n + wrong,)
+    if len(world.scores) > 1 and rng.random() < 0.3:
+        shape = (*shape, world.scores[0])  # of the steps of sequences
+    for _ in range(int(rng.integers(2, 6))):
+        x, t = batch(world, rng, kind)
+        w = rng.uniform(0.0, 2.0, shape) * (rng.random(shape) < 0.8)
+        w = None if rng.random() < 0.1 else world.keep(world.lib.array(w, dtype))
+        losses.append(world.take(x, t, sample_weight=w))
+    return losses
+
+
 def in_a_thread(world: World, rng: Generator) -> Any:
     found: list[Any] = []
 

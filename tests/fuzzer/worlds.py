@@ -20,12 +20,12 @@ class Loop:
     def __init__(self, net: xl.Layer, loss: xl.Loss, optimizer: xl.Optimizer, reduce: Any) -> None:
         self.net, self.loss, self.optimizer, self.reduce_grads = net, loss, optimizer, reduce
 
-    def __call__(self, x: Any, t: Any, *, lr: Any = None) -> Any:
+    def __call__(self, x: Any, t: Any, sample_weight: Any = None, *, lr: Any = None) -> Any:
         xl.namespace(x), xl.namespace(t)  # as a step does before all else
         buffers = {name: bits(a) for name, a in self.net.buffers.items()}
         copies = {name: xl.to_numpy(a).copy() for name, a in self.net.buffers.items()}
         try:
-            value = self.loss.forward(self.net.forward(x), t)
+            value = self.loss.forward(self.net.forward(x), t, sample_weight)
             self.net.backward(self.loss.backward(), input_grad=False)
             grads = self.net.grads
             if self.reduce_grads is not None:
@@ -125,7 +125,8 @@ class World:
             return
         if getattr(self.step.reduce_grads, "unreplayed", False):
             return
-        kind = (*map(_kind, (x, t)), *(type(v) for v in options.values()))
+        given = (_kind(v) if getattr(v, "shape", ()) else type(v) for v in options.values())
+        kind = (*map(_kind, (x, t)), *given)
         self.computed[kind] = 0 if replayed else self.computed.get(kind, 0) + 1
         assert self.computed[kind] < 7, "the same kind of step was computed seven times"
 
