@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -191,8 +192,12 @@ def test_two_processes_are_measured_beside_one(monkeypatch, capsys):
         monkeypatch.setattr(parallel, name, value)
     for name in ENVIRONMENT.keys() - os.environ.keys():
         monkeypatch.setenv(name, ENVIRONMENT[name])
+    monkeypatch.setattr(parallel, "AIMS", {"one": 1e9})
     assert parallel.main(1) == 0
-    assert "two / one: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "two / one: " in said
+    assert "(aim: 1000000000.0, met)" in said
+    assert re.search(r"two .* in the sum over the processes, which alone takes \d+%\n", said)
 
 
 def test_ranks_that_differ_say_so():
