@@ -33,7 +33,7 @@ def __getattr__(name: str):  # only called for missing names
     raise _foreign.missing_in_package(name, __all__, functional.__all__)
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SGD", "AccumulatedStep", "AdaGrad", "Adam", "AdamW", "Affine", "AveragePooling",
