@@ -21,7 +21,7 @@ DOCS = Path(__file__).parents[1]
 PROGRAMS = sorted((DOCS.parent / "examples").glob("*.py"))
 RECORDED = DOCS / "examples" / "recorded.json"
 PAGES = DOCS / "examples" / "programs"
-LONG = 12  # seconds: what takes longer is not run again with every build
+LONG = 4  # seconds: what takes longer is not run again with every build
 
 
 def cells(program):

@@ -133,6 +133,9 @@ def test_the_title_of_a_confusion_matrix(plots, tmp_path):
     first, second = figure.get_suptitle().split("\n")
     assert first == "12 of 15 right (80.00%)"
     assert second == "rows: target classes; colours: fractions of a row"
+    faint = plots.plot_confusion_matrix(np.full((5, 5), 7), tmp_path / "faint.png")
+    assert faint.get_suptitle().endswith("colours: fractions of a row, up to 20%")
+    assert faint.axes[0].images[0].get_clim() == (0.0, 0.2)
 
 
 def mistakes():
@@ -331,3 +334,11 @@ def test_the_summary_takes_integers_other_dtypes_and_places_nothing():
 def test_the_summary_counts_bytes_of_bfloat16(xpv):
     net = xl.mlp([4, 3], rng=0).to(like=xpv.asarray(1.0, "bfloat16"))
     assert summary(net, (4,)).bytes == 2 * 15
+
+
+def test_many_curves_are_drawn_in_rows(plots, tmp_path):
+    columns = {"epoch": [1, 2], **{name: [2.0, 1.0] for name in ("loss", "a", "b", "c")}}
+    figure = plots.plot_curves(columns, tmp_path / "curves.png")
+    assert [axes.get_visible() for axes in figure.axes] == [True] * 4 + [False] * 2
+    width, height = figure.get_size_inches()
+    assert width < 3 * height

@@ -24,6 +24,8 @@ __all__ = ["plot_activations", "plot_confusion_matrix", "plot_curves", "plot_mis
 
 MOST_NUMBERS = 30  # classes of a confusion matrix with a number in each cell
 MOST_LABELS = 60  # of one axis
+FAINT = 0.5  # of a row: below, the darkest colour is the largest fraction
+MOST_PANELS = 3  # of curves, side by side
 LARGEST = 10.0  # inches, at 150 pixels each: the side of a confusion matrix
 TRAINING, VALIDATION = "C0", "C1"  # the colours of curves, in all panels
 POINTS = 72  # in an inch
@@ -65,9 +67,13 @@ def plot_curves(
     epochs = columns["epoch"]
     few = {"marker": "o", "markersize": 3} if len(epochs) <= 30 else {}
     panels = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-    figure, grid = figure_of(path, 4.8 * len(panels), 3.6, columns=len(panels))
+    across = min(len(panels), MOST_PANELS)
+    rows = -(-len(panels) // across)
+    figure, grid = figure_of(path, 4.8 * across, 3.6 * rows, rows, across)
     titles, plain = lettered(panels, 40)
-    for panel, title, axes in zip(panels, titles, grid, strict=True):
+    for axes in grid[len(panels) :]:
+        axes.set_visible(False)
+    for panel, title, axes in zip(panels, titles, grid, strict=False):
         last = []
         for name, label, style, colour in (
             (panel, "training", "-", TRAINING), (f"val_{panel}", "validation", "--", VALIDATION),
@@ -117,6 +123,7 @@ def plot_regression(y: np.ndarray, t: np.ndarray, path: AnyPath | None) -> Figur
             axes.plot(t[:, i], y[:, i], ".", color=TRAINING, markersize=4, alpha=0.7)
             axes.set(xlabel="target", ylabel="prediction", aspect="equal")
             axes.set_title("predictions" if n == 1 else f"value {i} (from 0)")
+            axes.locator_params(nbins=5)  # the same on both axes
             axes.grid(alpha=0.3)
             axes.legend()
     return finished(figure, path)
@@ -172,11 +179,13 @@ def plot_confusion_matrix(
     side = max(3.6, cell * n + margin)
     figure, (axes,) = figure_of(path, side, side)
     fractions = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=1.0)
+    most = float(fractions.max(initial=0.0))
+    most, until = (most, f", up to {most:.0%}") if 0.0 < most < FAINT else (1.0, "")
+    axes.imshow(fractions, cmap="Blues", vmin=0.0, vmax=most)
     digits = len(str(counts.max(initial=0)))
     for (i, j), count in np.ndenumerate(counts if n <= MOST_NUMBERS else counts[:0]):
         if count:
-            colour = "white" if fractions[i, j] > 0.5 else "black"
+            colour = "white" if fractions[i, j] > 0.5 * most else "black"
             size = min(8.0, 1.4 * cell * POINTS / max(digits, 2))
             axes.text(j, i, f"{count}", ha="center", va="center", color=colour, fontsize=size)
     ticks = range(0, n, max(-(-n // MOST_LABELS), 1))
@@ -189,7 +198,7 @@ def plot_confusion_matrix(
     total, right = counts.sum(), np.trace(counts)
     figure.suptitle(
         f"{right} of {total} right ({right / max(total, 1):.2%})\n"
-        "rows: target classes; colours: fractions of a row",
+        f"rows: target classes; colours: fractions of a row{until}",
         fontsize=9,
     )
     return finished(figure, path)
