@@ -123,6 +123,7 @@ def flag(owner: object, name: str, value: Any) -> bool:
 
 def choice(owner: object, name: str, value: Any, choices: Sequence[Any], *, hint: str = "") -> Any:
     """Return `value`, which is one of `choices`."""
+    value = bool(value) if isinstance(value, np.bool_) else value
     for option in choices:
         if value is option or (isinstance(value, str) and value == option):
             return option

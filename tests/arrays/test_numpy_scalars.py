@@ -170,3 +170,18 @@ def test_scalars_of_numpy_do_not_decide_the_dtype(n):
 
     for k in (np.float64(4.0), np.asarray(4.0)):
         assert scaled(p["W"], k).dtype == "float32"
+
+
+@pytest.mark.parametrize("kind", [np.int16, np.asarray], ids=["scalar", "0-d array"])
+def test_options_of_training_are_numbers_of_python(kind):
+    parts = xl.mlp([3, 2], rng=0), xl.SoftmaxWithLoss(), xl.SGD()
+    names = ("batch_size", "epochs", "seed", "eval_batch_size", "accumulate", "patience")
+    trainer = xl.Trainer(*parts, **{name: kind(2) for name in names})
+    assert [type(getattr(trainer, name)) for name in names] == [int] * 6
+    with pytest.raises(ValueError, match=r"Trainer: epochs is .*2\.5.*; expected an integer of at"):
+        xl.Trainer(*parts, epochs=np.asarray(2.5))
+    precision = xl.MixedPrecision(init_scale=kind(4), loss_scale=kind(8), growth_interval=kind(5))
+    assert repr(precision) == repr(xl.MixedPrecision(init_scale=4, loss_scale=8, growth_interval=5))
+    assert xl.TrainStep(*parts, compile=np.False_).compile is False
+    layer = xl.BatchNormalization(X[0], X[0], np.asarray(0.5), np.asarray(1e-3))
+    assert (type(layer.momentum), type(layer.eps)) == (float, float)

@@ -119,6 +119,9 @@ class MixedPrecision:
     growth_interval: int = 2000
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():  # scalars and 0-d arrays of NumPy are numbers
+            if isinstance(value, np.generic | np.ndarray) and not value.ndim:
+                object.__setattr__(self, name, value.item())
         scale = self.loss_scale
         number = isinstance(scale, int | float) and _SMALLEST <= scale <= _LARGEST
         for name, expected, fits in (

@@ -114,7 +114,7 @@ class TrainStep(StatefulStep):
     ) -> None:
         owner = type(self).__name__
         check_parts(owner, net, loss, optimizer)
-        choice(owner, "compile", compile, ("auto", True, False, "graph"))
+        compile = choice(owner, "compile", compile, ("auto", True, False, "graph"))
         if loss.reduction == "none":
             message = f"{owner}: the loss has reduction='none'; expected 'mean' or 'sum'."
             raise ValueError(message)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 
-from xplayers._checks import Option, constructor_call, flag, instance, shown
+from xplayers._checks import Option, constructor_call, flag, instance, integer, shown
 from xplayers.arrays.namespaces import Array
 from xplayers.data.splitting import divided
 from xplayers.layers.base import Layer
@@ -38,10 +37,11 @@ __all__ = ["Trainer"]
 def _integer(owner: str, name: str, value: Any, *, least: int, optional: bool = False) -> Any:
     if optional and value is None:
         return value
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    try:
+        return integer(owner, name, value, least=least)
+    except TypeError:
         message = f"{owner}: {name} is {value!r}; expected an integer of at least {least}."
-        raise ValueError(message)
-    return value
+        raise ValueError(message) from None
 
 
 def _choice(owner: str, name: str, value: Any, *, choices: tuple[str, ...]) -> Any:
