@@ -104,7 +104,30 @@ def test_gradients_are_by_the_names_of_parameters(alone):
     y = net.forward(X)
     with pytest.raises(KeyError, match="S") as caught:
         net.backward(y)
-    assert caught.value.__notes__[0] == "Own.vjp returned a gradient of 'S'; its parameters: s."
+    returned, place = caught.value.__notes__
+    assert returned.startswith("Own.vjp returned a gradient of 'S'; its parameters: s. Declare it")
+    assert place == "In part '0' of Sequential."
+
+
+def test_a_gradient_of_the_wrong_shape_is_traced_to_who_has_returned_it():
+    wrong = Own(vjp=lambda cache, dy: (dy.sum(0), {}))
+    for verb in ("backward", "parameters"):
+        net = xl.Sequential(xl.Affine.init(4, 4, rng=0), wrong=wrong)
+        with pytest.raises(ValueError, match="matmul|axis") as caught:
+            run(net, verb)
+        assert caught.value.__notes__ == [
+            "It got a gradient of shape (4,) from part 'wrong', Own.", "In part '0' of Sequential.",
+        ]  # fmt: skip
+
+
+def test_apply_without_arrays():
+    class Function(xl.Layer):
+        def apply(self, x):
+            return x, ()
+
+    for net in (Function(), xl.Sequential(Function())):
+        with pytest.raises(TypeError, match=r"defines apply\(self, x\); expected apply\(self, arr"):
+            net.forward(X)
 
 
 @pytest.mark.parametrize("verb", ["forward", "predict"])

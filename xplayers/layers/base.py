@@ -449,6 +449,9 @@ class Layer(Module):
             parameters = [*signature.parameters.values()][1:]
             known = ", ".join([str(p.replace(annotation=p.empty)) for p in parameters])
             message = f"{self._owner}: {error}; expected forward({known})."
+            if not inputs and not named and len(parameters) == 0:
+                takes = ", ".join(["self", *signature.parameters])
+                message = f"{self._owner} defines apply({takes}); expected apply(self, arrays, x)."
             if "train_flg" in named or any(type(a) is bool for a in inputs):
                 message += f" {ARGUMENTS['train_flg']}"
             raise TypeError(message) from None

@@ -13,7 +13,13 @@ from xplayers.arrays.namespaces import Array
 from xplayers.arrays.operation import operation
 from xplayers.layers.activations import activation_named
 from xplayers.layers.base import Cache, Layer, Module
-from xplayers.layers.places import check_grads, check_pair, locate, unknown_gradient
+from xplayers.layers.places import (
+    check_grads,
+    check_pair,
+    locate,
+    locate_backward,
+    unknown_gradient,
+)
 from xplayers.layers.ties import Ties
 from xplayers.layers.variables import Variables
 
@@ -333,7 +339,7 @@ class Sequential(Container):
             try:
                 collect(grads, parts[i], parts[i].layer.param_grads(cache[i], dy))
             except Exception as error:
-                locate(error, self, parts[i])
+                locate_backward(error, self, parts, i, dy)
                 raise
         return grads
 
@@ -350,10 +356,10 @@ class Sequential(Container):
                 result = parts[i].layer.vjp(cache[i], dy)
                 if type(result) is not tuple:
                     check_pair(parts[i].layer, "vjp", result)
-                dy, part_grads = result
-                collect(grads, parts[i], part_grads)
+                collect(grads, parts[i], result[1])
+                dy = result[0]
             except Exception as error:
-                locate(error, self, parts[i])
+                locate_backward(error, self, parts, i, dy)
                 raise
             if i and type(dy) is tuple:
                 further[parts[i].name], dy = dy[1:], dy[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xplayers._checks import shown
@@ -85,6 +85,19 @@ def check_grads(layer: Any, grads: Any) -> None:
 def unknown_gradient(layer: Any, name: Any) -> KeyError:
     """Return the error for a gradient of what is no parameter."""
     error = KeyError(name)
-    has = ", ".join(layer.params) or "none"
-    error.add_note(f"{layer._owner}.vjp returned a gradient of {name!r}; its parameters: {has}.")
+    has, hint = ", ".join(layer.params) or "none", f"Declare it in the class: {name} = Parameter()."
+    returned = f"{layer._owner}.vjp returned a gradient of {name!r}; its parameters: {has}."
+    error.add_note(f"{returned} {hint}" if str(name).isidentifier() else returned)
     return error
+
+
+def locate_backward(
+    error: Exception, container: Any, parts: Sequence[Any], i: int, dy: Any
+) -> None:
+    """As `locate`, and say of what shape the gradient was, and who has returned it."""
+    shape = getattr(dy, "shape", None)
+    if shape is not None and i + 1 < len(parts) and not getattr(error, "__notes__", None):
+        explain(error, parts[i].layer)
+        source = f"part {parts[i + 1].name!r}, {parts[i + 1].layer._owner}"
+        error.add_note(f"It got a gradient of shape {tuple(shape)} from {source}.")
+    locate(error, container, parts[i])
