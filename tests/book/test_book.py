@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from helpers import python
 
+from xplayers.arrays import devices
 from xplayers.book.__main__ import main
 
 HERE = Path(__file__).parent
@@ -122,6 +123,26 @@ def test_what_cannot_be_run_is_an_error_of_one_sentence(options, words, monkeypa
     with pytest.raises(SystemExit, match="2"):
         main(options)
     assert words in capsys.readouterr().err
+
+
+def test_a_script_runs_from_any_folder_and_says_what_it_lacks(tmp_path):
+    shutil.copytree(HERE / "volume1", tmp_path / "book")
+    ran = python("-m", "xplayers.book", "book/ch/two_layer_network.py", cwd=tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    shutil.copy(HERE / "volume1/ch/two_layer_network.py", tmp_path / "alone.py")
+    ran = python("-m", "xplayers.book", "alone.py", cwd=tmp_path)
+    assert ran.returncode == 1
+    assert "needs the folder common of the book's repository, in its own folder" in ran.stderr
+
+
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_a_library_that_is_not_installed_is_named_with_its_command(library, monkeypatch, capsys):
+    monkeypatch.chdir(HERE / "volume1/ch")
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.setattr(devices, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["--on", f"{library}:0", "two_layer_network.py"])
+    assert f'{library} is not installed: pip install "xplayers[' in capsys.readouterr().err
 
 
 def test_a_script_without_the_books_modules_runs_as_it_is(tmp_path, capsys, monkeypatch):

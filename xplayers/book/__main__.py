@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.arrays.devices import look
 from xplayers.book.device import Device
 from xplayers.book.replacing import Reader, book_of
 
@@ -53,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         device = None if args.own else Device(args.on, args.dtype)
     except (ImportError, ValueError) as error:
-        parser.error(str(error))
+        library = look(args.on.partition(":")[0]) if isinstance(error, ImportError) else None
+        missing = library and library.why and f"{library.name} {library.why}: {library.fix}"
+        parser.error(missing or str(error))
     run(script, args.arguments, device, args.losses)
     return 0
 

@@ -53,8 +53,15 @@ class Reader:
         vars(main)["__builtins__"] = self.builtins
         sys.modules["__main__"] = main
         sys.argv, sys.path[0] = [str(script), *arguments], str(script.parent)
+        sys.path.append(str(self.folder))  # from which folder soever it is run
         sys.meta_path.insert(0, self)
-        exec(compile(script.read_bytes(), str(script), "exec"), vars(main))
+        try:
+            exec(compile(script.read_bytes(), str(script), "exec"), vars(main))
+        except ModuleNotFoundError as error:
+            if error.name in ("common", "dataset"):
+                note = f"The script needs the folder {error.name} of the book's repository, in its"
+                error.add_note(f"{note} own folder or the one above. Run it where it is there.")
+            raise
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Return the spec of a module of the reader, to be loaded here; None of others."""
