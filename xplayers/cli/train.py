@@ -39,6 +39,7 @@ from xplayers.cli.regression import described, errors_of
 from xplayers.cli.results import Result, check, is_log, is_model, is_picture
 from xplayers.models import Model
 from xplayers.models.architecture import KINDS
+from xplayers.reports.events import OfFirst
 from xplayers.saving.checkpoint import FILE_NAME
 
 NAME = "train"
@@ -146,6 +147,9 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     add("--stall-timeout", type=positive_number, metavar="SECONDS",
         help="end the run, with all of its processes, if there is no step for so long; longer than "
         "an evaluation takes (default: never)")
+    add("--elastic", action="store_true",
+        help="of several processes, go on without those that are killed (experimental; with Open "
+        "MPI: xplayers launch --elastic -n 3 -- train ...)")
     add("--resume", action="store_true",
         help="continue from the last checkpoint in --checkpoint-dir, with the options of that run")
 # fmt: on
@@ -154,7 +158,7 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train, evaluate, and write the results."""
     target, why = choose_device(args)
-    group = processes.begin(target.name)
+    group = processes.begin(target.name, elastic=args.elastic)
     stdout.required = not (args.save or args.log or args.plot or args.checkpoint_dir)
     options = _check_results(args)
     several = f", {group.size} processes" if group.size > 1 else ""
@@ -196,7 +200,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         patience=args.patience,
         checkpoint=checkpoint,
-        callbacks=_callbacks(args, begin, first=not group.rank),
+        callbacks=_callbacks(args, begin, group),
         progress=False,
         group=group,
     )
@@ -205,6 +209,7 @@ def run(args: argparse.Namespace) -> int:
     history = trainer.fit(*train, validation=test, resume=args.resume)
     seconds = time.perf_counter() - start
     results, measures = _measured(trainer, model, test)
+    processes.speak(group)
     print_line(f"held out: loss {results['loss']:.4f}, {measures}; trained in {seconds:.1f} s")
     if not group.rank:
         _write_results(args, model, history, {**about, "results": results})
@@ -230,12 +235,14 @@ def _data(args: argparse.Namespace, group: xl.parallel.Group) -> datasets.Data:
 
 
 def _callbacks(
-    args: argparse.Namespace, begin: Callable[[xl.Event], None], *, first: bool
+    args: argparse.Namespace, begin: Callable[[xl.Event], None], group: Any
 ) -> list[Callable[[xl.Event], None]]:
     """Return the callbacks of a process; the first one writes."""
     callbacks: list[Callable[[xl.Event], None]] = []
-    if first:
+    if args.elastic or not group.rank:
         callbacks = [begin, _progress(), *([] if args.log is None else [Log(args.log)])]
+    if args.elastic:  # any of them may become the first one
+        callbacks = [lambda _: processes.speak(group), *map(OfFirst, callbacks)]
     if args.stall_timeout is not None:
         callbacks.append(processes.StallTimeout(args.stall_timeout))
     return callbacks

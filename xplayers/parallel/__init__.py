@@ -39,9 +39,11 @@ processes for CuPy arrays too, which are summed by NCCL. With PyTorch
 
 from __future__ import annotations
 
-from xplayers.parallel.groups import Group, SelfGroup, group
+from xplayers.parallel.groups import Group, RanksLost, SelfGroup, group
 from xplayers.parallel.mpi import MPIGroup
 from xplayers.parallel.nccl import NcclGroup
 from xplayers.parallel.pytorch import TorchGroup
 
-__all__ = ["Group", "MPIGroup", "NcclGroup", "SelfGroup", "TorchGroup", "group"]
+__all__ = [
+    "Group", "MPIGroup", "NcclGroup", "RanksLost", "SelfGroup", "TorchGroup", "group",
+]  # fmt: skip

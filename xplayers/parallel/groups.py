@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from xplayers._checks import choice, flag
 from xplayers.arrays.namespaces import Array, dtype_name
@@ -27,6 +27,11 @@ class Group(Protocol):
         The number of this process, from 0. Rank 0 writes checkpoints and shows progress.
     size : int
         The number of processes.
+
+    Notes
+    -----
+    One that goes on without processes that are lost has two attributes more: ``elastic``, True, and
+    ``lost``, the ranks of those. Its methods raise `RanksLost` on all that are left, or on none.
 
     Examples
     --------
@@ -54,6 +59,45 @@ class Group(Protocol):
 
     def abort(self, code: int = 1) -> None:
         """End all processes at once, with an exit code."""
+
+
+class RanksLost(RuntimeError):
+    """Processes of an elastic group are lost: it is smaller now, and what it was at is not done.
+
+    All that are left get it from the same call; what that was to write to has any values, and all
+    else is as before it. A `Trainer` goes on by itself. A loop of one's own takes the step again,
+    with the parts of the batch that now fall to each ::
+
+        while True:
+            rows = slice(group.rank, None, group.size)
+            try:
+                value = step(x_batch[rows], t_batch[rows])
+                break
+            except xl.parallel.RanksLost:
+                pass
+
+    Attributes
+    ----------
+    ranks : tuple of int
+        All that are lost so far, by the numbers that they had at first.
+    size : int
+        How many are left.
+
+    Examples
+    --------
+    >>> print(RanksLost((0, 2), 1))
+    ranks 0 and 2 are lost, 1 process is left
+    """
+
+    def __init__(self, ranks: tuple[int, ...], size: int) -> None:
+        self.ranks, self.size = ranks, size
+        names = " and ".join(map(str, ranks))
+        are = f"rank {names} is" if len(ranks) == 1 else f"ranks {names} are"
+        left = "1 process is" if size == 1 else f"{size} processes are"
+        super().__init__(f"{are} lost, {left} left")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RanksLost, (self.ranks, self.size)
 
 
 class SelfGroup:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import functools
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from xplayers._checks import flag
 from xplayers.arrays.namespaces import Array, device, library, on_host
-from xplayers.parallel.groups import check_dtype, launched
+from xplayers.parallel import elastic as faults
+from xplayers.parallel.groups import RanksLost, check_dtype, launched
+from xplayers.parallel.watching import watch
 
 _INSTALL = 'pip install "xplayers[mpi]", and load the MPI of your cluster or pip install mpich'
 _LAST_WORDS = 0.2  # seconds that a launcher gets to print them
@@ -29,18 +32,31 @@ class MPIGroup:
     synchronized : bool
         Whether `BatchNormalization` takes the statistics of the whole batch, and not those of the
         part of its process; see `xplayers.parallel`.
+    elastic : bool
+        Experimental: go on without processes that are killed, with Open MPI, 5 or newer, started
+        by ``mpiexec --with-ft ulfm``. Where one is lost, sums and broadcasts raise `RanksLost` on
+        all others, which have by then a `comm`, `rank` and `size` of their own, and repeat what
+        they were at with these; a `Trainer` does so by itself. MPI is not finalized at the end
+        then, which might wait for the lost, unless mpi4py.MPI was imported before.
+
+    Attributes
+    ----------
+    lost : tuple of int
+        The processes that an elastic group has lost, by the numbers that they had at first.
 
     Raises
     ------
     ImportError
         If mpi4py or an MPI library is missing.
     RuntimeError
-        If ``mpiexec`` and the library are of different MPIs.
+        If ``mpiexec`` and the library are of different MPIs, or have no way to go on.
+    RanksLost
+        Of its methods, if it is elastic.
 
     Notes
     -----
     An exception that nobody catches ends all processes, after its traceback: the others would wait
-    for this one for ever.
+    for this one for ever. So it does with ``elastic=True``: only who is killed is left out.
 
     Examples
     --------
@@ -51,42 +67,73 @@ class MPIGroup:
         trainer.fit(x, t)
     """
 
-    def __init__(self, comm: Any = None, *, synchronized: bool = False) -> None:
+    def __init__(
+        self, comm: Any = None, *, synchronized: bool = False, elastic: bool = False
+    ) -> None:
+        if flag("MPIGroup", "elastic", elastic):
+            faults.prepare()
         mpi = _imported()
+        if elastic:
+            faults.check(mpi)
         if comm is None:
             comm = mpi.COMM_WORLD
             _check_launch(comm.size, mpi.Get_library_version())
+        self.elastic = elastic
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
-        self._in_place = mpi.IN_PLACE
         self.synchronized = flag("MPIGroup", "synchronized", synchronized)
+        self._mpi = mpi
+        self._leave: Callable[[], None] | None = None  # says that this process may end
+        self.lost: tuple[int, ...] = ()
+        self._first = comm.group if elastic else None
         if self.size > 1:
             _end_all_on_exception(self)
 
     def __repr__(self) -> str:
-        return f"MPIGroup(rank={self.rank}, size={self.size})"
+        elastic = ", elastic=True" if self.elastic else ""
+        return f"MPIGroup(rank={self.rank}, size={self.size}{elastic})"
 
     def __reduce__(self) -> tuple[Any, ...]:
+        options = {"synchronized": self.synchronized, "elastic": self.elastic}
         # mpi4py knows how to pickle the communicators that all have.
-        return functools.partial(MPIGroup, synchronized=self.synchronized), (self.comm,)
+        return functools.partial(MPIGroup, **options), (self.comm,)
 
     def sum_(self, flat: Array) -> None:
         """Write the sum over the ranks into an array of one axis, with the same bits on all."""
-        self.comm.Allreduce(self._in_place, _buffer(flat))
+        self._together(self.comm.Allreduce, self._mpi.IN_PLACE, _buffer(flat))
 
     def broadcast_(self, flat: Array) -> None:
         """Write the array of rank 0 into those of all ranks."""
-        self.comm.Bcast(_buffer(flat))
+        self._together(self.comm.Bcast, _buffer(flat))
 
     def barrier(self) -> None:
-        """Wait for all ranks."""
-        self.comm.Barrier()
+        """Wait for all ranks; if it is elastic, for those that are left."""
+        try:
+            self._together(self.comm.Barrier)
+        except RanksLost:
+            self.barrier()
+
+    def _together(self, collective: Callable[..., Any], *arguments: Any) -> None:
+        """Call a collective of the communicator; where ranks are lost, leave them out."""
+        if not self.elastic:
+            if self._leave is None:
+                self._leave = watch(self.comm) if self.size > 1 else _nothing
+            collective(*arguments)
+        elif not faults.together(self._mpi, self.comm, collective, *arguments):
+            self.comm, self.lost = faults.shrunk(self._mpi, self.comm, self._first)
+            self.rank, self.size = self.comm.rank, self.comm.size
+            raise RanksLost(self.lost, self.size)
 
     def abort(self, code: int = 1) -> None:
         """End all processes at once, with an exit code."""
+        (self._leave or _nothing)()
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         time.sleep(_LAST_WORDS)
         self.comm.Abort(code)
+
+
+def _nothing() -> None:
+    """Say nothing: nobody watches."""
 
 
 def _imported() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ class Event(NamedTuple):
     kind : str
         ``"begin"`` of the run; ``"step"``, an update; ``"losses"``, those of several steps were
         fetched to the host; ``"epoch"``, one is complete, with its evaluation; ``"checkpoint"``,
-        one was written; ``"end"`` of the run, also after an error.
+        one was written; ``"regroup"``, processes are lost and those of an elastic group that are
+        left go on; ``"end"`` of the run, also after an error.
     trainer : Trainer
         The trainer, with its ``net`` and ``optimizer``; ``trainer.stop()`` ends the run.
     history : History
@@ -70,3 +72,20 @@ class Event(NamedTuple):
     loss: Array | None = None
     losses: np.ndarray | None = None
     row: Row | None = None
+
+
+class OfFirst:
+    """A callback of the first process alone; where that is lost, of the next one from then on."""
+
+    def __init__(self, callback: Callable[[Event], Any]) -> None:
+        self.callback, self.began = callback, False
+
+    def __call__(self, event: Event) -> None:
+        """Pass an event on; to who has become the first, the begin of the run before it."""
+        if event.trainer.train_step.rank:
+            return
+        if event.kind == "regroup" and not self.began:
+            event = event._replace(kind="begin")
+        self.began = self.began or event.kind == "begin"
+        if self.began:
+            self.callback(event)

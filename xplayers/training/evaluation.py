@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import pickle
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from xplayers.layers.base import Layer
 from xplayers.losses import Loss, SoftmaxWithLoss
 from xplayers.losses.weights import check_weights, spread, takes
 from xplayers.metrics import accuracy, hits
+from xplayers.parallel.groups import RanksLost
 from xplayers.reports.columns import checked_metrics
 from xplayers.training.exchange import gathered
 from xplayers.training.fetching import BLOCK, fetched
@@ -105,19 +106,40 @@ def evaluate(
             message = "evaluate: sample_weight goes with arrays x and t; batches are (x, t, w)."
             raise TypeError(message)
         check_weights("evaluate", weights, x)
+    processes("evaluate", group)
+    while True:
+        try:
+            return _evaluated(net, loss, x, t, metrics, batch_size, group, weights)
+        except RanksLost:  # those that are left have other parts
+            if isinstance(x, Iterator):  # which has been used
+                raise
+
+
+def _evaluated(
+    net: Layer,
+    loss: Loss,
+    x: Any,
+    t: Array | None,
+    metrics: Metrics,
+    batch_size: int,
+    group: Any,
+    weights: Array | None,
+) -> dict[str, float]:
+    """Return the results, with checked arguments."""
     totals = _Totals(loss, metrics)
-    several = processes("evaluate", group) is not None and group.size > 1
-    if several and isinstance(x, Batches):
+    if group is not None and group.size == 1:
+        group = None
+    if group is not None and isinstance(x, Batches):
         x = x._of(group)
-    elif several and t is None:
+    elif group is not None and t is None:
         x = itertools.islice(x, group.rank, None, group.size)
-    elif several:
+    elif group is not None:
         x, t, weights = own_part(group, x, t, weights)
     with np.errstate(invalid="ignore", divide="ignore"):  # for empty batches
         for batch in x if t is None else minibatches(x, t, batch_size, sample_weight=weights):
             totals.add(net.predict(batch[0]), *batch[1:])
         totals.collect()
-    if several:
+    if group is not None:
         totals.gather(group)
     return {name: total.value() for name, total in totals.by_name.items()}
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.layers.dropout import Dropout, wrapped
 from xplayers.losses import Loss
+from xplayers.parallel.groups import RanksLost
 
 Arrays = Mapping[str, Array]
 
@@ -47,6 +49,7 @@ class Exchange:
 
     def __init__(self, group: Any) -> None:
         self.group = group  # a `xplayers.parallel.Group` of several processes
+        self.size = group.size  # of which an elastic one may lose some; another one is made then
         # Whether batch normalization takes the statistics of the batches of all.
         self.synchronized = bool(getattr(group, "synchronized", False))
         self.shared = False  # whether all ranks have begun with the same arrays
@@ -199,6 +202,8 @@ class Exchange:
         if self._next < len(self._sums):
             flat[...] = self._sums[self._next]
         else:
+            if self.group.size != self.size:  # the parts are of a larger one
+                raise RanksLost(self.group.lost, self.group.size)
             self.group.sum_(flat)
             if self._computing:
                 self._sums.append(flat)
@@ -239,7 +244,7 @@ class Exchange:
         """Check that all ranks have the same `identity`, JSON; the error names what differs."""
         from xplayers.training.identity import changes
 
-        texts = gathered(self.group, json.dumps(identity))
+        texts = survived(lambda: gathered(self.group, json.dumps(identity)))
         first, *others = map(json.loads, texts)
         differences = [
             f"{name} is {is_there} on rank {rank}, {was} on rank 0"
@@ -310,6 +315,16 @@ def _counters(layer: Layer) -> list[str]:
     if isinstance(layer, Container):
         return [part.names[k] for part in layer._parts for k in _counters(part.layer)]
     return ["count"] if isinstance(layer, Dropout) else []
+
+
+def survived(collective: Callable[[], Any]) -> Any:
+    """Return what a function of the group returns, called again where ranks have been lost.
+
+    It must not depend on which part of the data a rank has.
+    """
+    while True:
+        with contextlib.suppress(RanksLost):
+            return collective()
 
 
 def gathered(group: Any, text: str) -> list[str]:

@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -15,68 +15,20 @@ import numpy as np
 from xplayers._terminal import notify, warn
 from xplayers.arrays.namespaces import Array
 from xplayers.arrays.transfer import is_out_of_memory, to_numpy
-from xplayers.data.batches import minibatches, own_part
-from xplayers.data.loading import Batches
+from xplayers.parallel.groups import RanksLost
 from xplayers.reports.history import History, Row
 from xplayers.saving.checkpoint import Checkpoint, File
 from xplayers.saving.network import put
 from xplayers.training.evaluation import batch_weight, weighs_labels
-from xplayers.training.exchange import gathered
+from xplayers.training.exchange import gathered, survived
 from xplayers.training.failures import NonFiniteLoss, copied, first_nonfinite, interrupts
 from xplayers.training.fetching import BLOCK, fetched
 from xplayers.training.identity import differences, parts
+from xplayers.training.source import Source
 from xplayers.training.step import TrainStep
 
 LATEST = 1.0  # maximum seconds between fetches of losses
 RETRY = 60.0  # seconds before another try after a failed write of a checkpoint
-
-
-@dataclasses.dataclass(eq=False, repr=False)
-class Source:
-    """The batches of every epoch, from any position."""
-
-    x: Any  # samples; or batches, or a function of the epoch (from 0) that returns them
-    t: Array | None
-    batch_size: int  # of samples and targets
-    seed: int  # the order of an epoch is drawn from the seed and its number
-    group: Any = None  # of several processes, of which each has its part of every batch
-    weights: Array | None = None  # of samples
-
-    def __post_init__(self) -> None:
-        self.samples = None if self.t is None else int(self.t.shape[0])  # per epoch, if known
-
-    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, ...]]:
-        """Return the batches of an epoch (from 0), from batch `start`."""
-        group = self.group
-        if self.t is not None:
-            rng = np.random.default_rng([self.seed, epoch])
-            batches = minibatches(
-                self.x, self.t, self.batch_size, rng, group=group, sample_weight=self.weights
-            )
-        elif group is None:
-            batches = self.whole(epoch)
-        elif isinstance(self.x, Batches):
-            batches = self.x._of(group)(epoch)
-        else:
-            batches = (own_part(group, *batch) for batch in self.whole(epoch))
-        return itertools.islice(batches, start, None)
-
-    def whole(self, epoch: int) -> Any:
-        """Return what was passed as batches, of an epoch."""
-        x = self.x
-        if self.group is not None and isinstance(x, Batches):
-            x = x._of(None)
-        return x(epoch) if callable(x) else x
-
-    def onwards(self, epoch: int, start: int) -> Iterator[tuple[Array, ...]]:
-        """Return the batches from batch `start` of an epoch, continuing with the next epochs."""
-        while True:
-            batch = None
-            for batch in self.batches(epoch, start):
-                yield batch
-            if batch is None and start == 0:
-                return  # an exhausted iterator would loop forever
-            epoch, start = epoch + 1, 0
 
 
 class Settings(NamedTuple):
@@ -143,10 +95,11 @@ class Run:
         self._weights: list[Array | float] = []  # in the mean, not fetched yet
         self._score_axes: int | None = None  # labels have one less
         self._size = 0  # of the last batch
+        self._start = 0.0  # time of the begin of the epoch
         self._fetched = 0.0  # time of the last fetch of losses
         self._evaluating = False
         self._exchange = self.step._exchange  # with other processes
-        self._first = self._exchange is None or self._exchange.group.rank == 0
+        self._first = self.step.rank == 0
 
     def go(self) -> History:
         """Train to the end."""
@@ -155,8 +108,8 @@ class Run:
             self._emit("begin")
             # NumPy would warn of overflows, which are reported here.
             with interrupts(lambda: self.stop("interrupted")), np.errstate(all="ignore"):
-                while not self._over():
-                    self._epoch()
+                while self._goes_on():
+                    pass
                 checkpoint = self.settings.checkpoint
                 if checkpoint is not None and (p.epoch, p.step) != self._checkpointed:
                     self._save(checkpoint)
@@ -182,6 +135,31 @@ class Run:
         else:
             self._exchange.asked.add(reason)
 
+    def _goes_on(self) -> bool:
+        """Train for an epoch, or until processes are lost; whether there is more to do."""
+        self._start = time.perf_counter() - self.position.seconds
+        try:
+            if self._over():
+                return False
+            self._epoch()
+        except RanksLost as lost:
+            self.position.seconds = time.perf_counter() - self._start
+            self._regroup(lost)
+        return True
+
+    def _regroup(self, lost: RanksLost) -> None:
+        """Go on with the processes that are left, from where all of them are."""
+        step, asked = self.step, set() if self._exchange is None else self._exchange.asked
+        if step._exchange is self._exchange:  # it was not a step that has noticed
+            step.group = step.group
+        self._exchange, self._first = step._exchange, step.rank == 0
+        if self._exchange is not None:
+            self._exchange.asked |= asked
+        else:
+            self._grant(asked)
+        self._say(f"{lost}; training goes on from step {self.position.step}.")
+        self._emit("regroup")
+
     def _over(self) -> bool:
         if self._exchange is not None:
             self._grant(self._exchange.requests())
@@ -195,8 +173,7 @@ class Run:
     def _epoch(self) -> None:
         """Train for an epoch, or for the rest of it."""
         step, settings, p = self.step, self.settings, self.position
-        checkpoint, exchange = settings.checkpoint, self._exchange
-        start = time.perf_counter() - p.seconds
+        checkpoint, exchange, start = settings.checkpoint, self._exchange, self._start
         self._fetched = time.perf_counter()
         for batch in self.source.batches(p.epoch, p.batch):
             x = batch[0]
@@ -349,17 +326,13 @@ class Run:
 
     def _fail(self, number: int, snapshot: Snapshot) -> NoReturn:
         """Repeat the steps before `number`, whose loss is not finite, and raise its cause."""
-        step, start = self.step, snapshot.position
         self.stopped = "nonfinite"
-        put(step.net, snapshot.arrays)
-        step.state = snapshot.state
-        batches = self.source.onwards(start.epoch, start.batch)
-        for batch in itertools.islice(batches, number - 1 - start.step):
-            step(*batch)
-        batch = next(batches, None)
-        where, cause = ("", "") if batch is None else first_nonfinite(step, *batch)
-        if self._exchange is not None:
-            where, cause = _of_any(self._exchange.group, where, cause)
+        while True:
+            try:
+                where, cause = self._cause(number, snapshot)
+                break
+            except RanksLost as lost:
+                self._regroup(lost)
         if not where:
             cause = "When repeated it was finite: the batches are not reproducible."
         path = self._checkpoint_path
@@ -370,6 +343,22 @@ class Run:
             "clip_norm=1; on_nonfinite='ignore' continues."
         )
         raise NonFiniteLoss(message, number, where)
+
+    def _cause(self, number: int, snapshot: Snapshot) -> tuple[str, str]:
+        """Repeat the steps before `number`; return its first non-finite array, and a sentence."""
+        step, start, exchange = self.step, snapshot.position, self._exchange
+        if exchange is not None:  # it may have to be repeated again
+            snapshot = Snapshot(start, copied(snapshot.arrays), copied(snapshot.state))
+        put(step.net, snapshot.arrays)
+        step.state = snapshot.state
+        batches = self.source.onwards(start.epoch, start.batch)
+        for batch in itertools.islice(batches, number - 1 - start.step):
+            step(*batch)
+        batch = next(batches, None)
+        where, cause = ("", "") if batch is None else first_nonfinite(step, *batch)
+        if exchange is None:
+            return where, cause
+        return survived(lambda: _of_any(exchange.group, where, cause))
 
     # Checkpoints
 

@@ -17,6 +17,7 @@ from xplayers.layers.base import Layer
 from xplayers.layers.representation import code, options
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
+from xplayers.parallel.groups import RanksLost
 from xplayers.training.evaluation import batch_weight
 from xplayers.training.precision import MixedPrecision, all_finite
 from xplayers.training.stateful import Arrays, State, StatefulStep, check_parts
@@ -158,15 +159,24 @@ class TrainStep(StatefulStep):
         -------
         array
             The loss before the update, 0-d. It stays on the device.
+
+        Raises
+        ------
+        RanksLost
+            If an elastic group has lost processes; the step has changed nothing.
         """
         try:
             compiled = self._compiled[type(x)]
         except KeyError:
             compiled, x = self._compiled_step(x), as_plain(x)
-        if sample_weight is not None:
-            sample_weight = self._target(sample_weight, "sample_weight")
-            return (compiled or self._eager_step)(x, t, lr, sample_weight)
-        return self._eager_step(x, t, lr) if compiled is None else compiled(x, t, lr)
+        try:
+            if sample_weight is not None:
+                sample_weight = self._target(sample_weight, "sample_weight")
+                return (compiled or self._eager_step)(x, t, lr, sample_weight)
+            return self._eager_step(x, t, lr) if compiled is None else compiled(x, t, lr)
+        except RanksLost:
+            self.group = self.group  # begin anew, with those that are left
+            raise
 
     def many(
         self,

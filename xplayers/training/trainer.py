@@ -17,7 +17,7 @@ from xplayers.layers.representation import code
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer, clip_by_norm
 from xplayers.reports.columns import checked_metrics
-from xplayers.reports.events import Event
+from xplayers.reports.events import Event, OfFirst
 from xplayers.reports.history import History
 from xplayers.reports.progress import Progress
 from xplayers.reports.tensorboard import TensorBoard
@@ -27,7 +27,8 @@ from xplayers.training.evaluation import Metrics, default_metrics, evaluate
 from xplayers.training.exchange import Exchange
 from xplayers.training.identity import data_identity, described, step_identity
 from xplayers.training.inspection import check_data, check_values
-from xplayers.training.run import Run, Settings, Source
+from xplayers.training.run import Run, Settings
+from xplayers.training.source import Source
 from xplayers.training.stateful import check_parts
 from xplayers.training.step import TrainStep
 
@@ -204,8 +205,10 @@ class Trainer:
         if accumulate > 1:
             step = functools.partial(AccumulatedStep, parts=accumulate)
         self.train_step: TrainStep = step(net, loss, optimizer, **options)
-        if self.train_step.rank:  # the first process speaks for all
-            speak = Progress, TensorBoard
+        speak, group = (Progress, TensorBoard), self.train_step.group  # the first one, for all
+        if getattr(group, "elastic", False):
+            self.callbacks = [OfFirst(c) if isinstance(c, speak) else c for c in self.callbacks]
+        elif self.train_step.rank:
             self.callbacks = [c for c in self.callbacks if not isinstance(c, speak)]
         self.history = History()
         self._run: Run | None = None
