@@ -108,8 +108,8 @@ def weights(session: nox.Session) -> None:
 
 @nox.session
 def sklearn(session: nox.Session) -> None:
-    """Run scikit-learn's checks of its estimators on ours, for arrays of three libraries."""
-    session.install("-e", ".", *group("test", "numpy", "strict", "torch", "sklearn"))
+    """Run scikit-learn's checks of its estimators on ours, for arrays of four libraries."""
+    session.install("-e", ".", *group("test", "numpy", "strict", "torch", "jax", "sklearn"))
     session.run(
         "pytest",
         libraries("numpy"),

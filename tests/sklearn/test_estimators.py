@@ -11,7 +11,7 @@ pytest.importorskip("sklearn.base")  # `sklearn` alone may be this folder
 import sklearn
 from scipy.sparse import csr_array
 from sklearn import neural_network
-from sklearn.base import clone
+from sklearn.base import clone, is_classifier
 from sklearn.datasets import load_digits
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -238,6 +238,28 @@ def test_arrays_of_other_libraries_stay_where_they_are(name, device, early):
         assert set(words.predict(x)) <= set("abcdefghij")
         with pytest.raises(ValueError, match="must use the same namespace and the same device"):
             words.predict(X)
+
+
+@pytest.mark.parametrize("early", [False, True], ids=["whole", "early"])
+def test_arrays_of_jax(early):
+    """scikit-learn's own checks have none; they stay there too, in the 32 bits of JAX."""
+    jax = pytest.importorskip("jax")
+    x, options = jax.numpy.asarray(X, dtype="float32"), {**SMALL, "early_stopping": early}
+    with sklearn.config_context(array_api_dispatch=True):
+        for model, y in ((MLPClassifier(**options), Y), (MLPRegressor(**options), NUMBERS)):
+            y = np.asarray(y, "int32" if is_classifier(model) else "float32")
+            here = clone(model).fit(np.asarray(x), y)
+            there = model.fit(x, jax.numpy.asarray(y))
+            assert there.loss_curve_ == pytest.approx(here.loss_curve_, rel=1e-3)
+            found = there.predict(x)
+            assert isinstance(found, jax.Array)
+            assert found.dtype == y.dtype
+            expected = here.predict(np.asarray(x))
+            if is_classifier(model):
+                score = there.score(x, jax.numpy.asarray(y))
+                assert score == pytest.approx(here.score(np.asarray(x), y), abs=0.02)
+            else:  # whose score, scikit-learn's R2, writes into arrays, which JAX has not
+                np.testing.assert_allclose(found, expected, atol=1e-2 * np.abs(expected).max())
 
 
 # Networks

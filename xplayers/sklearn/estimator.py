@@ -17,7 +17,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 from xplayers._terminal import notify
 from xplayers.arrays.checks import described, elsewhere
 from xplayers.arrays.joining import concat
-from xplayers.arrays.namespaces import Array, device, named_dtype, namespace
+from xplayers.arrays.namespaces import Array, device, namespace
 from xplayers.arrays.transfer import asarray, to_numpy
 from xplayers.data.batches import samples
 from xplayers.layers.base import Layer
@@ -128,8 +128,9 @@ class Estimator(Options, BaseEstimator):
         target = self._encoded(y, fresh, classes)
         own = self._own_weights(y)
         like = X[:0].toarray() if hasattr(X, "toarray") else X[:0, ...]
-        integers = None if target.dtype.kind == "f" else named_dtype(namespace(like), "int64")
-        t = asarray(target, like, integers)
+        # int64, but on JAX without it
+        integers = namespace(like).__array_namespace_info__().default_dtypes()["integral"]
+        t = asarray(target, like, None if target.dtype.kind == "f" else integers)
         if own is not None:
             own = asarray(own, like)
             w = own if w is None else w * own
