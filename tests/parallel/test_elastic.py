@@ -15,7 +15,7 @@ from trainers import N, copies, data, masked, table, trainer
 import xplayers as xl
 from xplayers.arrays.transfer import to_numpy
 from xplayers.parallel import RanksLost
-from xplayers.reports.events import OfFirst
+from xplayers.reports.first_process import OfFirst
 from xplayers.training.evaluation import evaluate
 
 pytestmark = pytest.mark.only("numpy", "torch")

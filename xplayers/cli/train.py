@@ -39,7 +39,7 @@ from xplayers.cli.regression import described, errors_of
 from xplayers.cli.results import Result, check, is_log, is_model, is_picture
 from xplayers.models import Model
 from xplayers.models.architecture import KINDS
-from xplayers.reports.events import OfFirst
+from xplayers.reports.first_process import OfFirst
 from xplayers.saving.checkpoint import FILE_NAME
 
 NAME = "train"

@@ -17,7 +17,8 @@ from xplayers.layers.representation import code
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer, clip_by_norm
 from xplayers.reports.columns import checked_metrics
-from xplayers.reports.events import Event, OfFirst
+from xplayers.reports.events import Event
+from xplayers.reports.first_process import OfFirst
 from xplayers.reports.history import History
 from xplayers.reports.progress import Progress
 from xplayers.reports.tensorboard import TensorBoard

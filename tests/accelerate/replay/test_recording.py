@@ -136,7 +136,7 @@ def test_kinds(xpv):
     for made, kind in (
         (x, ValueInfo(0, False, (3, 4), dtype, True)),
         (number, ValueInfo(1, True, (), float, True)),
-        (y, ValueInfo(0, False, (4, 3), dtype, False)),
+        (y, ValueInfo(0, False, (4, 3), dtype, False, turned=isinstance(x.value, np.ndarray))),
         (z, ValueInfo(z.register, False, (3, 4), dtype, True)),
         (flat, ValueInfo(z.register, False, (12,), dtype, True)),
     ):
