@@ -126,14 +126,18 @@ class _Block:
         np.copyto(rest, dy)  # rest: what no place has taken yet
         bits = f"i{rest.itemsize}"
         rest = rest.view(bits)
+        places = math.prod(self._window.size)
 
         def descend(axis: int, x: np.ndarray, dx: np.ndarray) -> None:
+            nonlocal places
             if axis == len(levels):
+                places -= 1
                 np.equal(x, y, out=won)
                 # as integers: infinity times 0 and infinity less infinity are NaN
                 dx_bits = dx.view(bits)
                 np.multiply(rest, won, dx_bits)
-                np.subtract(rest, dx_bits, rest)
+                if places:  # that are still to come
+                    np.subtract(rest, dx_bits, rest)
                 return
             level = levels[axis]
             for offset in range(self._window.stride[axis]):
