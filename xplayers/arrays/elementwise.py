@@ -194,10 +194,10 @@ def scalar(a: Any) -> Any:
 def _write(results: Any, out: Any) -> Any:
     """Put `results` into `out` where the arrays can be written, else return them as they are."""
     if isinstance(out, tuple):
-        return tuple(_write(r, o) for r, o in zip(results, out, strict=True))
+        return tuple([_write(r, o) for r, o in zip(results, out, strict=True)])
     if out is results:
         return out
-    if tuple(out.shape) != tuple(results.shape) or out.dtype != results.dtype:
+    if out.shape != results.shape or out.dtype != results.dtype:
         message = (
             f"out is {out.dtype} of shape {tuple(out.shape)}; the result is {results.dtype} of "
             f"shape {tuple(results.shape)}."
