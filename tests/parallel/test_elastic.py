@@ -9,7 +9,7 @@ import pytest
 from elastic_groups import Killed, survivors
 from groups import part_of, together
 from helpers import assert_same_arrays, says
-from test_trainers import fitted, plain
+from test_trainers import assert_agree, fitted, plain
 from trainers import N, copies, data, masked, table, trainer
 
 import xplayers as xl
@@ -44,15 +44,7 @@ def assert_goes_on(x, t, left, callbacks=(), size=3, make=plain, **options):
     options["callbacks"] = [*callbacks, *options.get("callbacks", ())]
     results = survivors(size, lambda group: fitted(group, x, t, make=make, **options))
     assert len(results) == left
-    for _, other, those in results:
-        assert_same_arrays(those, results[0][2])
-        assert table(other) == table(results[0][1])
-        assert other.stopped == history.stopped
-    for name, a in arrays.items():
-        np.testing.assert_allclose(results[0][2][name], a, rtol=0, atol=1e-6, err_msg=name)
-    for name, column in table(history).items():
-        got = table(results[0][1])[name]
-        np.testing.assert_allclose(got, column, rtol=1e-5, atol=1e-6, err_msg=name)
+    assert_agree(results, history, arrays)
     return results
 
 

@@ -31,20 +31,25 @@ def fitted(group, x, t=None, make=plain, **options):
     return training, history, copies(training.net)
 
 
-def assert_as_one(*arguments, size=2, **options):
-    """Check that ranks agree in all bits, and with one process up to rounding; return theirs."""
-    _, history, arrays = fitted(None, *arguments, **options)
-    results = together(size, lambda group: fitted(group, *arguments, **options))
+def assert_agree(results, history, arrays):
+    """Check that ranks have the same bits, and those of one process up to rounding."""
     for _, other, those in results:
         assert_same_arrays(those, results[0][2])
         assert table(other) == table(results[0][1])
         assert other.stopped == history.stopped
-        assert other.best_epoch == history.best_epoch
     for name, a in arrays.items():
         np.testing.assert_allclose(results[0][2][name], a, rtol=0, atol=1e-6, err_msg=name)
     for name, column in table(history).items():
         got = table(results[0][1])[name]
         np.testing.assert_allclose(got, column, rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def assert_as_one(*arguments, size=2, **options):
+    """Check that ranks agree in all bits, and with one process up to rounding; return theirs."""
+    _, history, arrays = fitted(None, *arguments, **options)
+    results = together(size, lambda group: fitted(group, *arguments, **options))
+    assert_agree(results, history, arrays)
+    assert all(other.best_epoch == history.best_epoch for _, other, _ in results)
     return results
 
 

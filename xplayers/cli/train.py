@@ -178,11 +178,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.save is not None:
         models.check_length(args.save, model, about)
-    count = sum(math.prod(p.shape) for p in net.params.values())
-    rate = f"{optimizer.lr:g}" if isinstance(optimizer.lr, float) else repr(optimizer.lr)
-    print_line(
-        f"network: {model.architecture}, {count} parameters; {args.optimizer}, lr {rate}; {loss!r}"
-    )
+    _introduce(args, model, loss, optimizer)
 
     def begin(event: xl.Event) -> None:
         """Write the options, once a resumed run has been checked."""
@@ -218,6 +214,17 @@ def run(args: argparse.Namespace) -> int:
     hint = "" if checkpoint is None else "; continue by the same command with --resume"
     print_note(f"interrupted{hint}")
     return INTERRUPTED
+
+
+def _introduce(
+    args: argparse.Namespace, model: Model, loss: xl.Loss, optimizer: xl.Optimizer
+) -> None:
+    """Say what is trained, and how."""
+    count = sum(math.prod(p.shape) for p in model.net.params.values())
+    rate = f"{optimizer.lr:g}" if isinstance(optimizer.lr, float) else repr(optimizer.lr)
+    print_line(
+        f"network: {model.architecture}, {count} parameters; {args.optimizer}, lr {rate}; {loss!r}"
+    )
 
 
 def _data(args: argparse.Namespace, group: xl.parallel.Group) -> datasets.Data:

@@ -80,13 +80,18 @@ def with_array(operation: Operation, infos: list[ValueInfo]) -> Operation:
 
     NumPy makes such an array of it in each call, and casts that to the dtype of the other one.
     """
-    args = operation.args
-    if operation.name not in WITH_NUMBERS or len(args) != 2 or operation.kwargs:
+    if not _takes_number(operation) or not infos[operation.args[0]].shape:
         return operation
-    a, b = args
-    if not isinstance(a, Register) or infos[a].number or not infos[a].shape:
-        return operation
+    a, b = operation.args
     return operation._replace(args=(a, array_of_number(b, infos[a].dtype)))
+
+
+def _takes_number(operation: Operation) -> bool:
+    """Whether it is arithmetic of an array and a number of Python, in this order."""
+    if operation.name not in WITH_NUMBERS or len(operation.args) != 2 or operation.kwargs:
+        return False
+    a, b = operation.args
+    return isinstance(a, Register) and type(b) in (int, float)
 
 
 def with_tensors(operation: Operation, infos: list[ValueInfo]) -> Operation:
@@ -95,12 +100,9 @@ def with_tensors(operation: Operation, infos: list[ValueInfo]) -> Operation:
     PyTorch makes such a tensor of it in each call, and casts that to the dtype of the other one.
     """
     torch: Any = sys.modules["torch"]
-    args = operation.args
-    if operation.name not in WITH_NUMBERS or len(args) != 2 or operation.kwargs:
+    if not _takes_number(operation):
         return operation
-    a, b = args
-    if not isinstance(a, Register) or type(b) not in (int, float):
-        return operation
+    a, b = operation.args
     dtype: Any = infos[a].dtype
     if dtype in (torch.float32, torch.float64):
         fit = type(b) is float or abs(b) <= LARGEST
