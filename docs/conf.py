@@ -24,7 +24,7 @@ version = release = xplayers.__version__
 
 extensions = [
     "sphinx.ext.autodoc", "sphinx.ext.autosummary", "numpydoc", "myst_nb",
-    "mathml", "example_pages", "public_names",
+    "mathml", "example_pages", "public_names", "shared_kernels",
 ]  # fmt: skip
 exclude_patterns = ["_build", "_ext", "**.ipynb"]
 

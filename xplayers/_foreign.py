@@ -10,6 +10,8 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
+from xplayers._calls import call_signature, wrong_call
+
 
 def _by_name(table: Mapping[str, str]) -> dict[str, str]:
     """Return the hints by foreign name, from the foreign names by hint."""
@@ -123,6 +125,7 @@ NETWORK = _by_name(
         "Sequential(*layers) takes all its layers at once.": "add append",
         "The weights are W, their gradient dW.": "weight kernel",
         "The bias is b, its gradient db.": "bias",
+        "predict(x) does it: a fitted Standardize is a layer.": "transform fit_transform",
         "xplayers.functional.softmax(net.predict(x)) are the probabilities.": "predict_proba",
         "forward returns the output and keeps only what backward needs.": "x y t out loss mask idx",
         "It is padding.": "pad",
@@ -155,6 +158,24 @@ ARGUMENTS = _by_name(
             "stateful return_sequences"
         ),
         "It is train: forward(x, train=False), the same as predict(x).": "train_flg training",
+        "It is validation.": "validation_data validation_split",
+        "It is grads.": "gradients",
+        "It is params.": "parameters",
+        "It is sample_weight.": "sample_weights",
+        "rng=0 shuffles, with 0 as the seed.": "shuffle",
+        "Trainer(net, loss, optimizer, batch_size=32, epochs=10) has it.": "batch_size epochs",
+    }
+)
+
+TRAINER = _by_name(
+    {
+        "Its network does it: net.predict(x).": "predict forward",
+        "Its network does it: functional.softmax(net.predict(x)).": "predict_proba",
+        "xplayers.Trainer(net, loss, optimizer).fit(x, t) trains.": "fit train",
+        "Trainer(net, loss, optimizer) has it all.": "compile",
+        "step(x, t) is all of it.": "step backward update zero_grad",
+        "xplayers.evaluate(net, loss, x, t) does it.": "evaluate score",
+        "xplayers.save(path, net) writes the network to a file.": "save save_weights",
     }
 )
 
@@ -194,17 +215,20 @@ def check_arguments(
 
     `name` is what people call; the first parameter of the function, ``self``, is left out.
     """
-    parameters = [*inspect.signature(function).parameters.values()][1:]
-    if function is object.__init__:
-        parameters = []
-    signature = inspect.Signature([p.replace(annotation=p.empty) for p in parameters])
-    try:
-        signature.bind_partial(*args, **kwargs)
-    except TypeError as error:
-        hints = dict.fromkeys(ARGUMENTS.get(n, "") for n in kwargs if n not in signature.parameters)
-        ours = [h for h in hints if h[6:-1] in signature.parameters or not h.startswith("It is ")]
-        message = f"{name}: {error}; expected {name}{signature}. {' '.join(ours)}"
-        raise TypeError(message.strip()) from None
+    signature = inspect.Signature()
+    if function is not object.__init__:
+        signature = call_signature(function, bound=True)
+    wrong = wrong_call(signature, args, kwargs)
+    if wrong:
+        message = f"{name}: {wrong}; expected {name}{signature}. {foreign(signature, kwargs)}"
+        raise TypeError(message.strip())
+
+
+def foreign(signature: inspect.Signature, kwargs: Mapping[str, Any]) -> str:
+    """Return the counterparts of foreign names of arguments among those of a signature."""
+    hints = dict.fromkeys(ARGUMENTS.get(n, "") for n in kwargs if n not in signature.parameters)
+    ours = [h for h in hints if h[6:-1] in signature.parameters or not h.startswith("It is ")]
+    return " ".join(filter(None, ours))
 
 
 def with_checked_arguments(init: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import function, instance, integer, positive
 from xplayers.arrays.checks import check_real
 from xplayers.arrays.namespaces import Array, device, is_floating, is_half, namespace
@@ -20,6 +21,7 @@ __all__ = ["check_gradients", "numerical_gradient"]
 STEP = 1e-5  # of the finite differences of `check_gradients`
 
 
+@explained()
 def numerical_gradient(f: Callable[[Array], Any], x: Array, h: float | None = None) -> Array:
     """Return the gradient of a scalar function by central differences, ``(f(x+h) - f(x-h)) / 2h``.
 
@@ -88,6 +90,7 @@ def _check_argument_is_used(f: Callable[[Any], Any]) -> None:
     raise ValueError(message)
 
 
+@explained()
 def check_gradients(
     layer: Layer | Loss, x: Array, *inputs: Array, seed: int = 0, rtol: float = 1e-6
 ) -> None:
@@ -125,6 +128,9 @@ def check_gradients(
     """
     owner = "check_gradients"
     instance(owner, "layer", layer, (Layer, Loss), "a layer or a loss")
+    if isinstance(layer, Loss) and not inputs:
+        message = f"{owner}: the target is missing; expected {owner}(loss, scores, target)."
+        raise TypeError(message)
     namespace(x, owner)
     check_real(owner, "x", x)
     for i, a in enumerate(inputs, 1):

@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 from xplayers import _checks as checks
+from xplayers._calls import explained
 from xplayers.arrays.checks import check_real, check_same, out_of_range
 from xplayers.arrays.namespaces import (
     Array,
@@ -22,6 +23,7 @@ from xplayers.losses.weights import check_weight_values, spread
 __all__ = ["accuracy", "binary_accuracy", "confusion_matrix", "precision_recall"]
 
 
+@explained("Write accuracy(net.predict(x), t).")
 def accuracy(y: Array, t: Array, sample_weight: Array | None = None) -> Array:
     """Return the fraction of samples whose largest score is that of the target class.
 
@@ -85,6 +87,7 @@ def _weights(owner: str, weights: Array, y: Array) -> Array:
     return spread(owner, weights, labels, widest_floating(y))
 
 
+@explained("Write confusion_matrix(net.predict(x), t).")
 def confusion_matrix(
     y: Array, t: Array, classes: int | None = None, sample_weight: Array | None = None
 ) -> Array:
@@ -169,6 +172,7 @@ def _matrix(
     return xp.reshape(starts[1:] - starts[:-1], (classes, classes))
 
 
+@explained("Write binary_accuracy(net.predict(x), t).")
 def binary_accuracy(y: Array, t: Array, threshold: float = 0.0) -> Array:
     """Return the fraction of scores that are on the side of the threshold of their target.
 
@@ -240,6 +244,7 @@ class ClassScores(NamedTuple):
     samples: Array
 
 
+@explained("Write precision_recall(net.predict(x), t).")
 def precision_recall(
     y: Array, t: Array, classes: int | None = None, sample_weight: Array | None = None
 ) -> ClassScores:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from xplayers._calls import explained
 from xplayers._checks import generator, integer
 from xplayers.arrays.namespaces import Array, device, namespace
 from xplayers.arrays.transfer import asarray
@@ -10,6 +11,7 @@ from xplayers.initializers import Rng
 __all__ = ["random_flip", "random_shift"]
 
 
+@explained()
 def random_shift(x: Array, largest: int, rng: Rng = None) -> Array:
     """Shift each image by a random number of pixels along each axis, with zero padding.
 
@@ -70,6 +72,7 @@ def random_shift(x: Array, largest: int, rng: Rng = None) -> Array:
     return xp.where(inside, moved, xp.zeros_like(moved))
 
 
+@explained()
 def random_flip(x: Array, rng: Rng = None) -> Array:
     """Flip each image horizontally with probability 1/2.
 

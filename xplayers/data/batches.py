@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from xplayers._calls import explained
 from xplayers._checks import flag, generator, integer, processes
 from xplayers.arrays.checks import check_real, check_same
 from xplayers.arrays.namespaces import Array, device, namespace
@@ -15,6 +16,7 @@ from xplayers.initializers import Rng
 __all__ = ["minibatches"]
 
 
+@explained()
 def minibatches(
     x: Array,
     t: Array,

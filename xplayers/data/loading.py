@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import flag, function, generator, integer, processes
 from xplayers.arrays.checks import check_real
 from xplayers.arrays.namespaces import Array, as_namespace, device, library_name, namespace
@@ -89,6 +90,7 @@ class Batches:
     [[0, 1], [2, 3], [4]]
     """
 
+    @explained()
     def __init__(
         self,
         x: np.ndarray,

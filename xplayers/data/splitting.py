@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import flag, generator, number
 from xplayers.arrays.checks import check_real, check_same
 from xplayers.arrays.namespaces import Array, is_integer, namespace
@@ -16,6 +17,7 @@ from xplayers.initializers import Rng
 __all__ = ["split"]
 
 
+@explained()
 def split(
     x: Array, t: Array, held_out: float = 0.2, rng: Rng = 0, *, stratify: bool = False
 ) -> tuple[tuple[Array, Array], tuple[Array, Array]]:

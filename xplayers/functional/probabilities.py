@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from xplayers._calls import explained
 from xplayers._checks import integer
 from xplayers.arrays.checks import (
     check_floating,
@@ -128,6 +129,7 @@ _LARGEST = {
 }
 
 
+@explained()
 def cross_entropy_error(y: Array, t: Array) -> Array:
     """Mean cross entropy of the probabilities `y` and the targets `t`, ``-mean(sum(t * log(y)))``.
 

@@ -12,6 +12,8 @@ from typing import Any, Self, final
 
 import numpy as np
 
+from xplayers._calls import MISSING, explained, or_missing
+from xplayers._checks import constructor_call
 from xplayers._foreign import ARGUMENTS, NETWORK, Foreign, with_checked_arguments
 from xplayers.arrays.checks import (
     check_dtype,
@@ -22,7 +24,7 @@ from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import meet_tensors
 from xplayers.arrays.transfer import as_plain
 from xplayers.layers.places import check_grads, check_pair, explain
-from xplayers.layers.refusals import check_gradient, positional
+from xplayers.layers.refusals import check_gradient, missing, positional
 from xplayers.layers.representation import drawing, init_call, options
 from xplayers.layers.ties import Ties
 from xplayers.layers.variables import Variables, VariablesView, check_constructor, settings_changed
@@ -267,6 +269,9 @@ class Layer(Module):
         init = cls.__dict__.get("init")
         if isinstance(init, classmethod):
             type.__setattr__(cls, "init", classmethod(with_checked_arguments(init.__func__)))
+        if "__init__" in cls.__dict__:
+            made = init and f"With initial values it is {constructor_call(cls)}."
+            type.__setattr__(cls, "__init__", explained(made or "")(cls.__dict__["__init__"]))
         for name in ("forward", "backward", "predict", "to", "zero_grads", "__call__"):
             if name in cls.__dict__:
                 message = (
@@ -310,6 +315,7 @@ class Layer(Module):
     # The stateful methods.
 
     @final
+    @or_missing
     def forward(self, x: Array, *inputs: Any, train: bool = True, **named: Any) -> Array:
         """Compute the output for training, and keep the cache for `backward`.
 
@@ -340,7 +346,7 @@ class Layer(Module):
         if not train:
             return self.predict(x, *inputs, **named)
         if type(x) is not np.ndarray:
-            x = as_plain(x)
+            x = as_plain(x) if x is not MISSING else missing(self, "x")
         arrays = self._ready(x)
         try:
             if inputs or named:
@@ -361,6 +367,7 @@ class Layer(Module):
         return y
 
     @final
+    @or_missing
     def backward(self, dy: Array, *, input_grad: bool = True) -> Any:
         """Backpropagate through the last forward: set `grads`, return the gradient of the input.
 
@@ -386,6 +393,8 @@ class Layer(Module):
         ValueError, TypeError
             If `dy` does not fit the output.
         """
+        if dy is MISSING:
+            missing(self, "dy")
         cache, y = self._last()
         plain = type(dy) is np.ndarray  # the common case, tested fast
         if not plain:
@@ -404,10 +413,11 @@ class Layer(Module):
         return dx
 
     @final
+    @or_missing
     def predict(self, x: Array, *inputs: Any, **named: Any) -> Array:
         """Compute the output for inference. Keeps no state; thread-safe."""
         if type(x) is not np.ndarray:
-            x = as_plain(x)
+            x = as_plain(x) if x is not MISSING else missing(self, "x")
         try:
             return self.infer(self._ready(x), x, *inputs, **named)
         except TypeError:
@@ -418,6 +428,7 @@ class Layer(Module):
             raise
 
     @final
+    @or_missing
     def __call__(self, x: Array, *inputs: Any, **named: Any) -> Array:
         """Compute the output for inference: the same as `predict`."""
         return self.predict(x, *inputs, **named)

@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from xplayers._calls import explained
 from xplayers._checks import generator, shown
 from xplayers._checks import sizes as checked_sizes
 from xplayers.arrays.namespaces import Array
@@ -37,6 +38,7 @@ def make_activation(owner: str, activation: Any) -> Layer:
     raise TypeError(message)
 
 
+@explained()
 def mlp(
     sizes: Sequence[int],
     activation: Callable[[], Layer] = Relu,

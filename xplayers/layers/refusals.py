@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -28,6 +28,21 @@ def positional(owner: str, value: Any) -> str:
         f"Write to({hint}). {alternative}"
     )
     return message.strip()
+
+
+def missing(layer: Any, name: str) -> NoReturn:
+    """Refuse a call of a layer without its argument, ``x`` or ``dy``."""
+    if not hasattr(layer, "_owner"):  # Relu.forward(x), where `layer` is that x
+        method = "forward(x)" if name == "x" else "backward(dy)"
+        message = f"{method} is called on a class; expected a layer, as Relu().{method}."
+    elif name == "x":
+        message = f"{layer._owner}: x is missing; expected forward(x) or predict(x)."
+    else:
+        message = (
+            f"{layer._owner}.backward: dy is missing; expected the gradient of the output. Write "
+            "backward(loss.backward())."
+        )
+    raise TypeError(message)
 
 
 def check_gradient(owner: str, dy: Array, y: Array) -> None:

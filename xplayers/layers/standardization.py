@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
+from xplayers._calls import explained
 from xplayers._checks import integer, one_by_one
 from xplayers.arrays.checks import check_floating, check_parameter, check_real
 from xplayers.arrays.namespaces import (
@@ -76,6 +77,7 @@ class Standardize(Layer):
         return cls(0.0 * ones, ones)._materialize_at(like)
 
     @classmethod
+    @explained()
     def fit(cls, x: Array, axis: int | tuple[int, ...] = 0) -> Self:
         """Make a layer with the mean and the standard deviation of samples.
 

@@ -14,6 +14,7 @@ from typing import Any, final
 import numpy as np
 
 from xplayers import _checks as checks
+from xplayers._calls import explained
 from xplayers.arrays.checks import check_input, check_off_tape, check_real, check_same, check_values
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import (
@@ -104,6 +105,7 @@ class Loss(Module):
         check_weight_values(self, sample_weight, scores, "the scores")
 
     @final
+    @explained("Write forward(net.forward(x), t).")
     def forward(self, scores: Array, target: Array, sample_weight: Array | None = None) -> Array:
         """Compute the loss, and keep the cache for `backward`.
 
@@ -128,6 +130,7 @@ class Loss(Module):
         return value
 
     @final
+    @explained()
     def backward(self, dout: Any = 1.0) -> Array:
         """Return the gradient of the loss with respect to the scores, times `dout`.
 
@@ -146,6 +149,7 @@ class Loss(Module):
         return self.vjp(cache, dout)
 
     @final
+    @explained()
     def __call__(self, scores: Array, target: Array, sample_weight: Array | None = None) -> Array:
         """Compute the loss without keeping state, for evaluation."""
         return self._evaluate(scores, target, sample_weight)[0]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import integer
 from xplayers._text import truncate
 from xplayers.arrays.namespaces import (
@@ -399,6 +400,7 @@ def from_metadata(metadata: dict[str, Any], path: str = "") -> Model:
     return Model(architecture, net, classes, standard, shape, about, path, columns, targets)
 
 
+@explained()
 def load_model(path: AnyPath) -> Model:
     """Read a model that ``xplayers train --save`` has written: network, scale, names of classes.
 

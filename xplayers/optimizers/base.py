@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import Option, constructor_call, instance, number
 from xplayers._foreign import OPTIMIZER, check_arguments, missing_attribute
 from xplayers.arrays.checks import check_floating, check_off_tape, check_same
@@ -127,6 +128,7 @@ class Optimizer:
         """
         return ()
 
+    @explained("Write init(net.params).")
     def init(self, params: Arrays) -> State:
         """Return the initial state: zero moments by name, and the step count.
 
@@ -142,6 +144,8 @@ class Optimizer:
             of the parameters.
         """
         state: State = {m: {} for m in self.moments}
+        if type(params) is not dict:
+            self._mapping("init", "params", params)
         for name, p in params.items():
             xp = namespace(p, type(self).__name__, name)
             check_floating(type(self).__name__, name, p)
@@ -156,6 +160,7 @@ class Optimizer:
         state["count"] = xp.zeros((), dtype=xp.int32, device=device(first))
         return state
 
+    @explained("A state is what init(params), or the step before, returns.")
     def step(
         self,
         params: Arrays,
@@ -238,6 +243,7 @@ class Optimizer:
             del value
         return new, after
 
+    @explained("Write update(net.params, net.grads).")
     def update(self, params: MutableMapping[str, Array], grads: Arrays, *, lr: Any = None) -> None:
         """Take one step: update `params` and the state.
 
@@ -274,7 +280,13 @@ class Optimizer:
 
     def _check(self, params: Arrays, grads: Arrays) -> None:
         """Check all gradients before a parameter is written."""
-        if params.keys() == grads.keys():
+        try:
+            same = params.keys() == grads.keys()
+        except AttributeError:  # not mappings
+            self._mapping("step", "params", params)
+            self._mapping("step", "grads", grads)
+            raise
+        if same:
             for name, p in params.items():
                 g = grads[name]
                 try:
@@ -284,13 +296,14 @@ class Optimizer:
                 if not fits:
                     self._check_gradient(name, p, g)
             return
-        missing = sorted(params.keys() - grads.keys())
-        extra = sorted(grads.keys() - params.keys())
-        message = f"{type(self).__name__}: "
+        missing = sorted(map(str, params.keys() - grads.keys()))
+        extra = sorted(map(str, grads.keys() - params.keys()))
+        message = f"{type(self).__name__}:"
         if missing:
-            message += f"no gradient for {', '.join(missing)}. Call backward before update."
+            message += f" no gradient for {', '.join(missing)}. Call backward before update."
         if extra:
-            message += f"no parameter for the gradient {', '.join(extra)}."
+            message += " And" if missing else ""
+            message += f" no parameter for the gradient {', '.join(extra)}."
         raise ValueError(message)
 
     def _check_gradient(self, name: str, p: Array, g: Array) -> None:
@@ -314,12 +327,14 @@ class Optimizer:
         if isinstance(arrays, VariablesView):
             return arrays.copy()
         if type(arrays) is not dict:
-            owner = f"{type(self).__name__}.update"
-            hint = f"Pass net.{name}."
-            if isinstance(arrays, list) and any(isinstance(a, str) for a in arrays):
-                hint += f" A list += layer.{name} has only their names."
-            instance(owner, name, arrays, Mapping, "arrays by name", hint=hint)
+            self._mapping("update", name, arrays)
         return dict(arrays)
+
+    def _mapping(self, method: str, name: str, arrays: Any) -> None:
+        owner, hint = f"{type(self).__name__}.{method}", f"Pass net.{name}."
+        if isinstance(arrays, list) and any(isinstance(a, str) for a in arrays):
+            hint += f" A list += layer.{name} has only their names."
+        instance(owner, name, arrays, Mapping, "arrays by name", hint=hint)
 
     def _check_state(self, params: Arrays, state: State) -> None:
         """Check that the moments match the parameters, before anything is written."""

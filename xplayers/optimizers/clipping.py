@@ -8,6 +8,7 @@ import operator
 from collections.abc import Mapping
 from typing import Any
 
+from xplayers._calls import explained
 from xplayers._checks import instance, positive
 from xplayers.arrays.checks import check_floating, check_same
 from xplayers.arrays.elementwise import elementwise
@@ -32,6 +33,7 @@ _LIMITS = {
 }
 
 
+@explained()
 def clip_by_norm(grads: Arrays, limit: float) -> dict[str, Array]:
     """Scale all gradients by one factor so that their global norm is at most `limit`.
 

@@ -9,6 +9,7 @@ from typing import Any, overload
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import shown
 from xplayers._drawing import table
 from xplayers._text import aligned
@@ -86,6 +87,7 @@ class History:
         """Whether Ctrl-C ended the run."""
         return self.stopped == "interrupted"
 
+    @explained()
     def append(self, row: Mapping[str, Number]) -> None:
         """Append a row.
 
@@ -170,6 +172,7 @@ class History:
             raise ImportError(message) from error
         return pd.DataFrame({name: self[name] for name in self._columns})
 
+    @explained()
     def to_jsonl(self, path: AnyPath) -> None:
         """Write the table as JSON lines: one object per row, in UTF-8.
 
@@ -190,6 +193,7 @@ class History:
         write_text(path, "".join(f"{line}\n" for line in self._lines()))
 
     @classmethod
+    @explained()
     def from_jsonl(cls, path: AnyPath) -> History:
         """Read a table written by `to_jsonl`.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import instance, integer
 from xplayers._text import columns as columns_of
 from xplayers.arrays.namespaces import Array, namespace
@@ -31,6 +32,7 @@ TRAINING, VALIDATION = "C0", "C1"  # the colours of curves, in all panels
 POINTS = 72  # in an inch
 
 
+@explained()
 def plot_curves(
     columns: Mapping[str, Any], path: AnyPath | None = None, *, best_epoch: int | None = None
 ) -> Figure:
@@ -129,6 +131,7 @@ def plot_regression(y: np.ndarray, t: np.ndarray, path: AnyPath | None) -> Figur
     return finished(figure, path)
 
 
+@explained("Write plot_confusion_matrix(confusion_matrix(y, t)).")
 def plot_confusion_matrix(
     matrix: Array, path: AnyPath | None = None, *, labels: Sequence[str] | None = None
 ) -> Figure:
@@ -204,6 +207,7 @@ def plot_confusion_matrix(
     return finished(figure, path)
 
 
+@explained()
 def plot_mistakes(
     x: Array,
     y: Array,
@@ -297,6 +301,7 @@ def plot_mistakes(
     return finished(figure, path)
 
 
+@explained()
 def plot_activations(
     net: Layer,
     x: Array,

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import instance, integer, shown
 from xplayers._drawing import table
 from xplayers._text import aligned
@@ -66,6 +67,7 @@ class Summary:
     __repr__ = __str__
 
 
+@explained()
 def summary(net: Layer, input_shape: Sequence[int] | None = None) -> Summary:
     """Return a table of the layers of a network, with output shapes, parameters and bytes.
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import integer, positive
 from xplayers._terminal import warn
 from xplayers.arrays.checks import described
@@ -136,6 +137,7 @@ class Checkpoint:
     begins after 10
     """
 
+    @explained()
     def __init__(
         self,
         folder: AnyPath,
@@ -171,6 +173,7 @@ class Checkpoint:
             return False
         return time.monotonic() - self._time >= 60 * self.every_minutes
 
+    @explained()
     def save(
         self,
         step: int,
@@ -245,6 +248,7 @@ class Checkpoint:
         newest = self.newest({RECORD})
         return newest and newest.path
 
+    @explained("Write restore(net).")
     def restore(self, net: Layer) -> Saved | None:
         """Load the newest complete checkpoint into the network.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import constructor_call, flag, shown
 from xplayers.arrays.namespaces import Array, dtype_name
 from xplayers.arrays.transfer import asarray
@@ -26,6 +27,7 @@ _KINDS = {
 }  # fmt: skip
 
 
+@explained()
 def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -> None:
     """Write the parameters and buffers of a network to a file, atomically.
 
@@ -79,6 +81,7 @@ def save(path: AnyPath, net: Layer, metadata: Mapping[str, Any] | None = None) -
     write(path, net.arrays, {"net": repr(net), "metadata": to_json(as_dict("save", metadata))})
 
 
+@explained()
 def load(
     path: AnyPath, net: Layer | None = None, *, cast: bool = False, verify: bool = True
 ) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import instance, integer, processes, shown
 from xplayers.arrays.namespaces import Array, namespace, size, widest_floating
 from xplayers.data.batches import minibatches, own_part
@@ -31,6 +32,7 @@ Pairs = Iterable[tuple[Array, Array]]
 _HINT = "evaluate(net, loss, x, t)"
 
 
+@explained()
 def evaluate(
     net: Layer,
     loss: Loss,

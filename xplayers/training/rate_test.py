@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import integer, number
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.data.batches import minibatches
@@ -78,6 +79,7 @@ class RateTest:
         return plot_rate_test(self.rates, self.losses, self.suggestion, path)
 
 
+@explained()
 def find_learning_rate(
     net: Layer,
     loss: Loss,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xplayers._checks import instance, positive
+from xplayers._foreign import TRAINER, missing_attribute
 from xplayers.arrays.checks import check_off_tape, check_same
 from xplayers.arrays.namespaces import Array, device, dtype_name, namespace
 from xplayers.arrays.transfer import as_plain, move
@@ -224,6 +225,9 @@ class StatefulStep(Observed):
         own = {k: v for k, v in vars(self).items() if k[0] != "_"}
         return {**own, "_scaling": self._scaling, "_unplaced": self._unplaced}
 
+    def __getattr__(self, name: str) -> Any:  # only called for missing attributes
+        raise missing_attribute(self, name, TRAINER, "attribute")
+
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._reset()
@@ -251,6 +255,7 @@ class StatefulStep(Observed):
 
     @state.setter
     def state(self, value: Mapping[str, Any]) -> None:
+        instance("TrainStep", "state", value, Mapping, "a dict, as TrainStep.state returns it")
         params = dict(self.net.params)
         like: State = {"optimizer": self.optimizer.init(params)}
         if self.precision is not None:

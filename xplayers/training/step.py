@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from xplayers._calls import explained
 from xplayers._checks import choice, function, instance, processes, shown
 from xplayers.arrays.checks import check_same
 from xplayers.arrays.joining import stack
@@ -102,6 +103,7 @@ class TrainStep(StatefulStep):
     True
     """
 
+    @explained()
     def __init__(
         self,
         net: Layer,
@@ -141,6 +143,7 @@ class TrainStep(StatefulStep):
         parts = ("net", "loss", "optimizer")
         return code(self, parts, [o for o in options(self) if o.partition("=")[0] not in parts])
 
+    @explained(name="step")
     def __call__(
         self, x: Array, t: Array, sample_weight: Array | None = None, *, lr: Any = None
     ) -> Array:
@@ -178,6 +181,7 @@ class TrainStep(StatefulStep):
             self.group = self.group  # begin anew, with those that are left
             raise
 
+    @explained("A row of index has the numbers of the samples of a batch.")
     def many(
         self,
         x: Array,

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import Option, constructor_call, flag, instance, integer, shown
+from xplayers._foreign import TRAINER, missing_attribute
 from xplayers.arrays.namespaces import Array
 from xplayers.data.splitting import divided
 from xplayers.layers.base import Layer
@@ -162,6 +164,7 @@ class Trainer:
     checkpoint = Option(instance, kinds=Checkpoint | None, expected="Checkpoint(folder, ...)")
     train_metrics, restore_best = Option(flag), Option(flag)
 
+    @explained()
     def __init__(
         self,
         net: Layer,
@@ -217,10 +220,14 @@ class Trainer:
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_run": None}  # a copy does not share the current run
 
+    def __getattr__(self, name: str) -> Any:  # only called for missing attributes
+        raise missing_attribute(self, name, TRAINER, "attribute")
+
     def __repr__(self) -> str:
         numbers = [f"{name}={getattr(self, name)}" for name in ("batch_size", "epochs", "seed")]
         return code(self, ("net", "loss", "optimizer"), numbers)
 
+    @explained()
     def fit(
         self,
         x: Any,
@@ -320,6 +327,7 @@ class Trainer:
         rest, held_out = divided("Trainer.fit", (x, t, *weights), fraction, rng, name="validation")
         return (*rest, *(() if weights else (None,)), held_out)
 
+    @explained()
     def evaluate(
         self, x: Any, t: Array | None = None, sample_weight: Array | None = None
     ) -> dict[str, float]:

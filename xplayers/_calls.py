@@ -1,0 +1,131 @@
+"""Calls with arguments that are missing, too many or unknown.
+
+Python's own words for them name neither what was called on which object nor the next step. Here
+they are those of all other refusals: ``Adam.update: grads is missing; expected Adam.update(params,
+grads, *, lr=None). Pass update(net.params, net.grads).``
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Final, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class _Missing:
+    def __repr__(self) -> str:
+        return "missing"
+
+
+MISSING: Final = _Missing()
+
+
+class _Default:
+    """A default value that is a function, shown by its name."""
+
+    def __init__(self, value: Any) -> None:
+        self.name = value.__name__
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def call_signature(function: Callable[..., Any], *, bound: bool) -> inspect.Signature:
+    """Return the signature without annotations, as people write a call; `bound`: without self."""
+    parameters = []
+    for p in [*inspect.signature(function).parameters.values()][bound:]:
+        named = inspect.isroutine(p.default)
+        default = _Default(p.default) if named else p.default
+        parameters.append(p.replace(annotation=p.empty, default=default))
+    return inspect.Signature(parameters)
+
+
+def wrong_call(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Any) -> str:
+    """Return what is wrong with the arguments of a call, or nothing."""
+    try:
+        given = signature.bind_partial(*args, **kwargs).arguments
+    except TypeError as error:
+        return str(error)
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    *names, last = [
+        name
+        for name, p in signature.parameters.items()
+        if name not in given and p.default is p.empty and p.kind not in optional
+    ] or [""]
+    if names:
+        return f"{', '.join(names)} and {last} are missing"
+    return f"{last} is missing" if last else ""
+
+
+def explained(hint: str = "", *, name: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function or method, so that calls with wrong arguments say what is expected.
+
+    `hint` is the next step. A method is named by the class of its object, or as `name`. It adds a
+    fraction of a microsecond to a call: what is called for each layer has `or_missing`.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        if isinstance(function, type):  # a data class, whose constructor is generated
+            kind: Any = function
+            kind.__init__ = decorate(kind.__init__)
+            return kind
+        bound = next(iter(inspect.signature(function).parameters), "") in ("self", "cls")
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except TypeError as error:
+                trace = error.__traceback__
+                if trace is None or trace.tb_next is not None:  # raised by what was called
+                    raise
+                refused = _refusal(function, args, kwargs, bound, hint, name)
+                if refused is None:
+                    raise
+            raise refused
+
+        return call
+
+    return decorate
+
+
+def _refusal(
+    function: Callable[..., Any], args: Any, kwargs: Any, bound: bool, hint: str, name: str
+) -> TypeError | None:
+    signature = call_signature(function, bound=bound)
+    wrong = wrong_call(signature, args[bound:], kwargs)
+    if not wrong:
+        return None
+    owner = function.__name__
+    if bound:
+        of, _, method = function.__qualname__.rpartition(".")
+        kind = args[0] if args and isinstance(args[0], type) else type(args[0] if args else None)
+        if of in [c.__qualname__ for c in kind.__mro__]:
+            of = kind.__name__
+        owner = of if method in ("__init__", "__call__") else f"{of}.{method}"
+    from xplayers._foreign import foreign  # which imports this file
+
+    hints = " ".join(filter(None, (foreign(signature, kwargs), hint)))
+    return TypeError(f"{owner}: {wrong}; expected {name or owner}{signature}. {hints}".strip())
+
+
+def or_missing(method: Function) -> Function:
+    """Let a method refuse required arguments that are missing: their default is `MISSING`.
+
+    The signature stays, and a call costs nothing more.
+    """
+    function: Any = method
+    signature = inspect.signature(function)
+    positional = [
+        p
+        for p in [*signature.parameters.values()][1:]
+        if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty
+    ]
+    function.__signature__ = signature
+    function.__defaults__ = (MISSING,) * len(positional) + (function.__defaults__ or ())
+    return method
