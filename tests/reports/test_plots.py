@@ -56,6 +56,18 @@ def test_curves(plots, tmp_path):
         History([{"epoch": 1}]).plot(path)
 
 
+def test_titles_of_curves_stay_apart_in_narrow_panels(plots, tmp_path):
+    names = ("loss", "val_loss", "accuracy", "val_accuracy", "error", "val_error")
+    history = History([{"epoch": 1, **dict.fromkeys(names, 0.1234)}])
+    figure = history.plot(tmp_path / "curve.png")
+    figure.set_size_inches(6.4, 2.4)
+    figure.draw_without_rendering()
+    boxes = [axes.title.get_window_extent() for axes in figure.axes]
+    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert boxes[0].x0 > 0
+    assert boxes[-1].x1 < figure.bbox.width
+
+
 def test_the_curve_of_one_epoch(plots, tmp_path):
     (axes,) = History([{"epoch": 3, "loss": 0.5}]).plot(tmp_path / "curve.png").axes
     assert axes.get_xticks().tolist() == [3]

@@ -59,6 +59,15 @@ def _notebook_figure() -> Any:
     return NotebookFigure
 
 
+def wrap_in(axes: Any, text: Any) -> None:
+    """Let a title continue on further lines where its panel, made smaller, is too narrow for it.
+
+    Matplotlib itself wraps texts at the edges of the figure, not at those of a panel.
+    """
+    text.set_wrap(True)
+    text._get_wrap_line_width = functools.partial(getattr, axes.bbox, "width")
+
+
 def finished(figure: Figure, path: AnyPath | None) -> Figure:
     """Write a figure to its file, if it has one, and return it."""
     if path is None:

@@ -16,7 +16,7 @@ from xplayers.arrays.transfer import to_numpy
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.reports.columns import MEASURES
-from xplayers.reports.figures import Figure, figure_of, finished
+from xplayers.reports.figures import Figure, figure_of, finished, wrap_in
 from xplayers.reports.layer_outputs import layer_outputs
 from xplayers.reports.lettering import lettered
 from xplayers.saving.files import AnyPath
@@ -83,7 +83,7 @@ def plot_curves(
             if name in columns:
                 axes.plot(epochs, columns[name], style, color=colour, label=label, **few)
                 last.append(f"{label} {columns[name][-1]:.4g}")
-        axes.set_title(", ".join(last), fontsize=9)
+        wrap_in(axes, axes.set_title(", ".join(last), fontsize=9))
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.7", linewidth=1, zorder=0, label="best")
         axes.set_xlabel("epoch")
