@@ -140,3 +140,59 @@ def test_a_numerical_gradient_of_the_book_is_refused(xpv, shape):
         xl.numerical_gradient(lambda W: 3.0, x)
     flat = xl.numerical_gradient(lambda x: float(xl.to_numpy(x * 0).sum()), x)  # it is 0
     assert not to_numpy(flat).any()
+
+
+class Doubled(xl.Layer):
+    W, dW = xl.Parameter(), xl.Gradient()
+
+    def __init__(self, W):
+        self.W = W
+
+    def apply(self, arrays, x):
+        return x * arrays["W"], (x, arrays["W"])
+
+    def vjp(self, cache, dy):
+        x, W = cache
+        return dy * W, {"W": (x * dy).sum(axis=0)}
+
+
+def without_arrays(self, x):
+    return x, (x,)
+
+
+def only_the_output(self, arrays, x):
+    return x
+
+
+def another_array(self, arrays, x):
+    return x * arrays["w"], (x,)
+
+
+def only_the_gradient(self, cache, dy):
+    return dy
+
+
+def no_gradients(self, cache, dy):
+    return dy, {}
+
+
+def another_gradient(self, cache, dy):
+    return dy, {"W": cache[1], "dW": cache[1]}
+
+
+@pytest.mark.parametrize(
+    ("methods", "kind", "words"),
+    [
+        ({"apply": without_arrays}, TypeError, "L defines apply(self, x); expected apply(self, a"),
+        ({"apply": only_the_output}, TypeError, "L.apply returned an array of shape (5, 3); expe"),
+        ({"apply": another_array}, KeyError, "L: there is no array 'w'; its arrays: W."),
+        ({"vjp": only_the_gradient}, TypeError, "L.vjp returned an array of shape (5, 3); expect"),
+        ({"vjp": no_gradients}, KeyError, "returned no gradient of the parameter 'W', but none. R"),
+        ({"vjp": another_gradient}, KeyError, "returned a gradient of 'dW'; its parameters: W."),
+    ],
+)  # fmt: skip
+def test_mistakes_in_a_layer_of_ones_own_are_said(methods, kind, words):
+    layer = type("L", (Doubled,), methods)(np.ones(3))
+    with pytest.raises(kind) as error:
+        xl.check_gradients(layer, np.ones((5, 3)))
+    assert words in "".join([str(error.value), *getattr(error.value, "__notes__", ())])

@@ -14,6 +14,7 @@ from xplayers.arrays.checks import check_real
 from xplayers.arrays.namespaces import Array, device, is_floating, is_half, namespace
 from xplayers.arrays.transfer import asarray, move, to_numpy
 from xplayers.layers.base import Layer
+from xplayers.layers.places import check_grads, check_pair, explain, no_gradient, unknown_gradient
 from xplayers.losses import Loss
 
 __all__ = ["check_gradients", "numerical_gradient"]
@@ -196,13 +197,34 @@ class _Function:
         """Return the output and the cache, at the point but for what is `changed`."""
         point = self.point | changed
         arrays = {name: point[label] for label, name in self.parameters.items()}
-        return self.layer.apply(arrays | self.buffers, *[point[label] for label in self.inputs])
+        inputs = [point[label] for label in self.inputs]
+        try:
+            result = self.layer.apply(arrays | self.buffers, *inputs)
+        except TypeError:
+            if isinstance(self.layer, Layer):
+                self.layer._check_inputs(inputs[1:], {})
+            raise
+        except KeyError as error:
+            explain(error, self.layer)
+            raise
+        if type(result) is not tuple:
+            check_pair(self.layer, "apply", result)
+        return result
 
     def gradients(self, cache: Any, dy: Array) -> dict[str, Array]:
         """Return the gradients that it has by its `vjp`."""
         if isinstance(self.layer, Loss):
             return {"x": self.layer.vjp(cache, dy)}
-        dx, grads = self.layer.vjp(cache, dy)
+        result = self.layer.vjp(cache, dy)
+        if type(result) is not tuple:
+            check_pair(self.layer, "vjp", result)
+        dx, grads = result
+        check_grads(self.layer, grads)
+        own = set(self.parameters.values())
+        for name in grads.keys() - own:
+            raise unknown_gradient(self.layer, name)
+        for name in own - grads.keys():
+            raise no_gradient(self.layer, name, grads)
         dinputs = zip(self.inputs, dx if isinstance(dx, tuple) else (dx,), strict=False)
         gradients = {label: d for label, d in dinputs if d is not None}
         gradients |= {label: grads[name] for label, name in self.parameters.items()}

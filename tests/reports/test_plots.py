@@ -63,7 +63,7 @@ def test_titles_of_curves_stay_apart_in_narrow_panels(plots, tmp_path):
     figure.set_size_inches(6.4, 2.4)
     figure.draw_without_rendering()
     boxes = [axes.title.get_window_extent() for axes in figure.axes]
-    assert all(left.x1 < right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
     assert boxes[0].x0 > 0
     assert boxes[-1].x1 < figure.bbox.width
 

@@ -91,6 +91,15 @@ def unknown_gradient(layer: Any, name: Any) -> KeyError:
     return error
 
 
+def no_gradient(layer: Any, name: str, grads: Mapping[str, Any]) -> KeyError:
+    """Return the error for a parameter of which `vjp` returns no gradient."""
+    error = KeyError(name)
+    got = f"one of {', '.join(map(repr, grads))}" if grads else "none"
+    message = f"{layer._owner}.vjp returned no gradient of the parameter {name!r}, but {got}."
+    error.add_note(f"{message} Return dx, {{{name!r}: gradient}}.")
+    return error
+
+
 def locate_backward(
     error: Exception, container: Any, parts: Sequence[Any], i: int, dy: Any
 ) -> None:
