@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -156,3 +157,14 @@ def test_a_script_without_the_books_modules_runs_as_it_is(tmp_path, capsys, monk
     out, err = capsys.readouterr()
     assert out == "__main__ ['--lr', '1']\n"
     assert "nothing was replaced" in err
+
+
+def test_data_that_cannot_be_downloaded_are_said_with_where_they_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    script = tmp_path / "reads.py"
+    script.write_text("from urllib.request import urlopen\nurlopen('http://localhost:1/mnist')\n")
+    with pytest.raises(URLError) as error:
+        main([str(script)])
+    (note,) = error.value.__notes__
+    assert "train-images-idx3-ubyte.gz" in note
+    assert note.endswith("into the book's folder `dataset`.")

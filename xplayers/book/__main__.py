@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import numpy as np
 
@@ -71,6 +72,12 @@ def run(script: Path, arguments: list[str], device: Device | None, losses: Path 
     try:
         with device.accelerated() if device else contextlib.nullcontext():
             reader.run(script, arguments)
+    except URLError as error:  # as in dataset/mnist.py
+        error.add_note(
+            "xplayers.book: the script could not download its data. Put the files, of MNIST "
+            "train-images-idx3-ubyte.gz and the three others, into the book's folder `dataset`."
+        )
+        raise
     finally:
         for module, names in reader.replaced.items():
             kept = f"; yours: {', '.join(reader.kept[module])}" if reader.kept[module] else ""
