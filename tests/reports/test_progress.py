@@ -105,6 +105,22 @@ def test_each_epoch_leaves_its_line_above_the_bar():
     assert [f"loss {loss:.4g}" for loss in history["loss"]] == [s.split("  ")[1] for s in lines]
 
 
+@pytest.mark.parametrize(
+    ("width", "gap", "measures"), [(80, "  ", 3), (60, "  ", 3), (54, " ", 3), (50, "  ", 2)]
+)
+def test_the_line_of_an_epoch_stays_in_the_terminal(width, gap, measures, monkeypatch):
+    tqdm = pytest.importorskip("tqdm")
+    file = Terminal()
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(tqdm.std, "_screen_shape_wrapper", lambda: lambda file: (width, 24))
+    history = trainer(epochs=1, callbacks=[Progress(file=file)]).fit(X, T, validation=(X, T))
+    names = [*("loss", "val_loss", "val_accuracy")[:: 3 - measures + 1]]
+    row = [f"{name} {history[-1][name]:.4g}" for name in names]
+    lines = file.getvalue().replace("\r", "\n").split("\n")
+    assert gap.join(["epoch 1/1", *row]) in lines
+    assert max(map(len, lines)) <= width
+
+
 @pytest.mark.parametrize("style", ["lines", "bar"])
 def test_stopping_early_is_said(style):
     if style == "bar":

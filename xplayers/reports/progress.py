@@ -125,7 +125,7 @@ class Progress:
             self._row = _measures(event.row)
             self._loss = {"loss": self._row["loss"]}
             bar.clear()
-            self._say(f"epoch {_epoch(event)}  {_format(self._row)}")
+            self._say(_within(bar.format_dict["ncols"], f"epoch {_epoch(event)}", self._row))
         bar.total = event.total_samples
         bar.set_description_str(f"epoch {_epoch(event)}", refresh=False)
         self._fit_bar({**self._row, **self._loss})
@@ -135,8 +135,8 @@ class Progress:
 
     def _fit_bar(self, measures: dict[str, Any]) -> None:
         """Show what the width allows: of the measures at least the first and the last one."""
-        bar, ends = self._bar, dict([*measures.items()][:: max(len(measures) - 1, 1)])
-        for some, bar.bar_format in itertools.product((measures, ends), FORMATS):
+        bar = self._bar
+        for some, bar.bar_format in itertools.product((measures, _ends(measures)), FORMATS):
             bar.set_postfix_str(_format(some), refresh=False)
             now = bar.format_dict
             width, least = now["ncols"], bar.format_meter(**{**now, "ncols": None, "colour": None})
@@ -178,6 +178,21 @@ def _measures(row: Any) -> dict[str, Any]:
 
 def _format(measures: dict[str, Any]) -> str:
     return "  ".join(f"{name} {text(value)}" for name, value in measures.items())
+
+
+def _ends(measures: dict[str, Any]) -> dict[str, Any]:
+    """Return the first and the last one."""
+    return dict([*measures.items()][:: max(len(measures) - 1, 1)])
+
+
+def _within(width: int | None, epoch: str, measures: dict[str, Any]) -> str:
+    """Return the line of an epoch with what the width allows, at least the ends."""
+    line = ""
+    for some, gap in itertools.product((measures, _ends(measures)), ("  ", " ")):
+        line = gap.join([epoch, *_format(some).split("  ")])
+        if not width or columns(line) <= width:
+            break
+    return line
 
 
 def clock(seconds: float) -> str:
