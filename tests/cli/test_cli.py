@@ -139,7 +139,7 @@ def test_progress_is_lines_on_a_terminal_without_tqdm(capsys, monkeypatch):
         ("train --epochs 0", "--epochs: '0' is not an integer of at least 1 (see xplayers train"),
         ("train --epochs", "--epochs: expected one argument"),
         ("train --batch-size 1.5", "--batch-size: '1.5' is not an integer of at least 1"),
-        ("train --batch-size 1439", "--batch-size is 1439; digits has 1438 samples"),
+        ("train --batch-size 1439", "--batch-size is 1439; digits has 1438 samples to train on; u"),
         ("train --hidden 8 -8", "--hidden: '-8' is not an integer of at least 1"),
         (f"train --hidden {10**12}", "out of memory"),
         (f"train --hidden {10**19}", "--hidden 10000000000000000000: Maximum"),

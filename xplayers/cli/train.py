@@ -283,7 +283,10 @@ def _write_results(
 def _model(args: argparse.Namespace, data: datasets.Data) -> Model:
     """Return what is to be trained, once the options are known to fit the data."""
     if args.batch_size > (n := len(data.x)):
-        message = f"--batch-size is {args.batch_size}; {data.name} has {n} samples"
+        message = (
+            f"--batch-size is {args.batch_size}; {data.name} has {n} samples to train on; use at "
+            f"most --batch-size {n}"
+        )
         raise UsageError(message)
     model = models.make(args.model, data, args.hidden, args.channels, args.seed, args.dropout)
     if args.model != "cnn" and (args.shift or args.flip):
