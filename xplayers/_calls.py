@@ -15,6 +15,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 P = ParamSpec("P")
 R = TypeVar("R")
 Function = TypeVar("Function", bound=Callable[..., Any])
+Kind = TypeVar("Kind", bound=type)
 
 
 class _Missing:
@@ -70,10 +71,6 @@ def explained(hint: str = "", *, name: str = "") -> Callable[[Callable[P, R]], C
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        if isinstance(function, type):  # a data class, whose constructor is generated
-            kind: Any = function
-            kind.__init__ = decorate(kind.__init__)
-            return kind
         bound = next(iter(inspect.signature(function).parameters), "") in ("self", "cls")
 
         @functools.wraps(function)
@@ -92,6 +89,13 @@ def explained(hint: str = "", *, name: str = "") -> Callable[[Callable[P, R]], C
         return call
 
     return decorate
+
+
+def explained_data(kind: Kind) -> Kind:
+    """Decorate a data class, whose constructor is generated, as `explained` does a function."""
+    data: Any = kind
+    data.__init__ = explained()(data.__init__)
+    return kind
 
 
 def _refusal(

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._calls import explained
+from xplayers._calls import explained_data
 from xplayers._checks import instance, number
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.namespaces import Array, Namespace, namespace
@@ -85,7 +85,7 @@ def _is_constant(schedule: Any) -> bool:
     )
 
 
-@explained()
+@explained_data
 @dataclasses.dataclass(frozen=True)
 class Constant(Schedule):
     """Constant rate `lr`.
@@ -112,7 +112,7 @@ class Constant(Schedule):
         return self.lr + 0.0 * t
 
 
-@explained()
+@explained_data
 @dataclasses.dataclass(frozen=True)
 class Exponential(Schedule):
     """Exponential decay: ``lr * factor**(t / every)``.
@@ -146,7 +146,7 @@ class Exponential(Schedule):
         return self.lr * xp.exp(math.log(self.factor) * (t / self.every))
 
 
-@explained()
+@explained_data
 @dataclasses.dataclass(frozen=True)
 class Step(Exponential):
     """Step decay: ``lr * factor**floor(t / every)``.
@@ -172,7 +172,7 @@ class Step(Exponential):
         return self.lr * xp.exp(math.log(self.factor) * xp.floor(t / self.every))
 
 
-@explained()
+@explained_data
 @dataclasses.dataclass(frozen=True)
 class Cosine(Schedule):
     """Cosine decay: ``final + (lr - final) * (1 + cos(pi * t / steps)) / 2``, then `final`.
@@ -211,7 +211,7 @@ class Cosine(Schedule):
         return self.final + (0.5 * (self.lr - self.final)) * (1.0 + xp.cos(math.pi * progress))
 
 
-@explained()
+@explained_data
 @dataclasses.dataclass(frozen=True)
 class OneCycle(Schedule):
     """One-cycle policy: from ``lr / start_factor`` up to `lr`, then down to ``lr / final_factor``.
@@ -266,7 +266,7 @@ class OneCycle(Schedule):
         return start + (self.lr - start) * up - (self.lr - final) * down
 
 
-@explained()
+@explained_data
 @dataclasses.dataclass(frozen=True)
 class WarmUp(Schedule):
     """Linear warm-up over `steps` steps, followed by another schedule.

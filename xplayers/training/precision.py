@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from xplayers._calls import explained
+from xplayers._calls import explained_data
 from xplayers.arrays.elementwise import elementwise
 from xplayers.arrays.joining import stack
 from xplayers.arrays.namespaces import (
@@ -35,7 +35,7 @@ Arrays = dict[str, Array]
 _SMALLEST, _LARGEST = 2.0**-126, 2.0**126
 
 
-@explained()
+@explained_data
 @dataclasses.dataclass(frozen=True)
 class MixedPrecision:
     """How a `TrainStep` computes in 16 bits and learns in float32.
