@@ -31,6 +31,12 @@ EXAMPLES = {
     "jax": "xplayers/bridges/jax_function.py",
 }
 
+# Which tests compare numbers with those of scikit-learn and pandas, beside tests/sklearn.
+COMPARED = (
+    "cli/test_cli_regression", "cli/test_cli_tables", "data/test_datasets",
+    "data/test_standardising", "reports/test_history", "test_benchmark_rows", "test_metrics",
+)  # fmt: skip
+
 
 def group(*names: str) -> list[str]:
     """Return the requirements of dependency groups of pyproject.toml."""
@@ -85,7 +91,7 @@ def docs(session: nox.Session) -> None:
 @nox.session
 def onnx(session: nox.Session) -> None:
     """Export networks, and compare what onnxruntime makes of the files; run their examples."""
-    session.install("-e", ".", *group("test", "numpy", "onnx"))
+    session.install("-e", ".", *group("test", "numpy", "strict", "onnx"))
     session.run(
         "pytest",
         libraries("numpy"),
@@ -93,6 +99,7 @@ def onnx(session: nox.Session) -> None:
         *IN_PARALLEL,
         "tests/onnx",
         "tests/cli/test_cli_export.py",
+        "tests/cli/test_cli_regression.py",
         "xplayers/onnx",
         *session.posargs,
     )
@@ -100,11 +107,12 @@ def onnx(session: nox.Session) -> None:
 
 @nox.session(default=False)  # Keras and transformers are large, and weights of PyTorch are tested
 def weights(session: nox.Session) -> None:
-    """Take weights of models of Keras and transformers, and compare what comes out."""
-    session.install("-e", ".", *group("test", "numpy", "torch", "weights"))
-    names = ["keras", "transformers"]
-    files = [f"tests/weights/test_{name}_weights.py" for name in names]
+    """Take weights of models of Keras and transformers, and train modules of Equinox and Flax."""
+    session.install("-e", ".", *group("test", "numpy", "torch", "jax", "weights"))
+    files = ["tests/weights/test_keras_weights.py", "tests/weights/test_transformers_weights.py"]
     session.run("pytest", libraries("numpy", "torch"), *files, *session.posargs)
+    modules = ["-k", "equinox or flax", "tests/bridges/test_jax_function.py"]
+    session.run("pytest", libraries("jax"), *modules)
 
 
 @nox.session
@@ -121,6 +129,8 @@ def sklearn(session: nox.Session) -> None:
         *session.posargs,
         env={"SCIPY_ARRAY_API": "1"},  # SciPy takes arrays of other libraries
     )
+    peers = [f"tests/{name}.py" for name in COMPARED]
+    session.run("pytest", libraries("numpy"), "-k", "scikit or pandas", *peers)
 
 
 @nox.session

@@ -212,6 +212,21 @@ def test_extras_and_groups_agree():
     assert extras["cuda13"] == groups["cupy"]
 
 
+def test_each_test_has_a_session_with_what_it_needs():
+    """What the session of NumPy lacks, others have: for their library, or for tests they name."""
+    sessions, libraries = read("noxfile.py"), {"array_api_strict", "torch", "jax", "cupy"}
+    left_out = {"cudnn", "cupy", "nvmath", "xplayers"}  # of GPUs, and parts of the package
+    for path in TESTS.rglob("test_*.py"):
+        source = path.read_text(encoding="utf-8")
+        needed = set(re.findall(r'importorskip\("(\w+)', source)) - left_out
+        if "\npytestmark = pytest.mark.host\n" in source or "\n    pytest.mark.host,\n" in source:
+            own_session = path.parent.name in ("onnx", "sklearn")
+            assert own_session or not needed & libraries, f"{path}: is run without {needed}"
+        if needed & {"sklearn", "pandas", "onnx", "keras", "transformers", "equinox", "flax"}:
+            named = path.stem in sessions or f'"tests/{path.parent.name}"' in sessions
+            assert named, f"{path}: no session has {needed}"
+
+
 def test_the_tests_have_the_folders_of_the_package():
     """What `layers/affine.py` does is tested in `tests/layers/`; the fuzzer is a tool beside."""
     ours = {p.parent.relative_to(PACKAGE) for p in PACKAGE.rglob("*.py")}

@@ -13,7 +13,6 @@ from helpers import says
 from xplayers.parallel import Group, MPIGroup, SelfGroup, group, groups
 from xplayers.training.exchange import gathered
 
-pytestmark = pytest.mark.host
 LAUNCHERS = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 
 

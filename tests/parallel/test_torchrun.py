@@ -14,10 +14,7 @@ from helpers import ROOT
 from xplayers.parallel import TorchGroup, group
 
 torch = pytest.importorskip("torch")
-pytestmark = [
-    pytest.mark.host,
-    pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed"),
-]
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="no torch.distributed")
 
 
 def torchrun(*arguments):
@@ -37,10 +34,10 @@ def test_sums_and_broadcasts():
 
 
 def test_two_processes_train_as_one(tmp_path):
-    ended = torchrun("train", "torch", tmp_path)
+    ended = torchrun("train", "torch", "perceptron", tmp_path)
     assert ended.returncode == 0, ended.stderr
     subprocess.run(
-        [sys.executable, programs.__file__, "train", "torch", tmp_path],
+        [sys.executable, programs.__file__, "train", "torch", "perceptron", tmp_path],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=120, check=True, capture_output=True,
     )  # fmt: skip
     for dtype, bound in (("float32", 1e-6), ("float64", 1e-12)):

@@ -1,8 +1,7 @@
-"""The whole training step as one pure function, compiled where the library can."""
+"""`TrainStep`: one pure function of a batch, compiled where the library can."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,24 +9,22 @@ from xplayers._calls import explained
 from xplayers._checks import choice, function, instance, processes, shown
 from xplayers.arrays.checks import check_same
 from xplayers.arrays.joining import stack
-from xplayers.arrays.namespaces import Array, is_integer, namespace, upcast
+from xplayers.arrays.namespaces import Array, is_integer, namespace
 from xplayers.arrays.transfer import as_plain
-from xplayers.arrays.values import examine
 from xplayers.data.batches import samples
 from xplayers.layers.base import Layer
 from xplayers.layers.representation import code, options
 from xplayers.losses import Loss
 from xplayers.optimizers import Optimizer
 from xplayers.parallel.groups import RanksLost
-from xplayers.training.evaluation import batch_weight
-from xplayers.training.precision import MixedPrecision, all_finite
-from xplayers.training.stateful import Arrays, State, StatefulStep, check_parts
-from xplayers.training.synchronizing import synchronized
+from xplayers.training.precision import MixedPrecision
+from xplayers.training.pure import PureStep
+from xplayers.training.stateful import Arrays, check_parts
 
 __all__ = ["TrainStep"]
 
 
-class TrainStep(StatefulStep):
+class TrainStep(PureStep):
     """One step of training: forward, loss, backward and update.
 
     ``step(x, t)`` does what the loop does ::
@@ -238,117 +235,3 @@ class TrainStep(StatefulStep):
         rows = [index[i, ...] for i in range(index.shape[0])]
         batches = ([samples(a, r) for a in arrays] for r in rows)
         return stack(xp, [self(*batch, lr=lr) for batch in batches])
-
-    def pure(
-        self,
-        params: Arrays,
-        buffers: Arrays,
-        loss_arrays: Arrays,
-        state: State,
-        x: Array,
-        t: Array,
-        lr: Any,
-        sample_weight: Array | None = None,
-        *,
-        donate: bool = False,
-        check: bool = False,
-    ) -> tuple[Array, Arrays, Arrays, State]:
-        """Return loss, parameters, buffers and state after one step; no side effects.
-
-        `loss_arrays` are ``loss.arrays``, `state` is as in `TrainStep.state`. With `donate`,
-        parameters and state may be overwritten; with `check`, the values of targets and weights are
-        checked.
-        """
-        ties = self.net._ties
-        rows = ties.rows() if self._tied is None else self._tied
-        precision, scale, rounded = self.precision, 1.0, params
-        if precision is not None:
-            scale = precision.scale(state["precision"])
-            rounded, x = precision.cast(params, x)
-        exchange = self._exchange
-        own = buffers if exchange is None else exchange.own(self.net, buffers)
-        arrays = {**(ties.expanded(rounded, rows) if rows else rounded), **own}
-        batch = x, t, sample_weight
-        if exchange is None:
-            results = self._gradients(arrays, loss_arrays, *batch, scale, check)
-        else:
-            exchange.restart()
-            with synchronized(exchange, x):
-                if x.shape[0] > 0:
-                    results = self._gradients(arrays, loss_arrays, *batch, scale, check)
-                else:
-                    self._accompany(arrays, x)
-                    results = exchange.nothing(params)
-        value, grads, changed, weight = results
-        grads = ties.gathered(grads, rows) if rows else grads
-        # The optimizer takes 16-bit gradients too, and computes with them in the dtype of `params`.
-        as_is = isinstance(scale, float) and self.reduce_grads is None and exchange is None
-        if precision is not None and not as_is:
-            grads = precision.unscaled(grads, params, scale)
-        if exchange is not None:
-            grads = {k: grads[k] for k in params if k in grads}  # in one order on all ranks
-            part = int(x.shape[0]), weight, value, grads, changed
-            value, grads, changed = exchange.averaged(self.loss, *part, own, buffers)
-        if self.reduce_grads is not None:
-            grads = self.reduce_grads(dict(grads))
-        update = functools.partial(
-            self.optimizer.step, params, grads, state["optimizer"], lr=lr, donate=donate
-        )
-        if precision is None:
-            after, moments = update()
-            return value, after, {**buffers, **changed}, {"optimizer": moments}
-        good = all_finite(list(grads.values()))
-        after, moments = update(good=good)
-        changed = {k: namespace(a).where(good, a, buffers[k]) for k, a in changed.items()}
-        state = {"optimizer": moments, "precision": precision.updated(state["precision"], good)}
-        return value, after, {**buffers, **changed}, state
-
-    def _gradients(
-        self,
-        arrays: Arrays,
-        loss_arrays: Arrays,
-        x: Array,
-        t: Array,
-        w: Array | None,
-        scale: Any,
-        check: bool,
-    ) -> tuple[Array, Mapping[str, Array], Arrays, Any]:
-        """Return the loss, the gradients of `scale` times the loss, and the buffers that change.
-
-        And the divisor of the mean of the loss, if it is averaged with those of other processes.
-        """
-        y, cache = self.net.apply(arrays, x)
-        value, loss_cache = self._loss(loss_arrays, y, t, w, check)
-        weight = None if self._exchange is None else self._weight(loss_arrays, y, t, w)
-        if self._exchange is not None and self._exchange.synchronized:
-            share = self._exchange.share_of(self.loss, weight, value)
-            value, scale = value * share, scale * share
-        grads = self.net.param_grads(cache, self.loss.vjp(loss_cache, scale))
-        return value, grads, self.net.updated_buffers(arrays, cache), weight
-
-    def _accompany(self, arrays: Arrays, x: Array) -> None:
-        """Take part, without samples, in the sums of the passes of the other processes."""
-        exchange = self._exchange
-        if exchange is not None and exchange.synchronized:
-            y, cache = self.net.apply(arrays, x)
-            xp = namespace(y)
-            exchange.share_of(self.loss, 0, xp.sum(upcast(xp, y)))
-            self.net.param_grads(cache, xp.zeros_like(y))
-
-    def _loss(self, arrays: Arrays, y: Array, t: Array, w: Array | None, check: bool) -> Any:
-        """Return the loss of the scores and its cache."""
-        loss = self.loss
-        if check:
-            examine(y, loss.check, t)
-        if w is None:
-            return loss.apply(arrays, y, t)
-        if check:
-            examine(y, loss._check_weights, w)
-        return loss.apply(arrays, y, t, sample_weight=w)
-
-    def _weight(self, arrays: Arrays, scores: Array, target: Array, w: Array | None) -> Any:
-        """Return the divisor of the mean of the loss: samples, or the weights of their labels."""
-        weight = None
-        if self.loss.reduction == "mean":
-            weight = batch_weight(self.loss, arrays, len(scores.shape), target, w)
-        return int(target.shape[0]) if weight is None else weight
