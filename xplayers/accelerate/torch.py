@@ -16,6 +16,7 @@ from xplayers.accelerate.host.roots import with_exact_root
 from xplayers.accelerate.pytorch import (
     adam,
     attention,
+    compilation,
     convolution,
     embedding,
     normalization,
@@ -36,25 +37,7 @@ def compiled(x: Array, step: Any) -> Any:
         return NotImplemented
     if step.compile is not True:
         return Replayed(step)
-    return Functions(step, _compile, explicit=True)
-
-
-def _compile(step: Any) -> Callable[..., Any]:
-    """Return the pure function of a step, compiled.
-
-    PyTorch keeps what it has compiled with the code of a function, and gives up after the eighth:
-    each step has code of its own. Whether parameters are tied still is asked before it is used.
-    """
-    twin = object.__new__(type(step))
-    vars(twin).update(vars(step))
-    twin._reset()  # it holds no arrays
-    twin._tied = step.net._ties.rows()
-
-    def whole(*arguments: Any) -> Any:
-        return twin.pure(*arguments)
-
-    whole.__code__ = whole.__code__.replace()
-    return sys.modules["torch"].compile(whole)
+    return Functions(step, compilation.compiled_step, explicit=True)
 
 
 def host_values(a: Array) -> np.ndarray | None:

@@ -243,10 +243,73 @@ def test_a_step_is_compiled_once_whatever_others_do(monkeypatch):
         graphs.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(torch, "compile", lambda f: compile(f, backend=backend, fullgraph=True))
+    monkeypatch.setattr(
+        torch,
+        "compile",
+        lambda f, options: compile(f, backend=backend, options=options, fullgraph=True),
+    )
     steps = [step_of(xl.mlp([5, 3], rng=i), xl.SGD(), compile=True) for i in range(3)]
     with torch._dynamo.config.patch(recompile_limit=2):
         for _ in range(2):
             for step in steps:
                 step(ROWS, labels(7))
     assert len(graphs) == 3
+
+
+FACTOR = 2.0
+
+
+class Scaled(xl.Layer):
+    """A layer that looks at a global name and at an attribute."""
+
+    def __init__(self):
+        self.other = 1.0
+
+    def apply(self, arrays, x):
+        return x * (FACTOR * self.other), ()
+
+    def vjp(self, cache, dy):
+        return dy * (FACTOR * self.other), {}
+
+
+def test_what_a_compiled_step_has_looked_at_may_change(monkeypatch):
+    """Of this package PyTorch asks nothing before a step; of the user's names and numbers all."""
+    compile, kept = torch.compile, []
+
+    def compiled(f, options):
+        def counted(guards):
+            keep = options["guard_filter_fn"](guards)
+            kept.extend(guard.name for guard, asked in zip(guards, keep, strict=True) if asked)
+            return keep
+
+        def backend(graph, _, **options):
+            return graph.forward
+
+        return compile(f, backend=backend, options={"guard_filter_fn": counted})
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    nets = [xl.Sequential(xl.Affine.init(5, 3, rng=0), Scaled()) for _ in range(2)]
+    first, other = (
+        step_of(n, xl.SGD(0.1), compile=c) for n, c in zip(nets, (True, False), strict=True)
+    )
+
+    def same(**options):
+        losses = [float(step(ROWS, labels(7), **options)) for step in (first, other)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+        torch.testing.assert_close(*(n.params["0.W"] for n in nets))
+
+    same()
+    same()
+    assert any("FACTOR" in name for name in kept)
+    assert not any("xplayers" in name for name in kept)
+    monkeypatch.setitem(globals(), "FACTOR", 3.0)
+    same()
+    for net in nets:
+        net[1].other = 0.5
+    same()
+    same(lr=0.7)
+    for step in (first, other):
+        step.optimizer.lr = 0.3
+    same()
+    with torch.no_grad():
+        same()
