@@ -38,6 +38,7 @@ BODIES = {
     "sum_of_squares": sums.sum_of_squares,
     "sums_by_index": embedding.sums_by_index,
     "positions": indexing.positions,
+    "samples": indexing.samples,
     "taken": indexing.taken,
     "put": indexing.put,
     "correlate": convolution.correlate,

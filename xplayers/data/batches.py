@@ -119,8 +119,9 @@ def _batches(
     arrays: tuple[Array, ...], order: Array, size: int, n: int, group: Any
 ) -> Iterator[tuple[Array, ...]]:
     for start in range(0, n, size):
-        part = part_of(group, min(size, n - start))
-        index = order[start + part.start : start + part.stop]
+        index = order[start : min(start + size, n)]
+        if group is not None:
+            index = index[part_of(group, index.shape[0])]
         yield tuple([samples(a, index) for a in arrays])
 
 

@@ -1,4 +1,4 @@
-"""One value of each row of the last axis on NumPy: a position costs less than a mask."""
+"""Values at indices on NumPy: a position costs less than a mask, a method less than a function."""
 
 from __future__ import annotations
 
@@ -39,3 +39,8 @@ def put(
         out[...] = x
     out.put(at, value)
     return out
+
+
+def samples(x: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """By the method, without NumPy's function around it."""
+    return x.take(index, 0)
