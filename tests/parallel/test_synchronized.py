@@ -14,6 +14,8 @@ from trainers import network as regular
 import xplayers as xl
 from xplayers.arrays.transfer import to_numpy
 from xplayers.parallel import SelfGroup
+from xplayers.training.exchange import Exchange
+from xplayers.training.synchronizing import synchronized
 
 pytestmark = pytest.mark.only("numpy", "torch")
 CLASSES = 3
@@ -189,6 +191,78 @@ def test_large_means(xpv):
     var = 0.9**3 + sum(0.1 * 0.9 ** (2 - i) * to_numpy(a).var(0) for i, (a, _) in enumerate(data))
     np.testing.assert_allclose(to_numpy(steps[0].net.buffers["0.running_var"]), var, rtol=1e-9)
     assert x.mean() > 1e5
+
+
+def normalized(group, x, dy=None, **options):
+    """Return what a layer makes of this rank's part of a batch: output, statistics, gradient."""
+    layer = xl.BatchNormalization.init(int(x.shape[1]), momentum=0.0, **options)
+    mine = part_of(group, int(x.shape[0]))
+    with synchronized(Exchange(group), x):
+        y = layer.forward(x[mine, ...])
+        dx = layer.backward((x if dy is None else dy)[mine, ...])
+    return [to_numpy(a) for a in (y, layer.running_mean, layer.running_var, dx)]
+
+
+def whole(xpv, x, dy=None, size=2, **options):
+    """Return that of all ranks together; the statistics are the same on all."""
+    options["dtype"] = x.dtype.name
+    x, dy = (None if a is None else xpv.asarray(a) for a in (x, dy))
+    parts = together(size, lambda group: normalized(group, x, dy, **options), synchronized=True)
+    for part in parts:
+        for i in (1, 2):
+            np.testing.assert_array_equal(part[i], parts[0][i])
+    y, dx = (np.concatenate([part[i] for part in parts]) for i in (0, 3))
+    return y, *parts[0][1:3], dx
+
+
+@pytest.mark.parametrize("shape", [(29, 8), (15, 8, 3, 3)])
+def test_means_far_from_the_values(xpv, shape):
+    """As exact as the layer of one process: what is left of a rounded mean is subtracted."""
+    x = (np.random.default_rng(0).random(shape) + 1000).astype("float32")
+    dy = values(shape, 1).astype("float32")
+    y, mean, var, dx = whole(xpv, x, dy)
+    alone = xl.BatchNormalization.init(8, momentum=0.0, dtype="float64")
+    expected = alone.forward(x.astype("float64"))
+    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(mean, alone.running_mean, rtol=2e-7)
+    np.testing.assert_allclose(var, alone.running_var, rtol=1e-5)
+    np.testing.assert_allclose(dx, alone.backward(dy.astype("float64")), rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("value", [1000.1, -1e-30, 1e14, 1e30, 3e38])
+@pytest.mark.parametrize("eps", [1e-5, 0.0])
+def test_equal_values_become_0(xpv, value, eps):
+    x = np.full((29, 3), value, "float32")
+    y, mean, var, _ = whole(xpv, x, np.ones_like(x), size=3, eps=eps)
+    np.testing.assert_array_equal(y, 0.0)
+    np.testing.assert_array_equal(var, 0.0)
+    np.testing.assert_allclose(mean, np.full(3, value, "float32"), rtol=2e-7)
+
+
+@pytest.mark.parametrize("largest", [1e14, 1e30, 3e38])
+@pytest.mark.parametrize("everywhere", [True, False])
+def test_squares_that_overflow(xpv, largest, everywhere):
+    """The ranks agree which channels are made less, where one of them alone has large values."""
+    x, dy = values((29, 3), 0), values((29, 3), 1).astype("float32")
+    x[:, 1] *= largest / np.abs(x[:, 1]).max() if everywhere else 1.0
+    x[0, 1] = largest
+    y, mean, var, dx = whole(xpv, x.astype("float32"), dy)
+    alone = xl.BatchNormalization.init(3, momentum=0.0, dtype="float64")
+    expected = alone.forward(x.astype("float32").astype("float64"))
+    np.testing.assert_allclose(y, expected, rtol=2e-5, atol=1e-5)
+    np.testing.assert_allclose(mean, alone.running_mean, rtol=1e-5, atol=1e-6)
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(var, alone.running_var.astype("float32"), rtol=1e-5)
+    wanted = alone.backward(dy.astype("float64"))
+    scale = np.maximum(np.abs(wanted).max(axis=0), 1e-37)  # of each channel
+    np.testing.assert_allclose(dx / scale, wanted / scale, rtol=0, atol=1e-3)
+
+
+def test_values_that_are_none_are_seen(xpv):
+    x = values((8, 2), 0).astype("float32")
+    x[5, 0], x[6, 1] = np.nan, np.inf
+    y, *_ = whole(xpv, x, np.ones_like(x))
+    assert np.isnan(y).all()  # of all ranks
 
 
 def test_halves(xpv):

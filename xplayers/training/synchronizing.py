@@ -13,10 +13,21 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from xplayers.arrays.namespaces import Array, device, downcast_like, namespace, upcast
+from xplayers.arrays.namespaces import (
+    Array,
+    device,
+    downcast_like,
+    dtype_name,
+    namespace,
+    upcast,
+)
 from xplayers.arrays.operation import using
 from xplayers.arrays.products import channel_products, channel_sums
+from xplayers.arrays.units import UNITS
+from xplayers.arrays.values import quiet
 from xplayers.training.exchange import Exchange, number, over_ranks
+
+_LESS = 2.0**-30  # sums of so many values fit
 
 
 @contextlib.contextmanager
@@ -38,19 +49,42 @@ def _normalized(
 ) -> tuple[Any, ...]:
     """Return what the operation does: ``y``, ``xh``, ``r``, mean and variance.
 
-    With sums over all ranks ``mean = sum(x) / n`` and ``var = sum((x - mean)^2) / n``.
+    With sums over all ranks ``mean = sum(x) / n`` and ``var = sum((x - mean)^2) / n``. That mean is
+    rounded, so what is left of it is subtracted from both: ``rest = sum(x - mean) / n``, and its
+    square. A channel with large values anywhere is multiplied by a power of two, lest squares
+    overflow; then only the variance is infinite, and eps is negligible.
     """
     xp, wide, column = namespace(x), upcast(namespace(x), x), _column(x)
-    *sums, n = _sums(wide, [channel_sums(wide)], exchange)
-    mean = xp.reshape(sums[0] / n, column)
-    xh = wide - mean
-    *sums, n = _sums(wide, [channel_products(xh, xh)], exchange)
-    var = xp.reshape(sums[0] / n, column)
-    r = 1.0 / xp.sqrt(var + eps)
-    xh *= r
+    _, _, high, down = UNITS[dtype_name(wide.dtype)]
+    smallest = 2.0**-1022 if dtype_name(wide.dtype) == "float64" else 2.0**-126
+    with quiet(x):
+        # Sums of values that are not multiplied by something first may overflow, too.
+        total, large, n = _sums(wide, [channel_sums(wide * _LESS), _large(wide, high)], exchange)
+        unit = xp.where(large > 0, down * xp.ones_like(large), xp.ones_like(large))
+        mean = total / n * (unit / _LESS)
+        xh = wide * xp.reshape(unit, column)
+        xh -= xp.reshape(mean, column)
+        along, square, n = _sums(wide, [channel_sums(xh), channel_products(xh, xh)], exchange)
+        rest = along / n
+        xh -= xp.reshape(rest, column)
+        scaled = xp.maximum(square / n - rest * rest, xp.zeros_like(rest))
+        mean, var = (mean + rest) / unit, scaled / unit / unit
+        tiny = smallest * xp.ones_like(var)
+        most = 1.0 / xp.sqrt(xp.maximum(scaled, tiny))
+        r = xp.where(var < math.inf, 1.0 / xp.sqrt(xp.maximum(var + eps, tiny)), unit * most)
+        xh *= xp.reshape(xp.minimum(r / unit, most), column)
     y = xh * xp.reshape(upcast(xp, gamma), column)
     y += xp.reshape(upcast(xp, beta), column)
-    return downcast_like(y, x), xh, r, mean, var
+    return downcast_like(y, x), xh, *(xp.reshape(a, column) for a in (r, mean, var))
+
+
+def _large(x: Array, high: float) -> Array:
+    """Return 1 for each channel with a value above `high`, in the dtype of `x`, else 0."""
+    xp = namespace(x)
+    if 0 in x.shape:
+        return channel_sums(x)
+    most = xp.max(xp.abs(x), axis=(0, *range(2, len(x.shape))))
+    return xp.astype(most > high, x.dtype)
 
 
 def _gradient(
