@@ -22,16 +22,19 @@ class Failure(Exception):
 def fit(folder: Path, how: str, number: int = 0, step: int = 0) -> None:
     """Train on the digits, and save what each rank has learned.
 
-    ``"plain"`` with checkpoints, ``"elastic"`` without; any other `how` is what happens to the rank
-    `number` after a step.
+    ``"plain"`` with checkpoints, ``"elastic"`` without, ``"synchronized"`` with batch
+    normalization; any other `how` is what happens to the rank `number` after a step.
     """
-    elastic = "elastic" in how
-    group = xl.parallel.MPIGroup(elastic=True) if elastic else xl.parallel.group()
+    normalized = "synchronized" in how
+    options = {"elastic": True, "synchronized": normalized}
+    group = xl.parallel.MPIGroup(**options) if "elastic" in how else xl.parallel.group()
     rank = group.rank
     train, test = xl.data.load_digits()
     if how == "nan":
         train = [with_nan(*train, number, step, group.size)]
     net = xl.mlp([64, 50, 10], rng=rank)  # rank 0 has that of all
+    if normalized:
+        net = xl.Sequential(net, xl.BatchNormalization.init(10))
 
     def happen(event: xl.Event) -> None:
         if event.kind == "begin":
@@ -89,7 +92,7 @@ def fail() -> None:
 
 
 FAILURES = {
-    "plain": lambda: None, "elastic": lambda: None, "nan": lambda: None, "interrupt": lambda: None,
+    **dict.fromkeys(["plain", "elastic", "elastic, synchronized", "nan", "interrupt"], lambda: None),
     "raise": fail, "raise, elastic": fail, "exit": lambda: sys.exit(3),
     "_exit": lambda: os._exit(3), "_exit(0)": lambda: os._exit(0),
     "memory": lambda: np.ones(10**16),

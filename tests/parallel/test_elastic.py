@@ -228,3 +228,37 @@ def test_what_is_not_elastic_has_no_progress_on_others(xpv):
 
     assert together(2, work) == [1, 0]
     assert survivors(2, work) == [1, 1]
+
+
+def normalized():
+    """Return a network of which one pass takes several sums, if it is synchronized."""
+    return xl.Sequential(
+        xl.Affine.init(4, 6, rng=0), xl.BatchNormalization.init(6), xl.Tanh(),
+        xl.Affine.init(6, 5, rng=1), xl.BatchNormalization.init(5), xl.Affine.init(5, 3, rng=2),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("call", [1, 3, 5, 6, 7, 8, 9, 10, 15, 20, 40, 60, 80])
+def test_statistics_of_all_are_of_those_that_are_left(xpv, call):
+    """Killed in any sum: before the first step, within a pass, in an evaluation."""
+    x, t = data(xpv)
+
+    def work(group):
+        options = {"validation": (x[:7, ...], t[:7]), "optimizer": xl.Momentum(0.01)}
+        if group is not None:
+            group.synchronized = True
+            if group.number == call % 3:
+                sums, own = iter(range(1, call + 1)), group.sum_
+
+                def sum_(flat):
+                    if next(sums) == call:
+                        raise Killed
+                    own(flat)
+
+                group.sum_ = sum_
+        return fitted(group, x, t, make=normalized, **options)
+
+    _, history, arrays = work(None)
+    results = survivors(3, work)
+    assert len(results) == 2
+    assert_agree(results, history, arrays)

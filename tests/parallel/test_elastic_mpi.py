@@ -16,14 +16,18 @@ import xplayers as xl
 pytestmark = [pytest.mark.host, NO_MPI]
 
 
-def elastic(folder, size=3):
-    return Job(folder, size, "fit", "elastic", 0, 0, options=ELASTIC)
+def elastic(folder, size=3, how="elastic"):
+    return Job(folder, size, "fit", how, 0, 0, options=ELASTIC)
 
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory):
-    """The results of a run that nobody disturbs, and how long it trains."""
-    job = elastic(tmp_path_factory.mktemp("whole"))
+    return undisturbed(tmp_path_factory)
+
+
+def undisturbed(tmp_path_factory, how="elastic"):
+    """Return the results of a run that nobody disturbs, and how long it trains."""
+    job = elastic(tmp_path_factory.mktemp("whole"), how=how)
     job.begun()
     code, _ = job.wait()
     assert code == 0, job.words
@@ -60,6 +64,22 @@ def test_a_job_goes_on_without_its_first_process(tmp_path, expected):
     difference(job, {0}, whole)
     words = "Trainer.fit: rank 0 is lost, 2 processes are left; training goes on from step "
     assert job.words.count(words) == 1
+
+
+@NO_OPEN_MPI
+@pytest.mark.slow
+def test_statistics_of_all_are_of_those_that_are_left(tmp_path, tmp_path_factory):
+    """Of synchronized batch normalization, of which a pass takes sums of its own."""
+    how = "elastic, synchronized"
+    whole, duration = undisturbed(tmp_path_factory, how)
+    for part in range(1, 6):
+        job = elastic(tmp_path / str(part), how=how)
+        job.begun()
+        time.sleep(duration * part / 6)
+        assert job.kill(part % 3)
+        code, _ = job.wait()
+        assert code == 0, job.words
+        difference(job, {part % 3}, whole)
 
 
 @NO_OPEN_MPI
