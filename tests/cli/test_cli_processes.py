@@ -11,6 +11,7 @@ from commands import TINY, refusal
 
 from xplayers.cli import command, launch, main, processes
 from xplayers.cli.processes import StallTimeout
+from xplayers.parallel import watching
 
 pytestmark = pytest.mark.host
 NAMES = (*processes._THREADS, *processes._LOCAL, *processes._RANKS, "PMI_SIZE")
@@ -96,7 +97,7 @@ class Group:
 def test_who_fails_ends_the_others(launcher, monkeypatch, capsys, fault):
     launcher(PMI_SIZE="2", PMI_RANK="1")
     group = Group()
-    monkeypatch.setattr(command.processes.xl.parallel, "group", lambda: group)
+    monkeypatch.setattr(command.processes.xl.parallel, "group", lambda kind="auto": group)
     monkeypatch.setattr(processes, "_FIRST", 0.0)
     arguments = ["train", *TINY] if fault == "interrupt" else ["train", "--epochs", "0"]
     code = main(arguments)
@@ -117,6 +118,8 @@ def test_launch_becomes_the_launcher(monkeypatch, launcher):
     (path, command, environment), (_, other, more) = began
     assert path == "/bin/mpiexec"
     worker = [sys.executable, "-m", "xplayers", *arguments]
+    if hasattr(os, "pidfd_open"):  # a small program becomes it
+        worker = [sys.executable, "-I", "-S", watching.__file__, *worker]
     assert command == ["/bin/mpiexec", "-n", "4", *worker]
     assert other == ["/bin/mpiexec", "-n", "2", *worker]
     assert environment["OPENBLAS_NUM_THREADS"] == "2"

@@ -92,7 +92,9 @@ def fail() -> None:
 
 
 FAILURES = {
-    **dict.fromkeys(["plain", "elastic", "elastic, synchronized", "nan", "interrupt"], lambda: None),
+    **dict.fromkeys(
+        ["plain", "elastic", "elastic, synchronized", "nan", "interrupt"], lambda: None
+    ),
     "raise": fail, "raise, elastic": fail, "exit": lambda: sys.exit(3),
     "_exit": lambda: os._exit(3), "_exit(0)": lambda: os._exit(0),
     "memory": lambda: np.ones(10**16),

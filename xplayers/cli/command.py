@@ -25,6 +25,7 @@ from xplayers.cli.messages import (
     warn,
     write_stderr,
 )
+from xplayers.parallel import watching
 
 PARTS = (train, evaluate, predict, export, bench, info, launch)
 
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     2
     """
     if argv is None:
+        watching.begin()
         processes.divide_threads()
     argv = sys.argv[1:] if argv is None else list(argv)
     stdout.begin()

@@ -13,6 +13,7 @@ from pathlib import Path
 from xplayers.cli.arguments import positive_integer
 from xplayers.cli.messages import UsageError, stdout
 from xplayers.cli.processes import thread_variables
+from xplayers.parallel import watching
 
 NAME = "launch"
 SUMMARY = "train in several processes of this machine, through MPI"
@@ -57,7 +58,9 @@ def run(args: argparse.Namespace) -> int:
         _check_elastic(launcher)
         options = ["--with-ft", "ulfm", *options]
         arguments += ["--elastic"] * ("--elastic" not in arguments)
-    command = [launcher, *options, sys.executable, "-m", "xplayers", *arguments]
+    line = [sys.executable, "-m", "xplayers", *arguments]
+    # Open MPI says itself who was killed.
+    command = [launcher, *options, *(line if args.elastic else watching.through(line))]
     stdout.flush()
     os.execve(launcher, command, {**_OPEN_MPI, **thread_variables(args.n), **os.environ})
     return 0  # of a test

@@ -13,8 +13,8 @@ import numpy as np
 from xplayers._checks import flag
 from xplayers.arrays.namespaces import Array, device, library, on_host
 from xplayers.parallel import elastic as faults
+from xplayers.parallel import watching
 from xplayers.parallel.groups import RanksLost, check_dtype, launched
-from xplayers.parallel.watching import watch
 
 _INSTALL = 'pip install "xplayers[mpi]", and load the MPI of your cluster or pip install mpich'
 _LAST_WORDS = 0.2  # seconds that a launcher gets to print them
@@ -72,7 +72,9 @@ class MPIGroup:
     ) -> None:
         if flag("MPIGroup", "elastic", elastic):
             faults.prepare()
+        watching.begin()
         mpi = _imported()
+        watching.within()
         if elastic:
             faults.check(mpi)
         if comm is None:
@@ -82,7 +84,6 @@ class MPIGroup:
         self.comm, self.rank, self.size = comm, comm.rank, comm.size
         self.synchronized = flag("MPIGroup", "synchronized", synchronized)
         self._mpi = mpi
-        self._leave: Callable[[], None] | None = None  # says that this process may end
         self.lost: tuple[int, ...] = ()
         self._first = comm.group if elastic else None
         if self.size > 1:
@@ -115,8 +116,6 @@ class MPIGroup:
     def _together(self, collective: Callable[..., Any], *arguments: Any) -> None:
         """Call a collective of the communicator; where ranks are lost, leave them out."""
         if not self.elastic:
-            if self._leave is None:
-                self._leave = watch(self.comm) if self.size > 1 else _nothing
             collective(*arguments)
         elif not faults.together(self._mpi, self.comm, collective, *arguments):
             self.comm, self.lost = faults.shrunk(self._mpi, self.comm, self._first)
@@ -125,15 +124,11 @@ class MPIGroup:
 
     def abort(self, code: int = 1) -> None:
         """End all processes at once, with an exit code."""
-        (self._leave or _nothing)()
+        watching.leave(all=True)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         time.sleep(_LAST_WORDS)
         self.comm.Abort(code)
-
-
-def _nothing() -> None:
-    """Say nothing: nobody watches."""
 
 
 def _imported() -> Any:

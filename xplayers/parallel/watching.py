@@ -1,69 +1,152 @@
 """Says which process was killed, where the launcher does not, and ends the others.
 
 The launcher of MPICH ends a job within milliseconds, and names another process; where a process has
-exited by itself, it may wait for ever, or return 0. So one small program on each machine, beside
-the job, waits for the first process that ends; this file is that program, too, which must import
-nothing of the package. A process that ends as it should leaves a flag in memory that outlasts it.
+exited by itself, or has ended before MPI was there, it may wait for ever, or return 0. So one small
+program on each machine, beside the job, waits for the first process that ends; this file is that
+program, too, which must import nothing of the package. Processes tell it by messages, which outlast
+them, that they have begun, and that they may end. The first one that begins starts it, and needs no
+MPI for that.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
-import mmap
 import os
-import platform
 import select
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Iterable
 from typing import Any
 
-_OF_MPICH = "MPI_LOCALNRANKS"  # which its launcher sets
+# What its launcher sets: the processes of this machine, and of all machines; the number of each.
+_OF_MPICH, _SIZE, _RANK = "MPI_LOCALNRANKS", "PMI_SIZE", "PMI_RANK"
+# Messages, two of them with a number: "within" says that MPI has begun, for which all have waited.
+_BEGUN, _WITHIN, _LEFT, _ALL = b"begun ", b"within", b"left ", b"all"
+_AT_ONCE = 1.0  # seconds within which the launcher ends the others
+_IN_VAIN = 1.0  # seconds after which who waits for MPI waits in vain
+_TRIES = 100  # a hundredth of a second apart, until the launcher has started all
+_PATIENCE = 5.0  # seconds: Linux keeps some ten messages for a program that is not there yet
+
+_address: tuple[int, bytes] | None = None  # this process, and where the program gets messages
 
 
-def watch(comm: Any) -> Callable[[], None]:
-    """Let the processes of a communicator be watched; all of them have to call this.
+def begin() -> None:
+    """Let this process be watched from now on.
 
-    Returns
-    -------
-    callable
-        Says that this process may end. At the end of the interpreter that is said by itself.
+    At the end of the interpreter it says by itself that it may end.
     """
-    if _OF_MPICH not in os.environ or not hasattr(os, "pidfd_open"):  # on Linux
-        return lambda: None
-    file = os.memfd_create("xplayers")
-    os.ftruncate(file, 1)
-    flag = mmap.mmap(file, 1)
-
-    def leave() -> None:
-        flag[0] = 1
-
-    atexit.register(leave)
-    rows = comm.allgather((platform.node(), os.getpid(), file))
-    here = [rank for rank, row in enumerate(rows) if row[0] == platform.node()]
-    if comm.rank == here[0]:
-        with contextlib.suppress(OSError):  # it is not allowed here
-            _start([(rank, *rows[rank][1:]) for rank in here], comm.size)
-    return leave
+    global _address
+    if _address is None and start():
+        _tell(_BEGUN + os.environ[_RANK].encode())
+        atexit.register(leave)
 
 
-def _start(processes: list[tuple[int, int, int]], size: int) -> None:
+def within() -> None:
+    """Say that MPI has begun."""
+    _tell(_WITHIN)
+
+
+def leave(*, all: bool = False) -> None:
+    """Say that this process may end, or that it ends all of them."""
+    if _address is not None and _address[0] == os.getpid():  # not in one that was forked
+        _tell(_ALL if all else _LEFT + os.environ[_RANK].encode())
+
+
+def start() -> bool:
+    """Start the program, if it is not there; return whether it is there then."""
+    global _address
+    if not {_OF_MPICH, _SIZE, _RANK} <= os.environ.keys() or os.environ[_SIZE] == "1":
+        return False
+    if not hasattr(os, "pidfd_open"):  # it is of Linux
+        return False
+    with contextlib.suppress(OSError, ValueError), _socket() as inbox:
+        inbox.setblocking(False)
+        launcher = _launcher()
+        address = b"\0xplayers %d %d" % (launcher, _stat(launcher)[1])
+        try:
+            inbox.bind(address)
+        except OSError:  # another one has been faster
+            pass
+        else:
+            _spawn(_started(launcher), inbox.fileno())
+        _address = os.getpid(), address
+        return True
+    return False  # it is not allowed here
+
+
+def _socket() -> Any:
+    import socket
+
+    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+
+def _tell(message: bytes) -> None:
+    if _address is not None:
+        with contextlib.suppress(OSError), _socket() as outbox:
+            outbox.settimeout(_PATIENCE)
+            outbox.sendto(message, _address[1])
+
+
+def _launcher() -> int:
+    """Return the process that has started those of this machine, perhaps through other ones."""
+    process = os.getpid()
+    while _rank(parent := _stat(process)[0]) is not None:
+        process = parent
+    return parent
+
+
+def _stat(process: int) -> tuple[int, int]:
+    """Return the parent of a process, and when it was started."""
+    with open(f"/proc/{process}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()  # after its name, with any characters
+    return int(fields[1]), int(fields[19])
+
+
+def _rank(process: int) -> int | None:
+    """Return the number that the launcher has given to a process; None if it is another's."""
+    with contextlib.suppress(OSError), open(f"/proc/{process}/environ", "rb") as file:
+        for line in file.read().split(b"\0"):
+            name, _, value = line.partition(b"=")
+            if name == _RANK.encode():
+                return int(value)
+    return None
+
+
+def _started(launcher: int) -> dict[int, int]:
+    """Return the processes of this machine by their numbers."""
+    for _ in range(_TRIES):
+        with open(f"/proc/{launcher}/task/{launcher}/children") as file:
+            found = {_rank(int(process)): int(process) for process in file.read().split()}
+        found.pop(None, None)
+        if len(found) >= int(os.environ[_OF_MPICH]):
+            break
+        time.sleep(0.01)
+    return {rank: process for rank, process in found.items() if rank is not None}
+
+
+def _spawn(processes: dict[int, int], inbox: int) -> None:
     """Start the program, with the files of what it watches.
 
     The events are of this process, so that none is before the program is there.
     """
     events = select.epoll()
+    events.register(inbox, select.EPOLLIN)
     arguments, files = [], [events.fileno()]
     try:
-        for rank, pid, file in processes:
-            files += [os.pidfd_open(pid), os.open(f"/proc/{pid}/fd/{file}", os.O_RDONLY)]
-            events.register(files[-2], select.EPOLLIN)
-            arguments += [str(rank), *map(str, files[-2:])]
-        for file in files:
+        if os.environ[_OF_MPICH] == os.environ[_SIZE]:  # else nobody knows which are elsewhere
+            ended = {*range(int(os.environ[_SIZE]))} - processes.keys()
+            arguments += [text for rank in sorted(ended) for text in (str(rank), "-1")]
+        for rank, process in processes.items():
+            files.append(os.pidfd_open(process))
+            events.register(files[-1], select.EPOLLIN)
+            arguments += [str(rank), str(files[-1])]
+        for file in [*files, inbox]:
             os.set_inheritable(file, True)
         nothing = [(os.POSIX_SPAWN_OPEN, i, os.devnull, os.O_RDWR, 0) for i in (0, 1)]
-        line = [sys.executable, "-I", "-S", __file__, str(size), str(files[0]), *arguments]
+        numbers = [os.environ[_SIZE], str(files[0]), str(inbox), *arguments]
+        line = [sys.executable, "-I", "-S", __file__, *numbers]
         os.posix_spawn(line[0], line, os.environ, file_actions=nothing, setsid=True)
     finally:
         events.close()
@@ -71,23 +154,66 @@ def _start(processes: list[tuple[int, int, int]], size: int) -> None:
             os.close(file)
 
 
-def main(size: str, epoll: str, *arguments: str) -> None:
-    """Wait until processes end, and name the first one that has not said so before."""
+def main(size: str, epoll: str, inbox: str, *arguments: str) -> None:
+    """Wait until processes end, and name the first one that has not said so before.
+
+    One that has not begun may end as it likes, as long as the launcher does not end the others, and
+    these do not wait for it.
+    """
     numbers = iter(map(int, arguments))
-    watched = {process: (rank, flag) for rank, process, flag in zip(*[numbers] * 3, strict=True)}
+    watched = {process: rank for rank, process in zip(*[numbers] * 2, strict=True)}
     events = select.epoll.fromfd(int(epoll))
+    said: set[bytes] = set()
+    # One that had not begun, and when it ended.
+    before = None if -1 not in watched else (watched.pop(-1), time.monotonic())
     while watched:
-        process = events.poll(maxevents=1)[0][0]  # in the order in which they have ended
-        events.unregister(process)
-        rank, flag = watched.pop(process)
-        if os.pread(flag, 1, 0) == b"\0":
-            text = f"Rank {rank} of {size} has ended without a word; was it killed?\n"
-            os.write(2, text.encode())
-            for other in watched:  # before the launcher does, which might call it a success
-                with contextlib.suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(other, signal.SIGKILL)
+        wait = _IN_VAIN if before is not None and _WITHIN not in said else None
+        happened = events.poll(wait, maxevents=1)  # in the order in which they have ended
+        with contextlib.suppress(BlockingIOError):
+            while message := os.read(int(inbox), 64):
+                said.add(message)
+        if _ALL in said:
+            return
+        if not happened:
+            begun = any(_BEGUN + b"%d" % rank in said for rank in watched.values())
+            if before is not None and begun and _WITHIN not in said:
+                _end(before[0], size, watched)
+                return
+        elif happened[0][0] != int(inbox):
+            process, now = happened[0][0], time.monotonic()
+            events.unregister(process)
+            rank = watched.pop(process)
+            if _LEFT + b"%d" % rank in said:
+                continue
+            if before is not None and now - before[1] < _AT_ONCE:
+                rank = before[0]
+            elif _BEGUN + b"%d" % rank not in said:
+                before = rank, now
+                continue
+            _end(rank, size, watched)
             return
 
 
+def _end(rank: int, size: str, others: Iterable[int]) -> None:
+    """Name a process, and end the others before the launcher does, who might call it a success."""
+    os.write(2, f"Rank {rank} of {size} has ended without a word; was it killed?\n".encode())
+    for other in others:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(other, signal.SIGKILL)
+
+
+def through(line: list[str]) -> list[str]:
+    """Return a command line that becomes another one, and lets that be watched while it begins."""
+    if not hasattr(os, "pidfd_open"):
+        return line
+    return [sys.executable, "-I", "-S", __file__, *line]
+
+
+def become(*line: str) -> None:
+    """Become another program."""
+    start()
+    os.execv(line[0], line)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (become if os.sep in sys.argv[1] else main)(*sys.argv[1:])
