@@ -302,6 +302,28 @@ def test_ranks_that_differ_are_refused(xpv, options, words):
     assert words in first
 
 
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_batches_of_unknown_number_have_to_be_as_many(xpv, shorter):
+    x, t = data(xpv)
+
+    def work(group):
+        def batches(epoch):
+            yield from [(x, t)] * (3 - (group.rank == shorter and epoch == 1))
+
+        training = trainer(plain(), group=group)
+        words = f"epoch 2 has a batch 3 on rank {1 - shorter}, and none on rank {shorter}."
+        with pytest.raises(ValueError, match=says(words)):
+            training.fit(batches)
+        return training.history["step"].tolist()
+
+    assert together(2, work) == [[3], [3]]
+
+
+def test_batches_of_a_function(xpv):
+    x, t = data(xpv)
+    assert_as_one(lambda epoch: iter([(x, t), (x[epoch + 1 :, ...], t[epoch + 1 :])]))
+
+
 def test_batches_smaller_than_the_number_of_ranks(xpv):
     x, t = data(xpv)
 

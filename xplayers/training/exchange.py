@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -216,6 +216,25 @@ class Exchange:
         self.group.sum_(table.reshape(-1))
         kinds, histories = table.tolist()
         return tuple(kinds), tuple(histories)
+
+    def alike(self, batches: Iterator[Any], epoch: int, first: int) -> Iterator[Any]:
+        """Yield batches, and check that all ranks have as many; for those of unknown number."""
+        for number in itertools.count(first + 1):
+            batch = next(batches, None)
+            there = np.zeros(self.group.size, "int64")
+            there[self.group.rank] = batch is not None
+            self.group.sum_(there)
+            if not there.any():
+                return
+            if not there.all():
+                ranks = [", ".join(map(str, np.flatnonzero(there == has))) for has in (1, 0)]
+                message = (
+                    f"Trainer.fit: the processes differ: epoch {epoch + 1} has a batch {number} on "
+                    f"rank {ranks[0]}, and none on rank {ranks[1]}. Each takes its part of every "
+                    "batch itself: pass the same batches on all."
+                )
+                raise ValueError(message)
+            yield batch
 
     def share(self, step: Any) -> None:
         """Check that the ranks train the same, and let all begin with the arrays of rank 0."""

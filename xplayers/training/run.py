@@ -175,7 +175,10 @@ class Run:
         step, settings, p = self.step, self.settings, self.position
         checkpoint, exchange, start = settings.checkpoint, self._exchange, self._start
         self._fetched = time.perf_counter()
-        for batch in self.source.batches(p.epoch, p.batch):
+        batches = self.source.batches(p.epoch, p.batch)
+        if exchange is not None and not self.source.is_sized:
+            batches = exchange.alike(batches, p.epoch, p.batch)
+        for batch in batches:
             x = batch[0]
             if exchange is not None:
                 if not exchange.shared:

@@ -28,6 +28,11 @@ class Source:
     def __post_init__(self) -> None:
         self.samples = None if self.t is None else int(self.t.shape[0])  # per epoch, if known
 
+    @property
+    def is_sized(self) -> bool:
+        """Whether it is known how many batches an epoch has."""
+        return self.t is not None or hasattr(self.x, "__len__")
+
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Array, ...]]:
         """Return the batches of an epoch (from 0), from batch `start`."""
         group = self.group
