@@ -165,7 +165,8 @@ def test_the_command_ends_where_a_rank_stalls():
 
 
 def test_two_processes_are_measured_beside_one(monkeypatch, capsys):
-    for name, value in {"ROWS": {"one": (1, 1), "two": (2, 1)}, "STEPS": 1, "TURNS": 1}.items():
+    rows = {"one": (1, 1), "no sum": (2, 1), "two": (2, 1)}
+    for name, value in {"ROWS": rows, "APART": "no sum", "STEPS": 1, "TURNS": 1}.items():
         monkeypatch.setattr(parallel, name, value)
     for name in ENVIRONMENT.keys() - os.environ.keys():
         monkeypatch.setenv(name, ENVIRONMENT[name])
@@ -173,7 +174,8 @@ def test_two_processes_are_measured_beside_one(monkeypatch, capsys):
     assert parallel.main(1) == 0
     said = capsys.readouterr().out
     assert "two / one: " in said
-    assert "(aim: 1000000000.0, met)" in said
+    assert re.search(r"\(aim: 1000000000.0, met\); with no sum at all \d+\.\d\d\n", said)
+    assert re.search(r"^no sum +\d+\.\d ms$", said, re.M)
     assert re.search(r"two .* in the sum over the processes, which alone takes \d+%\n", said)
 
 
