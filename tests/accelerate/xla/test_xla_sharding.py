@@ -10,7 +10,7 @@ import sys
 import textwrap
 
 import pytest
-from helpers import python
+from helpers import ROOT, python
 
 pytest.importorskip("jax")
 
@@ -35,12 +35,16 @@ BEGINNING = """
 
 def on_two_devices(code):
     """Return what the code prints, as JSON, where JAX sees two devices."""
+    program = textwrap.dedent(BEGINNING) + textwrap.dedent(code)
+    return json.loads(said_on_two_devices("-c", program)[-1])
+
+
+def said_on_two_devices(*arguments):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    program = textwrap.dedent(BEGINNING) + textwrap.dedent(code)
-    ran = python("-W", "error", "-c", program, env=environment)
+    ran = python("-W", "error", *arguments, env=environment)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    return json.loads(ran.stdout.splitlines()[-1])
+    return ran.stdout.splitlines()
 
 
 def test_steps_and_predictions():
@@ -154,6 +158,13 @@ def test_what_does_not_meet_is_refused():
     assert "x is a jax array on a mesh of 2 devices, 0.W is a jax array on the CPU" in parameters
     assert "Call layer.to(like=x)" in parameters
     assert "AxisType.Auto" in explicit
+
+
+def test_the_example_of_many_processes():
+    """The same script, on two devices."""
+    first, second = said_on_two_devices(ROOT / "examples" / "many_processes.py", "jax")
+    assert first.startswith("one process, 2 devices: ")
+    assert float(second.removeprefix("accuracy on held-out digits: ")) > 0.95
 
 
 def test_two_processes():
