@@ -48,6 +48,7 @@ while True:
         os.posix_spawn = slowly
     do = {{
         "begin": watching.begin, "fork": fork, "exit": lambda: os._exit(0), "late": watching.begin,
+        "patience": lambda: setattr(watching, "LAST_WORDS", 60.0),
         "within": watching.within, "end all": lambda: watching.leave(all=True),
     }}
     do[word]()
@@ -197,9 +198,23 @@ def test_one_that_ends_all(job):
     for child in children:
         child.say("begin")
     children[1].say("end all")
+    time.sleep(watching.LAST_WORDS)
     for child in (children[0], children[1], children[2]):
         child.kill()
     assert words() == ""
+
+
+def test_one_that_was_killed_before_another_ends_all(job):
+    """Which MPI tells the other as an error."""
+    children, words = job
+    children[0].say("late", "late")
+    for child in children[1:]:
+        child.say("begin")
+    children[1].kill()
+    children[2].say("patience")
+    children[2].say("end all")
+    children[0].say("")
+    assert words() == WORDS.format(2)
 
 
 def test_a_child_of_a_process_has_not_its_voice(job):

@@ -17,7 +17,6 @@ from xplayers.parallel import watching
 from xplayers.parallel.groups import RanksLost, check_dtype, launched
 
 _INSTALL = 'pip install "xplayers[mpi]", and load the MPI of your cluster or pip install mpich'
-_LAST_WORDS = 0.2  # seconds that a launcher gets to print them
 
 
 class MPIGroup:
@@ -127,7 +126,7 @@ class MPIGroup:
         watching.leave(all=True)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
-        time.sleep(_LAST_WORDS)
+        time.sleep(watching.LAST_WORDS)
         self.comm.Abort(code)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import select
 import signal
@@ -22,8 +23,10 @@ from typing import Any
 
 # What its launcher sets: the processes of this machine, and of all machines; the number of each.
 _OF_MPICH, _SIZE, _RANK = "MPI_LOCALNRANKS", "PMI_SIZE", "PMI_RANK"
-# Messages, two of them with a number: "within" says that MPI has begun, for which all have waited.
-_BEGUN, _WITHIN, _LEFT, _ALL = b"begun ", b"within", b"left ", b"all"
+LAST_WORDS = 0.2  # seconds before who fails ends the others, in which it is printed
+# Messages, two of them with the number of a process; that of one that ends all says when it does.
+# "within" says that MPI has begun, for which all have waited.
+_BEGUN, _WITHIN, _LEFT, _ALL = b"begun ", b"within", b"left ", b"all "
 _AT_ONCE = 1.0  # seconds within which the launcher ends the others
 _IN_VAIN = 1.0  # seconds after which who waits for MPI waits in vain
 _TRIES = 100  # a hundredth of a second apart, until the launcher has started all
@@ -51,7 +54,9 @@ def within() -> None:
 def leave(*, all: bool = False) -> None:
     """Say that this process may end, or that it ends all of them."""
     if _address is not None and _address[0] == os.getpid():  # not in one that was forked
-        _tell(_ALL if all else _LEFT + os.environ[_RANK].encode())
+        _tell(_LEFT + os.environ[_RANK].encode())
+        if all:
+            _tell(_ALL + b"%f" % (time.monotonic() + LAST_WORDS))
 
 
 def start() -> bool:
@@ -116,6 +121,7 @@ def _rank(process: int) -> int | None:
 
 def _started(launcher: int) -> dict[int, int]:
     """Return the processes of this machine by their numbers."""
+    found: dict[int | None, int] = {}
     for _ in range(_TRIES):
         with open(f"/proc/{launcher}/task/{launcher}/children") as file:
             found = {_rank(int(process)): int(process) for process in file.read().split()}
@@ -166,13 +172,18 @@ def main(size: str, epoll: str, inbox: str, *arguments: str) -> None:
     said: set[bytes] = set()
     # One that had not begun, and when it ended.
     before = None if -1 not in watched else (watched.pop(-1), time.monotonic())
+    end = math.inf  # when one that has failed ends all
     while watched:
         wait = _IN_VAIN if before is not None and _WITHIN not in said else None
-        happened = events.poll(wait, maxevents=1)  # in the order in which they have ended
+        # In the order in which they have ended.
+        happened = events.poll(wait if end == math.inf else 0, maxevents=1)
         with contextlib.suppress(BlockingIOError):
             while message := os.read(int(inbox), 64):
                 said.add(message)
-        if _ALL in said:
+                if message.startswith(_ALL):
+                    end = min(end, float(message.removeprefix(_ALL)))
+        # Who has ended before that may be why it has failed.
+        if (end < math.inf and not happened) or time.monotonic() > end:
             return
         if not happened:
             begun = any(_BEGUN + b"%d" % rank in said for rank in watched.values())
