@@ -4,6 +4,7 @@ Every session makes its own environment with pip and installs what it needs, no 
 `--` goes to pytest: nox -s "tests(numpy)" -- -k relu
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ nox.options.default_venv_backend = "virtualenv"
 nox.options.error_on_external_run = True
 
 PROJECT = nox.project.load_toml("pyproject.toml")
+VERSION = re.search(r'__version__ = "(.+)"', Path("xplayers/__init__.py").read_text("utf-8"))[1]
 NO_HOST = ["-m", "not slow and not host"]  # which the session of NumPy has tested
 # The tests of one row stay together: JAX compiles each shape once in a process.
 IN_PARALLEL = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup"]
@@ -73,7 +75,12 @@ def tests(session: nox.Session, library: str) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Run every example and the code in the README against the package as it is shipped."""
-    session.install(".", *group("test", "jax", "onnx", "sklearn"))
+    session.install("build>=1.2", *group("test", "jax", "onnx", "sklearn"))
+    dist = Path(session.create_tmp(), "dist")
+    session.run("python", "-m", "build", "--outdir", str(dist))  # the wheel from the sdist
+    (wheel,) = dist.glob(f"*-{VERSION}-*.whl")
+    session.install("--force-reinstall", "--no-deps", str(wheel))
+    session.install(str(wheel))
     session.run("pytest", "-s", "-v", "tests/test_examples.py", *session.posargs)
     with session.chdir(session.create_tmp()):  # away from the clone, which has the benchmarks too
         session.run("xplayers", "bench", "--list")

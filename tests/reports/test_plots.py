@@ -139,6 +139,15 @@ def test_confusion_of_many_classes(n, plots, tmp_path):
     assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
 
 
+@pytest.mark.parametrize("n", [3, 10, 12, 31, 60, 61, 100, 300])
+def test_the_numbers_of_classes_stay_apart(n, plots, tmp_path):
+    figure = plots.plot_confusion_matrix(np.eye(n, dtype=int), tmp_path / "matrix.png")
+    renderer = drawn(figure)
+    for labels in (figure.axes[0].get_xticklabels(), figure.axes[0].get_yticklabels()):
+        boxes = [label.get_window_extent(renderer) for label in labels]
+        assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+
+
 def test_the_title_of_a_confusion_matrix(plots, tmp_path):
     counts = np.asarray([[5, 1, 0], [0, 7, 0], [2, 0, 0]])
     figure = plots.plot_confusion_matrix(counts, tmp_path / "matrix.png")

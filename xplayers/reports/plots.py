@@ -194,7 +194,9 @@ def plot_confusion_matrix(
     ticks = range(0, n, max(-(-n // MOST_LABELS), 1))
     size = min(9.0, 0.9 * cell * POINTS * (ticks.step if n else 1))
     style = {**style, "fontsize": size}
-    axes.set_xticks(ticks, [names[i] for i in ticks], rotation=90 if longest > 3 else 0, **style)
+    narrow = 0.7 * size * longest > cell * POINTS * ticks.step  # for names side by side
+    turned = 90 if longest > 3 or narrow else 0
+    axes.set_xticks(ticks, [names[i] for i in ticks], rotation=turned, **style)
     axes.set_yticks(ticks, [names[i] for i in ticks], **style)
     axes.set_xlabel("predicted")
     axes.set_ylabel("target")
