@@ -94,7 +94,8 @@ def run(asker):
     from ipykernel.kernelapp import launch_new_instance
 
     parent = f"--IPKernelApp.parent_handle={os.getppid()}"  # with which it ends too
-    launch_new_instance(["-f", request["connection"], parent])
+    launch_new_instance(["-f", request["connection"], parent, "--HistoryManager.enabled=False"])
+    os._exit(0)  # at once: there is nothing to clean up
 
 
 def ask(connection):
