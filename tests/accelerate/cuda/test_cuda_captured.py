@@ -146,11 +146,12 @@ def test_no_step_waits(case, how, xpv, emulated):
     net, given = network(case, xpv), list(batches(case, xpv, 4))
     step = TrainStep(net, xl.SoftmaxWithLoss(), xl.Adam(0.01))
     with fused(how == "fused"):
-        kept = [step(x, t) for x, t in given[:3]]
+        for x, t in given[:3]:
+            loss = step(x, t)  # as a loop does: to keep them all takes new memory in each step
         with quiet() as counted:
-            kept.append(step(*given[3]))
+            loss = step(*given[3])
     assert counted["launches"] > 5
-    assert all(np.isfinite(float(v)) for v in kept)
+    assert np.isfinite(float(loss))
 
 
 @pytest.mark.parametrize("how", ["portable", "fused"])
