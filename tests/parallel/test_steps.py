@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 
 import numpy as np
@@ -367,6 +368,21 @@ def test_ranks_that_differ_are_refused(xpv, make, words):
     assert first == second
     assert words in first
     assert "on rank 1" in first
+
+
+def test_other_clipping_is_refused(xpv):
+    (x, t) = batches(xpv, [8])[0]
+
+    def work(group):
+        clip = functools.partial(xl.clip_by_norm, limit=1.0 + group.rank)
+        step = xl.TrainStep(
+            perceptron(), xl.SoftmaxWithLoss(), xl.SGD(), group=group, reduce_grads=clip
+        )
+        words = "reduce_grads is partial(clip_by_norm, limit=2.0) on rank 1, partial(clip_by_norm, "
+        with pytest.raises(ValueError, match=says(words)):
+            step(x, t)
+
+    together(2, work)
 
 
 def test_a_group_of_one_is_no_group(xpv):

@@ -239,13 +239,16 @@ class Exchange:
     def share(self, step: Any) -> None:
         """Check that the ranks train the same, and let all begin with the arrays of rank 0."""
         from xplayers.saving.network import put
-        from xplayers.training.identity import step_identity
+        from xplayers.training.identity import described, step_identity
 
         net, arrays = step.net, step.net.arrays
         kinds = [f"{k} {dtype_name(a.dtype)} {tuple(a.shape)}" for k, a in arrays.items()]
         state = {k: list(part) for k, part in step.state.items()}
         identity = {"arrays": kinds, "state": state, **step_identity(step)}
-        self.compare(type(step).__name__, {**identity, "synchronized": self.synchronized})
+        options = {
+            "reduce_grads": described(step.reduce_grads), "synchronized": self.synchronized,
+        }  # fmt: skip
+        self.compare(type(step).__name__, {**identity, **options})
         shared = self._of_first({"net": arrays, "state": step.state})
         put(net, shared["net"])
         step.state = shared["state"]
