@@ -106,7 +106,9 @@ def failing(folder, name, kind, size, number, step, wait):
     if kind == "interrupt":
         start = job.begun()
         time.sleep(wait)
-        job.kill(number, 2)
+        if not job.kill(number, 2) or "finished" in job.words:  # it had all been done
+            job.wait()
+            return time.perf_counter() - start
         if name == "loop":
             words, fails = "KeyboardInterrupt", True
     else:
