@@ -135,6 +135,7 @@ def test_layers():
         (lambda: xl.Checkpoint(), "Checkpoint: folder is missing; expected Checkpoint(folder, ev"),
         (lambda: xl.Checkpoint("a").restore(), "Checkpoint.restore: net is missing; expected Che"),
         (lambda: xl.History.from_jsonl(), "History.from_jsonl: path is missing; expected History"),
+        (lambda: xl.AccumulatedStep(net(), xl.Huber(), xl.SGD()), "AccumulatedStep: parts is miss"),
         (lambda: xl.MixedPrecision(scale=3), "MixedPrecision: got an unexpected keyword argument"),
         (lambda: xl.schedules.Step(0.1), "Step: every is missing; expected Step(lr, every, "),
         (lambda: setattr(step(), "state", None), "TrainStep: state is None; expected a dict, as "),
@@ -142,6 +143,19 @@ def test_layers():
 )  # fmt: skip
 def test_what_else_is_called(call, words):
     assert words in said(call)
+
+
+def test_what_is_to_be_called_is_said():
+    n, loss = net(), xl.SoftmaxWithLoss()
+    end = "another Array API library: pass what it returns when it is called."
+    loss.forward(n.forward(X), T)
+    words = said(lambda: n.backward(loss.backward))
+    assert words.startswith("Sequential.backward: dy is a method; expected an array of numpy, ")
+    assert words.endswith(end)
+    words = said(lambda: loss.forward(n, T))
+    assert words.startswith("SoftmaxWithLoss: scores is a Sequential; expected an array of numpy, ")
+    assert words.endswith(end)
+    assert said(lambda: n.forward([1.0])).endswith("for example np.asarray(x, dtype='float32').")
 
 
 def test_names_of_others_on_a_step_and_a_trainer():

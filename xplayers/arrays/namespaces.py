@@ -121,9 +121,12 @@ def not_an_array(x: Any, owner: object, name: str) -> str:
     """Return what is said of `x`, which is no array."""
     # Labels are integers; all else is floating-point.
     dtype = "" if name in ("t", "target", "labels") else ", dtype='float32'"
+    fix = f", for example np.asarray({name}{dtype})"
+    if callable(x) and not isinstance(x, type):  # a network, or a method
+        fix = ": pass what it returns when it is called"
     return (
         f"{owner}: {name} is a {type(x).__name__}; expected an array of numpy, cupy, torch, jax or "
-        f"another Array API library, for example np.asarray({name}{dtype})."
+        f"another Array API library{fix}."
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from xplayers._calls import explained
 from xplayers._checks import Option, integer
 from xplayers.arrays.namespaces import Array, namespace, upcast
 from xplayers.layers.base import Layer
@@ -50,6 +51,7 @@ class AccumulatedStep(TrainStep):
 
     parts = Option(integer)
 
+    @explained()
     def __init__(
         self, net: Layer, loss: Loss, optimizer: Optimizer, *, parts: int, **options: Any
     ) -> None:
