@@ -30,6 +30,7 @@ IMPLEMENTATIONS = {
     "xplayers-torch-plain": "benchmarks.implementations.ours:TorchPlain",
     "xplayers-torch": "benchmarks.implementations.ours:Torch",
     "xplayers-torch-numba": "benchmarks.implementations.ours:TorchNumba",
+    "xplayers-torch-compile": "benchmarks.implementations.ours:TorchCompiled",
     "xplayers-jax": "benchmarks.implementations.ours:Jax",
     "book": "benchmarks.implementations.book:Book",
     "book-float64": "benchmarks.implementations.book:BookFloat64",
@@ -46,7 +47,7 @@ LIMITS = {
 }
 NOT_QUICK = {  # left out by --quick: slow to start, or close to another one
     "torch-compile", "book-float64", "xplayers-numpy-step", "xplayers-torch-plain",
-    "xplayers-torch-numba", *LIMITS,
+    "xplayers-torch-numba", "xplayers-torch-compile", *LIMITS,
 }  # fmt: skip
 
 

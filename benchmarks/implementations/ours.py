@@ -232,6 +232,17 @@ class TorchNumba(Numba):
         self.asarray = torch.from_numpy
 
 
+class TorchCompiled(Torch):
+    """Steps by ``torch.compile``, which replays stand beside."""
+
+    layer = softmax_with_loss = inference = loading = adam = None
+
+    def train_step(self, data: dict[str, Any], lr: float) -> tuple[TrainStep, Any, Any]:
+        step, x, t = super().train_step(data, lr)
+        step.compile = True
+        return step, x, t
+
+
 class Jax(Step):
     """The same under ``jax.jit``, with donated state."""
 

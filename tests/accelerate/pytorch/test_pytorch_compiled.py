@@ -262,17 +262,18 @@ FACTOR = 2.0
 class Scaled(xl.Layer):
     """A layer that looks at a global name and at an attribute."""
 
-    def __init__(self):
-        self.other = 1.0
+    def __init__(self, others=()):
+        self.other, self.others = 1.0, [*others, 1.0]
 
     def apply(self, arrays, x):
-        return x * (FACTOR * self.other), ()
+        return x * (FACTOR * self.other * self.others[-1]), ()
 
     def vjp(self, cache, dy):
-        return dy * (FACTOR * self.other), {}
+        return dy * (FACTOR * self.other * self.others[-1]), {}
 
 
-def test_what_a_compiled_step_has_looked_at_may_change(monkeypatch):
+@pytest.mark.parametrize("others", [0, 6000], ids=["all seen", "more than is looked at"])
+def test_what_a_compiled_step_has_looked_at_may_change(monkeypatch, others):
     """Of this package PyTorch asks nothing before a step; of the user's names and numbers all."""
     compile, kept = torch.compile, []
 
@@ -288,7 +289,10 @@ def test_what_a_compiled_step_has_looked_at_may_change(monkeypatch):
         return compile(f, backend=backend, options={"guard_filter_fn": counted})
 
     monkeypatch.setattr(torch, "compile", compiled)
-    nets = [xl.Sequential(xl.Affine.init(5, 3, rng=0), Scaled()) for _ in range(2)]
+    nets = [
+        xl.Sequential(xl.Affine.init(5, 3, rng=0), Scaled([[] for _ in range(others)]))
+        for _ in range(2)
+    ]
     first, other = (
         step_of(n, xl.SGD(0.1), compile=c) for n, c in zip(nets, (True, False), strict=True)
     )
@@ -301,15 +305,22 @@ def test_what_a_compiled_step_has_looked_at_may_change(monkeypatch):
     same()
     same()
     assert any("FACTOR" in name for name in kept)
+    assert any("twin" in name for name in kept) is bool(others)
     assert not any("xplayers" in name for name in kept)
     monkeypatch.setitem(globals(), "FACTOR", 3.0)
     same()
     for net in nets:
         net[1].other = 0.5
     same()
+    for net in nets:
+        net[1].others[-1] = 0.25
+    same()
     same(lr=0.7)
     for step in (first, other):
         step.optimizer.lr = 0.3
+    same()
+    for step in (first, other):
+        step.loss.label_smoothing = 0.1
     same()
     with torch.no_grad():
         same()
