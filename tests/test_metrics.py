@@ -66,13 +66,16 @@ class TestWeights:
         y, t = xpv.asarray(Y, "float32"), xpv.asarray(T)
         for metric in (xl.accuracy, xl.confusion_matrix):
             name = metric.__name__
-            with pytest.raises(ValueError, match=f"{name}: sample_weight has a value of -1"):
-                metric(y, t, sample_weight=xpv.asarray([1.0, -1.0, 1.0, 1.0], "float32"))
             with pytest.raises(ValueError, match=rf"{name}: sample_weight has shape \(3,\)"):
                 metric(y, t, sample_weight=xpv.asarray([1, 2, 3]))
             with pytest.raises(TypeError, match=f"{name}: sample_weight"):
                 metric(y, t, sample_weight=[1.0] * 4)
         assert float(xl.accuracy(y, t, xpv.asarray([0, 0, 0, 0]))) == 0.0
+        needs_values(xpv)
+        for metric in (xl.accuracy, xl.confusion_matrix):
+            expected = f"{metric.__name__}: sample_weight has a value of -1"
+            with pytest.raises(ValueError, match=expected):
+                metric(y, t, sample_weight=xpv.asarray([1.0, -1.0, 1.0, 1.0], "float32"))
 
 
 class TestConfusionMatrix:

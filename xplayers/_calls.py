@@ -63,16 +63,17 @@ def wrong_call(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Any)
     return f"{last} is missing" if last else ""
 
 
-def explained(hint: str = "", *, name: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+def explained(
+    hint: str | Callable[[], str] = "", *, name: str = ""
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function or method, so that calls with wrong arguments say what is expected.
 
-    `hint` is the next step. A method is named by the class of its object, or as `name`. It adds a
-    fraction of a microsecond to a call: what is called for each layer has `or_missing`.
+    `hint` is the next step, or a function that returns it. A method is named by the class of its
+    object, or as `name`. It adds a fraction of a microsecond to a call: what is called for each
+    layer has `or_missing`. Signatures are looked at where a call is wrong, not on import.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        bound = next(iter(inspect.signature(function).parameters), "") in ("self", "cls")
-
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             try:
@@ -81,7 +82,7 @@ def explained(hint: str = "", *, name: str = "") -> Callable[[Callable[P, R]], C
                 trace = error.__traceback__
                 if trace is None or trace.tb_next is not None:  # raised by what was called
                     raise
-                refused = _refusal(function, args, kwargs, bound, hint, name)
+                refused = _refusal(function, args, kwargs, hint, name)
                 if refused is None:
                     raise
             raise refused
@@ -99,8 +100,9 @@ def explained_data(kind: Kind) -> Kind:
 
 
 def _refusal(
-    function: Callable[..., Any], args: Any, kwargs: Any, bound: bool, hint: str, name: str
+    function: Callable[..., Any], args: Any, kwargs: Any, hint: str | Callable[[], str], name: str
 ) -> TypeError | None:
+    bound = next(iter(inspect.signature(function).parameters), "") in ("self", "cls")
     signature = call_signature(function, bound=bound)
     wrong = wrong_call(signature, args[bound:], kwargs)
     if not wrong:
@@ -114,7 +116,8 @@ def _refusal(
         owner = of if method in ("__init__", "__call__") else f"{of}.{method}"
     from xplayers._foreign import foreign  # which imports this file
 
-    hints = " ".join(filter(None, (foreign(signature, kwargs), hint)))
+    next_step: str = hint() if callable(hint) else hint
+    hints = " ".join(filter(None, (foreign(signature, kwargs), next_step)))
     return TypeError(f"{owner}: {wrong}; expected {name or owner}{signature}. {hints}".strip())
 
 

@@ -6,6 +6,7 @@ users call (`forward`, `backward`, `predict`) are implemented here, once for all
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Self, final
@@ -270,8 +271,8 @@ class Layer(Module):
         if isinstance(init, classmethod):
             type.__setattr__(cls, "init", classmethod(with_checked_arguments(init.__func__)))
         if "__init__" in cls.__dict__:
-            made = init and f"With initial values it is {constructor_call(cls)}."
-            type.__setattr__(cls, "__init__", explained(made or "")(cls.__dict__["__init__"]))
+            made = functools.partial(_with_initial_values, cls) if init else ""
+            type.__setattr__(cls, "__init__", explained(made)(cls.__dict__["__init__"]))
         for name in ("forward", "backward", "predict", "to", "zero_grads", "__call__"):
             if name in cls.__dict__:
                 message = (
@@ -503,3 +504,7 @@ for _name in NETWORK:
     setattr(Layer, _name, Foreign(_name))
 for _name in ("x", "y", "t", "loss"):  # of losses
     setattr(Module, _name, Foreign(_name))
+
+
+def _with_initial_values(kind: type) -> str:
+    return f"With initial values it is {constructor_call(kind)}."
