@@ -8,7 +8,7 @@ import math
 import sys
 from typing import Any
 
-from xplayers.arrays.checks import check_same, check_values
+from xplayers.arrays.checks import check_real, check_same, check_values
 from xplayers.arrays.namespaces import Array, DType, namespace, on_host, size
 
 _EXPECTED = "a number for each sample, none negative"
@@ -41,6 +41,8 @@ def check_weight_values(owner: object, weights: Array, like: Array, like_name: s
     check_same(owner, "sample_weight", weights, like, like_name=like_name)
     if on_host(weights):
         check_values(owner, "sample_weight", weights, 0.0, sys.float_info.max, _EXPECTED)
+    else:
+        check_real(owner, "sample_weight", weights)
 
 
 def check_weights(owner: object, weights: Array, x: Array) -> None:
