@@ -181,7 +181,7 @@ def as_it_stands(
     first = operands[0]
     # beside a 0-d array of NumPy, others are arrays like it
     if len(operands) > 1 and (first.shape or not isinstance(first, _HOST)):
-        operands = [a if type(a) is float else scalar(a) for a in operands]
+        operands = tuple([a if type(a) is float else scalar(a) for a in operands])
     results = function.function(xp, *operands, **options)
     return results if out is None else _write(results, out)
 

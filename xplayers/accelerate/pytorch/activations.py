@@ -22,20 +22,26 @@ from xplayers.layers import activations
 
 Kernel = Callable[..., Any]
 
-FEW = 65_536  # elements, up to which NumPy selects in less time; measured
+FEW = 65_536  # elements, up to which NumPy selects in less time, at least into memory; measured
 # Above it log(1 + exp(x)) is x, in float64 too.
 LINEAR = 40.0
 
 
-def kernel_of(function: Any, operands: tuple, out: Any, options: dict[str, Any]) -> Kernel | None:
-    """Return ``kernel(*operands, out=None)`` for an elementwise function of tensors, or None."""
+def kernel_of(
+    function: Any, operands: tuple, out: Any, options: dict[str, Any], *, recorded: bool = False
+) -> Kernel | None:
+    """Return ``kernel(*operands, out=None)`` for an elementwise function of tensors, or None.
+
+    `recorded`: it is to be called with an `out` later.
+    """
     if function is activations.chain:
         make = _GRADIENTS.get(options["derivative"])
     else:
         make = _KERNELS.get(function)
     if make is None or is_traced():
         return None
-    if function is activations.relu_vjp and operands[0].numel() <= FEW:
+    eager_relu = function is functional.relu and out is None and not recorded
+    if function in _SELECTIONS and not eager_relu and operands[0].numel() <= FEW:
         return None
     first, arrays = operands[0], operands if out is None else (*operands, out)
     if any(a.shape != first.shape or a.dtype is not first.dtype for a in arrays):
@@ -147,6 +153,7 @@ def _wide(x: Any) -> Any:
 
 
 _KERNELS: dict[Any, Callable[..., Kernel | None]] = {
+    functional.relu: lambda: _forward("relu"),
     functional.sigmoid: lambda: _forward("sigmoid"),
     functional.tanh: lambda: _forward("tanh"),
     functional.softplus: lambda: _forward("softplus", 1.0, LINEAR),
@@ -158,6 +165,7 @@ _KERNELS: dict[Any, Callable[..., Kernel | None]] = {
     activations.sigmoid_vjp: lambda: _gradient("sigmoid_backward"),
     activations.tanh_vjp: lambda: _gradient("tanh_backward"),
 }
+_SELECTIONS = (functional.relu, activations.relu_vjp)
 _GRADIENTS: dict[Any, Callable[..., Kernel | None]] = {  # by the derivative
     functional.softplus_derivative: lambda: _gradient("softplus_backward", 1.0, LINEAR),
     functional.silu_derivative: _silu_gradient,

@@ -56,7 +56,7 @@ def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str
         operands = (x, *map(_scalar, operands[1:]))
     plain = [a.value if isinstance(a, Tracer) else a for a in operands]
     if x.xp.__name__ == _TORCH:
-        kernel = pytorch_activations.kernel_of(function, (*plain,), None, options)
+        kernel = pytorch_activations.kernel_of(function, (*plain,), None, options, recorded=True)
     else:
         kernel = host_activations.kernel_of(function, plain[0])
     if kernel is not None:
