@@ -85,9 +85,15 @@ def test_the_table_has_every_layer():
     assert public - abstract <= shown, f"not in the table: {public - abstract - shown}"
 
 
+def floats_of(case, xpv):
+    """Return the dtypes to try; onnxruntime, by which ndonnx computes, has no float64 cosine."""
+    without = xpv.backend == "ndonnx" and "rotary" in case.id.lower()
+    return [dtype for dtype in xpv.floats if not (without and dtype == "float64")]
+
+
 @EVERY
 def test_forward_is_the_reference(case, xpv):
-    for dtype in xpv.floats:
+    for dtype in floats_of(case, xpv):
         layer, x = make(case, xpv, dtype), place(case, xpv, inputs(case), dtype)
         if xpv.jit and "16" in dtype:  # each operation would be compiled for one more dtype
             y, _ = forward_compiled(layer, x)
@@ -102,7 +108,7 @@ def test_forward_is_the_reference(case, xpv):
 @pytest.mark.doubles
 def test_gradients_are_those_of_the_reference(case, xpv):
     """In float64, along random directions, to 1e-12."""
-    if "float64" not in xpv.floats or not case.analytic:
+    if "float64" not in floats_of(case, xpv) or not case.analytic:
         pytest.skip("no float64 here" if case.analytic else "the reference is real")
     layer, x = make(case, xpv, "float64"), inputs(case)
     at = place(case, xpv, x, "float64")
