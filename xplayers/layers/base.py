@@ -14,8 +14,7 @@ from typing import Any, Self, final
 import numpy as np
 
 from xplayers._calls import MISSING, explained, or_missing
-from xplayers._checks import constructor_call
-from xplayers._foreign import ARGUMENTS, NETWORK, Foreign, with_checked_arguments
+from xplayers._foreign import NETWORK, Foreign, with_checked_arguments
 from xplayers.arrays.checks import (
     check_dtype,
     check_input,
@@ -25,7 +24,13 @@ from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import meet_tensors
 from xplayers.arrays.transfer import as_plain
 from xplayers.layers.places import check_grads, check_pair, explain
-from xplayers.layers.refusals import check_gradient, missing, positional
+from xplayers.layers.refusals import (
+    check_gradient,
+    check_inputs,
+    missing,
+    positional,
+    with_initial_values,
+)
 from xplayers.layers.representation import drawing, init_call, options
 from xplayers.layers.ties import Ties
 from xplayers.layers.variables import Variables, VariablesView, check_constructor, settings_changed
@@ -271,7 +276,7 @@ class Layer(Module):
         if isinstance(init, classmethod):
             type.__setattr__(cls, "init", classmethod(with_checked_arguments(init.__func__)))
         if "__init__" in cls.__dict__:
-            made = functools.partial(_with_initial_values, cls) if init else ""
+            made = functools.partial(with_initial_values, cls) if init else ""
             type.__setattr__(cls, "__init__", explained(made)(cls.__dict__["__init__"]))
         for name in ("forward", "backward", "predict", "to", "zero_grads", "__call__"):
             if name in cls.__dict__:
@@ -454,19 +459,7 @@ class Layer(Module):
 
     def _check_inputs(self, inputs: Sequence[Any], named: Mapping[str, Any]) -> None:
         """Raise an error if the layer takes no such further inputs."""
-        signature = inspect.signature(self.apply)
-        try:
-            signature.bind({}, None, *inputs, **named)
-        except TypeError as error:
-            parameters = [*signature.parameters.values()][1:]
-            known = ", ".join([str(p.replace(annotation=p.empty)) for p in parameters])
-            message = f"{self._owner}: {error}; expected forward({known})."
-            if not inputs and not named and len(parameters) == 0:
-                takes = ", ".join(["self", *signature.parameters])
-                message = f"{self._owner} defines apply({takes}); expected apply(self, arrays, x)."
-            if "train_flg" in named or any(type(a) is bool for a in inputs):
-                message += f" {ARGUMENTS['train_flg']}"
-            raise TypeError(message) from None
+        check_inputs(self, inputs, named)
 
     def _begin(self, arrays: Mapping[str, Array], cache: Cache) -> None:
         """After a forward: let the next backward overwrite the gradients, and update buffers."""
@@ -504,7 +497,3 @@ for _name in NETWORK:
     setattr(Layer, _name, Foreign(_name))
 for _name in ("x", "y", "t", "loss"):  # of losses
     setattr(Module, _name, Foreign(_name))
-
-
-def _with_initial_values(kind: type) -> str:
-    return f"With initial values it is {constructor_call(kind)}."

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, NoReturn
 
 import numpy as np
 
-from xplayers._checks import shown
+from xplayers._checks import constructor_call, shown
+from xplayers._foreign import ARGUMENTS
 from xplayers.arrays.checks import check_off_tape, described, elsewhere
 from xplayers.arrays.namespaces import Array, device, namespace
 
@@ -60,3 +63,25 @@ def check_gradient(owner: str, dy: Array, y: Array) -> None:
         )
         raise TypeError(message)
     check_off_tape(owner, "dy", dy)
+
+
+def check_inputs(layer: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> None:
+    """Raise an error if a layer takes no such further inputs."""
+    signature = inspect.signature(layer.apply)
+    try:
+        signature.bind({}, None, *inputs, **named)
+    except TypeError as error:
+        parameters = [*signature.parameters.values()][1:]
+        known = ", ".join([str(p.replace(annotation=p.empty)) for p in parameters])
+        message = f"{layer._owner}: {error}; expected forward({known})."
+        if not inputs and not named and len(parameters) == 0:
+            takes = ", ".join(["self", *signature.parameters])
+            message = f"{layer._owner} defines apply({takes}); expected apply(self, arrays, x)."
+        if "train_flg" in named or any(type(a) is bool for a in inputs):
+            message += f" {ARGUMENTS['train_flg']}"
+        raise TypeError(message) from None
+
+
+def with_initial_values(kind: type) -> str:
+    """Return the next step for who calls a class that has an `init`."""
+    return f"With initial values it is {constructor_call(kind)}."
