@@ -272,6 +272,7 @@ class Sequential(Container):
         caches: list[Cache] = []
         further = self._further_inputs(inputs, named) if inputs or named else {}
         parts = self._parts if further else parts_of(x, self)
+        reuses_buffers = self._reuses_buffers
         for part in parts:
             try:
                 if further:
@@ -286,7 +287,7 @@ class Sequential(Container):
                 self._locate(error, part, *further.get(part.name, _NO_INPUTS))
                 raise
             caches.append(cache)
-            if self._reuses_buffers:
+            if reuses_buffers:
                 arrays = {**arrays, **updated_part_buffers(part, arrays, cache)}
         if parts is self._parts:
             return x, tuple(caches)
@@ -352,17 +353,18 @@ class Sequential(Container):
         """
         parts, further = self._parts_of(cache), {}
         for i in reversed(range(down_to, len(parts))):
+            part = parts[i]
             try:
-                result = parts[i].layer.vjp(cache[i], dy)
+                result = part.layer.vjp(cache[i], dy)
                 if type(result) is not tuple:
-                    check_pair(parts[i].layer, "vjp", result)
-                collect(grads, parts[i], result[1])
+                    check_pair(part.layer, "vjp", result)
+                collect(grads, part, result[1])
                 dy = result[0]
             except Exception as error:
                 locate_backward(error, self, parts, i, dy)
                 raise
             if i and type(dy) is tuple:
-                further[parts[i].name], dy = dy[1:], dy[0]
+                further[part.name], dy = dy[1:], dy[0]
         return dy, further
 
     def updated_buffers(self, arrays: Mapping[str, Array], cache: Cache) -> dict[str, Array]:

@@ -16,8 +16,13 @@ from xplayers.arrays.elementwise import elementwise
 
 
 def relu_and_sign(x: np.ndarray) -> Any:
-    """Return ReLU of a large array, and where it is positive: backward reads a byte of each."""
-    return NotImplemented if x.nbytes < SMALLEST else relu_and_mask(x)
+    """Return ReLU, and of a large array where it is positive: backward reads a byte of each."""
+    if x.nbytes >= SMALLEST:
+        return relu_and_mask(x)
+    if type(x) is not np.ndarray or x.dtype.char not in "fd" or functional.relu.compiled:
+        return NotImplemented
+    y = np.maximum(x, 0)
+    return y, y
 
 
 @elementwise

@@ -40,8 +40,8 @@ def evaluate(x: Any, function: Any, operands: tuple, out: Any, options: dict[str
         results = in_one_pass(function, operands, out, options)
         if results is not NotImplemented:
             return results
-    if out is None and len(operands) == 1:
-        return function.function(namespace(x), x, **options)
+    if out is None and all([type(a) is np.ndarray and a.ndim for a in operands]):
+        return function.function(namespace(x), *operands, **options)  # the common case, told fast
     return as_it_stands(namespace(x), function, operands, out, options)
 
 

@@ -35,11 +35,13 @@ def product(a: np.ndarray, b: np.ndarray, bias: np.ndarray | None = None) -> Any
     if type(a) is not np.ndarray or a.dtype != b.dtype:
         return NotImplemented
     (n, k), m = a.shape, b.shape[1]
-    if n * m <= SMALL and min(n, k, m) > 1 and _by_blas(a) and _by_blas(b):
+    multiply: Any = np.multiply if k == 1 else np.matmul
+    if n * m > SMALL:
+        y = multiply(a, b, out=empty((n, m), a.dtype))
+    elif min(n, k, m) > 1 and _by_blas(a) and _by_blas(b):
         y = np.dot(a, b)  # the same call of BLAS as of `numpy.matmul`, in half the time
     else:
-        multiply: Any = np.multiply if k == 1 else np.matmul
-        y = multiply(a, b, out=empty((n, m), a.dtype))
+        y = multiply(a, b)
     if bias is not None:
         y += bias
     return y
