@@ -105,8 +105,8 @@ def statements(path, at_import_time=False):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     functions = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
     later = {n for f in functions for n in ast.walk(f)} if at_import_time else set()
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
-    return [n for n in found if n not in later]
+    imports = [n for n in ast.walk(tree) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return [n for n in imports if n not in later]
 
 
 def test_imports_point_downwards():
@@ -249,6 +249,17 @@ def test_mutants_without_effect_are_those_of_lines_that_are_there():
         module = max((m for m in FILES if f"{each['in']}.".startswith(f"{m}.")), key=len)
         lines = [line.strip() for line in FILES[module].read_text(encoding="utf-8").splitlines()]
         assert each["old"] in lines, f"{each['in']} has no such line: {each['old']}"
+
+
+def test_variables_are_called_by_what_they_are():
+    """Each of these words says how a value came to be there, and fits every value."""
+    empty = {"place", "found", "made", "given", "kept"}
+    for path in (*PACKAGE.rglob("*.py"), *(ROOT / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            written = isinstance(getattr(node, "ctx", None), ast.Store)
+            names = {"arg": isinstance(node, ast.arg), "id": written, "attr": written}
+            named = [getattr(node, k, "") for k, counts in names.items() if counts]
+            assert not empty & {n.strip("_") for n in named}, f"{path}, line {node.lineno}"
 
 
 def test_no_file_of_the_tests_is_long():

@@ -49,14 +49,14 @@ def call_signature(function: Callable[..., Any], *, bound: bool) -> inspect.Sign
 def wrong_call(signature: inspect.Signature, args: tuple[Any, ...], kwargs: Any) -> str:
     """Return what is wrong with the arguments of a call, or nothing."""
     try:
-        given = signature.bind_partial(*args, **kwargs).arguments
+        arguments = signature.bind_partial(*args, **kwargs).arguments
     except TypeError as error:
         return str(error)
     optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     *names, last = [
         name
         for name, p in signature.parameters.items()
-        if name not in given and p.default is p.empty and p.kind not in optional
+        if name not in arguments and p.default is p.empty and p.kind not in optional
     ] or [""]
     if names:
         return f"{', '.join(names)} and {last} are missing"

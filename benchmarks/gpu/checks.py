@@ -70,8 +70,8 @@ def _layer_error(case: Any, xp: Any) -> float:
         y = layer.forward(values)
         dy = np.random.default_rng(2).normal(size=tuple(y.shape)).astype(dtype)
         dx = layer.backward(make.asarray(dy))
-        found = {"y": y, **layer.grads}
-        results.append(found if dx is None else {**found, "dx": dx})
+        arrays = {"y": y, **layer.grads}
+        results.append(arrays if dx is None else {**arrays, "dx": dx})
     return max(_error(results[1][k], results[0][k]) for k in results[0])
 
 
@@ -110,8 +110,8 @@ def on_device(device: str, seconds: float) -> Iterator[Row]:
         return "0 transfers to the host in 3 steps"
 
     def captured(workload: Workload) -> str:
-        take, given, x, t, lr = ours.captured(workload, device)
-        take(*given, x, t, lr)
+        take, arrays, x, t, lr = ours.captured(workload, device)
+        take(*arrays, x, t, lr)
         take.close()
         return "no upload, no synchronisation"
 
@@ -132,7 +132,7 @@ def _replayed(workload: Workload, device: str) -> str:
 
     xp = ours.library(device)
     make = functools.partial(Gemm, autotune=False)  # the same algorithms on both sides
-    take, given, x, t, lr = ours.captured(workload, device, gemm=make)
+    take, arrays, x, t, lr = ours.captured(workload, device, gemm=make)
     step, _, _ = ours.train_step(workload, xp.asarray)
     params, buffers = step.net.params.copy(), step.net.buffers.copy()
     state = {"optimizer": step.optimizer.init(params)}
@@ -142,9 +142,9 @@ def _replayed(workload: Workload, device: str) -> str:
             a, params, buffers, state = step.pure(
                 params, buffers, {}, state, x, t, rate, donate=True
             )
-        b, given[0], given[1], given[3] = take(*given, x, t, lr)
+        b, arrays[0], arrays[1], arrays[3] = take(*arrays, x, t, lr)
         pairs.append((a, b))
-    pairs += [(params[name], given[0][name]) for name in params]
+    pairs += [(params[name], arrays[0][name]) for name in params]
     wrong = sum(to_numpy(a).tobytes() != to_numpy(b).tobytes() for a, b in pairs)
     take.close()
     gemm.close()
@@ -157,10 +157,10 @@ def _replayed(workload: Workload, device: str) -> str:
 def _memory_given_back(workload: Workload, device: str) -> str:
     import cupy
 
-    take, given, x, t, lr = ours.captured(workload, device)
+    take, arrays, x, t, lr = ours.captured(workload, device)
     used = []
     for _ in range(3):
-        take(*given, x, t, lr)
+        take(*arrays, x, t, lr)
         take.close()
         cupy.get_default_memory_pool().free_all_blocks()
         free, total = cupy.cuda.runtime.memGetInfo()
@@ -214,17 +214,17 @@ def epilogues(lt: Any, dtype: str, tolerance: float, asarray: Any) -> Iterator[R
     rng = np.random.default_rng(0)
     a, b = rng.integers(-1, 2, (192, 320)), rng.integers(-1, 2, (320, 256))
     bias = rng.integers(-3, 4, 256)  # some inputs of activations are 0
-    given = [asarray(v.astype(dtype)) for v in (a, b, bias)]
-    kept: dict[str, Any] = {}  # by the last product with "_aux", which is that with the bias
+    operands = [asarray(v.astype(dtype)) for v in (a, b, bias)]
+    aux: dict[str, Any] = {}  # by the last product with "_aux", which is that with the bias
     for name, kind in EPILOGUES.items():
-        options = {"bias": given[2]} if kind.bias == "in" else {}
+        options = {"bias": operands[2]} if kind.bias == "in" else {}
         if kind.aux == "in":
-            options["aux"] = kept.get("relu" if "relu" in name else "gelu")
+            options["aux"] = aux.get("relu" if "relu" in name else "gelu")
         try:
-            found = lt.matmul(given[0], given[1], epilogue=name, **options)
+            results = lt.matmul(operands[0], operands[1], epilogue=name, **options)
             if kind.aux == "out":
-                kept[name.partition("_")[0]] = found[1]
-            error = _epilogue_error(name, a, b, bias, found)
+                aux[name.partition("_")[0]] = results[1]
+            error = _epilogue_error(name, a, b, bias, results)
         except Exception as e:
             yield {"row": f"{name}, {dtype}", "error": said(e)}
             continue
@@ -232,7 +232,7 @@ def epilogues(lt: Any, dtype: str, tolerance: float, asarray: Any) -> Iterator[R
         yield {"row": f"{name}, {dtype}", "value" if error <= tolerance else "error": text}
 
 
-def _epilogue_error(name: str, a: Any, b: Any, bias: Any, found: Any) -> float:
+def _epilogue_error(name: str, a: Any, b: Any, bias: Any, results: Any) -> float:
     z = (a @ b).astype("float64")
     y, s = z + bias if name.endswith("bias") else z, z + bias
     if name.startswith("relu"):
@@ -243,11 +243,11 @@ def _epilogue_error(name: str, a: Any, b: Any, bias: Any, found: Any) -> float:
         y = z * (s > 0)
     elif name.startswith("dgelu"):
         y = z * _gelu(s)[1]
-    if not isinstance(found, tuple):
-        return _error(found, y)
-    error = _error(found[0], y)
+    if not isinstance(results, tuple):
+        return _error(results, y)
+    error = _error(results[0], y)
     if "bgrad" in name:
-        return max(error, _error(found[1], (b if name == "bgradb" else y).sum(axis=0)))
+        return max(error, _error(results[1], (b if name == "bgradb" else y).sum(axis=0)))
     return error
 
 
@@ -286,9 +286,9 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
         dy = np.random.default_rng(1).standard_normal(right.shape)
         back, grads = layer.vjp(cache, dy)
         arrays = {k: cupy.asarray(a) for k, a in layer.params.items()}
-        given, dgiven = cupy.asarray(x, "float32"), cupy.asarray(dy, "float32")
+        single, dsingle = cupy.asarray(x, "float32"), cupy.asarray(dy, "float32")
 
-        def both(layer=layer, arrays=arrays, x=given, dy=dgiven) -> Any:
+        def both(layer=layer, arrays=arrays, x=single, dy=dsingle) -> Any:
             y, cache = layer.apply(arrays, x)
             dx, grads = layer.vjp(cache, dy)
             return y, dx, *grads.values()
@@ -299,9 +299,9 @@ def cudnn(device: str, seconds: float) -> Iterator[Row]:
             try:
                 lib = Cudnn(tf32=tf32)
                 with fused(), lib.layers():  # the library, where both have a body
-                    found = both()
+                    results = both()
                     wanted = (right, back, *grads.values())
-                    error = max(map(_error, found, wanted))
+                    error = max(map(_error, results, wanted))
                     time = measure(both, wait, seconds)
                 plans = sum(map(bool, lib.plans.values()))
                 lib.close()

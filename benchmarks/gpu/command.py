@@ -56,11 +56,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0 if args.list else 2
     device = "the CPU"
     if args.device == "cuda":
-        found = devices.look("cupy")
-        if found.why:
-            print(f"benchmarks gpu: {found}; {found.fix}.", file=sys.stderr)
+        cupy = devices.look("cupy")
+        if cupy.why:
+            print(f"benchmarks gpu: {cupy}; {cupy.fix}.", file=sys.stderr)
             return 1
-        device = found.devices[0]
+        device = cupy.devices[0]
     results: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "device": device,
@@ -132,7 +132,7 @@ def ratios(sections: Mapping[str, list[dict[str, Any]]]) -> dict[str, float]:
         name: {row["row"]: row["time"]["median"] for row in rows if "time" in row}
         for name, rows in sections.items()
     }
-    found: dict[str, float] = {}
+    quotients: dict[str, float] = {}
     workloads = {w: None for name in times for w in times[name] if SECTIONS[name]}
     for workload in workloads:
         ours = [n for n in times if n.startswith("xpl") and workload in times[n]]
@@ -143,11 +143,11 @@ def ratios(sections: Mapping[str, list[dict[str, Any]]]) -> dict[str, float]:
         peers = [n for n in ("torch", "torch-compile", "jax") if workload in times.get(n, {})]
         if peers:
             fastest = min(peers, key=lambda n: times[n][workload])
-            found[f"{workload}: xplayers / {fastest}"] = min(mine) / times[fastest][workload]
+            quotients[f"{workload}: xplayers / {fastest}"] = min(mine) / times[fastest][workload]
         for other in ("torch-graph", "products"):
             if workload in times.get(other, {}):
-                found[f"{workload}: xplayers / {other}"] = min(mine) / times[other][workload]
-    return found
+                quotients[f"{workload}: xplayers / {other}"] = min(mine) / times[other][workload]
+    return quotients
 
 
 def line(row: dict[str, Any]) -> str:

@@ -58,10 +58,10 @@ def plain(workload: Workload, device: str) -> Callable[[], Any]:
 
 def graph(workload: Workload, device: str) -> Callable[[], Any]:
     """The step from its CUDA graph; the batch is copied into it each time."""
-    take, given, x, t, lr = captured(workload, device)
+    take, arrays, x, t, lr = captured(workload, device)
 
     def run() -> Any:
-        value, given[0], given[1], given[3] = take(*given, x, t, lr)
+        value, arrays[0], arrays[1], arrays[3] = take(*arrays, x, t, lr)
         return value
 
     return run
@@ -71,13 +71,13 @@ def many(workload: Workload, device: str) -> Callable[[], Any]:
     """Ten fused steps in one launch, whose batches the graph gathers from data on the device."""
     from xplayers.accelerate.cuda.fused import fused as switched_on
 
-    take, given, x, t, lr = captured(workload, device)
+    take, arrays, x, t, lr = captured(workload, device)
     rows = np.tile(np.arange(workload.batch), (STEPS, 1))
     index = library(device).asarray(rows)
 
     def run() -> Any:
         with switched_on():
-            values, given[0], given[1], given[3] = take.many(*given, x, t, index, lr)
+            values, arrays[0], arrays[1], arrays[3] = take.many(*arrays, x, t, index, lr)
         return values
 
     return run

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+import importlib
 import inspect
 import itertools
 import json
@@ -97,6 +98,15 @@ def unwrapped(mutants: dict[str, Any], is_classmethod: bool = False) -> Callable
     return known
 
 
+def _import_all(mutants: Iterable[str]) -> None:
+    """Import the modules of these mutants, of which some are imported where they are needed."""
+    for module in sorted({name.rpartition(".")[0] for name in mutants}):
+        importlib.import_module(module)
+    lacking = {name.rpartition("__mutmut_")[0] for name in mutants} - FUNCTIONS.keys()
+    if lacking:  # what cannot be put in would count as killed
+        pytest.exit(f"mutants of unknown functions: {', '.join(sorted(lacking))}", returncode=1)
+
+
 def activate(mutant: str) -> None:
     """Let a function be one of its mutants, in this process."""
     name = mutant.rpartition("__mutmut_")[0]
@@ -149,6 +159,7 @@ class Trials:
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
             pytest.exit("the tests cannot be collected", returncode=1)
+        _import_all(self.names)
         self._choose()
         gc.collect()
         gc.freeze()  # so that forks share what is there

@@ -80,8 +80,8 @@ def run(script: Path, arguments: list[str], device: Device | None, losses: Path 
         raise
     finally:
         for module, names in reader.replaced.items():
-            kept = f"; yours: {', '.join(reader.kept[module])}" if reader.kept[module] else ""
-            _say(f"{module}: {', '.join(names)} of xplayers{kept}")
+            others = f"; yours: {', '.join(reader.own[module])}" if reader.own[module] else ""
+            _say(f"{module}: {', '.join(names)} of xplayers{others}")
         if device and not reader.replaced:
             _say("nothing was replaced: the script imports no common.layers and the like")
         if device and device.on_host:

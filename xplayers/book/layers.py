@@ -276,8 +276,8 @@ class Dropout(Adapter):
 
     def forward(self, x: Any, train_flg: bool = True) -> Any:
         """Drop, or in inference scale."""
-        kept = 1.0 - self.dropout_ratio
-        return super().forward(x) * kept if train_flg else x * kept
+        share = 1.0 - self.dropout_ratio
+        return super().forward(x) * share if train_flg else x * share
 
     def backward(self, dout: Any) -> Any:
         """Return the gradient of the input."""

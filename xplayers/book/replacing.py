@@ -43,7 +43,7 @@ class Reader:
     ) -> None:  # fmt: skip
         self.folder, self.device, self.changed = folder, device, changed
         self.replaced: dict[str, list[str]] = {}  # names by module
-        self.kept: dict[str, list[str]] = {}
+        self.own: dict[str, list[str]] = {}
         self.builtins = {**vars(builtins), "__import__": self._import}
 
     def run(self, script: Path, arguments: list[str]) -> None:
@@ -83,7 +83,7 @@ class Reader:
             ours = vars(importlib.import_module(f"xplayers.book.{part}"))
             own = [n for n, a in names.items() if getattr(a, "__module__", "") == name]
             self.replaced[name] = [n for n in own if n in ours]
-            self.kept[name] = [n for n in own if n not in ours and not n.startswith("_")]
+            self.own[name] = [n for n in own if n not in ours and not n.startswith("_")]
             names.update({n: ours[n] for n in self.replaced[name]})
         if self.changed is not None:
             self.changed(part, names)

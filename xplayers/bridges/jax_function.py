@@ -99,7 +99,7 @@ class Function:
         self._apply = jax.custom_vjp(lambda *arguments: _forward(layer, *arguments)[0])
         self._apply.defvjp(
             lambda *arguments: _recorded(layer, *arguments),
-            lambda kept, dy: _backward(layer, kept, dy),
+            lambda residuals, dy: _backward(layer, residuals, dy),
             symbolic_zeros=True,
         )
 
@@ -170,9 +170,9 @@ def _is_primal(a: Any) -> bool:
     return hasattr(a, "perturbed")
 
 
-def _forward(layer: Any, params: Arrays, buffers: Arrays, given: tuple) -> tuple[Any, Any]:
+def _forward(layer: Any, params: Arrays, buffers: Arrays, call: tuple) -> tuple[Any, Any]:
     """Return output and changed buffers, and the cache."""
-    x, inputs, named = given
+    x, inputs, named = call
     arrays = {**layer._ties.expanded(params), **buffers}
     if isinstance(layer, Loss):
         y, cache = layer._evaluate(x, *inputs, arrays=arrays, **named)
@@ -191,9 +191,9 @@ def _recorded(layer: Any, *primals: Any) -> tuple[Any, Any]:
     return results, (cache, _Inputs((tree, floating, wanted)))
 
 
-def _backward(layer: Any, kept: tuple, results: tuple[Any, Any]) -> tuple[Any, None, Any]:
+def _backward(layer: Any, residuals: tuple, results: tuple[Any, Any]) -> tuple[Any, None, Any]:
     """Return the gradients of parameters and inputs; None is zero."""
-    cache, (tree, floating, wanted) = kept
+    cache, (tree, floating, wanted) = residuals
     dy, _ = results  # a changed buffer has no gradient
     if not hasattr(dy, "at"):  # a symbolic zero
         dy = jax.numpy.zeros(dy.shape, dy.dtype)

@@ -146,24 +146,24 @@ class ModuleLayer(Container):
         buffers = {name: arrays[name].clone() for name, _, _ in self._buffers}
         with torch.inference_mode(False), torch.enable_grad():
             leaves = {name: arrays[name].detach().requires_grad_() for name in names}
-            given = tuple([_leaf(a) for a in (x, *inputs)])
-            y = self._call(True, {**leaves, **buffers}, given, named)
-        return y.detach(), (_Record(y, [*leaves.values(), *given], buffers),)
+            leaf_inputs = tuple([_leaf(a) for a in (x, *inputs)])
+            y = self._call(True, {**leaves, **buffers}, leaf_inputs, named)
+        return y.detach(), (_Record(y, [*leaves.values(), *leaf_inputs], buffers),)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Any, dict[str, Array]]:
         (record,) = cache
         n = len(self._params)
         wanted = [a for a in record.leaves if getattr(a, "requires_grad", False)]
-        found: list[Any] = [None] * len(wanted)
+        gradients: list[Any] = [None] * len(wanted)
         if record.y.requires_grad:
-            found = [
+            gradients = [
                 *torch.autograd.grad(record.y, wanted, dy, retain_graph=True, allow_unused=True)
             ]
-        found = [
-            torch.zeros_like(a) if d is None else d for a, d in zip(wanted, found, strict=True)
+        gradients = [
+            torch.zeros_like(a) if d is None else d for a, d in zip(wanted, gradients, strict=True)
         ]
-        grads = dict(zip([name for name, _, _ in self._params], found, strict=False))
-        dx: list[Any] = [*found[n:]]
+        grads = dict(zip([name for name, _, _ in self._params], gradients, strict=False))
+        dx: list[Any] = [*gradients[n:]]
         if not getattr(record.leaves[n], "requires_grad", False):  # integers
             dx = [None, *dx]
         return (dx[0] if len(dx) == 1 else tuple(dx)), grads

@@ -101,10 +101,10 @@ class Module(_Part):
                 )
                 raise TypeError(message)
         self.layer = layer
-        self._find_places()
+        self._find_slots()
 
-    def _find_places(self) -> None:
-        """Give each array of the layer a place, in the submodule that its name says."""
+    def _find_slots(self) -> None:
+        """Give each array of the layer a slot, in the submodule that its name says."""
         params, buffers = [], []
         self._aliases, self._epoch = self._tied(), epoch()
         for prefix, variables in self.layer._all_variables.items():
@@ -118,14 +118,14 @@ class Module(_Part):
                     continue
                 parameter = part._parameters.setdefault(key, torch.nn.Parameter(a))
                 parameter.data = a
-                params.append(_Place(path + key, part, "_parameters", key, variables.params))
+                params.append(_Slot(path + key, part, "_parameters", key, variables.params))
             for key, a in variables.buffers.items():
                 part._buffers[key] = a
-                buffers.append(_Place(path + key, part, "_buffers", key, variables.buffers))
-        self._places, self._n_params = [*params, *buffers], len(params)
+                buffers.append(_Slot(path + key, part, "_buffers", key, variables.buffers))
+        self._slots, self._n_params = [*params, *buffers], len(params)
         self._way: Way | None = None
         self._counts = Counts()
-        self._names = [place.name for place in self._places]
+        self._names = [slot.name for slot in self._slots]
 
     def _tied(self) -> list[str]:
         return [row.name for row in self.layer._ties.rows()]
@@ -155,9 +155,9 @@ class Module(_Part):
         return self._general(x, inputs, named)
 
     def _general(self, x: Any, inputs: tuple, named: dict[str, Any]) -> Any:
-        """Compute the output where tensors of others take the place of those of the layer."""
+        """Compute the output where tensors of others stand in for those of the layer."""
         layer: Any = self.layer
-        tensors = [place.tensor for place in self._places]
+        tensors = [slot.tensor for slot in self._slots]
         is_loss = isinstance(layer, Loss)
         try:
             if not is_loss:
@@ -179,20 +179,20 @@ class Module(_Part):
     def _in_their_dtype(self, x: Any, inputs: tuple, named: dict[str, Any]) -> Any:
         """Compute the output in the dtype of the parameters, whatever ``torch.autocast`` says."""
         dtype = next((p.dtype for p in self.parameters()), x.dtype)
-        given = [
+        inputs_cast = [
             a.to(dtype) if isinstance(a, torch.Tensor) and a.is_floating_point() else a
             for a in (x, *inputs)
         ]
         with torch.autocast(x.device.type, enabled=False):
-            return self.forward(*given, **named)
+            return self.forward(*inputs_cast, **named)
 
     def _made_way(self) -> Way:
         """Return how the layer is passed with the tensors that it has now."""
-        params, buffers = self._places[: self._n_params], self._places[self._n_params :]
+        params, buffers = self._slots[: self._n_params], self._slots[self._n_params :]
         self.__dict__["_way"] = way = Way(
             self.layer,
-            {place.name: place.own for place in params},
-            {place.name: place.own for place in buffers},
+            {slot.name: slot.own for slot in params},
+            {slot.name: slot.own for slot in buffers},
             self._counts,
         )
         return way
@@ -225,14 +225,14 @@ class Module(_Part):
         if self._epoch != epoch():
             self._epoch = epoch()
             if self._tied() != self._aliases:
-                self._find_places()
+                self._find_slots()
         plain = True
-        for place in self._places:
-            own, key = place.own, place.key
-            if place.held.get(key) is not own:
+        for slot in self._slots:
+            own, key = slot.own, slot.key
+            if slot.held.get(key) is not own:
                 plain = False
-            elif place.arrays[key] is not place.array or own.data_ptr() != place.address:
-                place.follow()
+            elif slot.arrays[key] is not slot.array or own.data_ptr() != slot.address:
+                slot.follow()
                 self.__dict__["_way"] = None
         return plain
 
@@ -240,8 +240,8 @@ class Module(_Part):
         """Let the layer have the tensors that the module has been given."""
         layer = self.layer
         tied = layer._ties.rows()
-        for place in self._places:
-            place.take()
+        for slot in self._slots:
+            slot.take()
         self.__dict__["_way"] = None
         if tied:
             layer._ties.synchronize()
@@ -251,7 +251,7 @@ class Module(_Part):
 
     def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Module:
         self._follow()
-        buffers = {id(place.own) for place in self._places if place.kind == "_buffers"}
+        buffers = {id(slot.own) for slot in self._slots if slot.kind == "_buffers"}
 
         def applied(a: Any) -> Any:
             b = fn(a)
@@ -276,17 +276,17 @@ class Module(_Part):
         return super().named_buffers(*args, **options)
 
     def __getattr__(self, name: str) -> Any:
-        if "_places" in self.__dict__:
+        if "_slots" in self.__dict__:
             self._follow()
         return super().__getattr__(name)
 
     def __getstate__(self) -> dict[str, Any]:
-        made = "_places", "_way", "_counts"
-        return {k: v for k, v in self.__dict__.items() if k not in made}
+        derived = "_slots", "_way", "_counts"
+        return {k: v for k, v in self.__dict__.items() if k not in derived}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._find_places()
+        self._find_slots()
 
     def __repr__(self) -> str:
         return f"Module({self.layer!r})"
@@ -305,7 +305,7 @@ def _recorded(inputs: tuple, named: dict[str, Any]) -> bool:
     )
 
 
-class _Place:
+class _Slot:
     """Where an array is: in a module, and in a layer."""
 
     __slots__ = ("address", "array", "arrays", "held", "key", "kind", "name", "own", "part")

@@ -120,11 +120,11 @@ class Pass:
             known = numbers.get(id(a))
             if known is None:
                 known = numbers[id(a)] = len(self.saved)
-                place = places.get(id(a))
-                if place is None:
-                    place = len(arguments) + len(results)
+                index = places.get(id(a))
+                if index is None:
+                    index = len(arguments) + len(results)
                     results.append(a)
-                self.saved.append(place)
+                self.saved.append(index)
             return known
 
         self._cache = _numbered(cache, number)

@@ -214,14 +214,14 @@ class MultiHeadAttention(Layer):
         xp = namespace(x)
         q, k, v, turned = self._projected(xp, arrays, x, context, key_mask)
         if self.dropout:
-            o, *kept = self._dropped(q, k, v, key_mask, arrays["count"])
+            o, *saved = self._dropped(q, k, v, key_mask, arrays["count"])
         else:
-            o, *kept = attention(q, k, v, key_mask, self.causal)
+            o, *saved = attention(q, k, v, key_mask, self.causal)
         o = self._merged(xp, o)
         y = self._affine(arrays, "o", o)
         weights = tuple([arrays[f"W{name}"] for name in "qkvo"])
         further = () if context is None else (context,)
-        return y, (x, further, q, k, v, o, tuple(kept), turned, weights)
+        return y, (x, further, q, k, v, o, tuple(saved), turned, weights)
 
     def infer(
         self,
@@ -275,14 +275,14 @@ class MultiHeadAttention(Layer):
 
     def _backward(self, cache: Cache, dy: Array) -> tuple[Array, Array, Array, dict[str, Array]]:
         """Return the gradients of queries, keys and values, and those of the parameters."""
-        x, context, q, k, v, o, kept, turned, (_, Wk, _, Wo) = cache
+        x, context, q, k, v, o, saved, turned, (_, Wk, _, Wo) = cache
         xp = namespace(dy)
         source = context[0] if context else x
         do = self._heads(xp, self._times(dy, Wo.mT), self.n_heads)
         if self.dropout:
-            dq, dk, dv = self._dropped_gradient(do, q, k, v, *kept)
+            dq, dk, dv = self._dropped_gradient(do, q, k, v, *saved)
         else:
-            a, statistics = kept
+            a, statistics = saved
             heads = self._heads(xp, o, self.n_heads)
             dq, dk, dv = attention_gradient(do, q, k, v, a, heads, statistics, self.causal)
         dq = dq * (1.0 / math.sqrt(q.shape[-1]))  # q is scaled already

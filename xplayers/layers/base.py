@@ -276,8 +276,8 @@ class Layer(Module):
         if isinstance(init, classmethod):
             type.__setattr__(cls, "init", classmethod(with_checked_arguments(init.__func__)))
         if "__init__" in cls.__dict__:
-            made = functools.partial(with_initial_values, cls) if init else ""
-            type.__setattr__(cls, "__init__", explained(made)(cls.__dict__["__init__"]))
+            hint = functools.partial(with_initial_values, cls) if init else ""
+            type.__setattr__(cls, "__init__", explained(hint)(cls.__dict__["__init__"]))
         for name in ("forward", "backward", "predict", "to", "zero_grads", "__call__"):
             if name in cls.__dict__:
                 message = (

@@ -10,23 +10,23 @@ from typing import Any
 from xplayers._drawing import Box, svg
 
 
-def drawing(layer: Any, place: Sequence[str] = (), mark: str = "") -> str:
+def drawing(layer: Any, path: Sequence[str] = (), mark: str = "") -> str:
     """Return a layer as SVG: its parts, and how many parameters they have.
 
-    `place` has the names of a part, from the outside to the inside, at which `mark` is written.
+    `path` has the names of a part, from the outside to the inside, at which `mark` is written.
     """
-    return svg(_box(layer, "", place, mark), f"{layer._owner}: {_count(layer)}")
+    return svg(_box(layer, "", path, mark), f"{layer._owner}: {_count(layer)}")
 
 
-def _box(layer: Any, name: str, place: Sequence[str], mark: str) -> Box:
+def _box(layer: Any, name: str, path: Sequence[str], mark: str) -> Box:
     parts = tuple(
-        _box(p.layer, p.name, place[1:], mark if place[:1] == (p.name,) else "")
+        _box(p.layer, p.name, path[1:], mark if path[:1] == (p.name,) else "")
         for p in getattr(layer, "_parts", ())
     )
     title = f"{name}: {layer._owner}" if name else layer._owner
     count = (_count(layer),) if layer.params else ()
     side_by_side = getattr(layer, "_side_by_side", False)
-    return Box((title, *count), parts, side_by_side, "" if place else mark)
+    return Box((title, *count), parts, side_by_side, "" if path else mark)
 
 
 def _count(layer: Any) -> str:

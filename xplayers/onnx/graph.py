@@ -142,10 +142,10 @@ class Graph:
         name = self.unique(operator)
         names = [name] if outputs == 1 else [self.unique(f"{name}_{i}") for i in range(outputs)]
         values = [v if isinstance(v, Value | None) else self.constant(v) for v in inputs]
-        given = ["" if v is None else v.name for v in values]
-        self.nodes.append(helper.make_node(operator, given, names, name, **attributes))
-        made = tuple(map(Value, names))
-        return made[0] if outputs == 1 else made
+        input_names = ["" if v is None else v.name for v in values]
+        self.nodes.append(helper.make_node(operator, input_names, names, name, **attributes))
+        results = tuple(map(Value, names))
+        return results[0] if outputs == 1 else results
 
     def constant(self, values: Any, name: str = "constant", *, exact: bool = False) -> Value:
         """Write a constant, once for each array.
@@ -273,9 +273,9 @@ class Graph:
         -------
         onnx.ModelProto
         """
-        made = {name for node in self.nodes for name in node.output}
+        computed = {name for node in self.nodes for name in node.output}
         for name, y in outputs.items():
-            if y.name in made:
+            if y.name in computed:
                 self._rename(y.name, name)
             else:  # an input, or a constant
                 self.nodes.append(helper.make_node("Identity", [y.name], [name], name))

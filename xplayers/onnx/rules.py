@@ -97,8 +97,8 @@ def _global_average_pooling(g: Graph, layer: Any, arrays: Arrays, x: Value) -> V
 
 
 def _batch_normalization(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:
-    given = (arrays[name] for name in ("gamma", "beta", "running_mean", "running_var"))
-    return g.node("BatchNormalization", x, *given, epsilon=layer.eps)
+    statistics = (arrays[name] for name in ("gamma", "beta", "running_mean", "running_var"))
+    return g.node("BatchNormalization", x, *statistics, epsilon=layer.eps)
 
 
 def _group_normalization(g: Graph, layer: Any, arrays: Arrays, x: Value) -> Value:

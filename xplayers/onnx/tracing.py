@@ -290,7 +290,7 @@ def trace(g: Graph, layer: Layer, arrays: Mapping[str, np.ndarray], x: Value) ->
 def write(g: Graph, inputs: Mapping[str, Traced], outputs: Mapping[str, Traced]) -> list[str]:
     """Write what was traced into a graph, and return the names of the outputs there."""
     names = [g.unique(name or "traced") for name in outputs]
-    made = dict(zip(names, (y.lazy for y in outputs.values()), strict=True))
-    given = {name: a.lazy for name, a in inputs.items()}
-    g.inline(ndx.build(given, made, drop_unused=True))
+    results = dict(zip(names, (y.lazy for y in outputs.values()), strict=True))
+    arguments = {name: a.lazy for name, a in inputs.items()}
+    g.inline(ndx.build(arguments, results, drop_unused=True))
     return names

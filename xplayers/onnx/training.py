@@ -104,18 +104,18 @@ def export_step(step: TrainStep, path: AnyPath, example: tuple[Array, Array]) ->
     inputs |= _flat(params, buffers, state)
     outputs = {"loss": loss, **{f"next/{k}": a for k, a in _flat(*after).items()}}
     graph = Graph({})
-    made = tracing.write(graph, inputs, outputs)
-    given = {name: Value(name, {"": a.examples[0]}) for name, a in inputs.items()}
+    names = tracing.write(graph, inputs, outputs)
+    arguments = {name: Value(name, {"": a.examples[0]}) for name, a in inputs.items()}
     results = {
         name: Value(own, {"": a.examples[0]})
-        for (name, a), own in zip(outputs.items(), made, strict=True)
+        for (name, a), own in zip(outputs.items(), names, strict=True)
     }
     graph.constants += [
         numpy_helper.from_array(a.examples[""], name)
-        for name, a in given.items()
+        for name, a in arguments.items()
         if name not in ("x", "t")
     ]
-    model = graph.model(given, results, {})
+    model = graph.model(arguments, results, {})
     write(path, model)
     return model
 

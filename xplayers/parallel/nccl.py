@@ -141,9 +141,9 @@ class NcclGroup:
         """Return address, length and type of an array, after checking that NCCL can take it."""
         where = device(flat) if library(flat) == "cupy" else None
         if where is None or where.id != self.device:
-            found = f"of {library(flat)} on {device(flat)}"
+            what = f"of {library(flat)} on {device(flat)}"
             message = (
-                f"NcclGroup: got an array {found}; expected CuPy's on GPU {self.device}, which is "
+                f"NcclGroup: got an array {what}; expected CuPy's on GPU {self.device}, which is "
                 "that of this process, or NumPy's."
             )
             raise TypeError(message)

@@ -121,15 +121,15 @@ def _rank(process: int) -> int | None:
 
 def _started(launcher: int) -> dict[int, int]:
     """Return the processes of this machine by their numbers."""
-    found: dict[int | None, int] = {}
+    processes: dict[int | None, int] = {}
     for _ in range(_TRIES):
         with open(f"/proc/{launcher}/task/{launcher}/children") as file:
-            found = {_rank(int(process)): int(process) for process in file.read().split()}
-        found.pop(None, None)
-        if len(found) >= int(os.environ[_OF_MPICH]):
+            processes = {_rank(int(process)): int(process) for process in file.read().split()}
+        processes.pop(None, None)
+        if len(processes) >= int(os.environ[_OF_MPICH]):
             break
         time.sleep(0.01)
-    return {rank: process for rank, process in found.items() if rank is not None}
+    return {rank: process for rank, process in processes.items() if rank is not None}
 
 
 def _spawn(processes: dict[int, int], inbox: int) -> None:

@@ -66,22 +66,22 @@ class Classifier(ClassifierMixin, Estimator):
             message = f"{name}: Multioutput target data of several classes is not supported."
             raise ValueError(message)
         several = kind == "multilabel-indicator"
-        found = np.arange(y.shape[1]) if several else np.unique(y)
+        present = np.arange(y.shape[1]) if several else np.unique(y)
         if fresh:
             self._multilabel = several
-            self.classes_ = found
+            self.classes_ = present
             if classes is not None and not several:
                 self.classes_ = np.unique(classes)
-        unknown = np.setdiff1d(found, self.classes_)
+        unknown = np.setdiff1d(present, self.classes_)
         if several != self._multilabel or len(unknown):
             message = (
                 f"{name}: y has classes {unknown} not in those of the first fit: {self.classes_}."
             )
             raise ValueError(message)
-        if self.warm_start and not fresh and len(found) != len(self.classes_):
+        if self.warm_start and not fresh and len(present) != len(self.classes_):
             message = (
                 f"{name}: warm_start can only be used where `y` has the same classes as in the "
-                f"previous call to fit. Previously got {self.classes_}, `y` has {found}."
+                f"previous call to fit. Previously got {self.classes_}, `y` has {present}."
             )
             raise ValueError(message)
         if several:

@@ -96,8 +96,8 @@ class Exchange:
         xp, where, n = namespace(like), device(like), len(REQUESTS)
         if self._places is None or device(self._places[0]) != where:
             wide = upcast(xp, like).dtype
-            made = (xp.zeros((k,), dtype=wide, device=where) for k in (n, n + 2))
-            self._places, self._told = (next(made), next(made)), set()
+            zeros = (xp.zeros((k,), dtype=wide, device=where) for k in (n, n + 2))
+            self._places, self._told = (next(zeros), next(zeros)), set()
         if self._told != self.asked:
             flags = self._places[0]
             flags[...] = xp.asarray(self._flags(), dtype=flags.dtype, device=where)

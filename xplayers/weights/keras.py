@@ -245,7 +245,7 @@ _STATISTICS = {
 
 def _flattened(net: Layer) -> dict[int, int]:
     """Return the channels of the images that layers take flattened, by the id of the layer."""
-    channels, found = 0, {}
+    channels, images = 0, {}
     for _, layer in layers_of(net):
         width = 0
         if isinstance(layer, Convolution):
@@ -259,10 +259,10 @@ def _flattened(net: Layer) -> dict[int, int]:
         elif isinstance(layer, Reshape | Transpose):
             channels = 0
         if channels and width > channels and width % channels == 0:
-            found[id(layer)] = channels
+            images[id(layer)] = channels
         if isinstance(layer, Affine):
             channels = 0
-    return found
+    return images
 
 
 def _rows(theirs: str, ours: str, channels: int | None) -> Relation:

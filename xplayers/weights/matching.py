@@ -107,7 +107,7 @@ class Form:
 
     def leaves(self, owner: str, net: Layer) -> list[Leaf]:
         """Return the layers of a network that have arrays with a meaning there, each once."""
-        found, seen = [], set()
+        leaves, seen = [], set()
         for name, layer in layers_of(net):
             if id(layer) in seen or not (layer.params or type(layer) in self.rules):
                 continue
@@ -119,8 +119,8 @@ class Form:
                     "its arrays by net.params[name] = array."
                 )
                 raise TypeError(message)
-            found.append(Leaf(name, layer, rule(layer)))
-        return found
+            leaves.append(Leaf(name, layer, rule(layer)))
+        return leaves
 
 
 def joined(prefix: str, suffix: str) -> str:
@@ -234,12 +234,12 @@ def _in_order(leaves: Sequence[Leaf], keys: Mapping[str, str]) -> list[str]:
     """Return the modules in the order of their arrays; where one does not fit, our name."""
     left, prefixes = list(keys), []
     for leaf in leaves:
-        found = [
+        modules = [
             left[0][: len(left[0]) - len(suffix)].rstrip(".")
             for suffix in leaf.suffixes
             if left and f".{left[0]}".endswith(f".{suffix}")
         ]
-        prefixes.append(min(found, key=len) if found else leaf.name)
+        prefixes.append(min(modules, key=len) if modules else leaf.name)
         taken = {joined(prefixes[-1], suffix) for suffix in leaf.suffixes}
         left = [key for key in left if key not in taken]
     return prefixes

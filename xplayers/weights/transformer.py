@@ -82,30 +82,30 @@ def gpt2(config: Mapping[str, Any], *, rng: Rng = None, dtype: str = "float32") 
     )
     hidden = get("n_inner", None) or 4 * width
     activation = get.choice("activation_function", "gelu_new", _GELUS)
-    made = _Maker(get, generator("gpt2", "rng", rng), dtype)
-    dropped = made.dropout("resid_pdrop")
+    make = _Maker(get, generator("gpt2", "rng", rng), dtype)
+    dropped = make.dropout("resid_pdrop")
 
     def block() -> Sequential:
         attention = MultiHeadAttention.init(
-            width, heads, causal=True, dropout=get("attn_pdrop", 0.1), seed=made.seed(),
-            **made.options,
+            width, heads, causal=True, dropout=get("attn_pdrop", 0.1), seed=make.seed(),
+            **make.options,
         )  # fmt: skip
         mlp = Sequential(
-            c_fc=made.affine(width, hidden), act=Gelu(activation), c_proj=made.affine(hidden, width)
+            c_fc=make.affine(width, hidden), act=Gelu(activation), c_proj=make.affine(hidden, width)
         )
         return Sequential(
-            Residual(ln_1=made.layer_norm(width), attn=attention, **dropped()),
-            Residual(ln_2=made.layer_norm(width), mlp=mlp, **dropped()),
+            Residual(ln_1=make.layer_norm(width), attn=attention, **dropped()),
+            Residual(ln_2=make.layer_norm(width), mlp=mlp, **dropped()),
         )
 
-    wte = Embedding.init(vocabulary, width, **made.options)
+    wte = Embedding.init(vocabulary, width, **make.options)
     return Sequential(
         wte=wte,
-        wpe=PositionalEmbedding.init(positions, width, **made.options),
-        **made.dropout("embd_pdrop")(),
+        wpe=PositionalEmbedding.init(positions, width, **make.options),
+        **make.dropout("embd_pdrop")(),
         h=Sequential(*[block() for _ in range(layers)]),
-        ln_f=made.layer_norm(width),
-        lm_head=made.head(wte),
+        ln_f=make.layer_norm(width),
+        lm_head=make.head(wte),
     )
 
 
@@ -162,7 +162,7 @@ def llama(config: Mapping[str, Any], *, rng: Rng = None, dtype: str = "float32")
                      "num_attention_heads")
     )  # fmt: skip
     get.same("head_dim", width // heads)
-    made = _Maker(get, generator("llama", "rng", rng), dtype)
+    make = _Maker(get, generator("llama", "rng", rng), dtype)
     theta, eps = get.rope_theta(), get("rms_norm_eps", 1e-6)
     kv_heads = get("num_key_value_heads", None) or heads
 
@@ -173,20 +173,20 @@ def llama(config: Mapping[str, Any], *, rng: Rng = None, dtype: str = "float32")
         attention = MultiHeadAttention.init(
             width, heads, causal=True, n_kv_heads=kv_heads, rope_theta=theta,
             bias=get("attention_bias", False), dropout=get("attention_dropout", 0.0),
-            seed=made.seed(), **made.options,
+            seed=make.seed(), **make.options,
         )  # fmt: skip
-        mlp = GatedMlp.init(width, hidden, bias=get("mlp_bias", False), **made.options)
+        mlp = GatedMlp.init(width, hidden, bias=get("mlp_bias", False), **make.options)
         return Sequential(
             Residual(input_layernorm=norm(), self_attn=attention),
             Residual(post_attention_layernorm=norm(), mlp=mlp),
         )
 
-    embedding = Embedding.init(vocabulary, width, **made.options)
+    embedding = Embedding.init(vocabulary, width, **make.options)
     return Sequential(
         embed_tokens=embedding,
         layers=Sequential(*[block() for _ in range(layers)]),
         norm=norm(),
-        lm_head=made.head(embedding, tied=False),
+        lm_head=make.head(embedding, tied=False),
     )
 
 
