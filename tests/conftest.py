@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ collect_ignore = ["mutation", "book/volume1", "book/volume2"]  # no tests
 collect_ignore_glob = ["*conftest.py"]  # by doctests, which want modules of names of their own
 
 _passed: Counter[str] = Counter()
+_files: set[str] = set()  # in the folder where the tests were started
 _chosen: list[Variant] = []
 _named: list[str] = []
 _absent: list[str] = []
@@ -117,6 +119,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # half a million objects that stay: a collection need not look through them
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    _files.update(os.listdir(session.config.invocation_params.dir))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that leaves a file where the tests were started."""
+    result = yield
+    names = {*os.listdir(item.config.invocation_params.dir)} - _files
+    _files.update(names)
+    left = sorted(name for name in names if not name.startswith((".", "__pycache__")))
+    if left:
+        pytest.fail(f"left in the working directory: {', '.join(left)}; work in `home`")
+    return result
 
 
 @pytest.fixture

@@ -34,9 +34,9 @@ LONG += ("MultiHeadAttention-dropout",)
     "case", [case for case in LAYERS if case.id not in LONG], ids=lambda case: case.id
 )
 def test_layers_of_the_package_can_be_traced(case, home, monkeypatch):
-    monkeypatch.setattr(exporting, "RULES", {})
-    named = check_export(case)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:  # `undo` would leave the folder too
+        patch.setattr(exporting, "RULES", {})
+        named = check_export(case)
     model = export(case.make(), "net.onnx", example(case, case.shape))
     dynamic = sizes(model.graph.input[0])
     fixed = [a for a, b in zip(dynamic, named, strict=True) if a != b]
