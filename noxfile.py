@@ -74,14 +74,15 @@ def tests(session: nox.Session, library: str) -> None:
 
 @nox.session
 def examples(session: nox.Session) -> None:
-    """Run every example and the code in the README against the package as it is shipped."""
-    session.install("build>=1.2", *group("test", "jax", "onnx", "sklearn"))
+    """Run every example, and the code in the README, against the package as it is shipped."""
+    session.install("build>=1.2", *group("test", "jax", "onnx", "sklearn", "notebooks"))
     dist = Path(session.create_tmp(), "dist")
     session.run("python", "-m", "build", "--outdir", str(dist))  # the wheel from the sdist
     (wheel,) = dist.glob(f"*-{VERSION}-*.whl")
     session.install("--force-reinstall", "--no-deps", str(wheel))
     session.install(str(wheel))
-    session.run("pytest", "-s", "-v", "tests/test_examples.py", *session.posargs)
+    files = ["tests/test_examples.py", "tests/test_notebooks.py"]
+    session.run("pytest", "-s", "-v", *files, *session.posargs)
     with session.chdir(session.create_tmp()):  # away from the clone, which has the benchmarks too
         session.run("xplayers", "bench", "--list")
 

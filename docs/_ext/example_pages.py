@@ -7,14 +7,14 @@ took, is in `examples/recorded.json`: `python docs/_ext/example_pages.py` runs t
 import datetime
 import json
 import os
-import re
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import jupytext
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_markdown_cell
+from notebooks import cells, notebook
 from sphinx.util import logging
 
 DOCS = Path(__file__).parents[1]
@@ -22,17 +22,6 @@ PROGRAMS = sorted((DOCS.parent / "examples").glob("*.py"))
 RECORDED = DOCS / "examples" / "recorded.json"
 PAGES = DOCS / "examples" / "programs"
 LONG = 4  # seconds: what takes longer is not run again with every build
-
-
-def cells(program):
-    """Return the title, and the notebook of a program: its docstring is the text."""
-    source = program.read_text(encoding="utf-8")
-    docstring, code = re.match(r'"""(.+?)"""\n(.+)', source, re.S).groups()
-    title, _, text = docstring.partition("\n")
-    if "__file__" in code:  # a notebook has none
-        code = f'__file__ = "examples/{program.name}"\n\n{code}'
-    parts = re.split(r"\n{3,}|\n\n(?=# )", code.strip())
-    return title.rstrip("."), text.strip(), [new_code_cell(part) for part in parts]
 
 
 def write_page(program, record):
@@ -45,17 +34,15 @@ def write_page(program, record):
         f"<{program.stem}.ipynb>`. It took {took} on {record['machine']} ({record['date']})."
     )
     page = PAGES / program.stem
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3"}}
-    notebook = new_notebook(cells=[new_markdown_cell(f"# {title}\n\n{text}"), *parts])
-    notebook.metadata.update(kernel)
-    jupytext.write(notebook, page.with_suffix(".ipynb"))
+    made = notebook(program)
+    jupytext.write(made, page.with_suffix(".ipynb"))
     if record["seconds"] > LONG:  # text alone
         code = [f"```python\n{part.source}\n```" for part in parts]
         output = f"## What it prints\n\n```text\n{record['output']}```\n"
         page.with_suffix(".md").write_text("\n\n".join([about, *code, output]), encoding="utf-8")
     else:
-        notebook.cells[0] = new_markdown_cell(about)
-        jupytext.write(notebook, page.with_suffix(".md"), fmt="md:myst")
+        made.cells[0] = new_markdown_cell(about)
+        jupytext.write(made, page.with_suffix(".md"), fmt="md:myst")
 
 
 def write_pages(app):
