@@ -161,50 +161,81 @@ def _spawn(processes: dict[int, int], inbox: int) -> None:
 
 
 def main(size: str, epoll: str, inbox: str, *arguments: str) -> None:
-    """Wait until processes end, and name the first one that has not said so before.
-
-    One that has not begun may end as it likes, as long as the launcher does not end the others, and
-    these do not wait for it.
-    """
+    """Wait until processes end, and name the first one that has not said so before."""
     with contextlib.suppress(OSError):  # as root: the launcher reads what is said for moments only
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     numbers = iter(map(int, arguments))
     watched = {process: rank for rank, process in zip(*[numbers] * 2, strict=True)}
-    events = select.epoll.fromfd(int(epoll))
-    said: set[bytes] = set()
-    # One that had not begun, and when it ended.
-    before = None if -1 not in watched else (watched.pop(-1), time.monotonic())
-    end = math.inf  # when one that has failed ends all
-    while watched:
-        wait = _IN_VAIN if before is not None and _WITHIN not in said else None
+    watch = _Watch(select.epoll.fromfd(int(epoll)), int(inbox), watched)
+    rank = watch.killed()
+    if rank is not None:
+        _end(rank, size, watched)
+
+
+class _Watch:
+    """The processes of a machine that have not ended, and what all have said.
+
+    One that has not begun may end as it likes, as long as the launcher does not end the others, and
+    these do not wait for it.
+    """
+
+    def __init__(self, events: Any, inbox: int, watched: dict[int, int]) -> None:
+        self.events, self.inbox = events, inbox
+        self.watched = watched  # their numbers by the files that tell of their ends
+        self.said: set[bytes] = set()
+        # One that had not begun, and when it ended.
+        self.before = None if -1 not in watched else (watched.pop(-1), time.monotonic())
+        self.end = math.inf  # when one that has failed ends all
+
+    def killed(self) -> int | None:
+        """Wait, and return the number of the one that was killed; None if none was."""
+        while self.watched:
+            event = self._next()
+            self._listen()
+            # Who has ended before that may be why it has failed.
+            if (self.end < math.inf and event is None) or time.monotonic() > self.end:
+                return None
+            rank = None
+            if event is None:
+                rank = self._waited_for()
+            elif event != self.inbox:
+                rank = self._ended(event)
+            if rank is not None:
+                return rank
+        return None
+
+    def _next(self) -> int | None:
+        """Return the file of what happens next; None if others may wait in vain, or are ended."""
+        wait = _IN_VAIN if self.before is not None and _WITHIN not in self.said else None
         # In the order in which they have ended.
-        happened = events.poll(wait if end == math.inf else 0, maxevents=1)
+        events = self.events.poll(wait if self.end == math.inf else 0, maxevents=1)
+        return events[0][0] if events else None
+
+    def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while message := os.read(int(inbox), 64):
-                said.add(message)
+            while message := os.read(self.inbox, 64):
+                self.said.add(message)
                 if message.startswith(_ALL):
-                    end = min(end, float(message.removeprefix(_ALL)))
-        # Who has ended before that may be why it has failed.
-        if (end < math.inf and not happened) or time.monotonic() > end:
-            return
-        if not happened:
-            begun = any(_BEGUN + b"%d" % rank in said for rank in watched.values())
-            if before is not None and begun and _WITHIN not in said:
-                _end(before[0], size, watched)
-                return
-        elif happened[0][0] != int(inbox):
-            process, now = happened[0][0], time.monotonic()
-            events.unregister(process)
-            rank = watched.pop(process)
-            if _LEFT + b"%d" % rank in said:
-                continue
-            if before is not None and now - before[1] < _AT_ONCE:
-                rank = before[0]
-            elif _BEGUN + b"%d" % rank not in said:
-                before = rank, now
-                continue
-            _end(rank, size, watched)
-            return
+                    self.end = min(self.end, float(message.removeprefix(_ALL)))
+
+    def _waited_for(self) -> int | None:
+        """Return the one that has ended before MPI was there, for which others wait."""
+        begun = any(_BEGUN + b"%d" % rank in self.said for rank in self.watched.values())
+        in_vain = begun and _WITHIN not in self.said
+        return self.before[0] if self.before is not None and in_vain else None
+
+    def _ended(self, process: int) -> int | None:
+        """Return which one was killed, now that `process` has ended; None if it may end so."""
+        self.events.unregister(process)
+        rank, now = self.watched.pop(process), time.monotonic()
+        if _LEFT + b"%d" % rank in self.said:
+            return None
+        if self.before is not None and now - self.before[1] < _AT_ONCE:
+            return self.before[0]  # this one was ended with it
+        if _BEGUN + b"%d" % rank not in self.said:
+            self.before = rank, now
+            return None
+        return rank
 
 
 def _end(rank: int, size: str, others: Iterable[int]) -> None:
