@@ -179,12 +179,15 @@ def _are_sure(mean: Array, r: Array, eps: float = 0.0) -> bool:
     means, roots = host_values(mean), host_values(r)
     if means is None or roots is None:
         return True
+    low, high = least(roots), largest(roots)
+    if not (low > 1.0 / LARGEST_ROOT and high < LARGEST_ROOT):  # NaN is neither
+        return False
     with np.errstate(all="ignore"):
         far = means * roots
-    near = least(far) >= -FAR and largest(far) <= FAR
-    if eps > 0.0 and near and np.any(far[roots >= (1.0 - 1e-6) / math.sqrt(eps)]):
+    if not (least(far) >= -FAR and largest(far) <= FAR):
         return False
-    return near and least(roots) > 1.0 / LARGEST_ROOT and largest(roots) < LARGEST_ROOT
+    equal = (1.0 - 1e-6) / math.sqrt(eps) if eps > 0.0 else math.inf  # the root of equal values
+    return high < equal or not np.any(far[roots >= equal])
 
 
 _ALL = [True, True, True]  # gradients
