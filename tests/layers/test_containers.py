@@ -16,6 +16,11 @@ class TestSequential:
         assert net[0] is fc
         assert net["act"] is net.act is net[1] is act
         assert net[-1] is out
+        for index in (3, -4):
+            with pytest.raises(IndexError, match=f"Sequential: index is {index}; it has 3 parts"):
+                net[index]
+        with pytest.raises(TypeError, match="Sequential: index is 1.5; expected an integer"):
+            net[1.5]
         assert len(net) == 3
         assert list(net) == [fc, act, out]
         tail = net[1:]

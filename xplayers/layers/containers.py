@@ -6,7 +6,7 @@ import keyword
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from xplayers._checks import instance
+from xplayers._checks import instance, integer
 from xplayers._foreign import NETWORK, missing_attribute
 from xplayers.arrays.checks import check_input, check_same
 from xplayers.arrays.namespaces import Array
@@ -400,7 +400,11 @@ class Sequential(Container):
             if any(p.name.isdigit() for p in parts[n:]):  # reversed: named ones come first
                 numbered, n = [], 0
             return Sequential(*numbered, **{p.name: p.layer for p in parts[n:]})
-        return self._parts[index].layer
+        try:
+            return self._parts[integer(self._owner, "index", index, least=None)].layer
+        except IndexError:
+            message = f"{self._owner}: index is {index}; it has {len(self)} parts."
+            raise IndexError(message) from None
 
     def __repr__(self) -> str:
         name = type(self).__name__

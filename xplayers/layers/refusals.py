@@ -84,4 +84,6 @@ def check_inputs(layer: Any, inputs: Sequence[Any], named: Mapping[str, Any]) ->
 
 def with_initial_values(kind: type) -> str:
     """Return the next step for who calls a class that has an `init`."""
+    if "fit" in vars(kind):
+        return f"{kind.__name__}.fit(x) computes them of samples."
     return f"With initial values it is {constructor_call(kind)}."

@@ -142,7 +142,7 @@ class Parameter:
             return  # an optional parameter, as the bias of a convolution
         check_variable(type(layer).__name__, self.name, value, self.kind)
         if self.name in arrays:
-            check_shape(self.name, value, arrays[self.name])
+            check_shape(type(layer).__name__, self.name, value, arrays[self.name])
         arrays[self.name] = as_plain(value)
         settings_changed()
 
@@ -206,10 +206,10 @@ def check_variable(owner: str, name: str, value: Any, kind: str) -> None:
     check_real(owner, name, value)
 
 
-def check_shape(name: str, value: Array, old: Array) -> None:
+def check_shape(owner: str, name: str, value: Array, old: Array) -> None:
     """Check that `value` has the shape of `old`, which it replaces."""
     if value.shape != old.shape:
-        message = f"{name} has shape {tuple(old.shape)}; got {tuple(value.shape)}."
+        message = f"{owner}: {name} has shape {tuple(old.shape)}; got {tuple(value.shape)}."
         raise ValueError(message)
 
 
@@ -275,7 +275,7 @@ class VariablesView(MutableMapping[str, Array]):
     def __setitem__(self, name: str, value: Array) -> None:
         arrays, key = self._find(name)
         check_variable(self._kind, name, value, self._kind)
-        check_shape(name, value, arrays[key])
+        check_shape(self._kind, name, value, arrays[key])
         value = as_plain(value)
         rows = self._ties.rows() if self._ties is not None and self._kind == "params" else ()
         if value is arrays[key]:  # as after `params[name] -= ...`: written in place
@@ -293,7 +293,7 @@ class VariablesView(MutableMapping[str, Array]):
         """Replace arrays after an update; `in_place`: the others were written in place."""
         for name, value in new.items():
             arrays, key = self._find(name)
-            check_shape(name, value, arrays[key])
+            check_shape(self._kind, name, value, arrays[key])
             arrays[key] = value
         if new and self._ties is not None and self._ties.rows():
             self._ties.synchronize()
