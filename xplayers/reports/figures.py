@@ -8,6 +8,7 @@ import os
 from typing import Any
 
 from xplayers._terminal import in_notebook
+from xplayers.reports.fitting import layout_class
 from xplayers.saving.files import AnyPath, in_full, replacing
 
 Figure = Any  # matplotlib.figure.Figure; there are no types without matplotlib
@@ -66,6 +67,11 @@ def wrap_in(axes: Any, text: Any) -> None:
     """
     text.set_wrap(True)
     text._get_wrap_line_width = functools.partial(getattr, axes.bbox, "width")
+
+
+def fitted(figure: Figure, layout: type, *options: Any) -> None:
+    """Give a figure that is complete a layout for smaller sizes."""
+    figure.set_layout_engine(layout_class(layout)(figure, *options))
 
 
 def finished(figure: Figure, path: AnyPath | None) -> Figure:

@@ -16,7 +16,8 @@ from xplayers.arrays.transfer import to_numpy
 from xplayers.layers.base import Layer
 from xplayers.layers.containers import Container
 from xplayers.reports.columns import MEASURES
-from xplayers.reports.figures import Figure, figure_of, finished, wrap_in
+from xplayers.reports.figures import Figure, figure_of, finished, fitted, wrap_in
+from xplayers.reports.fitting import FittedCurves, FittedMatrix
 from xplayers.reports.layer_outputs import layer_outputs
 from xplayers.reports.lettering import lettered
 from xplayers.saving.files import AnyPath
@@ -39,7 +40,8 @@ def plot_curves(
     """Plot the losses and metrics over the epochs.
 
     Each quantity has a panel, with the values of training (solid) and of validation (dashed); its
-    title has the last ones.
+    title has the last ones. In a figure that is made smaller (``figure.set_size_inches(1.5, 1.5)``)
+    texts shrink, and a legend that does not fit is left out.
 
     Parameters
     ----------
@@ -94,6 +96,7 @@ def plot_curves(
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
+    fitted(figure, FittedCurves)
     return finished(figure, path)
 
 
@@ -137,7 +140,8 @@ def plot_confusion_matrix(
 ) -> Figure:
     """Plot a confusion matrix: counts in the cells, colours by the fraction of each row.
 
-    A row has the samples of one target class. The title has how many are right.
+    A row has the samples of one target class. The title has how many are right. In a figure that is
+    made smaller texts shrink, and numbers and names that do not fit are left out.
 
     Parameters
     ----------
@@ -206,6 +210,7 @@ def plot_confusion_matrix(
         f"rows: target classes; colours: fractions of a row{until}",
         fontsize=9,
     )
+    fitted(figure, FittedMatrix, longest, digits)
     return finished(figure, path)
 
 
