@@ -110,6 +110,63 @@ def test_layers():
     )
 
 
+def test_backward_with_what_is_not_by_name():
+    n = net()
+    y = n.forward(X)
+    assert said(lambda: n.backward(y, False)) == (
+        "Sequential.backward: False is positional; expected backward(dy, *, input_grad=True). "
+        "Write backward(dy, input_grad=False)."
+    )
+    assert said(lambda: xl.Relu().backward(X, 1, None)) == (
+        "Relu.backward: 1, None is positional; expected backward(dy, *, input_grad=True)."
+    )
+    n.backward(y, input_grad=False)  # the pass is still there
+    assert [*inspect.signature(n.backward).parameters] == ["dy", "input_grad"]
+
+
+@pytest.mark.parametrize("name", xl.initializers.__all__)
+def test_initializers(name):
+    make = getattr(xl.initializers, name)
+    assert said(lambda: make()).startswith(f"{name}: shape is missing; expected {name}(shape, rng")
+    assert said(lambda: make((2, 3), 0, 1.0)).startswith(f"{name}: too many positional arguments;")
+    words = said(lambda: make((2, 3), seed=1))
+    assert words.startswith(f"{name}: got an unexpected keyword argument 'seed'; expected {name}(")
+    assert pickle.loads(pickle.dumps(make)) is make
+
+
+@pytest.mark.parametrize("name", xl.functional.__all__)
+@pytest.mark.parametrize("x", [X, X.astype(np.float64), np.float32(2.0), np.ones((600, 600))])
+def test_functions(name, x):
+    function = getattr(xl.functional, name)
+    given = (x, x) if name == "cross_entropy_error" else (x,)
+    first = "y" if name == "cross_entropy_error" else "x"
+    expected = f"expected {name}({first}, " if len(given) > 1 else f"expected {name}(x"
+    words = said(lambda: function())
+    assert words.startswith((f"{name}: x is missing; {expected}", f"{name}: y and t are missing; "))
+    words = said(lambda: function(*given, 3))
+    assert words.startswith(f"{name}: too many positional arguments; {expected}")
+    words = said(lambda: function(*given, inplace=True))
+    assert words.startswith(f"{name}: got an unexpected keyword argument 'inplace'; {expected}")
+
+
+def test_functions_that_take_arrays_by_position():
+    assert said(lambda: xl.functional.elu(X, 1.0)) == (
+        "elu: too many positional arguments; expected elu(x, *, alpha=1.0)."
+    )
+    assert said(lambda: xl.functional.relu(x=X)).startswith("relu: 'x' parameter is positional on")
+    assert said(lambda: xl.functional.softmax(X, dim=1)).endswith("It is axis.")
+
+
+def test_errors_in_an_elementwise_function_stay():
+    @xl.elementwise
+    def wrong(xp, x, *, alpha=1.0):
+        return alpha * x + object()
+
+    with pytest.raises(TypeError, match="unsupported operand") as caught:
+        wrong(X, alpha=2.0)
+    assert any(entry.name == "wrong" for entry in caught.traceback)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [

@@ -114,20 +114,29 @@ def _refusal(
         if of in [c.__qualname__ for c in kind.__mro__]:
             of = kind.__name__
         owner = of if method in ("__init__", "__call__") else f"{of}.{method}"
+    next_step: str = hint() if callable(hint) else hint
+    return refusal(owner, signature, kwargs, wrong, next_step, name or owner)
+
+
+def refusal(
+    owner: str, signature: inspect.Signature, kwargs: Any, wrong: str, hint: str, name: str
+) -> TypeError:
+    """Return the error of a call of `name` that is wrong, as `wrong_call` says."""
     from xplayers._foreign import foreign  # which imports this file
 
-    next_step: str = hint() if callable(hint) else hint
-    hints = " ".join(filter(None, (foreign(signature, kwargs), next_step)))
-    return TypeError(f"{owner}: {wrong}; expected {name or owner}{signature}. {hints}".strip())
+    hints = " ".join(filter(None, (foreign(signature, kwargs), hint)))
+    return TypeError(f"{owner}: {wrong}; expected {name}{signature}. {hints}".strip())
 
 
 def or_missing(method: Function) -> Function:
     """Let a method refuse required arguments that are missing: their default is `MISSING`.
 
-    The signature stays, and a call costs nothing more.
+    The signature stays, without `extra`, and a call costs nothing more.
     """
     function: Any = method
     signature = inspect.signature(function)
+    shown = [p for p in signature.parameters.values() if p.name != "extra"]
+    signature = signature.replace(parameters=shown)
     positional = [
         p
         for p in [*signature.parameters.values()][1:]

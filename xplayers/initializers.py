@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from xplayers._calls import explained
 from xplayers._checks import floating, function, generator, number, shown, sizes
 
 __all__ = [
@@ -99,6 +100,7 @@ def _uniform(owner: str, shape: Shape, rng: Rng, variance: float) -> np.ndarray:
     return generator(owner, "rng", rng).uniform(-limit, limit, tuple(shape))
 
 
+@explained()
 def he_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
     """Normal values of variance ``2 / n_in``, for layers before a ReLU.
 
@@ -134,6 +136,7 @@ def he_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
     return _normal("he_normal", shape, rng, 2.0 / _fans("he_normal", shape)[0])
 
 
+@explained()
 def he_uniform(shape: Shape, rng: Rng = None) -> np.ndarray:
     """Uniform values of variance ``2 / n_in``; see `he_normal`.
 
@@ -146,6 +149,7 @@ def he_uniform(shape: Shape, rng: Rng = None) -> np.ndarray:
     return _uniform("he_uniform", shape, rng, 2.0 / _fans("he_uniform", shape)[0])
 
 
+@explained()
 def xavier_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
     """Normal values of variance ``2 / (n_in + n_out)``, for sigmoid and tanh; also called Glorot.
 
@@ -165,6 +169,7 @@ def xavier_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
     return _normal("xavier_normal", shape, rng, 2.0 / sum(_fans("xavier_normal", shape)))
 
 
+@explained()
 def xavier_uniform(shape: Shape, rng: Rng = None) -> np.ndarray:
     """Uniform values of variance ``2 / (n_in + n_out)``; equation 16 of the same paper.
 
@@ -177,6 +182,7 @@ def xavier_uniform(shape: Shape, rng: Rng = None) -> np.ndarray:
     return _uniform("xavier_uniform", shape, rng, 2.0 / sum(_fans("xavier_uniform", shape)))
 
 
+@explained()
 def lecun_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
     """Normal values of variance ``1 / n_in``.
 
@@ -193,6 +199,7 @@ def lecun_normal(shape: Shape, rng: Rng = None) -> np.ndarray:
     return _normal("lecun_normal", shape, rng, 1.0 / _fans("lecun_normal", shape)[0])
 
 
+@explained()
 def normal(shape: Shape, rng: Rng = None, *, std: float = 0.01) -> np.ndarray:
     """Normal values of standard deviation `std`: ``functools.partial(normal, std=0.02)``.
 
@@ -208,6 +215,7 @@ def normal(shape: Shape, rng: Rng = None, *, std: float = 0.01) -> np.ndarray:
     return _normal("normal", shape, rng, std * std)
 
 
+@explained()
 def zeros(shape: Shape, rng: Rng = None) -> np.ndarray:
     """Zeros. `rng` is unused; all initializers have the same signature.
 
@@ -221,6 +229,7 @@ def zeros(shape: Shape, rng: Rng = None) -> np.ndarray:
     return np.zeros(sizes("zeros", "shape", shape, least=0))
 
 
+@explained()
 def orthogonal(shape: Shape, rng: Rng = None, *, gain: float = 1.0) -> np.ndarray:
     """Orthonormal rows or columns (whichever are fewer), times `gain`.
 

@@ -130,6 +130,60 @@ def test_apply_without_arrays():
             net.forward(X)
 
 
+class Misdefined(xl.Layer):
+    def apply(self, arrays, x):
+        return x, ()
+
+    def vjp(self, cache, dy):
+        return dy, {}
+
+
+def test_functions_of_ones_own_that_do_not_take_what_they_are_given():
+    class Backward(Misdefined):
+        def vjp(self, dy):
+            return dy, {}
+
+    class Parameters(Misdefined):
+        def param_grads(self, dy):
+            return {}
+
+    class Inference(Misdefined):
+        def infer(self, x):
+            return x
+
+    for kind, verb, note in (
+        (Backward, "backward", "Backward defines vjp(self, dy); expected vjp(self, cache, dy)."),
+        (
+            Parameters,
+            "parameters",
+            "Parameters defines param_grads(self, dy); expected param_grads(self, cache, dy).",
+        ),
+        (
+            Inference,
+            "predict",
+            "Inference defines infer(self, x); expected infer(self, arrays, x).",
+        ),
+    ):
+        for net in (kind(), xl.Sequential(kind(), xl.Relu())):
+            if verb == "parameters" and isinstance(net, xl.Sequential):
+                continue  # of a layer without parameters it is not asked
+            with pytest.raises(
+                TypeError, match="takes 2 positional arguments but 3 were"
+            ) as caught:
+                net.predict(X) if verb == "predict" else run(net, verb)
+            assert caught.value.__notes__[0] == note
+
+
+def test_a_type_error_in_a_layer_says_nothing_of_its_functions():
+    class Wrong(Misdefined):
+        def vjp(self, cache, dy):
+            return dy + object(), {}
+
+    with pytest.raises(TypeError) as caught:
+        run(Wrong(), "backward")
+    assert not getattr(caught.value, "__notes__", None)
+
+
 @pytest.mark.parametrize("verb", ["forward", "predict"])
 def test_arrays_that_are_not_there(verb):
     class Without(xl.Layer):

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from xplayers._calls import refusal, wrong_call
 from xplayers._checks import flag, number
 from xplayers._checks import function as checked
 from xplayers.arrays.checks import check_real, converted
@@ -95,16 +96,36 @@ class _Elementwise:
         return self.__qualname__  # pickled by name, as functions are
 
     def __call__(self, *operands: Any, out: Any = None, **options: Any) -> Any:
-        first: Any = operands[0] if operands else None
-        namespace(first, self.__name__)
-        if first.dtype is not _FLOAT32 and not is_floating(first):
-            self._check_integers(first)
-        if options:
-            for value in options.values():
-                if type(value) not in self._sure or value != value:  # NaN
-                    self._check_options(options)
-                    break
-        return evaluate(first, self, operands, out, options)
+        try:  # which costs nothing
+            first: Any = operands[0] if operands else None
+            namespace(first, self.__name__)
+            if first.dtype is not _FLOAT32 and not is_floating(first):
+                self._check_integers(first)
+            if options:
+                for value in options.values():
+                    if type(value) not in self._sure or value != value:  # NaN
+                        self._check_options(options)
+                        break
+            return evaluate(first, self, operands, out, options)
+        except TypeError:
+            refused = self._refused(operands, options)
+            if refused is None:
+                raise
+        raise refused
+
+    def _refused(self, operands: tuple[Any, ...], options: dict[str, Any]) -> TypeError | None:
+        """Return the error of a call with arguments that are missing, too many or unknown."""
+        parameters = [
+            p.replace(kind=p.POSITIONAL_ONLY)
+            if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+            else p
+            for p in self.__signature__.parameters.values()
+        ]
+        signature = inspect.Signature(parameters)
+        wrong = wrong_call(signature, operands, options)
+        if not wrong:
+            return None
+        return refusal(self.__name__, self.__signature__, options, wrong, "", self.__name__)
 
     def _check_options(self, options: dict[str, Any]) -> None:
         """Check options that are numbers, and let them be Python's."""

@@ -29,6 +29,7 @@ from xplayers.arrays.values import host_values
 from xplayers.arrays.writing import writable
 
 
+@explained()
 def softmax(x: Array, *, axis: int = -1) -> Array:
     """Softmax, ``y = exp(x) / sum(exp(x))`` along `axis`.
 
@@ -53,7 +54,7 @@ def softmax(x: Array, *, axis: int = -1) -> Array:
     array([[0.0182, 0.2452, 0.7366],
            [1.    , 0.    , 0.    ]])
     """
-    return softmax_along(x, _axis("softmax", x, axis))
+    return softmax_along(x, axis_of("softmax", x, axis))
 
 
 @operation
@@ -65,6 +66,7 @@ def softmax_along(x: Array, axis: int) -> Array:
     return downcast_like(e, x)
 
 
+@explained()
 def log_softmax(x: Array, *, axis: int = -1) -> Array:
     """Logarithm of `softmax`, ``y = x - log(sum(exp(x)))`` along `axis`; finite where `x` is.
 
@@ -86,7 +88,7 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     >>> log_softmax(np.asarray([0.0, 1000.0]))
     array([-1000.,     0.])
     """
-    axis = _axis("log_softmax", x, axis)
+    axis = axis_of("log_softmax", x, axis)
     xp, z = _below_largest(x, axis)
     # The exponential of the largest is 1, and adding it would round off the others: one 1 is left
     # out of the sum.
@@ -97,7 +99,7 @@ def log_softmax(x: Array, *, axis: int = -1) -> Array:
     return downcast_like(z, x)
 
 
-def _axis(owner: str, x: Array, axis: Any) -> int:
+def axis_of(owner: str, x: Array, axis: Any) -> int:
     """Check that `x` has the axis, and floating-point values; return it as an int."""
     namespace(x, owner)
     check_floating(owner, "x", x)

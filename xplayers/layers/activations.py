@@ -14,6 +14,7 @@ from xplayers._checks import Option, choice, integer, number
 from xplayers.arrays.elementwise import elementwise, zero_unless
 from xplayers.arrays.namespaces import Array, downcast_like, namespace, upcast
 from xplayers.arrays.operation import operation
+from xplayers.functional.probabilities import axis_of, softmax_along
 from xplayers.layers.base import Cache, Layer
 
 
@@ -324,7 +325,7 @@ class Softmax(Layer):
         self.axis = axis
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        y = functional.softmax(x, axis=self.axis)
+        y = softmax_along(x, axis_of("softmax", x, self.axis))
         return y, (y,)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:

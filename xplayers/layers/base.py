@@ -9,17 +9,13 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, Self, final
+from typing import Any, Never, Self, final
 
 import numpy as np
 
 from xplayers._calls import MISSING, explained, or_missing
 from xplayers._foreign import NETWORK, Foreign, with_checked_arguments
-from xplayers.arrays.checks import (
-    check_dtype,
-    check_input,
-    check_same,
-)
+from xplayers.arrays.checks import check_dtype, check_input, check_same
 from xplayers.arrays.namespaces import Array, namespace
 from xplayers.arrays.operation import meet_tensors
 from xplayers.arrays.transfer import as_plain
@@ -374,7 +370,7 @@ class Layer(Module):
 
     @final
     @or_missing
-    def backward(self, dy: Array, *, input_grad: bool = True) -> Any:
+    def backward(self, dy: Array, *extra: Never, input_grad: bool = True) -> Any:
         """Backpropagate through the last forward: set `grads`, return the gradient of the input.
 
         The first backward after a forward sets the gradients; further ones, of a layer that was
@@ -399,8 +395,8 @@ class Layer(Module):
         ValueError, TypeError
             If `dy` does not fit the output.
         """
-        if dy is MISSING:
-            missing(self, "dy")
+        if dy is MISSING or extra:
+            missing(self, "dy", *extra)
         cache, y = self._last()
         plain = type(dy) is np.ndarray  # the common case, tested fast
         if not plain:
@@ -408,13 +404,17 @@ class Layer(Module):
         if not plain or type(y) is not np.ndarray or dy.shape != y.shape or dy.dtype is not y.dtype:
             check_gradient(f"{self._owner}.backward", dy, y)
         self._pending.pop()
-        if input_grad:
-            result = self.vjp(cache, dy)
-            if type(result) is not tuple:
-                check_pair(self, "vjp", result)
-            dx, grads = result
-        else:
-            dx, grads = None, self.param_grads(cache, dy)
+        try:
+            if input_grad:
+                result = self.vjp(cache, dy)
+                if type(result) is not tuple:
+                    check_pair(self, "vjp", result)
+                dx, grads = result
+            else:
+                dx, grads = None, self.param_grads(cache, dy)
+        except TypeError as error:
+            explain(error, self)
+            raise
         self._collect(grads)
         return dx
 
@@ -426,8 +426,9 @@ class Layer(Module):
             x = as_plain(x) if x is not MISSING else missing(self, "x")
         try:
             return self.infer(self._ready(x), x, *inputs, **named)
-        except TypeError:
+        except TypeError as error:
             self._check_inputs(inputs, named)
+            explain(error, self)
             raise
         except KeyError as error:
             explain(error, self)

@@ -18,6 +18,10 @@ RETURNED = {  # what a layer of one's own has to return, and an example
     "vjp": "the gradient of the input and those of the parameters, as in `return dx, {}`",
 }
 
+PURE = {  # what the pure functions of a layer take
+    "apply": "arrays, x", "infer": "arrays, x", "vjp": "cache, dy", "param_grads": "cache, dy",
+}  # fmt: skip
+
 
 def locate(error: Exception, container: Any, part: Any) -> None:
     """Note on an error in which part of a container it was raised."""
@@ -52,8 +56,15 @@ class Place:
 
 
 def explain(error: Exception, layer: Any) -> None:
-    """Note on a KeyError which array the layer does not have; once, where it was raised."""
-    if not isinstance(error, KeyError) or getattr(error, "__notes__", None):
+    """Note on an error which array the layer does not have, or what its functions have to take.
+
+    It is noted once, where the error was raised.
+    """
+    if getattr(error, "__notes__", None):
+        return
+    if isinstance(error, TypeError) and (message := _misdefined(layer)):
+        error.add_note(message)
+    if not isinstance(error, KeyError):
         return
     name = error.args[0] if error.args else None
     if not isinstance(name, str):
@@ -63,6 +74,18 @@ def explain(error: Exception, layer: Any) -> None:
     else:
         has = ", ".join(layer.arrays) or "none"
         error.add_note(f"{layer._owner}: there is no array {name!r}; its arrays: {has}.")
+
+
+def _misdefined(layer: Any) -> str:
+    """Return which function of a layer of one's own does not take what it is given."""
+    for name, takes in PURE.items():
+        signature = inspect.signature(getattr(layer, name))
+        try:  # `apply` may need further inputs
+            (signature.bind if "dy" in takes else signature.bind_partial)(None, None)
+        except TypeError:
+            own = ", ".join(["self", *signature.parameters])
+            return f"{layer._owner} defines {name}({own}); expected {name}(self, {takes})."
+    return ""
 
 
 def check_pair(layer: Any, method: str, result: Any) -> None:

@@ -33,11 +33,18 @@ def positional(owner: str, value: Any) -> str:
     return message.strip()
 
 
-def missing(layer: Any, name: str) -> NoReturn:
-    """Refuse a call of a layer without its argument, ``x`` or ``dy``."""
+def missing(layer: Any, name: str, *extra: Any) -> NoReturn:
+    """Refuse a call of a layer without its argument, ``x`` or ``dy``, or with `extra` ones."""
     if not hasattr(layer, "_owner"):  # Relu.forward(x), where `layer` is that x
         method = "forward(x)" if name == "x" else "backward(dy)"
         message = f"{method} is called on a class; expected a layer, as Relu().{method}."
+    elif extra:
+        message = (
+            f"{layer._owner}.backward: {', '.join(map(shown, extra))} is positional; expected "
+            "backward(dy, *, input_grad=True)."
+        )
+        if type(extra[0]) is bool:
+            message += f" Write backward(dy, input_grad={extra[0]})."
     elif name == "x":
         message = f"{layer._owner}: x is missing; expected forward(x) or predict(x)."
     else:
