@@ -51,6 +51,10 @@ def main() -> int:
     library, jit = kinds[0]
     os.environ["XPLAYERS_JIT"] = jit  # before the package is imported
     arguments.library, arguments.jit = library, jit
+    if library == "torch":
+        import torch
+
+        torch.set_num_threads(1)  # arrays are small
     return fuzz(arguments) if arguments.case is None else again(arguments)
 
 
@@ -70,11 +74,6 @@ def all_of(kinds: list[tuple[str, str]], a: argparse.Namespace) -> int:
 def fuzz(a: argparse.Namespace) -> int:
     """Play one case after the other, until the time is over."""
     from fuzzer.histories import play
-
-    if a.library == "torch":
-        import torch
-
-        torch.set_num_threads(1)  # arrays are small
 
     counts: Counter[str] = Counter()
     end = time.monotonic() + a.seconds

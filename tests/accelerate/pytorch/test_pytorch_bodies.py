@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 from helpers import assert_close, values
@@ -304,3 +306,39 @@ def test_sums_by_index(dtype):
     own, exact = both(embedding.sums_by_index, d, index, 9)  # -1 and 9 are left out
     assert own.dtype == d.dtype
     assert_close(own, exact, 1e-6)
+
+
+def in_odd_steps(a, step):
+    """Return a tensor whose axes of length 1 have another stride, which nobody ever takes."""
+    strides = [step if n == 1 else s for n, s in zip(a.shape, a.stride(), strict=True)]
+    return a.as_strided(a.shape, strides)
+
+
+@pytest.mark.parametrize("step", [1, 2, 7, 64])
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (xl.BatchNormalization.init(2), (2, 2, 1, 1)),
+        (xl.BatchNormalization.init(1), (3, 1, 5, 4)),
+        (xl.GroupNormalization.init(2, 1), (2, 2, 1, 1)),
+        (xl.GroupNormalization.init(1, 1), (3, 1, 5, 4)),
+        (xl.Convolution.init(1, 2, (3, 2), rng=0), (3, 1, 5, 4)),
+        (xl.Convolution.init(2, 3, 1, rng=0), (2, 2, 1, 1)),
+        (xl.ConvolutionTranspose.init(1, 2, (3, 2), rng=0), (3, 1, 5, 4)),
+    ],
+    ids=lambda value: str(value),
+)
+def test_strides_that_mean_nothing_change_no_bits(layer, shape, step):
+    x = torch.from_numpy(values(shape).astype("float32"))
+    layer = copy.deepcopy(layer).to(like=x)
+    y, cache = layer.apply(layer.arrays, x)
+    dy = torch.from_numpy(values(tuple(y.shape), 1).astype("float32"))
+    dx, grads = layer.vjp(cache, dy)
+    assert torch.equal(layer.vjp(cache, in_odd_steps(dy, step))[0], dx)
+    arrays = {k: in_odd_steps(a, step) for k, a in layer.arrays.items()}
+    other, cache = layer.apply(arrays, in_odd_steps(x, step))
+    assert torch.equal(other, y)
+    other, others = layer.vjp(cache, in_odd_steps(dy, step))
+    assert torch.equal(other, dx)
+    for name, g in grads.items():
+        assert torch.equal(others[name], g), name

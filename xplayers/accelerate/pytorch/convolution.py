@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from xplayers.accelerate.pytorch.plain import in_order
 from xplayers.arrays.namespaces import Array
 from xplayers.layers.windows import Sizes, Window
 
@@ -61,6 +62,7 @@ def _gradients(
     """Return the gradients of input, filters and bias, as far as they are wanted."""
     torch: Any = sys.modules["torch"]
     zeros = [0] * window.axes
+    dy, x, W = in_order(dy, x, W)
     return torch.ops.aten.convolution_backward(
         dy, x, W, ends, window.stride, padding, window.dilation, False, zeros, groups, wanted
     )

@@ -13,6 +13,15 @@ def aten() -> Any:
     return sys.modules["torch"].ops.aten
 
 
+def in_order(*tensors: Array) -> list[Array]:
+    """Return tensors, those without gaps with the strides that their shapes have.
+
+    PyTorch calls a tensor contiguous whatever the strides of its axes of length 1 are, but they say
+    to some kernels that channels come last, which round otherwise.
+    """
+    return [a.view(-1).view(a.shape) if 1 in a.shape and a.is_contiguous() else a for a in tensors]
+
+
 def is_plain(x: Array) -> bool:
     """Whether a tensor has memory of its own here, and nobody records gradients of it.
 
