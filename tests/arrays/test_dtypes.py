@@ -194,7 +194,7 @@ def test_the_mask_of_attention_is_bool_or_integers(xpv):
         (lambda: xl.data.random_shift(X, 1), "random_shift: x has shape (4, 3); expected images"),
         (lambda: xl.data.random_shift([X], 1), "random_shift: x is a list; expected an array"),
         (lambda: xl.data.random_flip(X[None, None], "0"), "random_flip: rng is '0'; expected an"),
-        (lambda: functional.relu(), "relu: x is a NoneType; expected an array"),
+        (lambda: functional.relu(), "relu: x is missing; expected relu(x)."),
         (lambda: functional.sigmoid([1.0]), "sigmoid: x is a list; expected an array"),
         (lambda: functional.softmax(X, axis=2), "softmax: axis is 2, and x has shape (4, 3)."),
         (lambda: functional.log_softmax(X, axis="1"), "log_softmax: axis is '1'; expected an int"),
