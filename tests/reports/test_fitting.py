@@ -93,7 +93,7 @@ def test_what_of_a_confusion_matrix_is_left_out(plots):
 
     assert there(4.0) == (True, 10, 1)
     assert there(2.4) == (True, 10, 1)
-    assert there(1.5) == (False, 5, 0)
+    assert there(1.4) == (False, 5, 0)  # at 1.5 matplotlib 3.9 has room for all
     long = plots.plot_confusion_matrix(np.eye(3, dtype=int), labels=["a" * 20, "b", "c"])
     long.set_size_inches(1.5, 1.5)
     assert not {"b", "c"} & {words for words, *_ in shown(long)}

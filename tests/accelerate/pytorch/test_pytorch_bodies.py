@@ -342,3 +342,45 @@ def test_strides_that_mean_nothing_change_no_bits(layer, shape, step):
     assert torch.equal(other, dx)
     for name, g in grads.items():
         assert torch.equal(others[name], g), name
+
+
+IMAGES = (4, 3, 5, 6)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        xl.BatchNormalization.init(3),
+        xl.GroupNormalization.init(3, 1),
+        xl.Convolution.init(3, 3, 3, padding=1, rng=0),
+    ],
+    ids=str,
+)
+def test_the_order_of_a_gradient_in_memory_changes_no_bits(layer, channels_last):
+    x = torch.from_numpy(values(IMAGES).astype("float32"))
+    dy = torch.from_numpy(values(IMAGES, 1).astype("float32"))
+    layer = copy.deepcopy(layer).to(like=x)
+    if channels_last:
+        x = x.contiguous(memory_format=torch.channels_last)
+    _, cache = layer.apply(layer.arrays, x)
+    dx, grads = layer.vjp(cache, dy)
+    other, others = layer.vjp(cache, dy.contiguous(memory_format=torch.channels_last))
+    assert torch.equal(other, dx)
+    assert all(torch.equal(others[name], g) for name, g in grads.items())
+
+
+def test_steps_of_images_with_the_channels_last_are_those_of_the_loop():
+    """A replay keeps gradients in another order than the calls of a layer."""
+    x = torch.from_numpy(values(IMAGES).astype("float32"))
+    x = x.contiguous(memory_format=torch.channels_last)
+    t, results = torch.arange(len(x)) % 3, []
+    for how in ("auto", False):
+        net = xl.Sequential(
+            xl.BatchNormalization.init(3), xl.Relu(), xl.Flatten(), xl.Affine.init(90, 3, rng=1)
+        ).to(like=x)
+        step = xl.TrainStep(net, xl.SoftmaxWithLoss(), xl.SGD(0.1), compile=how)
+        results.append(([float(step(x, t)) for _ in range(6)], dict(net.params)))
+    (losses, params), (expected, arrays) = results
+    assert losses == expected
+    assert all(torch.equal(params[name], a) for name, a in arrays.items())

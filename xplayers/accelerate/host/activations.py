@@ -16,7 +16,10 @@ from xplayers.arrays.elementwise import elementwise
 
 
 def relu_and_sign(x: np.ndarray) -> Any:
-    """Return ReLU, and of a large array where it is positive: backward reads a byte of each."""
+    """Return ReLU, and what tells where it is positive: a mask of a large array, else itself.
+
+    Of a mask backward reads a byte for each element.
+    """
     if x.nbytes >= SMALLEST:
         return relu_and_mask(x)
     if type(x) is not np.ndarray or x.dtype.char not in "fd" or functional.relu.compiled:

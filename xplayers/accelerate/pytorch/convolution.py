@@ -62,7 +62,7 @@ def _gradients(
     """Return the gradients of input, filters and bias, as far as they are wanted."""
     torch: Any = sys.modules["torch"]
     zeros = [0] * window.axes
-    dy, x, W = in_order(dy, x, W)
+    dy, x, W = map(in_order, (dy, x, W))
     return torch.ops.aten.convolution_backward(
         dy, x, W, ends, window.stride, padding, window.dilation, False, zeros, groups, wanted
     )

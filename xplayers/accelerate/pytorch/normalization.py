@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from xplayers.accelerate.host.normalization import FAR, largest, least
-from xplayers.accelerate.pytorch.plain import aten, in_order, is_plain
+from xplayers.accelerate.pytorch.plain import aten, in_order, is_plain, laid_as
 from xplayers.arrays.namespaces import Array, dtype_name, is_half, is_traced, namespace, upcast
 from xplayers.arrays.operation import portable_body
 from xplayers.arrays.values import host_values
@@ -31,7 +31,7 @@ def batch_normalization(x: Array, gamma: Array, beta: Array, eps: float) -> Any:
     wide, bias = upcast(namespace(x), gamma), upcast(namespace(x), beta)
     if n < 2 or is_traced() or not _fit(x, wide):
         return NotImplemented
-    torch, (x,) = _torch(), in_order(x)
+    torch, x = _torch(), in_order(x)
     if is_plain(x) and x.is_cpu and x.ndim > 2 and x.is_contiguous() and x.dtype == wide.dtype:
         y, mean, r, var = _in_two_passes(x, wide, bias, eps)
     elif is_plain(x):
@@ -78,7 +78,8 @@ def batch_normalization_gradient(
     if xh is not None or dy.dtype != x.dtype:
         return NotImplemented
     wide, mean, r = upcast(namespace(x), gamma), mean.view(-1), r.view(-1)
-    dy, x = in_order(dy.contiguous() if x.is_contiguous() else dy, x)  # in one order
+    x = in_order(x)
+    dy = laid_as(dy, x)
     grads = aten().native_batch_norm_backward.default(
         dy, x, wide, None, None, mean, r, True, 0.0, _ALL
     )
@@ -112,7 +113,7 @@ def group_normalization(x: Array, gamma: Array, beta: Array, groups: int, eps: f
     wide, bias = upcast(namespace(x), gamma), upcast(namespace(x), beta)
     if not x.numel() or dtype_name(wide.dtype) != "float32" or is_traced() or not _fit(x, wide):
         return NotImplemented
-    (x,), sizes = in_order(x.contiguous()), (*_sizes(x), groups)
+    x, sizes = in_order(x.contiguous()), (*_sizes(x), groups)
     normalize = _torch().native_group_norm
     y, mean, r = _rows(lambda x, w, b: normalize(x, w, b, *sizes, eps), x, wide, bias, eps)
     return y, None, r.unsqueeze(-1), mean.unsqueeze(-1)
@@ -124,7 +125,7 @@ def group_normalization_gradient(
     """Return the gradients of `x`, `gamma` and beta."""
     if xh is not None or dy.dtype != x.dtype:
         return NotImplemented
-    dy, x = in_order(dy.contiguous(), x.contiguous())
+    dy, x = in_order(dy.contiguous()), in_order(x.contiguous())
     dy, values, wide, mean, r = _surely(dy, x, gamma, mean.squeeze(-1), r.squeeze(-1))
     backward = aten().native_group_norm_backward.default
     grads = backward(dy, values, mean, r, wide, *_sizes(x), r.shape[1], _ALL)
