@@ -58,7 +58,7 @@ class Step:
 
     def layer(self, data: dict[str, Any], lr: float) -> Task:
         layer, names = self.build(data["layer"]), data["layer"].learnt
-        x, dy = self.asarray(data["x"]), self.asarray(data["dy"])
+        x, dy = self.batch(data["x"]), self.batch(data["dy"])
 
         @self.compiled
         def function(arrays, x, dy):
@@ -72,7 +72,7 @@ class Step:
         return Task(lambda: function(arrays, x, dy)[0], self.wait)
 
     def softmax_with_loss(self, data: dict[str, Any], lr: float) -> Task:
-        loss, x, t = xl.SoftmaxWithLoss(), self.asarray(data["x"]), self.asarray(data["t"])
+        loss, x, t = xl.SoftmaxWithLoss(), self.batch(data["x"]), self.asarray(data["t"])
 
         @self.compiled
         def function(x, t):
@@ -84,7 +84,7 @@ class Step:
     def train_step(self, data: dict[str, Any], lr: float) -> tuple[TrainStep, Any, Any]:
         """Return the step of a workload, and its batch."""
         step = TrainStep(self.network(data), xl.SoftmaxWithLoss(), xl.Adam(lr))
-        return step, self.asarray(data["x"]), self.asarray(data["t"])
+        return step, self.batch(data["x"]), self.asarray(data["t"])
 
     def step(self, data: dict[str, Any], lr: float) -> Task:
         step, x, t = self.train_step(data, lr)
@@ -95,7 +95,7 @@ class Step:
         )
 
     def inference(self, data: dict[str, Any], lr: float) -> Task:
-        net, x = self.network(data), self.asarray(data["x"])
+        net, x = self.network(data), self.batch(data["x"])
         function, arrays = self.compiled(net.infer), net.arrays
         return Task(lambda: (function(arrays, x),), self.wait)
 
@@ -117,6 +117,9 @@ class Step:
 
         return Task(run, self.wait)
 
+    def batch(self, a: Any) -> Any:
+        return self.asarray(a)
+
     def build(self, layer: LayerData) -> xl.Layer:
         parts = map(self.build, layer.parts)
         arrays = {name: self.asarray(a) for name, a in layer.arrays.items()}
@@ -137,7 +140,7 @@ class Plain(Step):
 
     def layer(self, data: dict[str, Any], lr: float) -> Task:
         layer, names = self.build(data["layer"]), data["layer"].learnt
-        x, dy = self.asarray(data["x"]), self.asarray(data["dy"])
+        x, dy = self.batch(data["x"]), self.batch(data["dy"])
 
         def run():
             y = layer.forward(x)
@@ -147,7 +150,7 @@ class Plain(Step):
         return Task(run)
 
     def softmax_with_loss(self, data: dict[str, Any], lr: float) -> Task:
-        loss, x, t = xl.SoftmaxWithLoss(), self.asarray(data["x"]), self.asarray(data["t"])
+        loss, x, t = xl.SoftmaxWithLoss(), self.batch(data["x"]), self.asarray(data["t"])
 
         def run():
             value = loss.forward(x, t)
@@ -157,7 +160,7 @@ class Plain(Step):
 
     def step(self, data: dict[str, Any], lr: float) -> Task:
         net, loss, optimizer = self.network(data), xl.SoftmaxWithLoss(), xl.Adam(lr)
-        x, t = self.asarray(data["x"]), self.asarray(data["t"])
+        x, t = self.batch(data["x"]), self.asarray(data["t"])
 
         def run():
             value = loss.forward(net.forward(x), t)
@@ -168,11 +171,11 @@ class Plain(Step):
         return Task(run)
 
     def inference(self, data: dict[str, Any], lr: float) -> Task:
-        net, x = self.network(data), self.asarray(data["x"])
+        net, x = self.network(data), self.batch(data["x"])
         return Task(lambda: (net.predict(x),))
 
     def loading(self, data: dict[str, Any], lr: float) -> Task:
-        x, t = self.asarray(data["x"]), self.asarray(data["t"])
+        x, t = self.batch(data["x"]), self.asarray(data["t"])
 
         def epoch():
             return xl.minibatches(x, t, data["batch_size"], rng=0)
@@ -215,6 +218,12 @@ class Torch(Step):
         super().__init__()
         self.asarray = torch.from_numpy
 
+    def batch(self, a: Any) -> Any:
+        """Return what PyTorch's modules get: images are channels-last."""
+        from benchmarks.implementations.with_torch import tensor
+
+        return tensor(a)
+
 
 class TorchPlain(Plain, Torch):
     """The verbs and the plain loop on PyTorch tensors."""
@@ -230,6 +239,8 @@ class TorchNumba(Numba):
 
         super().__init__()
         self.asarray = torch.from_numpy
+
+    batch = Torch.batch
 
 
 class TorchCompiled(Torch):

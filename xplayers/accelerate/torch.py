@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from xplayers.accelerate.compiled import Functions
-from xplayers.accelerate.host import dropout, elementwise, pooling, sums
+from xplayers.accelerate.host import dropout, elementwise, sums
 from xplayers.accelerate.host import normalization as host_normalization
+from xplayers.accelerate.host import pooling as host_pooling
 from xplayers.accelerate.host import softmax as host_softmax
 from xplayers.accelerate.host.roots import with_exact_root
 from xplayers.accelerate.pytorch import (
@@ -20,6 +21,7 @@ from xplayers.accelerate.pytorch import (
     convolution,
     embedding,
     normalization,
+    pooling,
     recurrence,
     softmax,
 )
@@ -161,6 +163,24 @@ def sum_of_squares(arrays: list[Array]) -> Any:
     return tuple([as_tensor(np.asarray(v), arrays[0]) for v in sums.sum_of_squares(seen)])
 
 
+def max_pooling_gradient(
+    x: Array,
+    y: Array,
+    dy: Array,
+    window: Any,
+    places: Array | None = None,
+    out: Array | None = None,
+) -> Any:
+    """By PyTorch where its forward was, else by NumPy on the CPU."""
+    if places is not None:
+        return pooling.max_pooling_gradient(x, y, dy, window, places, out)
+    dx = _max_pooling_gradient(x, y, dy, window)
+    return dx if out is None or dx is NotImplemented else out.copy_(dx)
+
+
+_max_pooling_gradient = _by_numpy(host_pooling.max_pooling_gradient)
+
+
 def taken(x: Array, at: Array) -> Array:
     """Without the time for negative indices and broadcasting."""
     return x.gather(-1, at)
@@ -193,7 +213,8 @@ BODIES = {
     "recurrence_gradient": recurrence.recurrence_gradient,
     "drop": _by_numpy(dropout.drop),
     "masked": _by_numpy(dropout.masked),
-    "max_pooling_gradient": _by_numpy(pooling.max_pooling_gradient),
+    "max_pooling_with_places": pooling.max_pooling_with_places,
+    "max_pooling_gradient": max_pooling_gradient,
     "batch_normalization": normalization.batch_normalization,
     "batch_normalization_gradient": normalization.batch_normalization_gradient,
     "layer_normalization": normalization.layer_normalization,

@@ -120,12 +120,12 @@ class MaxPooling(_Pooling):
         return super().__new__(cls, *args, **options)
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
-        y = max_pooling(x, self._fitting(x))
-        return y, (x, y)
+        y, places = max_pooling_with_places(x, self._fitting(x))
+        return y, (x, y, places)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        x, y = cache
-        return max_pooling_gradient(x, y, dy, self._fitting(x)), {}
+        x, y, places = cache
+        return max_pooling_gradient(x, y, dy, self._fitting(x), places), {}
 
 
 @operation
@@ -138,8 +138,19 @@ def max_pooling(x: Array, window: Window) -> Array:
 
 
 @operation
+def max_pooling_with_places(x: Array, window: Window) -> tuple[Array, Array | None]:
+    """Return the maximum of each window, and where it is, if the gradient wants to know."""
+    return max_pooling(x, window), None
+
+
+@operation
 def max_pooling_gradient(
-    x: Array, y: Array, dy: Array, window: Window, out: Array | None = None
+    x: Array,
+    y: Array,
+    dy: Array,
+    window: Window,
+    places: Array | None = None,
+    out: Array | None = None,
 ) -> Array:
     """Return the gradient of `x`, where `y` are the maxima of its windows; all of one dtype."""
     xp = namespace(x)

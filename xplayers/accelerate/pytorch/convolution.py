@@ -1,12 +1,21 @@
-"""Convolution: PyTorch has one for each device, and its two gradients; here is said which."""
+"""Convolution: PyTorch has one for each device, and its two gradients; here is said which.
+
+Images with channels last in memory, and those of few channels, stay so and give such.
+"""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from xplayers.accelerate.pytorch.plain import in_order
+from xplayers.accelerate.pytorch.plain import (
+    are_best_last,
+    aten,
+    channels_last,
+    empty_channels_last,
+    in_order,
+    is_plain,
+)
 from xplayers.arrays.namespaces import Array
 from xplayers.layers.windows import Sizes, Window
 
@@ -18,6 +27,7 @@ def correlate(x: Array, W: Array, b: Array, window: Window, groups: int) -> Any:
     from torch.nn import functional
 
     x, padding = _padded(x, window)
+    x = channels_last(x) if are_best_last(x) else x
     convolution = getattr(functional, f"conv{window.axes}d")
     return convolution(x, W, b, window.stride, padding, window.dilation, groups)
 
@@ -30,7 +40,11 @@ def correlate_transposed(
         return NotImplemented
     padding, around = _symmetric(window)
     padded = [n + sum(p) for n, p in zip(sizes, around, strict=True)]
-    x = dy.new_empty(1).expand(dy.shape[0], W.shape[1] * groups, *padded)  # for its shape
+    shape = dy.shape[0], W.shape[1] * groups, *padded  # of what only is there for it, and strides
+    if are_best_last(dy):
+        dy, x = channels_last(dy), empty_channels_last(shape, dy)
+    else:
+        dy, x = in_order(dy), dy.new_empty(1).expand(shape)
     dx = _gradients(dy, x, W, None, window, padding, groups, (True, False, False))[0]
     inner = (slice(p, p + n) for (p, _), n in zip(around, sizes, strict=True))
     dx = dx[(..., *inner)]
@@ -45,7 +59,12 @@ def filter_gradient(
         return NotImplemented
     x, padding = _padded(x, window)
     W, ends = x.new_empty(1).expand(shape), [shape[0]] if bias else None  # for their shapes
+    if are_best_last(x) and is_plain(dy):
+        x, dy = channels_last(x), channels_last(dy)
+    else:
+        x, dy = in_order(x), in_order(dy)
     _, dW, db = _gradients(dy, x, W, ends, window, padding, groups, (False, True, bias))
+    dW = dW.contiguous()  # as `W` is
     return (dW, db) if bias else dW
 
 
@@ -60,10 +79,8 @@ def _gradients(
     wanted: tuple[bool, bool, bool],
 ) -> Any:
     """Return the gradients of input, filters and bias, as far as they are wanted."""
-    torch: Any = sys.modules["torch"]
-    zeros = [0] * window.axes
-    dy, x, W = map(in_order, (dy, x, W))
-    return torch.ops.aten.convolution_backward(
+    W, zeros = in_order(W), [0] * window.axes
+    return aten().convolution_backward(
         dy, x, W, ends, window.stride, padding, window.dilation, False, zeros, groups, wanted
     )
 

@@ -335,9 +335,10 @@ class _Compiler:
         if result in self.static:
             return self.static[result]
         kind = self.infos[result]
-        if kind.root != result or not kind.ordered or result == self.task.value or kind.number:
+        laid = kind.ordered or kind.last
+        if kind.root != result or not laid or result == self.task.value or kind.number:
             return None
-        home = self.home_of.get(result)
+        home = self.home_of.get(result) if kind.ordered else None
         if home is not None and self._may_stay(at, home, operation, over):
             self.static[result] = self.homes[home]
             return self.homes[home]
@@ -349,7 +350,11 @@ class _Compiler:
         n = math.prod(kind.shape)
         self.block_of[result] = self.pool.find(free, max(n, 1), kind.dtype, self.like)
         whole = self.block_of[result][:n]
-        self.static[result] = namespace(whole).reshape(whole, kind.shape)
+        if kind.last:
+            images, channels, *sizes = kind.shape
+            self.static[result] = whole.reshape(images, *sizes, channels).permute(0, 3, 1, 2)
+        else:
+            self.static[result] = namespace(whole).reshape(whole, kind.shape)
         return self.static[result]
 
     def _may_stay(self, at: int, home: Register, operation: Operation, over: bool) -> bool:
@@ -370,7 +375,8 @@ class _Compiler:
                 and root in self.block_of
                 and self.last[root] == at
                 and roots.count(root) == 1
-                and (old.shape, old.dtype, old.ordered) == (kind.shape, kind.dtype, True)
+                and (old.shape, old.dtype) == (kind.shape, kind.dtype)
+                and (old.ordered, old.last) == (kind.ordered, kind.last)
                 and self.infos[root].shape == old.shape
             ):
                 return r

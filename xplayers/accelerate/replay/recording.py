@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xplayers.accelerate.operators import Operators
+from xplayers.accelerate.pytorch.plain import has_channels_last
 from xplayers.arrays.namespaces import Array, Namespace, device, introduce, namespace
 from xplayers.arrays.operation import tabulate
 from xplayers.arrays.transfer import to_numpy
@@ -57,6 +58,7 @@ class ValueInfo(NamedTuple):
     dtype: Any  # of a number its type
     ordered: bool  # whether its elements lie in row-major order without gaps
     turned: bool = False  # whether those of its transpose do
+    last: bool = False  # whether they lie so but for channels, which are last: images of PyTorch
 
 
 class Recording:
@@ -144,7 +146,9 @@ class Recording:
             self.infos.append(ValueInfo(root, True, (), type(value), True))
             return _class_of(_NUMPY)(self, register, value)
         shape, turned = tuple(value.shape), isinstance(value, np.ndarray) and value.flags.fnc
-        self.infos.append(ValueInfo(root, False, shape, value.dtype, is_ordered(value), turned))
+        ordered = is_ordered(value)
+        last = not ordered and hasattr(value, "is_contiguous") and has_channels_last(value)
+        self.infos.append(ValueInfo(root, False, shape, value.dtype, ordered, turned, last))
         return _class_of(namespace(value))(self, register, value)
 
     def _reference(self, arg: Any) -> Any:
