@@ -27,7 +27,7 @@ def draw_kinds(rng: Generator) -> tuple[Kind, ...]:
     layouts = list(LAYOUTS)
     for _ in range(int(rng.integers(1, 4))):
         n = pick(rng, 0, 1, 2, 3, 4, 5, 8, 8, 16, 64)
-        lies = [pick(rng, "contiguous", "contiguous", pick(rng, *layouts)) for _ in "xt"]
+        lies = [pick(rng, "contiguous", "channels last", pick(rng, *layouts)) for _ in "xt"]
         labels = pick(rng, "int64", "int64", "int32", "int8", "soft")
         kinds.append(Kind(n, *lies, labels))
     return tuple(kinds)

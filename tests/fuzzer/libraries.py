@@ -69,6 +69,14 @@ def _transposed(lib: Library, values: np.ndarray, dtype: str) -> Any:
     )
 
 
+def _channels_last(lib: Library, values: np.ndarray, dtype: str) -> Any:
+    """Images as PyTorch prefers them; others by rows."""
+    if values.ndim != 4:
+        return _contiguous(lib, values, dtype)
+    laid = lib.array(values.transpose(0, 2, 3, 1), dtype)
+    return laid.transpose(0, 3, 1, 2) if lib.name == "numpy" else laid.permute(0, 3, 1, 2)
+
+
 def _strided(lib: Library, values: np.ndarray, dtype: str) -> Any:
     return lib.array(np.repeat(values, 2, axis=0), dtype)[::2]
 
@@ -133,6 +141,7 @@ def _subclass(lib: Library, values: np.ndarray, dtype: str) -> Any:
 LAYOUTS: dict[str, Callable[[Library, np.ndarray, str], Any]] = {
     "contiguous": _contiguous,
     "transposed": _transposed,
+    "channels last": _channels_last,
     "strided": _strided,
     "last strided": _last_strided,
     "part": _part,

@@ -96,6 +96,21 @@ def test_convolution(channels, options, size):
             assert_close(to_numpy(grad), layer.grads[name], 1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_strides_of_axes_of_length_1_choose_no_kernel(dtype):
+    """They say to PyTorch that channels come last, where `is_contiguous` says rows."""
+    layer = xl.Convolution.init(1, 2, (3, 2), rng=0, dtype=dtype)
+    layer = layer.to(like=torch.ones(1, dtype=getattr(torch, dtype)))
+    x, dy = images(8, 1, 5, 3, dtype=dtype), images(8, 2, 3, 2, seed=1, dtype=dtype)
+    results = []
+    for strides in [(15, 15, 3, 1), (15, 1, 3, 1)]:
+        there = x.as_strided(x.shape, strides)
+        assert there.is_contiguous()
+        results.append((layer.forward(there), layer.backward(dy), *layer.grads.values()))
+    for a, b in zip(*results, strict=True):
+        assert_same_bits(a, b)
+
+
 def test_transposed_convolution_keeps_the_order():
     there = xl.ConvolutionTranspose.init(6, 5, 3, rng=0).to(like=torch.ones(1))
     x = images(2, 6, 4, 3)

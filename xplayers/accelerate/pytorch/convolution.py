@@ -27,7 +27,7 @@ def correlate(x: Array, W: Array, b: Array, window: Window, groups: int) -> Any:
     from torch.nn import functional
 
     x, padding = _padded(x, window)
-    x = channels_last(x) if are_best_last(x) else x
+    x, W = channels_last(x) if are_best_last(x) else in_order(x), in_order(W)
     convolution = getattr(functional, f"conv{window.axes}d")
     return convolution(x, W, b, window.stride, padding, window.dilation, groups)
 
