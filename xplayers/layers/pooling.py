@@ -121,11 +121,11 @@ class MaxPooling(_Pooling):
 
     def apply(self, arrays: Mapping[str, Array], x: Array) -> tuple[Array, Cache]:
         y, places = max_pooling_with_places(x, self._fitting(x))
-        return y, (x, y, places)
+        return y, (x, y) if places is None else (x, y, places)
 
     def vjp(self, cache: Cache, dy: Array) -> tuple[Array, dict[str, Array]]:
-        x, y, places = cache
-        return max_pooling_gradient(x, y, dy, self._fitting(x), places), {}
+        x, y, *places = cache
+        return max_pooling_gradient(x, y, dy, self._fitting(x), *places), {}
 
 
 @operation
