@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from xplayers.accelerate.host.kernels import embedding as kernels
+from xplayers.accelerate.host.kernels.kernel import are_usable, laid
 from xplayers.arrays.products import column_sums
 
 LONGEST = 16  # rows of one index that are added one after the other; more are columns to be summed
@@ -14,8 +16,8 @@ LONGEST = 16  # rows of one index that are added one after the other; more are c
 def sums_by_index(d: np.ndarray, index: np.ndarray, n: int) -> Any:
     """Return the sums of the rows of `d`, sorted by `index`.
 
-    The first rows of all indices are added at once, then the second ones, and so on. What is out
-    of range is left out.
+    The first rows of all indices are added at once, then the second ones, and so on; kernels add
+    them in the same order. What is out of range is left out.
     """
     if not d.size:
         return NotImplemented
@@ -28,6 +30,10 @@ def sums_by_index(d: np.ndarray, index: np.ndarray, n: int) -> Any:
         for key, start, count in zip(keys[long], starts[long], counts[long], strict=True):
             total[key] = column_sums(d[order[start : start + count]])
         keys, starts, counts = (a[~long] for a in (keys, starts, counts))
+        if d.dtype == np.float32 and are_usable(d.size):
+            arrays = laid(d), order, keys, starts, counts, total
+            kernels.sums_by_index.share(*arrays, n=len(keys), size=d.shape[1])
+            return total
         for nth in range(counts.max(initial=0)):
             more = counts > nth
             total[keys[more]] += d[order[starts[more] + nth]]
