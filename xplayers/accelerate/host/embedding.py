@@ -31,7 +31,7 @@ def sums_by_index(d: np.ndarray, index: np.ndarray, n: int) -> Any:
             total[key] = column_sums(d[order[start : start + count]])
         keys, starts, counts = (a[~long] for a in (keys, starts, counts))
         if d.dtype == np.float32 and are_usable(d.size):
-            arrays = laid(d), order, keys, starts, counts, total
+            arrays = laid(d), order, keys.astype(np.int64), starts, counts, total
             kernels.sums_by_index.share(*arrays, n=len(keys), size=d.shape[1])
             return total
         for nth in range(counts.max(initial=0)):
