@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -49,7 +51,8 @@ while True:
     do = {{
         "begin": watching.begin, "fork": fork, "exit": lambda: os._exit(0), "late": watching.begin,
         "patience": lambda: setattr(watching, "LAST_WORDS", 60.0),
-        "within": watching.within, "end all": lambda: watching.leave(all=True),
+        "within": watching.within, "hang up": lambda: os.close(watching._line),
+        "end all": lambda: watching.leave(all=True),
     }}
     do[word]()
     print("done", flush=True)
@@ -112,6 +115,58 @@ def test_the_first_one_without_a_word_is_named(job, victim):
     for child in children:  # as the launcher does
         child.kill()
     assert words() == WORDS.format(victim + 1)
+
+
+@pytest.fixture
+def watch(job):
+    """What the program does, in this process, of children that have begun."""
+    (children, _), launcher = job, os.getpid()
+    address = b"\0xplayers %d %d" % (launcher, watching._stat(launcher).birth)
+    inbox, lines, events = watching._socket(), watching._socket(stream=True), select.epoll()
+    with inbox, events:
+        inbox.bind(address)
+        inbox.setblocking(False)
+        lines.bind(address + watching._LINES)
+        lines.listen()
+        lines.setblocking(False)
+        for child in children:
+            child.say("begin")
+        pidfds = [os.pidfd_open(child.process.pid) for child in children]
+        # The system says of the last one only late that it has ended.
+        late = os.eventfd(0)
+        files = [*pidfds[:-1], late]
+        for file in [inbox.fileno(), lines.fileno(), *files]:
+            events.register(file, select.EPOLLIN)
+        watched = dict(zip(files, (1, 2, 3), strict=True))
+        processes = dict(zip([child.process.pid for child in children], files, strict=True))
+        watch = watching._Watch(events, inbox.fileno(), lines.detach(), watched, processes)
+        with ThreadPoolExecutor(1) as thread:
+            killed = thread.submit(watch.killed)
+            while len(watch.ends) < len(children):
+                time.sleep(0.01)
+            yield children, lambda: killed.result(timeout=10.0)
+            os.eventfd_write(late, 1)  # so that it ends
+            for child in children:
+                child.process.kill()
+        for line in [watch.lines, *(line for line, *_ in watch.ends.values())]:
+            line.close()
+        for file in [*pidfds, late]:
+            os.close(file)
+
+
+def test_who_closes_files_first_is_named(watch):
+    """The launcher ends another, which has less to give back and has ended before."""
+    children, killed = watch
+    children[2].kill()
+    children[0].kill()
+    assert killed() == 3
+
+
+def test_who_only_closes_files_is_not_named(watch):
+    children, killed = watch
+    children[2].say("hang up")
+    children[1].kill()
+    assert killed() == 2
 
 
 @pytest.mark.parametrize("victim", [1, 2])

@@ -6,6 +6,10 @@ program on each machine, beside the job, waits for the first process that ends; 
 program, too, which must import nothing of the package. Processes tell it by messages, which outlast
 them, that they have begun, and that they may end. The first one that begins starts it, and needs no
 MPI for that.
+
+A process that is killed closes its files some time before the system says that it has ended. The
+launcher sees that, and may end another one in between, which has less to give back and has ended
+first. So each keeps a line to the program, whose end says who was the first to close its files.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 # What its launcher sets: the processes of this machine, and of all machines; the number of each.
 _OF_MPICH, _SIZE, _RANK = "MPI_LOCALNRANKS", "PMI_SIZE", "PMI_RANK"
@@ -32,7 +36,11 @@ _IN_VAIN = 1.0  # seconds after which who waits for MPI waits in vain
 _TRIES = 100  # a hundredth of a second apart, until the launcher has started all
 _PATIENCE = 5.0  # seconds: Linux keeps some ten messages for a program that is not there yet
 
+_LINES, _QUEUE = b" lines", 4096  # where it takes lines, and how many may wait for that
+_EXITING = 4  # a flag of a process in /proc
+
 _address: tuple[int, bytes] | None = None  # this process, and where the program gets messages
+_line: int | None = None  # the file of a socket, which ends with this process
 
 
 def begin() -> None:
@@ -40,10 +48,21 @@ def begin() -> None:
 
     At the end of the interpreter it says by itself that it may end.
     """
-    global _address
     if _address is None and start():
         _tell(_BEGUN + os.environ[_RANK].encode())
+        _take_line()
         atexit.register(leave)
+
+
+def _take_line() -> None:
+    """Keep a line to the program; without it the end of this process is seen later."""
+    global _line
+    if _address is not None:
+        with contextlib.suppress(OSError), _socket(stream=True) as line:
+            line.setblocking(False)
+            line.connect(_address[1] + _LINES)
+            line.set_inheritable(True)  # it stays if the process becomes another program
+            _line = line.detach()
 
 
 def within() -> None:
@@ -66,25 +85,32 @@ def start() -> bool:
         return False
     if not hasattr(os, "pidfd_open"):  # it is of Linux
         return False
-    with contextlib.suppress(OSError, ValueError), _socket() as inbox:
+    with (
+        contextlib.suppress(OSError, ValueError),
+        _socket() as inbox,
+        _socket(stream=True) as lines,
+    ):
         inbox.setblocking(False)
         launcher = _launcher()
-        address = b"\0xplayers %d %d" % (launcher, _stat(launcher)[1])
+        address = b"\0xplayers %d %d" % (launcher, _stat(launcher).birth)
         try:
             inbox.bind(address)
         except OSError:  # another one has been faster
             pass
         else:
-            _spawn(_started(launcher), inbox.fileno())
+            lines.setblocking(False)
+            lines.bind(address + _LINES)
+            lines.listen(_QUEUE)
+            _spawn(_started(launcher), inbox.fileno(), lines.fileno())
         _address = os.getpid(), address
         return True
     return False  # it is not allowed here
 
 
-def _socket() -> Any:
+def _socket(stream: bool = False) -> Any:
     import socket
 
-    return socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if stream else socket.SOCK_DGRAM)
 
 
 def _tell(message: bytes) -> None:
@@ -97,16 +123,31 @@ def _tell(message: bytes) -> None:
 def _launcher() -> int:
     """Return the process that has started those of this machine, perhaps through other ones."""
     process = os.getpid()
-    while _rank(parent := _stat(process)[0]) is not None:
+    while _rank(parent := _stat(process).parent) is not None:
         process = parent
     return parent
 
 
-def _stat(process: int) -> tuple[int, int]:
-    """Return the parent of a process, and when it was started."""
+class _Stat(NamedTuple):
+    """What the system says of a process: its parent, flags, and when it was started."""
+
+    parent: int
+    flags: int
+    birth: int
+
+
+def _stat(process: int) -> _Stat:
     with open(f"/proc/{process}/stat") as file:
         fields = file.read().rpartition(")")[2].split()  # after its name, with any characters
-    return int(fields[1]), int(fields[19])
+    return _Stat(int(fields[1]), int(fields[6]), int(fields[19]))
+
+
+def _is_ending(process: int) -> bool:
+    """Whether a process ends, or has ended."""
+    try:
+        return bool(_stat(process).flags & _EXITING)
+    except (OSError, IndexError):
+        return True
 
 
 def _rank(process: int) -> int | None:
@@ -132,26 +173,27 @@ def _started(launcher: int) -> dict[int, int]:
     return {rank: process for rank, process in processes.items() if rank is not None}
 
 
-def _spawn(processes: dict[int, int], inbox: int) -> None:
+def _spawn(processes: dict[int, int], inbox: int, lines: int) -> None:
     """Start the program, with the files of what it watches.
 
     The events are of this process, so that none is before the program is there.
     """
     events = select.epoll()
-    events.register(inbox, select.EPOLLIN)
+    for file in (inbox, lines):
+        events.register(file, select.EPOLLIN)
     arguments, files = [], [events.fileno()]
     try:
         if os.environ[_OF_MPICH] == os.environ[_SIZE]:  # else nobody knows which are elsewhere
             ended = {*range(int(os.environ[_SIZE]))} - processes.keys()
-            arguments += [text for rank in sorted(ended) for text in (str(rank), "-1")]
+            arguments += [text for rank in sorted(ended) for text in (str(rank), "-1", "0")]
         for rank, process in processes.items():
             files.append(os.pidfd_open(process))
             events.register(files[-1], select.EPOLLIN)
-            arguments += [str(rank), str(files[-1])]
-        for file in [*files, inbox]:
+            arguments += [str(rank), str(files[-1]), str(process)]
+        for file in [*files, inbox, lines]:
             os.set_inheritable(file, True)
         nothing = [(os.POSIX_SPAWN_OPEN, i, os.devnull, os.O_RDWR, 0) for i in (0, 1)]
-        numbers = [os.environ[_SIZE], str(files[0]), str(inbox), *arguments]
+        numbers = [os.environ[_SIZE], *map(str, (files[0], inbox, lines)), *arguments]
         line = [sys.executable, "-I", "-S", __file__, *numbers]
         os.posix_spawn(line[0], line, os.environ, file_actions=nothing, setsid=True)
     finally:
@@ -160,13 +202,15 @@ def _spawn(processes: dict[int, int], inbox: int) -> None:
             os.close(file)
 
 
-def main(size: str, epoll: str, inbox: str, *arguments: str) -> None:
+def main(size: str, epoll: str, inbox: str, lines: str, *arguments: str) -> None:
     """Wait until processes end, and name the first one that has not said so before."""
     with contextlib.suppress(OSError):  # as root: the launcher reads what is said for moments only
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     numbers = iter(map(int, arguments))
-    watched = {process: rank for rank, process in zip(*[numbers] * 2, strict=True)}
-    watch = _Watch(select.epoll.fromfd(int(epoll)), int(inbox), watched)
+    watched, files = {}, {}
+    for rank, file, process in zip(*[numbers] * 3, strict=True):
+        watched[file], files[process] = rank, file
+    watch = _Watch(select.epoll.fromfd(int(epoll)), int(inbox), int(lines), watched, files)
     rank = watch.killed()
     if rank is not None:
         _end(rank, size, watched)
@@ -179,8 +223,15 @@ class _Watch:
     these do not wait for it.
     """
 
-    def __init__(self, events: Any, inbox: int, watched: dict[int, int]) -> None:
+    def __init__(
+        self, events: Any, inbox: int, lines: int, watched: dict[int, int], files: dict[int, int]
+    ) -> None:
+        import socket
+
         self.events, self.inbox = events, inbox
+        self.lines = socket.socket(fileno=lines)  # where those who have begun take a line
+        self.files = files  # those files, by the processes
+        self.ends: dict[int, tuple[Any, int]] = {}  # lines, and whose they are
         self.watched = watched  # their numbers by the files that tell of their ends
         self.said: set[bytes] = set()
         # One that had not begun, and when it ended.
@@ -198,7 +249,11 @@ class _Watch:
             rank = None
             if event is None:
                 rank = self._waited_for()
-            elif event != self.inbox:
+            elif event == self.lines.fileno():
+                self._accept()
+            elif event in self.ends:
+                rank = self._hung_up(event)
+            elif event in self.watched:
                 rank = self._ended(event)
             if rank is not None:
                 return rank
@@ -210,6 +265,27 @@ class _Watch:
         # In the order in which they have ended.
         events = self.events.poll(wait if self.end == math.inf else 0, maxevents=1)
         return events[0][0] if events else None
+
+    def _accept(self) -> None:
+        """Take the lines of processes, whose ends are all that is asked for."""
+        import socket
+
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                line = self.lines.accept()[0]
+                peer = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+                process = int.from_bytes(peer[:4], sys.byteorder)
+                self.ends[line.fileno()] = line, process
+                self.events.register(line, select.EPOLLRDHUP)
+
+    def _hung_up(self, line: int) -> int | None:
+        """Return which one was killed, now that a line has ended."""
+        end, process = self.ends.pop(line)
+        self.events.unregister(end)
+        end.close()
+        # It may have closed its files alone, or be what a watched one has started.
+        file = self.files.get(process)
+        return self._ended(file) if file in self.watched and _is_ending(process) else None
 
     def _listen(self) -> None:
         with contextlib.suppress(BlockingIOError):
