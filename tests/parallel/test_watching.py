@@ -162,6 +162,16 @@ def test_who_closes_files_first_is_named(watch):
     assert killed() == 3
 
 
+def test_who_is_about_to_end_is_why_another_has_failed(watch, monkeypatch):
+    children, killed = watch
+    victim = children[2].process.pid
+    children[2].say("hang up")  # so that the line does not say it
+    time.sleep(0.2)
+    monkeypatch.setattr(watching, "_is_ending", lambda process: process == victim)
+    children[0].say("end all")
+    assert killed() == 3
+
+
 def test_who_only_closes_files_is_not_named(watch):
     children, killed = watch
     children[2].say("hang up")

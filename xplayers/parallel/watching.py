@@ -244,8 +244,10 @@ class _Watch:
             event = self._next()
             self._listen()
             # Who has ended before that may be why it has failed.
-            if (self.end < math.inf and event is None) or time.monotonic() > self.end:
+            if time.monotonic() > self.end:
                 return None
+            if self.end < math.inf and event is None:
+                return self._ending()
             rank = None
             if event is None:
                 rank = self._waited_for()
@@ -299,6 +301,15 @@ class _Watch:
         begun = any(_BEGUN + b"%d" % rank in self.said for rank in self.watched.values())
         in_vain = begun and _WITHIN not in self.said
         return self.before[0] if self.before is not None and in_vain else None
+
+    def _ending(self) -> int | None:
+        """Return who is about to end without a word."""
+        for process, file in self.files.items():
+            if file in self.watched and _is_ending(process):
+                rank = self._ended(file)
+                if rank is not None:
+                    return rank
+        return None
 
     def _ended(self, process: int) -> int | None:
         """Return which one was killed, now that `process` has ended; None if it may end so."""
