@@ -65,7 +65,7 @@ def average_pooling(x: Any, window: Window) -> Any:
     return _launched("average_pooling", x, [x], _outputs(x, window), x.shape[2:], window)
 
 
-def max_pooling_gradient(x: Any, y: Any, dy: Any, window: Window, places: None = None) -> Any:
+def max_pooling_gradient(x: Any, y: Any, dy: Any, window: Window) -> Any:
     """Return the gradient of `x`, whose windows have the largest values `y`.
 
     The first of equal values, in row-major order, takes all of the gradient of a window; where

@@ -35,12 +35,7 @@ def takes(x: Any, y: Any, dy: Any, window: Window) -> bool:
 
 
 def max_pooling_gradient(
-    x: np.ndarray,
-    y: np.ndarray,
-    dy: np.ndarray,
-    window: Window,
-    places: None = None,
-    out: np.ndarray | None = None,
+    x: np.ndarray, y: np.ndarray, dy: np.ndarray, window: Window, out: np.ndarray | None = None
 ) -> Any:
     """Return the gradient of `x`, where `y` are the largest values of its windows."""
     if _is_for_kernels(x, dy, window):

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 from xplayers.accelerate.pytorch.plain import (
-    are_best_last,
     aten,
     channels_last,
     empty_channels_last,
+    has_channels_last,
     is_plain,
 )
 from xplayers.arrays.namespaces import Array, is_half
@@ -23,11 +23,10 @@ def max_pooling_with_places(x: Array, window: Window) -> Any:
     """Return the maxima of images, and the index of each in its image."""
     if window.axes != 2 or not x.numel() or not x.is_floating_point():
         return NotImplemented
-    if not (are_best_last(x) if x.is_cpu else is_plain(x)):
+    if not is_plain(x) or (x.is_cpu and not has_channels_last(x)):
         return NotImplemented
     if is_half(x) and any(s < k for s, k in zip(window.stride, window.size, strict=True)):
         return NotImplemented  # gradients of windows that overlap are summed in float32
-    x = channels_last(x) if x.is_cpu else x
     return aten().max_pool2d_with_indices.default(x, *_geometry(window))
 
 

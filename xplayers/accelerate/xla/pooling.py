@@ -11,7 +11,7 @@ from xplayers.layers.windows import Window
 ELEMENTS = 6  # of a window; beyond it the portable body may be faster; measured
 
 
-def max_pooling_gradient(x: Array, y: Array, dy: Array, window: Window, places: None = None) -> Any:
+def max_pooling_gradient(x: Array, y: Array, dy: Array, window: Window) -> Any:
     """Return the gradient of `x`: the pieces of all windows side by side, in one pass of XLA.
 
     The portable body writes rows and columns one after the other.
